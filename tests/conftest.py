@@ -1,0 +1,88 @@
+"""Fixtures for every test: the real services, each started when the first test asks for it."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page
+
+from tests.services.browser import chromium, find_chromium
+from tests.services.postgres import Postgres
+from tests.services.receiver import Receiver
+from tests.services.smtp import SmtpSink
+from tests.services.valkey import Valkey
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The session's PostgreSQL server, running. A test that stops it starts it again, or has its own."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def postgres_url(postgres: Postgres) -> AsyncIterator[str]:
+    """URL of an empty PostgreSQL database of this test's own."""
+    url = await postgres.create_database()
+    yield url
+    await postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database of this test's own, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'voltwire.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """The session's Valkey server, running. A test that stops it starts it again, or has its own."""
+    server = Valkey()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def smtp_sink() -> Iterator[SmtpSink]:
+    """A mail server of this test's own."""
+    with SmtpSink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A webhook receiver of this test's own."""
+    with Receiver() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The session's Chromium. Without one the test is skipped; in CI it fails."""
+    path = find_chromium()
+    if path is None:
+        reason = "needs Chromium on the PATH, or its path in CHROMIUM"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    async with chromium(path) as running:
+        yield running
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A blank page in a browser profile of this test's own."""
+    context = await browser.new_context()
+    yield await context.new_page()
+    await context.close()
