@@ -1,0 +1,218 @@
+"""Calendar buckets of readings: half-hours and hours, and the days, weeks, months and years of Europe/London.
+
+Instants are aware UTC datetimes, periods are `[start, end)`. Hours need no calendar, because the UK is whole
+hours from UTC.
+"""
+
+import re
+from bisect import bisect_left
+from calendar import monthrange
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from operator import itemgetter
+from typing import NamedTuple
+
+from app.clock import HALF_HOUR, UK, from_ms, start_of_uk_day, to_ms, uk_date
+from app.readings.kinds import Granularity, ReadingQuality
+
+MAX_INTERVALS = 17_568
+"""The half-hours of a leap year: the most that one answer holds."""
+
+LOOKBACK_LIMITS = {"d": 36_600, "w": 5_200, "m": 1_200, "y": 100}
+"""The largest number of each unit in a lookback: about a century."""
+
+HALF_HOUR_MS = 30 * 60 * 1000
+HOUR_MS = 2 * HALF_HOUR_MS
+
+_FIXED_MS = {Granularity.HALF_HOUR: HALF_HOUR_MS, Granularity.HOUR: HOUR_MS}
+_LAST_YEAR = 9998
+_LOOKBACK = re.compile(r"([0-9]{1,9})([dwmy])")
+
+Reading = tuple[int, int, ReadingQuality]
+"""Start in milliseconds since 1970 on a half-hour, micro-kWh, quality."""
+
+
+class Bucket(NamedTuple):
+    """The readings of `[start, end)` in one: their sum, ESTIMATED if any is, and how many are missing."""
+
+    start: datetime
+    end: datetime
+    micro_kwh: int
+    quality: ReadingQuality
+    missing_count: int
+
+
+class Lookback(NamedTuple):
+    """A span of days, weeks, months or years of the UK calendar."""
+
+    number: int
+    unit: str
+
+    def before(self, end: datetime) -> datetime:
+        """The same local time this much earlier; a day that the month does not have becomes its last."""
+        local = end.astimezone(UK).replace(fold=0)
+        if self.unit in "dw":
+            earlier = local - timedelta(days=self.number * (7 if self.unit == "w" else 1))
+        else:
+            months = local.year * 12 + local.month - 1 - self.number * (12 if self.unit == "y" else 1)
+            year, month = months // 12, months % 12 + 1
+            earlier = local.replace(year=year, month=month, day=min(local.day, monthrange(year, month)[1]))
+        return earlier.astimezone(UTC)
+
+
+def parse_lookback(text: str) -> Lookback:
+    """Reads `1d`, `1w`, `3m` or `1y`. Raises ValueError with a sentence."""
+    found = _LOOKBACK.fullmatch(text)
+    if found is None:
+        raise ValueError("Write a lookback as a number and d, w, m or y, such as 1d, 1w, 3m or 1y.")
+    number, unit = int(found[1]), found[2]
+    if not 1 <= number <= LOOKBACK_LIMITS[unit]:
+        raise ValueError(f"A lookback in {unit} is 1{unit} to {LOOKBACK_LIMITS[unit]}{unit}, got {text}.")
+    return Lookback(number, unit)
+
+
+def bucket_start(instant: datetime, granularity: Granularity) -> datetime:
+    """The start of the bucket that holds the instant."""
+    if step := _FIXED_MS.get(granularity):
+        return from_ms(to_ms(instant) // step * step)
+    return start_of_uk_day(_first_day(uk_date(instant), granularity))
+
+
+def bucket_end(instant: datetime, granularity: Granularity) -> datetime:
+    """The end of the bucket that holds the instant. Raises ValueError from 9999 on, where time ends."""
+    _within_time(instant)
+    if step := _FIXED_MS.get(granularity):
+        return from_ms((to_ms(instant) // step + 1) * step)
+    return start_of_uk_day(_next_day(_first_day(uk_date(instant), granularity), granularity))
+
+
+def widen(start: datetime, end: datetime, granularity: Granularity) -> tuple[datetime, datetime]:
+    """`[start, end)` widened to whole buckets. Raises ValueError if it is empty or reaches 9999."""
+    if start >= end:
+        raise ValueError("The period must end after it starts.")
+    last = end - timedelta(milliseconds=1)
+    return bucket_start(start, granularity), bucket_end(last, granularity)
+
+
+def bucket_count(start: datetime, end: datetime, granularity: Granularity) -> int:
+    """How many buckets the widened `[start, end)` has, without making them."""
+    start, end = widen(start, end, granularity)
+    if step := _FIXED_MS.get(granularity):
+        return (to_ms(end) - to_ms(start)) // step
+    first, last = uk_date(start), uk_date(end)
+    if granularity is Granularity.YEAR:
+        return last.year - first.year
+    if granularity is Granularity.MONTH:
+        return (last.year - first.year) * 12 + last.month - first.month
+    return (last - first).days // (7 if granularity is Granularity.WEEK else 1)
+
+
+def iterate_buckets(
+    start: datetime, end: datetime, granularity: Granularity
+) -> Iterator[tuple[datetime, datetime]]:
+    """The whole buckets of the widened `[start, end)` in order, each as its start and end."""
+    begin, finish = widen(start, end, granularity)
+    while begin < finish:
+        after = bucket_end(begin, granularity)
+        yield begin, after
+        begin = after
+
+
+def half_hours_until(start: datetime, end: datetime, now: datetime) -> int:
+    """How many half-hours of `[start, end)`, both on a half-hour, are over by now; 0 if none."""
+    return max(0, _last_over_ms(to_ms(end), to_ms(now)) - to_ms(start)) // HALF_HOUR_MS
+
+
+def count_missing(starts_ms: Sequence[int], start: datetime, end: datetime, now: datetime) -> int:
+    """How many half-hours of `[start, end)` are over by now and not among the readings' ascending starts."""
+    return _missing(starts_ms, to_ms(start), to_ms(end), to_ms(now))
+
+
+def aggregate(
+    rows: Iterable[Reading], granularity: Granularity, start: datetime, end: datetime, now: datetime
+) -> list[Bucket]:
+    """The buckets of the widened `[start, end)` that have a reading, in order.
+
+    Rows may come in any order, ascending is fastest, and each half-hour at most once; those outside the
+    period are left out. `missing_count` of a bucket: its half-hours that are over by now and have no reading;
+    always 0 for HALF_HOUR. Raises ValueError as `widen`.
+    """
+    start, end = widen(start, end, granularity)
+    start_ms, end_ms = to_ms(start), to_ms(end)
+    inside = sorted((row for row in rows if start_ms <= row[0] < end_ms), key=itemgetter(0))
+    return (
+        _half_hours(inside)
+        if granularity is Granularity.HALF_HOUR
+        else _sums(inside, granularity, to_ms(now))
+    )
+
+
+def _half_hours(rows: list[Reading]) -> list[Bucket]:
+    buckets = []
+    end_ms, end = 0, from_ms(0)
+    for start_ms, micro_kwh, quality in rows:
+        # A half-hour mostly begins where the one before ends: one datetime serves both.
+        start = end if start_ms == end_ms else from_ms(start_ms)
+        end_ms, end = start_ms + HALF_HOUR_MS, start + HALF_HOUR
+        buckets.append(Bucket(start, end, micro_kwh, quality, 0))
+    return buckets
+
+
+def _sums(rows: list[Reading], granularity: Granularity, now_ms: int) -> list[Bucket]:
+    starts_ms = [row[0] for row in rows]
+    amounts = [row[1] for row in rows]
+    qualities = [row[2] for row in rows]
+    buckets = []
+    low, count = 0, len(rows)
+    while low < count:
+        first = from_ms(starts_ms[low])
+        start, end = bucket_start(first, granularity), bucket_end(first, granularity)
+        high = bisect_left(starts_ms, to_ms(end), low)
+        estimated = ReadingQuality.ESTIMATED in qualities[low:high]
+        buckets.append(
+            Bucket(
+                start,
+                end,
+                sum(amounts[low:high]),
+                ReadingQuality.ESTIMATED if estimated else ReadingQuality.ACTUAL,
+                _missing(starts_ms[low:high], to_ms(start), to_ms(end), now_ms),
+            )
+        )
+        low = high
+    return buckets
+
+
+def _missing(starts_ms: Sequence[int], start_ms: int, end_ms: int, now_ms: int) -> int:
+    over_ms = _last_over_ms(end_ms, now_ms)
+    if over_ms <= start_ms:
+        return 0
+    # The half-hour that is running may have a reading already, which must not make up for a missing one.
+    present = bisect_left(starts_ms, over_ms) - bisect_left(starts_ms, start_ms)
+    return (over_ms - start_ms) // HALF_HOUR_MS - present
+
+
+def _last_over_ms(end_ms: int, now_ms: int) -> int:
+    return min(end_ms, now_ms // HALF_HOUR_MS * HALF_HOUR_MS)
+
+
+def _first_day(day: date, granularity: Granularity) -> date:
+    if granularity is Granularity.WEEK:
+        return day - timedelta(days=day.weekday())
+    if granularity is Granularity.MONTH:
+        return day.replace(day=1)
+    if granularity is Granularity.YEAR:
+        return day.replace(month=1, day=1)
+    return day
+
+
+def _next_day(first: date, granularity: Granularity) -> date:
+    if granularity is Granularity.MONTH:
+        return first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    if granularity is Granularity.YEAR:
+        return first.replace(year=first.year + 1)
+    return first + timedelta(days=7 if granularity is Granularity.WEEK else 1)
+
+
+def _within_time(instant: datetime) -> None:
+    if instant.year > _LAST_YEAR:
+        raise ValueError(f"The period must end by the year {_LAST_YEAR}.")
