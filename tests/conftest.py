@@ -12,6 +12,8 @@ from tests.services.postgres import Postgres
 from tests.services.receiver import Receiver
 from tests.services.smtp import SmtpSink
 from tests.services.valkey import Valkey
+from tests.support import World
+from tests.support import world as open_world
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +88,10 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     context = await browser.new_context()
     yield await context.new_page()
     await context.close()
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    """The API's engine over an empty database, once on SQLite and once on PostgreSQL."""
+    async with open_world(database_url) as opened:
+        yield opened

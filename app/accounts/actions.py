@@ -1,0 +1,279 @@
+"""Verbs over accounts, users, API keys and stream tokens. They take a session and never commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlmodel import col, func, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock, rules
+from app.accounts.events import ApiKeysRotated, UserCreated
+from app.accounts.models import Account, ApiKey, User, UserRole
+from app.auth import stream_tokens
+from app.auth.actor import Actor, Scope, visible
+from app.auth.authenticate import KeysChanged
+from app.crypto import Keyring
+from app.customers import actions as customers
+from app.database import announce
+from app.errors import ErrorCode, Forbidden, Refusal, not_found
+from app.events import log
+
+DEFAULT_SCOPES: Final = (Scope.READ, Scope.WRITE)
+DEFAULT_OVERLAP: Final = 86_400
+MAX_OVERLAP: Final = 30 * 86_400
+DEFAULT_TOKEN_LIFE: Final = 3_600
+MAX_TOKEN_LIFE: Final = 86_400
+
+# Fields an update may change, each with its rule; None clears where the rule allows it.
+_ACCOUNT_CHANGES: dict[str, Any] = {
+    "name": lambda value: rules.short(_given(value, "name"), "name"),
+    "logo_url": lambda value: rules.link(value, "logoUrl"),
+}
+_USER_CHANGES: dict[str, Any] = {
+    "name": lambda value: rules.short(_given(value, "name"), "name"),
+    "email": lambda value: rules.email(_given(value, "email"), "email"),
+    "role": lambda value: _given(value, "role").value,
+}
+
+
+@dataclass(frozen=True)
+class NewAccount:
+    """An account with its first user and key, and the key's secret, which is shown this once."""
+
+    account: Account
+    user: User
+    key: ApiKey
+    secret: str
+
+
+async def create_account(
+    session: AsyncSession, *, name: str, email: str, user_name: str | None = None
+) -> NewAccount:
+    """An account, its log, one ADMIN user and one key with all scopes; the user is the log's event 1.
+
+    Without `user_name` the user is called as the address before the @. Raises Refusal on `name` or `email`.
+    """
+    account = Account(name=rules.short(name, "name"))
+    address = rules.email(email, "email")
+    session.add(account)
+    await session.flush()
+    await log.open_stream(session, account.id)
+    user = User(
+        account_id=account.id,
+        email=address,
+        name=rules.short(user_name or address.partition("@")[0], "userName"),
+        role=UserRole.ADMIN.value,
+    )
+    key, secret = ApiKey.issue(account.id, "First key", list(Scope))
+    session.add_all([user, key])
+    await session.flush()
+    log.append(session, account.id, UserCreated.of(user))
+    return NewAccount(account, user, key, secret)
+
+
+async def update_account(session: AsyncSession, actor: Actor, changes: dict[str, Any]) -> Account:
+    """`changes` holds only the attributes that were given; see `_ACCOUNT_CHANGES`."""
+    account = await _lock_account(session, actor)
+    for attribute, value in changes.items():
+        setattr(account, attribute, _ACCOUNT_CHANGES[attribute](value))
+    return account
+
+
+async def create_user(
+    session: AsyncSession, actor: Actor, *, email: str, name: str, role: UserRole | None = None
+) -> User:
+    user = User(
+        account_id=actor.account_id,
+        email=rules.email(email, "email"),
+        name=rules.short(name, "name"),
+        role=(role or UserRole.MEMBER).value,
+    )
+    await _require_free(session, user)
+    session.add(user)
+    await session.flush()
+    log.append(session, actor.account_id, UserCreated.of(user))
+    return user
+
+
+async def update_user(session: AsyncSession, actor: Actor, user_id: str, changes: dict[str, Any]) -> User:
+    """`changes` holds only the attributes that were given; see `_USER_CHANGES`."""
+    await _lock_account(session, actor)
+    user = await _load_user(session, actor, user_id)
+    if changes.get("role") is UserRole.MEMBER:
+        await _require_another_admin(session, user, "role")
+    for attribute, value in changes.items():
+        setattr(user, attribute, _USER_CHANGES[attribute](value))
+    if "email" in changes:
+        await _require_free(session, user)
+    user.updated_at = clock.now()
+    return user
+
+
+async def delete_user(session: AsyncSession, actor: Actor, user_id: str) -> str:
+    """Deletes the user; the last ADMIN of an account stays, else nobody would be in charge of it."""
+    await _lock_account(session, actor)
+    user = await _load_user(session, actor, user_id)
+    await _require_another_admin(session, user, "userId")
+    await session.delete(user)
+    return user_id
+
+
+async def create_api_key(
+    session: AsyncSession,
+    actor: Actor,
+    *,
+    name: str,
+    scopes: Sequence[Scope] | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """A key and its secret, which is shown this once. Scopes are READ and WRITE unless given."""
+    if scopes is not None and not scopes:
+        raise Refusal(ErrorCode.REQUIRED, "Give at least one scope, or leave scopes out.", "scopes")
+    if expires_at is not None and expires_at <= clock.now():
+        raise Refusal(
+            ErrorCode.INVALID, "expiresAt must lie in the future; leave it out for never.", "expiresAt"
+        )
+    key, secret = ApiKey.issue(
+        actor.account_id, rules.short(name, "name"), list(scopes or DEFAULT_SCOPES), expires_at
+    )
+    session.add(key)
+    await session.flush()
+    return key, secret
+
+
+async def rotate_api_key(
+    session: AsyncSession, actor: Actor, api_key_id: str, overlap_seconds: int | None = None
+) -> tuple[ApiKey, str]:
+    """The key with a new secret; the old one works for the overlap more, one older than that no longer."""
+    seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
+    if not 0 <= seconds <= MAX_OVERLAP:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"overlapSeconds must be 0 to {MAX_OVERLAP} (30 days), got {seconds}.",
+            "overlapSeconds",
+        )
+    key = await _load_key(session, actor, api_key_id)
+    at = clock.now()
+    if not key.is_live(at):
+        raise Refusal(
+            ErrorCode.CONFLICT, "This key is revoked or expired; create a new one instead.", "apiKeyId"
+        )
+    previous_prefix = key.prefix
+    secret = key.rotate(timedelta(seconds=seconds), at)
+    log.append(session, actor.account_id, ApiKeysRotated.of(key, previous_prefix, key.previous_until))
+    announce(session, [KeysChanged(actor.account_id)])
+    return key, secret
+
+
+async def revoke_api_key(session: AsyncSession, actor: Actor, api_key_id: str) -> ApiKey:
+    """The key, revoked: it and its stream tokens open nothing any more. A revoked one stays as it is.
+
+    The last live key with ADMIN stays, because without it nobody could make another; one that leaked is rotated
+    with `overlapSeconds: 0`.
+    """
+    await _lock_account(session, actor)
+    key = await _load_key(session, actor, api_key_id)
+    if key.revoked_at is not None:
+        return key
+    at = clock.now()
+    if _is_live_admin(key, at):
+        keys = (await session.execute(visible(select(ApiKey), actor))).scalars()
+        if not any(_is_live_admin(other, at) for other in keys if other.id != key.id):
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                "This is the last live key with the scope ADMIN: create another first, or rotate this one.",
+                "apiKeyId",
+            )
+    key.revoked_at = at
+    announce(session, [KeysChanged(actor.account_id)])
+    return key
+
+
+async def create_stream_token(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    *,
+    customer_id: str | None = None,
+    expires_in_seconds: int | None = None,
+) -> tuple[str, datetime]:
+    """A token and when it ends: never after the key that makes it. Raises NOT_FOUND or OUT_OF_RANGE."""
+    seconds = DEFAULT_TOKEN_LIFE if expires_in_seconds is None else expires_in_seconds
+    if not 1 <= seconds <= MAX_TOKEN_LIFE:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"expiresInSeconds must be 1 to {MAX_TOKEN_LIFE} (a day), got {seconds}.",
+            "expiresInSeconds",
+        )
+    if actor.api_key_id is None or actor.is_stream_token:
+        raise Forbidden("Only an API key makes stream tokens.")
+    if customer_id is not None:
+        await customers.load(session, actor, customer_id, "customerId")
+    key = await session.get_one(ApiKey, actor.api_key_id)
+    expires_at = clock.now() + timedelta(seconds=seconds)
+    if key.expires_at is not None:
+        expires_at = min(expires_at, key.expires_at)
+    token = stream_tokens.StreamToken(actor.account_id, key.id, customer_id, expires_at)
+    return stream_tokens.make(keyring, token), expires_at
+
+
+async def _lock_account(session: AsyncSession, actor: Actor) -> Account:
+    """The account, so that two changes cannot each take away what the other counted on."""
+    statement = visible(select(Account), actor).with_for_update(key_share=True)
+    account: Account = (await session.execute(statement)).scalar_one()
+    return account
+
+
+async def _load_user(session: AsyncSession, actor: Actor, user_id: str) -> User:
+    statement = visible(select(User).where(col(User.id) == user_id), actor).with_for_update(key_share=True)
+    user: User | None = (await session.execute(statement)).scalar_one_or_none()
+    if user is None:
+        raise not_found("user", "userId")
+    return user
+
+
+async def _load_key(session: AsyncSession, actor: Actor, api_key_id: str) -> ApiKey:
+    statement = visible(select(ApiKey).where(col(ApiKey.id) == api_key_id), actor)
+    statement = statement.with_for_update(key_share=True)
+    key: ApiKey | None = (await session.execute(statement)).scalar_one_or_none()
+    if key is None:
+        raise not_found("API key", "apiKeyId")
+    return key
+
+
+async def _require_another_admin(session: AsyncSession, user: User, *field: str) -> None:
+    """The account must have another ADMIN user, if this one is one."""
+    others = select(col(User.id)).where(
+        col(User.account_id) == user.account_id,
+        col(User.role) == UserRole.ADMIN.value,
+        col(User.id) != user.id,
+    )
+    if user.role == UserRole.ADMIN.value and (await session.execute(others.limit(1))).first() is None:
+        raise Refusal(
+            ErrorCode.CONFLICT, "This is the account's last ADMIN user: make another one ADMIN first.", *field
+        )
+
+
+async def _require_free(session: AsyncSession, user: User) -> None:
+    taken = select(col(User.id)).where(
+        col(User.account_id) == user.account_id,
+        func.lower(col(User.email)) == user.email.lower(),
+        col(User.id) != user.id,
+    )
+    with session.no_autoflush:
+        if (await session.execute(taken)).first() is not None:
+            raise Refusal(
+                ErrorCode.TAKEN, "Another user of this account has this email; use another.", "email"
+            )
+
+
+def _is_live_admin(key: ApiKey, at: datetime) -> bool:
+    return key.is_live(at) and Scope.ADMIN.value in key.scopes
+
+
+def _given(value: Any, field: str) -> Any:
+    if value is None:
+        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
+    return value

@@ -1,0 +1,45 @@
+"""What mails say about users and API keys, and what an account is called in any mail."""
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.accounts.models import Account, ApiKey, User
+from app.clock import parse_utc
+from app.delivery.mails import MailFacts, mail_for, name_of_account, shown, uk_time
+from app.events.catalogue import EventType
+from app.events.models import EventRecord
+
+
+@name_of_account
+async def account_name(session: AsyncSession, account_id: str) -> str:
+    return (await session.exec(select(Account.name).where(col(Account.id) == account_id))).one()
+
+
+@mail_for(EventType.USER_CREATED)
+async def user_created(session: AsyncSession, event: EventRecord) -> MailFacts:
+    statement = select(User).where(col(User.account_id) == event.account_id, col(User.id) == event.subject_id)
+    user = (await session.exec(statement)).one_or_none()
+    if user is None:
+        return MailFacts("New user, deleted since", [("User", shown(None))])
+    role = user.role.lower()
+    return MailFacts(
+        f"New user: {user.name} ({role})", [("User", user.name), ("Email", user.email), ("Role", role)]
+    )
+
+
+@mail_for(EventType.API_KEYS_ROTATED)
+async def keys_rotated(session: AsyncSession, event: EventRecord) -> MailFacts:
+    statement = select(ApiKey.name).where(
+        col(ApiKey.account_id) == event.account_id, col(ApiKey.id) == event.subject_id
+    )
+    name = shown((await session.exec(statement)).one_or_none())
+    until = event.data["overlapUntil"]
+    works = f"works until {uk_time(parse_utc(until))}" if until else "no longer works"
+    return MailFacts(
+        f"API key “{name}” has a new secret",
+        [
+            ("API key", name),
+            ("New secret", f"begins with {event.data['prefix']}"),
+            ("Old secret", f"{event.data['previousPrefix']}…, {works}"),
+        ],
+    )

@@ -1,0 +1,107 @@
+"""Accounts, their users and their API keys."""
+
+import enum
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Index, text
+from sqlmodel import Field, SQLModel
+
+from app import clock
+from app.auth.actor import AccountWide, Actor, Scope
+from app.crypto import digest, random_token
+from app.database import Json, Text, UtcDateTime
+from app.ids import new_id
+
+KEY_PREFIX = "vw_live_"
+SHOWN = len(KEY_PREFIX) + 6
+
+
+class UserRole(enum.Enum):
+    ADMIN = "ADMIN"
+    MEMBER = "MEMBER"
+
+
+class Account(SQLModel, table=True):
+    """A company that builds on the platform."""
+
+    __tablename__ = "accounts"
+
+    id: str = Field(default_factory=lambda: new_id("acc"), primary_key=True, sa_type=Text)
+    name: str = Field(sa_type=Text)
+    logo_url: str | None = Field(default=None, sa_type=Text)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
+        return cls.__table__.c.id == actor.account_id  # type: ignore[attr-defined, no-any-return]
+
+
+class User(AccountWide, SQLModel, table=True):
+    """A person of the account, who receives mail and names who did what."""
+
+    __tablename__ = "users"
+    __table_args__ = (Index("uq_users_email", "account_id", text("lower(email)"), unique=True),)
+
+    id: str = Field(default_factory=lambda: new_id("usr"), primary_key=True, sa_type=Text)
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    email: str = Field(sa_type=Text)
+    name: str = Field(sa_type=Text)
+    role: str = Field(default=UserRole.MEMBER.value, sa_type=Text)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+
+class ApiKey(AccountWide, SQLModel, table=True):
+    """An API key. Only hashes are kept; after a rotation the previous secret works until its overlap ends."""
+
+    __tablename__ = "api_keys"
+
+    id: str = Field(default_factory=lambda: new_id("key"), primary_key=True, sa_type=Text)
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE", index=True)
+    name: str = Field(sa_type=Text)
+    prefix: str = Field(sa_type=Text)
+    secret_hash: str = Field(sa_type=Text, unique=True)
+    previous_hash: str | None = Field(default=None, sa_type=Text, unique=True)
+    previous_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    scopes: list[str] = Field(sa_type=Json)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+    @classmethod
+    def issue(
+        cls, account_id: str, name: str, scopes: list[Scope], expires_at: datetime | None = None
+    ) -> tuple["ApiKey", str]:
+        """A new key and its secret, which is shown this once."""
+        secret = random_token(KEY_PREFIX)
+        key = cls(
+            account_id=account_id,
+            name=name,
+            prefix=secret[:SHOWN],
+            secret_hash=digest(secret),
+            scopes=[scope.value for scope in Scope if scope in scopes],
+            expires_at=expires_at,
+        )
+        return key, secret
+
+    def rotate(self, overlap: timedelta, at: datetime) -> str:
+        """A new secret in place of the old one, which works for the overlap more."""
+        secret = random_token(KEY_PREFIX)
+        self.previous_hash = self.secret_hash if overlap else None
+        self.previous_until = at + overlap if overlap else None
+        self.secret_hash, self.prefix = digest(secret), secret[:SHOWN]
+        return secret
+
+    def is_live(self, at: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+    def accepts(self, secret_hash: str, at: datetime) -> bool:
+        """Whether a secret with this hash opens the account now."""
+        if not self.is_live(at):
+            return False
+        if secret_hash == self.secret_hash:
+            return True
+        return (
+            secret_hash == self.previous_hash and self.previous_until is not None and at < self.previous_until
+        )

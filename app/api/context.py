@@ -1,0 +1,79 @@
+"""What a resolver has at hand: the services of the process, who asks, and one consistent read per operation.
+
+A context lives for one operation, or for one event of a subscription; never for a connection, so that no session and
+no loader's memory outlives what it was opened for.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import strawberry
+from sqlalchemy import Executable, Result
+from sqlmodel.ext.asyncio.session import AsyncSession
+from strawberry.dataloader import DataLoader
+
+from app.auth.actor import Actor
+from app.crypto import Keyring
+from app.database import Database
+from app.errors import Unauthenticated
+from app.settings import Settings
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a process has, opened once."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    # Where links into this server begin, without a slash at the end.
+    public_url: str
+
+
+@dataclass
+class Context:
+    services: Services
+    # None for a request without credentials.
+    actor: Actor | None
+    _session: AsyncSession | None = None
+    _stack: AsyncExitStack | None = None
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def viewer(self) -> Actor:
+        """Raises Unauthenticated."""
+        if self.actor is None:
+            raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
+        return self.actor
+
+    async def execute(self, statement: Executable) -> Result[Any]:
+        """Run a read in the operation's own session, one at a time."""
+        async with self._lock:
+            if self._session is None:
+                self._stack = AsyncExitStack()
+                self._session = await self._stack.enter_async_context(self.services.database.reading())
+            return await self._session.execute(statement)
+
+    def loader(self, key: Hashable, load: Callable[[list[K]], Awaitable[list[V]]]) -> DataLoader[K, V]:
+        """The operation's loader of this key, made at first use; `load` gives the values in the keys' order."""
+        if key not in self._loaders:
+            self._loaders[key] = DataLoader(load)
+        return self._loaders[key]
+
+    async def renew(self) -> None:
+        """Forget what was read: a mutation has committed, or the operation is over."""
+        async with self._lock:
+            self._loaders.clear()
+            stack, self._stack, self._session = self._stack, None, None
+            if stack is not None:
+                await stack.aclose()
+
+
+Info = strawberry.Info[Context, Any]

@@ -1,0 +1,243 @@
+"""From a document to a response: parsed and validated once, limited, executed, its errors made fit to be seen.
+
+Everything that is the same for every request with the same document is done at its first sight and kept in a bounded
+cache. Strawberry defines the schema; graphql-core's executor runs it.
+"""
+
+import inspect
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import strawberry
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    StringValueNode,
+    Visitor,
+    parse,
+    validate,
+    visit,
+)
+from graphql.execution import Executor
+
+from app import points
+from app.api.context import Context
+from app.api.failures import RequestErrors, internal_error, refused, shown_error
+from app.api.limits import Limits, check_shape, cost_of
+from app.errors import ApiError, BadUserInput, QueryTooComplex, Unauthenticated
+
+CACHED_DOCUMENTS = 1000
+# A document longer than this is executed, but not kept.
+CACHED_LENGTH = 20_000
+MAX_ERRORS = 20
+
+# What a request without credentials may select.
+OPEN_FIELDS = frozenset(
+    {
+        "__typename",
+        "__schema",
+        "__type",
+        "eventTypes",
+        "hostedConsentByToken",
+        "approveHostedConsent",
+        "declineHostedConsent",
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One operation of a valid document within the limits. Equal requests get the same object."""
+
+    document: DocumentNode
+    operation: OperationDefinitionNode
+    # Whether it selects only what needs no credentials.
+    is_open: bool
+
+    @property
+    def operation_type(self) -> str:
+        """query, mutation or subscription."""
+        return self.operation.operation.value
+
+    @property
+    def operation_name(self) -> str | None:
+        return self.operation.name.value if self.operation.name else None
+
+
+class Engine:
+    def __init__(self, schema: strawberry.Schema, limits: Limits) -> None:
+        self.schema: GraphQLSchema = schema._schema
+        self._limits = limits
+        self._kept: OrderedDict[tuple[str, str | None], Prepared] = OrderedDict()
+
+    def prepare(self, query: str, operation_name: str | None, *, authenticated: bool) -> Prepared:
+        """Raises RequestErrors: what is wrong with the document, or 401 where credentials are missing."""
+        key = (query, operation_name)
+        prepared = self._kept.get(key)
+        if prepared is None:
+            try:
+                prepared = self._prepare(query, operation_name)
+            except ApiError as error:
+                raise RequestErrors.of(error) from None
+            if len(query) <= CACHED_LENGTH:
+                self._kept[key] = prepared
+                if len(self._kept) > CACHED_DOCUMENTS:
+                    self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(key)
+        if not authenticated and not prepared.is_open:
+            raise RequestErrors.of(
+                Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
+            )
+        return prepared
+
+    def _prepare(self, query: str, operation_name: str | None) -> Prepared:
+        document = self._parse(query)
+        check_shape(document, self._limits)
+        if errors := validate(self.schema, document, max_errors=MAX_ERRORS, hide_suggestions=True):
+            raise refused(errors, document)
+        operation = _operation(document, operation_name)
+        return Prepared(document, operation, is_open=_root_fields(document, operation) <= OPEN_FIELDS)
+
+    def _parse(self, query: str) -> DocumentNode:
+        try:
+            document = parse(query, max_tokens=self._limits.tokens)
+        except GraphQLError as error:
+            if "exceeds" in error.message and "token" in error.message:
+                raise QueryTooComplex(
+                    f"The document has more than {self._limits.tokens} tokens; ask in several requests.",
+                    limit=self._limits.tokens,
+                ) from None
+            raise refused([error]) from None
+        visit(document, _StorableStrings())
+        return document
+
+    async def execute(
+        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, root_value: Any = None
+    ) -> dict[str, Any]:
+        """The response: `data`, and `errors` if there are any. Raises RequestErrors where nothing was executed."""
+        executor = self._executor(prepared, variables, context, root_value)
+        try:
+            points.reach(f"{prepared.operation_type}.execute")
+            result = executor.execute_operation()
+            if inspect.isawaitable(result):
+                result = await result
+        finally:
+            await context.renew()
+        return _response(result)
+
+    async def execute_event(
+        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, event: Any
+    ) -> dict[str, Any]:
+        """The response of a subscription to one event, which is the value of its root field."""
+        return await self.execute(prepared, variables, context, event)
+
+    def coerce(self, prepared: Prepared, variables: dict[str, Any] | None) -> dict[str, Any]:
+        """The operation's variables with their defaults, as the resolvers get them. Raises RequestErrors."""
+        return dict(self._executor(prepared, variables, None, None).variable_values.coerced)
+
+    def _executor(
+        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any
+    ) -> Executor[Any]:
+        _require_storable(variables)
+        executor = Executor.build(
+            self.schema,
+            prepared.document,
+            root_value,
+            context,
+            variables or {},
+            prepared.operation_name,
+            hide_suggestions=True,
+        )
+        if isinstance(executor, list):
+            raise refused(executor, prepared.document)
+        cost = cost_of(self.schema, prepared.document, prepared.operation, executor.variable_values.coerced)
+        if cost > self._limits.cost:
+            raise RequestErrors.of(
+                QueryTooComplex(
+                    f"This may bring back {cost} rows; at most {self._limits.cost} are allowed. Ask for smaller pages.",
+                    cost=cost,
+                    limit=self._limits.cost,
+                )
+            )
+        return executor
+
+
+def dumps(response: dict[str, Any]) -> bytes:
+    """A response as JSON."""
+    return orjson.dumps(response)
+
+
+def _response(result: Any) -> dict[str, Any]:
+    if not isinstance(result, ExecutionResult):
+        return {"data": None, "errors": [internal_error(TypeError("incremental result"))]}
+    if result.errors:
+        return {"errors": [shown_error(error) for error in result.errors], "data": result.data}
+    return {"data": result.data}
+
+
+def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
+    operations = [one for one in document.definitions if isinstance(one, OperationDefinitionNode)]
+    if name is None and len(operations) > 1:
+        raise BadUserInput("The document has several operations: say which in operationName.")
+    for operation in operations:
+        if name is None or (operation.name and operation.name.value == name):
+            return operation
+    raise BadUserInput(
+        "The document has no operation."
+        if not operations
+        else "The document has no operation of this operationName."
+    )
+
+
+def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> set[str]:
+    fragments = {
+        one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
+    }
+    names: set[str] = set()
+    pending = list(operation.selection_set.selections)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, FieldNode):
+            names.add(node.name.value)
+        elif isinstance(node, InlineFragmentNode):
+            pending.extend(node.selection_set.selections)
+        elif isinstance(node, FragmentSpreadNode):
+            pending.extend(fragments[node.name.value].selection_set.selections)
+    return names
+
+
+class _StorableStrings(Visitor):
+    def enter_string_value(self, node: StringValueNode, *_: Any) -> None:
+        _require_storable(node.value)
+
+
+def _require_storable(value: Any) -> None:
+    """NUL and half a surrogate pair cannot be stored as text. Raises RequestErrors."""
+    try:
+        # Cheap for what is nearly always fine: orjson refuses surrogates and escapes NUL.
+        if b"\\u0000" not in orjson.dumps(value, default=str):
+            return
+    except (TypeError, ValueError, RecursionError):
+        pass
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            if "\x00" in one or any("\ud800" <= character <= "\udfff" for character in one):
+                raise RequestErrors.of(
+                    BadUserInput("Texts must be valid Unicode without the character U+0000; remove it.")
+                )
+        elif isinstance(one, dict):
+            pending += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            pending += one

@@ -1,0 +1,73 @@
+"""Which GraphQL type shows which table, and the one way to look a row up by its id.
+
+A feature says `@shows(models.Customer, "cus")` above its type, which has `of(row, viewer)`. From that follow
+`node(id)`, the payloads of mutations, and the loaders by id.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+import strawberry
+from sqlalchemy import select
+
+from app.api.context import Context
+from app.auth.actor import Actor, visible
+from app.ids import is_id
+
+C = TypeVar("C", bound=type)
+M = TypeVar("M")
+
+
+@strawberry.interface
+class Node:
+    id: strawberry.ID
+
+
+class Shown(Protocol):
+    @classmethod
+    def of(cls, row: Any, viewer: Actor) -> Any: ...
+
+
+_types: dict[type, type[Shown]] = {}
+_models: dict[str, type] = {}
+
+
+def shows(model: type, prefix: str) -> Callable[[C], C]:
+    """Register a GraphQL type as the way rows of the model, whose ids begin with the prefix, are shown."""
+
+    def register(cls: C) -> C:
+        _types[model] = cls
+        _models[prefix] = model
+        return cls
+
+    return register
+
+
+def shown(row: Any, viewer: Actor) -> Any:
+    """The row as its GraphQL type; None stays None."""
+    return None if row is None else _types[type(row)].of(row, viewer)
+
+
+def model_named(name: str) -> type[Any]:
+    """The registered model of a class name."""
+    return next(model for model in _types if model.__name__ == name)
+
+
+async def find(context: Context, viewer: Actor, model: type[M], identifier: str) -> M | None:
+    """The row with this id if the viewer may see it; many asked for at once are one statement."""
+    if not any(known is model and is_id(identifier, prefix) for prefix, known in _models.items()):
+        return None
+    table = cast(Any, model)
+
+    async def load(ids: list[str]) -> list[M | None]:
+        rows = await context.execute(visible(select(table).where(table.id.in_(ids)), viewer))
+        found = {row.id: row for row in rows.scalars()}
+        return [found.get(one) for one in ids]
+
+    return await context.loader(("find", model, viewer), load).load(identifier)
+
+
+async def find_node(context: Context, viewer: Actor, identifier: str) -> Any:
+    """Whatever has this id, as its GraphQL type, or None."""
+    model = _models.get(identifier.partition("_")[0])
+    return None if model is None else shown(await find(context, viewer, model, identifier), viewer)

@@ -1,0 +1,190 @@
+"""Relay connections over keyset pages.
+
+A page is `limit + 1` rows after (or before) a key, so its cost does not depend on where it lies. Pages of nested
+connections are read for all parents at once.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import strawberry
+from sqlalchemy import ColumnElement, Select, func, select
+
+from app.api.context import Context
+from app.errors import BadUserInput
+
+T = TypeVar("T")
+DEFAULT_PAGE, MAX_PAGE = 20, 100
+
+
+@strawberry.type
+class PageInfo:
+    has_next_page: bool
+    has_previous_page: bool
+    start_cursor: str | None
+    end_cursor: str | None
+
+
+@strawberry.type
+class Edge(Generic[T]):
+    cursor: str
+    node: T
+
+
+@strawberry.type
+class Connection(Generic[T]):
+    edges: list[Edge[T]]
+    nodes: list[T]
+    page_info: PageInfo
+
+    @classmethod
+    def of(cls, page: "Page", node: Callable[[Any], T]) -> "Connection[T]":
+        """The page's rows as nodes; each row is converted once and shared by `edges` and `nodes`."""
+        nodes = [node(row) for row in page.rows]
+        return cls(
+            edges=[Edge(cursor=cursor, node=one) for cursor, one in zip(page.cursors, nodes, strict=True)],
+            nodes=nodes,
+            page_info=PageInfo(
+                has_next_page=page.has_next,
+                has_previous_page=page.has_previous,
+                start_cursor=page.cursors[0] if page.cursors else None,
+                end_cursor=page.cursors[-1] if page.cursors else None,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """`first`/`after` or `last`/`before`, checked. The keys are what the cursors stand for."""
+
+    limit: int
+    backwards: bool = False
+    after: Any = None
+    before: Any = None
+
+
+@dataclass(frozen=True)
+class Page:
+    rows: Sequence[Any]
+    cursors: Sequence[str]
+    has_next: bool
+    has_previous: bool
+
+    @classmethod
+    def cut(cls, rows: list[Any], request: PageRequest, cursor: Callable[[Any], str]) -> "Page":
+        """From at most limit + 1 rows, in reading direction, to a page in the order of the connection."""
+        more = len(rows) > request.limit
+        kept = rows[: request.limit]
+        if request.backwards:
+            kept.reverse()
+        return cls(
+            rows=kept,
+            cursors=[cursor(row) for row in kept],
+            has_next=request.before is not None if request.backwards else more,
+            has_previous=more if request.backwards else request.after is not None,
+        )
+
+
+def page_request(
+    first: int | None,
+    after: str | None,
+    last: int | None,
+    before: str | None,
+    key: Callable[[str, str], Any] | None = None,
+) -> PageRequest:
+    """Check the arguments; `key(cursor, argument)` decodes a cursor. Raises BadUserInput."""
+    decode = key or id_key
+    if first is not None and last is not None:
+        raise BadUserInput("Give first or last, not both.", field=["last"])
+    for name, value in (("first", first), ("last", last)):
+        if value is not None and not 1 <= value <= MAX_PAGE:
+            raise BadUserInput(f"{name} must be 1 to {MAX_PAGE}, got {value}.", field=[name])
+    limit = first if first is not None else last if last is not None else DEFAULT_PAGE
+    return PageRequest(
+        limit=limit,
+        backwards=last is not None,
+        after=None if after is None else decode(after, "after"),
+        before=None if before is None else decode(before, "before"),
+    )
+
+
+def id_cursor(identifier: str) -> str:
+    return base64.urlsafe_b64encode(identifier.encode()).decode().rstrip("=")
+
+
+def id_key(cursor: str, argument: str) -> str:
+    try:
+        key = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except (binascii.Error, ValueError):
+        key = ""
+    prefix, _, rest = key.partition("_")
+    if not (prefix.isalnum() and rest.isalnum()) or id_cursor(key) != cursor:
+        raise BadUserInput(
+            "This is not a cursor of this connection: use pageInfo.endCursor or an edge's cursor.",
+            field=[argument],
+        )
+    return key
+
+
+def narrow(
+    statement: Select[Any], key: ColumnElement[Any], request: PageRequest, descending: bool
+) -> Select[Any]:
+    """The rows between the request's cursors."""
+    if request.after is not None:
+        statement = statement.where(key < request.after if descending else key > request.after)
+    if request.before is not None:
+        statement = statement.where(key > request.before if descending else key < request.before)
+    return statement
+
+
+def direction(key: ColumnElement[Any], request: PageRequest, descending: bool) -> ColumnElement[Any]:
+    return key.desc() if descending != request.backwards else key.asc()
+
+
+async def page_of(
+    context: Context,
+    statement: Select[Any],
+    request: PageRequest,
+    key: Any,
+    cursor: Callable[[Any], str] = lambda row: id_cursor(row.id),
+    descending: bool = False,
+) -> Page:
+    """One page of a statement over one entity, in the order of its key."""
+    narrowed = narrow(statement, key, request, descending)
+    narrowed = narrowed.order_by(direction(key, request, descending)).limit(request.limit + 1)
+    rows = list((await context.execute(narrowed)).scalars())
+    return Page.cut(rows, request, cursor)
+
+
+async def nested_pages(
+    context: Context,
+    statement: Select[Any],
+    request: PageRequest,
+    key: Any,
+    parent: Any,
+    parents: Sequence[str],
+    descending: bool = False,
+) -> list[Page]:
+    """The same page of each parent, in the parents' order, with one statement.
+
+    `parent` is the column, of the entity or of a table the statement joins, that holds the parent's id.
+    """
+    narrowed = narrow(statement.where(parent.in_(parents)), key, request, descending)
+    rank = func.row_number().over(partition_by=parent, order_by=direction(key, request, descending))
+    ranked = narrowed.with_only_columns(
+        key.label("key"), parent.label("parent"), rank.label("rank")
+    ).subquery()
+    entity = statement.column_descriptions[0]["entity"]
+    rows = await context.execute(
+        select(entity, ranked.c.parent)
+        .join(ranked, ranked.c.key == key)
+        .where(ranked.c["rank"] <= request.limit + 1)
+        .order_by(ranked.c.parent, ranked.c["rank"])
+    )
+    by_parent: dict[str, list[Any]] = {one: [] for one in parents}
+    for row, of in rows:
+        by_parent[of].append(row)
+    return [Page.cut(by_parent[one], request, lambda row: id_cursor(row.id)) for one in parents]

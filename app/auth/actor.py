@@ -1,0 +1,76 @@
+"""Who is asking, and what of the account they may see.
+
+Every read goes through `visible(statement, actor)`. A model says with `seen_by(actor)` which of its rows an actor may
+see; what is not visible is not there, in the same words and time.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import ColumnElement, Select, false
+
+from app.errors import Forbidden
+
+
+class Scope(enum.Enum):
+    """What a key may do; each includes the ones before it."""
+
+    READ = "READ"
+    WRITE = "WRITE"
+    ADMIN = "ADMIN"
+
+
+S = TypeVar("S", bound=Select[Any])
+
+_RANK = {scope: rank for rank, scope in enumerate(Scope)}
+
+
+@dataclass(frozen=True)
+class Actor:
+    """An authenticated viewer. Equal actors may see exactly the same."""
+
+    account_id: str
+    scopes: frozenset[Scope]
+    api_key_id: str | None = None
+    # A stream token bound to one customer, or an end customer with a consent token.
+    customer_id: str | None = None
+    # Only with a consent token: the one consent it shows.
+    consent_id: str | None = None
+    is_stream_token: bool = False
+
+    def may(self, scope: Scope) -> bool:
+        return any(_RANK[held] >= _RANK[scope] for held in self.scopes)
+
+    def require(self, scope: Scope) -> None:
+        """Raises Forbidden."""
+        if not self.may(scope):
+            raise Forbidden(f"This needs a key with the scope {scope.value}.")
+
+    @property
+    def sees_whole_account(self) -> bool:
+        return self.customer_id is None
+
+
+class Visible(Protocol):
+    """A model whose rows belong to accounts."""
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]: ...
+
+
+class AccountWide:
+    """Mix-in for models that only a viewer of the whole account may see."""
+
+    account_id: Any
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
+        mine: ColumnElement[bool] = cls.account_id == actor.account_id
+        return mine if actor.sees_whole_account else false()
+
+
+def visible(statement: S, actor: Actor) -> S:
+    """The statement over the rows of its first entity that the actor may see."""
+    entity = statement.column_descriptions[0]["entity"]
+    return statement.where(entity.seen_by(actor))

@@ -1,0 +1,187 @@
+"""From a credential to who is asking.
+
+An API key is found by its hash. A stream token is checked by its signature, and then by the key that made it. Keys are
+remembered for a fraction of a second, so that a busy client costs a few reads a second and a revoked key works nowhere
+a second later; in the process that revoked it, it stops at once.
+"""
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlmodel import col
+
+from app import clock
+from app.accounts.models import KEY_PREFIX, ApiKey
+from app.auth import stream_tokens
+from app.auth.actor import Actor, Scope
+from app.auth.credentials import credential_from_headers, credential_from_init
+from app.crypto import Keyring, digest
+from app.database import Database
+from app.errors import Unauthenticated
+
+__all__ = [
+    "Authenticator",
+    "Credential",
+    "KeysChanged",
+    "credential_from_headers",
+    "credential_from_init",
+]
+
+REMEMBERED_FOR: Final = 0.25
+REMEMBERED_AT_MOST: Final = 10_000
+USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
+REFUSED: Final = "This key or token is wrong, expired or revoked: send a live API key or stream token."
+
+_API_KEY = re.compile(KEY_PREFIX + r"[A-Za-z0-9_-]{43}")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class KeysChanged:
+    """Announced by the transaction that rotates, revokes or changes a key: what was remembered no longer counts."""
+
+    account_id: str
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A credential that was accepted. It holds no secret, so a socket may keep it."""
+
+    actor: Actor
+    api_key_id: str
+    # When it ends as things stand; None: not until its key is revoked.
+    expires_at: datetime | None
+    # Only of an API key: the hash by which it was found, which a rotation may end.
+    secret_hash: str | None = None
+
+    def holds(self, key: ApiKey, at: datetime) -> bool:
+        """Whether it still counts, given how its key is now."""
+        if self.secret_hash is not None:
+            return key.accepts(self.secret_hash, at)
+        return key.is_live(at) and (self.expires_at is None or at < self.expires_at)
+
+
+class Authenticator:
+    """One per process, over its database and keyring. `close()` it before the database."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._remembered: OrderedDict[str, tuple[float, asyncio.Task[ApiKey | None]]] = OrderedDict()
+        self._noted: dict[str, datetime] = {}
+        self._notes: set[asyncio.Task[None]] = set()
+        database.on_commit(self._committed)
+
+    async def authenticate(self, credential: str) -> Actor:
+        """Who sends this API key or stream token. Raises Unauthenticated."""
+        return (await self.check(credential)).actor
+
+    async def check(self, credential: str) -> Credential:
+        """The same, with what a socket needs to know to end in time. Raises Unauthenticated."""
+        if _API_KEY.fullmatch(credential):
+            return await self._api_key(digest(credential))
+        return await self._stream_token(credential)
+
+    async def still_valid(self, credential: Credential) -> bool:
+        """Whether an accepted credential still counts; cheap enough to ask twice a second for every socket."""
+        key = await self._key(credential.api_key_id, col(ApiKey.id) == credential.api_key_id)
+        return key is not None and credential.holds(key, clock.now())
+
+    def forget(self) -> None:
+        """Read every key anew from now on."""
+        self._remembered.clear()
+
+    async def close(self) -> None:
+        """Finish the notes of last use under way."""
+        await asyncio.gather(*self._notes)
+
+    async def _api_key(self, secret_hash: str) -> Credential:
+        at = clock.now()
+        matches = or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash)
+        key = await self._key(secret_hash, matches)
+        if key is None or not key.accepts(secret_hash, at):
+            raise Unauthenticated(REFUSED)
+        self._note_use(key, at)
+        ends = [key.expires_at] if secret_hash == key.secret_hash else [key.expires_at, key.previous_until]
+        actor = Actor(key.account_id, frozenset(Scope(scope) for scope in key.scopes), api_key_id=key.id)
+        return Credential(actor, key.id, _earliest(*ends), secret_hash)
+
+    async def _stream_token(self, text: str) -> Credential:
+        try:
+            token = stream_tokens.read(self._keyring, text)
+        except ValueError:
+            raise Unauthenticated(REFUSED) from None
+        at = clock.now()
+        key = await self._key(token.api_key_id, col(ApiKey.id) == token.api_key_id)
+        if key is None or key.account_id != token.account_id or not key.is_live(at) or at >= token.expires_at:
+            raise Unauthenticated(REFUSED)
+        actor = Actor(
+            key.account_id,
+            frozenset({Scope.READ}),
+            api_key_id=key.id,
+            customer_id=token.customer_id,
+            is_stream_token=True,
+        )
+        return Credential(actor, key.id, _earliest(token.expires_at, key.expires_at))
+
+    async def _key(self, name: str, matches: ColumnElement[bool]) -> ApiKey | None:
+        """The key as it was at most `REMEMBERED_FOR` seconds ago; all who ask at once share one read."""
+        # The age counts from before the read, which is as old as what it finds can be.
+        now = time.monotonic()
+        since, task = self._remembered.get(name, (0.0, None))
+        if task is None or now - since >= REMEMBERED_FOR or _failed(task):
+            task = asyncio.create_task(self._read(matches))
+            self._remembered.pop(name, None)
+            self._remembered[name] = (now, task)
+            if len(self._remembered) > REMEMBERED_AT_MOST:
+                self._remembered.popitem(last=False)
+        # Shielded, because a caller that goes away must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    async def _read(self, matches: ColumnElement[bool]) -> ApiKey | None:
+        async with self._database.reading() as session:
+            return (await session.execute(select(ApiKey).where(matches))).scalars().first()
+
+    def _committed(self, items: Sequence[Any]) -> None:
+        if any(isinstance(item, KeysChanged) for item in items):
+            self.forget()
+
+    def _note_use(self, key: ApiKey, at: datetime) -> None:
+        """Write down, beside the request, that the key is in use; at most once a minute for each key."""
+        noted = max(filter(None, (key.last_used_at, self._noted.get(key.id))), default=None)
+        if noted is not None and at - noted < USE_IS_NOTED_EVERY:
+            return
+        if len(self._noted) >= REMEMBERED_AT_MOST:
+            self._noted.clear()
+        self._noted[key.id] = at
+        task = asyncio.create_task(self._write_use(key.id, at))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _write_use(self, key_id: str, at: datetime) -> None:
+        stale = or_(col(ApiKey.last_used_at).is_(None), col(ApiKey.last_used_at) <= at - USE_IS_NOTED_EVERY)
+        try:
+            async with self._database.transaction() as session:
+                await session.execute(
+                    update(ApiKey).where(col(ApiKey.id) == key_id, stale).values(last_used_at=at)
+                )
+        except Exception:
+            # When a key was last used is a hint to people; a request never fails for it.
+            log.warning("last use of a key not noted", api_key_id=key_id, exc_info=True)
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _earliest(*instants: datetime | None) -> datetime | None:
+    return min((one for one in instants if one is not None), default=None)

@@ -1,0 +1,49 @@
+"""Where a request or a socket carries its credential. What it is worth is told by `authenticate`."""
+
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+
+from app.errors import Unauthenticated
+
+
+def bearer_of(authorization: str) -> str | None:
+    """The token of an Authorization value, or None if its scheme is another one than Bearer."""
+    scheme, _, token = authorization.strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def credential_from_headers(headers: Headers) -> str | None:
+    """What `x-api-key` or `Authorization: Bearer` carries; None if neither is there.
+
+    An empty one counts as given, so that a client whose key got lost is refused and not taken for a stranger.
+    Raises Unauthenticated when they differ.
+    """
+    bearers = (bearer_of(value) for value in headers.getlist("authorization"))
+    return _only_one([*(value.strip() for value in headers.getlist("x-api-key")), *bearers])
+
+
+def credential_from_init(payload: object) -> str | None:
+    """The same from the payload of `connection_init`: `{"apiKey"}` or `{"authorization": "Bearer …"}`.
+
+    Keys are taken in the spelling of headers as well (`x-api-key`, `Authorization`); null counts as absent.
+    Raises Unauthenticated when values differ or are no strings.
+    """
+    if not isinstance(payload, dict):
+        return None
+    given: list[str | None] = []
+    for name, value in payload.items():
+        key = str(name).lower().replace("-", "").replace("_", "")
+        if value is None or key not in ("apikey", "xapikey", "authorization"):
+            continue
+        if not isinstance(value, str):
+            raise Unauthenticated(f"{name} in connection_init must be a string.")
+        given.append(bearer_of(value) if key == "authorization" else value.strip())
+    return _only_one(given)
+
+
+def _only_one(values: Iterable[str | None]) -> str | None:
+    different = {value for value in values if value is not None}
+    if len(different) > 1:
+        raise Unauthenticated("Send one credential: x-api-key and Authorization differ.")
+    return different.pop() if different else None

@@ -1,0 +1,151 @@
+"""`voltwire`, the program for operators."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from app.accounts import actions as accounts
+from app.api.schema import schema_text
+from app.consents import decisions
+from app.crypto import Keyring
+from app.database import Database
+from app.errors import Refusal, Refusals
+from app.migrations import migrate as migrate_database
+from app.server import run_server, run_worker
+from app.settings import Settings
+from app.telemetry import configure_logs
+
+T = TypeVar("T")
+SCHEMA_FILE = Path(__file__).parents[1] / "schema.graphql"
+
+app = typer.Typer(
+    help="Voltwire: the event backbone of a smart-meter data platform. Settings come from VOLTWIRE_… variables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+accounts_app = typer.Typer(help="Accounts.", no_args_is_help=True)
+consents_app = typer.Typer(help="Hosted consents.", no_args_is_help=True)
+app.add_typer(accounts_app, name="accounts")
+app.add_typer(consents_app, name="consents")
+
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")]
+
+
+@app.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Migrate, then serve the API and the worker in one process."""
+    run_server(_settings(), host, port, with_worker=True)
+
+
+@app.command()
+def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Migrate, then serve the API alone; workers run apart."""
+    run_server(_settings(), host, port, with_worker=False)
+
+
+@app.command()
+def worker() -> None:
+    """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
+    run_worker(_settings())
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to this version's tables."""
+    _with_database(migrate_database)
+
+
+@accounts_app.command("create")
+def create_account(
+    name: Annotated[str, typer.Argument(help="The account's name.")],
+    email: Annotated[str, typer.Option(help="The mail address of its first user.")],
+) -> None:
+    """Create an account; prints its ids and its API key, shown this once, as one JSON object."""
+
+    async def create(database: Database) -> dict[str, str]:
+        await migrate_database(database)
+        async with database.transaction() as session:
+            created = await accounts.create_account(session, name=name, email=email)
+            return {
+                "accountId": created.account.id,
+                "userId": created.user.id,
+                "apiKey": created.secret,
+            }
+
+    typer.echo(json.dumps(_with_database(create)))
+
+
+@consents_app.command("revoke")
+def revoke_consent(
+    consent_id: Annotated[str, typer.Argument(metavar="ID", help="The hosted consent's id, hc_….")],
+    reason: Annotated[str | None, typer.Option(help="Why, as the account will see it.")] = None,
+) -> None:
+    """Revoke a consent on behalf of the end customer who wrote to the privacy contact."""
+
+    async def revoke(database: Database) -> str:
+        async with database.transaction() as session:
+            consent = await decisions.revoke_as_operator(session, consent_id, reason)
+            return consent.id
+
+    typer.echo(f"Revoked {_with_database(revoke)}.")
+
+
+@app.command(hidden=True)
+def schema(
+    check: Annotated[bool, typer.Option("--check", help="Only say whether schema.graphql is up to date.")] = False,
+) -> None:
+    """Write schema.graphql from the code."""
+    text = schema_text()
+    if not check:
+        SCHEMA_FILE.write_text(text)
+    elif not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text() != text:
+        _fail("schema.graphql is not up to date: run `voltwire schema` and commit it.")
+
+
+def _settings() -> Settings:
+    configure_logs()
+    try:
+        settings = Settings()
+        Keyring(settings.secret_keys)
+    except ValidationError as error:
+        problems = [f"VOLTWIRE_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+        _fail("\n".join(problems))
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    return settings
+
+
+def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
+    settings = _settings()
+
+    async def run() -> T:
+        database = Database(settings.database)
+        try:
+            return await act(database)
+        finally:
+            await database.dispose()
+
+    try:
+        return asyncio.run(run())
+    except Refusals as error:
+        _fail("\n".join(one.message for one in error.refusals))
+    except Refusal as error:
+        _fail(error.message)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(1)
+
+
+def main() -> None:
+    app()

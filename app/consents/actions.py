@@ -1,0 +1,210 @@
+"""Verbs over requests for consent: create, update, find by id or token. They take a session and never commit."""
+
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Select
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock, rules
+from app.auth.actor import Actor, Scope, visible
+from app.consents import coverage
+from app.consents.models import ConsentFlowType, ConsentMethod, ConsentStatus, HostedConsent
+from app.crypto import Keyring, digest, random_token
+from app.customers import actions as customers
+from app.errors import ErrorCode, Refusal, Refusals, not_found
+from app.meters import numbers
+
+TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - how a token begins, not a token
+LONGEST: Final = timedelta(days=3653)
+MOST_NUMBERS: Final = 1000
+
+
+async def create(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    *,
+    customer_id: str,
+    flow_type: ConsentFlowType,
+    expiry: date,
+    redirect_url: str,
+    description: str | None = None,
+    meter_numbers: Sequence[str] | None = None,
+    consent_method: ConsentMethod | None = None,
+    consentee_email: str | None = None,
+    consentee_full_name: str | None = None,
+    consentee_job_title: str | None = None,
+) -> HostedConsent:
+    """Ask a customer for consent; the link to the page holds the only token that can give it."""
+    # Locked, so that a meter made at the same time is linked by one of the two.
+    customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
+    method = consent_method or ConsentMethod.DIGITAL_CONSENT
+    checked = together(
+        expiry=lambda: expiry_from(expiry),
+        redirect_url=lambda: rules.redirect_url(redirect_url, "redirectUrl"),
+        description=lambda: rules.optional(description, "description"),
+        meter_numbers=lambda: parsed_numbers(meter_numbers or ()),
+        consentee_email=lambda: _email(consentee_email),
+        consentee_full_name=lambda: _name(consentee_full_name, "consenteeFullName"),
+        consentee_job_title=lambda: _name(consentee_job_title, "consenteeJobTitle"),
+    )
+    if flow_type is ConsentFlowType.GB_RESIDENTIAL_SPECIFIC and not checked["meter_numbers"]:
+        _require_page(method)
+    token = random_token(TOKEN_PREFIX)
+    consent = HostedConsent(
+        **checked,
+        account_id=actor.account_id,
+        customer_id=customer.id,
+        flow_type=flow_type.name,
+        consent_method=method.value,
+        expires_at=clock.end_of_uk_day(expiry),
+        token_hash=digest(token),
+        token_encrypted=keyring.encrypt(token),
+    )
+    session.add(consent)
+    await session.flush()
+    await coverage.cover_with(session, consent)
+    return consent
+
+
+async def update(
+    session: AsyncSession, actor: Actor, consent_id: str, changes: dict[str, Any]
+) -> HostedConsent:
+    """`changes` holds only what was given: `description` at any time, `expiry` while pending. Raises CONFLICT."""
+    consent = await load(session, actor, consent_id, "hostedConsentId", lock=True)
+    if "description" in changes:
+        consent.description = rules.optional(changes["description"], "description")
+    if "expiry" in changes:
+        if consent.status(clock.now()) is not ConsentStatus.PENDING:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                "The expiry can only be changed while the consent is pending; ask for a new consent instead.",
+                "expiry",
+            )
+        consent.expire_on(expiry_from(changes["expiry"]))
+    consent.updated_at = clock.now()
+    return consent
+
+
+async def load(
+    session: AsyncSession, actor: Actor, consent_id: str | None, *field: str, lock: bool = False
+) -> HostedConsent:
+    """The consent, fresh and locked against concurrent decisions if asked. Raises NOT_FOUND."""
+    statement = visible(select(HostedConsent).where(col(HostedConsent.id) == consent_id), actor)
+    if lock:
+        statement = statement.with_for_update().execution_options(populate_existing=True)
+    consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+    if consent is None:
+        raise not_found("hosted consent", *field)
+    return consent
+
+
+async def to_decide(session: AsyncSession, actor: Actor) -> HostedConsent:
+    """The consent whose token the actor holds, locked and still open. Raises NOT_FOUND, TOKEN_USED or TOKEN_EXPIRED.
+
+    The customer is locked first, as everywhere: one that is being deleted takes its consents along.
+    """
+    await customers.load(session, actor, actor.customer_id or "", "token", lock=True)
+    consent = await load(session, actor, actor.consent_id, "token", lock=True)
+    consent.require_undecided(clock.now())
+    return consent
+
+
+def with_token(token: str) -> Select[Any]:
+    """Statement of the consent that a token belongs to, expired or not."""
+    return select(HostedConsent).where(col(HostedConsent.token_hash) == digest(token))
+
+
+def bearer_of(consent: HostedConsent) -> Actor:
+    """Whoever holds the consent's token: sees the consent, its customer and the meters it covers."""
+    return Actor(
+        account_id=consent.account_id,
+        scopes=frozenset({Scope.READ}),
+        customer_id=consent.customer_id,
+        consent_id=consent.id,
+    )
+
+
+async def actor_of_token(session: AsyncSession, token: str) -> Actor:
+    """Who holds this token, even after it expired. Raises NOT_FOUND at `token`."""
+    consent = (await session.execute(with_token(token))).scalar_one_or_none()
+    if consent is None:
+        raise Refusal(
+            ErrorCode.NOT_FOUND, "There is no such consent request; check the link you were sent.", "token"
+        )
+    return bearer_of(consent)
+
+
+async def operator_of(session: AsyncSession, consent_id: str) -> Actor:
+    """The operator, acting for the account that a consent belongs to. Raises NOT_FOUND."""
+    statement = select(col(HostedConsent.account_id)).where(col(HostedConsent.id) == consent_id)
+    account_id = (await session.execute(statement)).scalar_one_or_none()
+    if account_id is None:
+        raise not_found("hosted consent", "hostedConsentId")
+    return Actor(account_id=account_id, scopes=frozenset({Scope.WRITE}))
+
+
+def parsed_numbers(values: Sequence[str], *field: str) -> list[str]:
+    """Meter numbers in their stored form, each once. Raises INVALID_METER_NUMBER for every wrong one, by its index."""
+    path = field or ("meterNumbers",)
+    if len(values) > MOST_NUMBERS:
+        raise Refusal(ErrorCode.LIMIT_REACHED, f"Give at most {MOST_NUMBERS} meter numbers.", *path)
+    found, wrong = [], []
+    for index, value in enumerate(values):
+        try:
+            found.append(numbers.parse(value).core)
+        except numbers.InvalidMeterNumber as error:
+            wrong.append(Refusal(ErrorCode.INVALID_METER_NUMBER, str(error), *path, str(index)))
+    if wrong:
+        raise Refusals(wrong)
+    return list(dict.fromkeys(found))
+
+
+def expiry_from(day: date | None) -> date:
+    """The last day of a consent: today in the UK or later, at most ten years on. Raises REQUIRED or OUT_OF_RANGE."""
+    if day is None:
+        raise Refusal(ErrorCode.REQUIRED, "expiry cannot be cleared.", "expiry")
+    today = clock.uk_date(clock.now())
+    if not today <= day <= today + LONGEST:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"expiry must be {today} (today in the UK) to {today + LONGEST}, got {day}.",
+            "expiry",
+        )
+    return day
+
+
+def together(**checks: Callable[[], Any]) -> dict[str, Any]:
+    """The values of all checks. Raises Refusals with everything that is wrong, so that it can be put right at once."""
+    values, wrong = {}, []
+    for name, check in checks.items():
+        try:
+            values[name] = check()
+        except Refusal as error:
+            wrong.append(error)
+        except Refusals as error:
+            wrong.extend(error.refusals)
+    if wrong:
+        raise Refusals(wrong)
+    return values
+
+
+def _email(value: str | None) -> str | None:
+    return rules.email(value, "consenteeEmail") if value and value.strip() else None
+
+
+def _name(value: str | None, field: str) -> str | None:
+    return rules.optional(value, field, most=rules.MAX_NAME)
+
+
+def _require_page(method: ConsentMethod) -> None:
+    # Only the page can ask for numbers; a document that is uploaded has to be about known meters.
+    if method is not ConsentMethod.DIGITAL_CONSENT:
+        raise Refusal(
+            ErrorCode.REQUIRED,
+            f"Give the meterNumbers that the document is about: a residential consent by {method.value} needs them.",
+            "meterNumbers",
+        )

@@ -1,0 +1,152 @@
+"""Which consents cover which meters, and which one of them counts.
+
+Rows of `consent_meters` are made when a consent or a meter comes into being, so that both flow types are read alike.
+Of several, the one that counts is the valid one with the latest expiry, else the latest decided, else a pending one.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, case, or_
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, HostedConsent
+from app.meters.kinds import MeterStatus
+from app.meters.models import Meter
+
+
+async def cover_new_meter(session: AsyncSession, meter: Meter) -> None:
+    """Link a meter just made to the consents of its customer that mean it."""
+    statement = select(HostedConsent).where(col(HostedConsent.customer_id) == meter.customer_id)
+    consents = (await session.exec(statement)).all()
+    session.add_all(
+        ConsentMeter(meter_id=meter.id, hosted_consent_id=one.id)
+        for one in consents
+        if one.covers(meter.number)
+    )
+    await session.flush()
+
+
+async def cover_with(session: AsyncSession, consent: HostedConsent) -> None:
+    """Link a consent to the meters of its customer that it means and is not linked to yet."""
+    linked = select(col(ConsentMeter.meter_id)).where(col(ConsentMeter.hosted_consent_id) == consent.id)
+    statement = select(col(Meter.id)).where(
+        col(Meter.customer_id) == consent.customer_id, col(Meter.id).not_in(linked)
+    )
+    if consent.flow_type == ConsentFlowType.GB_RESIDENTIAL_SPECIFIC.name:
+        statement = statement.where(col(Meter.number).in_(consent.meter_numbers))
+    meter_ids = (await session.execute(statement)).scalars()
+    session.add_all(ConsentMeter(meter_id=one, hosted_consent_id=consent.id) for one in meter_ids)
+    await session.flush()
+
+
+async def meters_of(session: AsyncSession, consent_id: str) -> list[Meter]:
+    """The meters that a consent covers, in the order of their ids."""
+    statement = (
+        select(Meter)
+        .join(ConsentMeter, col(ConsentMeter.meter_id) == col(Meter.id))
+        .where(col(ConsentMeter.hosted_consent_id) == consent_id)
+        .order_by(col(Meter.id))
+    )
+    return list((await session.exec(statement)).all())
+
+
+def standing(at: datetime) -> tuple[ColumnElement[Any], ...]:
+    """As SQL: the order in which the consents of one meter count, best first."""
+    valid = HostedConsent.in_force(at)
+    undecided = col(HostedConsent.decision) == ConsentStatus.PENDING.value
+    rank = case(
+        (valid, 0), (~undecided, 1), (and_(undecided, col(HostedConsent.expires_at) > at), 2), else_=3
+    )
+    return (
+        rank,
+        case((valid, col(HostedConsent.expires_at))).desc(),
+        col(HostedConsent.decided_at).desc(),
+        col(HostedConsent.id).desc(),
+    )
+
+
+def linked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
+    """Statement of (meter id, consent), for each meter the one that counts first."""
+    return (
+        select(col(ConsentMeter.meter_id), HostedConsent)  # type: ignore[return-value]
+        .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
+        .where(col(ConsentMeter.meter_id).in_(meter_ids))
+        .order_by(col(ConsentMeter.meter_id), *standing(at))
+    )
+
+
+async def consents_that_count(
+    session: AsyncSession, meter_ids: Sequence[str], at: datetime
+) -> dict[str, HostedConsent]:
+    """The consent that counts, by meter id; meters without any are absent."""
+    best: dict[str, HostedConsent] = {}
+    for meter_id, consent in (await session.execute(linked_consents(meter_ids, at))).tuples():
+        best.setdefault(meter_id, consent)
+    return best
+
+
+def status(meter: Meter, consent: HostedConsent | None, at: datetime) -> MeterStatus:
+    """ACTIVE: valid consent and enabled. PENDING: only an undecided consent. INACTIVE: otherwise."""
+    state = None if consent is None else consent.status(at)
+    if state is ConsentStatus.PENDING:
+        return MeterStatus.PENDING
+    return (
+        MeterStatus.ACTIVE
+        if state is ConsentStatus.APPROVED and not meter.is_disabled
+        else MeterStatus.INACTIVE
+    )
+
+
+def is_expired(consent: HostedConsent | None, at: datetime) -> bool:
+    """Whether the meter's consent was given and has run out."""
+    return (
+        consent is not None
+        and consent.decision == ConsentStatus.APPROVED.value
+        and consent.status(at) is ConsentStatus.EXPIRED
+    )
+
+
+def is_missing(consent: HostedConsent | None, at: datetime) -> bool:
+    """Whether the meter has neither a valid consent nor one that ran out."""
+    return not is_expired(consent, at) and (consent is None or not consent.is_valid(at))
+
+
+class MeterState:
+    """The same as SQL, for filters: join with `joined`, then use the expressions."""
+
+    def __init__(self, at: datetime) -> None:
+        counts = aliased(HostedConsent)
+        self._best = (
+            select(col(HostedConsent.id))
+            .join(ConsentMeter, col(ConsentMeter.hosted_consent_id) == col(HostedConsent.id))
+            .where(col(ConsentMeter.meter_id) == col(Meter.id))
+            .order_by(*standing(at))
+            .limit(1)
+            .correlate(Meter)
+            .scalar_subquery()
+        )
+        self._consent = counts
+        approved = col(counts.decision) == ConsentStatus.APPROVED.value
+        present = col(counts.id).is_not(None)
+        self.valid: Any = and_(present, approved, col(counts.expires_at) > at)
+        self.expired: Any = and_(present, approved, col(counts.expires_at) <= at)
+        self.pending: Any = and_(
+            present, col(counts.decision) == ConsentStatus.PENDING.value, col(counts.expires_at) > at
+        )
+
+    def joined(self, statement: Select[Any]) -> Select[Any]:
+        return statement.outerjoin(self._consent, col(self._consent.id) == self._best)
+
+    @property
+    def missing(self) -> Any:
+        return ~or_(self.valid, self.expired)
+
+    def has_status(self, wanted: MeterStatus) -> Any:
+        active = and_(self.valid, col(Meter.is_disabled).is_(False))
+        if wanted is MeterStatus.ACTIVE:
+            return active
+        return self.pending if wanted is MeterStatus.PENDING else ~or_(active, self.pending)

@@ -1,0 +1,164 @@
+"""Verbs that decide a consent: approve, decline, revoke, approve by document. They take a session and never commit.
+
+Each first locks the row, then asks whether it may still be decided. The customer's row is locked before it where meters
+are linked, in the same order as everywhere, so that a meter made at the same time is covered as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Self
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock, rules
+from app.auth.actor import Actor
+from app.consents import actions, coverage, documents
+from app.consents.actions import parsed_numbers, together
+from app.consents.events import HostedConsentApproved, HostedConsentRevoked
+from app.consents.models import ConsentMethod, ConsentStatus, Evidence, HostedConsent
+from app.consents.terms import PAGE_VERSION, Terms
+from app.customers import actions as customers
+from app.errors import ErrorCode, Refusal
+from app.events import log
+from app.meters import actions as meters
+
+# How an end customer may decide, as the evidence says it.
+ON_PAGE: Final = "on the consent page"
+BY_API: Final = "with the token of the consent page, sent to the API"
+
+
+@dataclass(frozen=True)
+class Consentee:
+    """The person who agrees."""
+
+    full_name: str
+    email: str
+    job_title: str
+
+    @classmethod
+    def checked(cls, full_name: str, email: str, job_title: str) -> Self:
+        """Raises Refusals with the fields' names in the contract."""
+        return cls(
+            **together(
+                full_name=lambda: rules.short(full_name, "consenteeFullName"),
+                email=lambda: rules.email(email, "consenteeEmail"),
+                job_title=lambda: rules.short(job_title, "consenteeJobTitle"),
+            )
+        )
+
+
+async def approve(
+    session: AsyncSession,
+    actor: Actor,
+    *,
+    full_name: str,
+    email: str,
+    job_title: str,
+    meter_numbers: Sequence[str] | None = None,
+    privacy_contact: str,
+    way: str = BY_API,
+) -> HostedConsent:
+    """Approve the consent whose token the actor holds, and make its evidence.
+
+    Raises TOKEN_USED or TOKEN_EXPIRED; CONFLICT for a consent that a document gives; what is wrong with the input.
+    """
+    consent = await actions.to_decide(session, actor)
+    consent.require_digital()
+    checked = together(
+        consentee=lambda: Consentee.checked(full_name, email, job_title),
+        numbers=lambda: agreed_numbers(consent, meter_numbers),
+    )
+    consentee: Consentee = checked["consentee"]
+    consent.consentee_full_name = consentee.full_name
+    consent.consentee_email = consentee.email
+    consent.consentee_job_title = consentee.job_title
+    consent.meter_numbers = checked["numbers"]
+    consent.page_version = PAGE_VERSION
+    at = clock.now()
+    await _approve(session, consent, at)
+    terms = await Terms.of(session, consent, privacy_contact)
+    await documents.keep(session, consent, documents.written(consent, terms, at, way))
+    return consent
+
+
+async def decline(session: AsyncSession, actor: Actor, reason: str | None = None) -> HostedConsent:
+    """Decline the consent whose token the actor holds. Raises TOKEN_USED or TOKEN_EXPIRED."""
+    consent = await actions.load(session, actor, actor.consent_id, "token", lock=True)
+    at = clock.now()
+    consent.require_undecided(at)
+    consent.decline(rules.optional(reason, "reason"), at)
+    return consent
+
+
+async def revoke(
+    session: AsyncSession, actor: Actor, consent_id: str, reason: str | None = None
+) -> HostedConsent:
+    """End an approved consent. What was recorded stays readable. Raises NOT_FOUND or CONFLICT."""
+    consent = await actions.load(session, actor, consent_id, "hostedConsentId", lock=True)
+    consent.revoke(rules.optional(reason, "reason"), clock.now())
+    covered = await coverage.meters_of(session, consent.id)
+    log.append(session, consent.account_id, HostedConsentRevoked.of(consent, ConsentStatus.REVOKED, covered))
+    return consent
+
+
+async def approve_by_document(
+    session: AsyncSession, actor: Actor, consent_id: str, kind: documents.Kind, content: bytes
+) -> tuple[Evidence, bool]:
+    """Keep an uploaded document and approve its consent; gives the evidence and whether it is new.
+
+    The same document once more changes nothing. Raises NOT_FOUND; CONFLICT when the consent takes no document or is
+    decided; TOKEN_EXPIRED when its time is over.
+    """
+    known = await actions.load(session, actor, consent_id)
+    await customers.load(session, actor, known.customer_id, lock=True)
+    consent = await actions.load(session, actor, consent_id, lock=True)
+    if consent.consent_method == ConsentMethod.DIGITAL_CONSENT.value:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "The end customer gives this consent on its page; no document can be uploaded for it.",
+        )
+    document = documents.uploaded(consent, kind, content)
+    before = await documents.of_consent(session, actor, consent.id)
+    if before is not None and before.sha256 == document.sha256:
+        return before, False
+    at = clock.now()
+    if consent.status(at) is not ConsentStatus.PENDING:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"Only a pending consent takes a document; this one is {consent.status(at).value.lower()}.",
+        )
+    await _approve(session, consent, at)
+    return await documents.keep(session, consent, document), True
+
+
+def agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[str]:
+    """The numbers that an approval is about: those of the request, or given where it named none.
+
+    Raises INVALID_METER_NUMBER, INVALID for others than the request's, REQUIRED when there are none at all.
+    """
+    numbers = parsed_numbers(given or ())
+    if numbers and consent.meter_numbers and set(numbers) != set(consent.meter_numbers):
+        raise Refusal(
+            ErrorCode.INVALID,
+            "This consent is about other meters; leave meterNumbers out to agree to those it names.",
+            "meterNumbers",
+        )
+    agreed = consent.meter_numbers or numbers
+    if not agreed and consent.names_meters:
+        raise Refusal(ErrorCode.REQUIRED, "Give the number of at least one meter.", "meterNumbers")
+    return agreed
+
+
+async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) -> None:
+    """Make the meters that are missing, decide, link, and record it in that order."""
+    await session.flush()
+    customer = await customers.load(session, actions.bearer_of(consent), consent.customer_id)
+    await meters.ensure(session, consent.account_id, customer, consent.meter_numbers)
+    consent.approve(at)
+    await session.flush()
+    await coverage.cover_with(session, consent)
+    covered = await coverage.meters_of(session, consent.id)
+    log.append(
+        session, consent.account_id, HostedConsentApproved.of(consent, ConsentStatus.APPROVED, covered)
+    )

@@ -1,0 +1,103 @@
+"""Evidence: the document that a digital approval writes, the documents that are uploaded, and how both are kept."""
+
+import enum
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Select
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock
+from app.auth.actor import Actor, visible
+from app.consents.models import Evidence, EvidenceDocument, HostedConsent
+from app.consents.terms import PAGE_VERSION, Terms, uk_time
+from app.web.render import render
+
+LARGEST: Final = 10 * 1024 * 1024
+WRITTEN: Final = "text/html; charset=utf-8"
+
+
+class Kind(enum.Enum):
+    """What may be uploaded: content type, how its bytes begin, how its file's name ends."""
+
+    PDF = ("application/pdf", b"%PDF-", "pdf")
+    PNG = ("image/png", b"\x89PNG\r\n\x1a\n", "png")
+    JPEG = ("image/jpeg", b"\xff\xd8\xff", "jpg")
+
+    def __init__(self, content_type: str, magic: bytes, suffix: str) -> None:
+        self.content_type = content_type
+        self.magic = magic
+        self.suffix = suffix
+
+    @classmethod
+    def named(cls, content_type: str) -> "Kind | None":
+        """The kind of a Content-Type header, or None."""
+        plain = content_type.partition(";")[0].strip().lower()
+        return next((kind for kind in cls if kind.content_type == plain), None)
+
+
+@dataclass(frozen=True)
+class Document:
+    file_name: str
+    content_type: str
+    content: bytes
+    page_version: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def written(consent: HostedConsent, terms: Terms, at: datetime, way: str) -> Document:
+    """The record of a digital approval as one HTML document that needs nothing else."""
+    html = render(
+        "consent_evidence.html",
+        consent=consent,
+        terms=terms,
+        way=way,
+        at_utc=clock.format_utc(at),
+        at_uk=uk_time(at),
+    )
+    return Document(f"consent-{consent.id}.html", WRITTEN, html.encode(), PAGE_VERSION)
+
+
+def uploaded(consent: HostedConsent, kind: Kind, content: bytes) -> Document:
+    return Document(f"consent-{consent.id}.{kind.suffix}", kind.content_type, content)
+
+
+async def keep(session: AsyncSession, consent: HostedConsent, document: Document) -> Evidence:
+    evidence = Evidence(
+        account_id=consent.account_id,
+        customer_id=consent.customer_id,
+        hosted_consent_id=consent.id,
+        file_name=document.file_name,
+        content_type=document.content_type,
+        size=len(document.content),
+        sha256=document.sha256,
+        page_version=document.page_version,
+    )
+    session.add(evidence)
+    await session.flush()
+    session.add(EvidenceDocument(evidence_id=evidence.id, content=document.content))
+    await session.flush()
+    return evidence
+
+
+def of_consents(actor: Actor, consent_ids: list[str]) -> Select[Any]:
+    """Statement of the evidence of these consents that the actor may see."""
+    return visible(select(Evidence).where(col(Evidence.hosted_consent_id).in_(consent_ids)), actor)
+
+
+async def of_consent(session: AsyncSession, actor: Actor, consent_id: str) -> Evidence | None:
+    evidence: Evidence | None = (await session.execute(of_consents(actor, [consent_id]))).scalar_one_or_none()
+    return evidence
+
+
+async def content(session: AsyncSession, evidence: Evidence) -> bytes:
+    """The document itself, exactly as it was kept."""
+    statement = select(col(EvidenceDocument.content)).where(col(EvidenceDocument.evidence_id) == evidence.id)
+    kept: bytes = (await session.execute(statement)).scalar_one()
+    return kept

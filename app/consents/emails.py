@@ -1,0 +1,54 @@
+"""What mails say about hosted consents."""
+
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.clock import parse_utc
+from app.customers.emails import customer_name
+from app.delivery.mails import MailFacts, count, mail_for, uk_day, uk_time
+from app.events.catalogue import REDACTED, EventType
+from app.events.models import EventRecord
+
+_SHOWN_NUMBERS = 10
+_FLOWS = {
+    "GB_RESIDENTIAL_SPECIFIC": "Residential, for these meters",
+    "GB_COMMERCIAL_BLANKET": "Commercial, for all meters of the customer",
+}
+
+
+@mail_for(EventType.HOSTED_CONSENT_APPROVED)
+async def approved(session: AsyncSession, event: EventRecord) -> MailFacts:
+    data, customer = event.data, await customer_name(session, event)
+    meters = count(len(data["meterIds"]), "meter")
+    return MailFacts(
+        f"{customer} approved access to {meters} until {uk_day(data['expiry'])}",
+        [
+            ("Customer", customer),
+            ("Meters", _numbers(data)),
+            ("Consent", _FLOWS[data["flowType"]]),
+            ("Given by", data["consenteeFullName"] or REDACTED),
+            ("Valid until", f"the end of {uk_day(data['expiry'])} (UK)"),
+        ],
+    )
+
+
+@mail_for(EventType.HOSTED_CONSENT_REVOKED)
+async def revoked(session: AsyncSession, event: EventRecord) -> MailFacts:
+    data, customer = event.data, await customer_name(session, event)
+    meters = count(len(data["meterIds"]), "meter")
+    rows = [("Customer", customer), ("Meters", _numbers(data)), ("Consent", _FLOWS[data["flowType"]])]
+    if data["revocationReason"]:
+        rows.append(("Reason", data["revocationReason"]))
+    if data["consentedAt"]:
+        rows.append(("Given", uk_time(parse_utc(data["consentedAt"]))))
+    return MailFacts(f"Consent of {customer} revoked: no more new data for {meters}", rows)
+
+
+def _numbers(data: dict[str, Any]) -> str:
+    """The meters' numbers, or how many there are where they were redacted or are too many to read."""
+    numbers: list[str] = data["meterNumbers"]
+    if not numbers:
+        return count(len(data["meterIds"]), "meter")
+    more = len(numbers) - _SHOWN_NUMBERS
+    return ", ".join(numbers[:_SHOWN_NUMBERS]) + (f" and {more:,} more" if more > 0 else "")

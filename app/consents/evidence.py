@@ -1,0 +1,147 @@
+"""`/hosted-consents/{id}/evidence`: download with a key or the consent's token, upload with a WRITE key.
+
+Errors are JSON, `{"code", "message"}`.
+"""
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app import clock
+from app.api.body import BodyTooLarge, read_body
+from app.api.context import Services
+from app.api.limits import RateLimiter, retry_after
+from app.auth.actor import Actor, Scope
+from app.auth.authenticate import Authenticator
+from app.auth.credentials import bearer_of, credential_from_headers
+from app.clock import format_utc
+from app.consents import actions, decisions, documents
+from app.consents.documents import LARGEST, Kind
+from app.consents.models import Evidence, HostedConsent
+from app.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
+
+WRONG_TOKEN: Final = "This consent token is wrong or expired: open the link again, or ask for a new one."  # noqa: S105
+
+
+def routes(services: Services, authenticator: Authenticator, limiter: RateLimiter) -> list[BaseRoute]:
+    endpoint = _EvidenceEndpoint(services, authenticator, limiter)
+    return [Route("/hosted-consents/{id}/evidence", endpoint.handle, methods=["GET", "PUT"])]
+
+
+def evidence_url(services: Services, consent_id: str) -> str:
+    return f"{services.public_url}/hosted-consents/{consent_id}/evidence"
+
+
+def document_response(request: Request, evidence: Evidence, content: bytes) -> Response:
+    """A document as a download that no browser runs anything of."""
+    headers = {
+        "Cache-Control": "private, no-store",
+        "Content-Disposition": f'attachment; filename="{evidence.file_name}"',
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox",
+        "Content-Type": evidence.content_type,
+        "ETag": f'"{evidence.sha256}"',
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+    if known & {headers["ETag"], "*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers)
+
+
+class _EvidenceEndpoint:
+    def __init__(self, services: Services, authenticator: Authenticator, limiter: RateLimiter) -> None:
+        self._services = services
+        self._authenticator = authenticator
+        self._limiter = limiter
+
+    async def handle(self, request: Request) -> Response:
+        try:
+            actor = await self._who(request)
+            wait = self._limiter.take(actor.account_id)
+            if wait is not None:
+                after = retry_after(wait)
+                return _error(
+                    429,
+                    "RATE_LIMITED",
+                    f"Too many requests; try again in {after} s.",
+                    **{"Retry-After": after},
+                )
+            if request.method == "PUT":
+                return await self._upload(request, actor)
+            return await self._download(request, actor)
+        except Unauthenticated as error:
+            return _error(401, error.code, error.message, **{"WWW-Authenticate": 'Bearer realm="voltwire"'})
+        except Forbidden as error:
+            return _error(403, error.code, error.message)
+        except Refusal as error:
+            return _error(404 if error.code is ErrorCode.NOT_FOUND else 409, error.code.value, error.message)
+
+    async def _who(self, request: Request) -> Actor:
+        """Whoever asks; a consent's token alone decides, whatever key comes beside it. Raises Unauthenticated."""
+        bearers = [bearer_of(one) or "" for one in request.headers.getlist("authorization")]
+        token = next((one for one in bearers if one.startswith(actions.TOKEN_PREFIX)), None)
+        if token is not None:
+            return await self._bearer(token)
+        credential = credential_from_headers(request.headers)
+        if credential is None:
+            raise Unauthenticated(
+                "Send an API key in x-api-key or Authorization: Bearer, or the consent's token as Bearer."
+            )
+        return await self._authenticator.authenticate(credential)
+
+    async def _bearer(self, token: str) -> Actor:
+        async with self._services.database.reading() as session:
+            statement = actions.with_token(token)
+            consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+        if consent is None or clock.now() >= consent.expires_at:
+            raise Unauthenticated(WRONG_TOKEN)
+        return actions.bearer_of(consent)
+
+    async def _download(self, request: Request, actor: Actor) -> Response:
+        async with self._services.database.reading() as session:
+            evidence = await documents.of_consent(session, actor, request.path_params["id"])
+            if evidence is None:
+                raise not_found("evidence")
+            content = await documents.content(session, evidence)
+        return document_response(request, evidence, content)
+
+    async def _upload(self, request: Request, actor: Actor) -> Response:
+        actor.require(Scope.WRITE)
+        consent_id: str = request.path_params["id"]
+        async with self._services.database.reading() as session:
+            await actions.load(session, actor, consent_id)
+        kind = Kind.named(request.headers.get("content-type", ""))
+        if kind is None:
+            types = ", ".join(one.content_type for one in Kind)
+            return _error(415, "INVALID", f"Send the document with one of these content types: {types}.")
+        try:
+            content = await read_body(request, LARGEST)
+        except BodyTooLarge:
+            message = f"A document has at most {LARGEST} bytes; send a smaller one."
+            return _error(413, "TOO_LONG", message, Connection="close")
+        if not content.startswith(kind.magic):
+            return _error(
+                415, "INVALID", f"The document is not what its content type says, {kind.content_type}."
+            )
+        async with self._services.database.transaction() as session:
+            evidence, is_new = await decisions.approve_by_document(session, actor, consent_id, kind, content)
+        return JSONResponse(
+            {
+                "id": evidence.id,
+                "hostedConsentId": evidence.hosted_consent_id,
+                "fileName": evidence.file_name,
+                "contentType": evidence.content_type,
+                "size": evidence.size,
+                "sha256": evidence.sha256,
+                "createdAt": format_utc(evidence.created_at),
+                "url": evidence_url(self._services, evidence.hosted_consent_id),
+            },
+            201 if is_new else 200,
+        )
+
+
+def _error(status: int, code: str, message: str, **headers: str) -> Response:
+    return JSONResponse({"code": code, "message": message}, status, headers)

@@ -1,0 +1,228 @@
+"""Hosted consents, which of a customer's meters they cover, and their evidence."""
+
+import enum
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Index, LargeBinary, and_, or_
+from sqlmodel import Field, SQLModel, col
+
+from app import clock
+from app.auth.actor import AccountWide, Actor
+from app.database import Json, Text, UtcDateTime
+from app.errors import ErrorCode, Refusal
+from app.ids import new_id
+
+
+class ConsentFlowType(enum.Enum):
+    """The values are the codes that Openvolt's API uses for the flows."""
+
+    GB_RESIDENTIAL_SPECIFIC = "gb.residential.specific"
+    GB_COMMERCIAL_BLANKET = "gb.commercial.blanket"
+
+
+class ConsentStatus(enum.Enum):
+    PENDING = "PENDING"
+    APPROVED = "APPROVED"
+    DECLINED = "DECLINED"
+    REVOKED = "REVOKED"
+    EXPIRED = "EXPIRED"
+
+
+class ConsentMethod(enum.Enum):
+    DIGITAL_CONSENT = "DIGITAL_CONSENT"
+    LETTER_OF_AUTHORITY = "LETTER_OF_AUTHORITY"
+    THIRD_PARTY_DIGITAL_CONSENT = "THIRD_PARTY_DIGITAL_CONSENT"
+
+
+class HostedConsent(SQLModel, table=True):
+    """An end customer's consent. `decision` is what was decided; `status` also knows that time runs out."""
+
+    __tablename__ = "hosted_consents"
+    __table_args__ = (
+        Index("ix_hosted_consents_page", "account_id", "id"),
+        Index("ix_hosted_consents_customer", "customer_id", "id"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("hc"), primary_key=True, sa_type=Text)
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    customer_id: str = Field(foreign_key="customers.id", sa_type=Text, ondelete="CASCADE")
+    flow_type: str = Field(sa_type=Text)  # a name of ConsentFlowType
+    decision: str = Field(default=ConsentStatus.PENDING.value, sa_type=Text)  # never EXPIRED
+    description: str | None = Field(default=None, sa_type=Text)
+    # The expiry day itself counts: expires_at is the instant in UTC at which that day ends in the UK.
+    expiry: date
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    redirect_url: str = Field(sa_type=Text)
+    meter_numbers: list[str] = Field(default_factory=list, sa_type=Json)
+    consent_method: str = Field(default=ConsentMethod.DIGITAL_CONSENT.value, sa_type=Text)
+    consentee_full_name: str | None = Field(default=None, sa_type=Text)
+    consentee_email: str | None = Field(default=None, sa_type=Text)
+    consentee_email_verified: bool = False
+    consentee_job_title: str | None = Field(default=None, sa_type=Text)
+    # The token is kept hashed, to be found by, and encrypted, to be shown again in `link`.
+    token_hash: str = Field(sa_type=Text, unique=True)
+    token_encrypted: str = Field(sa_type=Text)
+    # The code mailed to verify the consentee's address: its hash, for which address, until when, wrong tries.
+    code_hash: str | None = Field(default=None, sa_type=Text)
+    code_email: str | None = Field(default=None, sa_type=Text)
+    code_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    code_sent_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    code_tries: int = 0
+    codes_sent: int = 0
+    # What the page's visitor entered before the code was mailed, kept until the decision; see `codes.Draft`.
+    draft: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    # The address that a code proved.
+    verified_email: str | None = Field(default=None, sa_type=Text)
+    page_version: str | None = Field(default=None, sa_type=Text)
+    decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    decline_reason: str | None = Field(default=None, sa_type=Text)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revocation_reason: str | None = Field(default=None, sa_type=Text)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
+        table = cls.__table__.c  # type: ignore[attr-defined]
+        mine: ColumnElement[bool] = table.account_id == actor.account_id
+        if actor.consent_id is not None:
+            mine = mine & (table.id == actor.consent_id)
+            return mine
+        return mine if actor.sees_whole_account else mine & (table.customer_id == actor.customer_id)
+
+    @classmethod
+    def in_force(cls, at: datetime) -> ColumnElement[bool]:
+        """As SQL: approved, not revoked, not past the end of its expiry day."""
+        return and_(col(cls.decision) == ConsentStatus.APPROVED.value, col(cls.expires_at) > at)
+
+    @classmethod
+    def has_status(cls, status: ConsentStatus, at: datetime) -> ColumnElement[bool]:
+        """As SQL: the same as `status()`."""
+        timed = (ConsentStatus.PENDING.value, ConsentStatus.APPROVED.value)
+        if status is ConsentStatus.EXPIRED:
+            return and_(col(cls.decision).in_(timed), col(cls.expires_at) <= at)
+        if status.value in timed:
+            return and_(col(cls.decision) == status.value, col(cls.expires_at) > at)
+        return or_(col(cls.decision) == status.value)
+
+    def status(self, at: datetime) -> ConsentStatus:
+        decision = ConsentStatus(self.decision)
+        if decision in (ConsentStatus.PENDING, ConsentStatus.APPROVED) and at >= self.expires_at:
+            return ConsentStatus.EXPIRED
+        return decision
+
+    def is_valid(self, at: datetime) -> bool:
+        return self.status(at) is ConsentStatus.APPROVED
+
+    def covers(self, number: str) -> bool:
+        """Whether a meter of its customer with this number is meant."""
+        return self.flow_type == ConsentFlowType.GB_COMMERCIAL_BLANKET.name or number in self.meter_numbers
+
+    def expire_on(self, day: date) -> None:
+        self.expiry, self.expires_at = day, clock.end_of_uk_day(day)
+
+    @property
+    def names_meters(self) -> bool:
+        """Whether it means certain meters rather than all of its customer."""
+        return self.flow_type == ConsentFlowType.GB_RESIDENTIAL_SPECIFIC.name
+
+    @property
+    def consented_at(self) -> datetime | None:
+        """When it was given; a consent that was declined has been decided but never given."""
+        return None if self.decision == ConsentStatus.DECLINED.value else self.decided_at
+
+    def approve(self, at: datetime) -> None:
+        self._decide(ConsentStatus.APPROVED, at)
+        self.consentee_email_verified = (
+            self.verified_email is not None and self.verified_email == self.consentee_email
+        )
+
+    def decline(self, reason: str | None, at: datetime) -> None:
+        self._decide(ConsentStatus.DECLINED, at)
+        self.decline_reason = reason
+
+    def revoke(self, reason: str | None, at: datetime) -> None:
+        """Raises CONFLICT unless it is in force."""
+        status = self.status(at)
+        if status is not ConsentStatus.APPROVED:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"Only an approved consent can be revoked; this one is {status.value.lower()}.",
+                "hostedConsentId",
+            )
+        self.decision = ConsentStatus.REVOKED.value
+        self.revoked_at, self.revocation_reason, self.updated_at = at, reason, at
+
+    def _decide(self, decision: ConsentStatus, at: datetime) -> None:
+        self.decision = decision.value
+        self.decided_at = self.updated_at = at
+        # What was only there to reach the decision goes with it.
+        self.code_hash = self.code_email = self.code_until = self.draft = None
+
+    def require_digital(self) -> None:
+        """Raises CONFLICT for a consent that a document gives."""
+        if self.consent_method != ConsentMethod.DIGITAL_CONSENT.value:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"This consent is given by a document ({self.consent_method}): upload it as its evidence instead.",
+                "token",
+            )
+
+    def require_undecided(self, at: datetime) -> None:
+        """Raises TOKEN_USED or TOKEN_EXPIRED."""
+        status = self.status(at)
+        if status is ConsentStatus.EXPIRED:
+            raise Refusal(
+                ErrorCode.TOKEN_EXPIRED, "This consent request has expired; ask for a new one.", "token"
+            )
+        if status is not ConsentStatus.PENDING:
+            raise Refusal(ErrorCode.TOKEN_USED, "This consent request was already decided.", "token")
+
+
+class ConsentMeter(SQLModel, table=True):
+    """A consent covers a meter. Rows are made when either comes into being, and replaced by `setMeterConsent`."""
+
+    __tablename__ = "consent_meters"
+
+    meter_id: str = Field(primary_key=True, foreign_key="meters.id", sa_type=Text, ondelete="CASCADE")
+    hosted_consent_id: str = Field(
+        primary_key=True, foreign_key="hosted_consents.id", sa_type=Text, ondelete="CASCADE", index=True
+    )
+
+
+class Evidence(AccountWide, SQLModel, table=True):
+    """The document that proves a consent: made at a digital approval, or uploaded."""
+
+    __tablename__ = "evidence"
+
+    id: str = Field(default_factory=lambda: new_id("evd"), primary_key=True, sa_type=Text)
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    customer_id: str = Field(sa_type=Text)
+    hosted_consent_id: str = Field(
+        foreign_key="hosted_consents.id", sa_type=Text, ondelete="CASCADE", unique=True
+    )
+    file_name: str = Field(sa_type=Text)
+    content_type: str = Field(sa_type=Text)
+    size: int
+    sha256: str = Field(sa_type=Text)
+    page_version: str | None = Field(default=None, sa_type=Text)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
+        table = cls.__table__.c  # type: ignore[attr-defined]
+        mine: ColumnElement[bool] = table.account_id == actor.account_id
+        if actor.consent_id is not None:
+            mine = mine & (table.hosted_consent_id == actor.consent_id)
+            return mine
+        return mine if actor.sees_whole_account else mine & (table.customer_id == actor.customer_id)
+
+
+class EvidenceDocument(SQLModel, table=True):
+    """The document itself, apart from what lists of evidence read."""
+
+    __tablename__ = "evidence_documents"
+
+    evidence_id: str = Field(primary_key=True, foreign_key="evidence.id", sa_type=Text, ondelete="CASCADE")
+    content: bytes = Field(sa_type=LargeBinary)

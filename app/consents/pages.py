@@ -1,0 +1,365 @@
+"""The hosted consent page: what an end customer reads, and the plain forms with which they decide.
+
+The token in the path is the only credential, so there are no cookies. Every form is followed by a redirect; GET changes
+nothing; nothing needs a script.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app import clock
+from app.api.body import BodyTooLarge, read_body
+from app.api.context import Services
+from app.api.limits import RateLimiter, retry_after
+from app.consents import actions, codes, decisions, documents
+from app.consents.codes import Draft, Verdict
+from app.consents.evidence import document_response
+from app.consents.models import ConsentMethod, ConsentStatus, HostedConsent
+from app.consents.terms import PAGE_VERSION, Terms, uk_time
+from app.errors import ErrorCode, Refusal, Refusals
+from app.web.render import page
+
+LARGEST_FORM: Final = 64 * 1024
+FORM: Final = "application/x-www-form-urlencoded"
+ONE_LINE: Final = ("consenteeFullName", "consenteeEmail", "consenteeJobTitle", "reason", "code")
+ENTERED: Final = (*ONE_LINE[:4], "meterNumbers")
+ANCHORS: Final = frozenset({*ONE_LINE, "meterNumbers", "resend"})
+
+# What a rule of the API says about a field, in words for the person in front of the page.
+SENTENCES: Final = {
+    ("consenteeFullName", ErrorCode.REQUIRED): "Enter your full name.",
+    ("consenteeFullName", ErrorCode.TOO_LONG): "A name has at most 200 characters.",
+    ("consenteeEmail", ErrorCode.REQUIRED): "Enter your email address.",
+    ("consenteeEmail", ErrorCode.INVALID): "Enter an email address such as ada@example.com.",
+    ("consenteeEmail", ErrorCode.TOO_LONG): "An email address has at most 254 characters.",
+    ("consenteeJobTitle", ErrorCode.REQUIRED): "Enter your job title or role.",
+    ("consenteeJobTitle", ErrorCode.TOO_LONG): "A job title or role has at most 200 characters.",
+    ("meterNumbers", ErrorCode.REQUIRED): "Enter the number of at least one meter.",
+    ("reason", ErrorCode.TOO_LONG): "A reason has at most 2000 characters.",
+}
+STATUS_OF: Final = {ErrorCode.NOT_FOUND: 404, ErrorCode.TOKEN_EXPIRED: 410, ErrorCode.TOKEN_USED: 409}
+
+Errors = dict[str, list[str]]
+
+
+def routes(services: Services, limiter: RateLimiter) -> list[BaseRoute]:
+    """The page and the record of the decision that it offers."""
+    pages = _Pages(services, limiter)
+    return [
+        Route("/consents/{token}", pages.consent, methods=["GET", "POST"]),
+        Route("/consents/{token}/evidence", pages.evidence, methods=["GET"]),
+    ]
+
+
+def redact_path(path: str) -> str:
+    """A path for the log: `/consents/***` instead of one that holds a token."""
+    return re.sub(r"^(/+consents/+)[^/]+", r"\1***", path)
+
+
+class _Pages:
+    def __init__(self, services: Services, limiter: RateLimiter) -> None:
+        self._services = services
+        self._limiter = limiter
+
+    async def consent(self, request: Request) -> Response:
+        wait = self._limiter.take(f"ip {request.client.host if request.client else ''}")
+        if wait is not None:
+            busy = _message(429, "Too many requests", "Please wait a moment, then load this page again.")
+            busy.headers["Retry-After"] = retry_after(wait)
+            return busy
+        if request.method != "POST":
+            return await self._show(request, edit="edit" in request.query_params)
+        if _is_foreign(request.headers, self._services.public_url):
+            return _message(
+                403, "This form came from another site", "Open the link you were sent and try again."
+            )
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+            return _message(
+                415, "This is not a form of this page", "Open the link you were sent and try again."
+            )
+        try:
+            form = _form(await read_body(request, LARGEST_FORM))
+        except BodyTooLarge:
+            answer = _message(413, "That is too much", "Shorten what you entered and try again.")
+            answer.headers["Connection"] = "close"
+            return answer
+        except ValueError:
+            return _message(
+                400, "This is not a form of this page", "Open the link you were sent and try again."
+            )
+        return await self._decide(request, form)
+
+    async def evidence(self, request: Request) -> Response:
+        """The record of a decided consent, for the end customer."""
+        async with self._services.database.reading() as session:
+            statement = actions.with_token(request.path_params["token"])
+            consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+            if consent is None or clock.now() >= consent.expires_at:
+                return _gone() if consent else _unknown()
+            kept = await documents.of_consent(session, actions.bearer_of(consent), consent.id)
+            if kept is None:
+                return _message(404, "There is no record yet", "It is made when the consent is given.")
+            return document_response(request, kept, await documents.content(session, kept))
+
+    async def _decide(self, request: Request, form: dict[str, str]) -> Response:
+        handle = {
+            "code": self._send_code,
+            "resend": self._resend_code,
+            "approve": self._approve,
+            "decline": self._decline,
+        }.get(form.get("action", ""))
+        if handle is None:
+            return _message(
+                422, "This is not a form of this page", "Open the link you were sent and try again."
+            )
+        if form.get("pageVersion", PAGE_VERSION) != PAGE_VERSION:
+            changed = {
+                "page": ["This page has changed since you opened it. Please read it again, then decide."]
+            }
+            return await self._show(request, form, changed, 409)
+        try:
+            return await handle(request, form)
+        except (Refusal, Refusals) as error:
+            refusals = error.refusals if isinstance(error, Refusals) else [error]
+            status = STATUS_OF.get(refusals[0].code, 422)
+            return await self._show(
+                request, form, {} if status != 422 else _sentences(refusals, form), status
+            )
+
+    async def _send_code(self, request: Request, form: dict[str, str]) -> Response:
+        async with self._services.database.transaction() as session:
+            await codes.send_code(
+                session,
+                await actions.actor_of_token(session, request.path_params["token"]),
+                self._services.keyring,
+                full_name=form.get("consenteeFullName", ""),
+                email=form.get("consenteeEmail", ""),
+                job_title=form.get("consenteeJobTitle", ""),
+                meter_numbers=_lines(form.get("meterNumbers", "")),
+                privacy_contact=self._services.settings.privacy_contact,
+            )
+        return _see_other(_path(request))
+
+    async def _resend_code(self, request: Request, form: dict[str, str]) -> Response:
+        try:
+            async with self._services.database.transaction() as session:
+                actor = await actions.actor_of_token(session, request.path_params["token"])
+                draft = Draft.of(await actions.to_decide(session, actor))
+                if draft is not None:
+                    await codes.send_code(
+                        session,
+                        actor,
+                        self._services.keyring,
+                        **vars(draft),
+                        privacy_contact=self._services.settings.privacy_contact,
+                        again=True,
+                    )
+        except Refusal as error:
+            if error.code is not ErrorCode.LIMIT_REACHED:
+                raise
+            return await self._show(request, form, {"resend": [error.message]}, 422)
+        return _see_other(_path(request))
+
+    async def _approve(self, request: Request, form: dict[str, str]) -> Response:
+        if not form.get("code"):
+            return await self._show(request, form, {"code": ["Enter the code from the mail."]}, 422)
+        async with self._services.database.transaction() as session:
+            actor = await actions.actor_of_token(session, request.path_params["token"])
+            consent = await actions.to_decide(session, actor)
+            draft = Draft.of(consent)
+            if draft is None:
+                return _see_other(_path(request))
+            verdict = await codes.verify_code(
+                session, actor, self._services.keyring, draft.email, form["code"]
+            )
+            if verdict is Verdict.RIGHT:
+                await decisions.approve(
+                    session,
+                    actor,
+                    full_name=draft.full_name,
+                    email=draft.email,
+                    job_title=draft.job_title,
+                    meter_numbers=draft.meter_numbers,
+                    privacy_contact=self._services.settings.privacy_contact,
+                    way=decisions.ON_PAGE,
+                )
+            left = codes.MOST_TRIES - consent.code_tries
+        # Only now is a wrong guess counted for good, so the page is made after the transaction.
+        if verdict is Verdict.RIGHT:
+            return _see_other(back_to(consent, "approved"))
+        sentence = "This code can no longer be used. Send a new one below."
+        if verdict is Verdict.WRONG:
+            sentence = f"This is not the code we sent. You can try {left} more time{'s' if left > 1 else ''}."
+        return await self._show(request, form, {"code": [sentence]}, 422)
+
+    async def _decline(self, request: Request, form: dict[str, str]) -> Response:
+        async with self._services.database.transaction() as session:
+            actor = await actions.actor_of_token(session, request.path_params["token"])
+            consent = await decisions.decline(session, actor, form.get("reason"))
+        return _see_other(back_to(consent, "declined"))
+
+    async def _show(
+        self,
+        request: Request,
+        form: dict[str, str] | None = None,
+        errors: Errors | None = None,
+        status: int = 200,
+        edit: bool = False,
+    ) -> Response:
+        """The page as the consent is now, with what was entered and what is wrong with it."""
+        at = clock.now()
+        async with self._services.database.reading() as session:
+            statement = actions.with_token(request.path_params["token"])
+            consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+            if consent is None:
+                return _unknown()
+            if at >= consent.expires_at:
+                return _gone()
+            draft = Draft.of(consent)
+            entered = draft.meter_numbers if draft else ()
+            terms = await Terms.of(session, consent, self._services.settings.privacy_contact, entered)
+            kept = await documents.of_consent(session, actions.bearer_of(consent), consent.id)
+        state = _state(consent, draft, form, edit)
+        return page(
+            "consent.html",
+            status,
+            form_target=consent.redirect_url,
+            state=state,
+            heading=_heading(consent, terms),
+            terms=terms,
+            path=_path(request),
+            version=PAGE_VERSION,
+            values=_values(consent, draft, form or {}),
+            errors=errors or {},
+            anchors=ANCHORS,
+            asks_numbers=consent.names_meters and not consent.meter_numbers,
+            by_document=consent.consent_method != ConsentMethod.DIGITAL_CONSENT.value,
+            code_is_live=draft is not None and codes.is_live(consent, draft.email, at),
+            outcome=_outcome(consent, terms),
+            has_evidence=kept is not None,
+            redirect_url=back_to(consent, consent.decision.lower()),
+        )
+
+
+def back_to(consent: HostedConsent, status: str) -> str:
+    """The request's redirect link with `hosted_consent_id` and `status` appended; what its query had stays."""
+    parts = urlsplit(consent.redirect_url)
+    added = urlencode({"hosted_consent_id": consent.id, "status": status})
+    query = f"{parts.query}&{added}" if parts.query else added
+    return quote(parts._replace(query=query).geturl(), safe="%/:?#[]@!$&'()*+,;=~")
+
+
+def _state(consent: HostedConsent, draft: Draft | None, form: dict[str, str] | None, edit: bool) -> str:
+    if consent.decision != ConsentStatus.PENDING.value:
+        return "outcome"
+    if draft is None or edit or (form or {}).get("action") == "code":
+        return "enter"
+    return "code"
+
+
+def _heading(consent: HostedConsent, terms: Terms) -> str:
+    if consent.decision == ConsentStatus.PENDING.value:
+        return f"{terms.account} asks to collect your meter data"
+    return f"Your answer to {terms.account}"
+
+
+def _outcome(consent: HostedConsent, terms: Terms) -> dict[str, Any] | None:
+    if consent.decided_at is None:
+        return None
+    decided = uk_time(consent.decided_at)
+    if consent.decision == ConsentStatus.DECLINED.value:
+        sentence = f"Declined on {decided}. {terms.account} may not collect this data."
+        return {"kind": "declined", "sentence": sentence, "reason": consent.decline_reason}
+    if consent.revoked_at is not None:
+        sentence = f"Given on {decided} and withdrawn on {uk_time(consent.revoked_at)}."
+        return {"kind": "revoked", "sentence": sentence, "reason": None}
+    who = f" by {consent.consentee_full_name}" if consent.consentee_full_name else ""
+    return {"kind": "approved", "sentence": f"Approved on {decided}{who}.", "reason": None}
+
+
+def _values(consent: HostedConsent, draft: Draft | None, form: dict[str, str]) -> dict[str, str]:
+    """What the fields show: what was just entered, else what was entered before, else what the request knew."""
+    known = {
+        "consenteeFullName": draft.full_name if draft else consent.consentee_full_name or "",
+        "consenteeEmail": draft.email if draft else consent.consentee_email or "",
+        "consenteeJobTitle": draft.job_title if draft else consent.consentee_job_title or "",
+        "meterNumbers": "\n".join(draft.meter_numbers) if draft else "",
+        "reason": "",
+    }
+    return {name: form.get(name, known[name]) for name in ENTERED}
+
+
+def _sentences(refusals: Iterable[Refusal], form: dict[str, str]) -> Errors:
+    errors: Errors = {}
+    lines = _lines(form.get("meterNumbers", ""))
+    for one in refusals:
+        name = one.field[0] if one.field else "page"
+        sentence = SENTENCES.get((name, one.code), one.message)
+        if name == "meterNumbers" and len(one.field) > 1:
+            sentence = f"“{lines[int(one.field[1])]}”: {sentence}"
+        errors.setdefault(name, []).append(sentence)
+    return errors
+
+
+def _form(body: bytes) -> dict[str, str]:
+    """The fields, each once, without control characters. Raises ValueError for more fields than any form here has."""
+    pairs = parse_qsl(
+        body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20, errors="replace"
+    )
+    return {name: _plain(value, keep_lines=name not in ONE_LINE) for name, value in pairs}
+
+
+def _plain(text: str, keep_lines: bool) -> str:
+    kept = "".join(one if one.isprintable() or (keep_lines and one == "\n") else " " for one in text)
+    return kept.strip() if keep_lines else " ".join(kept.split())
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in re.split(r"[\n,;]", text) if line.strip()]
+
+
+def _is_foreign(headers: Headers, public_url: str) -> bool:
+    """Whether a browser says that a form was sent from elsewhere.
+
+    As these pages send no referrer, a browser may name their own origin as "null"; Sec-Fetch-Site is the better word.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin", "null")
+    own = urlsplit(public_url)
+    return origin not in ("null", f"{own.scheme}://{own.netloc}", f"{own.scheme}://{headers.get('host')}")
+
+
+def _path(request: Request) -> str:
+    return f"/consents/{quote(request.path_params['token'], safe='')}"
+
+
+def _see_other(url: str) -> Response:
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    return RedirectResponse(url, 303, headers)
+
+
+def _unknown() -> Response:
+    return _message(
+        404, "There is no such request", "Check that you opened the whole link that you were sent."
+    )
+
+
+def _gone() -> Response:
+    return _message(
+        410,
+        "This request has expired",
+        "Nothing can be decided here any more. Whoever sent you the link can ask again.",
+    )
+
+
+def _message(status: int, title: str, *paragraphs: str) -> Response:
+    return page("message.html", status, title=title, paragraphs=paragraphs)

@@ -1,0 +1,69 @@
+"""Signing, encryption and hashing with the deployment's secret keys.
+
+`VOLTWIRE_SECRET_KEY` is a comma list: the first key signs and encrypts, all of them verify and decrypt, so a key is
+replaced by putting the new one in front and dropping the old one when nothing made with it is left. Every purpose
+derives a key of its own (HKDF-SHA256), so that a signature made for one thing never counts for another.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+
+class Keyring:
+    """The deployment's keys, newest first."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        if not keys or any(len(key) < 16 for key in keys):
+            raise ValueError("VOLTWIRE_SECRET_KEY needs keys of at least 16 characters each.")
+        self._keys = tuple(key.encode() for key in keys)
+        self._fernet = MultiFernet(
+            [Fernet(base64.urlsafe_b64encode(_derive(key, "encryption"))) for key in self._keys]
+        )
+
+    def sign(self, purpose: str, message: bytes, size: int = 32) -> bytes:
+        """HMAC-SHA256 of the message, cut to `size` bytes."""
+        return hmac.digest(_derive(self._keys[0], purpose), message, "sha256")[:size]
+
+    def verifies(self, purpose: str, message: bytes, signature: bytes) -> bool:
+        """Whether one of the keys made this signature; in constant time for each key."""
+        return len(signature) >= 16 and any(
+            hmac.compare_digest(
+                hmac.digest(_derive(key, purpose), message, "sha256")[: len(signature)], signature
+            )
+            for key in self._keys
+        )
+
+    def encrypt(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def decrypt(self, token: str) -> str:
+        """Raises ValueError when none of the keys fits."""
+        try:
+            return self._fernet.decrypt(token.encode()).decode()
+        except InvalidToken as error:
+            raise ValueError("None of the keys in VOLTWIRE_SECRET_KEY decrypts this value.") from error
+
+
+@lru_cache(maxsize=256)
+def _derive(key: bytes, purpose: str) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=f"voltwire {purpose}".encode()).derive(
+        key
+    )
+
+
+def random_token(prefix: str) -> str:
+    """A secret with 256 bits of chance, such as `vw_live_…`."""
+    return prefix + secrets.token_urlsafe(32)
+
+
+def digest(token: str) -> str:
+    """How a random token is stored: SHA-256 in hex. No salt is needed where the token itself has 256 random bits."""
+    return hashlib.sha256(token.encode()).hexdigest()

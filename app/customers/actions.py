@@ -1,0 +1,105 @@
+"""Verbs over customers: load, apply the rule, append the event. They take a session and never commit."""
+
+from typing import Any
+
+from sqlmodel import col, func, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock, rules
+from app.auth.actor import Actor, visible
+from app.customers.events import CustomerCreated
+from app.customers.models import Customer
+from app.delivery import actions as delivery
+from app.errors import ErrorCode, Refusal, not_found
+from app.events import log
+
+# Fields an update may change, each with its rule; None clears where the rule allows it.
+_CHANGES: dict[str, Any] = {
+    "name": lambda value: rules.short(_given(value, "name"), "name"),
+    "email": lambda value: rules.email(_given(value, "email"), "email"),
+    "address": lambda value: rules.optional(value, "address"),
+    "logo_url": lambda value: rules.link(value, "logoUrl"),
+    "labels": lambda value: value or {},
+}
+
+
+async def create(
+    session: AsyncSession,
+    actor: Actor,
+    *,
+    name: str,
+    email: str,
+    address: str | None = None,
+    logo_url: str | None = None,
+    labels: dict[str, str] | None = None,
+) -> Customer:
+    customer = Customer(
+        account_id=actor.account_id,
+        name=rules.short(name, "name"),
+        email=rules.email(email, "email"),
+        address=rules.optional(address, "address"),
+        logo_url=rules.link(logo_url, "logoUrl"),
+        labels=labels or {},
+    )
+    await _require_free(session, customer)
+    session.add(customer)
+    await session.flush()
+    log.append(session, actor.account_id, CustomerCreated.of(customer))
+    return customer
+
+
+async def update(session: AsyncSession, actor: Actor, customer_id: str, changes: dict[str, Any]) -> Customer:
+    """`changes` holds only the attributes that were given; see `_CHANGES`."""
+    customer = await load(session, actor, customer_id, "customerId", lock=True)
+    for attribute, value in changes.items():
+        setattr(customer, attribute, _CHANGES[attribute](value))
+    if "email" in changes:
+        await _require_free(session, customer)
+    customer.updated_at = clock.now()
+    return customer
+
+
+async def delete(session: AsyncSession, actor: Actor, customer_id: str) -> str:
+    """Deletes the customer's meters, readings, consents and evidence as well, and redacts what the log recorded."""
+    await session.delete(await load(session, actor, customer_id, "customerId", lock=True))
+    # The rows go first: whoever is changing one of them is waited for, so that its event is redacted as well.
+    await session.flush()
+    await log.redact(session, actor.account_id, customer_id)
+    await delivery.forget_unsent_bodies(session, actor.account_id, customer_id)
+    return customer_id
+
+
+async def load(
+    session: AsyncSession, actor: Actor, customer_id: str, *field: str, lock: bool = False
+) -> Customer:
+    """The customer, locked against concurrent changes if asked. Raises NOT_FOUND.
+
+    Whoever makes a meter or a consent of the customer takes the lock, so that one of two at a time sees the other.
+    """
+    statement = visible(select(Customer).where(col(Customer.id) == customer_id), actor)
+    if lock:
+        # Rows that refer to the customer may still be written by those who do not lock it.
+        statement = statement.with_for_update(key_share=True)
+    customer: Customer | None = (await session.execute(statement)).scalar_one_or_none()
+    if customer is None:
+        raise not_found("customer", *field)
+    return customer
+
+
+async def _require_free(session: AsyncSession, customer: Customer) -> None:
+    taken = select(col(Customer.id)).where(
+        col(Customer.account_id) == customer.account_id,
+        func.lower(col(Customer.email)) == customer.email.lower(),
+        col(Customer.id) != customer.id,
+    )
+    with session.no_autoflush:
+        if (await session.execute(taken)).first() is not None:
+            raise Refusal(
+                ErrorCode.TAKEN, "Another customer of this account has this email; use another.", "email"
+            )
+
+
+def _given(value: str | None, field: str) -> str:
+    if value is None:
+        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
+    return value

@@ -1,0 +1,32 @@
+"""What mails say about customers, and what a customer is called in any mail."""
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.customers.models import Customer
+from app.delivery.mails import MailFacts, mail_for, shown
+from app.events.catalogue import EventType
+from app.events.models import EventRecord
+
+
+async def customer_of(session: AsyncSession, event: EventRecord) -> Customer | None:
+    """The customer an event is about, as it is now; None when it was deleted."""
+    statement = select(Customer).where(
+        col(Customer.account_id) == event.account_id, col(Customer.id) == event.customer_id
+    )
+    return (await session.exec(statement)).one_or_none()
+
+
+async def customer_name(session: AsyncSession, event: EventRecord) -> str:
+    customer = await customer_of(session, event)
+    return shown(customer.name if customer else None)
+
+
+@mail_for(EventType.CUSTOMER_CREATED)
+async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
+    customer = await customer_of(session, event)
+    if customer is None:
+        return MailFacts("New customer, deleted since", [("Customer", shown(None))])
+    return MailFacts(
+        f"New customer: {customer.name}", [("Customer", customer.name), ("Email", customer.email)]
+    )

@@ -1,0 +1,214 @@
+"""Customers in GraphQL."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import strawberry
+from sqlalchemy import Select, func, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.api.context import Info
+from app.api.inputs import given
+from app.api.metadata import labels_contain
+from app.api.mutate import UserError, mutate
+from app.api.nodes import Node, find, shown, shows
+from app.api.pagination import Connection, nested_pages, page_of, page_request
+from app.api.scalars import Metadata
+from app.auth.actor import Actor, visible
+from app.consents.models import HostedConsent as HostedConsentRow
+from app.customers import actions, models
+from app.events.catalogue import EventType
+from app.events.graphql import Event, event_type
+from app.meters.models import Meter as MeterRow
+
+if TYPE_CHECKING:
+    from app.consents.graphql import HostedConsent
+    from app.meters.graphql import Meter
+
+LazyMeter = Annotated["Meter", strawberry.lazy("app.meters.graphql")]
+LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.graphql")]
+
+
+@shows(models.Customer, "cus")
+@strawberry.type
+class Customer(Node):
+    id: strawberry.ID
+    name: str
+    email: str
+    address: str | None
+    logo_url: str | None
+    metadata: Metadata
+    created_at: datetime
+    updated_at: datetime
+    viewer: strawberry.Private[Actor]
+
+    @classmethod
+    def of(cls, row: models.Customer, viewer: Actor) -> "Customer":
+        return cls(
+            id=strawberry.ID(row.id),
+            name=row.name,
+            email=row.email,
+            address=row.address,
+            logo_url=row.logo_url,
+            # What an account notes about its customer is not for the end customer's eyes.
+            metadata=Metadata({} if viewer.consent_id else row.labels),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            viewer=viewer,
+        )
+
+    @strawberry.field
+    async def meters(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Connection[LazyMeter]:
+        return await self._nested(info, MeterRow, page_request(first, after, last, before))  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def hosted_consents(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Connection[LazyHostedConsent]:
+        return await self._nested(info, HostedConsentRow, page_request(first, after, last, before))  # type: ignore[no-any-return]
+
+    async def _nested(self, info: Info, model: Any, request: Any) -> Any:
+        """One page of each customer's rows of a model, for all customers of the answer at once."""
+
+        async def load(customer_ids: list[str]) -> Any:
+            statement = visible(select(model), self.viewer)
+            return await nested_pages(
+                info.context, statement, request, model.id, model.customer_id, customer_ids
+            )
+
+        loader = info.context.loader((model, "of customer", request, self.viewer), load)
+        page = await loader.load(str(self.id))
+        return Connection.of(page, lambda row: shown(row, self.viewer))
+
+
+@event_type(EventType.CUSTOMER_CREATED)
+@strawberry.type
+class CustomerCreatedEvent(Event):
+    @strawberry.field
+    async def customer(self, info: Info) -> Customer | None:
+        row = await find(info.context, self.viewer, models.Customer, self.record.subject_id)
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+
+@strawberry.input
+class CustomerFilter:
+    emails: list[str] | None = None
+    metadata: Metadata | None = None
+
+    def narrow(self, statement: Select[Any]) -> Select[Any]:
+        if self.emails is not None:
+            lowered = [one.lower() for one in self.emails]
+            statement = statement.where(func.lower(col(models.Customer.email)).in_(lowered))
+        if self.metadata is not None:
+            statement = statement.where(labels_contain(col(models.Customer.labels), self.metadata))
+        return statement
+
+
+@strawberry.type
+class CustomerQueries:
+    @strawberry.field
+    async def customer(self, info: Info, id: strawberry.ID) -> Customer | None:
+        viewer = info.context.viewer
+        return shown(await find(info.context, viewer, models.Customer, id), viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def customers(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+        filter: CustomerFilter | None = None,
+    ) -> Connection[Customer]:
+        viewer = info.context.viewer
+        request = page_request(first, after, last, before)
+        statement = visible(select(models.Customer), viewer)
+        if filter is not None:
+            statement = filter.narrow(statement)
+        page = await page_of(info.context, statement, request, col(models.Customer.id))
+        return Connection.of(page, lambda row: Customer.of(row, viewer))
+
+
+@strawberry.input
+class CreateCustomerInput:
+    name: str
+    email: str
+    address: str | None = None
+    logo_url: str | None = None
+    metadata: Metadata | None = None
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class CreateCustomerPayload:
+    customer: Customer | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class UpdateCustomerInput:
+    customer_id: strawberry.ID
+    name: str | None = strawberry.UNSET
+    email: str | None = strawberry.UNSET
+    address: str | None = strawberry.UNSET
+    logo_url: str | None = strawberry.UNSET
+    metadata: Metadata | None = strawberry.UNSET
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class UpdateCustomerPayload:
+    customer: Customer | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class DeleteCustomerInput:
+    customer_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class DeleteCustomerPayload:
+    deleted_id: strawberry.ID | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.type
+class CustomerMutations:
+    @strawberry.mutation
+    async def create_customer(self, info: Info, input: CreateCustomerInput) -> CreateCustomerPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            values = given(input, "name", "email", "address", "logo_url", metadata="labels")
+            return {"customer": await actions.create(session, actor, **values)}
+
+        return await mutate(info, input, CreateCustomerPayload, run)
+
+    @strawberry.mutation
+    async def update_customer(self, info: Info, input: UpdateCustomerInput) -> UpdateCustomerPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            changes = given(input, "name", "email", "address", "logo_url", metadata="labels")
+            return {"customer": await actions.update(session, actor, input.customer_id, changes)}
+
+        return await mutate(info, input, UpdateCustomerPayload, run)
+
+    @strawberry.mutation
+    async def delete_customer(self, info: Info, input: DeleteCustomerInput) -> DeleteCustomerPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            return {"deleted_id": await actions.delete(session, actor, input.customer_id)}
+
+        return await mutate(info, input, DeleteCustomerPayload, run)

@@ -1,0 +1,37 @@
+"""Customers: the people and companies whose meters an account works with."""
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Index, text
+from sqlmodel import Field, SQLModel
+
+from app import clock
+from app.auth.actor import Actor
+from app.database import Json, Text, UtcDateTime
+from app.ids import new_id
+
+
+class Customer(SQLModel, table=True):
+    __tablename__ = "customers"
+    __table_args__ = (
+        # Ada@example.com and ada@example.com are one mailbox.
+        Index("uq_customers_email", "account_id", text("lower(email)"), unique=True),
+        Index("ix_customers_page", "account_id", "id"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("cus"), primary_key=True, sa_type=Text)
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    name: str = Field(sa_type=Text)
+    email: str = Field(sa_type=Text)
+    address: str | None = Field(default=None, sa_type=Text)
+    logo_url: str | None = Field(default=None, sa_type=Text)
+    # "metadata" is a reserved name of declarative models, so the attribute is called labels.
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=Json, sa_column_kwargs={"name": "metadata"})
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
+        table = cls.__table__.c  # type: ignore[attr-defined]
+        mine: ColumnElement[bool] = table.account_id == actor.account_id
+        return mine if actor.sees_whole_account else mine & (table.id == actor.customer_id)

@@ -1,0 +1,193 @@
+"""One code for SQLite and PostgreSQL: the engine, transactions and the few types and functions that differ.
+
+`transaction()` is the only way to write. Whoever wants to act at its end leaves a hook with `before_commit`: hooks run
+after the flush and just before COMMIT, inside the transaction, which is where the event log writes what was appended.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, String, event
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import points
+
+Hook = Callable[[AsyncSession], Awaitable[None]]
+Committed = Callable[[Sequence[Any]], None]
+
+# Ids and names compare by byte, so that keyset pages are the same whatever the server's locale.
+Text = String().with_variant(String(collation="C"), "postgresql")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC instant with milliseconds: TIMESTAMPTZ on PostgreSQL, milliseconds since 1970 on SQLite."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(DateTime(timezone=True))
+        return dialect.type_descriptor(BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("Only aware datetimes are stored.")
+        return value if dialect.name == "postgresql" else round(value.timestamp() * 1000)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
+        return datetime.fromtimestamp(value // 1000, UTC).replace(microsecond=value % 1000 * 1000)
+
+
+class database_now(FunctionElement[datetime]):
+    """The database's own clock, in milliseconds; it moves on within a transaction."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _now_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return "date_trunc('milliseconds', clock_timestamp())"
+
+
+@compiles(database_now, "sqlite")
+def _now_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
+
+
+class seconds_from_now(FunctionElement[datetime]):
+    """The database's clock plus a number of seconds, given as a bound parameter or an expression."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "seconds_from_now"
+
+
+@compiles(seconds_from_now, "postgresql")
+def _later_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
+    seconds = compiler.process(element.clauses, **kwargs)
+    return (
+        "date_trunc('milliseconds', clock_timestamp())"
+        f" + CAST({seconds} AS DOUBLE PRECISION) * INTERVAL '1 second'"
+    )
+
+
+@compiles(seconds_from_now, "sqlite")
+def _later_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    seconds = compiler.process(element.clauses, **kwargs)
+    return f"CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 + {seconds} * 1000 AS INTEGER)"
+
+
+class Database:
+    """The engine and the two ways into it: `transaction()` to write, `reading()` to read one consistent state."""
+
+    def __init__(self, url: str, pool_size: int = 10) -> None:
+        self.is_sqlite = url.startswith("sqlite")
+        self._listeners: list[Committed] = []
+        if self.is_sqlite:
+            path = url.removeprefix("sqlite:///")
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = _sqlite_engine(path, begin="BEGIN IMMEDIATE", size=1)
+            self._readers = _sqlite_engine(path, begin="BEGIN", size=4)
+            self._writer = asyncio.Lock()
+        else:
+            target = url.replace("postgresql://", "postgresql+asyncpg://", 1)
+            self.engine = create_async_engine(target, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+            self._readers = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+
+    def on_commit(self, listener: Committed) -> None:
+        """Call `listener(items)` after every commit that left something with `announce`."""
+        self._listeners.append(listener)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """One write transaction: COMMIT at the end, ROLLBACK on any exception."""
+        if self.is_sqlite:
+            # SQLite has one writer; waiting in a fair queue here is cheaper than in its busy loop.
+            async with self._writer, self._transaction() as session:
+                yield session
+        else:
+            async with self._transaction() as session:
+                yield session
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            yield session
+            await session.flush()
+            for hook in session.info.get("hooks", ()):
+                await hook(session)
+            points.reach("transaction.before_commit")
+            await session.commit()
+            points.reach("transaction.committed")
+        if announced := session.info.get("announced"):
+            for listener in self._listeners:
+                listener(announced)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A read-only session that sees one state of the database throughout."""
+        async with AsyncSession(self._readers, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    async def dispose(self) -> None:
+        await self._readers.dispose()
+        await self.engine.dispose()
+
+
+def before_commit(session: AsyncSession, hook: Hook) -> None:
+    """Run the hook just before this session's transaction commits; each hook once."""
+    hooks = session.info.setdefault("hooks", [])
+    if hook not in hooks:
+        hooks.append(hook)
+
+
+def announce(session: AsyncSession, items: Sequence[Any]) -> None:
+    """Hand the items to the `on_commit` listeners once the transaction has committed."""
+    session.info.setdefault("announced", []).extend(items)
+
+
+def _sqlite_engine(path: str, begin: str, size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}",
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=size,
+        max_overflow=0,
+        connect_args={"timeout": 30},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        # The driver's own transactions lose updates silently; ours are begun explicitly below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

@@ -1,0 +1,263 @@
+"""What this worker holds, by destination: who may be claimed for, who is sent to next, and how much at once.
+
+A destination earns its share. It begins with a few requests at once, each success allows one more, each failure halves
+them: so a dead or hanging receiver soon costs one request at a time, and one that comes back is not stormed. Claims and
+sends go round the destinations, and round the accounts that they belong to.
+"""
+
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from app.delivery.claims import Claim, Wanted
+from app.delivery.models import Lane
+
+FIRST_LIMIT = 4.0
+CLAIMED_AHEAD_SECONDS = 1.0
+"""Deliveries are claimed as far ahead as a destination works off in this time."""
+
+MOST_AHEAD = 20
+"""… but at most so many for each request at once."""
+
+LANES_AT_ONCE = 64
+KEPT_CHANNELS = 10_000
+
+_PACE_WEIGHT = 0.2
+
+
+@dataclass(eq=False, slots=True)
+class Channel:
+    """One destination as this worker sees it."""
+
+    id: str
+    account_id: str
+    most: int
+    limit: float
+    # Mean seconds of an exchange; None before the first.
+    pace: float | None = None
+    in_flight: int = 0
+    # Lanes that may have deliveries due in the database.
+    due: set[int] = field(default_factory=set)
+    queues: tuple[deque[Claim], ...] = field(default_factory=lambda: tuple(deque() for _ in Lane))
+    next_lane: int = 0
+    paused_until: float = 0.0
+
+    @property
+    def queued(self) -> int:
+        return sum(len(queue) for queue in self.queues)
+
+    @property
+    def held(self) -> int:
+        return self.in_flight + self.queued
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its last exchanges failed, so that it is only probed."""
+        return self.limit < 2
+
+    @property
+    def window(self) -> int:
+        """How many deliveries to hold at most."""
+        if self.is_suspect or self.pace is None:
+            return int(self.limit)
+        ahead = min(max(CLAIMED_AHEAD_SECONDS / max(self.pace, 0.001), 1), MOST_AHEAD)
+        return int(self.limit * ahead)
+
+    def room(self) -> int:
+        """How many deliveries to claim now; 0 until half of the window is free, so that claims are batches."""
+        free = self.window - self.held
+        return free if free * 2 >= self.window else 0
+
+    def is_paused(self, now: float) -> bool:
+        return now < self.paused_until
+
+    def can_send(self) -> bool:
+        return self.in_flight < int(self.limit) and any(self.queues)
+
+    def take(self) -> Claim:
+        """The next delivery to send: the lanes by turns. There must be one."""
+        for turn in range(len(self.queues)):
+            lane = (self.next_lane + turn) % len(self.queues)
+            if self.queues[lane]:
+                self.next_lane = (lane + 1) % len(self.queues)
+                return self.queues[lane].popleft()
+        raise LookupError("nothing is queued")
+
+    def drop_queued(self) -> list[Claim]:
+        """Take everything that was claimed and not yet sent."""
+        dropped = [claim for queue in self.queues for claim in queue]
+        for queue in self.queues:
+            queue.clear()
+        return dropped
+
+    def finished(self, succeeded: bool, seconds: float) -> None:
+        """Learn from an exchange."""
+        self.limit = min(self.limit + 1, self.most) if succeeded else max(self.limit / 2, 1.0)
+        self.pace = seconds if self.pace is None else self.pace + _PACE_WEIGHT * (seconds - self.pace)
+
+
+class Channels:
+    """All channels of one sender. `most` is the limit of each, `most_in_flight` of all together."""
+
+    def __init__(self, most: int, most_in_flight: int) -> None:
+        self._most = most
+        self._most_in_flight = most_in_flight
+        self._channels: dict[str, Channel] = {}
+        # Those with deliveries due in the database; who was claimed for goes to the end.
+        self._due: dict[Channel, None] = {}
+        # Those with something to send, by account; who was served goes to the end, the account as well.
+        self._turns: dict[str, dict[Channel, None]] = {}
+        # Suspects that wait because half of all places are taken by suspects.
+        self._aside: list[Channel] = []
+        self._suspects_in_flight: set[str] = set()
+        self.in_flight = 0
+        self.queued = 0
+
+    def __getitem__(self, destination_id: str) -> Channel:
+        """The destination's channel, made at first use."""
+        channel = self._channels.get(destination_id)
+        if channel is None:
+            # The account is known with the first claim; until then the destination counts as one of its own.
+            channel = Channel(destination_id, destination_id, self._most, min(FIRST_LIMIT, self._most))
+            self._channels[destination_id] = channel
+        return channel
+
+    @property
+    def held(self) -> int:
+        return self.in_flight + self.queued
+
+    def mark_due(self, destination_id: str, lane: int) -> None:
+        """There may be deliveries to claim."""
+        channel = self[destination_id]
+        channel.due.add(lane)
+        self._due[channel] = None
+
+    def plan(self, budget: int, now: float) -> list[Wanted]:
+        """What to claim next, `budget` deliveries at most: the accounts by turns, and their destinations by turns.
+
+        A lane that is planned counts as done; mark it again if it gave as much as was wanted.
+        """
+        ready = [channel for channel in self._due if not channel.is_paused(now) and channel.room()]
+        chosen = list(itertools.islice(_by_turns(ready), LANES_AT_ONCE))
+        most = max(budget // max(sum(len(channel.due) for channel in chosen), 1), 1)
+        wanted = []
+        for channel in chosen:
+            share = min(max(channel.room() // len(channel.due), 1), most)
+            for lane in sorted(channel.due):
+                if budget > 0:
+                    wanted.append(Wanted(channel.id, lane, min(share, budget)))
+                    channel.due.discard(lane)
+                    budget -= share
+            del self._due[channel]
+            if channel.due:
+                self._due[channel] = None
+        return wanted
+
+    def next_pause_end(self, now: float) -> float | None:
+        """When the first of the paused destinations with deliveries due goes on."""
+        ends = [channel.paused_until for channel in self._due if channel.is_paused(now)]
+        return min(ends, default=None)
+
+    def has_room(self, destination_id: str) -> bool:
+        """Whether a claim for this destination would make sense now."""
+        channel = self[destination_id]
+        return bool(channel.due) and channel.room() > 0
+
+    def add(self, claim: Claim) -> None:
+        """Queue a claimed delivery."""
+        channel = self[claim.destination_id]
+        channel.account_id = claim.account_id
+        channel.queues[claim.lane].append(claim)
+        self.queued += 1
+        self._wait_for_turn(channel)
+
+    def next_sends(self) -> Iterator[Claim]:
+        """The deliveries to send now; each counts as in flight from here on, until `finished` or `abandoned`."""
+        while self._turns and self.in_flight < self._most_in_flight:
+            account_id = next(iter(self._turns))
+            channels = self._turns.pop(account_id)
+            channel = next(iter(channels))
+            del channels[channel]
+            if channel.can_send() and not self._put_aside(channel):
+                claim = channel.take()
+                self.queued -= 1
+                self._begin(channel, claim)
+                yield claim
+                if channel.can_send():
+                    channels[channel] = None
+            if channels:
+                self._turns[account_id] = self._turns.pop(account_id, {}) | channels
+
+    def finished(
+        self, claim: Claim, succeeded: bool, seconds: float, *, slow_down: bool = False
+    ) -> list[Claim]:
+        """Learn from an exchange. Gives the queued deliveries that are better given back now."""
+        channel = self[claim.destination_id]
+        self.abandoned(claim)
+        channel.finished(succeeded, seconds)
+        if slow_down:
+            channel.limit = 1.0
+        self._wait_for_turn(channel)
+        return self._drop(channel) if channel.is_suspect else []
+
+    def pause(self, destination_id: str, until: float) -> list[Claim]:
+        """Send nothing there until then. Gives the queued deliveries, to be given back."""
+        channel = self[destination_id]
+        channel.paused_until = max(channel.paused_until, until)
+        return self._drop(channel)
+
+    def abandoned(self, claim: Claim) -> None:
+        """A delivery is no longer in flight, and nothing was learned."""
+        self.in_flight -= 1
+        channel = self[claim.destination_id]
+        channel.in_flight -= 1
+        if claim.id in self._suspects_in_flight:
+            self._suspects_in_flight.discard(claim.id)
+            aside, self._aside = self._aside, []
+            for waiting in aside:
+                self._wait_for_turn(waiting)
+        self._wait_for_turn(channel)
+
+    def drop_all(self) -> list[Claim]:
+        """Take back everything that is queued."""
+        return [claim for channel in self._channels.values() for claim in self._drop(channel)]
+
+    def forget_idle(self) -> None:
+        """Bound the memory: what is not in use begins anew when it comes back."""
+        if len(self._channels) > KEPT_CHANNELS:
+            kept = {key: one for key, one in self._channels.items() if one.held or one.due}
+            self._channels = kept
+
+    def _begin(self, channel: Channel, claim: Claim) -> None:
+        self.in_flight += 1
+        channel.in_flight += 1
+        if channel.is_suspect:
+            self._suspects_in_flight.add(claim.id)
+
+    def _put_aside(self, channel: Channel) -> bool:
+        if channel.is_suspect and len(self._suspects_in_flight) * 2 >= self._most_in_flight:
+            self._aside.append(channel)
+            return True
+        return False
+
+    def _wait_for_turn(self, channel: Channel) -> None:
+        if channel.can_send():
+            self._turns.setdefault(channel.account_id, {})[channel] = None
+
+    def _drop(self, channel: Channel) -> list[Claim]:
+        dropped = channel.drop_queued()
+        self.queued -= len(dropped)
+        return dropped
+
+
+def _by_turns(channels: Iterable[Channel]) -> Iterator[Channel]:
+    """The channels in their order, but one of each account after the other."""
+    accounts: dict[str, deque[Channel]] = defaultdict(deque)
+    for channel in channels:
+        accounts[channel.account_id].append(channel)
+    while accounts:
+        for account_id in list(accounts):
+            yield accounts[account_id].popleft()
+            if not accounts[account_id]:
+                del accounts[account_id]

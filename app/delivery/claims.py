@@ -1,0 +1,185 @@
+"""Claims: which destinations have deliveries due, and taking some of them by lease, in the database's time.
+
+Every statement here goes through one partial index, (destination, lane, due), and so costs by what it takes and by how
+many destinations there are, never by how many deliveries wait: a million due for a dead endpoint slow nobody down.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.database import UtcDateTime
+from app.delivery.sql import Sql, is_sqlite, rows
+
+CANCELLED_AT_ONCE = 2000
+
+# Each step of the recursion is one search for the next destination. Claimed deliveries do not count as due.
+_DUE = Sql(
+    """
+    WITH RECURSIVE
+    found(id) AS (
+        SELECT (SELECT destination_id FROM deliveries WHERE due_at IS NOT NULL AND destination_id >= :first
+            ORDER BY destination_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT destination_id FROM deliveries WHERE due_at IS NOT NULL AND destination_id > found.id
+            ORDER BY destination_id LIMIT 1)
+        FROM found WHERE found.id < :beyond
+    ),
+    clock(now) AS (SELECT @now)
+    SELECT * FROM (
+        SELECT found.id AS destination_id, lanes.lane, clock.now,
+            (SELECT due_at FROM deliveries WHERE due_at IS NOT NULL AND destination_id = found.id
+                AND deliveries.lane = lanes.lane AND (leased_until IS NULL OR leased_until <= clock.now)
+                ORDER BY due_at LIMIT 1) AS due_at
+        FROM found, clock, (SELECT 0 AS lane UNION ALL SELECT 1 UNION ALL SELECT 2) AS lanes
+        WHERE found.id < :beyond
+    ) AS due WHERE due_at IS NOT NULL
+    """,
+    {"now": UtcDateTime(), "due_at": UtcDateTime()},
+)
+
+_CLAIMED = """
+    SELECT picked.id, picked.account_id, picked.event_id, picked.event_sequence, picked.event_type,
+        picked.test_event, picked.destination_id, picked.replay_id, picked.lane, picked.body, picked.attempts_made,
+        picked.schedule_start, picked.fence, picked.created_at,
+        events.occurred_at, events.data, events.subject_id, events.customer_id
+"""
+_EVENT = """
+    LEFT JOIN events ON picked.body IS NULL
+        AND events.account_id = picked.account_id AND events.sequence = picked.event_sequence
+    ORDER BY picked.due_at, picked.id
+"""
+_FREE = """
+    SELECT {columns} FROM deliveries AS waiting
+    WHERE waiting.destination_id = given.destination_id AND waiting.lane = given.lane
+    AND waiting.due_at <= (SELECT @now)
+    AND (waiting.leased_until IS NULL OR waiting.leased_until <= (SELECT @now))
+    ORDER BY waiting.due_at, waiting.id
+"""
+# SQLite has no LATERAL, but its one writer needs no lock either; what it takes too much is cut off afterwards.
+_PICK = Sql(
+    f"""
+    {_CLAIMED} FROM @rows(destination_id text, lane bigint, count bigint)
+    CROSS JOIN LATERAL ({_FREE.format(columns="*")} LIMIT given.count @skip_locked(waiting)) AS picked {_EVENT}
+    """,
+    {"occurred_at": UtcDateTime(), "created_at": UtcDateTime()},
+    sqlite=f"""
+    {_CLAIMED} FROM @rows(destination_id text, lane bigint, count bigint)
+    CROSS JOIN deliveries AS picked ON picked.id IN ({_FREE.format(columns="waiting.id")} LIMIT :most) {_EVENT}
+    """,
+)
+_LEASE = Sql("""
+    UPDATE deliveries SET leased_until = @later(:seconds), fence = deliveries.fence + 1,
+        body = COALESCE(deliveries.body, @bytes(given.body))
+    FROM @rows(id text, body text) WHERE deliveries.id = given.id
+""")
+_RELEASE = Sql("""
+    UPDATE deliveries SET leased_until = NULL
+    FROM @rows(id text, fence bigint) WHERE deliveries.id = given.id AND deliveries.fence = given.fence
+""")
+# In the order of their ids, as everything that locks several deliveries, so that none waits in a circle.
+_CANCEL = Sql("""
+    UPDATE deliveries SET status = 'CANCELLED', due_at = NULL, leased_until = NULL, finished_at = @now
+    WHERE id IN (SELECT id FROM deliveries WHERE due_at IS NOT NULL AND destination_id = :destination_id
+        ORDER BY id LIMIT :most @lock(deliveries))
+""")
+_CANCEL_ONE = Sql("""
+    UPDATE deliveries SET status = 'CANCELLED', due_at = NULL, leased_until = NULL, finished_at = @now
+    FROM @rows(id text) WHERE deliveries.id = given.id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class DueLane:
+    """A lane of a destination whose first free delivery is due in so many seconds; 0 or less: now."""
+
+    destination_id: str
+    lane: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many deliveries to take from a lane of a destination."""
+
+    destination_id: str
+    lane: int
+    count: int
+
+
+@dataclass(slots=True)
+class Claim:
+    """One delivery that this worker holds. `target` is its destination as it was in the claiming transaction."""
+
+    id: str
+    account_id: str
+    event_id: str
+    destination_id: str
+    replay_id: str
+    lane: int
+    attempt: int
+    schedule_start: int
+    fence: int
+    body: bytes
+    target: Any
+    # On this process's monotonic clock: from then on someone else may hold it.
+    expires_at: float
+
+    @property
+    def attempt_in_schedule(self) -> int:
+        """1 for the schedule's first attempt, also of the one that a retry by hand began."""
+        return self.attempt - self.schedule_start
+
+
+async def due_lanes(session: AsyncSession, prefix: str) -> list[DueLane]:
+    """All lanes with free deliveries, of the destinations whose ids begin with `prefix`."""
+    found = await session.execute(_DUE.on(session), {"first": f"{prefix}_", "beyond": f"{prefix}`"})
+    return [DueLane(one.destination_id, one.lane, (one.due_at - one.now).total_seconds()) for one in found]
+
+
+async def pick(session: AsyncSession, wanted: Sequence[Wanted]) -> list[Row[Any]]:
+    """Due deliveries with their events, locked until the transaction ends: now `lease` or leave them."""
+    given = [{"destination_id": one.destination_id, "lane": one.lane, "count": one.count} for one in wanted]
+    values: dict[str, Any] = {"rows": rows(given)}
+    if not is_sqlite(session):
+        return list((await session.execute(_PICK.on(session), values)).all())
+    values["most"] = max(one.count for one in wanted)
+    left = {(one.destination_id, one.lane): one.count for one in wanted}
+    picked = []
+    for row in await session.execute(_PICK.on(session), values):
+        if left[row.destination_id, row.lane] > 0:
+            left[row.destination_id, row.lane] -= 1
+            picked.append(row)
+    return picked
+
+
+async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:
+    """Hold these deliveries for so long; a body (as text, by id) is kept if there was none before.
+
+    Gives when the lease ends on the monotonic clock, a little early rather than late.
+    """
+    ends_at = time.monotonic() + seconds
+    given = [{"id": key, "body": body} for key, body in bodies.items()]
+    await session.execute(_LEASE.on(session), {"rows": rows(given), "seconds": seconds})
+    return ends_at
+
+
+async def release(session: AsyncSession, claims: Sequence[Claim]) -> None:
+    """Give deliveries back untried, for anyone to claim at once."""
+    given = [{"id": one.id, "fence": one.fence} for one in claims]
+    await session.execute(_RELEASE.on(session), {"rows": rows(given)})
+
+
+async def cancel_pending(session: AsyncSession, destination_id: str, most: int = CANCELLED_AT_ONCE) -> int:
+    """Cancel what still waits for a destination that takes nothing any more; gives how many it were."""
+    done = await session.execute(_CANCEL.on(session), {"destination_id": destination_id, "most": most})
+    return done.rowcount  # type: ignore[attr-defined, no-any-return]
+
+
+async def cancel(session: AsyncSession, delivery_ids: Sequence[str]) -> None:
+    """Cancel single deliveries, such as those whose event is gone."""
+    await session.execute(_CANCEL_ONE.on(session), {"rows": rows({"id": one} for one in delivery_ids)})

@@ -1,0 +1,172 @@
+"""The dispatcher: reads the log after its position and makes one delivery per matching destination.
+
+The deliveries and the new position are committed together, and a delivery is unique by event, destination and replay,
+so that a crash at any point loses nothing and repeats nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import points
+from app.database import Database
+from app.delivery.models import EmailSubscription, EmailSubscriptionStatus, EndpointStatus, WebhookEndpoint
+from app.delivery.selection import takes_type
+from app.delivery.sql import Sql, rows
+from app.ids import new_id
+
+EVENTS_AT_ONCE = 500
+ACCOUNTS_AT_ONCE = 50
+DELIVERIES_AT_ONCE = 2000
+
+# Found and locked in one: what another worker is dispatching is passed over, not waited for.
+_BEHIND = Sql("""
+    SELECT dispatch.account_id, dispatch.sequence
+    FROM dispatch JOIN streams ON streams.account_id = dispatch.account_id
+    WHERE streams.last_sequence > dispatch.sequence AND dispatch.account_id > :after
+    ORDER BY dispatch.account_id LIMIT :most @skip_locked(dispatch)
+""")
+# Sequences have no gaps, so a range is a page.
+_EVENTS = Sql("""
+    SELECT events.account_id, events.sequence, events.id, events.type
+    FROM @rows(account_id text, sequence bigint) JOIN events
+        ON events.account_id = given.account_id
+        AND events.sequence > given.sequence AND events.sequence <= given.sequence + :most
+    ORDER BY events.account_id, events.sequence
+""")
+_INSERT = Sql("""
+    INSERT INTO deliveries (id, account_id, event_id, event_sequence, event_type, destination_id, replay_id, status,
+        lane, attempts_made, schedule_start, due_at, fence, created_at)
+    SELECT given.id, given.account_id, given.event_id, given.event_sequence, given.event_type, given.destination_id,
+        :replay_id, 'PENDING', :lane, 0, 0, clock.now, 0, clock.now
+    FROM @rows(id text, account_id text, event_id text, event_sequence bigint, event_type text, destination_id text),
+        (SELECT @now AS now) AS clock
+    WHERE TRUE ON CONFLICT DO NOTHING
+""")
+# The position that was read is the fence: had it moved, the deliveries would be rolled back.
+_ADVANCE = Sql("""
+    UPDATE dispatch SET sequence = given.reached
+    FROM @rows(account_id text, sequence bigint, reached bigint)
+    WHERE dispatch.account_id = given.account_id AND dispatch.sequence = given.sequence
+""")
+
+Made = Callable[[Collection[str]], None]
+Destination = WebhookEndpoint | EmailSubscription
+
+
+class PositionMoved(RuntimeError):
+    """Another dispatcher has moved the position although it was locked: nothing of this turn is kept."""
+
+
+class Dispatcher:
+    """Turns events into deliveries. `made` is told which destinations got some, once they are committed."""
+
+    def __init__(self, database: Database, made: Made) -> None:
+        self._database = database
+        self._made = made
+        self.dispatched = 0
+
+    async def run(self) -> int:
+        """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events."""
+        total = 0
+        while count := await self._round():
+            total += count
+        return total
+
+    async def _round(self) -> int:
+        """One page of every account that is behind."""
+        total, after = 0, ""
+        while True:
+            count, last = await self._batch(after)
+            total += count
+            if last is None:
+                return total
+            after = last
+
+    async def _batch(self, after: str) -> tuple[int, str | None]:
+        async with self._database.transaction() as session:
+            found = await session.execute(_BEHIND.on(session), {"after": after, "most": ACCOUNTS_AT_ONCE})
+            positions: dict[str, int] = dict(found.tuples().all())
+            if not positions:
+                return 0, None
+            events = await self._read(session, positions)
+            # Read after the events: a destination that one of them belongs to was there before it.
+            destinations = await _destinations(session, positions)
+            made = [
+                delivery_row(event.account_id, event, destination.id)
+                for event in events
+                for destination in destinations[event.account_id]
+                if _wants(destination, event)
+            ]
+            await insert_deliveries(session, made)
+            await self._advance(session, positions, events)
+            points.reach("dispatch.before_commit")
+        points.reach("dispatch.committed")
+        self.dispatched += len(events)
+        if made:
+            self._made({row["destination_id"] for row in made})
+        return len(events), max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
+
+    async def _read(self, session: AsyncSession, positions: Mapping[str, int]) -> Sequence[Row[Any]]:
+        page = max(EVENTS_AT_ONCE // len(positions), 1)
+        given = [{"account_id": key, "sequence": value} for key, value in positions.items()]
+        return (await session.execute(_EVENTS.on(session), {"rows": rows(given), "most": page})).all()
+
+    async def _advance(
+        self, session: AsyncSession, positions: Mapping[str, int], events: Sequence[Row[Any]]
+    ) -> None:
+        reached = {event.account_id: event.sequence for event in events}
+        given = [
+            {"account_id": account_id, "sequence": positions[account_id], "reached": sequence}
+            for account_id, sequence in reached.items()
+        ]
+        moved = await session.execute(_ADVANCE.on(session), {"rows": rows(given)})
+        if moved.rowcount != len(given):  # type: ignore[attr-defined]
+            raise PositionMoved
+
+
+def delivery_row(account_id: str, event: Any, destination_id: str) -> dict[str, Any]:
+    """What `insert_deliveries` takes; the event has `id`, `sequence` and `type`."""
+    return {
+        "id": new_id("dlv"),
+        "account_id": account_id,
+        "event_id": event.id,
+        "event_sequence": event.sequence,
+        "event_type": event.type,
+        "destination_id": destination_id,
+    }
+
+
+async def insert_deliveries(
+    session: AsyncSession, made: Sequence[Mapping[str, Any]], replay_id: str = "", lane: int = 0
+) -> None:
+    """Insert deliveries that are due now; those that are there already stay as they are."""
+    for start in range(0, len(made), DELIVERIES_AT_ONCE):
+        part = made[start : start + DELIVERIES_AT_ONCE]
+        await session.execute(_INSERT.on(session), {"rows": rows(part), "replay_id": replay_id, "lane": lane})
+
+
+async def _destinations(session: AsyncSession, account_ids: Collection[str]) -> dict[str, list[Destination]]:
+    """The destinations that take events now, by account."""
+    endpoints = select(WebhookEndpoint).where(
+        col(WebhookEndpoint.account_id).in_(account_ids),
+        col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value,
+    )
+    subscriptions = select(EmailSubscription).where(
+        col(EmailSubscription.account_id).in_(account_ids),
+        col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
+    )
+    found: dict[str, list[Destination]] = defaultdict(list)
+    for statement in (endpoints, subscriptions):
+        for destination in (await session.execute(statement)).scalars():
+            found[destination.account_id].append(destination)
+    return found
+
+
+def _wants(destination: Destination, event: Any) -> bool:
+    first = destination.first_sequence
+    return first is not None and event.sequence > first and takes_type(destination.event_types, event.type)

@@ -1,0 +1,185 @@
+"""Verbs over webhook endpoints. They take a session and never commit."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import func, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock, rules
+from app.auth.actor import Actor, visible
+from app.crypto import Keyring
+from app.delivery import event_names
+from app.delivery.actions import cancel_unfinished
+from app.delivery.guard import Networks, UrlRefused, check_url
+from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
+from app.delivery.signing import new_secret
+from app.errors import ErrorCode, Refusal, not_found
+from app.events import log
+
+MAX_ENDPOINTS: Final = 100
+DEFAULT_OVERLAP: Final = 86_400
+MAX_OVERLAP: Final = 30 * 86_400
+DISABLED_BY_ACCOUNT: Final = "Disabled by the account."
+
+
+async def create(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    allow_networks: Networks,
+    *,
+    url: str,
+    description: str | None = None,
+    event_types: Sequence[str] | None = None,
+) -> tuple[WebhookEndpoint, str]:
+    """An endpoint that gets the events from now on, and its secret, which is shown this once.
+
+    Raises URL_NOT_ALLOWED, TOO_LONG, what `event_names.checked` raises, and LIMIT_REACHED.
+    """
+    secret = new_secret()
+    endpoint = WebhookEndpoint(
+        account_id=actor.account_id,
+        url=_url(url, allow_networks),
+        description=rules.optional(description, "description"),
+        event_types=event_names.checked(event_types),
+        # The log's lock is also what makes two creations count one after the other.
+        first_sequence=await log.lock_position(session, actor.account_id),
+        secret_encrypted=keyring.encrypt(secret),
+    )
+    await _require_room(session, actor)
+    session.add(endpoint)
+    await session.flush()
+    return endpoint, secret
+
+
+async def update_endpoint(
+    session: AsyncSession,
+    actor: Actor,
+    allow_networks: Networks,
+    endpoint_id: str,
+    changes: dict[str, Any],
+) -> WebhookEndpoint:
+    """`changes` holds only the attributes that were given: url, description, event_types, status.
+
+    Disabling cancels what waits; enabling begins at the events from now on.
+    """
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    if "url" in changes:
+        endpoint.url = _url(_given(changes["url"], "url"), allow_networks)
+    if "description" in changes:
+        endpoint.description = rules.optional(changes["description"], "description")
+    if "event_types" in changes:
+        endpoint.event_types = event_names.checked(changes["event_types"])
+    if "status" in changes:
+        await _set_status(session, endpoint, _given(changes["status"], "status"))
+    endpoint.updated_at = clock.now()
+    return endpoint
+
+
+async def delete(session: AsyncSession, actor: Actor, endpoint_id: str) -> str:
+    """The endpoint and its replays go, what waited is cancelled, its deliveries stay to be looked at."""
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    await cancel_unfinished(session, endpoint.id)
+    await session.delete(endpoint)
+    return endpoint_id
+
+
+async def rotate_secret(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    endpoint_id: str,
+    overlap_seconds: int | None = None,
+) -> tuple[WebhookEndpoint, str]:
+    """A new secret, shown this once; the old one signs as well for the overlap, one older than that no longer."""
+    seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
+    if not 0 <= seconds <= MAX_OVERLAP:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"overlapSeconds must be 0 to {MAX_OVERLAP} (30 days), got {seconds}.",
+            "overlapSeconds",
+        )
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    secret, now = new_secret(), clock.now()
+    endpoint.previous_secret_encrypted = endpoint.secret_encrypted if seconds else None
+    endpoint.previous_secret_until = now + timedelta(seconds=seconds) if seconds else None
+    endpoint.secret_encrypted = keyring.encrypt(secret)
+    endpoint.updated_at = now
+    return endpoint, secret
+
+
+async def disable(session: AsyncSession, endpoint: WebhookEndpoint, reason: str) -> None:
+    """Nothing more is sent to the endpoint: what waits is cancelled, its replays end. It is locked by the caller."""
+    now = clock.now()
+    endpoint.status = EndpointStatus.DISABLED.value
+    endpoint.disabled_reason, endpoint.disabled_at, endpoint.updated_at = reason, now, now
+    await session.flush()
+    await cancel_unfinished(session, endpoint.id)
+    await session.execute(
+        update(Replay)
+        .where(col(Replay.webhook_endpoint_id) == endpoint.id, col(Replay.position) < col(Replay.through))
+        .values(is_cancelled=True)
+    )
+
+
+async def load(
+    session: AsyncSession, actor: Actor, endpoint_id: str, *field: str, lock: bool = False
+) -> WebhookEndpoint:
+    """The endpoint, locked against concurrent changes if asked. Raises NOT_FOUND."""
+    statement = visible(select(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint_id), actor)
+    if lock:
+        statement = statement.with_for_update()
+    endpoint: WebhookEndpoint | None = (await session.execute(statement)).scalar_one_or_none()
+    if endpoint is None:
+        raise not_found("webhook endpoint", *field)
+    return endpoint
+
+
+def require_enabled(endpoint: WebhookEndpoint, *field: str) -> None:
+    """Raises CONFLICT for a disabled endpoint."""
+    if endpoint.status != EndpointStatus.ENABLED.value:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "This endpoint is disabled and gets nothing; enable it first with updateWebhookEndpoint.",
+            *field,
+        )
+
+
+async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: EndpointStatus) -> None:
+    if endpoint.status == status.value:
+        return
+    if status is EndpointStatus.DISABLED:
+        await disable(session, endpoint, DISABLED_BY_ACCOUNT)
+        return
+    endpoint.first_sequence = await log.lock_position(session, endpoint.account_id)
+    endpoint.status = EndpointStatus.ENABLED.value
+    endpoint.disabled_reason = endpoint.disabled_at = endpoint.paused_until = None
+
+
+def _url(url: str, allow_networks: Networks) -> str:
+    url = url.strip()
+    try:
+        check_url(url, allow_networks)
+    except UrlRefused as error:
+        raise Refusal(ErrorCode.URL_NOT_ALLOWED, str(error), "url") from None
+    return url
+
+
+async def _require_room(session: AsyncSession, actor: Actor) -> None:
+    counted = visible(select(WebhookEndpoint), actor).with_only_columns(
+        func.count(), maintain_column_froms=True
+    )
+    if (await session.execute(counted)).scalar_one() >= MAX_ENDPOINTS:
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"An account has at most {MAX_ENDPOINTS} webhook endpoints; delete one that is not needed.",
+        )
+
+
+def _given(value: Any, field: str) -> Any:
+    if value is None:
+        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
+    return value

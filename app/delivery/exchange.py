@@ -1,0 +1,58 @@
+"""What one attempt was: the record that a webhook POST and a mail both leave, whatever happened."""
+
+import codecs
+from dataclasses import dataclass
+from enum import StrEnum
+
+KEPT_BYTES = 16 * 1024
+"""How much of an answer is read and kept."""
+
+_KEPT_ERROR_CHARACTERS = 500
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended; the names are the contract's."""
+
+    SUCCEEDED = "SUCCEEDED"
+    HTTP_STATUS = "HTTP_STATUS"
+    TIMEOUT = "TIMEOUT"
+    DNS = "DNS"
+    TLS = "TLS"
+    CONNECTION = "CONNECTION"
+    BLOCKED_ADDRESS = "BLOCKED_ADDRESS"
+    SMTP = "SMTP"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One attempt, ready to be stored.
+
+    `started_at` is epoch milliseconds. `status` is the HTTP status or the SMTP reply code. `response_body` is
+    the answer's text (the first 16 KB of an HTTP body; the SMTP reply), valid Unicode without NUL. `error` is
+    a sentence for the account's users. `retry_after` is the header as it came. `enhanced_status` is RFC
+    3463's code of an SMTP reply, such as `5.1.1`.
+    """
+
+    started_at: int
+    duration_ms: int
+    outcome: AttemptOutcome
+    status: int | None = None
+    response_body: str | None = None
+    error: str | None = None
+    retry_after: str | None = None
+    enhanced_status: str | None = None
+
+
+def storable_text(data: bytes, *, cut: bool = False) -> str:
+    """Any bytes as text that a database takes: bad UTF-8 replaced, NUL removed.
+
+    `cut` says that more followed, so that a character split by the bound is dropped and not replaced.
+    """
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not cut)
+    return text.replace("\0", "")
+
+
+def storable_line(text: str) -> str:
+    """Foreign text for use inside a sentence: one printable line of 500 characters at most."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(shown.split())[:_KEPT_ERROR_CHARACTERS]

@@ -1,0 +1,275 @@
+"""Queries and mutations over destinations, deliveries and replays."""
+
+from datetime import timedelta
+from typing import Any, cast
+
+import strawberry
+from sqlalchemy import select
+
+from app.api.context import Info
+from app.api.inputs import given
+from app.api.mutate import mutate
+from app.api.nodes import find, shown
+from app.api.pagination import Connection, page_of, page_request
+from app.auth.actor import Actor, visible
+from app.delivery import deliveries, endpoints, models, replays, subscriptions
+from app.delivery.graphql_inputs import (
+    CreateEmailSubscriptionInput,
+    CreateEmailSubscriptionPayload,
+    CreateWebhookEndpointInput,
+    CreateWebhookEndpointPayload,
+    DeleteEmailSubscriptionInput,
+    DeleteEmailSubscriptionPayload,
+    DeleteWebhookEndpointInput,
+    DeleteWebhookEndpointPayload,
+    DeliveryFilter,
+    ReplayEventsInput,
+    ReplayEventsPayload,
+    ResendConfirmationInput,
+    ResendConfirmationPayload,
+    RetryDeliveryInput,
+    RetryDeliveryPayload,
+    RotateWebhookSecretInput,
+    RotateWebhookSecretPayload,
+    SendTestEventInput,
+    SendTestEventPayload,
+    UpdateEmailSubscriptionInput,
+    UpdateEmailSubscriptionPayload,
+    UpdateWebhookEndpointInput,
+    UpdateWebhookEndpointPayload,
+)
+from app.delivery.graphql_types import (
+    Delivery,
+    EmailSubscription,
+    Replay,
+    WebhookEndpoint,
+    deliveries_seen_by,
+)
+from app.delivery.subscriptions import Post
+
+
+@strawberry.type
+class DeliveryQueries:
+    @strawberry.field
+    async def webhook_endpoint(self, info: Info, id: strawberry.ID) -> WebhookEndpoint | None:
+        return await _one(info, models.WebhookEndpoint, id)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def webhook_endpoints(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Connection[WebhookEndpoint]:
+        return await _page(info, models.WebhookEndpoint, first, after, last, before)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def email_subscription(self, info: Info, id: strawberry.ID) -> EmailSubscription | None:
+        return await _one(info, models.EmailSubscription, id)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def email_subscriptions(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Connection[EmailSubscription]:
+        return await _page(info, models.EmailSubscription, first, after, last, before)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def delivery(self, info: Info, id: strawberry.ID) -> Delivery | None:
+        return await _one(info, models.Delivery, id)  # type: ignore[no-any-return]
+
+    @strawberry.field(description="Newest first.")
+    async def deliveries(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+        filter: DeliveryFilter | None = None,
+    ) -> Connection[Delivery]:
+        viewer, delivery = info.context.viewer, cast(Any, models.Delivery)
+        request = page_request(first, after, last, before)
+        statement = deliveries_seen_by(viewer)
+        if filter is not None:
+            statement = filter.narrow(statement)
+        page = await page_of(info.context, statement, request, delivery.id, descending=True)
+        return Connection.of(page, lambda row: Delivery.of(row, viewer))
+
+    @strawberry.field
+    async def replay(self, info: Info, id: strawberry.ID) -> Replay | None:
+        return await _one(info, models.Replay, id)  # type: ignore[no-any-return]
+
+
+async def _one(info: Info, model: Any, identifier: str) -> Any:
+    viewer = info.context.viewer
+    return shown(await find(info.context, viewer, model, identifier), viewer)
+
+
+async def _page(
+    info: Info, model: Any, first: int | None, after: str | None, last: int | None, before: str | None
+) -> Any:
+    viewer = info.context.viewer
+    request = page_request(first, after, last, before)
+    page = await page_of(info.context, visible(select(model), viewer), request, model.id)
+    return Connection.of(page, lambda row: shown(row, viewer))
+
+
+@strawberry.type
+class DeliveryMutations:
+    @strawberry.mutation
+    async def create_webhook_endpoint(
+        self,
+        info: Info,
+        input: CreateWebhookEndpointInput,
+    ) -> CreateWebhookEndpointPayload:
+        services = info.context.services
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            values = given(input, "url", "description", "event_types")
+            endpoint, secret = await endpoints.create(
+                session, actor, services.keyring, services.settings.webhook_allow_networks, **values
+            )
+            return {"webhook_endpoint": endpoint, "secret": secret}
+
+        return await mutate(info, input, CreateWebhookEndpointPayload, run)
+
+    @strawberry.mutation
+    async def update_webhook_endpoint(
+        self,
+        info: Info,
+        input: UpdateWebhookEndpointInput,
+    ) -> UpdateWebhookEndpointPayload:
+        networks = info.context.services.settings.webhook_allow_networks
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            changes = given(input, "url", "description", "event_types", "status")
+            endpoint = await endpoints.update_endpoint(
+                session, actor, networks, input.webhook_endpoint_id, changes
+            )
+            return {"webhook_endpoint": endpoint}
+
+        return await mutate(info, input, UpdateWebhookEndpointPayload, run)
+
+    @strawberry.mutation
+    async def delete_webhook_endpoint(
+        self,
+        info: Info,
+        input: DeleteWebhookEndpointInput,
+    ) -> DeleteWebhookEndpointPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            return {"deleted_id": await endpoints.delete(session, actor, input.webhook_endpoint_id)}
+
+        return await mutate(info, input, DeleteWebhookEndpointPayload, run)
+
+    @strawberry.mutation
+    async def rotate_webhook_secret(
+        self,
+        info: Info,
+        input: RotateWebhookSecretInput,
+    ) -> RotateWebhookSecretPayload:
+        keyring = info.context.services.keyring
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            endpoint, secret = await endpoints.rotate_secret(
+                session, actor, keyring, input.webhook_endpoint_id, input.overlap_seconds
+            )
+            return {"webhook_endpoint": endpoint, "secret": secret}
+
+        return await mutate(info, input, RotateWebhookSecretPayload, run)
+
+    @strawberry.mutation(
+        description='The catalogue\'s example: id evt_test_…, sequence 0, "test": true, outside the log and the '
+        "streams."
+    )
+    async def send_test_event(self, info: Info, input: SendTestEventInput) -> SendTestEventPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            delivery = await deliveries.send_test(session, actor, input.webhook_endpoint_id, input.type)
+            return {"delivery": delivery}
+
+        return await mutate(info, input, SendTestEventPayload, run)
+
+    @strawberry.mutation
+    async def create_email_subscription(
+        self,
+        info: Info,
+        input: CreateEmailSubscriptionInput,
+    ) -> CreateEmailSubscriptionPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            values = given(input, "email", "description", "event_types")
+            return {"email_subscription": await subscriptions.create(session, actor, _post(info), **values)}
+
+        return await mutate(info, input, CreateEmailSubscriptionPayload, run)
+
+    @strawberry.mutation
+    async def update_email_subscription(
+        self,
+        info: Info,
+        input: UpdateEmailSubscriptionInput,
+    ) -> UpdateEmailSubscriptionPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            changes = given(input, "description", "event_types")
+            changed = await subscriptions.update(session, actor, input.email_subscription_id, changes)
+            return {"email_subscription": changed}
+
+        return await mutate(info, input, UpdateEmailSubscriptionPayload, run)
+
+    @strawberry.mutation
+    async def delete_email_subscription(
+        self,
+        info: Info,
+        input: DeleteEmailSubscriptionInput,
+    ) -> DeleteEmailSubscriptionPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            return {"deleted_id": await subscriptions.delete(session, actor, input.email_subscription_id)}
+
+        return await mutate(info, input, DeleteEmailSubscriptionPayload, run)
+
+    @strawberry.mutation(
+        description="Once a minute at most. One that was unsubscribed or suspended waits for its address again."
+    )
+    async def resend_confirmation(
+        self,
+        info: Info,
+        input: ResendConfirmationInput,
+    ) -> ResendConfirmationPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            asked = await subscriptions.resend_confirmation(
+                session, actor, _post(info), input.email_subscription_id
+            )
+            return {"email_subscription": asked}
+
+        return await mutate(info, input, ResendConfirmationPayload, run)
+
+    @strawberry.mutation(
+        description="Due now, its schedule begun anew. One that succeeded is sent once more, under the same webhook-id."
+    )
+    async def retry_delivery(self, info: Info, input: RetryDeliveryInput) -> RetryDeliveryPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            return {"delivery": await deliveries.send_again(session, actor, input.delivery_id)}
+
+        return await mutate(info, input, RetryDeliveryPayload, run)
+
+    @strawberry.mutation(
+        description="To one endpoint: the events after a cursor through another, or all that failed since a time."
+    )
+    async def replay_events(self, info: Info, input: ReplayEventsInput) -> ReplayEventsPayload:
+        services = info.context.services
+        retention = timedelta(days=services.settings.event_retention_days)
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            values = given(input, "after", "through", "failed_since", webhook_endpoint_id="endpoint_id")
+            return {"replay": await replays.create(session, actor, services.keyring, retention, **values)}
+
+        return await mutate(info, input, ReplayEventsPayload, run)
+
+
+def _post(info: Info) -> Post:
+    services = info.context.services
+    return Post(services.keyring, services.public_url)

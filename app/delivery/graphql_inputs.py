@@ -1,0 +1,203 @@
+"""The inputs and payloads of the mutations over destinations and deliveries."""
+
+from datetime import datetime
+from typing import Any
+
+import strawberry
+from sqlalchemy import Select
+from sqlmodel import col
+
+from app.api.mutate import UserError
+from app.delivery import models
+from app.delivery.graphql_types import Delivery, EmailSubscription, Replay, WebhookEndpoint
+from app.delivery.models import DeliveryStatus, EndpointStatus
+from app.events.catalogue import EventType
+
+
+@strawberry.input(
+    description="OR within statuses, AND across. createdFrom is inclusive, createdTo exclusive."
+)
+class DeliveryFilter:
+    webhook_endpoint_id: strawberry.ID | None = None
+    email_subscription_id: strawberry.ID | None = None
+    event_id: strawberry.ID | None = None
+    statuses: list[DeliveryStatus] | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+    def narrow(self, statement: Select[Any]) -> Select[Any]:
+        delivery = models.Delivery
+        for destination_id, prefix in (
+            (self.webhook_endpoint_id, "whe_"),
+            (self.email_subscription_id, "ems_"),
+        ):
+            if destination_id is not None:
+                # An endpoint's id given as a subscription's must find nothing.
+                wanted = destination_id if destination_id.startswith(prefix) else ""
+                statement = statement.where(col(delivery.destination_id) == wanted)
+        if self.event_id is not None:
+            statement = statement.where(col(delivery.event_id) == self.event_id)
+        if self.statuses is not None:
+            statement = statement.where(col(delivery.status).in_([one.value for one in self.statuses]))
+        if self.created_from is not None:
+            statement = statement.where(col(delivery.created_at) >= self.created_from)
+        if self.created_to is not None:
+            statement = statement.where(col(delivery.created_at) < self.created_to)
+        return statement
+
+
+@strawberry.input
+class CreateWebhookEndpointInput:
+    url: str
+    description: str | None = None
+    event_types: list[str] | None = None
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class CreateWebhookEndpointPayload:
+    webhook_endpoint: WebhookEndpoint | None = None
+    secret: str | None = strawberry.field(default=None, description="whsec_…, shown this once.")
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class UpdateWebhookEndpointInput:
+    webhook_endpoint_id: strawberry.ID
+    url: str | None = strawberry.UNSET
+    description: str | None = strawberry.UNSET
+    event_types: list[str] | None = strawberry.UNSET
+    status: EndpointStatus | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="DISABLED cancels what waits; ENABLED gets the events from now on.",
+    )
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class UpdateWebhookEndpointPayload:
+    webhook_endpoint: WebhookEndpoint | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class DeleteWebhookEndpointInput:
+    webhook_endpoint_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class DeleteWebhookEndpointPayload:
+    deleted_id: strawberry.ID | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class RotateWebhookSecretInput:
+    webhook_endpoint_id: strawberry.ID
+    overlap_seconds: int | None = strawberry.field(
+        default=None,
+        description="How long the old secret signs as well: 0 to 2,592,000 (30 days), a day by default.",
+    )
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class RotateWebhookSecretPayload:
+    webhook_endpoint: WebhookEndpoint | None = None
+    secret: str | None = strawberry.field(default=None, description="whsec_…, shown this once.")
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class SendTestEventInput:
+    webhook_endpoint_id: strawberry.ID
+    type: EventType
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class SendTestEventPayload:
+    delivery: Delivery | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class CreateEmailSubscriptionInput:
+    email: str
+    description: str | None = None
+    event_types: list[str] | None = None
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class CreateEmailSubscriptionPayload:
+    email_subscription: EmailSubscription | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class UpdateEmailSubscriptionInput:
+    email_subscription_id: strawberry.ID
+    description: str | None = strawberry.UNSET
+    event_types: list[str] | None = strawberry.UNSET
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class UpdateEmailSubscriptionPayload:
+    email_subscription: EmailSubscription | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class DeleteEmailSubscriptionInput:
+    email_subscription_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class DeleteEmailSubscriptionPayload:
+    deleted_id: strawberry.ID | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class ResendConfirmationInput:
+    email_subscription_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class ResendConfirmationPayload:
+    email_subscription: EmailSubscription | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class RetryDeliveryInput:
+    delivery_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class RetryDeliveryPayload:
+    delivery: Delivery | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input(description="Either after, with or without through, or failedSince.")
+class ReplayEventsInput:
+    webhook_endpoint_id: strawberry.ID
+    after: str | None = None
+    through: str | None = strawberry.field(default=None, description="Omitted: the log's end now.")
+    failed_since: datetime | None = strawberry.field(
+        default=None, description="What was given up or cancelled since then and has not succeeded since."
+    )
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class ReplayEventsPayload:
+    replay: Replay | None = None
+    user_errors: list[UserError]

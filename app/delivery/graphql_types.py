@@ -1,0 +1,316 @@
+"""Destinations, deliveries and replays in GraphQL."""
+
+from datetime import datetime
+from typing import Any
+
+import strawberry
+from sqlalchemy import Select, case, func, select
+from sqlalchemy.orm import defer
+from sqlmodel import col
+
+from app.api.context import Context, Info
+from app.api.nodes import Node, find, shown, shows
+from app.api.pagination import Connection, nested_pages, page_request
+from app.auth.actor import Actor, visible
+from app.delivery import models
+from app.delivery.exchange import AttemptOutcome
+from app.delivery.models import DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus
+from app.delivery.replays import Progress, events_left
+from app.events.graphql import Event, find_event
+
+for kind in (AttemptOutcome, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus):
+    strawberry.enum(kind)
+
+
+def deliveries_seen_by(viewer: Actor) -> Select[Any]:
+    """The deliveries without what was sent, which no list needs and which may be long."""
+    delivery: Any = models.Delivery
+    unread = (defer(delivery.body, raiseload=True), defer(delivery.test_event, raiseload=True))
+    return visible(select(models.Delivery).options(*unread), viewer)
+
+
+@strawberry.type(description="Counts of its deliveries that are kept, replays and tests included.")
+class EndpointStats:
+    succeeded: int
+    failing: int = strawberry.field(description="Failed and to be tried again.")
+    exhausted: int
+    oldest_due_at: datetime | None = strawberry.field(
+        description="When the delivery that waits longest was or is due."
+    )
+    last_success_at: datetime | None
+
+
+@shows(models.WebhookEndpoint, "whe")
+@strawberry.type
+class WebhookEndpoint(Node):
+    id: strawberry.ID
+    url: str
+    description: str | None
+    event_types: list[str] | None = strawberry.field(
+        description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
+    )
+    status: EndpointStatus
+    disabled_reason: str | None
+    disabled_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    row: strawberry.Private[models.WebhookEndpoint]
+    viewer: strawberry.Private[Actor]
+
+    @classmethod
+    def of(cls, row: models.WebhookEndpoint, viewer: Actor) -> "WebhookEndpoint":
+        return cls(
+            id=strawberry.ID(row.id),
+            url=row.url,
+            description=row.description,
+            event_types=row.event_types,
+            status=EndpointStatus(row.status),
+            disabled_reason=row.disabled_reason,
+            disabled_at=row.disabled_at,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            row=row,
+            viewer=viewer,
+        )
+
+    @strawberry.field(description="Newest first.")
+    async def deliveries(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Connection["Delivery"]:
+        request = page_request(first, after, last, before)
+
+        async def load(endpoint_ids: list[str]) -> Any:
+            return await nested_pages(
+                info.context,
+                deliveries_seen_by(self.viewer),
+                request,
+                models.Delivery.id,
+                models.Delivery.destination_id,
+                endpoint_ids,
+                descending=True,
+            )
+
+        page = await info.context.loader(("deliveries of endpoint", request, self.viewer), load).load(self.id)
+        return Connection.of(page, lambda row: Delivery.of(row, self.viewer))
+
+    @strawberry.field
+    async def stats(self, info: Info) -> EndpointStats:
+        loader = info.context.loader(
+            ("endpoint stats", self.viewer), _stats_loader(info.context, self.viewer)
+        )
+        succeeded, failing, exhausted, oldest_due_at = await loader.load(self.id)
+        return EndpointStats(
+            succeeded=succeeded,
+            failing=failing,
+            exhausted=exhausted,
+            oldest_due_at=oldest_due_at,
+            last_success_at=self.row.last_success_at,
+        )
+
+
+def _stats_loader(context: Context, viewer: Actor) -> Any:
+    """One grouped statement for all endpoints of the answer: succeeded, failing, exhausted, oldest due."""
+    delivery = models.Delivery
+
+    def counted(status: DeliveryStatus) -> Any:
+        return func.sum(case((col(delivery.status) == status.value, 1), else_=0))
+
+    async def load(endpoint_ids: list[str]) -> list[Any]:
+        statement = (
+            visible(select(delivery), viewer)
+            .where(col(delivery.destination_id).in_(endpoint_ids))
+            .with_only_columns(
+                col(delivery.destination_id),
+                counted(DeliveryStatus.SUCCEEDED),
+                counted(DeliveryStatus.FAILED),
+                counted(DeliveryStatus.EXHAUSTED),
+                func.min(col(delivery.due_at)),
+            )
+            .group_by(col(delivery.destination_id))
+        )
+        found = {row[0]: row[1:] for row in await context.execute(statement)}
+        return [found.get(one, (0, 0, 0, None)) for one in endpoint_ids]
+
+    return load
+
+
+@shows(models.EmailSubscription, "ems")
+@strawberry.type
+class EmailSubscription(Node):
+    id: strawberry.ID
+    email: str
+    description: str | None
+    event_types: list[str] | None = strawberry.field(
+        description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
+    )
+    status: EmailSubscriptionStatus
+    suspended_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: models.EmailSubscription, viewer: Actor) -> "EmailSubscription":
+        return cls(
+            id=strawberry.ID(row.id),
+            email=row.email,
+            description=row.description,
+            event_types=row.event_types,
+            status=EmailSubscriptionStatus(row.status),
+            suspended_reason=row.suspended_reason,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+@strawberry.type
+class DeliveryAttempt:
+    number: int
+    at: datetime
+    duration_ms: int
+    outcome: AttemptOutcome
+    response_status: int | None
+    response_body: str | None
+    error: str | None
+
+    @classmethod
+    def of(cls, row: models.DeliveryAttempt) -> "DeliveryAttempt":
+        return cls(
+            number=row.number,
+            at=row.at,
+            duration_ms=row.duration_ms,
+            outcome=AttemptOutcome(row.outcome),
+            response_status=row.response_status,
+            response_body=row.response_body,
+            error=row.error,
+        )
+
+
+@shows(models.Delivery, "dlv")
+@strawberry.type
+class Delivery(Node):
+    id: strawberry.ID
+    status: DeliveryStatus
+    next_attempt_at: datetime | None
+    created_at: datetime
+    event_id: strawberry.Private[str]
+    destination_id: strawberry.Private[str]
+    viewer: strawberry.Private[Actor]
+
+    @classmethod
+    def of(cls, row: models.Delivery, viewer: Actor) -> "Delivery":
+        return cls(
+            id=strawberry.ID(row.id),
+            status=DeliveryStatus(row.status),
+            next_attempt_at=row.due_at,
+            created_at=row.created_at,
+            event_id=row.event_id,
+            destination_id=row.destination_id,
+            viewer=viewer,
+        )
+
+    @strawberry.field(description="Null once the event is past retention, and for a test event.")
+    async def event(self, info: Info) -> Event | None:
+        return await find_event(info.context, self.viewer, self.event_id)
+
+    @strawberry.field
+    async def endpoint(self, info: Info) -> WebhookEndpoint | None:
+        row = await find(info.context, self.viewer, models.WebhookEndpoint, self.destination_id)
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def email_subscription(self, info: Info) -> EmailSubscription | None:
+        row = await find(info.context, self.viewer, models.EmailSubscription, self.destination_id)
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field(description="In the order in which they were made.")
+    async def attempts(self, info: Info) -> list[DeliveryAttempt]:
+        async def load(delivery_ids: list[str]) -> list[list[models.DeliveryAttempt]]:
+            statement: Any = select(col(models.Delivery.id), models.DeliveryAttempt)
+            statement = (
+                visible(statement, self.viewer)
+                .join(
+                    models.DeliveryAttempt,
+                    col(models.DeliveryAttempt.delivery_id) == col(models.Delivery.id),
+                )
+                .where(col(models.Delivery.id).in_(delivery_ids))
+                .order_by(col(models.DeliveryAttempt.number))
+            )
+            found: dict[str, list[models.DeliveryAttempt]] = {one: [] for one in delivery_ids}
+            rows: Any = await info.context.execute(statement)
+            for delivery_id, attempt in rows:
+                found[delivery_id].append(attempt)
+            return [found[one] for one in delivery_ids]
+
+        attempts = await info.context.loader(("attempts", self.viewer), load).load(str(self.id))
+        return [DeliveryAttempt.of(one) for one in attempts]
+
+
+@shows(models.Replay, "rpl")
+@strawberry.type
+class Replay(Node):
+    id: strawberry.ID
+    created_at: datetime
+    row: strawberry.Private[models.Replay]
+    viewer: strawberry.Private[Actor]
+
+    @classmethod
+    def of(cls, row: models.Replay, viewer: Actor) -> "Replay":
+        return cls(id=strawberry.ID(row.id), created_at=row.created_at, row=row, viewer=viewer)
+
+    @strawberry.field
+    async def status(self, info: Info) -> ReplayStatus:
+        return (await self._progress(info)).status
+
+    @strawberry.field(description="Its deliveries, made and to be made.")
+    async def total(self, info: Info) -> int:
+        return (await self._progress(info)).total
+
+    @strawberry.field(description="Those of its deliveries that have ended.")
+    async def done(self, info: Info) -> int:
+        return (await self._progress(info)).done
+
+    async def _progress(self, info: Info) -> Progress:
+        loader = info.context.loader(("progress", self.viewer), _progress_loader(info.context, self.viewer))
+        progress: Progress = await loader.load(self.row.id)
+        return progress
+
+
+def _progress_loader(context: Context, viewer: Actor) -> Any:
+    """Counts of the deliveries of many replays at once, and of what each has yet to make."""
+    delivery, replay = models.Delivery, models.Replay
+
+    async def load(replay_ids: list[str]) -> list[Progress]:
+        made = (
+            visible(select(delivery), viewer)
+            .where(col(delivery.replay_id).in_(replay_ids))
+            .with_only_columns(
+                col(delivery.replay_id),
+                func.count(),
+                func.sum(case((col(delivery.due_at).is_(None), 1), else_=0)),
+            )
+            .group_by(col(delivery.replay_id))
+        )
+        rows: Any = await context.execute(made)
+        counts = {replay_id: (deliveries, ended) for replay_id, deliveries, ended in rows}
+        found: Any = select(replay, models.WebhookEndpoint)
+        found = (
+            visible(found, viewer)
+            .join(models.WebhookEndpoint, col(models.WebhookEndpoint.id) == col(replay.webhook_endpoint_id))
+            .where(col(replay.id).in_(replay_ids))
+        )
+        progress = {}
+        both: Any = await context.execute(found)
+        for row, endpoint in both.all():
+            left = 0
+            if row.position < row.through and not row.is_cancelled:
+                waiting = events_left(row, endpoint.event_types).subquery()
+                left = (await context.execute(select(func.count()).select_from(waiting))).scalar_one()
+            progress[row.id] = Progress.of(row, left, *counts.get(row.id, (0, 0)))
+        return [progress[one] for one in replay_ids]
+
+    return load

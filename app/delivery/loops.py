@@ -1,0 +1,82 @@
+"""The worker's loops: each runs its turns for ever, sleeps until it is rung, and outlives every error."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Bell:
+    """Wakes one sleeping loop; rung while it is awake, the next sleep ends at once."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Until rung, but no longer than this."""
+        await wait_briefly(self._rung, seconds)
+        self._rung.clear()
+
+
+class Loop:
+    """Calls `turn` again and again; what it returns is for how many seconds to sleep before the next.
+
+    An error, such as a database that restarts, is logged, and the turn is tried again after a growing pause.
+    """
+
+    def __init__(self, name: str, turn: Callable[[], Awaitable[float]]) -> None:
+        self.bell = Bell()
+        self.failures = 0
+        self._name = name
+        self._turn = turn
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End after the current turn."""
+        self._stopping.set()
+        self.bell.ring()
+
+    async def run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping.is_set():
+            try:
+                wait = await self._turn()
+            except Exception as error:
+                self.failures += 1
+                self._report(error, pause)
+                # A ring does not cut this short: whatever is broken is not asked more often for being busy.
+                await wait_briefly(self._stopping, pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            if wait > 0 and not self._stopping.is_set():
+                await self.bell.sleep(wait)
+            else:
+                # Even a loop that never has to wait lets the others run.
+                await asyncio.sleep(0)
+
+    def _report(self, error: Exception, pause: float) -> None:
+        if isinstance(error, DBAPIError | OSError):
+            # By its kind only: a database's message may quote the rows it was given.
+            kind = type(getattr(error, "orig", None) or error).__name__
+            log.warning("worker_loop_failed", loop=self._name, error=kind, pause=pause)
+        else:
+            log.error("worker_loop_failed", loop=self._name, pause=pause, exc_info=error)
+
+
+async def wait_briefly(event: asyncio.Event, seconds: float) -> None:
+    """Until the event is set, but no longer than this."""
+    if not event.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()

@@ -1,0 +1,150 @@
+"""The mail carriers: events to the people who subscribed to them, and the mails that are not about an event."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from email.utils import parseaddr
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy import Row, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.crypto import Keyring
+from app.database import database_now
+from app.delivery import mails
+from app.delivery.bodies import parsed
+from app.delivery.claims import Claim, cancel_pending
+from app.delivery.exchange import Exchange
+from app.delivery.mime import build_message
+from app.delivery.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.outcomes import Result
+from app.delivery.smtp import DEFAULT_TIMEOUT, Mailer
+from app.delivery.tokens import unsubscribe_url
+from app.events.models import EventRecord
+
+MOST_IN_FLIGHT = 8
+"""A mailer has a few connections, and the wait for one of them is within an attempt's time."""
+
+log = structlog.get_logger(__name__)
+
+
+class Postman:
+    """Puts mails into envelopes: from whom, and with a Message-ID that stays the same through all attempts."""
+
+    def __init__(self, mailer: Mailer, mail_from: str) -> None:
+        self._mailer = mailer
+        self._sender = mail_from
+        self._envelope_from = parseaddr(mail_from)[1]
+        self._domain = self._envelope_from.rpartition("@")[2]
+
+    async def send(
+        self, mail_id: str, recipient: str, content: bytes | str, unsubscribe: str | None = None
+    ) -> Exchange:
+        """`content` is the JSON of subject, text and html."""
+        message = build_message(
+            sender=self._sender,
+            recipient=recipient,
+            message_id=f"<{mail_id}@{self._domain}>",
+            unsubscribe_url=unsubscribe,
+            **orjson.loads(content),
+        )
+        return await self._mailer.send(message, self._envelope_from, recipient)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An active subscription as it was when the delivery was claimed."""
+
+    id: str
+    email: str
+    subscription: EmailSubscription
+    unsubscribe_url: str
+    paused_seconds: float = 0.0
+
+
+class EventMails:
+    """Carries events to mail addresses, one mail for each."""
+
+    prefix = "ems"
+    timeout = DEFAULT_TIMEOUT
+    most_in_flight = MOST_IN_FLIGHT
+    most_each = MOST_IN_FLIGHT // 2
+
+    def __init__(self, keyring: Keyring, postman: Postman, public_url: str) -> None:
+        self._keyring = keyring
+        self._postman = postman
+        self._public_url = public_url
+
+    async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
+        """Those of the subscriptions that are active."""
+        statement = select(EmailSubscription).where(
+            col(EmailSubscription.id).in_(ids),
+            col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
+        )
+        return {one.id: self._target(one) for one in (await session.execute(statement)).scalars()}
+
+    async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:
+        """The mail for a delivery's first attempt as JSON; None if its event is gone."""
+        if row.occurred_at is None:
+            return None
+        event = EventRecord(
+            account_id=row.account_id,
+            sequence=row.event_sequence,
+            id=row.event_id,
+            type=row.event_type,
+            occurred_at=row.occurred_at,
+            subject_id=row.subject_id,
+            customer_id=row.customer_id,
+            data=parsed(row.data),
+        )
+        mail = await mails.event_mail(
+            session,
+            public_url=self._public_url,
+            unsubscribe_url=target.unsubscribe_url,
+            event=event,
+            subscription=target.subscription,
+        )
+        return orjson.dumps(asdict(mail)).decode()
+
+    async def send(self, claim: Claim) -> Exchange:
+        """One attempt."""
+        target: Target = claim.target
+        return await self._postman.send(claim.id, target.email, claim.body, target.unsubscribe_url)
+
+    def pause_after(self, result: Result) -> float | None:
+        """Mail servers answer for one mail at a time."""
+        return None
+
+    async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """Suspend the subscriptions whose address does not exist; before their deliveries are written."""
+        gone = {result.claim.destination_id: result for result in results if result.verdict.disable}
+        for subscription_id, result in sorted(gone.items()):
+            await self._suspend(session, subscription_id, result)
+
+    async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """A subscription shows no time of its last mail."""
+
+    def _target(self, subscription: EmailSubscription) -> Target:
+        url = unsubscribe_url(self._keyring, self._public_url, subscription.id)
+        return Target(subscription.id, subscription.email, subscription, url)
+
+    async def _suspend(self, session: AsyncSession, subscription_id: str, gone: Result) -> None:
+        suspended = await session.execute(
+            update(EmailSubscription)
+            .where(
+                col(EmailSubscription.id) == subscription_id,
+                col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
+            )
+            .values(
+                status=EmailSubscriptionStatus.SUSPENDED.value,
+                suspended_reason=gone.verdict.reason,
+                updated_at=database_now(),
+            )
+            .returning(col(EmailSubscription.id)),
+            execution_options={"synchronize_session": False},
+        )
+        if suspended.first() is not None:
+            await cancel_pending(session, subscription_id)
+            log.info("email_subscription_suspended", subscription_id=subscription_id)

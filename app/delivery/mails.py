@@ -1,0 +1,175 @@
+"""Mails for people: about an event, and to confirm an address.
+
+What an event's mail says is declared by the feature that the event belongs to, in its `emails.py`: a headline, which is
+the subject, and rows of facts, as they are when the mail is written. This module lays them out as text for a terminal
+and as HTML for a phone.
+"""
+
+import textwrap
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Final
+
+import orjson
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.clock import UK
+from app.crypto import Keyring
+from app.delivery.mime import header_text
+from app.delivery.models import EmailSubscription, OutgoingMail
+from app.events.catalogue import REDACTED, EventType
+from app.events.models import EventRecord
+from app.web.render import render
+
+WIDTH: Final = 72
+# Mail programs show little more than this of a subject, and a name of 200 characters is not one.
+MAX_SUBJECT: Final = 150
+_MAX_VALUE: Final = 500
+_LABEL: Final = 16
+
+_MONTHS: Final = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mail:
+    subject: str
+    text: str
+    html: str
+
+
+@dataclass(frozen=True)
+class MailFacts:
+    """What happened, in one line, and the facts as (label, value)."""
+
+    headline: str
+    rows: Sequence[tuple[str, str]]
+
+
+Wording = Callable[[AsyncSession, EventRecord], Awaitable[MailFacts]]
+NameOfAccount = Callable[[AsyncSession, str], Awaitable[str]]
+
+_wordings: dict[str, Wording] = {}
+_account_names: list[NameOfAccount] = []
+
+
+def mail_for(kind: EventType) -> Callable[[Wording], Wording]:
+    """Register what mails about this event say."""
+
+    def register(wording: Wording) -> Wording:
+        _wordings[kind.value] = wording
+        return wording
+
+    return register
+
+
+def name_of_account(load: NameOfAccount) -> NameOfAccount:
+    """Register how an account is called, which every mail tells; this room does not know accounts."""
+    _account_names[:] = [load]
+    return load
+
+
+async def account_name(session: AsyncSession, account_id: str) -> str:
+    """What the account is called, fit to be shown to anyone."""
+    return shorten(await _account_names[0](session, account_id), 100)
+
+
+async def event_mail(
+    session: AsyncSession,
+    *,
+    public_url: str,
+    unsubscribe_url: str,
+    event: EventRecord,
+    subscription: EmailSubscription,
+) -> Mail:
+    """The mail about an event for the subscription's address, with names as of now."""
+    facts = await _wordings[event.type](session, event)
+    headline = shorten(facts.headline, MAX_SUBJECT)
+    values: dict[str, object] = {
+        "headline": headline,
+        "rows": [(label, shorten(value, _MAX_VALUE)) for label, value in facts.rows],
+        "when": uk_time(event.occurred_at),
+        "link": f"{public_url}/?event={event.id}",
+        "event": event,
+        "account": await account_name(session, event.account_id),
+        "address": subscription.email,
+        "unsubscribe_url": unsubscribe_url,
+    }
+    return _laid_out("event", headline, values)
+
+
+async def confirmation_mail(
+    session: AsyncSession, subscription: EmailSubscription, link: str, until: datetime
+) -> Mail:
+    """The question to an address whether it wants an account's mails.
+
+    Beside the account's name it holds no text of the account's making: else anyone could have us send their words to
+    anyone.
+    """
+    account = await account_name(session, subscription.account_id)
+    subject = f"Confirm: mails about events of {account}"
+    values: dict[str, object] = {
+        "account": account,
+        "address": subscription.email,
+        "link": link,
+        "until": uk_time(until),
+        "types": subscription.event_types,
+    }
+    return _laid_out("confirm", subject, values)
+
+
+def outgoing(keyring: Keyring, account_id: str, recipient: str, mail: Mail) -> OutgoingMail:
+    """A mail for the queue of those that are not about an event, encrypted as it may hold a token."""
+    content = orjson.dumps(asdict(mail)).decode()
+    return OutgoingMail(
+        account_id=account_id, recipient=recipient, content_encrypted=keyring.encrypt(content)
+    )
+
+
+def shorten(value: str, most: int) -> str:
+    """One printable line: whoever chose a name cannot add lines, and so words of ours, to a mail."""
+    line = header_text(value)
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def shown(name: str | None) -> str:
+    """A name, or that what it belonged to is gone."""
+    return REDACTED if name is None else name
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 half-hour`, `17,568 half-hours`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def uk_time(instant: datetime) -> str:
+    """`24 November 2026, 22:29 GMT`: the clock and the date in the United Kingdom."""
+    there = instant.astimezone(UK)
+    return f"{there.day} {_MONTHS[there.month - 1]} {there.year}, {there:%H:%M} {there.tzname()}"
+
+
+def uk_day(iso: str) -> str:
+    """`24 November 2027` of `2027-11-24`."""
+    year, month, day = iso.split("-")
+    return f"{int(day)} {_MONTHS[int(month) - 1]} {year}"
+
+
+def _laid_out(template: str, subject: str, values: dict[str, object]) -> Mail:
+    text = render(f"mail/{template}.txt", **values, wrap=_wrap, row=_row)
+    return Mail(subject, text.strip() + "\n", render(f"mail/{template}.html", **values, title=subject))
+
+
+def _wrap(text: str) -> str:
+    """Lines of at most 72 columns; links stay whole."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _row(label: str, value: str) -> str:
+    """A fact in two columns; words too long for the second are cut into lines."""
+    first = f"{label}:".ljust(_LABEL)
+    return textwrap.fill(
+        value or "-", WIDTH, initial_indent=first, subsequent_indent=" " * _LABEL, break_on_hyphens=False
+    )

@@ -1,0 +1,164 @@
+"""Sends the mails that are not about an event: confirmations, codes, notices; encrypted until they are sent."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, func, select
+from sqlmodel import col
+
+from app import points
+from app.crypto import Keyring
+from app.database import Database, database_now
+from app.delivery.exchange import Exchange
+from app.delivery.loops import Loop
+from app.delivery.mailing import MOST_IN_FLIGHT, Postman
+from app.delivery.models import OutgoingMail
+from app.delivery.retry import Fate, Verdict, verdict
+from app.delivery.sender import lease_seconds
+from app.delivery.smtp import DEFAULT_TIMEOUT
+from app.delivery.sql import Sql
+
+LOOK_EVERY = 1.0
+
+_CLAIM = Sql("""
+    UPDATE outgoing_mails SET leased_until = @later(:seconds), fence = fence + 1
+    WHERE id IN (
+        SELECT id FROM outgoing_mails
+        WHERE due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))
+        ORDER BY due_at, id LIMIT :most @skip_locked(outgoing_mails)
+    )
+    RETURNING id, account_id, recipient, content_encrypted, attempts_made, fence
+""")
+# The content goes with the last attempt, as it may hold a token.
+_RECORD = Sql("""
+    UPDATE outgoing_mails SET attempts_made = :attempt, leased_until = NULL, error = :error,
+        due_at = CASE WHEN :again = 1 THEN @later(:delay) ELSE NULL END,
+        content_encrypted = CASE WHEN :again = 1 THEN content_encrypted ELSE NULL END
+    WHERE id = :id AND fence = :fence
+""")
+_RELEASE = Sql("UPDATE outgoing_mails SET leased_until = NULL WHERE id = :id AND fence = :fence")
+
+log = structlog.get_logger(__name__)
+
+
+class OutgoingMails:
+    """Sends what is queued, a few at a time. `run()` until `stop()`."""
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        postman: Postman,
+        schedule: Sequence[float],
+        worker_id: str = "",
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._postman = postman
+        self._schedule = schedule
+        self._log = log.bind(worker_id=worker_id)
+        self._loop = Loop("outgoing mails", self._turn)
+        self._sending: asyncio.Future[Any] | None = None
+        self._is_broken_off = False
+        self.sent = 0
+
+    @property
+    def failures(self) -> int:
+        return self._loop.failures
+
+    def look(self) -> None:
+        """Something may be due: look now."""
+        self._loop.bell.ring()
+
+    async def run(self) -> None:
+        await self._loop.run()
+
+    def stop(self, seconds: float) -> None:
+        """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
+        self._loop.stop()
+        if self._sending is not None:
+            asyncio.get_running_loop().call_later(seconds, self._break_off, self._sending)
+
+    def _break_off(self, sending: asyncio.Future[Any]) -> None:
+        self._is_broken_off = True
+        sending.cancel()
+
+    async def _turn(self) -> float:
+        wait = await self._wait()
+        if wait > 0:
+            return wait
+        values = {"seconds": lease_seconds(DEFAULT_TIMEOUT), "most": MOST_IN_FLIGHT}
+        async with self._database.transaction() as session:
+            claimed = (await session.execute(_CLAIM.on(session), values)).all()
+        points.reach("mail.claimed")
+        self._sending = asyncio.gather(*(self._deliver(mail) for mail in claimed))
+        try:
+            await self._sending
+        except asyncio.CancelledError:
+            if not self._is_broken_off:
+                raise
+        finally:
+            self._sending = None
+        return 0.0
+
+    async def _wait(self) -> float:
+        """Seconds until the next mail is due; 0: one is."""
+        now = database_now()
+        first = select(func.min(col(OutgoingMail.due_at)), now).where(
+            col(OutgoingMail.due_at).is_not(None),
+            col(OutgoingMail.leased_until).is_(None) | (col(OutgoingMail.leased_until) <= now),
+        )
+        async with self._database.reading() as session:
+            due_at, at = (await session.execute(first)).one()
+        return LOOK_EVERY if due_at is None else _between(at, due_at)
+
+    async def _deliver(self, mail: Row[Any]) -> None:
+        try:
+            content = self._keyring.decrypt(mail.content_encrypted)
+        except ValueError:
+            # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY; the lease puts it off.
+            self._log.error("mail_unreadable", mail_id=mail.id)
+            return
+        try:
+            exchange = await self._postman.send(mail.id, mail.recipient, content)
+        except asyncio.CancelledError:
+            if self._is_broken_off:
+                await self._write(_RELEASE, {"id": mail.id, "fence": mail.fence})
+            raise
+        points.reach("mail.sent")
+        judged = verdict(exchange, mail.attempts_made + 1, self._schedule)
+        await self._record(mail, exchange, judged)
+
+    async def _record(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
+        again = judged.fate is Fate.FAILED
+        values = {
+            "id": mail.id,
+            "fence": mail.fence,
+            "attempt": mail.attempts_made + 1,
+            "error": exchange.error,
+            "again": int(again),
+            "delay": judged.delay or 0.0,
+        }
+        await self._write(_RECORD, values)
+        self.sent += judged.fate is Fate.SUCCEEDED
+        self._log.info(
+            "mail_attempt",
+            account_id=mail.account_id,
+            mail_id=mail.id,
+            attempt=mail.attempts_made + 1,
+            outcome=exchange.outcome.value,
+            status=exchange.status,
+            fate=judged.fate.value,
+            duration_ms=exchange.duration_ms,
+        )
+
+    async def _write(self, statement: Sql, values: dict[str, Any]) -> None:
+        async with self._database.transaction() as session:
+            await session.execute(statement.on(session), values)
+
+
+def _between(now: datetime, due_at: datetime) -> float:
+    return min(max((due_at - now).total_seconds(), 0.0), LOOK_EVERY)

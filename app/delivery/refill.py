@@ -1,0 +1,133 @@
+"""The replay filler: makes a replay's deliveries, a page at a time, behind those that are there already.
+
+They go into a lane of their own: a replay of a year delays nobody's fresh events, not even its own endpoint's.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Row, exists, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import points
+from app.database import Database
+from app.delivery.dispatch import delivery_row, insert_deliveries
+from app.delivery.models import (
+    Delivery,
+    DeliveryStatus,
+    EndpointStatus,
+    Lane,
+    Replay,
+    WebhookEndpoint,
+)
+from app.delivery.selection import takes_type
+from app.events.models import EventRecord
+
+EVENTS_AT_ONCE = 500
+_FAILED = (DeliveryStatus.FAILED.value, DeliveryStatus.EXHAUSTED.value, DeliveryStatus.CANCELLED.value)
+
+Made = Callable[[Collection[str], int], None]
+
+
+class Refill:
+    """Fills running replays by turns. `made` is told whose endpoints got deliveries, once they are committed."""
+
+    def __init__(self, database: Database, made: Made) -> None:
+        self._database = database
+        self._made = made
+        self._last = ""
+
+    async def run(self) -> None:
+        """Until every replay that runs has all of its deliveries."""
+        while await self._any():
+            await self._round()
+
+    async def _any(self) -> bool:
+        async with self._database.reading() as session:
+            return (await session.execute(_running().limit(1))).first() is not None
+
+    async def _round(self) -> None:
+        """One page of each running replay."""
+        after = ""
+        while (replay_id := await self._page(after)) is not None:
+            after = replay_id
+
+    async def _page(self, after: str) -> str | None:
+        async with self._database.transaction() as session:
+            # Another worker's replay is passed over, not waited for.
+            statement = _running().where(col(Replay.id) > after).order_by(col(Replay.id)).limit(1)
+            found = await session.execute(statement.with_for_update(skip_locked=True))
+            replay: Replay | None = found.scalar_one_or_none()
+            if replay is None:
+                return None
+            endpoint = await session.get(WebhookEndpoint, replay.webhook_endpoint_id)
+            made = await self._fill(session, replay, endpoint)
+            points.reach("replay.before_commit")
+        points.reach("replay.committed")
+        if made:
+            self._made([replay.webhook_endpoint_id], Lane.REPLAY)
+        return replay.id
+
+    async def _fill(self, session: AsyncSession, replay: Replay, endpoint: WebhookEndpoint | None) -> int:
+        if endpoint is None or endpoint.status != EndpointStatus.ENABLED.value:
+            await _change(session, replay, is_cancelled=True)
+            return 0
+        events = await _events(session, replay)
+        rows = [
+            delivery_row(replay.account_id, event, endpoint.id)
+            for event in events
+            if takes_type(endpoint.event_types, event.type)
+        ]
+        await insert_deliveries(session, rows, replay.id, Lane.REPLAY)
+        is_last = len(events) < EVENTS_AT_ONCE
+        await _change(session, replay, position=replay.through if is_last else events[-1].sequence)
+        return len(rows)
+
+
+def _running() -> Any:
+    return select(Replay).where(
+        col(Replay.is_cancelled).is_(False), col(Replay.position) < col(Replay.through)
+    )
+
+
+async def _events(session: AsyncSession, replay: Replay) -> Sequence[Row[Any]]:
+    """The next events of the replay, in order."""
+    statement = (
+        select(col(EventRecord.id), col(EventRecord.sequence), col(EventRecord.type))
+        .where(
+            col(EventRecord.account_id) == replay.account_id,
+            col(EventRecord.sequence) > replay.position,
+            col(EventRecord.sequence) <= replay.through,
+        )
+        .order_by(col(EventRecord.sequence))
+        .limit(EVENTS_AT_ONCE)
+    )
+    if replay.failed_since is not None:
+        statement = statement.where(_has_failed(replay))
+    return (await session.execute(statement)).all()
+
+
+def _has_failed(replay: Replay) -> Any:
+    """A delivery of the event to the endpoint failed since then, and none arrived."""
+    to_endpoint = (
+        col(Delivery.event_id) == col(EventRecord.id),
+        col(Delivery.destination_id) == replay.webhook_endpoint_id,
+    )
+    arrived = exists().where(*to_endpoint, col(Delivery.status) == DeliveryStatus.SUCCEEDED.value)
+    since = replay.failed_since
+    failed = exists().where(
+        *to_endpoint,
+        col(Delivery.status).in_(_FAILED),
+        (col(Delivery.created_at) >= since) | (col(Delivery.finished_at) >= since),
+        # Its own deliveries do not count, else a page that was filled twice would seem to have failed.
+        col(Delivery.replay_id) != replay.id,
+    )
+    return failed & ~arrived
+
+
+async def _change(session: AsyncSession, replay: Replay, **values: Any) -> None:
+    await session.execute(
+        update(Replay).where(col(Replay.id) == replay.id).values(**values),
+        execution_options={"synchronize_session": False},
+    )

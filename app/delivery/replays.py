@@ -1,0 +1,147 @@
+"""Verbs over replays: events sent to one endpoint again. They take a session and never commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from sqlalchemy import Select, exists, func, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock
+from app.auth.actor import Actor
+from app.crypto import Keyring
+from app.delivery import endpoints, event_names
+from app.delivery.models import Delivery, DeliveryStatus, Replay, ReplayStatus
+from app.delivery.selection import takes_type
+from app.errors import ErrorCode, Refusal
+from app.events import cursors, log
+from app.events.models import EventRecord, Stream
+
+MAX_RUNNING: Final = 5
+GIVEN_UP: Final = (DeliveryStatus.EXHAUSTED, DeliveryStatus.CANCELLED)
+
+
+async def create(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    retention: timedelta,
+    *,
+    endpoint_id: str,
+    after: str | None = None,
+    through: str | None = None,
+    failed_since: datetime | None = None,
+) -> Replay:
+    """A replay to an enabled endpoint; the worker makes its deliveries.
+
+    Either the events after one cursor through another (through now, if that is left out), or those whose delivery to
+    this endpoint failed or was cancelled since a time. Raises NOT_FOUND, CONFLICT, REQUIRED, INVALID, OUT_OF_RANGE and
+    LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
+    """
+    _require_one_way(after, through, failed_since)
+    endpoint = await endpoints.load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    endpoints.require_enabled(endpoint, "webhookEndpointId")
+    await _require_room(session, endpoint.id)
+    stream = await log.stream(session, actor.account_id)
+    replay = Replay(
+        account_id=actor.account_id,
+        webhook_endpoint_id=endpoint.id,
+        position=stream.first_sequence - 1,
+        through=stream.last_sequence,
+    )
+    if failed_since is not None:
+        replay.failed_since = _since(failed_since, retention)
+    elif after is not None:
+        replay.position, replay.through = _between(keyring, stream, after, through)
+    session.add(replay)
+    await session.flush()
+    return replay
+
+
+def events_left(replay: Replay, event_types: Sequence[str] | None) -> Select[Any]:
+    """The events that the replay has yet to make deliveries of: those its endpoint asks for, after its position.
+
+    With `failed_since` those of them whose delivery to the endpoint was given up or cancelled since then, unless
+    another delivery of the event to it has succeeded or is still to be tried.
+    """
+    statement = select(EventRecord).where(
+        col(EventRecord.account_id) == replay.account_id,
+        col(EventRecord.sequence) > replay.position,
+        col(EventRecord.sequence) <= replay.through,
+    )
+    if event_types is not None:
+        taken = [name for name in event_names.NAMES if takes_type(event_types, name)]
+        statement = statement.where(col(EventRecord.type).in_(taken))
+    if replay.failed_since is not None:
+        sent = (
+            col(Delivery.event_id) == EventRecord.id,
+            col(Delivery.destination_id) == replay.webhook_endpoint_id,
+        )
+        failed = col(Delivery.status).in_([one.value for one in GIVEN_UP])
+        since = col(Delivery.finished_at) >= replay.failed_since
+        statement = statement.where(exists().where(*sent, failed, since), ~exists().where(*sent, ~failed))
+    return statement
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`total` deliveries, made and to be made, of which `done` have ended."""
+
+    total: int
+    done: int
+    status: ReplayStatus
+
+    @classmethod
+    def of(cls, replay: Replay, left: int, made: int, ended: int) -> Self:
+        if replay.is_cancelled:
+            return cls(made, ended, ReplayStatus.CANCELLED)
+        over = replay.position >= replay.through and ended == made
+        return cls(made + left, ended, ReplayStatus.DONE if over else ReplayStatus.RUNNING)
+
+
+def _require_one_way(after: str | None, through: str | None, failed_since: datetime | None) -> None:
+    if after is None and failed_since is None:
+        raise Refusal(
+            ErrorCode.REQUIRED,
+            "Say which events: those after a cursor, or those that failed since a time.",
+            "after" if through is not None else "failedSince",
+        )
+    if after is not None and failed_since is not None:
+        raise Refusal(ErrorCode.INVALID, "Give either after or failedSince, not both.", "failedSince")
+    if after is None and through is not None:
+        raise Refusal(ErrorCode.INVALID, "through goes with after; leave it out with failedSince.", "through")
+
+
+def _since(failed_since: datetime, retention: timedelta) -> datetime:
+    now = clock.now()
+    if not now - retention <= failed_since <= now:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"failedSince must lie in the last {retention.days} days, which is how long events are kept.",
+            "failedSince",
+        )
+    return failed_since
+
+
+def _between(keyring: Keyring, stream: Stream, after: str, through: str | None) -> tuple[int, int]:
+    first = cursors.decode(keyring, stream, after, "after")
+    last = stream.last_sequence if through is None else cursors.decode(keyring, stream, through, "through")
+    if last < first:
+        raise Refusal(ErrorCode.INVALID, "through lies before after; exchange the two cursors.", "through")
+    return first, last
+
+
+async def _require_room(session: AsyncSession, endpoint_id: str) -> None:
+    running = select(func.count()).where(
+        col(Replay.webhook_endpoint_id) == endpoint_id,
+        col(Replay.is_cancelled).is_(False),
+        col(Replay.position) < col(Replay.through),
+    )
+    if (await session.execute(running)).scalar_one() >= MAX_RUNNING:
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"This endpoint has {MAX_RUNNING} replays under way; wait until one of them is done.",
+            "webhookEndpointId",
+        )

@@ -1,0 +1,388 @@
+"""The sender: claims deliveries in batches, sends them concurrently, records the outcomes in batches.
+
+The three run side by side with bounded room between them, and no session is open while anything is on its way. What a
+delivery is carried by, webhooks or mail, is the carrier's business.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy import Row
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import points
+from app.database import Database
+from app.delivery import claims, outcomes
+from app.delivery.channels import Channels
+from app.delivery.claims import Claim, Wanted
+from app.delivery.exchange import AttemptOutcome, Exchange
+from app.delivery.loops import Loop
+from app.delivery.models import Lane
+from app.delivery.outcomes import Result
+from app.delivery.retry import Fate, verdict
+
+CLAIMED_AT_ONCE = 200
+RECORDED_AT_ONCE = 400
+MOST_HELD = 1000
+LOOK_EVERY = 1.0
+"""Seconds between two looks at what is due, which find what no one told this worker of."""
+
+LOOK_AGAIN_AFTER = 0.05
+GATHER_SECONDS = 0.02
+"""How long outcomes wait for others to be recorded with, while more are on their way."""
+
+GATHERED_ENOUGH = 100
+RECORDING_SECONDS = 1.0
+"""What a lease allows for the outcome's way into the database."""
+
+log = structlog.get_logger(__name__)
+
+
+class Target(Protocol):
+    """A destination that takes deliveries, once its pause is over."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def paused_seconds(self) -> float: ...
+
+
+class Carrier(Protocol):
+    """How deliveries to one kind of destination are written, sent and judged."""
+
+    prefix: str
+    timeout: float
+    most_in_flight: int
+    most_each: int
+
+    async def targets(self, session: AsyncSession, ids: Collection[str]) -> Mapping[str, Any]: ...
+
+    async def body(self, session: AsyncSession, row: Row[Any], target: Any) -> str | None: ...
+
+    async def send(self, claim: Claim) -> Exchange: ...
+
+    def pause_after(self, result: Result) -> float | None: ...
+
+    async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None: ...
+
+    async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None: ...
+
+
+class Sender:
+    """Sends the deliveries of one carrier. `run()` until `stop()`; cancelled, it leaves all to the leases."""
+
+    def __init__(
+        self, database: Database, carrier: Carrier, schedule: Sequence[float], worker_id: str = ""
+    ) -> None:
+        self._database = database
+        self._carrier = carrier
+        self._schedule = schedule
+        self._lease = lease_seconds(carrier.timeout)
+        self._log = log.bind(worker_id=worker_id)
+        self._channels = Channels(carrier.most_each, carrier.most_in_flight)
+        self._claiming = Loop(f"claim {carrier.prefix}", self._claim_turn)
+        self._recording = Loop(f"record {carrier.prefix}", self._record_turn)
+        self._attempts: dict[asyncio.Task[None], Claim] = {}
+        self._results: list[Result] = []
+        self._given_back: list[Claim] = []
+        self._all_recorded = asyncio.Event()
+        self._next_look = 0.0
+        self._grace = 0.0
+        self.outcomes: Counter[str] = Counter()
+        self.fates: Counter[str] = Counter()
+        self.seconds_in_flight = 0.0
+        self.leases_lost = 0
+        self.recorded = 0
+        self.oldest_due_seconds = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts under way."""
+        return self._channels.in_flight
+
+    @property
+    def claimed(self) -> int:
+        """Deliveries that this worker holds and has not tried yet."""
+        return self._channels.queued
+
+    @property
+    def failures(self) -> int:
+        """Turns that ended in an error, such as a database that was away."""
+        return self._claiming.failures + self._recording.failures
+
+    def tell_due(self, destination_ids: Iterable[str], lane: int = Lane.FRESH) -> None:
+        """There are deliveries now, so that they need not be looked for."""
+        for destination_id in destination_ids:
+            if destination_id.startswith(self._carrier.prefix):
+                self._channels.mark_due(destination_id, lane)
+        self._claiming.bell.ring()
+
+    def look(self) -> None:
+        """Something may be due: look soon."""
+        self._next_look = min(self._next_look, time.monotonic() + LOOK_AGAIN_AFTER)
+        self._claiming.bell.ring()
+
+    async def run(self) -> None:
+        recording = asyncio.create_task(self._recording.run(), name="record")
+        try:
+            await self._claiming.run()
+            await self._wind_up()
+        finally:
+            recording.cancel()
+            for attempt in self._attempts:
+                attempt.cancel()
+            await asyncio.gather(recording, *self._attempts, return_exceptions=True)
+
+    def stop(self, seconds: float) -> None:
+        """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
+        self._grace = seconds
+        self._claiming.stop()
+
+    # Claiming
+
+    async def _claim_turn(self) -> float:
+        if time.monotonic() >= self._next_look:
+            await self._look()
+        now = time.monotonic()
+        room = MOST_HELD - self._channels.held - len(self._results)
+        wanted = self._channels.plan(min(room, CLAIMED_AT_ONCE), now) if room > 0 else []
+        if not wanted:
+            goes_on = self._channels.next_pause_end(now)
+            return max(min(self._next_look, goes_on or self._next_look) - now, 0.001)
+        try:
+            await self._claim(wanted)
+        except BaseException:
+            # What was planned counts as done, so it must be found again.
+            self._next_look = 0.0
+            raise
+        self._send()
+        return 0.0
+
+    async def _look(self) -> None:
+        started = time.monotonic()
+        async with self._database.reading() as session:
+            found = await claims.due_lanes(session, self._carrier.prefix)
+        ended = time.monotonic()
+        soonest = LOOK_EVERY
+        self.oldest_due_seconds = 0.0
+        for one in found:
+            if one.seconds <= 0:
+                self._channels.mark_due(one.destination_id, one.lane)
+                self.oldest_due_seconds = max(self.oldest_due_seconds, -one.seconds)
+            else:
+                soonest = min(soonest, one.seconds)
+        # However many destinations there are, looking takes a small part of the time.
+        self._next_look = ended + max(soonest, LOOK_AGAIN_AFTER, 10 * (ended - started))
+        self._channels.forget_idle()
+
+    async def _claim(self, wanted: Sequence[Wanted]) -> None:
+        async with self._database.transaction() as session:
+            targets = await self._carrier.targets(session, {one.destination_id for one in wanted})
+            await self._cancel_for_the_gone(session, wanted, targets)
+            open_lanes = [one for one in wanted if not self._is_paused(one, targets)]
+            picked = await claims.pick(session, open_lanes) if open_lanes else []
+            bodies, gone = await self._bodies(session, picked, targets)
+            if gone:
+                await claims.cancel(session, gone)
+            ends_at = await claims.lease(session, bodies, self._lease) if bodies else 0.0
+        points.reach("send.claimed")
+        taken = Counter((row.destination_id, row.lane) for row in picked)
+        for one in open_lanes:
+            if taken[one.destination_id, one.lane] >= one.count:
+                self._channels.mark_due(one.destination_id, one.lane)
+        for row in picked:
+            body = row.body if row.body is not None else bodies.get(row.id)
+            if body is not None:
+                self._channels.add(_claim(row, body, targets[row.destination_id], ends_at))
+
+    async def _cancel_for_the_gone(
+        self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
+    ) -> None:
+        """What waits for a destination that is disabled, unsubscribed or deleted is cancelled, a part at a time."""
+        for destination_id in sorted({one.destination_id for one in wanted} - targets.keys()):
+            if await claims.cancel_pending(session, destination_id) >= claims.CANCELLED_AT_ONCE:
+                self._channels.mark_due(destination_id, Lane.FRESH)
+
+    def _is_paused(self, wanted: Wanted, targets: Mapping[str, Target]) -> bool:
+        target = targets.get(wanted.destination_id)
+        if target is None:
+            return True
+        if target.paused_seconds <= 0:
+            return False
+        self._give_back(self._channels.pause(target.id, time.monotonic() + target.paused_seconds))
+        self._channels.mark_due(target.id, wanted.lane)
+        return True
+
+    async def _bodies(
+        self, session: AsyncSession, picked: Sequence[Row[Any]], targets: Mapping[str, Target]
+    ) -> tuple[dict[str, str | None], list[str]]:
+        """The new bodies of all that can be sent, and those whose event is gone."""
+        bodies: dict[str, str | None] = {}
+        gone = []
+        for row in picked:
+            if row.body is not None:
+                bodies[row.id] = None
+                continue
+            try:
+                body = await self._carrier.body(session, row, targets[row.destination_id])
+            except (LookupError, TypeError, ValueError) as error:
+                # Held without a body, so that it comes up again only after the lease and stops nobody else.
+                self._log.error("delivery_body_failed", delivery_id=row.id, exc_info=error)
+                bodies[row.id] = None
+                continue
+            if body is None:
+                gone.append(row.id)
+            else:
+                bodies[row.id] = body
+        return bodies, gone
+
+    # Sending
+
+    def _send(self) -> None:
+        latest = time.monotonic() + self._carrier.timeout + RECORDING_SECONDS
+        for claim in self._channels.next_sends():
+            if claim.expires_at < latest:
+                # It has waited here for so long that it might be on its way twice.
+                self._channels.abandoned(claim)
+                self._give_back([claim])
+                continue
+            attempt = asyncio.create_task(self._attempt(claim), name="attempt")
+            self._attempts[attempt] = claim
+            attempt.add_done_callback(self._attempts.pop)
+
+    async def _attempt(self, claim: Claim) -> None:
+        points.reach("send.before_request")
+        started = time.monotonic()
+        try:
+            exchange = await self._carrier.send(claim)
+        except asyncio.CancelledError:
+            self._channels.abandoned(claim)
+            self._given_back.append(claim)
+            raise
+        except Exception as error:
+            self._log.error("attempt_failed", delivery_id=claim.id, exc_info=error)
+            exchange = _impossible()
+        points.reach("send.response")
+        self._finish(claim, exchange, time.monotonic() - started)
+        self._send()
+        if self._channels.has_room(claim.destination_id):
+            self._claiming.bell.ring()
+
+    def _finish(self, claim: Claim, exchange: Exchange, seconds: float) -> None:
+        judged = verdict(exchange, claim.attempt_in_schedule, self._schedule)
+        result = Result(claim, exchange, judged)
+        succeeded = judged.fate is Fate.SUCCEEDED
+        self._results.append(result)
+        self._give_back(self._channels.finished(claim, succeeded, seconds, slow_down=judged.slow_down))
+        if (pause := self._carrier.pause_after(result)) is not None:
+            self._give_back(self._channels.pause(claim.destination_id, time.monotonic() + pause))
+        self.outcomes[exchange.outcome.value] += 1
+        self.fates[judged.fate.value] += 1
+        self.seconds_in_flight += seconds
+        self._recording.bell.ring()
+        self._log.info(
+            "delivery_attempt",
+            account_id=claim.account_id,
+            destination_id=claim.destination_id,
+            event_id=claim.event_id,
+            delivery_id=claim.id,
+            attempt=claim.attempt,
+            outcome=exchange.outcome.value,
+            status=exchange.status,
+            fate=judged.fate.value,
+            duration_ms=exchange.duration_ms,
+        )
+
+    def _give_back(self, dropped: Sequence[Claim]) -> None:
+        if dropped:
+            self._given_back.extend(dropped)
+            self._recording.bell.ring()
+
+    # Recording
+
+    async def _record_turn(self) -> float:
+        if not self._results and not self._given_back:
+            return LOOK_EVERY
+        if len(self._results) < GATHERED_ENOUGH and self._channels.held:
+            await asyncio.sleep(GATHER_SECONDS)
+        await self._record()
+        return 0.0
+
+    async def _record(self) -> None:
+        results, given_back = self._results[:RECORDED_AT_ONCE], self._given_back[:]
+        points.reach("send.before_record")
+        async with self._database.transaction() as session:
+            held: set[str] = set()
+            if results:
+                await self._carrier.affect(session, results)
+                held = await outcomes.record(session, results)
+                await self._carrier.stamp(session, results)
+            if given_back:
+                await claims.release(session, given_back)
+        points.reach("send.recorded")
+        del self._results[: len(results)], self._given_back[: len(given_back)]
+        self.recorded += len(held)
+        self._count_lost(results, held)
+        for claim in given_back:
+            self._channels.mark_due(claim.destination_id, claim.lane)
+        if not self._results and not self._given_back:
+            self._all_recorded.set()
+        # Places that were taken by results are free for claims again.
+        self._claiming.bell.ring()
+
+    def _count_lost(self, results: Sequence[Result], held: Collection[str]) -> None:
+        for result in results:
+            if result.claim.id not in held:
+                self.leases_lost += 1
+                self._log.warning(
+                    "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt
+                )
+
+    async def _wind_up(self) -> None:
+        """Wait for what is in flight, write down what came of it, give back the rest."""
+        self._given_back.extend(self._channels.drop_all())
+        if self._attempts:
+            await asyncio.wait(list(self._attempts), timeout=self._grace)
+        for attempt in list(self._attempts):
+            attempt.cancel()
+        await asyncio.gather(*self._attempts, return_exceptions=True)
+        while self._results or self._given_back:
+            self._recording.bell.ring()
+            self._all_recorded.clear()
+            await self._all_recorded.wait()
+
+
+def lease_seconds(timeout: float) -> float:
+    """For how long a claim holds: an exchange, some time in the queue before it, and the recording after it."""
+    return 1.5 * timeout + 2 + RECORDING_SECONDS
+
+
+def _claim(row: Row[Any], body: bytes | str, target: Any, ends_at: float) -> Claim:
+    return Claim(
+        id=row.id,
+        account_id=row.account_id,
+        event_id=row.event_id,
+        destination_id=row.destination_id,
+        replay_id=row.replay_id,
+        lane=row.lane,
+        attempt=row.attempts_made + 1,
+        schedule_start=row.schedule_start,
+        fence=row.fence + 1,
+        body=body.encode() if isinstance(body, str) else bytes(body),
+        target=target,
+        expires_at=ends_at,
+    )
+
+
+def _impossible() -> Exchange:
+    return Exchange(
+        started_at=time.time_ns() // 1_000_000,
+        duration_ms=0,
+        outcome=AttemptOutcome.CONNECTION,
+        error="The request could not be made.",
+    )

@@ -1,0 +1,85 @@
+"""SQL that is written once for both databases and prepared once: what the worker runs thousands of times a second.
+
+A statement is given its many rows as one JSON parameter, so that it is the same text, and the same plan, for any
+number of them. Words that the databases spell differently begin with `@`:
+
+- `@rows(id text, delay float8)`: the rows of the parameter `:rows` as a table named `given`. Types: text, bigint,
+  float8.
+- `@now`: the database's clock; in a comparison write `(SELECT @now)`, which an index can be searched with.
+- `@later(x)`: x seconds from now. `@instant(x)`: a time given as milliseconds since 1970.
+- `@bytes(x)`: a text as its UTF-8.
+- `@skip_locked(t)`: rows of `t` are locked, those locked by others passed over. `@lock(t)`: the same, but waits.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import TextClause, text
+from sqlalchemy.sql.selectable import TextualSelect
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+_SQLITE_NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
+_POSTGRES_NOW = "date_trunc('milliseconds', clock_timestamp())"
+_WORD = re.compile(r"@(\w+)(?:\(([^()]*)\))?")
+
+
+class Sql:
+    """One statement in both dialects; `results` types the columns that are no plain text or number.
+
+    `sqlite` is for the rare statement whose very shape differs.
+    """
+
+    def __init__(
+        self, statement: str, results: Mapping[str, Any] | None = None, *, sqlite: str | None = None
+    ) -> None:
+        self._sqlite = _prepared(sqlite or statement, _SQLITE, results)
+        self._postgresql = _prepared(statement, _POSTGRES, results)
+
+    def on(self, session: AsyncSession) -> TextClause | TextualSelect:
+        """The statement for this session's database."""
+        return self._sqlite if is_sqlite(session) else self._postgresql
+
+
+def is_sqlite(session: AsyncSession) -> bool:
+    return session.get_bind().dialect.name == "sqlite"
+
+
+def rows(items: Iterable[Mapping[str, Any]]) -> str:
+    """The value of `:rows`."""
+    return orjson.dumps(list(items)).decode()
+
+
+def _prepared(
+    statement: str, words: Mapping[str, Callable[[str], str]], results: Mapping[str, Any] | None
+) -> TextClause | TextualSelect:
+    clause = text(_WORD.sub(lambda found: words[found[1]](found[2] or ""), statement))
+    return clause.columns(**results) if results else clause
+
+
+def _sqlite_rows(columns: str) -> str:
+    names = [column.split()[0] for column in columns.split(",")]
+    # json_extract and not ->>, which came with SQLite 3.38 only.
+    values = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
+    return f"(SELECT {values} FROM json_each(:rows)) AS given"  # noqa: S608 - our own column names
+
+
+_SQLITE: Mapping[str, Callable[[str], str]] = {
+    "rows": _sqlite_rows,
+    "now": lambda _: _SQLITE_NOW,
+    "later": lambda seconds: f"({_SQLITE_NOW} + CAST({seconds} * 1000 AS INTEGER))",
+    "instant": lambda ms: ms,
+    "bytes": lambda value: f"CAST({value} AS BLOB)",
+    "skip_locked": lambda _: "",
+    "lock": lambda _: "",
+}
+_POSTGRES: Mapping[str, Callable[[str], str]] = {
+    "rows": lambda columns: f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS given({columns})",
+    "now": lambda _: _POSTGRES_NOW,
+    "later": lambda seconds: f"({_POSTGRES_NOW} + CAST({seconds} AS double precision) * INTERVAL '1 second')",
+    "instant": lambda ms: f"to_timestamp({ms} / 1000.0)",
+    "bytes": lambda value: f"convert_to({value}, 'UTF8')",
+    "skip_locked": lambda table: f"FOR UPDATE OF {table} SKIP LOCKED",
+    "lock": lambda table: f"FOR UPDATE OF {table}",
+}

@@ -1,0 +1,183 @@
+"""The webhook carrier: signed POSTs to endpoints, and what an answer means for the endpoint itself."""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, case, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock
+from app.crypto import Keyring
+from app.database import database_now, seconds_from_now
+from app.delivery.bodies import attempt_headers, event_json
+from app.delivery.claims import Claim, cancel_pending
+from app.delivery.exchange import Exchange
+from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
+from app.delivery.outcomes import Result
+from app.delivery.retry import Fate, parse_retry_after
+from app.delivery.transport import Transport
+
+MOST_IN_FLIGHT = 400
+MOST_PER_ENDPOINT = 20
+STAMP_SECONDS = 1.0
+"""How exact an endpoint's last success is: it is not written for every batch of a busy one."""
+
+UNREADABLE_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An enabled endpoint as it was when the delivery was claimed."""
+
+    id: str
+    url: str
+    secrets: tuple[str, ...]
+    paused_seconds: float
+
+
+class Webhooks:
+    """Carries events to webhook endpoints."""
+
+    prefix = "whe"
+    most_in_flight = MOST_IN_FLIGHT
+    most_each = MOST_PER_ENDPOINT
+
+    def __init__(self, keyring: Keyring, transport: Transport, timeout: float) -> None:
+        self.timeout = timeout
+        self._transport = transport
+        # Unlocking a secret costs more than the signature made with it.
+        self._unlock = lru_cache(maxsize=10_000)(keyring.decrypt)
+        self._stamped: dict[str, float] = {}
+
+    async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
+        """Those of the endpoints that are enabled."""
+        statement = select(WebhookEndpoint, database_now()).where(
+            col(WebhookEndpoint.id).in_(ids), col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value
+        )
+        found = (await session.execute(statement)).tuples()
+        return {endpoint.id: self._target(endpoint, now) for endpoint, now in found}
+
+    async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:
+        """The body for a delivery's first attempt; None if its event is gone."""
+        return event_json(row)
+
+    async def send(self, claim: Claim) -> Exchange:
+        """One attempt."""
+        target: Target = claim.target
+        headers = attempt_headers(claim, target.secrets, int(time.time()))
+        return await self._transport.post(target.url, headers, claim.body, self.timeout)
+
+    def pause_after(self, result: Result) -> float | None:
+        """For how many seconds the whole endpoint asks to be left alone."""
+        if not result.verdict.slow_down:
+            return None
+        return parse_retry_after(result.exchange.retry_after, time.time())
+
+    async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """Disable and pause endpoints as they asked for; before their deliveries are written, as everyone locks."""
+        for claim, reason in sorted(_gone(results).items()):
+            await self._disable(session, claim, reason)
+        pauses: dict[str, float] = {}
+        for result in results:
+            if (seconds := self.pause_after(result)) is not None:
+                key = result.claim.destination_id
+                pauses[key] = max(seconds, pauses.get(key, 0.0))
+        for endpoint_id, seconds in sorted(pauses.items()):
+            await _pause(session, endpoint_id, seconds)
+
+    async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """Note when the endpoints last took a delivery."""
+        now = time.monotonic()
+        succeeded = {
+            result.claim.destination_id for result in results if result.verdict.fate is Fate.SUCCEEDED
+        }
+        due = sorted(
+            one for one in succeeded if now - self._stamped.get(one, -STAMP_SECONDS) >= STAMP_SECONDS
+        )
+        if not due:
+            return
+        # Whoever holds an endpoint's lock may wait for ours: passed over, it is stamped with the next batch.
+        free = (
+            select(col(WebhookEndpoint.id))
+            .where(col(WebhookEndpoint.id).in_(due))
+            .with_for_update(skip_locked=True)
+        )
+        await session.execute(
+            update(WebhookEndpoint)
+            .where(col(WebhookEndpoint.id).in_(free))
+            .values(last_success_at=database_now()),
+            execution_options={"synchronize_session": False},
+        )
+        if len(self._stamped) > 10_000:
+            self._stamped.clear()
+        self._stamped.update(dict.fromkeys(due, now))
+
+    def _target(self, endpoint: WebhookEndpoint, now: Any) -> Target:
+        paused = 0.0
+        if endpoint.paused_until is not None:
+            paused = (endpoint.paused_until - now).total_seconds()
+        try:
+            secrets = self._secrets(endpoint)
+        except ValueError:
+            # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY: nothing is lost meanwhile.
+            log.error("webhook_secret_unreadable", endpoint_id=endpoint.id)
+            return Target(endpoint.id, endpoint.url, (), UNREADABLE_SECONDS)
+        return Target(endpoint.id, endpoint.url, secrets, paused)
+
+    def _secrets(self, endpoint: WebhookEndpoint) -> tuple[str, ...]:
+        current = self._unlock(endpoint.secret_encrypted)
+        until = endpoint.previous_secret_until
+        if endpoint.previous_secret_encrypted is None or until is None or until <= clock.now():
+            return (current,)
+        return current, self._unlock(endpoint.previous_secret_encrypted)
+
+    async def _disable(self, session: AsyncSession, endpoint_id: str, gone: Result) -> None:
+        now = database_now()
+        disabled = await session.execute(
+            update(WebhookEndpoint)
+            .where(
+                col(WebhookEndpoint.id) == endpoint_id,
+                # One that was pointed elsewhere meanwhile is not judged by what its old place said.
+                col(WebhookEndpoint.url) == gone.claim.target.url,
+                col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value,
+            )
+            .values(
+                status=EndpointStatus.DISABLED.value,
+                disabled_reason=gone.verdict.reason,
+                disabled_at=now,
+                updated_at=now,
+            )
+            .returning(col(WebhookEndpoint.id)),
+            execution_options={"synchronize_session": False},
+        )
+        if disabled.first() is None:
+            return
+        await session.execute(
+            update(Replay)
+            .where(col(Replay.webhook_endpoint_id) == endpoint_id, col(Replay.position) < col(Replay.through))
+            .values(is_cancelled=True),
+            execution_options={"synchronize_session": False},
+        )
+        # However many wait, the others' outcomes are not held up: the claims cancel what is left here.
+        await cancel_pending(session, endpoint_id)
+        log.info("webhook_endpoint_disabled", endpoint_id=endpoint_id, account_id=gone.claim.account_id)
+
+
+def _gone(results: Sequence[Result]) -> dict[str, Result]:
+    return {result.claim.destination_id: result for result in results if result.verdict.disable}
+
+
+async def _pause(session: AsyncSession, endpoint_id: str, seconds: float) -> None:
+    until = seconds_from_now(seconds)
+    later = case((col(WebhookEndpoint.paused_until) > until, col(WebhookEndpoint.paused_until)), else_=until)
+    await session.execute(
+        update(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint_id).values(paused_until=later),
+        execution_options={"synchronize_session": False},
+    )

@@ -1,0 +1,93 @@
+"""What can go wrong for a user: a stable code and a sentence that says what to do.
+
+Two kinds, as the contract has them. A `Refusal` is a broken rule of the domain: it becomes an entry of `userErrors`,
+and nothing has changed. An `ApiError` ends the field or the whole request: it becomes a top-level GraphQL error with
+`extensions.code`. Everything else is a fault of ours and is masked.
+"""
+
+import enum
+from typing import Any, ClassVar
+
+
+class ErrorCode(enum.Enum):
+    """Codes of `userErrors`."""
+
+    REQUIRED = "REQUIRED"
+    INVALID = "INVALID"
+    TOO_LONG = "TOO_LONG"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    TAKEN = "TAKEN"
+    NOT_FOUND = "NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    INVALID_METER_NUMBER = "INVALID_METER_NUMBER"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - a code, not a password
+    TOKEN_USED = "TOKEN_USED"  # noqa: S105 - a code, not a password
+    CONSENT_REQUIRED = "CONSENT_REQUIRED"
+    URL_NOT_ALLOWED = "URL_NOT_ALLOWED"
+    LIMIT_REACHED = "LIMIT_REACHED"
+    IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
+
+
+class Refusal(Exception):
+    """A rule of the domain refuses: `Refusal(code, sentence, *path below input)`, indexes as strings."""
+
+    def __init__(self, code: ErrorCode, message: str, *field: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = list(field)
+
+
+class Refusals(Exception):
+    """Several refusals of one input, told together."""
+
+    def __init__(self, refusals: list[Refusal]) -> None:
+        super().__init__("; ".join(one.message for one in refusals))
+        self.refusals = refusals
+
+
+def not_found(what: str, *field: str) -> Refusal:
+    """Not there, or not yours: the same words for both."""
+    return Refusal(ErrorCode.NOT_FOUND, f"There is no such {what}; check the id.", *field)
+
+
+class ApiError(Exception):
+    """Ends a field or a request with a top-level error."""
+
+    code: ClassVar[str] = "INTERNAL"
+    status: ClassVar[int] = 200
+
+    def __init__(self, message: str, **extensions: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.extensions = {"code": self.code, **extensions}
+
+
+class Unauthenticated(ApiError):
+    code = "UNAUTHENTICATED"
+    status = 401
+
+
+class Forbidden(ApiError):
+    code = "FORBIDDEN"
+
+
+class BadUserInput(ApiError):
+    """`field` is the path below `input`, or the argument's name."""
+
+    code = "BAD_USER_INPUT"
+
+
+class CursorExpired(ApiError):
+    """The log no longer reaches back to the cursor; `oldestCursor` is where it begins."""
+
+    code = "CURSOR_EXPIRED"
+
+
+class RateLimited(ApiError):
+    code = "RATE_LIMITED"
+    status = 429
+
+
+class QueryTooComplex(ApiError):
+    code = "QUERY_TOO_COMPLEX"

@@ -1,0 +1,116 @@
+"""What a subscription asks for: from where, which events, and which subscriptions are equal to it."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from graphql import FieldNode, GraphQLField, NameNode, VariableNode, Visitor, visit
+from graphql.execution import Executor
+from graphql.execution.collect_fields import collect_fields
+from graphql.execution.values import get_argument_values
+
+from app.api.engine import Engine, Prepared
+from app.api.failures import RequestErrors
+from app.errors import BadUserInput
+from app.events.log import EventFilter
+
+# How often a document names each of its variables: the definition counts as one.
+_uses: WeakKeyDictionary[Prepared, dict[str, int]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One subscription's request, checked."""
+
+    prepared: Prepared
+    variables: dict[str, Any] | None
+    after: str | None
+    filter: EventFilter
+    # Equal for equal documents, operations and variables; where to begin is left out.
+    key: Hashable
+
+
+def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -> Asked:
+    """Raises RequestErrors."""
+    coerced = engine.coerce(prepared, variables)
+    node, arguments = _root(engine, prepared, variables)
+    kept = dict(coerced)
+    if cursor_variable := _only_cursor(prepared, node):
+        kept.pop(cursor_variable, None)
+    wanted = arguments.get("filter") or {}
+    return Asked(
+        prepared=prepared,
+        variables=variables,
+        after=arguments.get("after"),
+        filter=EventFilter(
+            types=_set(wanted.get("types")),
+            meter_ids=_set(wanted.get("meterIds")),
+            customer_ids=_set(wanted.get("customerIds")),
+        ),
+        # A document is itself, not its text: the group that has this key keeps it alive.
+        key=(prepared, frozen(kept)),
+    )
+
+
+def frozen(value: Any) -> Hashable:
+    """A value of variables in a form that is equal only where the value is: 1, 1.0, "1" and true all differ."""
+    if isinstance(value, dict):
+        return ("object", frozenset((name, frozen(one)) for name, one in value.items()))
+    if isinstance(value, list | tuple):
+        return ("list", tuple(frozen(one) for one in value))
+    return (type(value), value)
+
+
+def _root(
+    engine: Engine, prepared: Prepared, variables: dict[str, Any] | None
+) -> tuple[FieldNode, dict[str, Any]]:
+    """The operation's one root field and its arguments."""
+    executor = Executor.build(
+        engine.schema, prepared.document, None, None, variables or {}, prepared.operation_name
+    )
+    root = engine.schema.subscription_type
+    assert not isinstance(executor, list) and root is not None  # noqa: S101, PT018 - the engine has checked both
+    collected = collect_fields(
+        engine.schema, executor.fragments, executor.variable_values, root, executor.operation
+    )
+    for details in collected.grouped_field_set.values():
+        node = details[0].node
+        field: GraphQLField | None = root.fields.get(node.name.value)
+        if field is not None:
+            return node, get_argument_values(
+                field, node, executor.variable_values, details[0].fragment_variable_values
+            )
+    raise RequestErrors.of(BadUserInput("The subscription selects no field: select events."))
+
+
+def _only_cursor(prepared: Prepared, node: FieldNode) -> str | None:
+    """The variable that is the value of `after` and of nothing else."""
+    for argument in node.arguments or ():
+        if argument.name.value == "after" and isinstance(argument.value, VariableNode):
+            name = argument.value.name.value
+            return name if _uses_of(prepared).get(name) == 2 else None
+    return None
+
+
+def _uses_of(prepared: Prepared) -> dict[str, int]:
+    uses = _uses.get(prepared)
+    if uses is None:
+        counter = _Counter()
+        visit(prepared.document, counter)
+        uses = _uses[prepared] = counter.uses
+    return uses
+
+
+class _Counter(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: dict[str, int] = {}
+
+    def enter_variable(self, node: VariableNode, *_: Any) -> None:
+        name: NameNode = node.name
+        self.uses[name.value] = self.uses.get(name.value, 0) + 1
+
+
+def _set(values: list[Any] | None) -> frozenset[Any] | None:
+    return None if values is None else frozenset(values)

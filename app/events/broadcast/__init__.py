@@ -1,0 +1,1 @@
+"""Backends of `broadcaster.Broadcast` that survive a lost connection; `app.events.doorbell` uses them."""

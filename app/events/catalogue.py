@@ -1,0 +1,94 @@
+"""The catalogue of event types.
+
+A feature declares its events in its `events.py` as frozen `EventData` classes; the class is the one source of the
+event's name, description, JSON Schema, example, recorded `data` and of what is personal in it.
+"""
+
+import enum
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from app.clock import format_utc
+
+Instant = Annotated[datetime, PlainSerializer(format_utc, return_type=str, when_used="json")]
+REDACTED = "[deleted]"
+
+
+class EventType(enum.Enum):
+    """The seven events; the values are the dotted names."""
+
+    METER_DATA_RECEIVED = "meter_data.received"
+    METER_CREATED = "meter.created"
+    USER_CREATED = "user.created"
+    CUSTOMER_CREATED = "customer.created"
+    API_KEYS_ROTATED = "api_keys.rotated"
+    HOSTED_CONSENT_APPROVED = "hosted_consent.approved"
+    HOSTED_CONSENT_REVOKED = "hosted_consent.revoked"
+
+
+class EventData(BaseModel):
+    """What an event records; `data()` is its JSON with camel-case keys.
+
+    A subclass names its type, describes it for the catalogue, gives an example, and says what the event is about.
+    `personal` maps the paths of personal values ("customer.name") to what replaces them when the customer is deleted.
+    """
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    type: ClassVar[EventType]
+    description: ClassVar[str]
+    example: ClassVar[dict[str, Any]]
+    personal: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "type" in cls.__dict__:
+            _classes[cls.type] = cls
+
+    def subject_id(self) -> str:
+        """The id of the object the event is about."""
+        raise NotImplementedError
+
+    def about_customer(self) -> str | None:
+        return None
+
+    def about_meters(self) -> Sequence[str]:
+        return ()
+
+    def data(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema of `data`, with the type's name as its title."""
+        schema = cls.model_json_schema(by_alias=True, mode="serialization")
+        return {**schema, "title": cls.type.value, "description": cls.description}
+
+    @classmethod
+    def redacted(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The data without what is personal in it; ids stay."""
+        result = dict(data)
+        for path, replacement in cls.personal.items():
+            head, _, rest = path.partition(".")
+            if rest and isinstance(result.get(head), dict):
+                result[head] = {**result[head], rest: replacement}
+            elif head in result and not rest:
+                result[head] = replacement
+        return result
+
+
+_classes: dict[EventType, type[EventData]] = {}
+
+
+def catalogue() -> list[type[EventData]]:
+    """The declared event classes in the order of `EventType`."""
+    return [_classes[kind] for kind in EventType if kind in _classes]
+
+
+def event_class(name: str) -> type[EventData]:
+    """The class of a dotted name."""
+    return _classes[EventType(name)]

@@ -1,0 +1,59 @@
+"""Cursors of the event log: opaque, authenticated, bound to the account and the log's epoch.
+
+A cursor is a position, 13 bytes and a signature in base64url. Another account's, or one that was made up, is refused;
+one of another epoch, before the log's beginning or past its end is expired, which is told and never passed over in silence.
+"""
+
+import base64
+import binascii
+import struct
+
+from app.crypto import Keyring
+from app.errors import BadUserInput, CursorExpired
+from app.events.models import Stream
+
+_SIGNATURE = 16
+
+
+def encode(keyring: Keyring, account_id: str, epoch: str, sequence: int) -> str:
+    """The cursor of a position; 0 is just before the first event."""
+    position = struct.pack(">Q", sequence) + epoch.encode()
+    signature = keyring.sign("cursor", account_id.encode() + position, _SIGNATURE)
+    return base64.urlsafe_b64encode(position + signature).decode().rstrip("=")
+
+
+def decode(keyring: Keyring, stream: Stream, cursor: str, argument: str = "after") -> int:
+    """The sequence a cursor stands for. Raises BadUserInput, or CursorExpired with the oldest cursor there is."""
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        position, signature = raw[:-_SIGNATURE], raw[-_SIGNATURE:]
+        (sequence,) = struct.unpack_from(">Q", position)
+    except (binascii.Error, ValueError, struct.error):
+        raise _bad(argument) from None
+    if not keyring.verifies("cursor", stream.account_id.encode() + position, signature):
+        raise _bad(argument)
+    # One before the first kept event still lets a reader go on without a gap.
+    reachable = stream.first_sequence - 1 <= sequence <= stream.last_sequence
+    if position[8:].decode() != stream.epoch or not reachable:
+        raise CursorExpired(
+            "The log no longer reaches back to this cursor: go on from oldestCursor, or read the state anew "
+            "and subscribe after eventStream's latestCursor.",
+            oldestCursor=oldest(keyring, stream),
+        )
+    return int(sequence)
+
+
+def oldest(keyring: Keyring, stream: Stream) -> str:
+    """The cursor just before the first event there is."""
+    return encode(keyring, stream.account_id, stream.epoch, stream.first_sequence - 1)
+
+
+def latest(keyring: Keyring, stream: Stream) -> str:
+    return encode(keyring, stream.account_id, stream.epoch, stream.last_sequence)
+
+
+def _bad(argument: str) -> BadUserInput:
+    return BadUserInput(
+        "This is not a cursor of this account's event log: use one from an event, a page or eventStream.",
+        field=[argument],
+    )

@@ -1,0 +1,193 @@
+"""Events in GraphQL: the interface, the log as a connection, where it begins and ends, the catalogue.
+
+A feature declares the type of its event with `@event_type(EventType.X)` above a subclass of `Event`, which finds its
+nested objects as they are now; `data` is as of the event.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+import strawberry
+from sqlalchemy import select
+from sqlmodel import col
+from strawberry.scalars import JSON
+
+from app.api.context import Context, Info
+from app.api.nodes import Node
+from app.api.pagination import Connection, page_of, page_request
+from app.api.scalars import Long
+from app.auth.actor import Actor, visible
+from app.events import cursors, log
+from app.events.catalogue import EventType, catalogue
+from app.events.models import EventRecord, Stream
+from app.ids import is_id
+
+C = TypeVar("C", bound=type)
+strawberry.enum(EventType)
+
+
+@strawberry.interface
+class Event(Node):
+    id: strawberry.ID
+    type: EventType
+    name: str = strawberry.field(description='The dotted name, "meter_data.received".')
+    sequence: Long | None = strawberry.field(
+        description="1, 2, 3 … within the account without a gap; null for a viewer bound to one customer."
+    )
+    cursor: str
+    occurred_at: datetime
+    data: JSON = strawberry.field(
+        description="The catalogue's data as of the event: what a webhook without a selection carries."
+    )
+    record: strawberry.Private[EventRecord]
+    viewer: strawberry.Private[Actor]
+
+
+_types: dict[str, type[Event]] = {}
+
+
+def event_type(kind: EventType) -> Callable[[C], C]:
+    """Register the GraphQL type of one event."""
+
+    def register(cls: C) -> C:
+        _types[kind.value] = cls
+        return cls
+
+    return register
+
+
+def event_types() -> list[type[Event]]:
+    return list(_types.values())
+
+
+def show_event(context: Context, record: EventRecord, epoch: str, viewer: Actor) -> Event:
+    """A record as its GraphQL type."""
+    keyring = context.services.keyring
+    return _types[record.type](
+        id=strawberry.ID(record.id),
+        type=EventType(record.type),
+        name=record.type,
+        sequence=Long(record.sequence) if viewer.sees_whole_account else None,
+        cursor=cursors.encode(keyring, record.account_id, epoch, record.sequence),
+        occurred_at=record.occurred_at,
+        data=cast(JSON, record.data),
+        record=record,
+        viewer=viewer,
+    )
+
+
+async def stream_of(context: Context, viewer: Actor) -> Stream:
+    """The viewer's stream, read once per operation."""
+
+    async def load(account_ids: list[str]) -> list[Stream]:
+        rows = await context.execute(select(Stream).where(col(Stream.account_id).in_(account_ids)))
+        found = {row.account_id: row for row in rows.scalars()}
+        return [found[one] for one in account_ids]
+
+    return await context.loader("stream", load).load(viewer.account_id)
+
+
+async def find_event(context: Context, viewer: Actor, identifier: str) -> Event | None:
+    """The event with this id if the viewer may see it."""
+    if not is_id(identifier, "evt"):
+        return None
+
+    async def load(ids: list[str]) -> list[EventRecord | None]:
+        statement = visible(select(EventRecord), viewer).where(col(EventRecord.id).in_(ids))
+        found = {row.id: row for row in (await context.execute(statement)).scalars()}
+        return [found.get(one) for one in ids]
+
+    record = await context.loader(("event", viewer), load).load(identifier)
+    if record is None:
+        return None
+    return show_event(context, record, (await stream_of(context, viewer)).epoch, viewer)
+
+
+@strawberry.input(
+    description="Match what the event recorded when it happened. OR within a list, AND across; [] matches nothing, null everything."
+)
+class EventFilter:
+    types: list[EventType] | None = None
+    meter_ids: list[strawberry.ID] | None = None
+    customer_ids: list[strawberry.ID] | None = None
+
+    def rule(self) -> log.EventFilter:
+        return log.EventFilter(
+            types=None if self.types is None else frozenset(self.types),
+            meter_ids=None if self.meter_ids is None else frozenset(map(str, self.meter_ids)),
+            customer_ids=None if self.customer_ids is None else frozenset(map(str, self.customer_ids)),
+        )
+
+
+@strawberry.type
+class EventStream:
+    oldest_cursor: str | None
+    latest_cursor: str
+
+
+@strawberry.type
+class EventTypeInfo:
+    type: EventType
+    name: str
+    description: str
+    schema: JSON
+    example: JSON
+
+
+@strawberry.type
+class EventQueries:
+    @strawberry.field
+    async def event(self, info: Info, id: strawberry.ID) -> Event | None:  # noqa: A002
+        return await find_event(info.context, info.context.viewer, id)
+
+    @strawberry.field(description="The log, oldest first.")
+    async def events(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+        filter: EventFilter | None = None,  # noqa: A002
+    ) -> Connection[Event]:
+        context, viewer = info.context, info.context.viewer
+        stream = await stream_of(context, viewer)
+        keyring = context.services.keyring
+        request = page_request(
+            first, after, last, before, lambda cursor, name: cursors.decode(keyring, stream, cursor, name)
+        )
+        statement = visible(select(EventRecord), viewer)
+        if filter is not None:
+            statement = filter.rule().narrow(statement)
+        page = await page_of(
+            context,
+            statement,
+            request,
+            col(EventRecord.sequence),
+            cursor=lambda row: cursors.encode(keyring, row.account_id, stream.epoch, row.sequence),
+        )
+        return Connection.of(page, lambda row: show_event(context, row, stream.epoch, viewer))
+
+    @strawberry.field(
+        description="Where the log begins and ends now: read it, then the state, then subscribe after latestCursor."
+    )
+    async def event_stream(self, info: Info) -> EventStream:
+        stream = await stream_of(info.context, info.context.viewer)
+        keyring = info.context.services.keyring
+        return EventStream(
+            oldest_cursor=cursors.oldest(keyring, stream), latest_cursor=cursors.latest(keyring, stream)
+        )
+
+    @strawberry.field(description="The catalogue.")
+    def event_types(self) -> list[EventTypeInfo]:
+        return [
+            EventTypeInfo(
+                type=one.type,
+                name=one.type.value,
+                description=one.description,
+                schema=cast(JSON, one.json_schema()),
+                example=cast(JSON, one.example),
+            )
+            for one in catalogue()
+        ]

@@ -1,0 +1,227 @@
+"""The event log: appended in the transaction of the change, read in order.
+
+`append` only buffers. At the transaction's very end one UPDATE takes the account's next numbers under its row lock,
+one INSERT writes the events, and COMMIT follows with nothing between. So commit order is sequence order, a missing
+number is a proof of loss, and accounts never wait for each other. The price: one account commits one event-making
+transaction at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, Select, case, delete, exists, func, insert, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock, points
+from app.auth.actor import Actor, visible
+from app.database import announce, before_commit, database_now
+from app.events.catalogue import EventData, EventType, event_class
+from app.events.models import Dispatch, EventMeter, EventRecord, Stream
+from app.ids import new_id
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Matches what the event recorded: OR within a list, AND across; an empty list matches nothing, None all."""
+
+    types: frozenset[EventType] | None = None
+    meter_ids: frozenset[str] | None = None
+    customer_ids: frozenset[str] | None = None
+
+    def takes(self, record: EventRecord, meter_ids: Sequence[str]) -> bool:
+        """Whether the filter takes this event, which names these meters."""
+        return (
+            (self.types is None or EventType(record.type) in self.types)
+            and (self.customer_ids is None or record.customer_id in self.customer_ids)
+            and (self.meter_ids is None or not self.meter_ids.isdisjoint(meter_ids))
+        )
+
+    def narrow(self, statement: Select[Any]) -> Select[Any]:
+        """The same as SQL over `EventRecord`."""
+        if self.types is not None:
+            statement = statement.where(col(EventRecord.type).in_([kind.value for kind in self.types]))
+        if self.customer_ids is not None:
+            statement = statement.where(col(EventRecord.customer_id).in_(self.customer_ids))
+        if self.meter_ids is not None:
+            named = exists().where(
+                col(EventMeter.account_id) == EventRecord.account_id,
+                col(EventMeter.sequence) == EventRecord.sequence,
+                col(EventMeter.meter_id).in_(self.meter_ids),
+            )
+            statement = statement.where(named)
+        return statement
+
+
+@dataclass(frozen=True)
+class Appended:
+    """One committed event, as it is announced to the listeners of the database."""
+
+    record: EventRecord
+    meter_ids: tuple[str, ...]
+
+
+async def open_stream(session: AsyncSession, account_id: str) -> None:
+    """Begin an account's log."""
+    session.add(Stream(account_id=account_id, last_occurred_at=clock.now()))
+    session.add(Dispatch(account_id=account_id))
+    await session.flush()
+
+
+def append(session: AsyncSession, account_id: str, event: EventData) -> None:
+    """Record the event when, and only when, this transaction commits."""
+    session.info.setdefault("events", {}).setdefault(account_id, []).append(event)
+    before_commit(session, _write)
+
+
+async def _write(session: AsyncSession) -> None:
+    points.reach("log.before_write")
+    # Accounts in the order of their ids, so that two transactions over the same ones cannot deadlock.
+    for account_id, events in sorted(session.info.pop("events", {}).items()):
+        await _write_account(session, account_id, events)
+    points.reach("log.written")
+
+
+async def _write_account(session: AsyncSession, account_id: str, events: list[EventData]) -> None:
+    # Time is taken under the row's lock and never runs backwards, so sequence order is time order as well.
+    now = database_now()
+    at = case((col(Stream.last_occurred_at) > now, Stream.last_occurred_at), else_=now)
+    taken = await session.execute(
+        update(Stream)
+        .where(col(Stream.account_id) == account_id)
+        .values(last_sequence=Stream.last_sequence + len(events), last_occurred_at=at)
+        .returning(col(Stream.last_sequence), col(Stream.last_occurred_at)),
+        execution_options={"synchronize_session": False},
+    )
+    last, occurred_at = taken.one()
+    first = last - len(events) + 1
+    appended = [
+        Appended(
+            EventRecord(
+                account_id=account_id,
+                sequence=sequence,
+                id=new_id("evt"),
+                type=event.type.value,
+                occurred_at=occurred_at,
+                subject_id=event.subject_id(),
+                customer_id=event.about_customer(),
+                data=event.data(),
+            ),
+            tuple(event.about_meters()),
+        )
+        for sequence, event in enumerate(events, first)
+    ]
+    await session.execute(insert(EventRecord), [one.record.model_dump() for one in appended])
+    named = [
+        {"account_id": account_id, "meter_id": meter_id, "sequence": one.record.sequence}
+        for one in appended
+        for meter_id in dict.fromkeys(one.meter_ids)
+    ]
+    if named:
+        await session.execute(insert(EventMeter), named)
+    announce(session, appended)
+
+
+async def lock_position(session: AsyncSession, account_id: str) -> int:
+    """The account's last sequence, read under its lock: what commits later has a higher number."""
+    statement = (
+        select(col(Stream.last_sequence)).where(col(Stream.account_id) == account_id).with_for_update()
+    )
+    position: int = (await session.execute(statement)).scalar_one()
+    return position
+
+
+async def stream(session: AsyncSession, account_id: str) -> Stream:
+    """The account's log: its epoch, beginning and end. Fresh from the database."""
+    statement = select(Stream).where(col(Stream.account_id) == account_id)
+    fresh = {"populate_existing": True}
+    found: Stream = (await session.execute(statement, execution_options=fresh)).scalar_one()
+    return found
+
+
+async def page(
+    session: AsyncSession,
+    actor: Actor,
+    after: int,
+    through: int,
+    limit: int,
+    filter: EventFilter | None = None,  # noqa: A002 - the contract's own word
+) -> list[EventRecord]:
+    """At most `limit` events that the actor may see and the filter takes, after one sequence through another."""
+    statement = visible(select(EventRecord), actor).where(
+        col(EventRecord.sequence) > after, col(EventRecord.sequence) <= through
+    )
+    if filter is not None:
+        statement = filter.narrow(statement)
+    statement = statement.order_by(col(EventRecord.sequence)).limit(limit)
+    return list((await session.execute(statement)).scalars())
+
+
+async def meters_named(
+    session: AsyncSession, account_id: str, sequences: Sequence[int]
+) -> dict[int, list[str]]:
+    """The meters that these events name, by sequence."""
+    statement = select(col(EventMeter.sequence), col(EventMeter.meter_id)).where(
+        col(EventMeter.account_id) == account_id, col(EventMeter.sequence).in_(sequences)
+    )
+    named: dict[int, list[str]] = {sequence: [] for sequence in sequences}
+    for sequence, meter_id in (await session.execute(statement)).tuples():
+        named[sequence].append(meter_id)
+    return named
+
+
+async def redact(session: AsyncSession, account_id: str, customer_id: str) -> None:
+    """Remove a deleted customer's personal data from what the log recorded; ids stay."""
+    after = 0
+    while True:
+        statement = (
+            select(EventRecord)
+            .where(
+                col(EventRecord.account_id) == account_id,
+                col(EventRecord.customer_id) == customer_id,
+                col(EventRecord.sequence) > after,
+            )
+            .order_by(col(EventRecord.sequence))
+            .limit(500)
+        )
+        records = list((await session.execute(statement)).scalars())
+        if not records:
+            return
+        for record in records:
+            record.data = event_class(record.type).redacted(record.data)
+        await session.flush()
+        after = records[-1].sequence
+
+
+async def trim(session: AsyncSession, account_id: str, before: timedelta, through: int) -> int:
+    """Remove events older than `before`, a prefix of the log and never past `through`; gives how many went."""
+    limit = clock.now() - before
+    kept = select(func.min(col(EventRecord.sequence))).where(
+        col(EventRecord.account_id) == account_id, col(EventRecord.occurred_at) >= limit
+    )
+    first_kept = (await session.execute(kept)).scalar_one_or_none()
+    position = await lock_position(session, account_id)
+    cut = min(through, (first_kept - 1) if first_kept is not None else position)
+    return await _remove_through(session, account_id, cut)
+
+
+async def _remove_through(session: AsyncSession, account_id: str, sequence: int) -> int:
+    await session.execute(
+        delete(EventMeter).where(
+            col(EventMeter.account_id) == account_id, col(EventMeter.sequence) <= sequence
+        )
+    )
+    removed = await session.execute(
+        delete(EventRecord).where(
+            col(EventRecord.account_id) == account_id, col(EventRecord.sequence) <= sequence
+        )
+    )
+    await session.execute(
+        update(Stream)
+        .where(col(Stream.account_id) == account_id, col(Stream.first_sequence) <= sequence)
+        .values(first_sequence=sequence + 1),
+        execution_options={"synchronize_session": False},
+    )
+    return cast(CursorResult[Any], removed).rowcount

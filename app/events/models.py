@@ -1,0 +1,70 @@
+"""The tables of the event log.
+
+`streams` holds each account's counter, which its writers lock one after another; `dispatch` holds how far the worker
+has read it, in a table of its own that writers never touch.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Index
+from sqlmodel import Field, SQLModel
+
+from app.auth.actor import Actor
+from app.database import Json, Text, UtcDateTime
+from app.ids import new_id
+
+
+class Stream(SQLModel, table=True):
+    """One account's log: where it ends, where it begins (retention removes a prefix), and its epoch."""
+
+    __tablename__ = "streams"
+
+    account_id: str = Field(primary_key=True, foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    # Cursors carry the epoch, so that one from before a restored backup is told apart from one of today.
+    epoch: str = Field(default_factory=lambda: new_id("log")[-8:], sa_type=Text)
+    last_sequence: int = Field(default=0, sa_type=BigInteger)
+    first_sequence: int = Field(default=1, sa_type=BigInteger)
+    last_occurred_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class EventRecord(SQLModel, table=True):
+    """One event as it was recorded."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_customer", "account_id", "customer_id", "sequence"),)
+
+    account_id: str = Field(primary_key=True, foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    sequence: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    id: str = Field(sa_type=Text, unique=True)
+    type: str = Field(sa_type=Text)
+    occurred_at: datetime = Field(sa_type=UtcDateTime)
+    # The id of what the event is about: the meter, the customer, the user, the key or the consent.
+    subject_id: str = Field(sa_type=Text)
+    customer_id: str | None = Field(default=None, sa_type=Text)
+    data: dict[str, Any] = Field(sa_type=Json)
+
+    @classmethod
+    def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
+        table = cls.__table__.c  # type: ignore[attr-defined]
+        mine: ColumnElement[bool] = table.account_id == actor.account_id
+        return mine if actor.sees_whole_account else mine & (table.customer_id == actor.customer_id)
+
+
+class EventMeter(SQLModel, table=True):
+    """Which meters an event names, for filters by meter."""
+
+    __tablename__ = "event_meters"
+
+    account_id: str = Field(primary_key=True, sa_type=Text)
+    meter_id: str = Field(primary_key=True, sa_type=Text)
+    sequence: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+
+
+class Dispatch(SQLModel, table=True):
+    """How far an account's log has been turned into deliveries."""
+
+    __tablename__ = "dispatch"
+
+    account_id: str = Field(primary_key=True, foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    sequence: int = Field(default=0, sa_type=BigInteger)

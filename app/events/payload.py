@@ -1,0 +1,88 @@
+"""What an event became for a group of equal subscriptions, and the memory of those that others can still use."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+SHELF_BYTES: Final = 32 * 1024 * 1024
+SHELF_SECONDS: Final = 5.0
+# What a payload weighs beside its bytes.
+OVERHEAD: Final = 500
+FRAMES_KEPT: Final = 64
+
+
+class Payload:
+    """The response to one event, executed and encoded once for all subscriptions of a group."""
+
+    __slots__ = ("begun", "body", "cursor", "frames", "sequence")
+
+    def __init__(self, sequence: int, cursor: str, body: bytes, begun: float) -> None:
+        self.sequence = sequence
+        self.cursor = cursor
+        self.body = body
+        # When its execution began, in loop time: it shows nothing older than that.
+        self.begun = begun
+        # Ready-made messages by how they begin; made by the transports, which know what that is.
+        self.frames: dict[str, Any] = {}
+
+
+class Page:
+    """The payloads of a stretch of the log: all that the group takes after one sequence, through another."""
+
+    __slots__ = ("after", "begun", "payloads", "through")
+
+    def __init__(self, after: int, through: int, payloads: Sequence[Payload], begun: float) -> None:
+        self.after = after
+        self.through = through
+        self.payloads = payloads
+        self.begun = begun
+
+    @property
+    def size(self) -> int:
+        return OVERHEAD + sum(len(payload.body) + OVERHEAD for payload in self.payloads)
+
+
+class Sink(Protocol):
+    """Where a subscription's payloads go; a transport's own outbox is behind it."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the consumer keeps up."""
+
+    def push(self, payload: Payload) -> bool:
+        """Take the payload in any case; tell whether the consumer still keeps up."""
+
+    async def send(self, payload: Payload) -> None:
+        """Take the payload when there is room for it."""
+
+    async def room(self) -> None:
+        """Return when the consumer has caught up with what was sent."""
+
+    def error(self, errors: list[dict[str, Any]]) -> None:
+        """The subscription has ended with these errors."""
+
+
+class Shelf:
+    """Bounds what is remembered, in bytes and in seconds; the oldest goes first."""
+
+    def __init__(self, most_bytes: int = SHELF_BYTES, seconds: float = SHELF_SECONDS) -> None:
+        self._most = most_bytes
+        self._seconds = seconds
+        self._kept: deque[tuple[float, int, Callable[[], None]]] = deque()
+        self.bytes = 0
+
+    def put(self, now: float, size: int, forget: Callable[[], None]) -> None:
+        """`forget` is called once, in the order of putting, when this has to go."""
+        self._kept.append((now, size, forget))
+        self.bytes += size
+        while self.bytes > self._most:
+            self._drop()
+
+    def clear_old(self, now: float) -> None:
+        while self._kept and now - self._kept[0][0] > self._seconds:
+            self._drop()
+
+    def _drop(self) -> None:
+        _, size, forget = self._kept.popleft()
+        self.bytes -= size
+        forget()

@@ -1,0 +1,138 @@
+"""One subscription: it reads the log to the place where its group is, and from then on is given what the group gets."""
+
+import asyncio
+import enum
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from app.api.failures import internal_error
+from app.errors import ApiError
+from app.events.payload import Payload, Sink
+
+if TYPE_CHECKING:
+    from app.events.audience import Group
+
+FIRST_DELAY: Final = 0.1
+LAST_DELAY: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Stage(enum.Enum):
+    """Where a subscription gets its events from."""
+
+    CATCHING_UP = enum.auto()
+    LIVE = enum.auto()
+    # Live as well, but it has read further in the log than its group has got.
+    AHEAD = enum.auto()
+    ENDED = enum.auto()
+
+
+class Subscription:
+    """Ends with `end()`, or by itself with errors to its sink."""
+
+    __slots__ = ("_task", "asked_at", "group", "position", "sent_at", "sink", "stage")
+
+    def __init__(self, group: "Group", position: int, sink: Sink, asked_at: float) -> None:
+        self.group = group
+        # All through this sequence was sent or is not for it; while it is live, the group knows better.
+        self.position = position
+        self.sink = sink
+        # In loop time: it is never shown what was read before.
+        self.asked_at = asked_at
+        self.sent_at = asked_at
+        self.stage = Stage.CATCHING_UP
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def reached(self) -> int:
+        """The sequence through which it has been given everything."""
+        if self.stage is Stage.LIVE:
+            return self.group.audience.done
+        if self.stage is Stage.AHEAD:
+            return max(self.position, self.group.audience.done)
+        return self.position
+
+    @property
+    def last_sent_at(self) -> float:
+        """When it was last given a payload, or began, in loop time."""
+        if self.stage is Stage.LIVE:
+            return max(self.sent_at, self.group.delivered_at)
+        return self.sent_at
+
+    def start(self) -> None:
+        """Go on from its position: live at once where nothing was missed, else through the log."""
+        if self.stage is Stage.ENDED or (self.sink.has_room and self.group.join(self)):
+            return
+        self.stage = Stage.CATCHING_UP
+        self.group.hub.stats.catch_ups += 1
+        self._task = self.group.hub.spawn(self._catch_up(), "catch up")
+
+    def end(self) -> None:
+        """Stop at once; nothing is sent any more."""
+        if self.stage is Stage.ENDED:
+            return
+        self.stage = Stage.ENDED
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self.group.leave(self)
+
+    def fail(self, error: ApiError) -> None:
+        """End with an error that the consumer is told."""
+        self._fail([{"message": error.message, "extensions": error.extensions}])
+
+    def give(self, payload: Payload) -> None:
+        """Hand over a live payload; a consumer that is behind goes on through the log."""
+        try:
+            keeps_up = self.sink.push(payload)
+        except Exception as fault:
+            self._fail([internal_error(fault)])
+            return
+        if not keeps_up and self.stage is Stage.LIVE:
+            self.fall_back(payload.sequence)
+
+    def fall_back(self, position: int) -> None:
+        """Leave the live group after this sequence."""
+        self.group.pause(self)
+        self.position = position
+        self.sent_at = self.group.hub.now()
+        self.stage = Stage.CATCHING_UP
+        self.start()
+
+    def _fail(self, errors: list[dict[str, Any]]) -> None:
+        if self.stage is not Stage.ENDED:
+            self.end()
+            self.sink.error(errors)
+
+    async def _catch_up(self) -> None:
+        delay = FIRST_DELAY
+        while self.stage is Stage.CATCHING_UP:
+            try:
+                if self.sink.has_room and self.group.join(self):
+                    return
+                await self._step()
+                delay = FIRST_DELAY
+            except ApiError as error:
+                self.fail(error)
+            except Exception:
+                # The database is away. The log will be there when it is back, and the consumer waits.
+                log.warning(
+                    "reading the log for a subscription failed, it will be tried again", exc_info=True
+                )
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LAST_DELAY)
+
+    async def _step(self) -> None:
+        """Send the next page, or wait until the consumer has taken what was sent."""
+        if self.position >= self.group.feed.position:
+            await self.sink.room()
+            return
+        page = await self.group.read(self)
+        for payload in page.payloads:
+            if payload.sequence > self.position:
+                await self.sink.send(payload)
+                self.position, self.sent_at = payload.sequence, self.group.hub.now()
+        self.position = max(self.position, page.through)
+        # Where the page was at hand nothing has waited yet, and others want to go on as well.
+        await asyncio.sleep(0)

@@ -1,0 +1,168 @@
+"""One process of Voltwire: what it opens at start and closes at the end, and its routes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from app.api.context import Services
+from app.api.engine import Engine
+from app.api.failures import internal_error
+from app.api.limits import Limits, RateLimiter
+from app.api.schema import build_schema
+from app.api.sockets import SocketEndpoint
+from app.api.view import GraphQLView
+from app.auth.authenticate import Authenticator
+from app.consents import evidence
+from app.consents import pages as consent_pages
+from app.crypto import Keyring
+from app.database import Database
+from app.delivery import pages as delivery_pages
+from app.events.doorbell import Doorbell
+from app.events.hub import Hub
+from app.events.ring import Ring
+from app.metrics import Metrics
+from app.migrations import migrate
+from app.readings import bulk
+from app.settings import Settings
+from app.web import start
+from app.worker import Worker
+
+log = structlog.get_logger()
+
+STATIC = Path(__file__).parent / "web" / "static"
+READY_WITHIN = 2.0
+
+
+class Process:
+    """The parts of one process. `running()` opens them in order and closes them in the reverse."""
+
+    def __init__(self, settings: Settings, *, public_url: str, with_worker: bool) -> None:
+        self.settings = settings
+        keyring = Keyring(settings.secret_keys)
+        database = Database(settings.database)
+        base = (settings.public_url or public_url).rstrip("/")
+        self.services = Services(settings, database, keyring, public_url=base)
+        self.doorbell = Doorbell.from_url(settings.broadcast_url)
+        self.authenticator = Authenticator(database, keyring)
+        self.limiter = RateLimiter(settings.rate_limit)
+        limits = Limits(settings.max_tokens, settings.max_depth, settings.max_aliases, settings.max_cost)
+        self.engine = Engine(build_schema(), limits)
+        self.hub = Hub(self.services, self.engine, self.doorbell)
+        self.ring = Ring(database, self.doorbell, self.hub)
+        self.worker = Worker(self.services, self.doorbell) if with_worker else None
+        self.metrics = Metrics(self)
+        self._working: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Migrate, open everything, and close it at the end."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.services.database.dispose)
+            await migrate(self.services.database)
+            await stack.enter_async_context(self.doorbell)
+            stack.push_async_callback(self.authenticator.close)
+            await stack.enter_async_context(self.ring)
+            await stack.enter_async_context(self.hub)
+            if self.worker is not None:
+                self._working = asyncio.create_task(self.worker.run(), name="worker")
+                stack.push_async_callback(self._end_worker)
+            yield
+
+    async def drain(self) -> None:
+        """Tell the live streams to reconnect elsewhere, and the worker to claim nothing more."""
+        await self.hub.close()
+        if self.worker is not None:
+            await self.worker.stop()
+
+    async def _end_worker(self) -> None:
+        if self.worker is not None and self._working is not None:
+            await self.worker.stop()
+            await self._working
+
+    async def is_ready(self) -> dict[str, bool]:
+        """Whether the database answers, and the broadcaster is reached."""
+        try:
+            async with asyncio.timeout(READY_WITHIN), self.services.database.reading() as session:
+                await session.execute(text("SELECT 1"))
+            database = True
+        except Exception:  # noqa: BLE001 - whatever keeps the database from answering
+            database = False
+        return {"database": database, "broadcaster": self.doorbell.healthy}
+
+
+def create_app(process: Process) -> Starlette:
+    """The ASGI application of a process."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with process.running():
+            yield
+
+    origins = process.settings.allowed_origins
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "PUT"],
+        allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", "x-api-key"],
+        expose_headers=["retry-after"],
+        max_age=600,
+    )
+    return Starlette(
+        routes=_routes(process),
+        middleware=[cors] if origins else [],
+        exception_handlers={Exception: _on_fault, HTTPException: _on_http_error},
+        lifespan=lifespan,
+    )
+
+
+def _routes(process: Process) -> list[BaseRoute]:
+    services, authenticator = process.services, process.authenticator
+    view = GraphQLView(services, process.engine, authenticator, process.limiter, process.hub)
+    sockets = SocketEndpoint(services, process.engine, authenticator, process.limiter, process.hub)
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_request: Request) -> Response:
+        parts = await process.is_ready()
+        return JSONResponse(parts, 200 if all(parts.values()) else 503)
+
+    async def metrics(_request: Request) -> Response:
+        return process.metrics.response()
+
+    return [
+        Route("/graphql", view, methods=["GET", "POST"]),
+        WebSocketRoute("/graphql", sockets),
+        *bulk.routes(services, authenticator, process.limiter),
+        *evidence.routes(services, authenticator),
+        *consent_pages.routes(services),
+        *delivery_pages.routes(services),
+        *start.routes(services),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+
+
+async def _on_fault(_request: Request, fault: Exception) -> Response:
+    error = internal_error(fault)
+    return JSONResponse({"code": "INTERNAL", "message": error["message"], "id": error["extensions"]["id"]}, 500)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"code": "NOT_FOUND" if error.status_code == 404 else "INVALID", "message": error.detail},
+                        error.status_code, error.headers)  # fmt: skip

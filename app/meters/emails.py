@@ -1,0 +1,36 @@
+"""What mails say about meters, and what a meter is called in any mail."""
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.customers.emails import customer_name
+from app.delivery.mails import MailFacts, mail_for, shown
+from app.events.catalogue import EventType
+from app.events.models import EventRecord
+from app.meters.models import Meter
+
+
+async def meter_of(session: AsyncSession, event: EventRecord) -> Meter | None:
+    """The meter an event is about, as it is now; None when it was deleted."""
+    statement = select(Meter).where(
+        col(Meter.account_id) == event.account_id, col(Meter.id) == event.subject_id
+    )
+    return (await session.exec(statement)).one_or_none()
+
+
+def number(meter: Meter | None) -> str:
+    return shown(meter.number if meter else None)
+
+
+def in_words(meter: Meter | None) -> str:
+    """`2499999999991 (electricity)`."""
+    return shown(f"{meter.number} ({meter.type.lower()})" if meter else None)
+
+
+@mail_for(EventType.METER_CREATED)
+async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
+    meter, customer = await meter_of(session, event), await customer_name(session, event)
+    rows = [("Meter", in_words(meter)), ("Customer", customer)]
+    if meter is not None and meter.description:
+        rows.append(("Description", meter.description))
+    return MailFacts(f"New meter {number(meter)} of {customer}", rows)

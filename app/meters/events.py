@@ -1,0 +1,112 @@
+"""What the log records about meters."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from app.consents import coverage
+from app.consents.models import HostedConsent
+from app.customers.events import CUSTOMER_EXAMPLE, CUSTOMER_PERSONAL, CustomerData
+from app.customers.models import Customer
+from app.events.catalogue import REDACTED, EventData, EventType, Instant
+from app.meters.kinds import DataSource, MeterStatus, MeterType
+from app.meters.models import Meter
+
+
+class ValidityState(BaseModel):
+    """Why a meter may be inactive."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    missing_consent: bool
+    expired_consent: bool
+    is_disabled_by_user: bool
+    has_invalid_meter_number: bool
+
+    @classmethod
+    def of(cls, meter: Meter, consent: HostedConsent | None, at: datetime) -> "ValidityState":
+        """The state of a meter whose consent that counts is this one."""
+        return cls(
+            missing_consent=coverage.is_missing(consent, at),
+            expired_consent=coverage.is_expired(consent, at),
+            is_disabled_by_user=meter.is_disabled,
+            has_invalid_meter_number=meter.has_invalid_number,
+        )
+
+
+class MeterCreated(EventData):
+    type: ClassVar = EventType.METER_CREATED
+    description: ClassVar = (
+        "A meter was created, by itself or by a consent; data is the meter with its customer."
+    )
+    example: ClassVar[dict[str, Any]] = {
+        "id": "mtr_01jdf3w8q2k7c9v5m1x0a4b6d8",
+        "number": "9999999999995",
+        "type": "ELECTRICITY",
+        "description": "Ground floor",
+        "address": "12 St James's Square, London SW1Y 4JH",
+        "metadata": {"site": "london-1"},
+        "dataSource": "API",
+        "status": "PENDING",
+        "validityState": {
+            "missingConsent": True,
+            "expiredConsent": False,
+            "isDisabledByUser": False,
+            "hasInvalidMeterNumber": False,
+        },
+        "createdAt": "2026-11-24T22:29:55.123Z",
+        "updatedAt": "2026-11-24T22:29:55.123Z",
+        "customer": CUSTOMER_EXAMPLE,
+    }
+    personal: ClassVar[dict[str, Any]] = {
+        "number": REDACTED,
+        "description": None,
+        "address": None,
+        "metadata": {},
+        **{f"customer.{name}": replacement for name, replacement in CUSTOMER_PERSONAL.items()},
+    }
+
+    id: str
+    number: str
+    # The class describes itself in `type` and `description`, so the meter's own have other attributes.
+    kind: MeterType = Field(alias="type")
+    note: str | None = Field(alias="description")
+    address: str | None
+    metadata: dict[str, str]
+    data_source: DataSource
+    status: MeterStatus
+    validity_state: ValidityState
+    created_at: Instant
+    updated_at: Instant
+    customer: CustomerData
+
+    @classmethod
+    def of(
+        cls, meter: Meter, customer: Customer, consent: HostedConsent | None, at: datetime
+    ) -> "MeterCreated":
+        values: dict[str, Any] = {
+            "id": meter.id,
+            "number": meter.number,
+            "kind": MeterType[meter.type],
+            "note": meter.description,
+            "address": meter.address,
+            "metadata": meter.labels,
+            "data_source": DataSource[meter.data_source],
+            "status": coverage.status(meter, consent, at),
+            "validity_state": ValidityState.of(meter, consent, at),
+            "created_at": meter.created_at,
+            "updated_at": meter.updated_at,
+            "customer": CustomerData(**CustomerData.values_of(customer)),
+        }
+        return cls(**values)
+
+    def subject_id(self) -> str:
+        return self.id
+
+    def about_customer(self) -> str:
+        return self.customer.id
+
+    def about_meters(self) -> tuple[str]:
+        return (self.id,)

@@ -1,0 +1,362 @@
+"""Meters in GraphQL."""
+
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import strawberry
+from sqlalchemy import Select, false, or_, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock
+from app.api.context import Info
+from app.api.inputs import given
+from app.api.metadata import labels_contain
+from app.api.mutate import UserError, mutate
+from app.api.nodes import Node, find, shown, shows
+from app.api.pagination import Connection, page_of, page_request
+from app.api.scalars import Metadata
+from app.auth.actor import Actor, visible
+from app.consents import coverage
+from app.consents.models import HostedConsent as HostedConsentRow
+from app.customers.models import Customer as CustomerRow
+from app.events.catalogue import EventType
+from app.events.graphql import Event, event_type
+from app.meters import actions, models, numbers
+from app.meters.events import ValidityState
+from app.meters.kinds import DataSource, MeterStatus, MeterType
+from app.readings.kinds import Granularity
+
+if TYPE_CHECKING:
+    from app.consents.graphql import HostedConsent
+    from app.customers.graphql import Customer
+    from app.readings.graphql import IntervalData
+
+LazyCustomer = Annotated["Customer", strawberry.lazy("app.customers.graphql")]
+LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.graphql")]
+LazyIntervalData = Annotated["IntervalData", strawberry.lazy("app.readings.graphql")]
+
+for _kind in (MeterType, MeterStatus, DataSource):
+    strawberry.enum(_kind)
+
+
+@strawberry.type
+class MeterValidityState:
+    missing_consent: bool
+    expired_consent: bool
+    is_disabled_by_user: bool
+    has_invalid_meter_number: bool
+
+
+@shows(models.Meter, "mtr")
+@strawberry.type
+class Meter(Node):
+    id: strawberry.ID
+    number: str = strawberry.field(
+        description="MPAN core (13 digits; the 21-digit form is stored as its core) or MPRN (6 to 10)."
+    )
+    type: MeterType
+    description: str | None
+    address: str | None
+    metadata: Metadata
+    data_source: DataSource
+    created_at: datetime
+    updated_at: datetime
+    row: strawberry.Private[models.Meter]
+    viewer: strawberry.Private[Actor]
+
+    @classmethod
+    def of(cls, row: models.Meter, viewer: Actor) -> "Meter":
+        # What an account notes about a meter is not for the end customer's eyes.
+        with_notes = viewer.consent_id is None
+        return cls(
+            id=strawberry.ID(row.id),
+            number=row.number,
+            type=MeterType[row.type],
+            description=row.description if with_notes else None,
+            address=row.address,
+            metadata=Metadata(row.labels if with_notes else {}),
+            data_source=DataSource[row.data_source],
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            row=row,
+            viewer=viewer,
+        )
+
+    @strawberry.field
+    async def status(self, info: Info) -> MeterStatus:
+        consent, at = await self._standing(info)
+        return coverage.status(self.row, consent, at)
+
+    @strawberry.field
+    async def validity_state(self, info: Info) -> MeterValidityState:
+        consent, at = await self._standing(info)
+        return MeterValidityState(**ValidityState.of(self.row, consent, at).model_dump())
+
+    @strawberry.field
+    async def customer(self, info: Info) -> LazyCustomer:
+        row = await find(info.context, self.viewer, CustomerRow, self.row.customer_id)
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def hosted_consent(self, info: Info) -> LazyHostedConsent | None:
+        consent, _at = await self._standing(info)
+        # With a consent's token no other consent is there.
+        hidden = consent is not None and self.viewer.consent_id not in (None, consent.id)
+        return None if hidden else shown(consent, self.viewer)
+
+    @strawberry.field
+    async def interval_data(
+        self,
+        info: Info,
+        from_: Annotated[datetime | None, strawberry.argument(name="from")] = None,
+        to: datetime | None = None,
+        lookback: str | None = None,
+        granularity: Granularity = Granularity.HALF_HOUR,
+    ) -> LazyIntervalData:
+        # By name, as lazy types are found, because features' GraphQL modules do not import each other.
+        readings = import_module("app.readings.graphql")
+        asked = (from_, to, lookback, granularity)
+        return await readings.interval_data(info, self.viewer, self, self.row.id, *asked)  # type: ignore[no-any-return]
+
+    async def _standing(self, info: Info) -> tuple[HostedConsentRow | None, datetime]:
+        """The consent that counts for this meter, and as of when; one statement for all meters of the answer."""
+
+        async def load(meter_ids: list[str]) -> list[tuple[HostedConsentRow | None, datetime]]:
+            at = clock.now()
+            linked = await info.context.execute(coverage.linked_consents(meter_ids, at))
+            best: dict[str, HostedConsentRow] = {}
+            for meter_id, consent in linked.tuples():
+                best.setdefault(meter_id, consent)
+            return [(best.get(one), at) for one in meter_ids]
+
+        return await info.context.loader("consent that counts", load).load(self.row.id)
+
+
+@event_type(EventType.METER_CREATED)
+@strawberry.type
+class MeterCreatedEvent(Event):
+    @strawberry.field
+    async def meter(self, info: Info) -> Meter | None:
+        row = await find(info.context, self.viewer, models.Meter, self.record.subject_id)
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def customer(self, info: Info) -> LazyCustomer | None:
+        row = await find(info.context, self.viewer, CustomerRow, self.record.customer_id or "")
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+
+@strawberry.input
+class MeterFilter:
+    customer_ids: list[strawberry.ID] | None = None
+    numbers: list[str] | None = None
+    types: list[MeterType] | None = None
+    statuses: list[MeterStatus] | None = None
+    data_sources: list[DataSource] | None = None
+    metadata: Metadata | None = None
+    missing_consent: bool | None = None
+    expired_consent: bool | None = None
+    is_disabled_by_user: bool | None = None
+    has_invalid_meter_number: bool | None = None
+
+    def narrow(self, statement: Select[Any]) -> Select[Any]:
+        """OR within a list, AND across; [] matches nothing, null everything."""
+        lists = {
+            "customer_id": self.customer_ids,
+            "number": None if self.numbers is None else [_stored(one) for one in self.numbers],
+            "type": None if self.types is None else [one.name for one in self.types],
+            "data_source": None if self.data_sources is None else [one.name for one in self.data_sources],
+        }
+        for name, wanted in lists.items():
+            if wanted is not None:
+                statement = statement.where(getattr(models.Meter, name).in_(wanted))
+        if self.metadata is not None:
+            statement = statement.where(labels_contain(col(models.Meter.labels), self.metadata))
+        if self.is_disabled_by_user is not None:
+            statement = statement.where(col(models.Meter.is_disabled).is_(self.is_disabled_by_user))
+        if self.has_invalid_meter_number is not None:
+            statement = statement.where(
+                col(models.Meter.has_invalid_number).is_(self.has_invalid_meter_number)
+            )
+        return self._by_consent(statement)
+
+    def _by_consent(self, statement: Select[Any]) -> Select[Any]:
+        if self.statuses is None and self.missing_consent is None and self.expired_consent is None:
+            return statement
+        state = coverage.MeterState(clock.now())
+        statement = state.joined(statement)
+        if self.statuses is not None:
+            statement = statement.where(or_(false(), *(state.has_status(one) for one in self.statuses)))
+        if self.missing_consent is not None:
+            statement = statement.where(state.missing if self.missing_consent else ~state.missing)
+        if self.expired_consent is not None:
+            statement = statement.where(state.expired if self.expired_consent else ~state.expired)
+        return statement
+
+
+def _stored(number: str) -> str:
+    """The stored form of a number; one that no meter can have stays as it is and matches nothing."""
+    try:
+        return numbers.parse(number).core
+    except numbers.InvalidMeterNumber:
+        return number
+
+
+@strawberry.type
+class MeterQueries:
+    @strawberry.field
+    async def meter(self, info: Info, id: strawberry.ID) -> Meter | None:
+        viewer = info.context.viewer
+        return shown(await find(info.context, viewer, models.Meter, id), viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def meters(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+        filter: MeterFilter | None = None,
+    ) -> Connection[Meter]:
+        viewer = info.context.viewer
+        request = page_request(first, after, last, before)
+        statement = visible(select(models.Meter), viewer)
+        if filter is not None:
+            statement = filter.narrow(statement)
+        page = await page_of(info.context, statement, request, col(models.Meter.id))
+        return Connection.of(page, lambda row: Meter.of(row, viewer))
+
+
+@strawberry.input
+class CreateMeterInput:
+    customer_id: strawberry.ID
+    number: str
+    type: MeterType | None = strawberry.field(default=None, description="Omitted: by the number's length.")
+    description: str | None = None
+    address: str | None = None
+    data_source: DataSource | None = strawberry.field(default=None, description="API unless given.")
+    metadata: Metadata | None = None
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class CreateMeterPayload:
+    meter: Meter | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class UpdateMeterInput:
+    meter_id: strawberry.ID
+    description: str | None = strawberry.UNSET
+    address: str | None = strawberry.UNSET
+    data_source: DataSource | None = strawberry.UNSET
+    metadata: Metadata | None = strawberry.UNSET
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class UpdateMeterPayload:
+    meter: Meter | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class DeleteMeterInput:
+    meter_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class DeleteMeterPayload:
+    deleted_id: strawberry.ID | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class EnableMeterInput:
+    meter_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class EnableMeterPayload:
+    meter: Meter | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class DisableMeterInput:
+    meter_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class DisableMeterPayload:
+    meter: Meter | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class SetMeterConsentInput:
+    meter_id: strawberry.ID
+    hosted_consent_id: strawberry.ID | None = None
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class SetMeterConsentPayload:
+    meter: Meter | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.type
+class MeterMutations:
+    @strawberry.mutation
+    async def create_meter(self, info: Info, input: CreateMeterInput) -> CreateMeterPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            names = ("customer_id", "number", "type", "description", "address", "data_source")
+            values = given(input, *names, metadata="labels")
+            return {"meter": await actions.create(session, actor, **values)}
+
+        return await mutate(info, input, CreateMeterPayload, run)
+
+    @strawberry.mutation
+    async def update_meter(self, info: Info, input: UpdateMeterInput) -> UpdateMeterPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            changes = given(input, "description", "address", "data_source", metadata="labels")
+            return {"meter": await actions.update(session, actor, input.meter_id, changes)}
+
+        return await mutate(info, input, UpdateMeterPayload, run)
+
+    @strawberry.mutation
+    async def delete_meter(self, info: Info, input: DeleteMeterInput) -> DeleteMeterPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            return {"deleted_id": await actions.delete(session, actor, input.meter_id)}
+
+        return await mutate(info, input, DeleteMeterPayload, run)
+
+    @strawberry.mutation
+    async def enable_meter(self, info: Info, input: EnableMeterInput) -> EnableMeterPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            return {"meter": await actions.enable(session, actor, input.meter_id)}
+
+        return await mutate(info, input, EnableMeterPayload, run)
+
+    @strawberry.mutation
+    async def disable_meter(self, info: Info, input: DisableMeterInput) -> DisableMeterPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            return {"meter": await actions.disable(session, actor, input.meter_id)}
+
+        return await mutate(info, input, DisableMeterPayload, run)
+
+    @strawberry.mutation(description="hostedConsentId null removes.")
+    async def set_meter_consent(self, info: Info, input: SetMeterConsentInput) -> SetMeterConsentPayload:
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            consent_id = input.hosted_consent_id
+            return {"meter": await actions.set_consent(session, actor, input.meter_id, consent_id)}
+
+        return await mutate(info, input, SetMeterConsentPayload, run)

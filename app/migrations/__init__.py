@@ -1,0 +1,28 @@
+"""The database's schema, step by step; `migrate` brings a database to the last step."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from app.database import Database
+
+# Any number, the same for every process: who migrates holds this lock of PostgreSQL's.
+_LOCK = 7_290_114_001
+
+
+async def migrate(database: Database) -> None:
+    """Bring the database to the last step. Several processes may start at once: one migrates, the others wait."""
+    async with database.engine.connect() as connection:
+        await connection.run_sync(_upgrade)
+        await connection.commit()
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

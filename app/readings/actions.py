@@ -1,0 +1,199 @@
+"""Recording readings: checked, compared with what is there, written, and told in one event a meter."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock
+from app.auth.actor import Actor, visible
+from app.consents.coverage import consents_that_count
+from app.errors import ErrorCode, Refusal, Refusals, not_found
+from app.events import log
+from app.meters.models import Meter
+from app.readings.decimals import format_micro
+from app.readings.events import MeterDataReceived
+from app.readings.models import Reading
+
+MAX_READINGS = 20_000
+MAX_REFUSALS = 100
+HALF_HOUR_MS = 1_800_000
+# How many meters, or rows, one statement names.
+CHUNK = 400
+
+
+class NewReading(NamedTuple):
+    """A half-hour by its UTC start in milliseconds, its use in millionths of a kWh."""
+
+    start_ms: int
+    micro_kwh: int
+    estimated: bool
+
+
+class Recorded(NamedTuple):
+    accepted: int
+    changed: int
+
+
+class ConsentRequired(Refusal):
+    """The meter, whose id is given, has no valid consent."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__(
+            ErrorCode.CONSENT_REQUIRED,
+            "This meter has no valid consent: have one approved, then send the readings again.",
+            "meterId",
+        )
+        self.meter_id = meter.id
+
+
+def problem(start: datetime, micro_kwh: int, now: datetime) -> tuple[str, ErrorCode, str] | None:
+    """What is wrong with a reading, as (field, code, sentence), or None."""
+    if start.minute % 30 or start.second or start.microsecond:
+        return (
+            "startAt",
+            ErrorCode.INVALID,
+            f"must be the start of a half-hour in UTC (minute 0 or 30), got {clock.format_utc(start)}",
+        )
+    if start >= now:
+        return "startAt", ErrorCode.OUT_OF_RANGE, "must be in the past: a half-hour is read once it has begun"
+    if micro_kwh < 0:
+        return "consumption", ErrorCode.OUT_OF_RANGE, f"must be 0 or more kWh, got {format_micro(micro_kwh)}"
+    return None
+
+
+def checked(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
+    """The readings of one mutation. Raises Refusals, the first hundred."""
+    if len(readings) > MAX_READINGS:
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"Send at most {MAX_READINGS} readings at once, got {len(readings)}; POST /readings takes more.",
+            "readings",
+        )
+    now = clock.now()
+    seen: set[datetime] = set()
+    refusals: list[Refusal] = []
+    for index, (start, micro_kwh, _) in enumerate(readings):
+        found = problem(start, micro_kwh, now)
+        if found is None and start in seen:
+            found = ("startAt", ErrorCode.INVALID, f"is given twice: {clock.format_utc(start)}")
+        if found is not None:
+            field, code, sentence = found
+            refusals.append(Refusal(code, f"{field} {sentence}.", "readings", str(index), field))
+            if len(refusals) == MAX_REFUSALS:
+                break
+        seen.add(start)
+    if refusals:
+        raise Refusals(refusals)
+    return [NewReading(clock.to_ms(start), micro, estimated) for start, micro, estimated in readings]
+
+
+async def record(
+    session: AsyncSession, actor: Actor, meter_id: str, readings: Sequence[tuple[datetime, int, bool]]
+) -> tuple[Meter, Recorded]:
+    """Record the readings of one meter, given as (UTC start, micro-kWh, estimated)."""
+    new = checked(readings)
+    meters = await lock_meters(session, actor, [meter_id])
+    if not meters:
+        raise not_found("meter", "meterId")
+    return meters[0], await write(session, meters, {meters[0].id: new})
+
+
+async def lock_meters(session: AsyncSession, actor: Actor, meter_ids: Iterable[str]) -> list[Meter]:
+    """The actor's meters with these ids, locked in the order of their ids so that two writers cannot deadlock."""
+    meters: list[Meter] = []
+    for chunk in _chunks(sorted(set(meter_ids))):
+        statement = visible(select(Meter).where(col(Meter.id).in_(chunk)), actor)
+        statement = statement.order_by(col(Meter.id)).with_for_update()
+        meters += (await session.execute(statement)).scalars()
+    return meters
+
+
+async def write(
+    session: AsyncSession, meters: Sequence[Meter], readings: Mapping[str, Sequence[NewReading]]
+) -> Recorded:
+    """Write checked readings of locked meters of one account. Raises CONSENT_REQUIRED, and then nothing is written."""
+    now = clock.now()
+    for chunk in _chunks(meters):
+        consents = await consents_that_count(session, [meter.id for meter in chunk], now)
+        refusals: list[Refusal] = [
+            ConsentRequired(meter)
+            for meter in chunk
+            if meter.id not in consents or not consents[meter.id].is_valid(now)
+        ]
+        if refusals:
+            raise Refusals(refusals[:MAX_REFUSALS])
+    changed = 0
+    for chunk in _chunks(meters):
+        changed += await _write_chunk(session, chunk, readings, now)
+    return Recorded(sum(len(readings[meter.id]) for meter in meters), changed)
+
+
+async def _write_chunk(
+    session: AsyncSession,
+    meters: Sequence[Meter],
+    readings: Mapping[str, Sequence[NewReading]],
+    now: datetime,
+) -> int:
+    present = await _present(
+        session, {meter.id: readings[meter.id] for meter in meters if readings[meter.id]}
+    )
+    rows = []
+    for meter in meters:
+        changed = [
+            one
+            for one in readings[meter.id]
+            if present.get((meter.id, one.start_ms)) != (one.micro_kwh, int(one.estimated))
+        ]
+        if not changed:
+            continue
+        rows += [
+            {
+                "meter_id": meter.id,
+                "start_ms": one.start_ms,
+                "micro_kwh": one.micro_kwh,
+                "estimated": int(one.estimated),
+                "recorded_at": now,
+            }
+            for one in changed
+        ]
+        first, last = min(one.start_ms for one in changed), max(one.start_ms for one in changed)
+        event = MeterDataReceived(
+            meter_id=meter.id,
+            customer_id=meter.customer_id,
+            start=clock.from_ms(first),
+            to=clock.from_ms(last) + timedelta(minutes=30),
+            interval_count=len(changed),
+        )
+        log.append(session, meter.account_id, event)
+    if rows:
+        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        statement = insert(Reading)
+        new = {name: statement.excluded[name] for name in ("micro_kwh", "estimated", "recorded_at")}
+        await session.execute(
+            statement.on_conflict_do_update(index_elements=["meter_id", "start_ms"], set_=new), rows
+        )
+    return len(rows)
+
+
+async def _present(
+    session: AsyncSession, readings: Mapping[str, Sequence[NewReading]]
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """What is recorded of these meters in the time that the new readings span."""
+    if not readings:
+        return {}
+    starts = [one.start_ms for new in readings.values() for one in new]
+    statement = select(
+        col(Reading.meter_id), col(Reading.start_ms), col(Reading.micro_kwh), col(Reading.estimated)
+    ).where(
+        col(Reading.meter_id).in_(list(readings)), col(Reading.start_ms).between(min(starts), max(starts))
+    )
+    rows = (await session.execute(statement)).tuples()
+    return {(meter_id, start): (micro, estimated) for meter_id, start, micro, estimated in rows}
+
+
+def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]
+    return (items[index : index + CHUNK] for index in range(0, len(items), CHUNK))

@@ -1,0 +1,182 @@
+"""`POST /readings`: up to 100,000 rows in one request, all or nothing."""
+
+import asyncio
+import hashlib
+import zlib
+from typing import Any
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app import clock
+from app.api.body import BodyTooLarge, read_body
+from app.api.context import Services
+from app.api.limits import RateLimiter, retry_after
+from app.api.mutate import remembered
+from app.auth.actor import Actor, Scope, visible
+from app.auth.authenticate import Authenticator, credential_from_headers
+from app.errors import Forbidden, Refusal, Refusals, Unauthenticated
+from app.meters.models import Meter
+from app.readings import actions, rows
+from app.readings.actions import ConsentRequired, NewReading
+from app.readings.rows import Problem, Problems, Upload
+
+MAX_BYTES = 32 * 1024 * 1024
+MEDIA_TYPES = ("text/csv", "application/x-ndjson")
+
+
+def routes(services: Services, authenticator: Authenticator, limiter: RateLimiter) -> list[BaseRoute]:
+    async def record(request: Request) -> Response:
+        try:
+            actor = await _actor(request, authenticator)
+        except Unauthenticated as error:
+            return _error(401, error.code, error.message, {"WWW-Authenticate": 'Bearer realm="voltwire"'})
+        except Forbidden as error:
+            return _error(403, error.code, error.message)
+        wait = limiter.take(actor.account_id)
+        if wait is not None:
+            after = retry_after(wait)
+            return _error(
+                429, "RATE_LIMITED", f"Too many requests; try again in {after} s.", {"Retry-After": after}
+            )
+        return await _record(services, request, actor)
+
+    return [Route("/readings", record, methods=["POST"])]
+
+
+async def _actor(request: Request, authenticator: Authenticator) -> Actor:
+    credential = credential_from_headers(request.headers)
+    if credential is None:
+        raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
+    actor = await authenticator.authenticate(credential)
+    actor.require(Scope.WRITE)
+    return actor
+
+
+async def _record(services: Services, request: Request, actor: Actor) -> Response:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if media_type not in MEDIA_TYPES or encoding not in ("identity", "gzip"):
+        return _error(
+            415, "INVALID", f"Send {' or '.join(MEDIA_TYPES)}, plain or with Content-Encoding: gzip."
+        )
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        return _error(400, "TOO_LONG", "An idempotency key has 1 to 255 characters.")
+    try:
+        content = await read_body(request, MAX_BYTES)
+        if encoding == "gzip":
+            content = await asyncio.to_thread(_gunzip, content)
+    except BodyTooLarge:
+        return _error(
+            413, "TOO_LONG", f"Send at most {MAX_BYTES} bytes at once, unpacked.", {"Connection": "close"}
+        )
+    except zlib.error:
+        return _error(400, "INVALID", "The body is not gzip.")
+    try:
+        # A hundred thousand rows take a while; other requests go on meanwhile.
+        upload = await asyncio.to_thread(rows.parse, content, media_type, clock.now())
+        input_hash = hashlib.sha256(media_type.encode() + b"\n" + content).hexdigest()
+        result = await remembered(
+            services, actor, "POST /readings", key, input_hash, lambda session: _write(session, actor, upload)
+        )
+    except Problems as error:
+        problems = [{"line": one.line, "code": one.code, "message": one.message} for one in error.problems]
+        return JSONResponse({"errors": problems}, 422)
+    except Refusal as error:
+        return _error(409, error.code.value, error.message)
+    return JSONResponse(result)
+
+
+def _gunzip(content: bytes) -> bytes:
+    """Raises BodyTooLarge before more than allowed is unpacked, zlib.error for anything but whole gzip members."""
+    unpacked = bytearray()
+    while content:
+        member = zlib.decompressobj(wbits=31)
+        unpacked += member.decompress(content, MAX_BYTES + 1 - len(unpacked))
+        if len(unpacked) > MAX_BYTES:
+            raise BodyTooLarge
+        if not member.eof:
+            raise zlib.error("truncated")
+        content = member.unused_data
+    return bytes(unpacked)
+
+
+async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[str, Any]:
+    by_meter, lines = await _resolve(session, actor, upload)
+    meters = await actions.lock_meters(session, actor, by_meter)
+    try:
+        recorded = await actions.write(
+            session, meters, {one: list(new.values()) for one, new in by_meter.items()}
+        )
+    except Refusals as refusals:
+        raise Problems(
+            sorted(
+                (
+                    Problem(lines[one.meter_id], one.code.value, one.message)
+                    for one in refusals.refusals
+                    if isinstance(one, ConsentRequired)
+                ),
+                key=lambda one: one.line,
+            )
+        ) from None
+    return {"accepted": recorded.accepted, "changed": recorded.changed, "meters": len(meters)}
+
+
+async def _resolve(
+    session: AsyncSession, actor: Actor, upload: Upload
+) -> tuple[dict[str, dict[int, NewReading]], dict[str, int]]:
+    """Readings and first lines by meter id. Raises Problems where a meter is not there, or a number is not one meter."""
+    ids = await _known(session, actor, Meter.id, [text for kind, text in upload.readings if kind == "id"])
+    by_number = await _known(
+        session, actor, Meter.number, [text for kind, text in upload.readings if kind == "number"]
+    )
+    by_meter: dict[str, dict[int, NewReading]] = {}
+    lines: dict[str, int] = {}
+    problems: list[Problem] = []
+    for (kind, text), readings in upload.readings.items():
+        line = upload.lines[kind, text]
+        found = (ids if kind == "id" else by_number).get(text, [])
+        if len(found) != 1:
+            problems.append(_unresolved(line, found))
+            continue
+        meter_id = found[0]
+        known = by_meter.setdefault(meter_id, {})
+        if known.keys() & readings.keys():
+            problems.append(
+                Problem(
+                    line, "INVALID", "A half-hour of this meter is given twice, by its id and by its number."
+                )
+            )
+        known.update(readings)
+        lines[meter_id] = min(line, lines.get(meter_id, line))
+    if problems:
+        raise Problems(sorted(problems, key=lambda one: one.line))
+    return by_meter, lines
+
+
+def _unresolved(line: int, found: list[str]) -> Problem:
+    if found:
+        return Problem(
+            line, "CONFLICT", "Several customers have a meter with this number: give its meter_id."
+        )
+    return Problem(line, "NOT_FOUND", "There is no such meter; check the id or number.")
+
+
+async def _known(session: AsyncSession, actor: Actor, column: Any, texts: list[str]) -> dict[str, list[str]]:
+    """The ids of the actor's meters by their value of a column."""
+    known: dict[str, list[str]] = {}
+    for index in range(0, len(texts), actions.CHUNK):
+        chunk = texts[index : index + actions.CHUNK]
+        statement = visible(select(Meter).where(col(column).in_(chunk)), actor)
+        pairs = statement.with_only_columns(col(column), col(Meter.id))
+        for text, meter_id in await session.execute(pairs):
+            known.setdefault(text, []).append(meter_id)
+    return known
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"code": code, "message": message}, status, headers)

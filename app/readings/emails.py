@@ -1,0 +1,26 @@
+"""What mails say about readings: which meter and period, never the readings."""
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.clock import parse_utc
+from app.customers.emails import customer_name
+from app.delivery.mails import MailFacts, count, mail_for, uk_time
+from app.events.catalogue import EventType
+from app.events.models import EventRecord
+from app.meters.emails import in_words, meter_of, number
+
+
+@mail_for(EventType.METER_DATA_RECEIVED)
+async def received(session: AsyncSession, event: EventRecord) -> MailFacts:
+    meter, customer = await meter_of(session, event), await customer_name(session, event)
+    half_hours = count(event.data["intervalCount"], "half-hour")
+    return MailFacts(
+        f"Data arrived for meter {number(meter)} of {customer}: {half_hours}",
+        [
+            ("Meter", in_words(meter)),
+            ("Customer", customer),
+            ("From", uk_time(parse_utc(event.data["from"]))),
+            ("To", uk_time(parse_utc(event.data["to"]))),
+            ("Half-hours", f"{event.data['intervalCount']:,}"),
+        ],
+    )

@@ -1,0 +1,38 @@
+"""What the log records about readings: which meter and period, never the readings."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from app.events.catalogue import EventData, EventType, Instant
+
+
+class MeterDataReceived(EventData):
+    type: ClassVar = EventType.METER_DATA_RECEIVED
+    description: ClassVar = (
+        "Readings of a meter were recorded or changed. from and to (exclusive) span the half-hours that changed, "
+        "intervalCount counts them; ask intervalData for the readings."
+    )
+    example: ClassVar = {
+        "meterId": "mtr_01jdf3w8q2k7c9v5m1x0a4b6d8",
+        "customerId": "cus_01jdf3w8q2k7c9v5m1x0a4b6d8",
+        "from": "2026-11-23T00:00:00.000Z",
+        "to": "2026-11-24T00:00:00.000Z",
+        "intervalCount": 48,
+    }
+
+    meter_id: str
+    customer_id: str
+    # "from" is a keyword of Python.
+    start: Instant = Field(serialization_alias="from")
+    to: Instant
+    interval_count: int = Field(ge=1)
+
+    def subject_id(self) -> str:
+        return self.meter_id
+
+    def about_customer(self) -> str:
+        return self.customer_id
+
+    def about_meters(self) -> tuple[str]:
+        return (self.meter_id,)

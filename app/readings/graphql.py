@@ -1,0 +1,195 @@
+"""Readings in GraphQL."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import strawberry
+from sqlmodel import col, select
+
+from app import clock
+from app.api.context import Info
+from app.api.mutate import UserError, mutate
+from app.api.nodes import find, shown
+from app.api.scalars import MicroKwh
+from app.auth.actor import Actor, visible
+from app.customers.models import Customer as CustomerRow
+from app.errors import BadUserInput, Forbidden
+from app.events.catalogue import EventType
+from app.events.graphql import Event, event_type
+from app.meters import numbers
+from app.meters.models import Meter as MeterRow
+from app.readings import actions, intervals
+from app.readings.kinds import EnergyUnit, Granularity, ReadingQuality
+
+if TYPE_CHECKING:
+    from app.customers.graphql import Customer
+    from app.meters.graphql import Meter
+
+LazyMeter = Annotated["Meter", strawberry.lazy("app.meters.graphql")]
+LazyCustomer = Annotated["Customer", strawberry.lazy("app.customers.graphql")]
+
+for _kind in (EnergyUnit, Granularity, ReadingQuality):
+    strawberry.enum(_kind)
+
+
+@strawberry.type
+class Interval:
+    start_at: datetime
+    end_at: datetime
+    consumption: MicroKwh
+    quality: ReadingQuality = strawberry.field(description="ESTIMATED if any part is.")
+    missing_count: int
+
+
+@strawberry.type(
+    description="[from, to), widened to whole buckets; the last day with data by default; 17,568 intervals at most. "
+    "Buckets without a reading are absent."
+)
+class IntervalData:
+    meter: LazyMeter
+    from_: datetime = strawberry.field(name="from")
+    to: datetime
+    granularity: Granularity
+    unit: EnergyUnit
+    total: MicroKwh
+    intervals: list[Interval]
+    missing_count: int = strawberry.field(description="Half-hours without a reading up to now.")
+
+
+async def interval_data(
+    info: Info,
+    viewer: Actor,
+    meter: Any,
+    meter_id: str,
+    from_: datetime | None,
+    to: datetime | None,
+    lookback: str | None,
+    granularity: Granularity,
+) -> IntervalData:
+    """The intervals of a meter that the viewer sees, `meter` being its GraphQL object."""
+    if viewer.consent_id is not None:
+        raise Forbidden("A consent token shows the consent, not readings.")
+    now = clock.now()
+    asked = intervals.period(from_, to, lookback, granularity, now)
+    found = await intervals.read(info.context, meter_id, asked, now)
+    return IntervalData(
+        meter=meter,
+        from_=found.start,
+        to=found.end,
+        granularity=granularity,
+        unit=EnergyUnit.KWH,
+        total=MicroKwh(found.total_micro_kwh),
+        intervals=[
+            Interval(
+                start_at=one.start,
+                end_at=one.end,
+                consumption=MicroKwh(one.micro_kwh),
+                quality=one.quality,
+                missing_count=one.missing_count,
+            )
+            for one in found.buckets
+        ],
+        missing_count=found.missing_count,
+    )
+
+
+@event_type(EventType.METER_DATA_RECEIVED)
+@strawberry.type
+class MeterDataReceivedEvent(Event):
+    @strawberry.field
+    async def meter(self, info: Info) -> LazyMeter | None:
+        row = await find(info.context, self.viewer, MeterRow, self.record.subject_id)
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def customer(self, info: Info) -> LazyCustomer | None:
+        row = await find(info.context, self.viewer, CustomerRow, self.record.data["customerId"])
+        return shown(row, self.viewer)  # type: ignore[no-any-return]
+
+    @strawberry.field(name="from")
+    def from_(self) -> datetime:
+        return clock.parse_utc(self.record.data["from"])
+
+    @strawberry.field
+    def to(self) -> datetime:
+        return clock.parse_utc(self.record.data["to"])
+
+    @strawberry.field
+    def interval_count(self) -> int:
+        count: int = self.record.data["intervalCount"]
+        return count
+
+
+@strawberry.type
+class ReadingQueries:
+    @strawberry.field(description="By meterId, or by meterNumber and customerId. lookback: 1d, 1w, 3m, 1y.")
+    async def interval_data(
+        self,
+        info: Info,
+        meter_id: strawberry.ID | None = None,
+        meter_number: str | None = None,
+        customer_id: strawberry.ID | None = None,
+        from_: Annotated[datetime | None, strawberry.argument(name="from")] = None,
+        to: datetime | None = None,
+        lookback: str | None = None,
+        granularity: Granularity = Granularity.HALF_HOUR,
+    ) -> IntervalData | None:
+        viewer = info.context.viewer
+        row = await _meter(info, viewer, meter_id, meter_number, customer_id)
+        if row is None:
+            return None
+        meter = shown(row, viewer)
+        return await interval_data(info, viewer, meter, row.id, from_, to, lookback, granularity)
+
+
+async def _meter(
+    info: Info, viewer: Actor, meter_id: str | None, number: str | None, customer_id: str | None
+) -> MeterRow | None:
+    if meter_id is not None and number is None and customer_id is None:
+        return await find(info.context, viewer, MeterRow, meter_id)
+    if meter_id is not None or number is None or customer_id is None:
+        raise BadUserInput("Give meterId, or meterNumber and customerId.", field=["meterId"])
+    try:
+        core = numbers.parse(number).core
+    except numbers.InvalidMeterNumber as error:
+        raise BadUserInput(str(error), field=["meterNumber"]) from None
+    statement = select(MeterRow).where(col(MeterRow.customer_id) == customer_id, col(MeterRow.number) == core)
+    found: MeterRow | None = (await info.context.execute(visible(statement, viewer))).scalar_one_or_none()
+    return found
+
+
+@strawberry.input
+class ReadingInput:
+    start_at: datetime
+    consumption: MicroKwh
+    quality: ReadingQuality | None = None
+
+
+@strawberry.input
+class RecordReadingsInput:
+    meter_id: strawberry.ID
+    readings: list[ReadingInput] = strawberry.field(description="At most 20,000.")
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class RecordReadingsPayload:
+    meter: LazyMeter | None = None
+    accepted: int | None = None
+    changed: int | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.type
+class ReadingMutations:
+    @strawberry.mutation
+    async def record_readings(self, info: Info, input: RecordReadingsInput) -> RecordReadingsPayload:
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            readings = [
+                (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
+                for one in input.readings
+            ]
+            meter, recorded = await actions.record(session, actor, input.meter_id, readings)
+            return {"meter": meter, "accepted": recorded.accepted, "changed": recorded.changed}
+
+        return await mutate(info, input, RecordReadingsPayload, run)

@@ -1,0 +1,25 @@
+"""Readings: what a meter used in one half-hour."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, SmallInteger
+from sqlmodel import Field, SQLModel
+
+from app import clock
+from app.database import Text, UtcDateTime
+
+
+class Reading(SQLModel, table=True):
+    """One half-hour of one meter, by its UTC start.
+
+    `micro_kwh` is millionths of a kWh: 12 integer and 6 fraction digits fit 64 bits, so sums are exact. `start_ms` is
+    milliseconds since 1970.
+    """
+
+    __tablename__ = "readings"
+
+    meter_id: str = Field(primary_key=True, foreign_key="meters.id", sa_type=Text, ondelete="CASCADE")
+    start_ms: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    micro_kwh: int = Field(sa_type=BigInteger)
+    estimated: int = Field(default=0, sa_type=SmallInteger)
+    recorded_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)

@@ -1,0 +1,169 @@
+"""Parsing a bulk upload: CSV with a header, or NDJSON, row by row, every problem with its line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from app import clock
+from app.meters import numbers
+from app.readings.actions import MAX_REFUSALS, NewReading, problem
+from app.readings.decimals import to_micro
+from app.readings.kinds import ReadingQuality
+
+COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality")
+MAX_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Problem:
+    line: int
+    code: str
+    message: str
+
+
+class Problems(Exception):
+    """What is wrong with an upload: the first hundred."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(problems[0].message)
+        self.problems = problems[:MAX_REFUSALS]
+
+
+@dataclass
+class Upload:
+    """Readings by meter, and the first line that names each meter. A key is ("id" or "number", text)."""
+
+    readings: dict[tuple[str, str], dict[int, NewReading]]
+    lines: dict[tuple[str, str], int]
+    count: int
+
+
+def parse(content: bytes, media_type: str, now: datetime) -> Upload:
+    """All rows of an upload. Raises Problems."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise Problems([Problem(line, "INVALID", "This line is not UTF-8.")]) from None
+    rows = _csv(text) if media_type == "text/csv" else _ndjson(text)
+    upload = Upload({}, {}, 0)
+    problems: list[Problem] = []
+    for line, row in rows:
+        upload.count += 1
+        if upload.count > MAX_ROWS:
+            raise Problems([Problem(line, "LIMIT_REACHED", f"Send at most {MAX_ROWS} rows at once.")])
+        found = row if isinstance(row, Problem) else _take(upload, line, row, now)
+        if found is not None:
+            problems.append(found)
+            if len(problems) == MAX_REFUSALS:
+                break
+    if problems:
+        raise Problems(problems)
+    return upload
+
+
+def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(header)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                yield (
+                    reader.line_num,
+                    Problem(
+                        reader.line_num,
+                        "INVALID",
+                        f"This line has {len(cells)} cells, the header {len(header)}.",
+                    ),
+                )
+                continue
+            yield (
+                reader.line_num,
+                {name: cell.strip() or None for name, cell in zip(header, cells, strict=True)},
+            )
+    except csv.Error as error:
+        raise Problems([Problem(reader.line_num, "INVALID", f"This is not CSV: {error}.")]) from None
+
+
+def _check_header(header: list[str]) -> None:
+    unknown = [name for name in header if name not in COLUMNS]
+    meter = {"meter_id", "meter_number"} & set(header)
+    if (
+        unknown
+        or not meter
+        or not {"start_at", "consumption"} <= set(header)
+        or len(set(header)) < len(header)
+    ):
+        raise Problems(
+            [
+                Problem(
+                    1,
+                    "INVALID",
+                    "The first line must name the columns: meter_id or meter_number, start_at, consumption, "
+                    "and quality if you have it.",
+                )
+            ]
+        )
+
+
+def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+    for number, line in enumerate(io.StringIO(text), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_float=Decimal)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not row.keys() <= set(COLUMNS):
+            yield (
+                number,
+                Problem(
+                    number, "INVALID", f"Each line must be a JSON object with the keys {', '.join(COLUMNS)}."
+                ),
+            )
+        else:
+            yield number, row
+
+
+def _take(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> Problem | None:
+    identifier, number = row.get("meter_id"), row.get("meter_number")
+    if (identifier is None) == (number is None):
+        return Problem(line, "REQUIRED", "Give meter_id or meter_number, one of them.")
+    if not isinstance(identifier or number, str):
+        return Problem(line, "INVALID", "meter_id and meter_number are strings.")
+    if row.get("start_at") is None or row.get("consumption") is None:
+        return Problem(line, "REQUIRED", "Give start_at and consumption.")
+    try:
+        start = clock.parse_utc(row["start_at"]) if isinstance(row["start_at"], str) else None
+        if start is None:
+            raise ValueError("start_at must be a string such as 2026-11-24T22:00:00Z.")
+        micro_kwh = to_micro(row["consumption"])
+        if number is not None:
+            number = numbers.parse(number).core
+    except numbers.InvalidMeterNumber as error:
+        return Problem(line, "INVALID_METER_NUMBER", str(error))
+    except ValueError as error:
+        return Problem(line, "INVALID", str(error))
+    quality = row.get("quality") or ReadingQuality.ACTUAL.name
+    if quality not in ReadingQuality.__members__:
+        return Problem(line, "INVALID", "quality must be ACTUAL or ESTIMATED.")
+    found = problem(start, micro_kwh, now)
+    if found is not None:
+        name, code, sentence = found
+        return Problem(line, code.value, f"{'start_at' if name == 'startAt' else name} {sentence}.")
+    key = ("id", identifier) if identifier is not None else ("number", str(number))
+    of_meter = upload.readings.setdefault(key, {})
+    upload.lines.setdefault(key, line)
+    start_ms = clock.to_ms(start)
+    if start_ms in of_meter:
+        return Problem(line, "INVALID", "This half-hour of this meter is given twice.")
+    of_meter[start_ms] = NewReading(start_ms, micro_kwh, quality == ReadingQuality.ESTIMATED.name)
+    return None

@@ -1,0 +1,84 @@
+"""Running a process until it is told to end: SIGTERM and SIGINT drain it, within seconds."""
+
+import asyncio
+import signal
+import socket
+
+import structlog
+import uvicorn
+import uvloop
+
+from app.main import Process, create_app
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+# Of the 20 s that SIGTERM may take: what is in flight gets this long, the worker's sends the rest.
+GRACE = 8
+
+
+class Server(uvicorn.Server):
+    """Tells the streams that it is going away before it waits for them to end."""
+
+    def __init__(self, config: uvicorn.Config, process: Process) -> None:
+        super().__init__(config)
+        self._process = process
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._process.drain()
+        await super().shutdown(sockets)
+
+
+def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
+    """Serve until a signal."""
+    listener = _listen(host, port)
+    bound = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    process = Process(settings, public_url=f"http://{shown}:{bound}", with_worker=with_worker)
+    config = uvicorn.Config(
+        create_app(process),
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_max_size=settings.max_body,
+        # Liveness is the protocol's own ping; this one finds peers that are gone without a word.
+        ws_ping_interval=20,
+        ws_ping_timeout=20,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(one) for one in settings.trusted_proxies],
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+        backlog=4096,
+    )
+    log.info("serving", url=f"http://{shown}:{bound}", graphql=f"http://{shown}:{bound}/graphql", worker=with_worker)
+    Server(config, process).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise SystemExit(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def run_worker(settings: Settings) -> None:
+    """Work until a signal."""
+
+    async def run() -> None:
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(one, ended.set)
+        process = Process(settings, public_url="http://127.0.0.1:8000", with_worker=True)
+        async with process.running():
+            log.info("working")
+            await ended.wait()
+            await process.drain()
+
+    uvloop.run(run())

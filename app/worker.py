@@ -1,0 +1,165 @@
+"""The worker: turns committed events into deliveries, sends them, fills replays and keeps house.
+
+Any number of workers may run over one PostgreSQL. Each is told of new events by the doorbell and looks by itself every
+second; what one of them claims is a lease, so that the others take over whatever it leaves behind.
+"""
+
+import asyncio
+import secrets
+from typing import Any
+
+import structlog
+
+# Imported for what it registers: how mails about each type of event are worded.
+import app.emails  # noqa: F401
+from app.api.context import Services
+from app.delivery.dispatch import Dispatcher
+from app.delivery.loops import Loop
+from app.delivery.mailing import EventMails, Postman
+from app.delivery.mime import Dkim, load_dkim
+from app.delivery.outgoing import OutgoingMails
+from app.delivery.refill import Refill
+from app.delivery.sender import Sender
+from app.delivery.smtp import Mailer, open_mailer
+from app.delivery.transport import Transport
+from app.delivery.webhooks import Webhooks
+from app.events.doorbell import Doorbell
+from app.events.ring import DISPATCH_CHANNEL
+from app.housekeeping import Housekeeping
+from app.settings import Settings
+
+LOOK_EVERY = 1.0
+HOUSEKEEPING_EVERY = 3600.0
+DRAIN_SECONDS = 8.0
+"""How long a stop waits for what is in flight …"""
+
+RECORD_SECONDS = 2.0
+"""… and how much longer to write down what came of it: together well within the 20 s that SIGTERM may take."""
+
+BACKGROUND_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
+
+    `transport` and `mailer` are made from the settings, and closed at the end, unless they are given.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        doorbell: Doorbell,
+        transport: Transport | None = None,
+        mailer: Mailer | None = None,
+        worker_id: str | None = None,
+    ) -> None:
+        settings, database, keyring = services.settings, services.database, services.keyring
+        self.id = worker_id or f"worker_{secrets.token_hex(4)}"
+        self._doorbell = doorbell
+        self._own: list[Transport | Mailer] = []
+        transport = transport or self._owned(Transport(settings.webhook_allow_networks))
+        mailer = mailer or self._owned(_mailer(settings))
+        postman = Postman(mailer, settings.mail_from)
+        schedule = settings.webhook_retry_schedule
+        self.webhooks = Sender(
+            database, Webhooks(keyring, transport, settings.webhook_timeout), schedule, self.id
+        )
+        self.mails = Sender(database, EventMails(keyring, postman, services.public_url), schedule, self.id)
+        self.outgoing = OutgoingMails(database, keyring, postman, schedule, self.id)
+        self.dispatcher = Dispatcher(database, self._made)
+        self._refill = Refill(database, self._made)
+        self._housekeeping = Housekeeping(database, settings.event_retention_days)
+        self._loops = [
+            Loop("dispatch", self._dispatch),
+            Loop("replays", self._fill_replays),
+            Loop("housekeeping", self._keep_house),
+        ]
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._is_running = False
+
+    @property
+    def failures(self) -> int:
+        """Turns of any loop that ended in an error and were tried again."""
+        senders = self.webhooks.failures + self.mails.failures + self.outgoing.failures
+        return senders + sum(loop.failures for loop in self._loops)
+
+    async def run(self) -> None:
+        """Work until `stop()`; an error of the database or the network never ends it."""
+        self._is_running = True
+        log.info("worker_started", worker_id=self.id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                sending = [group.create_task(one.run()) for one in self._senders]
+                background = [group.create_task(one.run(), name="worker loop") for one in self._loops]
+                listening = group.create_task(self._listen(), name="worker doorbell")
+                await self._stopping.wait()
+                listening.cancel()
+                await self._end(background, BACKGROUND_SECONDS)
+                await self._end(sending, DRAIN_SECONDS + RECORD_SECONDS)
+        finally:
+            for part in self._own:
+                await part.aclose()
+            self._ended.set()
+        log.info("worker_stopped", worker_id=self.id)
+
+    async def stop(self) -> None:
+        """Claim nothing more, let what is in flight finish, give back the rest; returns when `run` has ended."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            for loop in self._loops:
+                loop.stop()
+            for sender in self._senders:
+                sender.stop(DRAIN_SECONDS)
+        if self._is_running:
+            await self._ended.wait()
+
+    @property
+    def _senders(self) -> tuple[Sender, Sender, OutgoingMails]:
+        return self.webhooks, self.mails, self.outgoing
+
+    async def _end(self, tasks: list[asyncio.Task[None]], seconds: float) -> None:
+        await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+
+    def _made(self, destination_ids: Any, lane: int = 0) -> None:
+        self.webhooks.tell_due(destination_ids, lane)
+        self.mails.tell_due(destination_ids, lane)
+
+    async def _listen(self) -> None:
+        """A ring says that there is something to dispatch, or that something else became due."""
+        async with self._doorbell.listen(DISPATCH_CHANNEL) as rings:
+            async for _ in rings:
+                self._loops[0].bell.ring()
+
+    async def _dispatch(self) -> float:
+        if not await self.dispatcher.run():
+            # Another worker was faster, or it was no event: there may be something to send all the same.
+            for sender in self._senders:
+                sender.look()
+        return LOOK_EVERY
+
+    async def _fill_replays(self) -> float:
+        await self._refill.run()
+        return LOOK_EVERY
+
+    async def _keep_house(self) -> float:
+        await self._housekeeping.run()
+        return HOUSEKEEPING_EVERY
+
+    def _owned(self, part: Any) -> Any:
+        self._own.append(part)
+        return part
+
+
+def _mailer(settings: Settings) -> Mailer:
+    return open_mailer(settings.smtp_url, settings.data_dir / "mail", _signer(settings))
+
+
+def _signer(settings: Settings) -> Dkim | None:
+    if settings.dkim_domain is None or settings.dkim_selector is None or settings.dkim_key is None:
+        return None
+    return load_dkim(settings.dkim_domain, settings.dkim_selector, settings.dkim_key)

@@ -1,0 +1,258 @@
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from app import clock
+from app.accounts import actions
+from app.accounts.models import ApiKey
+from app.auth import stream_tokens
+from app.auth.actor import Actor, Scope
+from app.auth.authenticate import REFUSED, Authenticator
+from app.auth.stream_tokens import StreamToken
+from app.crypto import random_token
+from app.database import Database
+from app.errors import Unauthenticated
+from tests.accounts.state import reads
+from tests.support import TestAccount, World
+
+HOUR = timedelta(hours=1)
+
+
+async def key_of(world: World, account: TestAccount) -> ApiKey:
+    async with world.database.reading() as session:
+        statement = select(ApiKey).where(col(ApiKey.account_id) == account.id)
+        return (await session.execute(statement)).scalar_one()
+
+
+async def change(world: World, key_id: str, **values: Any) -> None:
+    """As another process would: nobody here is told."""
+    async with world.database.transaction() as session:
+        await session.execute(update(ApiKey).where(col(ApiKey.id) == key_id).values(**values))
+
+
+async def refused(authenticator: Authenticator, credential: str) -> bool:
+    """Whether it is, which is always told in the same words."""
+    with pytest.raises(Unauthenticated) as raised:
+        await authenticator.check(credential)
+    return raised.value.message == REFUSED
+
+
+async def test_a_live_key_is_its_account(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    found = await world.authenticator.check(account.key)
+    assert found.actor == Actor(account.id, frozenset(Scope), api_key_id=key.id)
+    assert (found.api_key_id, found.expires_at) == (key.id, None)
+    assert account.key not in repr(found)
+    assert await world.authenticator.authenticate(account.key) == found.actor
+    assert await world.authenticator.still_valid(found)
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        "",
+        "vw_live_",
+        "vw_live_short",
+        "vw_live_" + "é" * 43,
+        "vw_live_\ud800" + "A" * 42,
+        "vw_live_" + "A" * 44,
+        "vw_consent_" + "A" * 43,
+        "vw_stream_",
+        "vw_stream_A." + "A" * 43,
+        "Bearer x",
+        random_token("vw_live_"),
+    ],
+)
+async def test_what_is_no_key_is_refused_in_the_same_words(world: World, credential: str) -> None:
+    assert await refused(world.authenticator, credential)
+
+
+async def test_an_unknown_key_costs_one_read_and_a_malformed_one_none(world: World) -> None:
+    unknown = random_token("vw_live_")
+    with reads(world.database) as statements:
+        assert await refused(world.authenticator, "vw_live_no")
+        assert await refused(world.authenticator, "vw_stream_A." + "A" * 43)
+        assert len(statements) == 0
+        assert await refused(world.authenticator, unknown)
+        assert len(statements) == 1
+
+
+async def test_a_thousand_requests_at_once_share_one_read(world: World) -> None:
+    account = await world.account()
+    with reads(world.database) as statements:
+        actors = await asyncio.gather(*(world.authenticator.authenticate(account.key) for _ in range(1000)))
+    assert len(set(actors)) == 1
+    assert len(statements) == 1
+
+
+async def test_a_caller_that_goes_away_does_not_take_the_answer_from_the_others(world: World) -> None:
+    account = await world.account()
+    first = asyncio.create_task(world.authenticator.authenticate(account.key))
+    second = asyncio.create_task(world.authenticator.authenticate(account.key))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).account_id == account.id
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_an_expired_key_is_refused(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    soon = clock.now() + HOUR
+    await change(world, key.id, expires_at=soon)
+    found = await world.authenticator.check(account.key)
+    assert found.expires_at == soon
+    await change(world, key.id, expires_at=clock.now())
+    world.authenticator.forget()
+    assert await refused(world.authenticator, account.key)
+    assert not await world.authenticator.still_valid(found)
+
+
+async def test_revoking_stops_a_key_at_once_here_and_soon_elsewhere(world: World) -> None:
+    account = await world.account()
+    admin = await world.authenticator.authenticate(account.key)
+    async with world.database.transaction() as session:
+        key, secret = await actions.create_api_key(session, admin, name="Second")
+    elsewhere = Authenticator(Database(world.services.settings.database), world.services.keyring)
+    here = await world.authenticator.check(secret)
+    there = await elsewhere.check(secret)
+    async with world.database.transaction() as session:
+        await actions.revoke_api_key(session, admin, key.id)
+    assert await refused(world.authenticator, secret)
+    assert not await world.authenticator.still_valid(here)
+    # Another process is not told: it finds out when it reads anew, which it does several times a second.
+    while await elsewhere.still_valid(there):  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.01)
+    elsewhere.forget()
+    assert await refused(elsewhere, secret)
+    await elsewhere.close()
+    await elsewhere._database.dispose()
+
+
+async def test_after_a_rotation_both_secrets_work_until_the_overlap_ends(world: World) -> None:
+    account = await world.account()
+    before = await world.authenticator.check(account.key)
+    async with world.database.transaction() as session:
+        key, secret = await actions.rotate_api_key(session, before.actor, before.api_key_id, 600)
+    old, new = await world.authenticator.check(account.key), await world.authenticator.check(secret)
+    assert old.actor == new.actor == before.actor
+    assert (old.expires_at, new.expires_at) == (key.previous_until, None)
+    assert await world.authenticator.still_valid(before)
+    await change(world, key.id, previous_until=clock.now())
+    world.authenticator.forget()
+    assert await refused(world.authenticator, account.key)
+    assert not await world.authenticator.still_valid(before)
+    assert await world.authenticator.still_valid(new)
+
+
+async def test_a_rotation_without_overlap_ends_the_old_secret_at_once(world: World) -> None:
+    account = await world.account()
+    before = await world.authenticator.check(account.key)
+    async with world.database.transaction() as session:
+        _key, secret = await actions.rotate_api_key(session, before.actor, before.api_key_id, 0)
+    assert await refused(world.authenticator, account.key)
+    assert not await world.authenticator.still_valid(before)
+    assert (await world.authenticator.check(secret)).actor == before.actor
+
+
+def token_of(world: World, account: TestAccount, key: ApiKey, until: datetime, **values: Any) -> str:
+    token = StreamToken(
+        **{"account_id": account.id, "api_key_id": key.id, "customer_id": None, **values}, expires_at=until
+    )
+    return stream_tokens.make(world.services.keyring, token)
+
+
+async def test_a_stream_token_only_reads_and_may_be_bound(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    until = clock.now() + HOUR
+    found = await world.authenticator.check(token_of(world, account, key, until, customer_id="cus_1"))
+    assert found.actor == Actor(
+        account.id, frozenset({Scope.READ}), api_key_id=key.id, customer_id="cus_1", is_stream_token=True
+    )
+    assert found.expires_at == until
+    assert await world.authenticator.still_valid(found)
+    assert not found.actor.may(Scope.WRITE)
+
+
+async def test_a_stream_token_ends_no_later_than_its_key(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    soon = clock.now() + HOUR
+    await change(world, key.id, expires_at=soon)
+    found = await world.authenticator.check(token_of(world, account, key, soon + HOUR))
+    assert found.expires_at == soon
+
+
+async def test_a_stream_token_dies_with_its_key(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    token = token_of(world, account, key, clock.now() + HOUR)
+    found = await world.authenticator.check(token)
+    await change(world, key.id, revoked_at=clock.now())
+    world.authenticator.forget()
+    assert await refused(world.authenticator, token)
+    assert not await world.authenticator.still_valid(found)
+
+
+async def test_a_stream_token_lives_through_a_rotation_of_its_key(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    found = await world.authenticator.check(token_of(world, account, key, clock.now() + HOUR))
+    async with world.database.transaction() as session:
+        admin = Actor(account.id, frozenset(Scope), api_key_id=key.id)
+        await actions.rotate_api_key(session, admin, key.id, 0)
+    assert await world.authenticator.still_valid(found)
+
+
+async def test_a_stream_token_that_is_over_or_of_another_account_is_refused(world: World) -> None:
+    account, other = await world.account(), await world.account()
+    key = await key_of(world, account)
+    assert await refused(world.authenticator, token_of(world, account, key, clock.now()))
+    assert await refused(world.authenticator, token_of(world, other, key, clock.now() + HOUR))
+    gone = token_of(world, account, key, clock.now() + HOUR, api_key_id="key_gone")
+    assert await refused(world.authenticator, gone)
+
+
+async def test_last_use_is_noted_once_a_minute(world: World) -> None:
+    account = await world.account()
+    assert (await key_of(world, account)).last_used_at is None
+    before = clock.now()
+    await world.authenticator.authenticate(account.key)
+    await world.authenticator.close()
+    noted = (await key_of(world, account)).last_used_at
+    assert noted is not None
+    assert before <= noted <= clock.now()
+    world.authenticator.forget()
+    await world.authenticator.authenticate(account.key)
+    await world.authenticator.close()
+    assert (await key_of(world, account)).last_used_at == noted
+
+
+async def test_last_use_is_noted_again_after_a_minute(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    earlier = clock.now() - timedelta(seconds=61)
+    await change(world, key.id, last_used_at=earlier)
+    await world.authenticator.authenticate(account.key)
+    await world.authenticator.close()
+    noted = (await key_of(world, account)).last_used_at
+    assert noted is not None
+    assert noted > earlier
+
+
+async def test_a_key_works_even_where_its_use_cannot_be_noted(world: World) -> None:
+    account = await world.account()
+    key = await key_of(world, account)
+    # The row is locked by someone else's transaction, so the note has to wait; the request does not.
+    async with world.database.transaction() as session:
+        await session.execute(update(ApiKey).where(col(ApiKey.id) == key.id).values(name="Locked"))
+        assert (await world.authenticator.authenticate(account.key)).account_id == account.id
+    await world.authenticator.close()
+    assert (await key_of(world, account)).last_used_at is not None

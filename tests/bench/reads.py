@@ -1,0 +1,46 @@
+"""Nested reads: a page of a hundred meters, each with its customer, under load."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.bench.api import Api
+from tests.bench.databases import async_url
+from tests.bench.load import side_by_side
+from tests.bench.peers import reads_peers
+from tests.bench.posting import Target
+from tests.bench.run import Run
+from tests.bench.servers import uvicorn, voltwire
+
+IDIOMATIC = "idiomatic Strawberry + SQLModel"
+QUERY = "{ meters(first: 100) { nodes { id number type customer { id name email } } } }"
+
+
+async def run_reads(run: Run) -> None:
+    with TemporaryDirectory(prefix="voltwire-bench-") as folder:
+        file = Path(folder) / "baseline.db"
+        await beside_idiomatic(run, "SQLite", None, f"sqlite+aiosqlite:///{file}")
+    if await run.on_postgres():
+        ours, theirs = await run.databases.create(), await run.databases.create()
+        await beside_idiomatic(run, "PostgreSQL", ours, async_url(theirs))
+    run.report.print_table("reads", f"reads · 100 of {run.sizes.meters:,} meters, each with its customer")
+
+
+@asynccontextmanager
+async def baseline(run: Run, database_url: str) -> AsyncIterator[Target]:
+    env = {"BENCH_DATABASE_URL": database_url, "BENCH_METERS": str(run.sizes.meters)}
+    async with uvicorn("tests.bench.baselines.reads_app:app", run.cores, env) as server:
+        yield Target(server.port)
+
+
+async def beside_idiomatic(run: Run, database: str, database_url: str | None, baseline_url: str) -> None:
+    """Requests a second of both sides; with peers also beside those, on PostgreSQL."""
+    async with voltwire(run.program, run.cores, database_url) as product:
+        async with Api(product) as api:
+            await api.meters(await api.customers(run.sizes.meters))
+        run.report.progress(f"{run.sizes.meters:,} meters on {database}")
+        async with baseline(run, baseline_url) as plain:
+            await side_by_side(run, database, product.target, QUERY, IDIOMATIC, plain, QUERY)
+        if run.peers and database_url:
+            await reads_peers(run, product, QUERY)

@@ -1,0 +1,88 @@
+"""What every benchmark is given: sizes, machine, report, and the way to take interleaved rounds."""
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tests.bench.databases import Databases
+from tests.bench.machine import Cores
+from tests.bench.report import Report
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything; `QUICK` only shows that all of it works."""
+
+    rounds: int = 3
+    sockets: int = 1000
+    events: int = 40
+    baseline_events: int = 5
+    latency_events: int = 10
+    bystanders: int = 9900
+    meters: int = 1000
+    load_seconds: float = 2.0
+    burst: int = 4000
+    httpx_posts: int = 300
+    readings: int = 20_000
+    baseline_readings: int = 4000
+    rows: int = 100_000
+    row_meters: int = 50
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    rounds=1,
+    sockets=100,
+    events=10,
+    baseline_events=5,
+    latency_events=5,
+    bystanders=200,
+    meters=120,
+    load_seconds=0.5,
+    burst=240,
+    httpx_posts=60,
+    readings=2000,
+    baseline_readings=500,
+    rows=5000,
+    row_meters=10,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the benchmarks."""
+
+    program: Path
+    cores: Cores
+    report: Report
+    sizes: Sizes
+    databases: Databases
+    quick: bool = False
+    peers: Path | None = None
+    node_modules: Path | None = None
+    python: str = sys.executable
+
+    async def on_postgres(self) -> bool:
+        """Whether to measure on PostgreSQL as well; the report says so when not."""
+        there = await self.databases.there()
+        if not there:
+            self.report.say(f"no figures on PostgreSQL: {self.databases.missing}")
+        return there
+
+
+async def interleaved(rounds: int, *measures: Callable[[], Awaitable[T]]) -> Sequence[list[T]]:
+    """Each measure once per round, in turn, so that a disturbance of the machine meets all of them.
+
+    A round before the first one warms everything up and does not count.
+    """
+    answers: list[list[T]] = [[] for _ in measures]
+    for number in range(rounds + 1):
+        for measure, into in zip(measures, answers, strict=True):
+            value = await measure()
+            if number:
+                into.append(value)
+    return answers

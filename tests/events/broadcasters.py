@@ -1,0 +1,85 @@
+"""Servers to broadcast over, and ways to hurt them, for the tests of backends and doorbell."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import asyncpg
+from redis.asyncio import Redis
+
+from app.events.broadcast.linked import LinkedBackend
+from app.events.broadcast.postgres import PostgresBackend
+from app.events.broadcast.valkey import ValkeyBackend
+from tests.services.postgres import Postgres
+from tests.services.process import Service
+from tests.services.valkey import Valkey
+
+NETWORKED = ["valkey", "postgresql"]
+
+
+def url_of(server: Service) -> str:
+    """What the doorbell is given."""
+    if isinstance(server, Postgres):
+        return server.url()
+    assert isinstance(server, Valkey)
+    return server.url
+
+
+def backend_of(server: Service, *, deadline: float = 1.0, heartbeat: float = 0.2) -> LinkedBackend:
+    """A backend that notices silence sooner than the real ones."""
+    make = PostgresBackend if isinstance(server, Postgres) else ValkeyBackend
+    return make(url_of(server), deadline=deadline, heartbeat=heartbeat)
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    """Waits for a state that is announced to nobody."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.005)
+
+
+def tasks() -> set[asyncio.Task[object]]:
+    """The tasks beside the test's own."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def query(server: Service, statement: str) -> list[object]:
+    """The first column of what PostgreSQL answers."""
+    connection = await asyncpg.connect(url_of(server))
+    try:
+        return [row[0] for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+async def command(server: Service, *words: str) -> object:
+    """What Valkey answers."""
+    async with Redis.from_url(url_of(server), protocol=2) as client:
+        return await client.execute_command(*words)
+
+
+async def cut_listeners(server: Service) -> int:
+    """Has the server end every listening connection; how many there were."""
+    if isinstance(server, Valkey):
+        return int(str(await command(server, "CLIENT", "KILL", "TYPE", "pubsub")))
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+    return len(await query(server, ended))
+
+
+async def process_of(server: Service, statement: str) -> int:
+    """The one process that serves whoever last ran a PostgreSQL statement like this; of Valkey its only one."""
+    if isinstance(server, Valkey):
+        return server.pid
+    (pid,) = await query(server, f"SELECT pid FROM pg_stat_activity WHERE query LIKE '{statement}'")
+    return int(str(pid))
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process keeps its connections, and says and does nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,137 @@
+"""A hub with its doorbell over a world's database, and subscribers that keep what they are given."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.auth.actor import Actor
+from app.customers import actions as customers
+from app.customers.models import Customer
+from app.events.doorbell import Doorbell
+from app.events.hub import Hub
+from app.events.payload import Payload
+from app.events.ring import Ring
+from app.events.subscriber import Subscription
+from app.meters import actions as meters
+from app.meters.models import Meter
+from tests.support import World
+
+SEQUENCES = "subscription($after: String, $filter: EventFilter) { events(after: $after, filter: $filter) { sequence } }"
+
+
+class Collector:
+    """A sink that takes everything, or nothing more once `capacity` payloads wait for `take`."""
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.payloads: list[Payload] = []
+        self.waiting = 0
+        self.errors: list[dict[str, Any]] | None = None
+        self.changed = asyncio.Event()
+
+    @property
+    def has_room(self) -> bool:
+        return self.capacity is None or self.waiting < self.capacity
+
+    def push(self, payload: Payload) -> bool:
+        self.payloads.append(payload)
+        self.waiting += 1
+        self.changed.set()
+        return self.has_room
+
+    async def send(self, payload: Payload) -> None:
+        await self.room()
+        self.push(payload)
+
+    async def room(self) -> None:
+        await self.until(lambda: self.has_room)
+
+    def error(self, errors: list[dict[str, Any]]) -> None:
+        self.errors = errors
+        self.changed.set()
+
+    def take(self, count: int) -> None:
+        """The consumer takes so many of the payloads that wait."""
+        self.waiting -= count
+        self.changed.set()
+
+    def take_all(self) -> None:
+        """The consumer keeps up from now on."""
+        self.capacity = None
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def count(self, count: int) -> list[Any]:
+        """The first so many responses."""
+        await self.until(lambda: len(self.payloads) >= count)
+        return self.responses[:count]
+
+    @property
+    def responses(self) -> list[Any]:
+        return [orjson.loads(payload.body) for payload in self.payloads]
+
+    @property
+    def sequences(self) -> list[int]:
+        return [payload.sequence for payload in self.payloads]
+
+
+@dataclass
+class Listening:
+    """One process's hub over a world."""
+
+    world: World
+    hub: Hub
+    made: list[str] = field(default_factory=list)
+
+    async def subscribe(
+        self,
+        actor: Actor,
+        query: str = SEQUENCES,
+        variables: dict[str, Any] | None = None,
+        sink: Collector | None = None,
+        after: str | None = None,
+    ) -> tuple[Subscription, Collector]:
+        sink = sink or Collector()
+        prepared = self.world.engine.prepare(query, None, authenticated=True)
+        return await self.hub.subscribe(prepared, variables, actor, sink, after), sink
+
+    async def customer(self, actor: Actor, name: str = "Ada") -> Customer:
+        """A new customer: one event."""
+        self.made.append(name)
+        async with self.world.database.transaction() as session:
+            email = f"{name.lower()}{len(self.made)}@example.com"
+            return await customers.create(session, actor, name=name, email=email)
+
+    async def customers(self, actor: Actor, count: int) -> None:
+        """So many events, in one transaction."""
+        async with self.world.database.transaction() as session:
+            for _ in range(count):
+                self.made.append("many")
+                email = f"many{len(self.made)}@example.com"
+                await customers.create(session, actor, name="Many", email=email)
+
+    async def meter(self, actor: Actor, customer: Customer, number: str = "2499999999991") -> Meter:
+        async with self.world.database.transaction() as session:
+            return await meters.create(session, actor, customer_id=customer.id, number=number)
+
+
+@asynccontextmanager
+async def listening(
+    world: World, url: str = "memory://", *, rings: bool = True, local: bool = True, look_every: float = 1.0
+) -> AsyncIterator[Listening]:
+    """Without `rings` nobody is told of a commit; without `local` only the doorbell tells."""
+    async with AsyncExitStack() as stack:
+        doorbell = await stack.enter_async_context(Doorbell.from_url(url))
+        hub = Hub(world.services, world.engine, doorbell, look_every=look_every)
+        if rings:
+            await stack.enter_async_context(Ring(world.database, doorbell, hub if local else None))
+        await stack.enter_async_context(hub)
+        yield Listening(world, hub)

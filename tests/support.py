@@ -1,0 +1,91 @@
+"""A world for tests: a migrated database, the real engine over it, accounts with keys, and short ways to ask."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from app.accounts import actions as accounts
+from app.api.context import Context, Services
+from app.api.engine import Engine
+from app.api.failures import RequestErrors
+from app.api.limits import Limits
+from app.api.schema import build_schema
+from app.auth.authenticate import Authenticator
+from app.crypto import Keyring
+from app.database import Database
+from app.migrations import migrate
+from app.settings import Settings
+
+SECRET = "a secret key that only the tests use"  # noqa: S105 - a test's
+
+
+@cache
+def the_schema() -> Any:
+    return build_schema()
+
+
+@dataclass(frozen=True)
+class TestAccount:
+    __test__ = False
+
+    id: str
+    user_id: str
+    key: str
+
+
+@dataclass
+class World:
+    services: Services
+    engine: Engine
+    authenticator: Authenticator
+    made: int = 0
+
+    @property
+    def database(self) -> Database:
+        return self.services.database
+
+    async def account(self, name: str = "Bright Energy") -> TestAccount:
+        """A new account with a key of all scopes."""
+        self.made += 1
+        async with self.database.transaction() as session:
+            new = await accounts.create_account(session, name=name, email=f"owner{self.made}@example.com")
+            return TestAccount(new.account.id, new.user.id, new.secret)
+
+    async def ask(
+        self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None
+    ) -> dict[str, Any]:
+        """The response to a query or mutation, as over HTTP."""
+        actor = await self.authenticator.authenticate(key) if key is not None else None
+        try:
+            prepared = self.engine.prepare(query, None, authenticated=actor is not None)
+            return await self.engine.execute(prepared, variables, Context(self.services, actor))
+        except RequestErrors as error:
+            return {"errors": error.errors}
+
+    async def data(
+        self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None
+    ) -> dict[str, Any]:
+        """The response's data; there must be no error."""
+        response = await self.ask(query, variables, key=key)
+        assert "errors" not in response, response["errors"]
+        data: dict[str, Any] = response["data"]
+        return data
+
+
+@asynccontextmanager
+async def world(database_url: str, **settings: Any) -> AsyncIterator[World]:
+    """Open a world over an empty database."""
+    chosen = Settings(database_url=database_url, secret_key=SECRET, **settings)
+    database = Database(chosen.database)
+    await migrate(database)
+    keyring = Keyring(chosen.secret_keys)
+    services = Services(chosen, database, keyring, public_url="http://127.0.0.1:8000")
+    limits = Limits(chosen.max_tokens, chosen.max_depth, chosen.max_aliases, chosen.max_cost)
+    authenticator = Authenticator(database, keyring)
+    try:
+        yield World(services, Engine(the_schema(), limits), authenticator)
+    finally:
+        await authenticator.close()
+        await database.dispose()
