@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from app.accounts import actions as accounts
 from app.api.schema import schema_text
+from app.auth.actor import Actor, Scope
 from app.consents import decisions
+from app.consents.models import HostedConsent
 from app.crypto import Keyring
 from app.database import Database
-from app.errors import Refusal, Refusals
+from app.errors import Refusal, Refusals, not_found
 from app.migrations import migrate as migrate_database
 from app.server import run_server, run_worker
 from app.settings import Settings
@@ -92,15 +94,20 @@ def revoke_consent(
 
     async def revoke(database: Database) -> str:
         async with database.transaction() as session:
-            consent = await decisions.revoke_as_operator(session, consent_id, reason)
-            return consent.id
+            consent = await session.get(HostedConsent, consent_id)
+            if consent is None:
+                raise not_found("hosted consent")
+            operator = Actor(consent.account_id, frozenset(Scope))
+            return (await decisions.revoke(session, operator, consent_id, reason)).id
 
     typer.echo(f"Revoked {_with_database(revoke)}.")
 
 
 @app.command(hidden=True)
 def schema(
-    check: Annotated[bool, typer.Option("--check", help="Only say whether schema.graphql is up to date.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether schema.graphql is up to date.")
+    ] = False,
 ) -> None:
     """Write schema.graphql from the code."""
     text = schema_text()

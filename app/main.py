@@ -18,8 +18,9 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.context import Services
 from app.api.engine import Engine
-from app.api.failures import internal_error
 from app.api.limits import Limits, RateLimiter
+from app.api.live import Live
+from app.api.masked import MaskFaults
 from app.api.schema import build_schema
 from app.api.sockets import SocketEndpoint
 from app.api.view import GraphQLView
@@ -36,7 +37,6 @@ from app.metrics import Metrics
 from app.migrations import migrate
 from app.readings import bulk
 from app.settings import Settings
-from app.web import start
 from app.worker import Worker
 
 log = structlog.get_logger()
@@ -60,6 +60,7 @@ class Process:
         limits = Limits(settings.max_tokens, settings.max_depth, settings.max_aliases, settings.max_cost)
         self.engine = Engine(build_schema(), limits)
         self.hub = Hub(self.services, self.engine, self.doorbell)
+        self.live = Live(self.services, self.engine, self.authenticator, self.limiter, self.hub)
         self.ring = Ring(database, self.doorbell, self.hub)
         self.worker = Worker(self.services, self.doorbell) if with_worker else None
         self.metrics = Metrics(self)
@@ -82,6 +83,7 @@ class Process:
 
     async def drain(self) -> None:
         """Tell the live streams to reconnect elsewhere, and the worker to claim nothing more."""
+        await self.live.close()
         await self.hub.close()
         if self.worker is not None:
             await self.worker.stop()
@@ -97,7 +99,7 @@ class Process:
             async with asyncio.timeout(READY_WITHIN), self.services.database.reading() as session:
                 await session.execute(text("SELECT 1"))
             database = True
-        except Exception:  # noqa: BLE001 - whatever keeps the database from answering
+        except Exception:
             database = False
         return {"database": database, "broadcaster": self.doorbell.healthy}
 
@@ -121,16 +123,16 @@ def create_app(process: Process) -> Starlette:
     )
     return Starlette(
         routes=_routes(process),
-        middleware=[cors] if origins else [],
-        exception_handlers={Exception: _on_fault, HTTPException: _on_http_error},
+        middleware=[*([cors] if origins else []), Middleware(MaskFaults)],
+        exception_handlers={HTTPException: _on_http_error},
         lifespan=lifespan,
     )
 
 
 def _routes(process: Process) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
-    view = GraphQLView(services, process.engine, authenticator, process.limiter, process.hub)
-    sockets = SocketEndpoint(services, process.engine, authenticator, process.limiter, process.hub)
+    view = GraphQLView(services, process.engine, authenticator, process.limiter, process.live)
+    sockets = SocketEndpoint(process.live)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -143,13 +145,12 @@ def _routes(process: Process) -> list[BaseRoute]:
         return process.metrics.response()
 
     return [
-        Route("/graphql", view, methods=["GET", "POST"]),
+        Route("/graphql", view.__call__, methods=["GET", "POST"]),
         WebSocketRoute("/graphql", sockets),
         *bulk.routes(services, authenticator, process.limiter),
-        *evidence.routes(services, authenticator),
-        *consent_pages.routes(services),
+        *evidence.routes(services, authenticator, process.limiter),
+        *consent_pages.routes(services, process.limiter),
         *delivery_pages.routes(services),
-        *start.routes(services),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
@@ -157,12 +158,8 @@ def _routes(process: Process) -> list[BaseRoute]:
     ]
 
 
-async def _on_fault(_request: Request, fault: Exception) -> Response:
-    error = internal_error(fault)
-    return JSONResponse({"code": "INTERNAL", "message": error["message"], "id": error["extensions"]["id"]}, 500)
-
-
 async def _on_http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"code": "NOT_FOUND" if error.status_code == 404 else "INVALID", "message": error.detail},
-                        error.status_code, error.headers)  # fmt: skip
+    status = getattr(error, "status_code", 500)
+    code = "NOT_FOUND" if status == 404 else "INVALID"
+    body = {"code": code, "message": str(getattr(error, "detail", "")) or "There is nothing here."}
+    return JSONResponse(body, status, getattr(error, "headers", None))

@@ -8,6 +8,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from app.api.frame_protocol import FrameProtocol
 from app.main import Process, create_app
 from app.settings import Settings
 
@@ -39,7 +40,7 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         create_app(process),
         log_config=None,
         access_log=False,
-        ws="websockets-sansio",
+        ws=FrameProtocol,
         ws_per_message_deflate=False,
         ws_max_size=settings.max_body,
         # Liveness is the protocol's own ping; this one finds peers that are gone without a word.
@@ -51,7 +52,12 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         server_header=False,
         backlog=4096,
     )
-    log.info("serving", url=f"http://{shown}:{bound}", graphql=f"http://{shown}:{bound}/graphql", worker=with_worker)
+    log.info(
+        "serving",
+        url=f"http://{shown}:{bound}",
+        graphql=f"http://{shown}:{bound}/graphql",
+        worker=with_worker,
+    )
     Server(config, process).run(sockets=[listener])
 
 
@@ -62,7 +68,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise SystemExit(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
+        raise SystemExit(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
+        ) from None
     listener.set_inheritable(True)
     return listener
 

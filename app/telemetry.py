@@ -1,4 +1,4 @@
-"""Logs and metrics of a process.
+"""Logs of a process.
 
 Log lines are structured, one per thing that happened, and carry ids only: never a secret, a token, a link or personal
 data. On a terminal they are readable, elsewhere they are JSON.
@@ -8,8 +8,6 @@ import logging
 import sys
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-
 
 def configure_logs() -> None:
     """Log lines go to stderr, also those of the libraries, from INFO up."""
@@ -42,11 +40,3 @@ def configure_logs() -> None:
     for chatty in ("httpx", "aiosqlite", "alembic", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
-
-def new_registry() -> CollectorRegistry:
-    """The process's own metrics; each part adds its collectors."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry

@@ -41,6 +41,8 @@ class Context:
     services: Services
     # None for a request without credentials.
     actor: Actor | None
+    # How many readings the operation has read so far; see `app.readings.intervals`.
+    readings_read: int = 0
     _session: AsyncSession | None = None
     _stack: AsyncExitStack | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -53,7 +55,7 @@ class Context:
             raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
         return self.actor
 
-    async def execute(self, statement: Executable) -> Result[Any]:
+    async def execute(self, statement: Executable) -> Result[*tuple[Any, ...]]:
         """Run a read in the operation's own session, one at a time."""
         async with self._lock:
             if self._session is None:

@@ -104,6 +104,9 @@ class Engine:
         document = self._parse(query)
         check_shape(document, self._limits)
         if errors := validate(self.schema, document, max_errors=MAX_ERRORS, hide_suggestions=True):
+            # graphql-core gives up on documents that would take it too long.
+            if any(error.message == "Validation aborted." for error in errors):
+                raise QueryTooComplex("The document selects too many fields; ask in several requests.")
             raise refused(errors, document)
         operation = _operation(document, operation_name)
         return Prepared(document, operation, is_open=_root_fields(document, operation) <= OPEN_FIELDS)
@@ -112,11 +115,13 @@ class Engine:
         try:
             document = parse(query, max_tokens=self._limits.tokens)
         except GraphQLError as error:
-            if "exceeds" in error.message and "token" in error.message:
+            if "more than" in error.message and "tokens" in error.message:
                 raise QueryTooComplex(
                     f"The document has more than {self._limits.tokens} tokens; ask in several requests.",
                     limit=self._limits.tokens,
                 ) from None
+            if "nested too deeply" in error.message:
+                raise QueryTooComplex("The document is nested too deeply; ask in several requests.") from None
             raise refused([error]) from None
         visit(document, _StorableStrings())
         return document
@@ -133,7 +138,7 @@ class Engine:
                 result = await result
         finally:
             await context.renew()
-        return _response(result)
+        return _response(result, prepared.document)
 
     async def execute_event(
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, event: Any
@@ -177,11 +182,11 @@ def dumps(response: dict[str, Any]) -> bytes:
     return orjson.dumps(response)
 
 
-def _response(result: Any) -> dict[str, Any]:
+def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
     if not isinstance(result, ExecutionResult):
         return {"data": None, "errors": [internal_error(TypeError("incremental result"))]}
     if result.errors:
-        return {"errors": [shown_error(error) for error in result.errors], "data": result.data}
+        return {"errors": [shown_error(error, document) for error in result.errors], "data": result.data}
     return {"data": result.data}
 
 
@@ -204,6 +209,7 @@ def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> 
         one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
     }
     names: set[str] = set()
+    seen: set[str] = set()
     pending = list(operation.selection_set.selections)
     while pending:
         node = pending.pop()
@@ -211,7 +217,8 @@ def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> 
             names.add(node.name.value)
         elif isinstance(node, InlineFragmentNode):
             pending.extend(node.selection_set.selections)
-        elif isinstance(node, FragmentSpreadNode):
+        elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
+            seen.add(node.name.value)
             pending.extend(fragments[node.name.value].selection_set.selections)
     return names
 

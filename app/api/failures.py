@@ -6,11 +6,18 @@ an id, the log gets the id and the fault.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from graphql import DocumentNode, FieldNode, GraphQLError, Node
-from graphql.language import ArgumentNode, ListValueNode, ObjectFieldNode
+from graphql import DocumentNode, GraphQLError, Node
+from graphql.language import (
+    ArgumentNode,
+    ListValueNode,
+    ObjectFieldNode,
+    VariableDefinitionNode,
+    VariableNode,
+)
 
 from app.errors import ApiError
 from app.ids import new_id
@@ -23,9 +30,14 @@ RENAMED = {
 }
 MAX_MESSAGE = 500
 
-_AT = re.compile(r"at '?[A-Za-z_]\w*((?:\.\w+|\[\d+\])*)'?")
+# How graphql-core words what it refuses; its errors carry the place only in their text.
+_PATH = r"((?:\.\w+|\[\d+\])*)"
+_VARIABLE = re.compile(rf"Variable '\$(\w+)' has invalid (?:default )?value(?: at {_PATH})?:")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-_MISSING = re.compile(r"field '?\"?(\w+)'?\"? of required type|Field '(\w+)' is not defined", re.IGNORECASE)
+_MISSING = re.compile(r"to include required field '(\w+)'")
+_UNKNOWN = re.compile(r"not to include unknown field '(\w+)'")
+_ARGUMENT = re.compile(r"Argument '[\w.]+\((\w+):\)' of type '[^']+' is required")
+_NOT_IN_ENUM = re.compile(r"""(?:Value|non-enum value:) ['"]([\w.]+)['"]""")
 
 
 class RequestErrors(Exception):
@@ -47,7 +59,7 @@ def refused(errors: list[GraphQLError], document: DocumentNode | None = None) ->
     return RequestErrors([_bad_input(error, document) for error in errors])
 
 
-def shown_error(error: GraphQLError) -> dict[str, Any]:
+def shown_error(error: GraphQLError, document: DocumentNode | None = None) -> dict[str, Any]:
     """A field's error for the response; one of ours that is unexpected goes to the log."""
     original = error.original_error
     formatted: dict[str, Any] = {"message": error.message}
@@ -57,8 +69,9 @@ def shown_error(error: GraphQLError) -> dict[str, Any]:
         formatted["path"] = error.path
     if isinstance(original, ApiError):
         formatted["message"], formatted["extensions"] = original.message, original.extensions
-    elif original is None and error.path is None:
-        return _bad_input(error, None)
+    elif isinstance(original or error, GraphQLError) and error.nodes:
+        # A value that only its variable showed to be wrong, such as null for an argument that must not be.
+        formatted |= _bad_input(error, document)
     else:
         formatted |= internal_error(original or error)
     return formatted
@@ -76,9 +89,10 @@ def internal_error(fault: BaseException) -> dict[str, Any]:
 
 def _bad_input(error: GraphQLError, document: DocumentNode | None) -> dict[str, Any]:
     message = error.message
-    for old, new in RENAMED.items():
-        if old in message:
-            message = f"{old} was renamed to {new}; send {new}."
+    unknown = _NOT_IN_ENUM.search(message)
+    if unknown and unknown.group(1) in RENAMED:
+        old, new = unknown.group(1), RENAMED[unknown.group(1)]
+        message = f"{old} was renamed to {new}; send {new}."
     formatted: dict[str, Any] = {"message": message[:MAX_MESSAGE], "extensions": {"code": "BAD_USER_INPUT"}}
     if error.locations:
         formatted["locations"] = [{"line": one.line, "column": one.column} for one in error.locations]
@@ -89,37 +103,52 @@ def _bad_input(error: GraphQLError, document: DocumentNode | None) -> dict[str, 
 
 
 def _field(error: GraphQLError, document: DocumentNode | None) -> list[str]:
-    """The path below `input` of the value that was refused, indexes as strings."""
-    path: list[str] = []
-    if error.message.startswith("Variable "):
-        at = _AT.search(error.message)
-        if at:
-            path = [name or index for name, index in _STEP.findall(at.group(1))]
-    elif document is not None and error.nodes:
-        path = _path_to(document, error.nodes[0]) or []
-    missing = _MISSING.search(error.message)
-    if missing:
-        path = [*path, missing.group(1) or missing.group(2)]
+    """The path below `input` of the value that was refused, or the argument's name; indexes as strings."""
+    node = error.nodes[0] if error.nodes else None
+    variable = _VARIABLE.match(error.message)
+    path = [] if document is None or node is None else _path_to(document, node) or []
+    if variable:
+        usage = None if document is None else _usage(document, variable.group(1))
+        path = [] if usage is None or document is None else _path_to(document, usage) or []
+        path += [name or index for name, index in _STEP.findall(variable.group(2) or "")]
+    for pattern in (_MISSING, _UNKNOWN, _ARGUMENT):
+        named = pattern.search(error.message)
+        if named and path[-1:] != [named.group(1)] and named.group(1) != "input":
+            path = [*path, named.group(1)]
     return path
+
+
+def _usage(node: Node, name: str) -> Node | None:
+    """Where the document first uses a variable."""
+    if isinstance(node, VariableDefinitionNode):
+        return None
+    if isinstance(node, VariableNode) and node.name.value == name:
+        return node
+    for child in _children(node):
+        if found := _usage(child, name):
+            return found
+    return None
+
+
+def _children(node: Node) -> Iterator[Node]:
+    for key in node.keys:
+        children = getattr(node, key, None)
+        for child in children if isinstance(children, list | tuple) else [children]:
+            if isinstance(child, Node):
+                yield child
 
 
 def _path_to(node: Node, wanted: Node) -> list[str] | None:
     """The path of an argument's value that contains the wanted node; None where there is none."""
-    for key in node.keys:
-        children = getattr(node, key, None)
-        for index, child in enumerate(children if isinstance(children, list | tuple) else [children]):
-            if not isinstance(child, Node):
-                continue
-            found = [] if child is wanted else _path_to(child, wanted)
-            if found is None:
-                continue
-            if isinstance(node, FieldNode) and key != "arguments":
-                return found
-            if isinstance(child, ArgumentNode) and child.name.value != "input":
-                return [child.name.value, *found]
-            if isinstance(child, ObjectFieldNode):
-                return [child.name.value, *found]
-            if isinstance(node, ListValueNode):
-                return [str(index), *found]
-            return found
+    for index, child in enumerate(_children(node)):
+        found = [] if child is wanted else _path_to(child, wanted)
+        if found is None:
+            continue
+        if isinstance(child, ArgumentNode) and child.name.value != "input":
+            return [child.name.value, *found]
+        if isinstance(child, ObjectFieldNode):
+            return [child.name.value, *found]
+        if isinstance(node, ListValueNode):
+            return [str(index), *found]
+        return found
     return None

@@ -81,7 +81,7 @@ def check_shape(document: DocumentNode, limits: Limits) -> None:
             depth = depth_of(definition.selection_set, (), introspects=False)
             if depth > limits.depth:
                 raise QueryTooComplex(
-                    f"The document is {depth} fields deep; at most {limits.depth} are allowed. Ask in several requests.",
+                    f"The document is {depth} fields deep; at most {limits.depth} are allowed: ask in parts.",
                     depth=depth,
                     limit=limits.depth,
                 )
@@ -103,6 +103,8 @@ def cost_of(
     fragments = {
         one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
     }
+    # Fragments that spread fragments double with each level; each is counted once.
+    costs: dict[str, int] = {}
 
     def page_size(node: FieldNode) -> int:
         for argument in node.arguments or ():
@@ -122,12 +124,12 @@ def cost_of(
         named = get_named_type(field.type)
         below = selection_cost(node.selection_set, named)
         if named.name == "IntervalData":
-            return INTERVALS_COST
+            return INTERVALS_COST + below
         if named.name.endswith("Connection"):
             return page_size(node) * (1 + below)
         bare = field.type.of_type if is_non_null_type(field.type) else field.type
-        # The nodes of a connection are counted by its page size.
-        if is_list_type(bare) and not parent.name.endswith("Connection"):
+        # The nodes of a connection are counted by its page size, intervals by their period.
+        if is_list_type(bare) and not parent.name.endswith(("Connection", "IntervalData")):
             return LIST_COST * (1 + below)
         return below
 
@@ -142,10 +144,12 @@ def cost_of(
                     node.selection_set, _type(schema, condition.name.value) if condition else parent
                 )
             elif isinstance(node, FragmentSpreadNode):
-                fragment = fragments[node.name.value]
-                total += selection_cost(
-                    fragment.selection_set, _type(schema, fragment.type_condition.name.value)
-                )
+                name = node.name.value
+                if name not in costs:
+                    fragment = fragments[name]
+                    condition_type = _type(schema, fragment.type_condition.name.value)
+                    costs[name] = selection_cost(fragment.selection_set, condition_type)
+                total += costs[name]
         return total
 
     return selection_cost(operation.selection_set, schema.get_root_type(operation.operation))

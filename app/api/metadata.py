@@ -23,7 +23,7 @@ def _postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
 @compiles(has_label, "sqlite")
 def _sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     column, key, value = (compiler.process(clause, **kwargs) for clause in element.clauses)
-    return f"EXISTS (SELECT 1 FROM json_each({column}) AS label WHERE label.key = {key} AND label.value = {value})"
+    return f"EXISTS (SELECT 1 FROM json_each({column}) AS label WHERE label.key = {key} AND label.value = {value})"  # noqa: S608 - compiled clauses
 
 
 def labels_contain(column: Any, wanted: dict[str, str]) -> ColumnElement[bool]:

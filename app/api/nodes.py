@@ -43,6 +43,11 @@ def shows(model: type, prefix: str) -> Callable[[C], C]:
     return register
 
 
+def prefix_of(model: type) -> str | None:
+    """What the ids of a registered model begin with."""
+    return next((prefix for prefix, known in _models.items() if known is model), None)
+
+
 def shown(row: Any, viewer: Actor) -> Any:
     """The row as its GraphQL type; None stays None."""
     return None if row is None else _types[type(row)].of(row, viewer)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import strawberry
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, and_, func
 
 from app.api.context import Context
+from app.api.nodes import prefix_of
 from app.errors import BadUserInput
+from app.ids import is_id
 
 T = TypeVar("T")
 DEFAULT_PAGE, MAX_PAGE = 20, 100
@@ -120,13 +122,24 @@ def id_key(cursor: str, argument: str) -> str:
         key = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
     except (binascii.Error, ValueError):
         key = ""
-    prefix, _, rest = key.partition("_")
-    if not (prefix.isalnum() and rest.isalnum()) or id_cursor(key) != cursor:
-        raise BadUserInput(
-            "This is not a cursor of this connection: use pageInfo.endCursor or an edge's cursor.",
-            field=[argument],
-        )
+    if not is_id(key, key.partition("_")[0]) or id_cursor(key) != cursor:
+        raise _foreign(argument)
     return key
+
+
+def _foreign(argument: str) -> BadUserInput:
+    return BadUserInput(
+        "This is not a cursor of this connection: use pageInfo.endCursor or an edge's cursor.",
+        field=[argument],
+    )
+
+
+def _require_own(statement: Select[Any], request: PageRequest) -> None:
+    """A cursor over ids must be of the connection's kind; as a mere position it would skip rows in silence."""
+    prefix = prefix_of(statement.column_descriptions[0]["entity"])
+    for argument, key in (("after", request.after), ("before", request.before)):
+        if isinstance(key, str) and prefix is not None and not is_id(key, prefix):
+            raise _foreign(argument)
 
 
 def narrow(
@@ -153,6 +166,7 @@ async def page_of(
     descending: bool = False,
 ) -> Page:
     """One page of a statement over one entity, in the order of its key."""
+    _require_own(statement, request)
     narrowed = narrow(statement, key, request, descending)
     narrowed = narrowed.order_by(direction(key, request, descending)).limit(request.limit + 1)
     rows = list((await context.execute(narrowed)).scalars())
@@ -172,15 +186,16 @@ async def nested_pages(
 
     `parent` is the column, of the entity or of a table the statement joins, that holds the parent's id.
     """
+    _require_own(statement, request)
     narrowed = narrow(statement.where(parent.in_(parents)), key, request, descending)
     rank = func.row_number().over(partition_by=parent, order_by=direction(key, request, descending))
     ranked = narrowed.with_only_columns(
         key.label("key"), parent.label("parent"), rank.label("rank")
     ).subquery()
-    entity = statement.column_descriptions[0]["entity"]
+    # The statement itself, because its options say which columns to read.
     rows = await context.execute(
-        select(entity, ranked.c.parent)
-        .join(ranked, ranked.c.key == key)
+        statement.add_columns(ranked.c.parent)
+        .join(ranked, and_(ranked.c.key == key, ranked.c.parent == parent))
         .where(ranked.c["rank"] <= request.limit + 1)
         .order_by(ranked.c.parent, ranked.c["rank"])
     )

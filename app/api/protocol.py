@@ -15,7 +15,7 @@ LONGEST_REASON: Final = 123
 
 
 class CloseCode:
-    """Why a socket is closed. The usual client tries again after 1012, 1013, 4403 and 4408, and gives up after others."""
+    """Why a socket is closed. After 1012, 1013, 4403 and 4408 the usual client comes back, after others it gives up."""
 
     TOO_BIG: Final = 1009
     GOING_AWAY: Final = 1012

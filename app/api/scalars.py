@@ -1,11 +1,20 @@
 """The contract's scalars, and how Python values become them."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NewType
 
 import strawberry
-from graphql import FloatValueNode, GraphQLError, IntValueNode, StringValueNode, ValueNode
+from graphql import (
+    FloatValueNode,
+    GraphQLError,
+    IntValueNode,
+    ObjectValueNode,
+    ValueNode,
+    VariableNode,
+    value_from_ast_untyped,
+)
 from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
@@ -52,18 +61,44 @@ def _parse_decimal(value: Any) -> int:
         raise GraphQLError(str(error)) from None
 
 
-def _parse_decimal_literal(node: ValueNode, _variables: Any = None) -> int:
+def _decimal_of(node: ValueNode, _variables: dict[str, Any] | None) -> Any:
     # The literal's own digits, because a float would round them.
-    if isinstance(node, FloatValueNode | IntValueNode | StringValueNode):
-        text = node.value
-        return _parse_decimal(text if isinstance(node, StringValueNode) else Decimal(text))
-    raise GraphQLError("Decimal must be a string or a number.")
+    if isinstance(node, FloatValueNode | IntValueNode):
+        return Decimal(node.value)
+    return value_from_ast_untyped(node)
+
+
+def _literal(
+    parse: Callable[[Any], Any],
+    value_of: Callable[[ValueNode, dict[str, Any] | None], Any] = value_from_ast_untyped,
+) -> Callable[[ValueNode, dict[str, Any] | None], Any]:
+    """The same for a literal in a document; an error knows its place."""
+
+    def parse_literal(node: ValueNode, variables: dict[str, Any] | None = None) -> Any:
+        try:
+            return parse(value_of(node, variables))
+        except GraphQLError as error:
+            raise GraphQLError(error.message, nodes=node) from None
+
+    return parse_literal
 
 
 def _parse_long(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_LONG:
         raise GraphQLError("Long must be an integer below 2^53.")
     return value
+
+
+def _metadata_of(node: ValueNode, variables: dict[str, Any] | None) -> Any:
+    # When a document is validated its variables have no values yet: any text stands for them.
+    if variables is None and isinstance(node, ObjectValueNode):
+        return {
+            field.name.value: ""
+            if isinstance(field.value, VariableNode)
+            else value_from_ast_untyped(field.value)
+            for field in node.fields
+        }
+    return value_from_ast_untyped(node, variables)
 
 
 def _parse_metadata(value: Any) -> dict[str, str]:
@@ -86,12 +121,14 @@ SCALARS: dict[object, ScalarDefinition] = {
         description="UTC, ISO 8601 with milliseconds: 2026-11-24T22:29:55.123Z. In: must carry Z or +00:00.",
         serialize=_show_datetime,
         parse_value=_parse_datetime,
+        parse_literal=_literal(_parse_datetime),
     ),
     date: strawberry.scalar(
         name="Date",
         description="Calendar date in Europe/London: 2026-11-24.",
         serialize=date.isoformat,
         parse_value=_parse_date,
+        parse_literal=_literal(_parse_date),
     ),
     MicroKwh: strawberry.scalar(
         name="Decimal",
@@ -99,15 +136,20 @@ SCALARS: dict[object, ScalarDefinition] = {
         'error, never rounded. Out: plain string without exponent or trailing zeros ("295005.6"). Sums are exact.',
         serialize=format_micro,
         parse_value=_parse_decimal,
-        parse_literal=_parse_decimal_literal,
+        parse_literal=_literal(_parse_decimal, _decimal_of),
     ),
     Long: strawberry.scalar(
-        name="Long", description="JSON integer below 2^53.", serialize=int, parse_value=_parse_long
+        name="Long",
+        description="JSON integer below 2^53.",
+        serialize=int,
+        parse_value=_parse_long,
+        parse_literal=_literal(_parse_long),
     ),
     Metadata: strawberry.scalar(
         name="Metadata",
         description="At most 50 keys (40 characters) to strings (500 characters).",
         serialize=dict,
         parse_value=_parse_metadata,
+        parse_literal=_literal(_parse_metadata, _metadata_of),
     ),
 }

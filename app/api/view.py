@@ -12,12 +12,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.body import BodyTooLarge, read_body
+from app.api.body import BodyCutOff, BodyTooLarge, read_body
 from app.api.context import Context, Services
 from app.api.engine import Engine, dumps
 from app.api.failures import RequestErrors, internal_error
 from app.api.limits import RateLimiter, retry_after
+from app.api.live import Live
 from app.api.negotiation import preferred
+from app.api.sse import sse_response
 from app.auth.actor import Actor
 from app.auth.authenticate import Authenticator, credential_from_headers
 from app.errors import BadUserInput, RateLimited, Unauthenticated
@@ -53,13 +55,18 @@ class GraphQLRequest:
 
 class GraphQLView:
     def __init__(
-        self, services: Services, engine: Engine, authenticator: Authenticator, limiter: RateLimiter, hub: Any
+        self,
+        services: Services,
+        engine: Engine,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        live: Live | None,
     ) -> None:
         self._services = services
         self._engine = engine
         self._authenticator = authenticator
         self._limiter = limiter
-        self._hub = hub
+        self._live = live
 
     async def __call__(self, request: Request) -> Response:
         accepted = preferred(request.headers.get("accept"), OFFERS)
@@ -75,10 +82,8 @@ class GraphQLView:
                 asked.query, asked.operation_name, authenticated=actor is not None
             )
             self._require_method(request, prepared.operation_type)
-            if accepted == EVENT_STREAM:
-                from app.api.sse import sse_response
-
-                return await sse_response(self, request, prepared, asked.variables, held)
+            if accepted == EVENT_STREAM and self._live is not None:
+                return await sse_response(self._live, request, prepared, asked.variables, held)
             if prepared.operation_type == "subscription":
                 raise RequestErrors.of(
                     BadUserInput(
@@ -91,6 +96,8 @@ class GraphQLView:
             return _failure(RequestErrors.of(error), accepted)
         except RequestErrors as error:
             return _failure(error, accepted)
+        except Exception as fault:
+            return _unexpected(fault, accepted)
         return Response(dumps(response), media_type=_with_charset(accepted))
 
     def _require_rate(self, request: Request, actor: Actor | None) -> None:
@@ -136,6 +143,8 @@ class GraphQLView:
         limit = self._services.settings.max_body
         try:
             body = await read_body(request, limit)
+        except BodyCutOff as error:
+            raise _bad(error.detail) from None
         except BodyTooLarge:
             raise _Refused(
                 RequestErrors.of(
@@ -187,8 +196,9 @@ def _failure(error: RequestErrors, media: str) -> Response:
     return Response(dumps({"errors": error.errors}), status, headers, _with_charset(media))
 
 
-def unexpected(fault: Exception, media: str = JSON) -> Response:
+def _unexpected(fault: Exception, media: str) -> Response:
     """A fault of ours outside of any field."""
+    media = JSON if media == EVENT_STREAM else media
     return Response(dumps({"errors": [internal_error(fault)]}), 500, media_type=_with_charset(media))
 
 

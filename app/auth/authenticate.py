@@ -71,11 +71,17 @@ class Credential:
 
 
 class Authenticator:
-    """One per process, over its database and keyring. `close()` it before the database."""
+    """One per process, over its database and keyring. `close()` it before the database.
 
-    def __init__(self, database: Database, keyring: Keyring) -> None:
+    `remembered_for`: seconds for which what was read of a key counts, which is how late a revocation elsewhere is seen.
+    """
+
+    def __init__(
+        self, database: Database, keyring: Keyring, *, remembered_for: float = REMEMBERED_FOR
+    ) -> None:
         self._database = database
         self._keyring = keyring
+        self._remembered_for = remembered_for
         self._remembered: OrderedDict[str, tuple[float, asyncio.Task[ApiKey | None]]] = OrderedDict()
         self._noted: dict[str, datetime] = {}
         self._notes: set[asyncio.Task[None]] = set()
@@ -134,11 +140,11 @@ class Authenticator:
         return Credential(actor, key.id, _earliest(token.expires_at, key.expires_at))
 
     async def _key(self, name: str, matches: ColumnElement[bool]) -> ApiKey | None:
-        """The key as it was at most `REMEMBERED_FOR` seconds ago; all who ask at once share one read."""
+        """The key as it was at most `remembered_for` seconds ago; all who ask at once share one read."""
         # The age counts from before the read, which is as old as what it finds can be.
         now = time.monotonic()
         since, task = self._remembered.get(name, (0.0, None))
-        if task is None or now - since >= REMEMBERED_FOR or _failed(task):
+        if task is None or now - since >= self._remembered_for or _failed(task):
             task = asyncio.create_task(self._read(matches))
             self._remembered.pop(name, None)
             self._remembered[name] = (now, task)

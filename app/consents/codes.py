@@ -38,7 +38,7 @@ class Draft:
 
     full_name: str
     email: str
-    job_title: str
+    job_title: str | None
     meter_numbers: list[str]
 
     @classmethod
@@ -60,7 +60,7 @@ async def send_code(
     *,
     full_name: str,
     email: str,
-    job_title: str,
+    job_title: str | None = None,
     meter_numbers: Sequence[str] | None = None,
     privacy_contact: str,
     again: bool = False,

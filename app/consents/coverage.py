@@ -18,18 +18,6 @@ from app.meters.kinds import MeterStatus
 from app.meters.models import Meter
 
 
-async def cover_new_meter(session: AsyncSession, meter: Meter) -> None:
-    """Link a meter just made to the consents of its customer that mean it."""
-    statement = select(HostedConsent).where(col(HostedConsent.customer_id) == meter.customer_id)
-    consents = (await session.exec(statement)).all()
-    session.add_all(
-        ConsentMeter(meter_id=meter.id, hosted_consent_id=one.id)
-        for one in consents
-        if one.covers(meter.number)
-    )
-    await session.flush()
-
-
 async def cover_with(session: AsyncSession, consent: HostedConsent) -> None:
     """Link a consent to the meters of its customer that it means and is not linked to yet."""
     linked = select(col(ConsentMeter.meter_id)).where(col(ConsentMeter.hosted_consent_id) == consent.id)
@@ -84,7 +72,7 @@ async def consents_that_count(
 ) -> dict[str, HostedConsent]:
     """The consent that counts, by meter id; meters without any are absent."""
     best: dict[str, HostedConsent] = {}
-    for meter_id, consent in (await session.execute(linked_consents(meter_ids, at))).tuples():
+    for meter_id, consent in await session.execute(linked_consents(meter_ids, at)):
         best.setdefault(meter_id, consent)
     return best
 

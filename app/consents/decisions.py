@@ -34,16 +34,16 @@ class Consentee:
 
     full_name: str
     email: str
-    job_title: str
+    job_title: str | None
 
     @classmethod
-    def checked(cls, full_name: str, email: str, job_title: str) -> Self:
+    def checked(cls, full_name: str, email: str, job_title: str | None) -> Self:
         """Raises Refusals with the fields' names in the contract."""
         return cls(
             **together(
                 full_name=lambda: rules.short(full_name, "consenteeFullName"),
                 email=lambda: rules.email(email, "consenteeEmail"),
-                job_title=lambda: rules.short(job_title, "consenteeJobTitle"),
+                job_title=lambda: rules.optional(job_title, "consenteeJobTitle", most=rules.MAX_NAME),
             )
         )
 
@@ -54,7 +54,7 @@ async def approve(
     *,
     full_name: str,
     email: str,
-    job_title: str,
+    job_title: str | None = None,
     meter_numbers: Sequence[str] | None = None,
     privacy_contact: str,
     way: str = BY_API,

@@ -39,7 +39,6 @@ SENTENCES: Final = {
     ("consenteeEmail", ErrorCode.REQUIRED): "Enter your email address.",
     ("consenteeEmail", ErrorCode.INVALID): "Enter an email address such as ada@example.com.",
     ("consenteeEmail", ErrorCode.TOO_LONG): "An email address has at most 254 characters.",
-    ("consenteeJobTitle", ErrorCode.REQUIRED): "Enter your job title or role.",
     ("consenteeJobTitle", ErrorCode.TOO_LONG): "A job title or role has at most 200 characters.",
     ("meterNumbers", ErrorCode.REQUIRED): "Enter the number of at least one meter.",
     ("reason", ErrorCode.TOO_LONG): "A reason has at most 2000 characters.",
@@ -141,11 +140,11 @@ class _Pages:
                 self._services.keyring,
                 full_name=form.get("consenteeFullName", ""),
                 email=form.get("consenteeEmail", ""),
-                job_title=form.get("consenteeJobTitle", ""),
+                job_title=form.get("consenteeJobTitle"),
                 meter_numbers=_lines(form.get("meterNumbers", "")),
                 privacy_contact=self._services.settings.privacy_contact,
             )
-        return _see_other(_path(request))
+        return _see_other(f"{_path(request)}#code")
 
     async def _resend_code(self, request: Request, form: dict[str, str]) -> Response:
         try:
@@ -165,7 +164,7 @@ class _Pages:
             if error.code is not ErrorCode.LIMIT_REACHED:
                 raise
             return await self._show(request, form, {"resend": [error.message]}, 422)
-        return _see_other(_path(request))
+        return _see_other(f"{_path(request)}#code")
 
     async def _approve(self, request: Request, form: dict[str, str]) -> Response:
         if not form.get("code"):
@@ -289,7 +288,7 @@ def _values(consent: HostedConsent, draft: Draft | None, form: dict[str, str]) -
     known = {
         "consenteeFullName": draft.full_name if draft else consent.consentee_full_name or "",
         "consenteeEmail": draft.email if draft else consent.consentee_email or "",
-        "consenteeJobTitle": draft.job_title if draft else consent.consentee_job_title or "",
+        "consenteeJobTitle": (draft.job_title if draft else consent.consentee_job_title) or "",
         "meterNumbers": "\n".join(draft.meter_numbers) if draft else "",
         "reason": "",
     }

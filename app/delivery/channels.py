@@ -1,8 +1,8 @@
 """What this worker holds, by destination: who may be claimed for, who is sent to next, and how much at once.
 
 A destination earns its share. It begins with a few requests at once, each success allows one more, each failure halves
-them: so a dead or hanging receiver soon costs one request at a time, and one that comes back is not stormed. Claims and
-sends go round the destinations, and round the accounts that they belong to.
+them. So one that is dead or hangs is soon only probed, one request at a time with growing pauses between them, and is
+not stormed when it comes back. Claims and sends go round the destinations, and round the accounts that they belong to.
 """
 
 import itertools
@@ -20,6 +20,11 @@ CLAIMED_AHEAD_SECONDS = 1.0
 MOST_AHEAD = 20
 """… but at most so many for each request at once."""
 
+FIRST_PROBE_PAUSE = 0.05
+LONGEST_PROBE_PAUSE = 5.0
+PROBE_SHARE = 0.1
+"""Pauses between probes are at most this part of the delay before the delivery's own next attempt."""
+
 LANES_AT_ONCE = 64
 KEPT_CHANNELS = 10_000
 
@@ -36,6 +41,7 @@ class Channel:
     limit: float
     # Mean seconds of an exchange; None before the first.
     pace: float | None = None
+    failures_in_a_row: int = 0
     in_flight: int = 0
     # Lanes that may have deliveries due in the database.
     due: set[int] = field(default_factory=set)
@@ -91,9 +97,20 @@ class Channel:
             queue.clear()
         return dropped
 
+    def probe_pause(self, delay: float) -> float:
+        """Seconds until the next request to a destination whose last ones failed; 0 for one in good standing.
+
+        `delay` is how long the delivery that failed waits for its own next attempt.
+        """
+        if not self.is_suspect or not self.failures_in_a_row:
+            return 0.0
+        growing = FIRST_PROBE_PAUSE * 2 ** min(self.failures_in_a_row, 10)
+        return float(min(growing, LONGEST_PROBE_PAUSE, delay * PROBE_SHARE))
+
     def finished(self, succeeded: bool, seconds: float) -> None:
         """Learn from an exchange."""
         self.limit = min(self.limit + 1, self.most) if succeeded else max(self.limit / 2, 1.0)
+        self.failures_in_a_row = 0 if succeeded else self.failures_in_a_row + 1
         self.pace = seconds if self.pace is None else self.pace + _PACE_WEIGHT * (seconds - self.pace)
 
 

@@ -90,7 +90,7 @@ class Dispatcher:
     async def _batch(self, after: str) -> tuple[int, str | None]:
         async with self._database.transaction() as session:
             found = await session.execute(_BEHIND.on(session), {"after": after, "most": ACCOUNTS_AT_ONCE})
-            positions: dict[str, int] = dict(found.tuples().all())
+            positions: dict[str, int] = dict(found.all())
             if not positions:
                 return 0, None
             events = await self._read(session, positions)

@@ -192,7 +192,7 @@ class ReplayEventsInput:
     after: str | None = None
     through: str | None = strawberry.field(default=None, description="Omitted: the log's end now.")
     failed_since: datetime | None = strawberry.field(
-        default=None, description="What was given up or cancelled since then and has not succeeded since."
+        default=None, description="What failed, was given up or was cancelled since then and has not arrived."
     )
     idempotency_key: str | None = None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
-from sqlalchemy import Select, exists, func, select
+from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,7 +20,7 @@ from app.events import cursors, log
 from app.events.models import EventRecord, Stream
 
 MAX_RUNNING: Final = 5
-GIVEN_UP: Final = (DeliveryStatus.EXHAUSTED, DeliveryStatus.CANCELLED)
+FAILED: Final = (DeliveryStatus.FAILED, DeliveryStatus.EXHAUSTED, DeliveryStatus.CANCELLED)
 
 
 async def create(
@@ -36,9 +36,9 @@ async def create(
 ) -> Replay:
     """A replay to an enabled endpoint; the worker makes its deliveries.
 
-    Either the events after one cursor through another (through now, if that is left out), or those whose delivery to
-    this endpoint failed or was cancelled since a time. Raises NOT_FOUND, CONFLICT, REQUIRED, INVALID, OUT_OF_RANGE and
-    LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
+    Either the events after one cursor through another (through now, if that is left out), or those of which a delivery
+    to this endpoint failed since a time and none arrived. Raises NOT_FOUND, CONFLICT, REQUIRED, INVALID, OUT_OF_RANGE
+    and LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
     """
     _require_one_way(after, through, failed_since)
     endpoint = await endpoints.load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
@@ -63,8 +63,7 @@ async def create(
 def events_left(replay: Replay, event_types: Sequence[str] | None) -> Select[Any]:
     """The events that the replay has yet to make deliveries of: those its endpoint asks for, after its position.
 
-    With `failed_since` those of them whose delivery to the endpoint was given up or cancelled since then, unless
-    another delivery of the event to it has succeeded or is still to be tried.
+    With `failed_since` those of them of which a delivery to the endpoint failed since then and none arrived.
     """
     statement = select(EventRecord).where(
         col(EventRecord.account_id) == replay.account_id,
@@ -75,14 +74,24 @@ def events_left(replay: Replay, event_types: Sequence[str] | None) -> Select[Any
         taken = [name for name in event_names.NAMES if takes_type(event_types, name)]
         statement = statement.where(col(EventRecord.type).in_(taken))
     if replay.failed_since is not None:
-        sent = (
-            col(Delivery.event_id) == EventRecord.id,
-            col(Delivery.destination_id) == replay.webhook_endpoint_id,
-        )
-        failed = col(Delivery.status).in_([one.value for one in GIVEN_UP])
-        since = col(Delivery.finished_at) >= replay.failed_since
-        statement = statement.where(exists().where(*sent, failed, since), ~exists().where(*sent, ~failed))
+        statement = statement.where(*_has_failed(replay, replay.failed_since))
     return statement
+
+
+def _has_failed(replay: Replay, since: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    to_endpoint = (
+        col(Delivery.event_id) == col(EventRecord.id),
+        col(Delivery.destination_id) == replay.webhook_endpoint_id,
+    )
+    failed = exists().where(
+        *to_endpoint,
+        col(Delivery.status).in_([one.value for one in FAILED]),
+        (col(Delivery.created_at) >= since) | (col(Delivery.finished_at) >= since),
+        # Its own deliveries do not count, else what it has sent in vain would seem to be left.
+        col(Delivery.replay_id) != replay.id,
+    )
+    arrived = exists().where(*to_endpoint, col(Delivery.status) == DeliveryStatus.SUCCEEDED.value)
+    return failed, ~arrived
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ GATHER_SECONDS = 0.02
 """How long outcomes wait for others to be recorded with, while more are on their way."""
 
 GATHERED_ENOUGH = 100
+CLOSING_PAUSE = 1.0
+"""What a destination that says it is gone is spared until that is recorded."""
+
 RECORDING_SECONDS = 1.0
 """What a lease allows for the outcome's way into the database."""
 
@@ -279,7 +282,7 @@ class Sender:
         succeeded = judged.fate is Fate.SUCCEEDED
         self._results.append(result)
         self._give_back(self._channels.finished(claim, succeeded, seconds, slow_down=judged.slow_down))
-        if (pause := self._carrier.pause_after(result)) is not None:
+        if (pause := self._pause_after(result)) > 0:
             self._give_back(self._channels.pause(claim.destination_id, time.monotonic() + pause))
         self.outcomes[exchange.outcome.value] += 1
         self.fates[judged.fate.value] += 1
@@ -297,6 +300,16 @@ class Sender:
             fate=judged.fate.value,
             duration_ms=exchange.duration_ms,
         )
+
+    def _pause_after(self, result: Result) -> float:
+        """For how many seconds nothing more is sent to the destination: as it asks, or because it fails."""
+        if result.verdict.disable:
+            return CLOSING_PAUSE
+        delay = result.verdict.delay
+        if delay is None:
+            delay = self._schedule[-1] if self._schedule else 0.0
+        probe = self._channels[result.claim.destination_id].probe_pause(delay)
+        return max(self._carrier.pause_after(result) or 0.0, probe)
 
     def _give_back(self, dropped: Sequence[Claim]) -> None:
         if dropped:
@@ -327,6 +340,8 @@ class Sender:
         points.reach("send.recorded")
         del self._results[: len(results)], self._given_back[: len(given_back)]
         self.recorded += len(held)
+        soonest = min((one.verdict.delay for one in results if one.verdict.delay is not None), default=LOOK_EVERY)
+        self._next_look = min(self._next_look, time.monotonic() + soonest)
         self._count_lost(results, held)
         for claim in given_back:
             self._channels.mark_due(claim.destination_id, claim.lane)

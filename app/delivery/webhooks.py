@@ -61,7 +61,7 @@ class Webhooks:
         statement = select(WebhookEndpoint, database_now()).where(
             col(WebhookEndpoint.id).in_(ids), col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value
         )
-        found = (await session.execute(statement)).tuples()
+        found = await session.execute(statement)
         return {endpoint.id: self._target(endpoint, now) for endpoint, now in found}
 
     async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:

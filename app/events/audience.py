@@ -72,6 +72,7 @@ class Group:
         for at, payload in enumerate(missing):
             keeps_up = subscription.sink.push(payload)
             subscription.position, subscription.sent_at = payload.sequence, self.hub.now()
+            self.hub.stats.deliveries += 1
             if not keeps_up and at + 1 < len(missing):
                 return False
         # What is being handed out now has gone to those who were there before; this one has got it from `missing`.

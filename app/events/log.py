@@ -167,7 +167,7 @@ async def meters_named(
         col(EventMeter.account_id) == account_id, col(EventMeter.sequence).in_(sequences)
     )
     named: dict[int, list[str]] = {sequence: [] for sequence in sequences}
-    for sequence, meter_id in (await session.execute(statement)).tuples():
+    for sequence, meter_id in await session.execute(statement):
         named[sequence].append(meter_id)
     return named
 

@@ -133,6 +133,7 @@ class Subscription:
             if payload.sequence > self.position:
                 await self.sink.send(payload)
                 self.position, self.sent_at = payload.sequence, self.group.hub.now()
+                self.group.hub.stats.deliveries += 1
         self.position = max(self.position, page.through)
         # Where the page was at hand nothing has waited yet, and others want to go on as well.
         await asyncio.sleep(0)

@@ -127,7 +127,7 @@ class Meter(Node):
             at = clock.now()
             linked = await info.context.execute(coverage.linked_consents(meter_ids, at))
             best: dict[str, HostedConsentRow] = {}
-            for meter_id, consent in linked.tuples():
+            for meter_id, consent in linked:
                 best.setdefault(meter_id, consent)
             return [(best.get(one), at) for one in meter_ids]
 

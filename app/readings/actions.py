@@ -1,9 +1,10 @@
 """Recording readings: checked, compared with what is there, written, and told in one event a meter."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
+from sqlalchemy import or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -20,8 +21,7 @@ from app.readings.models import Reading
 
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100
-HALF_HOUR_MS = 1_800_000
-# How many meters, or rows, one statement names.
+# How many meters one statement names.
 CHUNK = 400
 
 
@@ -67,6 +67,8 @@ def problem(start: datetime, micro_kwh: int, now: datetime) -> tuple[str, ErrorC
 
 def checked(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
     """The readings of one mutation. Raises Refusals, the first hundred."""
+    if not readings:
+        raise Refusal(ErrorCode.REQUIRED, "Send at least one reading.", "readings")
     if len(readings) > MAX_READINGS:
         raise Refusal(
             ErrorCode.LIMIT_REACHED,
@@ -138,61 +140,49 @@ async def _write_chunk(
     readings: Mapping[str, Sequence[NewReading]],
     now: datetime,
 ) -> int:
-    present = await _present(
-        session, {meter.id: readings[meter.id] for meter in meters if readings[meter.id]}
-    )
-    rows = []
+    rows = [
+        {
+            "meter_id": meter.id,
+            "start_ms": one.start_ms,
+            "micro_kwh": one.micro_kwh,
+            "estimated": int(one.estimated),
+            "recorded_at": now,
+        }
+        for meter in meters
+        for one in readings[meter.id]
+    ]
+    changed = await _upsert(session, rows)
     for meter in meters:
-        changed = [
-            one
-            for one in readings[meter.id]
-            if present.get((meter.id, one.start_ms)) != (one.micro_kwh, int(one.estimated))
-        ]
-        if not changed:
-            continue
-        rows += [
-            {
-                "meter_id": meter.id,
-                "start_ms": one.start_ms,
-                "micro_kwh": one.micro_kwh,
-                "estimated": int(one.estimated),
-                "recorded_at": now,
-            }
-            for one in changed
-        ]
-        first, last = min(one.start_ms for one in changed), max(one.start_ms for one in changed)
-        event = MeterDataReceived(
-            meter_id=meter.id,
-            customer_id=meter.customer_id,
-            start=clock.from_ms(first),
-            to=clock.from_ms(last) + timedelta(minutes=30),
-            interval_count=len(changed),
-        )
-        log.append(session, meter.account_id, event)
-    if rows:
-        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-        statement = insert(Reading)
-        new = {name: statement.excluded[name] for name in ("micro_kwh", "estimated", "recorded_at")}
-        await session.execute(
-            statement.on_conflict_do_update(index_elements=["meter_id", "start_ms"], set_=new), rows
-        )
-    return len(rows)
+        if starts := changed.get(meter.id):
+            event = MeterDataReceived(
+                meter_id=meter.id,
+                customer_id=meter.customer_id,
+                start=clock.from_ms(min(starts)),
+                to=clock.from_ms(max(starts)) + clock.HALF_HOUR,
+                interval_count=len(starts),
+            )
+            log.append(session, meter.account_id, event)
+    return sum(map(len, changed.values()))
 
 
-async def _present(
-    session: AsyncSession, readings: Mapping[str, Sequence[NewReading]]
-) -> dict[tuple[str, int], tuple[int, int]]:
-    """What is recorded of these meters in the time that the new readings span."""
-    if not readings:
-        return {}
-    starts = [one.start_ms for new in readings.values() for one in new]
-    statement = select(
-        col(Reading.meter_id), col(Reading.start_ms), col(Reading.micro_kwh), col(Reading.estimated)
-    ).where(
-        col(Reading.meter_id).in_(list(readings)), col(Reading.start_ms).between(min(starts), max(starts))
+async def _upsert(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Write rows, and give the starts of those that were new or changed by meter id; the others stay untouched."""
+    changed: dict[str, list[int]] = {}
+    if not rows:
+        return changed
+    table = Reading.__table__  # type: ignore[attr-defined]
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table)
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=["meter_id", "start_ms"],
+        set_={name: new[name] for name in ("micro_kwh", "estimated", "recorded_at")},
+        where=or_(table.c.micro_kwh != new.micro_kwh, table.c.estimated != new.estimated),
     )
-    rows = (await session.execute(statement)).tuples()
-    return {(meter_id, start): (micro, estimated) for meter_id, start, micro, estimated in rows}
+    written = await session.execute(statement.returning(table.c.meter_id, table.c.start_ms), list(rows))
+    for meter_id, start_ms in written:
+        changed.setdefault(meter_id, []).append(start_ms)
+    return changed
 
 
 def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]

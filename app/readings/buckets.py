@@ -25,7 +25,9 @@ HALF_HOUR_MS = 30 * 60 * 1000
 HOUR_MS = 2 * HALF_HOUR_MS
 
 _FIXED_MS = {Granularity.HALF_HOUR: HALF_HOUR_MS, Granularity.HOUR: HOUR_MS}
-_LAST_YEAR = 9998
+LAST_YEAR = 9998
+"""A period must have ended before time does."""
+
 _LOOKBACK = re.compile(r"([0-9]{1,9})([dwmy])")
 
 Reading = tuple[int, int, ReadingQuality]
@@ -214,5 +216,5 @@ def _next_day(first: date, granularity: Granularity) -> date:
 
 
 def _within_time(instant: datetime) -> None:
-    if instant.year > _LAST_YEAR:
-        raise ValueError(f"The period must end by the year {_LAST_YEAR}.")
+    if instant.year > LAST_YEAR:
+        raise ValueError(f"The period must end by the year {LAST_YEAR}.")

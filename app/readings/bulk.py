@@ -19,12 +19,14 @@ from app.api.mutate import remembered
 from app.auth.actor import Actor, Scope, visible
 from app.auth.authenticate import Authenticator, credential_from_headers
 from app.errors import Forbidden, Refusal, Refusals, Unauthenticated
+from app.ids import is_id
 from app.meters.models import Meter
 from app.readings import actions, rows
 from app.readings.actions import ConsentRequired, NewReading
 from app.readings.rows import Problem, Problems, Upload
 
 MAX_BYTES = 32 * 1024 * 1024
+MAX_MEMBERS = 100
 MEDIA_TYPES = ("text/csv", "application/x-ndjson")
 
 
@@ -78,8 +80,7 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
         return _error(400, "INVALID", "The body is not gzip.")
     try:
         # A hundred thousand rows take a while; other requests go on meanwhile.
-        upload = await asyncio.to_thread(rows.parse, content, media_type, clock.now())
-        input_hash = hashlib.sha256(media_type.encode() + b"\n" + content).hexdigest()
+        upload, input_hash = await asyncio.to_thread(_parse, content, media_type)
         result = await remembered(
             services, actor, "POST /readings", key, input_hash, lambda session: _write(session, actor, upload)
         )
@@ -87,21 +88,36 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
         problems = [{"line": one.line, "code": one.code, "message": one.message} for one in error.problems]
         return JSONResponse({"errors": problems}, 422)
     except Refusal as error:
-        return _error(409, error.code.value, error.message)
+        # The upload as a whole is refused, which is told at its first line.
+        return JSONResponse(
+            {"errors": [{"line": 1, "code": error.code.value, "message": error.message}]}, 422
+        )
     return JSONResponse(result)
 
 
+def _parse(content: bytes, media_type: str) -> tuple[Upload, str]:
+    """The rows of an upload, and what tells it from others. Raises Problems."""
+    upload = rows.parse(content, media_type, clock.now())
+    return upload, hashlib.sha256(media_type.encode() + b"\n" + content).hexdigest()
+
+
 def _gunzip(content: bytes) -> bytes:
-    """Raises BodyTooLarge before more than allowed is unpacked, zlib.error for anything but whole gzip members."""
+    """Raises BodyTooLarge before too much is unpacked, zlib.error for anything but a few whole gzip members."""
     unpacked = bytearray()
-    while content:
+    left = content
+    # Each member copies what follows it, so thousands of tiny ones would take minutes.
+    for _ in range(MAX_MEMBERS):
+        if not left:
+            return bytes(unpacked)
         member = zlib.decompressobj(wbits=31)
-        unpacked += member.decompress(content, MAX_BYTES + 1 - len(unpacked))
+        unpacked += member.decompress(left, MAX_BYTES + 1 - len(unpacked))
         if len(unpacked) > MAX_BYTES:
             raise BodyTooLarge
         if not member.eof:
             raise zlib.error("truncated")
-        content = member.unused_data
+        left = member.unused_data
+    if left:
+        raise zlib.error("too many members")
     return bytes(unpacked)
 
 
@@ -129,8 +145,13 @@ async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[st
 async def _resolve(
     session: AsyncSession, actor: Actor, upload: Upload
 ) -> tuple[dict[str, dict[int, NewReading]], dict[str, int]]:
-    """Readings and first lines by meter id. Raises Problems where a meter is not there, or a number is not one meter."""
-    ids = await _known(session, actor, Meter.id, [text for kind, text in upload.readings if kind == "id"])
+    """Readings and first lines by meter id. Raises Problems where a meter is not there or a number is not unique."""
+    ids = await _known(
+        session,
+        actor,
+        Meter.id,
+        [text for kind, text in upload.readings if kind == "id" and is_id(text, "mtr")],
+    )
     by_number = await _known(
         session, actor, Meter.number, [text for kind, text in upload.readings if kind == "number"]
     )

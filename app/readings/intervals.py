@@ -1,18 +1,21 @@
 """Reading intervals back: which period is meant, and the buckets of many meters with two statements at most."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import and_, or_
 from sqlmodel import col, func, select
 
 from app import clock
 from app.api.context import Context
-from app.errors import BadUserInput
+from app.errors import BadUserInput, QueryTooComplex
 from app.readings import buckets
 from app.readings.buckets import Bucket
 from app.readings.kinds import Granularity, ReadingQuality
 from app.readings.models import Reading
+
+MAX_READ = 200_000
+"""The readings that one operation may read: a year of ten meters, or a month of a hundred."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def period(
         return Period(granularity, None)
     if start is None:
         raise BadUserInput("Give from, or a lookback such as 1w, beside to.", field=["from"])
-    return Period(granularity, _widened(start, end or max(now, start + timedelta(minutes=30)), granularity))
+    if start.year > buckets.LAST_YEAR:
+        raise BadUserInput(f"The period must end by the year {buckets.LAST_YEAR}.", field=["from"])
+    return Period(granularity, _widened(start, end or max(now, start + clock.HALF_HOUR), granularity))
 
 
 def _widened(start: datetime, end: datetime, granularity: Granularity) -> tuple[datetime, datetime]:
@@ -67,7 +72,7 @@ def _widened(start: datetime, end: datetime, granularity: Granularity) -> tuple[
     count = buckets.bucket_count(start, end, granularity)
     if count > buckets.MAX_INTERVALS:
         raise BadUserInput(
-            f"This period has {count} intervals; ask for at most {buckets.MAX_INTERVALS}, or for a coarser granularity.",
+            f"This period has {count} intervals; ask for at most {buckets.MAX_INTERVALS}, or more coarsely.",
             field=["from"],
         )
     return start, end
@@ -121,11 +126,18 @@ async def _rows(
         select(col(Reading.meter_id), col(Reading.start_ms), col(Reading.micro_kwh), col(Reading.estimated))
         .where(or_(*wanted))
         .order_by(col(Reading.meter_id), col(Reading.start_ms))
+        .limit(MAX_READ - context.readings_read + 1)
     )
     rows: dict[str, list[tuple[int, int, ReadingQuality]]] = {one: [] for one in spans}
-    for meter_id, start_ms, micro_kwh, estimated in (await context.execute(statement)):
+    for meter_id, start_ms, micro_kwh, estimated in await context.execute(statement):
         quality = ReadingQuality.ESTIMATED if estimated else ReadingQuality.ACTUAL
         rows[meter_id].append((start_ms, micro_kwh, quality))
+    context.readings_read += sum(map(len, rows.values()))
+    if context.readings_read > MAX_READ:
+        raise QueryTooComplex(
+            f"This reads more than {MAX_READ} readings; ask for fewer meters or a shorter period at once.",
+            limit=MAX_READ,
+        )
     return rows
 
 

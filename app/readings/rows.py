@@ -48,7 +48,8 @@ def parse(content: bytes, media_type: str, now: datetime) -> Upload:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        # The error counts from behind a byte order mark, as its own bytes do.
+        line = error.object[: error.start].count(b"\n") + 1
         raise Problems([Problem(line, "INVALID", "This line is not UTF-8.")]) from None
     rows = _csv(text) if media_type == "text/csv" else _ndjson(text)
     upload = Upload({}, {}, 0)
@@ -64,6 +65,8 @@ def parse(content: bytes, media_type: str, now: datetime) -> Upload:
                 break
     if problems:
         raise Problems(problems)
+    if not upload.count:
+        raise Problems([Problem(1, "REQUIRED", "Send at least one reading.")])
     return upload
 
 
@@ -137,7 +140,7 @@ def _take(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> Prob
     identifier, number = row.get("meter_id"), row.get("meter_number")
     if (identifier is None) == (number is None):
         return Problem(line, "REQUIRED", "Give meter_id or meter_number, one of them.")
-    if not isinstance(identifier or number, str):
+    if not isinstance(number if identifier is None else identifier, str):
         return Problem(line, "INVALID", "meter_id and meter_number are strings.")
     if row.get("start_at") is None or row.get("consumption") is None:
         return Problem(line, "REQUIRED", "Give start_at and consumption.")
@@ -152,8 +155,10 @@ def _take(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> Prob
         return Problem(line, "INVALID_METER_NUMBER", str(error))
     except ValueError as error:
         return Problem(line, "INVALID", str(error))
-    quality = row.get("quality") or ReadingQuality.ACTUAL.name
-    if quality not in ReadingQuality.__members__:
+    quality = row.get("quality")
+    if quality is None:
+        quality = ReadingQuality.ACTUAL.name
+    if not isinstance(quality, str) or quality not in ReadingQuality.__members__:
         return Problem(line, "INVALID", "quality must be ACTUAL or ESTIMATED.")
     found = problem(start, micro_kwh, now)
     if found is not None:

@@ -73,6 +73,17 @@ async def test_approval_makes_the_meters_then_decides_and_records_both(world: Wo
     assert (log[-1].subject_id, log[-1].customer_id) == (consent.id, asked.customer.id)
 
 
+async def test_a_job_title_may_be_left_out(world: World) -> None:
+    asked = await ask_for_consent(world)
+    await asked.approve(job_title=" ")
+    assert (await asked.stored()).consentee_job_title is None
+    async with world.database.reading() as session:
+        evidence = await documents.of_consent(session, asked.actor, asked.consent.id)
+        assert evidence is not None
+        content = await documents.content(session, evidence)
+    assert b'<th scope="row">Job title or role</th><td>Not given</td>' in content
+
+
 async def test_approval_of_known_meters_makes_none(world: World) -> None:
     asked = await ask_for_consent(world)
     async with world.database.transaction() as session:
@@ -128,7 +139,7 @@ async def test_the_requests_own_numbers_may_be_repeated(world: World) -> None:
         ([ELECTRICITY], {"full_name": " "}, [(ErrorCode.REQUIRED, ["consenteeFullName"])]),
         ([ELECTRICITY], {"full_name": "x" * 201}, [(ErrorCode.TOO_LONG, ["consenteeFullName"])]),
         ([ELECTRICITY], {"email": "ada"}, [(ErrorCode.INVALID, ["consenteeEmail"])]),
-        ([ELECTRICITY], {"job_title": ""}, [(ErrorCode.REQUIRED, ["consenteeJobTitle"])]),
+        ([ELECTRICITY], {"job_title": "x" * 201}, [(ErrorCode.TOO_LONG, ["consenteeJobTitle"])]),
         ([ELECTRICITY], {"meter_numbers": [OTHER]}, [(ErrorCode.INVALID, ["meterNumbers"])]),
         ([ELECTRICITY], {"meter_numbers": [ELECTRICITY, OTHER]}, [(ErrorCode.INVALID, ["meterNumbers"])]),
         (None, {}, [(ErrorCode.REQUIRED, ["meterNumbers"])]),
@@ -341,8 +352,8 @@ async def test_the_evidence_says_who_agreed_to_what(world: World) -> None:
         uk_time(consent.consented_at),
         PAGE_VERSION,
         "privacy@bright.example",
-        f"I allow Bright Energy to collect the energy used in each half-hour, past and future, by the meters with "
-        f"these numbers: {ELECTRICITY}, {GAS}.",
+        "I allow Bright Energy to collect the energy used in each half-hour, past and future, by the meters",
+        f"with these numbers: {ELECTRICITY}, {GAS}.",
     ):
         assert said in text, said
     assert "<script" not in text

@@ -34,7 +34,8 @@ UPDATE = """mutation ($input: UpdateHostedConsentInput!) {
 APPROVE = f"""mutation ($input: ApproveHostedConsentInput!) {{
     approveHostedConsent(input: $input) {{ hostedConsent {{ {FIELDS} }} userErrors {{ code field }} }} }}"""
 DECLINE = """mutation ($input: DeclineHostedConsentInput!) {
-    declineHostedConsent(input: $input) { hostedConsent { status valid link consentedAt } userErrors { code field } } }"""
+    declineHostedConsent(input: $input) {
+        hostedConsent { status valid link consentedAt } userErrors { code field } } }"""
 REVOKE = """mutation ($input: RevokeHostedConsentInput!) {
     revokeHostedConsent(input: $input) { hostedConsent { status revocationReason } userErrors { code field } } }"""
 BY_TOKEN = f"query ($token: String!) {{ hostedConsentByToken(token: $token) {{ {FIELDS} }} }}"

@@ -97,7 +97,7 @@ async def test_from_the_form_to_the_decision(world: World) -> None:
     asked = await ask_for_consent(world)
     async with visitor(world) as client:
         sent = await post(client, asked, "code", **ENTERED)
-        assert (sent.status_code, sent.headers["location"]) == (303, path(asked))
+        assert (sent.status_code, sent.headers["location"]) == (303, f"{path(asked)}#code")
         second = await client.get(path(asked))
         assert "We sent a code of six digits to ada@example.com." in text_of(second.text)
         assert "Full name Ada Lovelace" in text_of(second.text)
@@ -150,7 +150,12 @@ async def test_wrong_input_is_shown_beside_its_field(world: World) -> None:
     asked = await ask_for_consent(world)
     async with visitor(world) as client:
         page = await post(
-            client, asked, "code", consenteeFullName=' "Ada" <L> ', consenteeEmail="ada", consenteeJobTitle=""
+            client,
+            asked,
+            "code",
+            consenteeFullName=' "Ada" <L> ',
+            consenteeEmail="ada",
+            consenteeJobTitle="x" * 201,
         )
     assert page.status_code == 422
     assert (
@@ -158,7 +163,7 @@ async def test_wrong_input_is_shown_beside_its_field(world: World) -> None:
         in page.text
     )
     assert 'aria-invalid="true" aria-describedby="consenteeEmail-hint consenteeEmail-error"' in page.text
-    assert '<a href="#consenteeJobTitle">Enter your job title or role.</a>' in page.text
+    assert '<a href="#consenteeJobTitle">A job title or role has at most 200 characters.</a>' in page.text
     assert 'value="&#34;Ada&#34; &lt;L&gt;"' in page.text
     assert 'id="consenteeFullName-error"' not in page.text
     assert "<title>Error: Bright Energy asks" in page.text
@@ -191,7 +196,7 @@ async def test_wrong_codes_are_counted_and_bounded(world: World) -> None:
         assert consent.code_sent_at is not None
         await asked.change(code_sent_at=consent.code_sent_at - timedelta(minutes=1))
         again = await post(client, asked, "resend")
-        assert (again.status_code, again.headers["location"]) == (303, path(asked))
+        assert (again.status_code, again.headers["location"]) == (303, f"{path(asked)}#code")
         assert (await post(client, asked, "approve", code=await last_code(world))).status_code == 303
     assert (await asked.stored()).decision == "APPROVED"
 

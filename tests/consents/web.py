@@ -1,11 +1,14 @@
 """The consent routes in a small application of their own, and what a visitor without scripts does with them."""
 
+import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import unescape
 
 import httpx
+import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -34,6 +37,20 @@ async def visitor(world: World, rate: float = 1000) -> AsyncIterator[httpx.Async
     transport = httpx.ASGITransport(consent_app(world, rate))
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield client
+
+
+@asynccontextmanager
+async def serving(world: World) -> AsyncIterator[str]:
+    """The same on a real server; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(consent_app(world), lifespan="off", log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server._serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running
 
 
 def text_of(html: str) -> str:

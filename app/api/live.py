@@ -1,0 +1,185 @@
+"""The open streams of a process, over WebSocket and SSE alike: how many, whether they may go on, and their end.
+
+One task looks after all of them: a credential that no longer counts ends its streams within two seconds, whatever the
+broadcaster does; idle streams are told how far they have read; a peer that takes nothing is given up.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+
+from app.api.context import Services
+from app.api.engine import Engine
+from app.api.limits import RateLimiter
+from app.auth.authenticate import Authenticator, Credential, KeysChanged
+from app.events.hub import Hub
+
+KEYS_CHANNEL: Final = "keys"
+"""Carries the ids of accounts whose keys were rotated, revoked or changed."""
+
+CHECKED_AT_ONCE: Final = 50
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds."""
+
+    # From the upgrade to `connection_init`.
+    init: float = 10
+    # Between two looks at all credentials.
+    check: float = 0.75
+    # Each stream is looked after once in so many checks.
+    rounds: int = 4
+    # After this an idle subscription is told how far it has read; the contract's 20 s less what a round takes.
+    idle: float = 14
+    # A peer that takes no byte for so long, with as much unsent as is ever kept, cannot keep up.
+    stalled: float = 30
+    # How long a socket that was told to close may take to hear of it, where only the server's buffer knows.
+    close: float = 10
+    # How long a deploy waits for the streams to be gone.
+    drain: float = 5
+
+
+class Stream(Protocol):
+    """An open socket or event stream."""
+
+    @property
+    def credential(self) -> Credential | None:
+        """None before it is known who is there."""
+
+    def forbid(self) -> None:
+        """Its credential no longer counts."""
+
+    def go_away(self) -> None:
+        """The server is shutting down."""
+
+    def look_after(self, now: float) -> None:
+        """Tell how far it has read, or give it up."""
+
+
+class Live:
+    """One per process; what the GraphQL endpoints share."""
+
+    def __init__(
+        self,
+        services: Services,
+        engine: Engine,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        hub: Hub,
+        timing: Timing | None = None,
+    ) -> None:
+        self.services = services
+        self.engine = engine
+        self.authenticator = authenticator
+        self.limiter = limiter
+        self.hub = hub
+        self.timing = timing or Timing()
+        self.closes: Counter[int] = Counter()
+        self.is_closing = False
+        self._streams: dict[Stream, int] = {}
+        self._opened = 0
+        self._by_account: Counter[str] = Counter()
+        self._empty = asyncio.Event()
+        self._check_now = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        services.database.on_commit(self._committed)
+
+    def __len__(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def is_full(self, account_id: str) -> bool:
+        """Whether the account has as many streams as it may have."""
+        return self._by_account[account_id] >= self.services.settings.max_sockets
+
+    def enter(self, stream: Stream) -> None:
+        """A stream is open."""
+        self._opened += 1
+        self._streams[stream] = self._opened
+        if self._keeper is None or self._keeper.done():
+            self._keeper = self.hub.spawn(self._keep(), "streams")
+            self.hub.spawn(self._hear(), "keys")
+
+    def claim(self, account_id: str) -> None:
+        """One more stream of this account."""
+        self._by_account[account_id] += 1
+
+    def release(self, account_id: str) -> None:
+        """One stream less of this account."""
+        self._by_account[account_id] -= 1
+        if not self._by_account[account_id]:
+            del self._by_account[account_id]
+
+    def leave(self, stream: Stream) -> None:
+        """The stream has ended."""
+        self._streams.pop(stream, None)
+        if not self._streams:
+            self._empty.set()
+
+    async def close(self) -> None:
+        """Tell all streams that the server goes away, and wait for their end a little."""
+        self.is_closing = True
+        for stream in list(self._streams):
+            stream.go_away()
+        try:
+            async with asyncio.timeout(self.timing.drain):
+                while self._streams:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            log.info("streams did not end in time", count=len(self._streams))
+
+    def _committed(self, items: Sequence[Any]) -> None:
+        for account_id in {item.account_id for item in items if isinstance(item, KeysChanged)}:
+            self._check_now.set()
+            self.hub.spawn(self.hub.doorbell.publish(KEYS_CHANNEL, account_id), "keys changed")
+
+    async def _hear(self) -> None:
+        async with self.hub.doorbell.listen(KEYS_CHANNEL) as rings:
+            async for _ in rings:
+                self.authenticator.forget()
+                self._check_now.set()
+
+    async def _keep(self) -> None:
+        turn = 0
+        while True:
+            try:
+                async with asyncio.timeout(self.timing.check):
+                    await self._check_now.wait()
+            except TimeoutError:
+                turn = (turn + 1) % self.timing.rounds
+                self._look_after(turn)
+            self._check_now.clear()
+            try:
+                await self._check_credentials()
+            except Exception:
+                # Nobody is thrown out because the database is away; the next round asks again.
+                log.warning("checking the credentials of open streams failed", exc_info=True)
+
+    def _look_after(self, turn: int) -> None:
+        now = self.hub.now()
+        for stream, number in list(self._streams.items()):
+            if number % self.timing.rounds == turn:
+                stream.look_after(now)
+
+    async def _check_credentials(self) -> None:
+        holders: dict[Credential, list[Stream]] = {}
+        for stream in self._streams:
+            if stream.credential is not None:
+                holders.setdefault(stream.credential, []).append(stream)
+        for some in _chunks(list(holders), CHECKED_AT_ONCE):
+            valid = await asyncio.gather(*map(self.authenticator.still_valid, some))
+            for credential, is_valid in zip(some, valid, strict=True):
+                for stream in () if is_valid else holders[credential]:
+                    stream.forbid()
+
+
+def _chunks(items: list[Credential], size: int) -> Iterator[list[Credential]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

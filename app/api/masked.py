@@ -1,0 +1,33 @@
+"""The last guard: a fault of ours anywhere becomes a 500 with an id that is also in the log."""
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.failures import internal_error
+
+
+class MaskFaults:
+    """ASGI middleware for HTTP. A response that has begun is cut off, so that nobody takes a half for the whole."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as fault:
+            if has_begun:
+                raise
+            error = internal_error(fault)
+            body = {"code": "INTERNAL", "message": error["message"], "id": error["extensions"]["id"]}
+            await JSONResponse(body, 500)(scope, receive, send)

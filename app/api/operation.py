@@ -1,0 +1,154 @@
+"""One operation on a socket: a query or mutation with its one result, or a subscription with many."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from app.api import frames
+from app.api.context import Context
+from app.api.engine import Prepared, dumps
+from app.api.failures import RequestErrors, internal_error
+from app.api.limits import retry_after
+from app.api.protocol import Subscribe
+from app.auth.actor import Actor
+from app.errors import RateLimited
+from app.events.payload import Payload
+from app.events.subscriber import Subscription
+
+if TYPE_CHECKING:
+    from app.api.session import Session
+
+
+class Operation:
+    """Sends to its socket until it is complete, fails, or is ended. It is the sink of its subscription."""
+
+    __slots__ = (
+        "_actor",
+        "_asked",
+        "_ended",
+        "_lead",
+        "_session",
+        "_subscription",
+        "_task",
+        "_told_at",
+        "id",
+    )
+
+    def __init__(self, session: "Session", asked: Subscribe, actor: Actor) -> None:
+        self.id = asked.id
+        self._session = session
+        self._actor = actor
+        self._asked: Subscribe | None = asked
+        self._lead = frames.next_lead(asked.id)
+        self._subscription: Subscription | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._told_at = 0.0
+        self._ended = False
+
+    def start(self) -> None:
+        self._task = self._session.live.hub.spawn(self._run(), "operation")
+
+    def end(self) -> None:
+        """Send nothing more. A mutation that has begun is carried out."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._subscription is not None:
+            self._subscription.end()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def is_idle_since(self, before: float) -> bool:
+        """Whether it is a subscription that was sent nothing since then, not even how far it has read."""
+        subscription = self._subscription
+        return subscription is not None and max(subscription.last_sent_at, self._told_at) <= before
+
+    def tell(self, now: float) -> str:
+        """The cursor through which all was sent, for a message that says so now."""
+        assert self._subscription is not None  # noqa: S101 - asked only where `is_idle_since`
+        self._told_at = now
+        return self._session.live.hub.progress(self._subscription)
+
+    # What the hub calls.
+
+    @property
+    def has_room(self) -> bool:
+        return self._session.outbox.has_room
+
+    def push(self, payload: Payload) -> bool:
+        return self._session.outbox.payload(self._lead, payload)
+
+    async def send(self, payload: Payload) -> None:
+        await self._session.outbox.space()
+        await self._require_open()
+        self._session.outbox.payload(self._lead, payload)
+
+    async def room(self) -> None:
+        await self._session.outbox.room()
+        await self._require_open()
+
+    def error(self, errors: list[dict[str, Any]]) -> None:
+        if not self._ended:
+            self._ended = True
+            self._session.ended(self)
+            self._session.outbox.text(frames.error_text(self.id, errors))
+
+    async def _require_open(self) -> None:
+        """On a closed socket nothing goes on; the session is about to end this."""
+        if self._session.outbox.closed:
+            await asyncio.get_running_loop().create_future()
+
+    async def _run(self) -> None:
+        asked, self._asked = self._asked, None
+        assert asked is not None  # noqa: S101 - run once
+        live = self._session.live
+        try:
+            prepared = live.engine.prepare(asked.query, asked.operation_name, authenticated=True)
+            self._require_rate(prepared)
+            if prepared.operation_type == "subscription":
+                await self._subscribe(prepared, asked.variables)
+            else:
+                await self._execute(prepared, asked.variables)
+        except RequestErrors as error:
+            self.error(error.errors)
+        except Exception as fault:
+            self.error([internal_error(fault)])
+        finally:
+            self._task = None
+
+    def _require_rate(self, prepared: Prepared) -> None:
+        """Queries and mutations count as requests. A socket's first subscriptions are free, else a deploy, after which
+        all clients come back at once, would refuse most of them."""
+        live = self._session.live
+        if prepared.operation_type == "subscription":
+            self._session.subscribed += 1
+            if self._session.subscribed <= live.services.settings.max_subscriptions:
+                return
+        wait = live.limiter.take(self._actor.account_id)
+        if wait is not None:
+            raise RequestErrors.of(RateLimited(f"Too many requests; try again in {retry_after(wait)} s."))
+
+    async def _subscribe(self, prepared: Prepared, variables: dict[str, Any] | None) -> None:
+        subscription = await self._session.live.hub.subscribe(prepared, variables, self._actor, self)
+        self._subscription = subscription
+        if self._ended:
+            subscription.end()
+
+    async def _execute(self, prepared: Prepared, variables: dict[str, Any] | None) -> None:
+        live, outbox = self._session.live, self._session.outbox
+        context = Context(live.services, self._actor)
+        execution = live.hub.spawn(live.engine.execute(prepared, variables, context), "execute")
+        try:
+            # A mutation is not cut off in its transaction because its client is gone.
+            response = await (
+                asyncio.shield(execution) if prepared.operation_type == "mutation" else execution
+            )
+        except asyncio.CancelledError:
+            if prepared.operation_type != "mutation":
+                execution.cancel()
+            raise
+        await outbox.space()
+        if not self._ended:
+            self._ended = True
+            self._session.ended(self)
+            outbox.text(frames.next_text(self._lead, dumps(response)))
+            outbox.text(frames.complete_text(self.id))

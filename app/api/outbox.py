@@ -1,0 +1,233 @@
+"""What a socket still has to send: in order, bounded, and without a task for what can be sent at once.
+
+Two kinds: `AsgiOutbox` for any server, and `FrameOutbox` over the server's own transport where it is offered (see
+`frame_protocol`), which is faster and knows to the byte what the peer has taken.
+"""
+
+import asyncio
+import types
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Coroutine, Generator
+from typing import Any, Final, Generic, TypeVar
+
+from starlette.types import Scope, Send
+
+from app.api.frame_protocol import EXTENSION, FrameProtocol
+from app.api.frames import payload_text, text_frame
+from app.events.payload import FRAMES_KEPT, Payload
+
+LIVE_LIMIT: Final = 256 * 1024
+"""Unsent bytes from which on a consumer is behind."""
+FULL: Final = 1024 * 1024
+"""Unsent bytes from which on nothing more is made for a consumer."""
+ROOM: Final = LIVE_LIMIT // 2
+
+M = TypeVar("M")
+
+
+class Outbox(ABC, Generic[M]):
+    """Messages go out at once, or wait here; `text` and `payload` take them in any case and tell if there is room."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.offered = 0
+        self._queue: deque[tuple[M, int]] = deque()
+        self._queued = 0
+        self._changed: asyncio.Event | None = None
+
+    @abstractmethod
+    def text(self, text: str) -> bool:
+        """Send one message."""
+
+    @abstractmethod
+    def payload(self, lead: str, payload: Payload) -> bool:
+        """Send a shared payload as a `next` message that begins with `lead`."""
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None:
+        """Drop what waits and close the socket; once."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken, as far as is known."""
+        return self._queued
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the peer has taken in all, as far as is known."""
+        return self.offered - self.unsent
+
+    @property
+    def has_room(self) -> bool:
+        return self.unsent < LIVE_LIMIT
+
+    async def space(self) -> None:
+        """Return when something more may be made for the peer, or when the socket is closed."""
+        while not self.closed and self.unsent >= FULL:
+            await self._change()
+
+    async def room(self) -> None:
+        """Return when the peer has taken nearly everything, or when the socket is closed."""
+        while not self.closed and self.unsent >= ROOM:
+            await self._change()
+
+    def lose(self) -> None:
+        """The peer is gone."""
+        self.closed = True
+        self._queue.clear()
+        self._queued = 0
+        self._tell()
+
+    def _offer(self, message: M, size: int) -> bool:
+        if self.closed:
+            return False
+        self.offered += size
+        if self._queue or not self._write(message):
+            self._queue.append((message, size))
+            self._queued += size
+            return self.has_room
+        return True
+
+    @abstractmethod
+    def _write(self, message: M) -> bool:
+        """Send now, or answer False where that would have to wait."""
+
+    def _next(self) -> M:
+        message, size = self._queue.popleft()
+        self._queued -= size
+        return message
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+
+class FrameOutbox(Outbox[bytes]):
+    """Ready-made frames into the server's transport, as long as that takes them."""
+
+    def __init__(self, protocol: FrameProtocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+        protocol.on_writable = self._flush
+
+    @property
+    def unsent(self) -> int:
+        return self._queued + self._protocol.buffered
+
+    @property
+    def has_room(self) -> bool:
+        # What the transport holds is little, so an empty queue says enough.
+        return not self._queue or self._queued < LIVE_LIMIT
+
+    def text(self, text: str) -> bool:
+        frame = text_frame(text.encode())
+        return self._offer(frame, len(frame))
+
+    def payload(self, lead: str, payload: Payload) -> bool:
+        frame: bytes | None = payload.frames.get(lead)
+        if frame is None:
+            frame = text_frame(b"".join((lead.encode(), payload.body, b"}")))
+            if len(payload.frames) < FRAMES_KEPT:
+                payload.frames[lead] = frame
+        return self._offer(frame, len(frame))
+
+    def close(self, code: int, reason: str) -> None:
+        if not self.closed:
+            self.lose()
+            self._protocol.close_with(code, reason)
+
+    def _write(self, message: bytes) -> bool:
+        return self._protocol.write_frame(message)
+
+    def _flush(self) -> None:
+        while self._queue and self._write(self._queue[0][0]):
+            self._next()
+        self._tell()
+
+
+class AsgiOutbox(Outbox[str]):
+    """ASGI's `send`, started without a task; only one that has to wait gets one."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send = send
+        self._sender: asyncio.Task[None] | None = None
+        self._last: dict[str, Any] | None = None
+
+    def text(self, text: str) -> bool:
+        return self._offer(text, len(text))
+
+    def payload(self, lead: str, payload: Payload) -> bool:
+        text = payload_text(lead, payload)
+        return self._offer(text, len(text))
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closed:
+            return
+        self.lose()
+        self._last = {"type": "websocket.close", "code": code, "reason": reason}
+        if self._sender is None:
+            self._start(self._last)
+
+    def _write(self, message: str) -> bool:
+        if self._sender is not None:
+            return False
+        # What has been started counts as sent even where it waits: it cannot be taken back.
+        self._start({"type": "websocket.send", "text": message})
+        return True
+
+    def _start(self, message: dict[str, Any]) -> None:
+        sending = self._send(message)
+        assert isinstance(sending, Coroutine)  # noqa: S101 - every server's send is an async function
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return
+        except Exception:
+            self.lose()
+            return
+        self._sender = asyncio.create_task(self._finish(sending, waits_for), name="socket send")
+
+    async def _finish(self, sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        """Wait for the started send, and then for those that came meanwhile."""
+        try:
+            await _rest(sending, waits_for)
+            self._tell()
+            while self._queue and not self.closed:
+                await self._send({"type": "websocket.send", "text": self._next()})
+                self._tell()
+            if self._last is not None:
+                await self._send(self._last)
+        except Exception:
+            self.lose()
+        finally:
+            self._sender = None
+
+
+@types.coroutine
+def _rest(started: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was started outside of a task and waits for something."""
+    while True:
+        fault: BaseException | None = None
+        got = None
+        try:
+            got = yield waits_for
+        except BaseException as error:
+            fault = error
+        try:
+            waits_for = started.send(got) if fault is None else started.throw(fault)
+        except StopIteration:
+            return
+
+
+def outbox_of(scope: Scope, send: Send) -> FrameOutbox | AsgiOutbox:
+    """The better of the two that the server allows."""
+    offered = scope.get("extensions", {}).get(EXTENSION)
+    return FrameOutbox(offered["protocol"]) if offered else AsgiOutbox(send)

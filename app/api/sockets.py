@@ -1,0 +1,105 @@
+"""GraphQL over WebSocket: who is let in, before and right after the upgrade.
+
+What was chosen where the contract leaves it open: a wrong credential in the headers is told by 4403 after the upgrade,
+as one in `connection_init` is; an account with too many sockets gets 429 before the upgrade if the headers say who it
+is, and 1013 (try again later) after `connection_init` otherwise.
+"""
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from app.api.failures import internal_error
+from app.api.live import Live
+from app.api.outbox import outbox_of
+from app.api.protocol import SUBPROTOCOL, CloseCode
+from app.api.session import Session
+from app.auth.authenticate import Credential
+from app.auth.credentials import credential_from_headers
+from app.errors import Unauthenticated
+
+TRY_AGAIN_AFTER = "30"
+
+
+class SocketEndpoint:
+    """An ASGI application for WebSocket connections."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        headers = Headers(scope=scope)
+        if not is_allowed_origin(headers, self._live.services.settings.allowed_origins, self._public_origin):
+            await _deny(scope, send, 403, "This origin is not in VOLTWIRE_ALLOWED_ORIGINS.")
+            return
+        if self._live.is_closing:
+            await _deny(scope, send, 503, "The server is shutting down; connect again.", TRY_AGAIN_AFTER)
+            return
+        if SUBPROTOCOL not in scope.get("subprotocols", ()):
+            reason = f"Speak the subprotocol {SUBPROTOCOL}"
+            await self._refuse(send, None, CloseCode.WRONG_SUBPROTOCOL, reason)
+            return
+        try:
+            credential = await self._credential(headers)
+        except Unauthenticated as error:
+            await self._refuse(send, SUBPROTOCOL, CloseCode.FORBIDDEN, error.message)
+            return
+        except Exception as fault:
+            internal_error(fault)
+            await _deny(scope, send, 503, "Credentials cannot be checked now; try again.", TRY_AGAIN_AFTER)
+            return
+        if credential is not None and self._live.is_full(credential.actor.account_id):
+            await _deny(scope, send, 429, "The account has too many open sockets.", TRY_AGAIN_AFTER)
+            return
+        session = Session(self._live, receive, outbox_of(scope, send), credential)
+        try:
+            await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL, "headers": []})
+        except BaseException:
+            session.discard()
+            raise
+        await session.run()
+
+    @property
+    def _public_origin(self) -> str:
+        return urlsplit(self._live.services.public_url).netloc.lower()
+
+    async def _credential(self, headers: Headers) -> Credential | None:
+        given = credential_from_headers(headers)
+        return None if given is None else await self._live.authenticator.check(given)
+
+    async def _refuse(self, send: Send, subprotocol: str | None, code: int, reason: str) -> None:
+        self._live.closes[code] += 1
+        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
+        await send({"type": "websocket.close", "code": code, "reason": reason[:120]})
+
+
+def is_allowed_origin(headers: Headers, allowed: list[str], public_host: str) -> bool:
+    """Whether a page of this origin may open a socket. Programs send no Origin, and they may.
+
+    The same host counts whatever the scheme, because a proxy in front may speak TLS for us.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    if "*" in allowed or origin.rstrip("/") in (one.rstrip("/") for one in allowed):
+        return True
+    host = urlsplit(origin).netloc.lower()
+    return bool(host) and host in (headers.get("host", "").lower(), public_host)
+
+
+async def _deny(scope: Scope, send: Send, status: int, text: str, retry_after: str | None = None) -> None:
+    """Refuse the upgrade with an HTTP status; a server that cannot do that answers 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": CloseCode.FORBIDDEN, "reason": text})
+        return
+    body = text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if retry_after is not None:
+        headers.append((b"retry-after", retry_after.encode()))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -1,0 +1,212 @@
+"""GraphQL over Server-Sent Events, distinct connections: one request, one stream of `next` and one `complete`.
+
+Every block carries the cursor as its `id:`, so that a browser's own reconnection sends it back in `Last-Event-ID`; that
+beats the operation's `after`. A stream that the server ends for a deploy or a dead credential has no `complete`.
+Source: github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.api.context import Context
+from app.api.engine import Prepared, dumps
+from app.api.failures import RequestErrors, internal_error
+from app.api.frames import event_block, progress_block
+from app.api.live import Live
+from app.api.outbox import FULL, LIVE_LIMIT, ROOM
+from app.auth.authenticate import Credential
+from app.errors import RateLimited, Unauthenticated
+from app.events.payload import Payload
+from app.events.subscriber import Subscription
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Type": "text/event-stream; charset=utf-8",
+    # nginx would keep events back to fill its buffer.
+    "X-Accel-Buffering": "no",
+}
+BLOCK: Final = "sse"
+
+
+async def sse_response(
+    live: Live,
+    request: Request,
+    prepared: Prepared,
+    variables: dict[str, Any] | None,
+    credential: Credential | None,
+) -> Response:
+    """The answer to a request that prefers `text/event-stream`. Raises RequestErrors before anything is sent."""
+    if prepared.operation_type != "subscription":
+        actor = None if credential is None else credential.actor
+        response = await live.engine.execute(prepared, variables, Context(live.services, actor))
+        content = event_block("next", dumps(response)) + event_block("complete", b"")
+        return Response(content, headers=HEADERS)
+    if credential is None:
+        raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
+    if live.is_full(credential.actor.account_id):
+        raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
+    stream = EventStream(live, credential)
+    try:
+        after = request.headers.get("last-event-id") or None
+        await stream.subscribe(prepared, variables, after)
+    except BaseException:
+        stream.discard()
+        raise
+    return stream
+
+
+class EventStream(Response):
+    """The response to one subscription, and the sink of it."""
+
+    def __init__(self, live: Live, credential: Credential) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self.credential: Credential | None = credential
+        self._live = live
+        self._account_id = credential.actor.account_id
+        self._subscription: Subscription | None = None
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._told_at = self._moved_at = live.hub.now()
+        self._is_over = False
+        self._sending: asyncio.Task[None] | None = None
+        live.claim(self._account_id)
+        live.enter(self)
+
+    async def subscribe(
+        self, prepared: Prepared, variables: dict[str, Any] | None, after: str | None
+    ) -> None:
+        """Raises RequestErrors."""
+        assert self.credential is not None  # noqa: S101 - it was made with one
+        actor = self.credential.actor
+        self._subscription = await self._live.hub.subscribe(prepared, variables, actor, self, after)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = self._sending = asyncio.create_task(self._send(send), name="event stream")
+        leaving = asyncio.create_task(_disconnected(receive), name="event stream peer")
+        try:
+            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.discard()
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    def discard(self) -> None:
+        """End everything that belongs to the stream."""
+        self._is_over = True
+        self._wake.set()
+        if self._subscription is not None:
+            self._subscription.end()
+        if self.credential is not None:
+            self.credential = None
+            self._live.release(self._account_id)
+        self._live.leave(self)
+
+    # What looks after all streams calls.
+
+    def forbid(self) -> None:
+        self._stop()
+
+    def go_away(self) -> None:
+        self._stop()
+
+    def look_after(self, now: float) -> None:
+        if self._subscription is None or self._is_over:
+            return
+        if self._queued >= FULL and now - self._moved_at >= self._live.timing.stalled:
+            self._stop()
+        elif (
+            self.has_room
+            and max(self._subscription.last_sent_at, self._told_at) <= now - self._live.timing.idle
+        ):
+            self._told_at = now
+            self._add(progress_block(self._live.hub.progress(self._subscription)))
+
+    # What the hub calls.
+
+    @property
+    def has_room(self) -> bool:
+        return self._queued < LIVE_LIMIT
+
+    def push(self, payload: Payload) -> bool:
+        block: bytes | None = payload.frames.get(BLOCK)
+        if block is None:
+            block = payload.frames[BLOCK] = event_block("next", payload.body, payload.cursor)
+        self._add(block)
+        return self.has_room
+
+    async def send(self, payload: Payload) -> None:
+        await self._below(FULL)
+        self.push(payload)
+
+    async def room(self) -> None:
+        await self._below(ROOM)
+
+    def error(self, errors: list[dict[str, Any]]) -> None:
+        self._add(event_block("next", dumps({"errors": errors})) + event_block("complete", b""))
+        self._is_over = True
+
+    def _stop(self) -> None:
+        """End without `complete`, so that the client comes back."""
+        self._queue.clear()
+        self._queued = 0
+        self._is_over = True
+        self._wake.set()
+        if self._subscription is not None:
+            self._subscription.end()
+        if self._sending is not None:
+            # A client that takes nothing would keep it for ever.
+            asyncio.get_running_loop().call_later(self._live.timing.close, self._sending.cancel)
+
+    def _add(self, block: bytes) -> None:
+        if not self._is_over:
+            self._queue.append(block)
+            self._queued += len(block)
+            self._wake.set()
+
+    async def _below(self, limit: int) -> None:
+        while self._queued >= limit:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        # A first block makes proxies and clients see the headers at once.
+        await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+        try:
+            while True:
+                if self._queue:
+                    await self._send_some(send)
+                elif self._is_over:
+                    break
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:
+            # The client is gone, which is how most streams end.
+            return
+        except Exception as fault:
+            internal_error(fault)
+
+    async def _send_some(self, send: Send) -> None:
+        blocks = b"".join(self._queue)
+        self._queue.clear()
+        await send({"type": "http.response.body", "body": blocks, "more_body": True})
+        # Until here they counted as unsent.
+        self._queued -= len(blocks)
+        self._moved_at = self._live.hub.now()
+        self._taken.set()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,103 @@
+"""What the process tells Prometheus, read from its parts when it is asked."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from app.delivery.sender import Sender
+
+if TYPE_CHECKING:
+    from app.main import Process
+
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics(Collector):
+    """One registry a process, so that several may live in one interpreter."""
+
+    def __init__(self, process: "Process") -> None:
+        self._process = process
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._registry.register(self)
+        lag = Histogram(
+            "voltwire_live_lag_seconds",
+            "From an event's commit to its hand-over to the last of a viewer's subscriptions.",
+            buckets=LAG_BUCKETS,
+            registry=self._registry,
+        )
+        process.hub.stats.observe_lag = lag.observe
+
+    def response(self) -> Response:
+        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._live()
+        if self._process.worker is not None:
+            worker = self._process.worker
+            yield from _sending({"webhook": worker.webhooks, "email": worker.mails})
+            yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
+                           worker.failures)  # fmt: skip
+        yield _gauge(
+            "voltwire_broadcaster_up", "1 while the broadcaster is reached.", self._process.doorbell.healthy
+        )
+
+    def _live(self) -> Iterator[Metric]:
+        hub, stats = self._process.hub, self._process.hub.stats
+        yield _gauge("voltwire_subscriptions", "Open subscriptions.", hub.subscriptions)
+        yield _gauge("voltwire_subscription_groups", "Groups of equal subscriptions.", hub.groups)
+        yield _counter("voltwire_live_events", "Events that came into the hub.", stats.events)
+        yield _counter(
+            "voltwire_live_executions", "Executions, one for each event and group.", stats.executions
+        )
+        yield _counter("voltwire_live_deliveries", "Events handed to a subscription.", stats.deliveries)
+        yield _counter(
+            "voltwire_live_catch_ups", "Times a subscription read the log at its own pace.", stats.catch_ups
+        )
+        yield _counter("voltwire_live_pages", "Pages of the log read for catching up.", stats.pages)
+
+
+def _sending(senders: dict[str, Sender]) -> Iterator[Metric]:
+    in_flight = GaugeMetricFamily("voltwire_deliveries_in_flight", "Attempts under way.", labels=["kind"])
+    oldest = GaugeMetricFamily(
+        "voltwire_oldest_due_seconds", "Age of the oldest delivery seen due.", labels=["kind"]
+    )
+    attempts = CounterMetricFamily(
+        "voltwire_delivery_attempts", "Attempts by what came of them.", labels=["kind", "outcome"]
+    )
+    seconds = CounterMetricFamily(
+        "voltwire_delivery_attempt_seconds", "Time spent in attempts.", labels=["kind"]
+    )
+    ended = CounterMetricFamily(
+        "voltwire_deliveries", "Attempts by where they left the delivery.", labels=["kind", "status"]
+    )
+    for kind, sender in senders.items():
+        in_flight.add_metric([kind], sender.in_flight)
+        oldest.add_metric([kind], sender.oldest_due_seconds)
+        seconds.add_metric([kind], sender.seconds_in_flight)
+        for outcome, count in sender.outcomes.items():
+            attempts.add_metric([kind, outcome], count)
+        for status, count in sender.fates.items():
+            ended.add_metric([kind, status], count)
+    yield from (in_flight, oldest, attempts, seconds, ended)
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value=float(value))
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(name, documentation, value=float(value))

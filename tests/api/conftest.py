@@ -1,0 +1,34 @@
+"""Fixtures of the live endpoints' tests: one account on SQLite, which is enough to talk about."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.auth.actor import Actor
+from tests.api.serving import Serving, serving
+from tests.support import TestAccount, World
+from tests.support import world as open_world
+
+
+@pytest.fixture
+async def small_world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(f"sqlite:///{tmp_path / 'voltwire.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def account(small_world: World) -> TestAccount:
+    return await small_world.account()
+
+
+@pytest.fixture
+async def actor(small_world: World, account: TestAccount) -> Actor:
+    return await small_world.authenticator.authenticate(account.key)
+
+
+@pytest.fixture(params=[True, False], ids=["frames", "asgi"])
+async def served(request: pytest.FixtureRequest, small_world: World) -> AsyncIterator[Serving]:
+    """A server, once with the door to ready-made frames and once with plain ASGI."""
+    async with serving(small_world, frames=request.param) as running:
+        yield running

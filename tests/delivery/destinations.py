@@ -1,0 +1,155 @@
+"""Endpoints, subscriptions and deliveries for tests, and short ways to ask for them."""
+
+from typing import Any
+
+import orjson
+from sqlalchemy import select, update
+from sqlmodel import col
+
+import app.emails  # noqa: F401 - registers the wording of mails, as the worker does
+from app import clock
+from app.delivery.dispatch import Dispatcher
+from app.delivery.models import (
+    Delivery,
+    DeliveryAttempt,
+    DeliveryStatus,
+    EmailSubscription,
+    EmailSubscriptionStatus,
+    OutgoingMail,
+    WebhookEndpoint,
+)
+from tests.accounts.state import mutation
+from tests.meters.asking import run
+from tests.support import TestAccount, World
+
+URL = "https://hooks.example.com/voltwire"
+ENDPOINT = "id url description eventTypes status disabledReason disabledAt createdAt updatedAt"
+SUBSCRIPTION = "id email description eventTypes status suspendedReason createdAt updatedAt"
+DELIVERY = "id status nextAttemptAt createdAt event { id } endpoint { id } emailSubscription { id }"
+
+CREATE_ENDPOINT = mutation("createWebhookEndpoint", f"webhookEndpoint {{ {ENDPOINT} }} secret")
+UPDATE_ENDPOINT = mutation("updateWebhookEndpoint", f"webhookEndpoint {{ {ENDPOINT} }}")
+DELETE_ENDPOINT = mutation("deleteWebhookEndpoint", "deletedId")
+ROTATE = mutation("rotateWebhookSecret", f"webhookEndpoint {{ {ENDPOINT} }} secret")
+TEST_EVENT = mutation("sendTestEvent", f"delivery {{ {DELIVERY} }}")
+RETRY = mutation("retryDelivery", f"delivery {{ {DELIVERY} }}")
+REPLAY = mutation("replayEvents", "replay { id status total done createdAt }")
+CREATE_SUBSCRIPTION = mutation("createEmailSubscription", f"emailSubscription {{ {SUBSCRIPTION} }}")
+UPDATE_SUBSCRIPTION = mutation("updateEmailSubscription", f"emailSubscription {{ {SUBSCRIPTION} }}")
+DELETE_SUBSCRIPTION = mutation("deleteEmailSubscription", "deletedId")
+RESEND = mutation("resendConfirmation", f"emailSubscription {{ {SUBSCRIPTION} }}")
+CREATE_CUSTOMER = mutation("createCustomer", "customer { id }")
+
+
+async def make_endpoint(world: World, account: TestAccount, **values: Any) -> str:
+    payload = await run(world, account, CREATE_ENDPOINT, **{"url": URL, **values})
+    assert payload["userErrors"] == []
+    identifier: str = payload["webhookEndpoint"]["id"]
+    return identifier
+
+
+async def make_subscription(
+    world: World, account: TestAccount, email: str = "grace@example.com", **values: Any
+) -> str:
+    payload = await run(world, account, CREATE_SUBSCRIPTION, email=email, **values)
+    assert payload["userErrors"] == []
+    identifier: str = payload["emailSubscription"]["id"]
+    return identifier
+
+
+async def make_events(world: World, account: TestAccount, *names: str) -> None:
+    """One `customer.created` for each name."""
+    for name in names:
+        payload = await run(world, account, CREATE_CUSTOMER, name=name, email=f"{name.lower()}@example.com")
+        assert payload["userErrors"] == []
+
+
+async def dispatch(world: World) -> None:
+    """Turn the log into deliveries, as the worker does."""
+    await Dispatcher(world.database, lambda *_: None).run()
+
+
+async def deliveries_of(world: World, destination_id: str) -> list[Delivery]:
+    """Oldest first."""
+    statement = (
+        select(Delivery).where(col(Delivery.destination_id) == destination_id).order_by(col(Delivery.id))
+    )
+    async with world.database.reading() as session:
+        return list((await session.execute(statement)).scalars())
+
+
+async def end_delivery(world: World, delivery_id: str, status: DeliveryStatus, attempts: int = 1) -> None:
+    """As if it had been tried so often and then ended, or waited for its next try."""
+    at = clock.now()
+    waits = status is DeliveryStatus.FAILED
+    async with world.database.transaction() as session:
+        for number in range(1, attempts + 1):
+            session.add(
+                DeliveryAttempt(
+                    delivery_id=delivery_id,
+                    number=number,
+                    at=at,
+                    duration_ms=12,
+                    outcome="SUCCEEDED" if status is DeliveryStatus.SUCCEEDED else "HTTP_STATUS",
+                    response_status=200 if status is DeliveryStatus.SUCCEEDED else 500,
+                    response_body="ok" if status is DeliveryStatus.SUCCEEDED else "no",
+                    error=None if status is DeliveryStatus.SUCCEEDED else "The receiver answered 500.",
+                )
+            )
+        await session.execute(
+            update(Delivery)
+            .where(col(Delivery.id) == delivery_id)
+            .values(
+                status=status.value,
+                attempts_made=attempts,
+                due_at=at if waits else None,
+                finished_at=None if waits else at,
+                body=b"{}",
+            )
+        )
+
+
+async def endpoint_row(world: World, endpoint_id: str) -> WebhookEndpoint:
+    async with world.database.reading() as session:
+        return await session.get_one(WebhookEndpoint, endpoint_id)
+
+
+async def subscription_row(world: World, subscription_id: str) -> EmailSubscription:
+    async with world.database.reading() as session:
+        return await session.get_one(EmailSubscription, subscription_id)
+
+
+async def activate(world: World, subscription_id: str) -> None:
+    async with world.database.transaction() as session:
+        subscription = await session.get_one(EmailSubscription, subscription_id)
+        subscription.status = EmailSubscriptionStatus.ACTIVE.value
+        subscription.first_sequence = 0
+
+
+async def outgoing_mails(world: World) -> list[tuple[str, dict[str, str]]]:
+    """Recipient and content of each queued mail, oldest first."""
+    async with world.database.reading() as session:
+        rows = (await session.execute(select(OutgoingMail).order_by(col(OutgoingMail.id)))).scalars()
+        return [
+            (row.recipient, orjson.loads(world.services.keyring.decrypt(row.content_encrypted or "")))
+            for row in rows
+        ]
+
+
+async def confirmation_token(world: World) -> str:
+    """The token in the latest confirmation mail."""
+    _, mail = (await outgoing_mails(world))[-1]
+    link = next(line for line in mail["text"].splitlines() if "/confirm/" in line)
+    return link.rpartition("/")[2]
+
+
+async def some_deliveries(world: World, account: TestAccount, *names: str) -> tuple[str, list[Delivery]]:
+    """An endpoint with a pending delivery of one event for each name, oldest first."""
+    endpoint_id = await make_endpoint(world, account)
+    await make_events(world, account, *names)
+    await dispatch(world)
+    return endpoint_id, await deliveries_of(world, endpoint_id)
+
+
+def now() -> str:
+    return clock.format_utc(clock.now())

@@ -1,0 +1,215 @@
+"""A place for delivery tests: accounts whose events happen at a word, destinations, workers, and what became of it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from app import clock, points
+from app.api.context import Services
+from app.auth.actor import Actor, Scope
+from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
+from app.database import Database
+from app.delivery.models import (
+    Delivery,
+    DeliveryAttempt,
+    EmailSubscription,
+    EmailSubscriptionStatus,
+    WebhookEndpoint,
+)
+from app.delivery.signing import new_secret
+from app.events import log
+from app.events.doorbell import Doorbell
+from app.events.models import Dispatch, EventRecord, Stream
+from app.events.ring import DISPATCH_CHANNEL
+from app.ids import new_id
+from app.worker import Worker
+from tests.support import World, world
+
+PATIENCE = 30
+
+
+class Points:
+    """Counts the points that were reached, and lets a test await or use them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.on: dict[str, Callable[[], object]] = {}
+        self._changed = asyncio.Event()
+
+    def reach(self, name: str) -> None:
+        self.counts[name] += 1
+        self._changed.set()
+        if name in self.on:
+            self.on[name]()
+
+    async def wait_for(self, name: str, count: int = 1) -> None:
+        """Until the point was reached so many times."""
+        async with asyncio.timeout(PATIENCE):
+            while self.counts[name] < count:
+                await self.next()
+
+    async def next(self) -> None:
+        """Until any point is reached."""
+        self._changed.clear()
+        await self._changed.wait()
+
+
+def admin(account_id: str) -> Actor:
+    """Who may do everything in the account."""
+    return Actor(account_id, frozenset([Scope.ADMIN]))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    id: str
+    secret: str
+
+
+@dataclass
+class Scene:
+    """A world with an open doorbell and a watch on the points."""
+
+    world: World
+    doorbell: Doorbell
+    points: Points
+
+    @property
+    def services(self) -> Services:
+        return self.world.services
+
+    @property
+    def database(self) -> Database:
+        return self.world.database
+
+    async def account(self) -> str:
+        return (await self.world.account()).id
+
+    async def endpoint(self, account_id: str, url: str, **values: Any) -> Endpoint:
+        """An endpoint that takes the events from now on."""
+        secret = new_secret()
+        async with self.database.transaction() as session:
+            endpoint = WebhookEndpoint(
+                account_id=account_id,
+                url=url,
+                secret_encrypted=self.services.keyring.encrypt(secret),
+                **{"first_sequence": await log.lock_position(session, account_id)} | values,
+            )
+            session.add(endpoint)
+        return Endpoint(endpoint.id, secret)
+
+    async def subscription(self, account_id: str, email: str, **values: Any) -> str:
+        """An active subscription to the events from now on."""
+        async with self.database.transaction() as session:
+            subscription = EmailSubscription(
+                account_id=account_id,
+                email=email,
+                **{
+                    "first_sequence": await log.lock_position(session, account_id),
+                    "status": EmailSubscriptionStatus.ACTIVE.value,
+                }
+                | values,
+            )
+            session.add(subscription)
+        return subscription.id
+
+    async def happen(self, account_id: str, count: int = 1, **data: Any) -> list[EventRecord]:
+        """So many customers are created, as far as the log is concerned."""
+        async with self.database.transaction() as session:
+            for _ in range(count):
+                content = {**CUSTOMER_EXAMPLE, **data, "id": new_id("cus")}
+                log.append(session, account_id, CustomerCreated.model_validate(content))
+        await self.doorbell.publish(DISPATCH_CHANNEL, account_id)
+        async with self.database.reading() as session:
+            last = (
+                select(EventRecord)
+                .where(col(EventRecord.account_id) == account_id)
+                .order_by(col(EventRecord.sequence).desc())
+                .limit(count)
+            )
+            return list((await session.execute(last)).scalars())[::-1]
+
+    async def deliveries(self, **values: Any) -> list[Delivery]:
+        """The deliveries with these values, in the order they were made."""
+        statement = select(Delivery).filter_by(**values).order_by(col(Delivery.id))
+        async with self.database.reading() as session:
+            return list((await session.execute(statement)).scalars())
+
+    async def attempts(self, delivery_id: str) -> list[DeliveryAttempt]:
+        statement = (
+            select(DeliveryAttempt)
+            .where(col(DeliveryAttempt.delivery_id) == delivery_id)
+            .order_by(col(DeliveryAttempt.number))
+        )
+        async with self.database.reading() as session:
+            return list((await session.execute(statement)).scalars())
+
+    async def row(self, model: Any, key: Any) -> Any:
+        async with self.database.reading() as session:
+            return await session.get(model, key)
+
+    async def change(self, model: Any, key: str, **values: Any) -> None:
+        async with self.database.transaction() as session:
+            await session.execute(update(model).where(model.id == key).values(**values))
+
+    async def run_out_leases(self) -> None:
+        """As if the time of every lease had passed."""
+        async with self.database.transaction() as session:
+            leased = col(Delivery.leased_until).is_not(None)
+            await session.execute(update(Delivery).where(leased).values(leased_until=clock.from_ms(0)))
+
+    async def settled(self) -> None:
+        """Until all events are dispatched and no delivery waits for anything."""
+        await self.until(self._nothing_waits)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Until the condition, which is looked at after every point that is reached, holds."""
+        async with asyncio.timeout(PATIENCE):
+            while not await condition():
+                await self.points.next()
+
+    async def _nothing_waits(self) -> bool:
+        behind = select(col(Dispatch.account_id)).join(
+            Stream,
+            (col(Stream.account_id) == col(Dispatch.account_id))
+            & (col(Stream.last_sequence) > col(Dispatch.sequence)),
+        )
+        waiting = select(col(Delivery.id)).where(col(Delivery.due_at).is_not(None))
+        async with self.database.reading() as session:
+            first = [(await session.execute(one.limit(1))).first() for one in (behind, waiting)]
+        return first == [None, None]
+
+    @asynccontextmanager
+    async def worker(self, **parts: Any) -> AsyncIterator[Worker]:
+        """A worker until the block ends, then stopped."""
+        worker = Worker(self.services, self.doorbell, **parts)
+        running = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+            await running
+
+
+@contextmanager
+def watched_points() -> Iterator[Points]:
+    watching = Points()
+    points.watchers.append(watching.reach)
+    try:
+        yield watching
+    finally:
+        points.watchers.remove(watching.reach)
+
+
+@asynccontextmanager
+async def open_scene(database_url: str, **settings: Any) -> AsyncIterator[Scene]:
+    """A scene over an empty database; webhooks may go to this machine."""
+    chosen = {"webhook_allow_networks": ["127.0.0.0/8"], "webhook_timeout": 5} | settings
+    async with world(database_url, **chosen) as opened, Doorbell.from_url("memory://") as doorbell:
+        with watched_points() as watching:
+            yield Scene(opened, doorbell, watching)

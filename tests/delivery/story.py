@@ -1,0 +1,92 @@
+"""One account in which all seven events happen, and the mails about them."""
+
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+import app.emails  # noqa: F401 - registers the wording of mails, as the worker does
+from app.delivery import mails
+from app.delivery.mailing import Postman
+from app.delivery.mails import Mail
+from app.delivery.models import EmailSubscription
+from app.delivery.smtp import FolderMailer
+from app.delivery.tokens import unsubscribe_url
+from app.events.models import EventRecord
+from tests.accounts.state import events, mutation
+from tests.consents.helpers import Asked, ask_for_consent
+from tests.meters.asking import run
+from tests.support import TestAccount, World
+
+PUBLIC_URL = "https://voltwire.example"
+HALF_HOURS = [f"2026-06-30T{hour:02}:{minute:02}:00.000Z" for hour in range(24) for minute in (0, 30)]
+
+
+@dataclass
+class Story:
+    world: World
+    account: TestAccount
+    asked: Asked
+    subscription: EmailSubscription
+
+    @classmethod
+    async def of(cls, world: World, **consent: Any) -> Self:
+        """An account with a customer whose consent was approved, and a subscription to everything."""
+        asked = await ask_for_consent(world, **consent)
+        await asked.approve()
+        subscription = EmailSubscription(account_id=asked.account_id, email="grace@example.com")
+        return cls(world, TestAccount(asked.account_id, "", asked.key), asked, subscription)
+
+    async def go_on(self) -> None:
+        """Data arrives, a key is rotated, the consent is revoked."""
+        meter_id = (await self.event("meter.created")).subject_id
+        readings = [{"startAt": at, "consumption": "0.125"} for at in HALF_HOURS]
+        await run(
+            self.world,
+            self.account,
+            mutation("recordReadings", "changed"),
+            meterId=meter_id,
+            readings=readings,
+        )
+        keys = await self.world.data("{ apiKeys { id } }", key=self.account.key)
+        await run(
+            self.world,
+            self.account,
+            mutation("rotateApiKey", "secret"),
+            apiKeyId=keys["apiKeys"][0]["id"],
+            overlapSeconds=3600,
+        )
+        await self.asked.revoke("Ada moved out.")
+
+    async def event(self, name: str) -> EventRecord:
+        found = [one for one in await events(self.world, self.account.id) if one.type == name]
+        return found[-1]
+
+    async def mail(self, name: str) -> Mail:
+        """The mail about the latest event of this type, as it would be written now."""
+        event = await self.event(name)
+        async with self.world.database.reading() as session:
+            return await mails.event_mail(
+                session,
+                public_url=PUBLIC_URL,
+                unsubscribe_url=self.unsubscribe_url,
+                event=event,
+                subscription=self.subscription,
+            )
+
+    @property
+    def unsubscribe_url(self) -> str:
+        return unsubscribe_url(self.world.services.keyring, PUBLIC_URL, self.subscription.id)
+
+    async def eml(self, mail: Mail, folder: Path) -> EmailMessage:
+        """The mail as the file that the mailer writes, read by the standard library."""
+        postman = Postman(FolderMailer(folder), "Voltwire <events@voltwire.example>")
+        content = orjson.dumps({"subject": mail.subject, "text": mail.text, "html": mail.html})
+        await postman.send("dlv_1", self.subscription.email, content, self.unsubscribe_url)
+        [file] = folder.glob("*.eml")
+        message = message_from_bytes(file.read_bytes(), policy=policy.default)
+        assert isinstance(message, EmailMessage)
+        return message

@@ -1,0 +1,110 @@
+"""Replays: events sent to one endpoint again, in a lane of their own."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app import clock
+from app.delivery.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
+from app.delivery.refill import EVENTS_AT_ONCE, Refill
+from tests.delivery.scene import Scene, open_scene
+from tests.services.receiver import Answer, Receiver
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(database_url, webhook_retry_schedule=[0.05]) as opened:
+        yield opened
+
+
+async def replay(scene: Scene, account_id: str, endpoint_id: str, through: int, **values: Any) -> Replay:
+    made = Replay(
+        account_id=account_id,
+        webhook_endpoint_id=endpoint_id,
+        through=through,
+        **{"position": 0} | values,
+    )
+    async with scene.database.transaction() as session:
+        session.add(made)
+    return made
+
+
+async def finished(scene: Scene, replay_id: str) -> bool:
+    row = await scene.row(Replay, replay_id)
+    return bool(row.position == row.through)
+
+
+async def test_a_replay_reaches_an_endpoint_that_was_made_later(scene: Scene, receiver: Receiver) -> None:
+    account = await scene.account()
+    events = await scene.happen(account, 5)
+    endpoint = await scene.endpoint(account, receiver.url(), event_types=["customer.created"])
+    async with scene.worker():
+        # Sequence 1 is the account's user.created, which this endpoint does not take.
+        again = await replay(scene, account, endpoint.id, through=5)
+        await scene.until(lambda: finished(scene, again.id))
+        await scene.settled()
+    requests = list(receiver.requests)
+    assert sorted(one.headers["webhook-id"] for one in requests) == sorted(one.id for one in events[:4])
+    assert {one.headers["voltwire-replay-id"] for one in requests} == {again.id}
+    deliveries = await scene.deliveries()
+    assert [one.event_sequence for one in deliveries] == [2, 3, 4, 5]
+    assert {(one.lane, one.replay_id) for one in deliveries} == {(Lane.REPLAY, again.id)}
+
+
+async def test_a_long_replay_is_made_in_pages_and_each_delivery_once(scene: Scene) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, "https://example.com/")
+    await scene.happen(account, EVENTS_AT_ONCE + 100)
+    again = await replay(scene, account, endpoint.id, through=EVENTS_AT_ONCE + 101, position=1)
+    told: list[Any] = []
+    await Refill(scene.database, lambda ids, lane: told.append((ids, lane))).run()
+    assert told == [([endpoint.id], Lane.REPLAY)] * 2
+    made = await scene.deliveries(replay_id=again.id)
+    assert [one.event_sequence for one in made] == list(range(2, EVENTS_AT_ONCE + 102))
+
+
+async def test_only_what_failed_since_a_time_is_sent_again(scene: Scene, receiver: Receiver) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, receiver.url())
+    other = await scene.endpoint(account, receiver.url("/other"))
+    async with scene.worker():
+        await scene.happen(account, 2)
+        await scene.settled()
+        receiver.default = Answer(500)
+        receiver.on("/other", 204)
+        failed = await scene.happen(account, 3)
+        await scene.settled()
+        receiver.default = Answer(204)
+        await scene.happen(account, 2)
+        await scene.settled()
+        assert len(await scene.deliveries(status=DeliveryStatus.EXHAUSTED.value)) == 3
+
+        since = clock.now() - timedelta(hours=1)
+        again = await replay(scene, account, endpoint.id, through=8, failed_since=since)
+        await scene.until(lambda: finished(scene, again.id))
+        await scene.settled()
+        made = await scene.deliveries(replay_id=again.id)
+        assert [one.event_id for one in made] == [one.id for one in failed]
+        assert {one.status for one in made} == {DeliveryStatus.SUCCEEDED.value}
+        assert {one.destination_id for one in made} == {endpoint.id}
+
+        # They have arrived now, so a second replay has nothing to do, and one from later on had nothing either.
+        for moment in (since, clock.now() + timedelta(hours=1)):
+            more = await replay(scene, account, endpoint.id, through=8, failed_since=moment)
+            await scene.until(lambda more=more: finished(scene, more.id))
+            assert await scene.deliveries(replay_id=more.id) == []
+    assert len(await scene.deliveries(destination_id=other.id)) == 7
+
+
+async def test_a_replay_ends_with_its_endpoint(scene: Scene) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, "https://example.com/")
+    await scene.happen(account, 3)
+    again = await replay(scene, account, endpoint.id, through=4)
+    await scene.change(WebhookEndpoint, endpoint.id, status=EndpointStatus.DISABLED.value)
+    await Refill(scene.database, lambda *_: None).run()
+    row = await scene.row(Replay, again.id)
+    assert (row.is_cancelled, row.position) == (True, 0)
+    assert await scene.deliveries() == []

@@ -1,0 +1,178 @@
+"""Mails from the log to a real mail server: one per event, the same through all attempts, and none to who is gone."""
+
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+from sqlalchemy import select
+
+from app.customers import actions as customers
+from app.delivery import mails
+from app.delivery.models import (
+    DeliveryStatus,
+    EmailSubscription,
+    EmailSubscriptionStatus,
+    OutgoingMail,
+)
+from app.delivery.tokens import unsubscribe_token, verified_subscription
+from tests.delivery.scene import Scene, admin, open_scene
+from tests.services.smtp import SmtpSink
+
+
+@pytest.fixture
+async def scene(database_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
+    settings = {
+        "smtp_url": smtp_sink.url,
+        "mail_from": "Voltwire <events@mail.example>",
+        "webhook_retry_schedule": [0.05, 0.05],
+    }
+    async with open_scene(database_url, **settings) as opened:
+        yield opened
+
+
+async def test_an_event_is_one_mail_to_each_subscription(scene: Scene, smtp_sink: SmtpSink) -> None:
+    account = await scene.account()
+    ada = await scene.subscription(account, "ada@example.com")
+    await scene.subscription(account, "bob@example.com", event_types=["meter.*"])
+    async with scene.worker():
+        async with scene.database.transaction() as session:
+            await customers.create(session, admin(account), name="Grace Hopper", email="grace@example.com")
+        await scene.settled()
+
+    (delivery,) = await scene.deliveries()
+    assert (delivery.destination_id, delivery.status) == (ada, DeliveryStatus.SUCCEEDED.value)
+    (mail,) = smtp_sink.mails
+    assert (mail.sender, mail.recipients) == ("events@mail.example", ["ada@example.com"])
+    assert mail.message["message-id"] == f"<{delivery.id}@mail.example>"
+    assert "Grace Hopper" in mail.text
+    assert "Grace Hopper" in mail.html
+    token = unsubscribe_token(scene.services.keyring, ada)
+    link = f"http://127.0.0.1:8000/email-subscriptions/unsubscribe/{token}"
+    assert mail.message["list-unsubscribe"] == f"<{link}>"
+    assert mail.message["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
+    assert link in mail.text
+    assert verified_subscription(scene.services.keyring, token) == ada
+    (attempt,) = await scene.attempts(delivery.id)
+    assert (attempt.outcome, attempt.response_status) == ("SUCCEEDED", 250)
+
+
+async def test_a_mail_that_is_put_off_comes_as_the_same_mail(scene: Scene, smtp_sink: SmtpSink) -> None:
+    smtp_sink.refuse("ada@example.com", "451 4.3.0 Later", times=1)
+    smtp_sink.refuse_data("452 4.3.1 Full", times=1)
+    account = await scene.account()
+    await scene.subscription(account, "ada@example.com")
+    async with scene.worker():
+        await scene.happen(account)
+        await scene.settled()
+    (delivery,) = await scene.deliveries()
+    assert delivery.status == DeliveryStatus.SUCCEEDED.value
+    attempts = await scene.attempts(delivery.id)
+    assert [(one.outcome, one.response_status) for one in attempts] == [
+        ("SMTP", 451),
+        ("SMTP", 452),
+        ("SUCCEEDED", 250),
+    ]
+    (mail,) = smtp_sink.mails
+    assert delivery.body is not None
+    assert mail.subject == orjson.loads(delivery.body)["subject"]
+
+
+async def test_a_recipient_that_does_not_exist_is_suspended(scene: Scene, smtp_sink: SmtpSink) -> None:
+    smtp_sink.refuse("gone@example.com")
+    account = await scene.account()
+    gone = await scene.subscription(account, "gone@example.com")
+    other = await scene.subscription(account, "ada@example.com")
+    async with scene.worker():
+        await scene.happen(account)
+        await scene.settled()
+        await scene.happen(account)
+        await scene.settled()
+    row = await scene.row(EmailSubscription, gone)
+    assert row.status == EmailSubscriptionStatus.SUSPENDED.value
+    assert row.suspended_reason == "The mail server answered 550: 5.1.1 No such mailbox"
+    (delivery,) = await scene.deliveries(destination_id=gone)
+    assert delivery.status == DeliveryStatus.EXHAUSTED.value
+    assert len(await scene.deliveries(destination_id=other, status=DeliveryStatus.SUCCEEDED.value)) == 2
+
+
+async def test_another_refusal_ends_the_delivery_and_not_the_subscription(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("ada@example.com", "554 5.7.1 Not from you")
+    account = await scene.account()
+    subscription = await scene.subscription(account, "ada@example.com")
+    async with scene.worker():
+        await scene.happen(account)
+        await scene.settled()
+    (delivery,) = await scene.deliveries()
+    assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.EXHAUSTED.value, 1)
+    assert (await scene.row(EmailSubscription, subscription)).status == EmailSubscriptionStatus.ACTIVE.value
+
+
+async def queue(scene: Scene, account_id: str, recipient: str, subject: str = "Your code") -> str:
+    mail = mails.outgoing(
+        scene.services.keyring,
+        account_id,
+        recipient,
+        mails.Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>"),
+    )
+    async with scene.database.transaction() as session:
+        session.add(mail)
+    return mail.id
+
+
+async def outgoing_done(scene: Scene) -> bool:
+    async with scene.database.reading() as session:
+        waiting = select(OutgoingMail.id).where(OutgoingMail.due_at.is_not(None))  # type: ignore
+        return (await session.execute(waiting)).first() is None
+
+
+async def test_other_mails_are_sent_and_forgotten(scene: Scene, smtp_sink: SmtpSink) -> None:
+    smtp_sink.refuse("ada@example.com", "450 4.2.1 Busy", times=1)
+    account = await scene.account()
+    mail_id = await queue(scene, account, "ada@example.com")
+    async with scene.worker() as worker:
+        await scene.until(lambda: outgoing_done(scene))
+        assert worker.outgoing.sent == 1
+    (mail,) = smtp_sink.mails
+    assert (mail.subject, mail.text) == ("Your code", "It is 123456.\n")
+    assert mail.message["message-id"] == f"<{mail_id}@mail.example>"
+    assert "list-unsubscribe" not in mail.message
+    row = await scene.row(OutgoingMail, mail_id)
+    assert (row.attempts_made, row.content_encrypted, row.due_at, row.error) == (2, None, None, None)
+
+
+async def test_other_mails_that_are_refused_are_given_up(scene: Scene, smtp_sink: SmtpSink) -> None:
+    smtp_sink.refuse("gone@example.com")
+    account = await scene.account()
+    mail_id = await queue(scene, account, "gone@example.com")
+    async with scene.worker():
+        await scene.until(lambda: outgoing_done(scene))
+    row = await scene.row(OutgoingMail, mail_id)
+    assert (row.attempts_made, row.content_encrypted) == (1, None)
+    assert row.error == "The mail server answered 550: 5.1.1 No such mailbox"
+
+
+async def test_several_workers_send_each_other_mail_once(scene: Scene, smtp_sink: SmtpSink) -> None:
+    account = await scene.account()
+    for number in range(20):
+        await queue(scene, account, "ada@example.com", f"Mail {number}")
+    async with scene.worker(), scene.worker(), scene.worker():
+        await scene.until(lambda: outgoing_done(scene))
+    assert sorted(mail.subject for mail in smtp_sink.mails) == sorted(f"Mail {one}" for one in range(20))
+
+
+def test_only_our_own_token_unsubscribes(scene: Scene) -> None:
+    keyring = scene.services.keyring
+    token = unsubscribe_token(keyring, "ems_1")
+    assert verified_subscription(keyring, token) == "ems_1"
+    for wrong in (
+        "",
+        "ems_1",
+        "ems_1.",
+        "ems_1.AAAA",
+        token.replace("ems_1", "ems_2"),
+        token[:-4],
+        token + "é",
+    ):
+        assert verified_subscription(keyring, wrong) is None

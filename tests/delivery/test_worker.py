@@ -1,0 +1,212 @@
+"""Workers that crash, stop, come in numbers or lose their database: every event arrives, and is recorded once."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.delivery.channels import FIRST_LIMIT
+from app.delivery.models import DeliveryStatus, Lane, Replay
+from app.worker import Worker
+from tests.delivery.scene import Scene, open_scene
+from tests.services.postgres import Postgres
+from tests.services.receiver import Answer, Receiver
+
+KILLED_AT = [
+    "dispatch.before_commit",
+    "dispatch.committed",
+    "send.claimed",
+    "send.before_request",
+    "send.response",
+    "send.before_record",
+    "send.recorded",
+]
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(database_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
+        yield opened
+
+
+def ids(receiver: Receiver, path: str = "/") -> Counter[str]:
+    """How often each event arrived."""
+    return Counter(request.headers["webhook-id"] for request in receiver.to(path))
+
+
+async def crash(scene: Scene, point: str) -> None:
+    """Run a worker that drops dead at the point, whatever it holds."""
+    worker = Worker(scene.services, scene.doorbell)
+    running = asyncio.create_task(worker.run())
+    scene.points.on[point] = running.cancel
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    del scene.points.on[point]
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
+async def test_a_crash_at_any_point_loses_nothing(scene: Scene, receiver: Receiver, point: str) -> None:
+    account = await scene.account()
+    await scene.endpoint(account, receiver.url())
+    events = await scene.happen(account, 20)
+    await crash(scene, point)
+    await scene.run_out_leases()
+    async with scene.worker() as worker:
+        await scene.settled()
+    arrived = ids(receiver)
+    assert arrived.keys() == {one.id for one in events}
+    # Only what was on its way, and not yet recorded, may come twice.
+    assert sum(arrived.values()) - 20 <= FIRST_LIMIT
+    deliveries = await scene.deliveries()
+    assert [one.status for one in deliveries] == [DeliveryStatus.SUCCEEDED.value] * 20
+    for one in deliveries:
+        assert len(await scene.attempts(one.id)) == one.attempts_made == 1
+    assert worker.failures == 0
+
+
+async def test_a_lease_that_runs_out_is_taken_over(database_url: str, receiver: Receiver) -> None:
+    async with open_scene(database_url, webhook_timeout=0.2) as scene:
+        account = await scene.account()
+        await scene.endpoint(account, receiver.url())
+        (event,) = await scene.happen(account)
+        await crash(scene, "send.before_record")
+        (held,) = await scene.deliveries()
+        assert held.leased_until is not None
+        async with scene.worker():
+            await scene.settled()
+        (delivery,) = await scene.deliveries()
+        (attempt,) = await scene.attempts(delivery.id)
+        assert attempt.at >= held.leased_until
+        assert (delivery.fence, ids(receiver)) == (2, {event.id: 2})
+
+
+async def test_what_comes_after_the_lease_is_not_recorded(scene: Scene, receiver: Receiver) -> None:
+    receiver.plan(Answer(500, hold=True))
+    account = await scene.account()
+    await scene.endpoint(account, receiver.url())
+    async with scene.worker() as slow:
+        await scene.happen(account)
+        await receiver.wait_for(1)
+        await scene.run_out_leases()
+        async with scene.worker() as quick:
+            await scene.settled()
+            receiver.release()
+            await scene.until(lambda: _lost(slow))
+            assert quick.webhooks.leases_lost == 0
+    (delivery,) = await scene.deliveries()
+    assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.SUCCEEDED.value, 1)
+    assert [one.outcome for one in await scene.attempts(delivery.id)] == ["SUCCEEDED"]
+
+
+async def _lost(worker: Worker) -> bool:
+    return worker.webhooks.leases_lost == 1
+
+
+async def test_workers_side_by_side_claim_each_delivery_once(scene: Scene, receiver: Receiver) -> None:
+    accounts = [await scene.account() for _ in range(3)]
+    for account in accounts:
+        await scene.endpoint(account, receiver.url(f"/{account}"))
+    async with scene.worker() as first, scene.worker() as second:
+        for _ in range(5):
+            for account in accounts:
+                await scene.happen(account, 40)
+        await scene.settled()
+    for account in accounts:
+        assert set(ids(receiver, f"/{account}").values()) == {1}
+        assert len(ids(receiver, f"/{account}")) == 200
+    deliveries = await scene.deliveries()
+    assert {(one.status, one.fence) for one in deliveries} == {(DeliveryStatus.SUCCEEDED.value, 1)}
+    assert first.webhooks.recorded + second.webhooks.recorded == 600
+    assert first.webhooks.leases_lost == second.webhooks.leases_lost == 0
+
+
+async def test_a_stop_finishes_what_is_in_flight_and_gives_back_the_rest(
+    scene: Scene, receiver: Receiver
+) -> None:
+    receiver.default = Answer(hold=True)
+    account = await scene.account()
+    await scene.endpoint(account, receiver.url())
+    async with scene.worker() as worker:
+        await scene.happen(account, 30)
+        await receiver.wait_for(int(FIRST_LIMIT))
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        receiver.release()
+        await stopping
+        deliveries = await scene.deliveries()
+        done = [one for one in deliveries if one.status == DeliveryStatus.SUCCEEDED.value]
+        assert len(done) == len(receiver.requests) == FIRST_LIMIT
+        # Nothing is held any more, so that another worker goes on at once.
+        assert {one.leased_until for one in deliveries} == {None}
+    async with scene.worker():
+        await scene.settled()
+    assert set(ids(receiver).values()) == {1}
+    assert len(receiver.requests) == 30
+
+
+async def test_a_stop_waits_no_longer_than_it_may(
+    scene: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.worker.DRAIN_SECONDS", 0.1)
+    receiver.default = Answer(hold=True)
+    account = await scene.account()
+    await scene.endpoint(account, receiver.url())
+    async with scene.worker() as worker:
+        await scene.happen(account)
+        await receiver.wait_for(1)
+        await worker.stop()
+    (delivery,) = await scene.deliveries()
+    assert (delivery.status, delivery.leased_until) == (DeliveryStatus.PENDING.value, None)
+    assert await scene.attempts(delivery.id) == []
+
+
+async def test_a_worker_can_be_stopped_before_it_runs(scene: Scene) -> None:
+    worker = Worker(scene.services, scene.doorbell)
+    await worker.stop()
+    await worker.run()
+
+
+async def test_a_replay_does_not_delay_a_fresh_event(scene: Scene, receiver: Receiver) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, receiver.url())
+    await scene.happen(account, 400)
+    last = 401
+    async with scene.worker():
+        await scene.settled()
+        receiver.clear()
+        async with scene.database.transaction() as session:
+            session.add(Replay(account_id=account, webhook_endpoint_id=endpoint.id, position=0, through=last))
+        await scene.points.wait_for("replay.committed")
+        (fresh,) = await scene.happen(account)
+        await scene.settled()
+    order = [request.headers["webhook-id"] for request in receiver.requests]
+    assert len(order) == 401
+    # It did not wait for the replay's end, although the replay came first.
+    assert fresh.id in order[:-1]
+    assert len(await scene.deliveries(lane=Lane.REPLAY)) == 400
+
+
+async def test_a_database_that_restarts_stops_nothing(postgres: Postgres, receiver: Receiver) -> None:
+    url = await postgres.create_database()
+    async with open_scene(url, webhook_timeout=1) as scene:
+        account = await scene.account()
+        await scene.endpoint(account, receiver.url())
+        receiver.plan(Answer(hold=True))
+        async with scene.worker() as worker:
+            (first,) = await scene.happen(account)
+            await receiver.wait_for(1)
+            postgres.stop()
+            receiver.release()
+            await scene.until(lambda: _failed(worker))
+            postgres.start()
+            (second,) = await scene.happen(account)
+            await scene.settled()
+            assert ids(receiver).keys() == {first.id, second.id}
+            assert [one.status for one in await scene.deliveries()] == [DeliveryStatus.SUCCEEDED.value] * 2
+    await postgres.drop_database(url)
+
+
+async def _failed(worker: Worker) -> bool:
+    await asyncio.sleep(0.05)
+    return worker.failures > 0
