@@ -54,10 +54,12 @@ class Worker:
         transport: Transport | None = None,
         mailer: Mailer | None = None,
         worker_id: str | None = None,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         settings, database, keyring = services.settings, services.database, services.keyring
         self.id = worker_id or f"worker_{secrets.token_hex(4)}"
         self._doorbell = doorbell
+        self._drain_seconds = drain_seconds
         self._own: list[Transport | Mailer] = []
         transport = transport or self._owned(Transport(settings.webhook_allow_networks))
         mailer = mailer or self._owned(_mailer(settings))
@@ -98,7 +100,7 @@ class Worker:
                 await self._stopping.wait()
                 listening.cancel()
                 await self._end(background, BACKGROUND_SECONDS)
-                await self._end(sending, DRAIN_SECONDS + RECORD_SECONDS)
+                await self._end(sending, self._drain_seconds + RECORD_SECONDS)
         finally:
             for part in self._own:
                 await part.aclose()
@@ -112,7 +114,7 @@ class Worker:
             for loop in self._loops:
                 loop.stop()
             for sender in self._senders:
-                sender.stop(DRAIN_SECONDS)
+                sender.stop(self._drain_seconds)
         if self._is_running:
             await self._ended.wait()
 

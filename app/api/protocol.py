@@ -36,7 +36,7 @@ class Closing(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
-        self.reason = reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+        self.reason = reason.encode(errors="replace")[:LONGEST_REASON].decode(errors="ignore")
 
 
 @dataclass(frozen=True)

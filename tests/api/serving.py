@@ -144,6 +144,8 @@ async def serving(
         limiter = RateLimiter(world.services.settings.rate_limit)
         live = Live(world.services, world.engine, world.authenticator, limiter, hub.hub, timing)
         listener = socket.socket()
+        # The kernel would keep megabytes for a client that reads nothing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             application(live),

@@ -191,6 +191,11 @@ async def test_an_id_in_use_closes_4409(served: Serving, account: TestAccount) -
         await client.subscribe(identifier="twice")
         await client.subscribe(identifier="twice")
         assert await client.closed() == (4409, "Subscriber for twice already exists")
+    async with served.connect(account.key) as client:
+        await client.subscribe(identifier="\ud800" * 200)
+        await client.subscribe(identifier="\ud800" * 200)
+        code, reason = await client.closed()
+        assert (code, reason) == (4409, "Subscriber for " + "?" * 108)
 
 
 async def test_ping_is_answered_at_any_time(served: Serving, account: TestAccount) -> None:
@@ -198,7 +203,7 @@ async def test_ping_is_answered_at_any_time(served: Serving, account: TestAccoun
         await client.settled()
         await client.say(type="ping", payload=None)
         assert await client.hear() == {"type": "pong"}
-        payload = {"n": 1, "f": 0.5, "text": "\ud83d\ude00 é \ud800", "list": [None, True]}
+        payload = {"n": 1, "f": 0.5, "text": "😀 é \ud800", "list": [None, True]}
         await client.say(type="ping", payload=payload)
         assert await client.hear() == {"type": "pong", "payload": payload}
         await client.say(type="pong")
