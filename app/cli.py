@@ -10,9 +10,12 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from pydantic import ValidationError
 
+from app import listen as listening
+from app import trigger as triggering
 from app.accounts import actions as accounts
 from app.api.schema import schema_text
 from app.auth.actor import Actor, Scope
+from app.client import NAMES, Address, Api, ClientError
 from app.consents import decisions
 from app.consents.models import HostedConsent
 from app.crypto import Keyring
@@ -24,6 +27,7 @@ from app.settings import Settings
 from app.telemetry import configure_logs
 
 T = TypeVar("T")
+INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
 SCHEMA_FILE = Path(__file__).parents[1] / "schema.graphql"
 
 app = typer.Typer(
@@ -39,6 +43,10 @@ app.add_typer(consents_app, name="consents")
 
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")]
+ServerUrl = Annotated[str, typer.Option("--url", help="Where the server is.")]
+ServerKey = Annotated[
+    str | None, typer.Option("--key", envvar="VOLTWIRE_API_KEY", help="An API key or stream token.")
+]
 
 
 @app.command()
@@ -103,6 +111,50 @@ def revoke_consent(
     typer.echo(f"Revoked {_with_database(revoke)}.")
 
 
+@app.command()
+def listen(
+    url: ServerUrl = "http://127.0.0.1:8000",
+    key: ServerKey = None,
+    types: Annotated[
+        str | None, typer.Option(help='Only these, as in "meter.*,user.created"; all if left out.')
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Begin after this event; from now on if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    forward_to: Annotated[
+        str | None, typer.Option(metavar="URL", help="POST each event there as well, signed as a webhook.")
+    ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(metavar="WHSEC", help="Sign forwarded events with this; else with a new one."),
+    ] = None,
+) -> None:
+    """Follow an account's events until Ctrl-C, over lost connections too."""
+    wishes = listening.Wishes(types, after, as_json, forward_to, secret)
+
+    def notice(text: str) -> None:
+        typer.echo(text, err=True)
+
+    _as_client(lambda: listening.listen(Address.parse(url), key, wishes, out=typer.echo, notice=notice))
+
+
+@app.command()
+def trigger(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(NAMES)}.")],
+    url: ServerUrl = "http://127.0.0.1:8000",
+    key: ServerKey = None,
+) -> None:
+    """Make an event happen by a real change, to a demo customer of its own."""
+
+    async def run() -> None:
+        kind = triggering.event_type(event)
+        async with Api(Address.parse(url), key) as api:
+            await triggering.trigger(api, kind, typer.echo)
+
+    _as_client(run)
+
+
 @app.command(hidden=True)
 def schema(
     check: Annotated[
@@ -147,6 +199,16 @@ def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         _fail("\n".join(one.message for one in error.refusals))
     except Refusal as error:
         _fail(error.message)
+
+
+def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what calls a server; what goes wrong is said, with exit code 1."""
+    try:
+        asyncio.run(act())
+    except ClientError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _fail(message: str) -> NoReturn:

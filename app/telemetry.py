@@ -9,6 +9,7 @@ import sys
 
 import structlog
 
+
 def configure_logs() -> None:
     """Log lines go to stderr, also those of the libraries, from INFO up."""
     shared: list[structlog.typing.Processor] = [
@@ -39,4 +40,3 @@ def configure_logs() -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for chatty in ("httpx", "aiosqlite", "alembic", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-

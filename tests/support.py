@@ -18,7 +18,7 @@ from app.database import Database
 from app.migrations import migrate
 from app.settings import Settings
 
-SECRET = "a secret key that only the tests use"  # noqa: S105 - a test's
+SECRET = "a secret key that only the tests use"
 
 
 @cache

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 
+import app.emails  # noqa: F401 - registers the wording of the features' mails
 from app.accounts.graphql import AccountMutations, AccountQueries
 from app.api.context import Info
 from app.api.nodes import Node, find_node

@@ -64,16 +64,25 @@ class Channel:
 
     @property
     def window(self) -> int:
-        """How many deliveries to hold at most."""
+        """How many deliveries to hold, sent ones included."""
         if self.is_suspect or self.pace is None:
             return int(self.limit)
         ahead = min(max(CLAIMED_AHEAD_SECONDS / max(self.pace, 0.001), 1), MOST_AHEAD)
         return int(self.limit * ahead)
 
-    def room(self) -> int:
-        """How many deliveries to claim now; 0 until half of the window is free, so that claims are batches."""
-        free = self.window - self.held
-        return free if free * 2 >= self.window else 0
+    def room(self, lane: int) -> int:
+        """How many deliveries to claim for a lane now, whatever the other lanes hold.
+
+        0 until half of what the lane may hold is free, so that claims are batches.
+        """
+        # Of each lane one is at hand when a place is free, except where it might wait for long.
+        most = max(self.window - self.in_flight, 0 if self.is_suspect else 1)
+        free = most - len(self.queues[lane])
+        return free if free * 2 >= most else 0
+
+    def claimable(self) -> list[int]:
+        """The lanes to claim for."""
+        return [lane for lane in sorted(self.due) if self.room(lane) > 0]
 
     def is_paused(self, now: float) -> bool:
         return now < self.paused_until
@@ -155,17 +164,15 @@ class Channels:
 
         A lane that is planned counts as done; mark it again if it gave as much as was wanted.
         """
-        ready = [channel for channel in self._due if not channel.is_paused(now) and channel.room()]
+        ready = [channel for channel in self._due if not channel.is_paused(now) and channel.claimable()]
         chosen = list(itertools.islice(_by_turns(ready), LANES_AT_ONCE))
-        most = max(budget // max(sum(len(channel.due) for channel in chosen), 1), 1)
+        lanes = [(channel, lane) for channel in chosen for lane in channel.claimable()]
+        most = max(budget // max(len(lanes), 1), 1)
         wanted = []
+        for channel, lane in lanes[:budget]:
+            wanted.append(Wanted(channel.id, lane, min(channel.room(lane), most)))
+            channel.due.discard(lane)
         for channel in chosen:
-            share = min(max(channel.room() // len(channel.due), 1), most)
-            for lane in sorted(channel.due):
-                if budget > 0:
-                    wanted.append(Wanted(channel.id, lane, min(share, budget)))
-                    channel.due.discard(lane)
-                    budget -= share
             del self._due[channel]
             if channel.due:
                 self._due[channel] = None
@@ -178,8 +185,7 @@ class Channels:
 
     def has_room(self, destination_id: str) -> bool:
         """Whether a claim for this destination would make sense now."""
-        channel = self[destination_id]
-        return bool(channel.due) and channel.room() > 0
+        return bool(self[destination_id].claimable())
 
     def add(self, claim: Claim) -> None:
         """Queue a claimed delivery."""

@@ -6,7 +6,7 @@ nested objects as they are now; `data` is as of the event.
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import strawberry
 from sqlalchemy import select
@@ -138,7 +138,7 @@ class EventTypeInfo:
 @strawberry.type
 class EventQueries:
     @strawberry.field
-    async def event(self, info: Info, id: strawberry.ID) -> Event | None:  # noqa: A002
+    async def event(self, info: Info, id: strawberry.ID) -> Event | None:
         return await find_event(info.context, info.context.viewer, id)
 
     @strawberry.field(description="The log, oldest first.")
@@ -149,7 +149,7 @@ class EventQueries:
         after: str | None = None,
         last: int | None = None,
         before: str | None = None,
-        filter: EventFilter | None = None,  # noqa: A002
+        filter: EventFilter | None = None,
     ) -> Connection[Event]:
         context, viewer = info.context, info.context.viewer
         stream = await stream_of(context, viewer)

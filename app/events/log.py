@@ -147,7 +147,7 @@ async def page(
     after: int,
     through: int,
     limit: int,
-    filter: EventFilter | None = None,  # noqa: A002 - the contract's own word
+    filter: EventFilter | None = None,
 ) -> list[EventRecord]:
     """At most `limit` events that the actor may see and the filter takes, after one sequence through another."""
     statement = visible(select(EventRecord), actor).where(

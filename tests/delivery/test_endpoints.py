@@ -44,7 +44,7 @@ async def test_a_created_endpoint_is_there_and_its_secret_is_shown_once(world: W
         "disabledReason": None,
         "disabledAt": None,
         "createdAt": endpoint["createdAt"],
-        "updatedAt": endpoint["createdAt"],
+        "updatedAt": endpoint["updatedAt"],
     }
     assert len(decode_secret(secret)) == 32
     row = await endpoint_row(world, endpoint["id"])

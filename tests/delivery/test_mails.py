@@ -214,7 +214,8 @@ async def test_nobodys_name_breaks_out_of_its_place(world: World, tmp_path: Path
     assert "script" not in Links(mail.html).tags
     message = await story.eml(mail, tmp_path)
     assert message["Bcc"] is None
-    assert message["Subject"] == mail.subject
+    # The standard library's folding may add a space before an encoded word.
+    assert " ".join(message["Subject"].split()) == mail.subject
     assert message.get_all("To") == ["grace@example.com"]
 
 

@@ -97,6 +97,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_deliveries_event", "deliveries", ["account_id", "event_sequence"], unique=False)
     op.create_index("ix_deliveries_page", "deliveries", ["account_id", "id"], unique=False)
+    op.create_index(
+        "ix_deliveries_replay",
+        "deliveries",
+        ["replay_id"],
+        unique=False,
+        sqlite_where=sa.text("replay_id <> ''"),
+        postgresql_where=sa.text("replay_id <> ''"),
+    )
     op.create_table(
         "dispatch",
         sa.Column("account_id", Text, nullable=False),

@@ -1,0 +1,111 @@
+"""Clients that read slowly, nothing, or vanish, beside others that do not notice."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.api.live import Timing
+from app.api.outbox import FULL, LIVE_LIMIT
+from app.api.session import Session
+from app.auth.actor import Actor
+from tests.api.serving import Client, Serving, serving
+from tests.events.broadcasters import becomes
+from tests.support import TestAccount, World
+
+# About 16 KiB an event.
+WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in range(30)) + " } }"
+
+
+@asynccontextmanager
+async def small_client(served: Serving, key: str) -> AsyncIterator[Client]:
+    """A client that takes little before it is asked to."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.port))
+    async with served.connect(key, sock=sock, max_queue=1, write_limit=1024, close_timeout=1) as client:
+        yield client
+
+
+def session_of(served: Serving, number: int) -> Session:
+    stream = list(served.live._streams)[number]
+    assert isinstance(stream, Session)
+    return stream
+
+
+@pytest.fixture(params=[True, False], ids=["frames", "asgi"])
+def frames(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+async def test_a_slow_client_misses_nothing_and_holds_up_nobody(
+    served: Serving, account: TestAccount, actor: Actor
+) -> None:
+    async with small_client(served, account.key) as slow, served.connect(account.key) as quick:
+        await slow.subscribe(WIDE)
+        await quick.subscribe(WIDE)
+        await served.subscriptions(2)
+        for _ in range(10):
+            await served.hub.customers(actor, 20)
+            await quick.events(20)
+        outbox = session_of(served, 0).outbox
+        await becomes(lambda: outbox.unsent >= FULL)
+        # Whatever more happens, no more than that is kept for it.
+        await served.hub.customers(actor, 20)
+        await quick.events(20)
+        assert LIVE_LIMIT < outbox.unsent < FULL + 50_000
+        assert await slow.events(220) == list(range(2, 222))
+        await served.hub.customer(actor)
+        assert await slow.events(1) == await quick.events(1) == [222]
+
+
+async def test_a_client_that_takes_nothing_is_closed_with_1013(
+    frames: bool, small_world: World, account: TestAccount, actor: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=0.3)
+    async with serving(small_world, frames=frames, timing=timing) as served:
+        async with small_client(served, account.key) as stuck, served.connect(account.key) as quick:
+            await stuck.subscribe(WIDE)
+            await quick.subscribe(WIDE)
+            await served.subscriptions(2)
+            await served.hub.customers(actor, 200)
+            await quick.events(200)
+            await served.subscriptions(1)
+            assert served.live.closes == {1013: 1}
+            assert await stuck.closed() == (1013, "Too slow: resume from the last cursor")
+            await served.hub.customer(actor)
+            assert await quick.events(1) == [202]
+
+
+async def test_a_client_that_vanishes_leaves_nothing_behind(
+    served: Serving, account: TestAccount, actor: Actor
+) -> None:
+    async with small_client(served, account.key) as gone:
+        await gone.subscribe(WIDE)
+        await served.subscriptions(1)
+        await served.hub.customers(actor, 100)
+        await becomes(lambda: session_of(served, 0).outbox.unsent >= FULL)
+        gone.connection.transport.abort()
+    await served.subscriptions(0)
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_a_client_that_only_asks_is_read_no_faster_than_it_listens(
+    served: Serving, account: TestAccount
+) -> None:
+    async with small_client(served, account.key) as client:
+
+        async def ask() -> None:
+            for number in range(400):
+                await client.say(type="ping", payload={"n": number, "x": "x" * 10_000})
+
+        asking = asyncio.create_task(ask())
+        outbox = session_of(served, 0).outbox
+        await becomes(lambda: outbox.unsent >= FULL)
+        assert outbox.unsent < FULL + 20_000
+        for number in range(400):
+            assert (await client.hear())["payload"]["n"] == number
+        await asking
