@@ -7,8 +7,11 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import asyncpg
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from sqlalchemy.exc import DBAPIError
 
 from app import listen as listening
 from app import trigger as triggering
@@ -20,11 +23,13 @@ from app.consents import decisions
 from app.consents.models import HostedConsent
 from app.crypto import Keyring
 from app.database import Database
+from app.delivery.smtp import parse_smtp_url
 from app.errors import Refusal, Refusals, not_found
 from app.migrations import migrate as migrate_database
 from app.server import run_server, run_worker
 from app.settings import Settings
 from app.telemetry import configure_logs
+from app.worker import dkim_signer
 
 T = TypeVar("T")
 INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
@@ -52,19 +57,19 @@ ServerKey = Annotated[
 @app.command()
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API and the worker in one process."""
-    run_server(_settings(), host, port, with_worker=True)
+    run_server(_ready(), host, port, with_worker=True)
 
 
 @app.command()
 def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API alone; workers run apart."""
-    run_server(_settings(), host, port, with_worker=False)
+    run_server(_ready(), host, port, with_worker=False)
 
 
 @app.command()
 def worker() -> None:
     """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
-    run_worker(_settings())
+    run_worker(_ready())
 
 
 @app.command()
@@ -170,24 +175,51 @@ def schema(
 
 
 def _settings() -> Settings:
+    """The settings, each of them tried as far as that can be done alone."""
     configure_logs()
     try:
         settings = Settings()
-        Keyring(settings.secret_keys)
     except ValidationError as error:
-        problems = [f"VOLTWIRE_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
-        _fail("\n".join(problems))
-    except (ValueError, OSError) as error:
+        _fail("\n".join(_problem(one) for one in error.errors()))
+    try:
+        Keyring(settings.secret_keys)
+    except ValueError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}.")
+    _try("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
+    _try("VOLTWIRE_DKIM_KEY", lambda: dkim_signer(settings))
     return settings
 
 
-def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
-    """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
+def _try(variable: str, use: Callable[[], Any]) -> None:
+    try:
+        use()
+    except ValueError as error:
+        _fail(f"{variable}: {error}")
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One wrong value as `VOLTWIRE_NAME: what it must be`; what several have to do with each other names them itself."""
+    sentence = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    return f"VOLTWIRE_{str(error['loc'][0]).upper()}: {sentence}" if error["loc"] else sentence
+
+
+def _ready() -> Settings:
+    """The settings, once the database they name has this version's tables."""
     settings = _settings()
+    _with_database(migrate_database, settings)
+    return settings
+
+
+def _with_database(
+    act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None
+) -> T:
+    """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
+    chosen = settings or _settings()
 
     async def run() -> T:
-        database = Database(settings.database)
+        database = Database(chosen.database)
         try:
             return await act(database)
         finally:
@@ -199,6 +231,10 @@ def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         _fail("\n".join(one.message for one in error.refusals))
     except Refusal as error:
         _fail(error.message)
+    except (DBAPIError, asyncpg.PostgresError, OSError) as error:
+        # By its first line only: more of it may quote what was to be written.
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0].rstrip(".")
+        _fail(f"VOLTWIRE_DATABASE_URL: the database cannot be used: {reason}.")
 
 
 def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -30,9 +30,7 @@ LONGEST_WAIT: Final = 15.0
 LARGEST_MESSAGE: Final = 16 * 1024 * 1024
 NAMES: Final = tuple(kind.value for kind in EventType)
 
-WRONG_KEY: Final = (
-    "The server refuses this key: it is wrong, expired or revoked. Give a live one with --key or VOLTWIRE_API_KEY."
-)
+WRONG_KEY: Final = "The server refuses this key: give a live one with --key or VOLTWIRE_API_KEY."
 SUBSCRIPTION: Final = """
 subscription ($after: String, $types: [EventType!]) {
   events(after: $after, filter: {types: $types}) { id name sequence cursor occurredAt data }
@@ -58,11 +56,12 @@ class Address:
             given = f"http://{given}"
         try:
             parts = urlsplit(given)
-            usable = parts.hostname and (parts.port is None or parts.port > 0)
+            named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
         except ValueError:
             raise ClientError(f"{text} is not an address: write it as http://127.0.0.1:8000.") from None
         scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-        if not usable or scheme not in ("http", "https") or parts.query or parts.fragment or "@" in parts.netloc:
+        plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+        if not named or not plain or scheme not in ("http", "https"):
             raise ClientError(f"{text} is not an address of a server: write it as http://127.0.0.1:8000.")
         path = parts.path.rstrip("/").removesuffix("/graphql").rstrip("/")
         return cls(f"{scheme}://{parts.netloc}{path}")
@@ -118,7 +117,7 @@ class Api:
             ) from None
         except httpx.HTTPError as error:
             raise ClientError(
-                f"Nothing answers at {self.address.base} ({error or type(error).__name__}): start the server with "
+                f"Nothing answers at {self.address.base} ({str(error) or type(error).__name__}): start the server with "
                 "./scripts/serve, or say where it is with --url."
             ) from None
         return self._data(response)

@@ -61,9 +61,12 @@ class Forwarder:
 
     def __init__(self, url: str, secret: str | None = None) -> None:
         """Raises ClientError for what is no URL or no signing secret."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ClientError(f"{url} is not a URL to forward to: write it as http://127.0.0.1:3000/webhooks.")
+            raise ClientError(f"{url} cannot be forwarded to: write it as http://127.0.0.1:3000/webhooks.")
         try:
             self.secret = secret or signing.new_secret()
             signing.decode_secret(self.secret)
@@ -98,7 +101,7 @@ class Forwarder:
         except httpx.TimeoutException:
             return f"no answer within {FORWARD_WITHIN:.0f} s"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return f"failed, {error or type(error).__name__}"
+            return f"failed, {str(error) or type(error).__name__}"
         return f"HTTP {response.status_code} in {(time.perf_counter() - began) * 1000:.0f} ms"
 
 
@@ -146,7 +149,9 @@ def facts(name: str, data: dict[str, Any]) -> str:
         case "customer.created" | "user.created":
             text = f"{data['name']}, {data['email']}"
         case "hosted_consent.approved":
-            text = f"by {data['consenteeFullName'] or 'a document'}, for {_meters(data)}, until {data['expiry']}"
+            text = (
+                f"by {data['consenteeFullName'] or 'a document'}, for {_meters(data)}, until {data['expiry']}"
+            )
         case "hosted_consent.revoked":
             text = f"{data['revocationReason'] or 'no reason given'}, for {_meters(data)}"
         case "api_keys.rotated":

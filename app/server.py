@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+from types import FrameType
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -28,6 +30,11 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._process.drain()
         await super().shutdown(sockets)
+
+
+def _end_well(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Before uvicorn listens for signals there is nothing to drain; after it has drained it sends itself one more."""
+    raise SystemExit(0)
 
 
 def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
@@ -58,6 +65,8 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         graphql=f"http://{shown}:{bound}/graphql",
         worker=with_worker,
     )
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _end_well)
     Server(config, process).run(sockets=[listener])
 
 

@@ -13,7 +13,8 @@ from app.delivery.retry import Fate, Verdict
 from app.delivery.sql import Sql, rows
 
 # What was cancelled or begun anew while the attempt was under way stays so, unless the attempt was the one that
-# succeeded. The rows are locked in the order of their ids, as everywhere, so that none waits in a circle.
+# succeeded. The rows are locked in the order of their ids, as everywhere, so that none waits in a circle. An attempt is
+# recorded once, also when a commit whose answer was lost is tried again.
 _KEPT = """
     given.status <> 'SUCCEEDED' AND (deliveries.schedule_start <> given.schedule_start
         OR (deliveries.due_at IS NULL AND given.status = 'FAILED'))
@@ -33,6 +34,7 @@ _FINISH = Sql(
         SELECT given.* FROM @rows(id text, fence bigint, attempt bigint, schedule_start bigint, status text,
             lane bigint, delay float8)
         JOIN deliveries AS held ON held.id = given.id AND held.fence = given.fence
+            AND held.attempts_made < given.attempt
         ORDER BY held.id @lock(held)
     ) AS given
     WHERE deliveries.id = given.id

@@ -96,6 +96,7 @@ class Sender:
         self._all_recorded = asyncio.Event()
         self._next_look = 0.0
         self._grace = 0.0
+        self._is_stopping = False
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self.seconds_in_flight = 0.0
@@ -144,6 +145,7 @@ class Sender:
     def stop(self, seconds: float) -> None:
         """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
         self._grace = seconds
+        self._is_stopping = True
         self._claiming.stop()
 
     # Claiming
@@ -247,6 +249,8 @@ class Sender:
     # Sending
 
     def _send(self) -> None:
+        if self._is_stopping:
+            return
         latest = time.monotonic() + self._carrier.timeout + RECORDING_SECONDS
         for claim in self._channels.next_sends():
             if claim.expires_at < latest:
@@ -340,7 +344,9 @@ class Sender:
         points.reach("send.recorded")
         del self._results[: len(results)], self._given_back[: len(given_back)]
         self.recorded += len(held)
-        soonest = min((one.verdict.delay for one in results if one.verdict.delay is not None), default=LOOK_EVERY)
+        soonest = min(
+            (one.verdict.delay for one in results if one.verdict.delay is not None), default=LOOK_EVERY
+        )
         self._next_look = min(self._next_look, time.monotonic() + soonest)
         self._count_lost(results, held)
         for claim in given_back:

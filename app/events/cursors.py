@@ -1,7 +1,8 @@
 """Cursors of the event log: opaque, authenticated, bound to the account and the log's epoch.
 
-A cursor is a position, 13 bytes and a signature in base64url. Another account's, or one that was made up, is refused;
-one of another epoch, before the log's beginning or past its end is expired, which is told and never passed over in silence.
+A cursor is a position, the epoch and a signature in base64url. Another account's, or one that was made up, is refused.
+One of another epoch, from before the log's beginning or past its end is expired, which is told and never passed over
+in silence.
 """
 
 import base64

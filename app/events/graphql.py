@@ -105,7 +105,8 @@ async def find_event(context: Context, viewer: Actor, identifier: str) -> Event 
 
 
 @strawberry.input(
-    description="Match what the event recorded when it happened. OR within a list, AND across; [] matches nothing, null everything."
+    description="Match what the event recorded when it happened. OR within a list, AND across; [] matches nothing, "
+    "null everything."
 )
 class EventFilter:
     types: list[EventType] | None = None

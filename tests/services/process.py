@@ -54,6 +54,8 @@ class Service:
         self.folders: list[Path] = []
         self.folder = self.make_folder()
         self.log = self.folder / "server.log"
+        self.environment: dict[str, str] | None = None
+        """The server's environment variables; None: ours."""
         self.process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
@@ -149,7 +151,7 @@ class Service:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _as_user(self) -> dict[str, object]:
-        where: dict[str, object] = {"cwd": self.folder}
+        where: dict[str, object] = {"cwd": self.folder, "env": self.environment}
         if self.user:
             where |= {"user": self.user[0], "group": self.user[1], "extra_groups": []}
         return where
