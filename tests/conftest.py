@@ -1,12 +1,15 @@
 """Fixtures for every test: the real services, each started when the first test asks for it."""
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page
 
+from app.database import Database
+from app.migrations import migrate
 from tests.services.browser import chromium, find_chromium
 from tests.services.postgres import Postgres
 from tests.services.receiver import Receiver
@@ -90,8 +93,48 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     await context.close()
 
 
+@pytest.fixture(scope="session")
+async def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "voltwire.db"
+    await _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+async def migrated_postgres(postgres: Postgres) -> str:
+    """The name of a migrated PostgreSQL database, to be used as a template."""
+    url = await postgres.create_database()
+    await _migrate(url)
+    return url.rpartition("/")[2]
+
+
+async def _migrate(url: str) -> None:
+    database = Database(url)
+    await migrate(database)
+    await database.dispose()
+
+
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
+async def migrated_postgres_url(postgres: Postgres, migrated_postgres: str) -> AsyncIterator[str]:
+    """URL of a migrated PostgreSQL database of this test's own."""
+    url = await postgres.create_database(migrated_postgres)
+    yield url
+    await postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a migrated database of this test's own: a copy, for migrating each anew would take most of the time."""
+    if request.param == "sqlite":
+        path = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "voltwire.db")
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("migrated_postgres_url")
+    return url
+
+
+@pytest.fixture
+async def world(migrated_url: str) -> AsyncIterator[World]:
     """The API's engine over an empty database, once on SQLite and once on PostgreSQL."""
-    async with open_world(database_url) as opened:
+    async with open_world(migrated_url) as opened:
         yield opened

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from app.api.context import Context
 from app.auth.actor import Actor, visible
+from app.errors import BadUserInput
 from app.ids import is_id
 
 C = TypeVar("C", bound=type)
@@ -70,6 +71,15 @@ async def find(context: Context, viewer: Actor, model: type[M], identifier: str)
         return [found.get(one) for one in ids]
 
     return await context.loader(("find", model, viewer), load).load(identifier)
+
+
+async def find_owner(context: Context, viewer: Actor, model: type[Any], identifier: str) -> Any:
+    """What a row belongs to, as its GraphQL type. Raises BadUserInput where it was deleted since the row was read."""
+    row = await find(context, viewer, model, identifier)
+    if row is None:
+        # Only after a mutation, whose answer is read when it has committed; one read sees one state throughout.
+        raise BadUserInput(f"The {model.__name__.lower()} was deleted by another request meanwhile; read anew.")
+    return shown(row, viewer)
 
 
 async def find_node(context: Context, viewer: Actor, identifier: str) -> Any:

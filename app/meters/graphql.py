@@ -14,7 +14,7 @@ from app.api.context import Info
 from app.api.inputs import given
 from app.api.metadata import labels_contain
 from app.api.mutate import UserError, mutate
-from app.api.nodes import Node, find, shown, shows
+from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, page_of, page_request
 from app.api.scalars import Metadata
 from app.auth.actor import Actor, visible
@@ -96,8 +96,8 @@ class Meter(Node):
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer:
-        row = await find(info.context, self.viewer, CustomerRow, self.row.customer_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
+        found: Customer = await find_owner(info.context, self.viewer, CustomerRow, self.row.customer_id)
+        return found
 
     @strawberry.field
     async def hosted_consent(self, info: Info) -> LazyHostedConsent | None:
