@@ -23,6 +23,7 @@ from app.consents.terms import Terms
 from app.crypto import Keyring
 from app.delivery.models import OutgoingMail
 from app.errors import ErrorCode, Refusal
+from app.events.ring import work_due
 from app.web.render import render
 
 GOOD_FOR: Final = timedelta(minutes=10)
@@ -86,6 +87,7 @@ async def send_code(
         terms = await Terms.of(session, consent, privacy_contact)
         _remember(consent, keyring, consentee.email, code, at)
         session.add(_mail(consent, keyring, terms, code))
+        work_due(session, consent.account_id)
     await session.flush()
 
 

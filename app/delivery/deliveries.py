@@ -22,6 +22,7 @@ from app.delivery.models import (
 from app.errors import ErrorCode, Refusal, not_found
 from app.events.catalogue import EventType, event_class
 from app.events.models import EventRecord
+from app.events.ring import work_due
 from app.ids import new_id
 
 TEST_PREFIX: Final = "evt_test"
@@ -47,6 +48,7 @@ async def send_again(session: AsyncSession, actor: Actor, delivery_id: str) -> D
     delivery.lane = Lane.RETRY
     delivery.schedule_start = delivery.attempts_made
     delivery.due_at, delivery.leased_until, delivery.finished_at = now, None, None
+    work_due(session, actor.account_id)
     return delivery
 
 
@@ -67,6 +69,7 @@ async def send_test(session: AsyncSession, actor: Actor, endpoint_id: str, kind:
     )
     session.add(delivery)
     await session.flush()
+    work_due(session, actor.account_id)
     return delivery
 
 

@@ -22,6 +22,7 @@ from app.delivery.mime import plain_address
 from app.delivery.models import EmailSubscription, EmailSubscriptionStatus
 from app.errors import ErrorCode, Refusal, not_found
 from app.events import log
+from app.events.ring import work_due
 
 MAX_SUBSCRIPTIONS: Final = 1000
 CONFIRM_WITHIN: Final = timedelta(hours=48)
@@ -177,6 +178,7 @@ async def _ask(session: AsyncSession, post: Post, subscription: EmailSubscriptio
     link = f"{post.public_url}/email-subscriptions/confirm/{token}"
     mail = await mails.confirmation_mail(session, subscription, link, subscription.confirm_until)
     session.add(mails.outgoing(post.keyring, subscription.account_id, subscription.email, mail))
+    work_due(session, subscription.account_id)
     await session.flush()
 
 

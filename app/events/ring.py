@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self
 
 import orjson
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points
-from app.database import Database
+from app.database import Database, announce
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import EventRecord
@@ -24,6 +25,18 @@ LARGEST: Final = 7_500
 """Bytes that every broadcaster carries; PostgreSQL's NOTIFY is the narrowest."""
 # More events than this never fit, so they are not even kept until the message is made.
 MOST_EVENTS: Final = 60
+
+
+@dataclass(frozen=True)
+class WorkDue:
+    """Announced by a transaction that made work for a worker beside events: a mail, a retry, a test event."""
+
+    account_id: str
+
+
+def work_due(session: AsyncSession, account_id: str) -> None:
+    """Let a worker look when this transaction has committed, instead of at its next turn."""
+    announce(session, [WorkDue(account_id)])
 
 
 def channel_of(account_id: str) -> str:
@@ -127,6 +140,8 @@ class Ring:
         self._doorbell = doorbell
         self._local = local
         self._waiting: dict[str, _Waiting] = {}
+        # Accounts that a worker is yet to be told of.
+        self._due: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         database.on_commit(self._committed)
 
@@ -146,6 +161,10 @@ class Ring:
         for item in items:
             if isinstance(item, Appended):
                 by_account.setdefault(item.record.account_id, []).append(item)
+            elif isinstance(item, WorkDue) and item.account_id not in self._tasks:
+                self._tasks[item.account_id] = asyncio.create_task(
+                    self._publish(item.account_id), name="ring"
+                )
         for account_id, events in by_account.items():
             if self._local is not None:
                 self._local.committed(account_id, events)
@@ -154,14 +173,20 @@ class Ring:
     def _add(self, account_id: str, events: list[Appended]) -> None:
         sequence = events[0].record.sequence
         self._waiting.setdefault(account_id, _Waiting(sequence, sequence)).add(events)
+        self._due.add(account_id)
+        self._start(account_id)
+
+    def _start(self, account_id: str) -> None:
         if account_id not in self._tasks:
             self._tasks[account_id] = asyncio.create_task(self._publish(account_id), name="ring")
 
     async def _publish(self, account_id: str) -> None:
         try:
-            while waiting := self._waiting.pop(account_id, None):
+            while account_id in self._due:
+                self._due.discard(account_id)
                 points.reach("publish.before")
-                await self._doorbell.publish(channel_of(account_id), waiting.growth().encode())
+                if waiting := self._waiting.pop(account_id, None):
+                    await self._doorbell.publish(channel_of(account_id), waiting.growth().encode())
                 await self._doorbell.publish(DISPATCH_CHANNEL, account_id)
                 points.reach("publish.done")
         finally:
