@@ -23,13 +23,13 @@ from app.consents import decisions
 from app.consents.models import HostedConsent
 from app.crypto import Keyring
 from app.database import Database
+from app.delivery.mime import load_dkim
 from app.delivery.smtp import parse_smtp_url
 from app.errors import Refusal, Refusals, not_found
 from app.migrations import migrate as migrate_database
 from app.server import run_server, run_worker
 from app.settings import Settings
 from app.telemetry import configure_logs
-from app.worker import dkim_signer
 
 T = TypeVar("T")
 INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
@@ -188,7 +188,13 @@ def _settings() -> Settings:
     except OSError as error:
         _fail(f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}.")
     _try("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
-    _try("VOLTWIRE_DKIM_KEY", lambda: dkim_signer(settings))
+    _try(
+        "VOLTWIRE_DKIM_KEY",
+        lambda: (
+            settings.dkim_key
+            and load_dkim(str(settings.dkim_domain), str(settings.dkim_selector), settings.dkim_key)
+        ),
+    )
     return settings
 
 
@@ -200,7 +206,7 @@ def _try(variable: str, use: Callable[[], Any]) -> None:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """One wrong value as `VOLTWIRE_NAME: what it must be`; what several have to do with each other names them itself."""
+    """One wrong value as `VOLTWIRE_NAME: what it must be`; a sentence about several of them names them itself."""
     sentence = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
     return f"VOLTWIRE_{str(error['loc'][0]).upper()}: {sentence}" if error["loc"] else sentence
 
@@ -212,9 +218,7 @@ def _ready() -> Settings:
     return settings
 
 
-def _with_database(
-    act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None
-) -> T:
+def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None) -> T:
     """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
     chosen = settings or _settings()
 

@@ -5,12 +5,16 @@ after the flush and just before COMMIT, inside the transaction, which is where t
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+import structlog
 from sqlalchemy import JSON, BigInteger, DateTime, String, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
@@ -21,7 +25,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import points
+from app import clock, points
+
+log = structlog.get_logger(__name__)
 
 Hook = Callable[[AsyncSession], Awaitable[None]]
 Committed = Callable[[Sequence[Any]], None]
@@ -32,7 +38,10 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC instant with milliseconds: TIMESTAMPTZ on PostgreSQL, milliseconds since 1970 on SQLite."""
+    """An aware UTC instant with milliseconds: TIMESTAMPTZ on PostgreSQL, milliseconds since 1970 on SQLite.
+
+    What is below a millisecond is cut off, as `clock.now` does. Raises ValueError for a naive datetime.
+    """
 
     impl = BigInteger
     cache_ok = True
@@ -47,14 +56,17 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("Only aware datetimes are stored.")
-        return value if dialect.name == "postgresql" else round(value.timestamp() * 1000)
+        if dialect.name != "postgresql":
+            return clock.to_ms(value)
+        below = value.microsecond % 1000
+        return value.replace(microsecond=value.microsecond - below) if below else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         if isinstance(value, datetime):
             return value.astimezone(UTC)
-        return datetime.fromtimestamp(value // 1000, UTC).replace(microsecond=value % 1000 * 1000)
+        return clock.from_ms(value)
 
 
 class database_now(FunctionElement[datetime]):
@@ -107,17 +119,24 @@ class Database:
             path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.engine = _sqlite_engine(path, begin="BEGIN IMMEDIATE", size=1)
-            self._readers = _sqlite_engine(path, begin="BEGIN", size=4)
+            self._readers = _sqlite_engine(path, begin="BEGIN", size=4, query_only=True)
             self._writer = asyncio.Lock()
         else:
-            target = url.replace("postgresql://", "postgresql+asyncpg://", 1)
-            self.engine = create_async_engine(target, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+            # The driver reads the URL itself, so that libpq's options (?sslmode=require) mean what they always do.
+            self.engine = create_async_engine(
+                "postgresql+asyncpg://",
+                async_creator=partial(asyncpg.connect, url),
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_pre_ping=True,
+                hide_parameters=True,
+            )
             self._readers = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
 
     def on_commit(self, listener: Committed) -> None:
-        """Call `listener(items)` after every commit that left something with `announce`."""
+        """Call `listener(items)` after every commit that left something with `announce`; its errors are logged."""
         self._listeners.append(listener)
 
     @asynccontextmanager
@@ -142,8 +161,15 @@ class Database:
             await session.commit()
             points.reach("transaction.committed")
         if announced := session.info.get("announced"):
-            for listener in self._listeners:
+            self._tell(announced)
+
+    def _tell(self, announced: Sequence[Any]) -> None:
+        for listener in self._listeners:
+            try:
                 listener(announced)
+            except Exception:
+                # What is committed stays so: whoever asked for it must not be told that it failed.
+                log.exception("a listener of commits failed")
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -168,13 +194,34 @@ def announce(session: AsyncSession, items: Sequence[Any]) -> None:
     session.info.setdefault("announced", []).extend(items)
 
 
-def _sqlite_engine(path: str, begin: str, size: int) -> AsyncEngine:
+class _SqliteConnection(sqlite3.Connection):
+    """Never keeps a transaction, and with it the one write lock, longer than whoever began it."""
+
+    def commit(self) -> None:
+        try:
+            super().commit()
+        except BaseException:
+            # The transaction is still open, but SQLAlchemy takes it for ended, as it is with every other database.
+            self.rollback()
+            raise
+
+    def close(self) -> None:
+        # A statement that was cancelled half-way would keep the closed connection, and its lock, alive.
+        self.rollback()
+        super().close()
+
+
+def _sqlite_engine(path: str, begin: str, size: int, query_only: bool = False) -> AsyncEngine:
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}",
         poolclass=AsyncAdaptedQueuePool,
         pool_size=size,
         max_overflow=0,
-        connect_args={"timeout": 30},
+        # Errors are logged, and what a statement was about may be personal or secret.
+        hide_parameters=True,
+        connect_args={"timeout": 30, "factory": _SqliteConnection},
+        # Whoever takes a connection ends its transaction; one more ROLLBACK would be one more way to the thread.
+        pool_reset_on_return=None,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -184,6 +231,8 @@ def _sqlite_engine(path: str, begin: str, size: int) -> AsyncEngine:
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32000"):
             cursor.execute(f"PRAGMA {pragma}")
+        if query_only:
+            cursor.execute("PRAGMA query_only=ON")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")

@@ -37,6 +37,7 @@ from app.metrics import Metrics
 from app.migrations import migrate
 from app.readings import bulk
 from app.settings import Settings
+from app.web import start
 from app.worker import Worker
 
 log = structlog.get_logger()
@@ -83,10 +84,11 @@ class Process:
 
     async def drain(self) -> None:
         """Tell the live streams to reconnect elsewhere, and the worker to claim nothing more."""
-        await self.live.close()
-        await self.hub.close()
-        if self.worker is not None:
-            await self.worker.stop()
+        async with asyncio.TaskGroup() as draining:
+            if self.worker is not None:
+                draining.create_task(self.worker.stop())
+            await self.live.close()
+            await self.hub.close()
 
     async def _end_worker(self) -> None:
         if self.worker is not None and self._working is not None:
@@ -151,6 +153,7 @@ def _routes(process: Process) -> list[BaseRoute]:
         *evidence.routes(services, authenticator, process.limiter),
         *consent_pages.routes(services, process.limiter),
         *delivery_pages.routes(services),
+        *start.routes(services),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),

@@ -16,19 +16,29 @@ from app.settings import Settings
 
 log = structlog.get_logger()
 
-# Of the 20 s that SIGTERM may take: what is in flight gets this long, the worker's sends the rest.
-GRACE = 8
+# Of the 20 s that SIGTERM may take: draining and the requests under way get this long together.
+GRACE = 12
+
+LOCAL_URL = "http://127.0.0.1:8000"
+"""Where a worker, which listens nowhere, takes the API to be unless it is told."""
 
 
 class Server(uvicorn.Server):
-    """Tells the streams that it is going away before it waits for them to end."""
+    """Tells the streams and the worker that it is going away before it waits for requests to end."""
 
     def __init__(self, config: uvicorn.Config, process: Process) -> None:
         super().__init__(config)
         self._process = process
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + GRACE
+        # Who comes now is better served elsewhere.
+        for server in self.servers:
+            server.close()
         await self._process.drain()
+        # Requests went on meanwhile, so that their time is counted from the signal as well.
+        self.config.timeout_graceful_shutdown = max(1, int(ends_at - loop.time()))
         await super().shutdown(sockets)
 
 
@@ -55,7 +65,6 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         ws_ping_timeout=20,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=[str(one) for one in settings.trusted_proxies],
-        timeout_graceful_shutdown=GRACE,
         server_header=False,
         backlog=4096,
     )
@@ -92,7 +101,9 @@ def run_worker(settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, ended.set)
-        process = Process(settings, public_url="http://127.0.0.1:8000", with_worker=True)
+        if settings.public_url is None:
+            log.warning("VOLTWIRE_PUBLIC_URL is not set: links in mails lead to this machine", url=LOCAL_URL)
+        process = Process(settings, public_url=LOCAL_URL, with_worker=True)
         async with process.running():
             log.info("working")
             await ended.wait()

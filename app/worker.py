@@ -21,6 +21,7 @@ from app.delivery.outgoing import OutgoingMails
 from app.delivery.refill import Refill
 from app.delivery.sender import Sender
 from app.delivery.smtp import Mailer, open_mailer
+from app.delivery.sweep import Sweep
 from app.delivery.transport import Transport
 from app.delivery.webhooks import Webhooks
 from app.events.doorbell import Doorbell
@@ -29,6 +30,7 @@ from app.housekeeping import Housekeeping
 from app.settings import Settings
 
 LOOK_EVERY = 1.0
+SWEEP_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
 DRAIN_SECONDS = 8.0
 """How long a stop waits for what is in flight …"""
@@ -72,10 +74,12 @@ class Worker:
         self.outgoing = OutgoingMails(database, keyring, postman, schedule, self.id)
         self.dispatcher = Dispatcher(database, self._made)
         self._refill = Refill(database, self._made)
+        self._sweep = Sweep(database)
         self._housekeeping = Housekeeping(database, settings.event_retention_days)
         self._loops = [
             Loop("dispatch", self._dispatch),
             Loop("replays", self._fill_replays),
+            Loop("sweep", self._cancel_left),
             Loop("housekeeping", self._keep_house),
         ]
         self._stopping = asyncio.Event()
@@ -147,6 +151,10 @@ class Worker:
     async def _fill_replays(self) -> float:
         await self._refill.run()
         return LOOK_EVERY
+
+    async def _cancel_left(self) -> float:
+        await self._sweep.run()
+        return SWEEP_EVERY
 
     async def _keep_house(self) -> float:
         await self._housekeeping.run()

@@ -3,9 +3,16 @@
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.accounts.models import Account, ApiKey, User
+from app.accounts.models import Account, ApiKey, User, UserRole
 from app.clock import parse_utc
-from app.delivery.mails import MailFacts, mail_for, name_of_account, shown, uk_time
+from app.delivery.mails import (
+    MailFacts,
+    mail_for,
+    name_of_account,
+    recipients_of_account,
+    shown,
+    uk_time,
+)
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 
@@ -13,6 +20,15 @@ from app.events.models import EventRecord
 @name_of_account
 async def account_name(session: AsyncSession, account_id: str) -> str:
     return (await session.exec(select(Account.name).where(col(Account.id) == account_id))).one()
+
+
+@recipients_of_account
+async def administrators(session: AsyncSession, account_id: str) -> list[str]:
+    """The addresses of the administrators, or of all users where there is none."""
+    statement = select(User.email, User.role).where(col(User.account_id) == account_id).order_by(col(User.id))
+    users = (await session.exec(statement)).all()
+    leading = [email for email, role in users if role == UserRole.ADMIN.value]
+    return leading or [email for email, _ in users]
 
 
 @mail_for(EventType.USER_CREATED)

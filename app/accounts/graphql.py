@@ -10,15 +10,19 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts import actions, models
 from app.accounts.models import UserRole
+from app.api.compiled.declare import compiled, one
+from app.api.compiled.reads import connection
+from app.api.compiled.reads import one as read_one
 from app.api.context import Info
 from app.api.inputs import given
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, shown, shows
-from app.api.pagination import Connection, page_of, page_request
+from app.api.pagination import Connection, page_request
 from app.auth.actor import Actor, Scope, visible
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.graphql import Event, event_type
+from app.events.models import EventRecord
 
 if TYPE_CHECKING:
     from app.customers.graphql import Customer
@@ -30,6 +34,7 @@ strawberry.enum(UserRole)
 
 
 @shows(models.Account, "acc")
+@compiled(models.Account)
 @strawberry.type
 class Account(Node):
     id: strawberry.ID
@@ -43,6 +48,7 @@ class Account(Node):
 
 
 @shows(models.User, "usr")
+@compiled(models.User)
 @strawberry.type(description="Users receive mail and name who did what.")
 class User(Node):
     id: strawberry.ID
@@ -65,6 +71,7 @@ class User(Node):
 
 
 @shows(models.ApiKey, "key")
+@compiled(models.ApiKey)
 @strawberry.type
 class ApiKey(Node):
     id: strawberry.ID
@@ -121,6 +128,7 @@ class Viewer:
 
 
 @event_type(EventType.USER_CREATED)
+@compiled(EventRecord, user=one("subject_id"))
 @strawberry.type
 class UserCreatedEvent(Event):
     @strawberry.field
@@ -130,6 +138,7 @@ class UserCreatedEvent(Event):
 
 
 @event_type(EventType.API_KEYS_ROTATED)
+@compiled(EventRecord, api_key=one("subject_id"))
 @strawberry.type
 class ApiKeysRotatedEvent(Event):
     @strawberry.field
@@ -146,8 +155,7 @@ class AccountQueries:
 
     @strawberry.field
     async def user(self, info: Info, id: strawberry.ID) -> User | None:
-        viewer = info.context.viewer
-        return shown(await find(info.context, viewer, models.User, id), viewer)  # type: ignore[no-any-return]
+        return await read_one(info, models.User, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def users(
@@ -158,10 +166,7 @@ class AccountQueries:
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[User]:
-        viewer = info.context.viewer
-        request = page_request(first, after, last, before)
-        page = await page_of(info.context, visible(select(models.User), viewer), request, col(models.User.id))
-        return Connection.of(page, lambda row: User.of(row, viewer))
+        return await connection(info, models.User, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     @strawberry.field(description="All keys, revoked and expired ones included, the oldest first.")
     async def api_keys(self, info: Info) -> list[ApiKey]:

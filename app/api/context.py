@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import strawberry
 from sqlalchemy import Executable, Result
@@ -20,6 +20,9 @@ from app.crypto import Keyring
 from app.database import Database
 from app.errors import Unauthenticated
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.api.compiled.reads import Plans
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -36,6 +39,12 @@ class Services:
     public_url: str
 
 
+class _Loader(DataLoader[K, V]):
+    def load(self, key: K) -> Awaitable[V]:
+        # A field that fails cancels its siblings, but what they wait for others of the answer may wait for as well.
+        return asyncio.shield(super().load(key))
+
+
 @dataclass
 class Context:
     services: Services
@@ -43,6 +52,8 @@ class Context:
     actor: Actor | None
     # How many readings the operation has read so far; see `app.readings.intervals`.
     readings_read: int = 0
+    # The compiled reads of the operation's document; None where everything goes the ordinary way.
+    plans: "Plans | None" = None
     _session: AsyncSession | None = None
     _stack: AsyncExitStack | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -55,18 +66,20 @@ class Context:
             raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
         return self.actor
 
-    async def execute(self, statement: Executable) -> Result[*tuple[Any, ...]]:
+    async def execute(
+        self, statement: Executable, parameters: dict[str, Any] | None = None
+    ) -> Result[*tuple[Any, ...]]:
         """Run a read in the operation's own session, one at a time."""
         async with self._lock:
             if self._session is None:
                 self._stack = AsyncExitStack()
                 self._session = await self._stack.enter_async_context(self.services.database.reading())
-            return await self._session.execute(statement)
+            return await self._session.execute(statement, parameters)
 
     def loader(self, key: Hashable, load: Callable[[list[K]], Awaitable[list[V]]]) -> DataLoader[K, V]:
         """The operation's loader of this key, made at first use; `load` gives the values in the keys' order."""
         if key not in self._loaders:
-            self._loaders[key] = DataLoader(load)
+            self._loaders[key] = _Loader(load)
         return self._loaders[key]
 
     async def renew(self) -> None:

@@ -21,6 +21,7 @@ from graphql import (
     GraphQLSchema,
     InlineFragmentNode,
     OperationDefinitionNode,
+    OperationType,
     StringValueNode,
     Visitor,
     parse,
@@ -30,6 +31,8 @@ from graphql import (
 from graphql.execution import Executor
 
 from app import points
+from app.api.compiled.executor import ReadyExecutor
+from app.api.compiled.reads import Plans
 from app.api.context import Context
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.limits import Limits, check_shape, cost_of
@@ -62,6 +65,8 @@ class Prepared:
     operation: OperationDefinitionNode
     # Whether it selects only what needs no credentials.
     is_open: bool
+    # Its compiled reads, if it reads.
+    plans: Plans | None = None
 
     @property
     def operation_type(self) -> str:
@@ -74,8 +79,11 @@ class Prepared:
 
 
 class Engine:
-    def __init__(self, schema: strawberry.Schema, limits: Limits) -> None:
+    """`compiled`: whether reads go the compiled way where they can; the answers are the same."""
+
+    def __init__(self, schema: strawberry.Schema, limits: Limits, *, compiled: bool = True) -> None:
         self.schema: GraphQLSchema = schema._schema
+        self._compiled = compiled
         self._limits = limits
         self._kept: OrderedDict[tuple[str, str | None], Prepared] = OrderedDict()
 
@@ -109,7 +117,13 @@ class Engine:
                 raise QueryTooComplex("The document selects too many fields; ask in several requests.")
             raise refused(errors, document)
         operation = _operation(document, operation_name)
-        return Prepared(document, operation, is_open=_root_fields(document, operation) <= OPEN_FIELDS)
+        reads = self._compiled and operation.operation is OperationType.QUERY
+        return Prepared(
+            document,
+            operation,
+            is_open=_root_fields(document, operation) <= OPEN_FIELDS,
+            plans=Plans(document, operation) if reads else None,
+        )
 
     def _parse(self, query: str) -> DocumentNode:
         try:
@@ -131,6 +145,7 @@ class Engine:
     ) -> dict[str, Any]:
         """The response: `data`, and `errors` if there are any. Raises RequestErrors where nothing was executed."""
         executor = self._executor(prepared, variables, context, root_value)
+        context.plans = prepared.plans
         try:
             points.reach(f"{prepared.operation_type}.execute")
             result = executor.execute_operation()
@@ -154,7 +169,7 @@ class Engine:
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any
     ) -> Executor[Any]:
         _require_storable(variables)
-        executor = Executor.build(
+        executor = ReadyExecutor.build(
             self.schema,
             prepared.document,
             root_value,

@@ -88,3 +88,6 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.close_with(message.get("code") or 1000, message.get("reason") or "")
         else:
             await super().send(message)
+            if message["type"] == "websocket.http.response.body" and self.close_sent:
+                # A refusal is an answer as well; uvicorn would log it as an application that gave none.
+                self.handshake_complete = True

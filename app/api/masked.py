@@ -1,5 +1,7 @@
 """The last guard: a fault of ours anywhere becomes a 500 with an id that is also in the log."""
 
+import asyncio
+
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +27,12 @@ class MaskFaults:
 
         try:
             await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            # Only the server cancels a request, when its time at shutdown is over.
+            if has_begun:
+                raise
+            body = {"code": "INTERNAL", "message": "The server is shutting down; send this again."}
+            await JSONResponse(body, 503, {"Connection": "close"})(scope, receive, send)
         except Exception as fault:
             if has_begun:
                 raise

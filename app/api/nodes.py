@@ -59,9 +59,14 @@ def model_named(name: str) -> type[Any]:
     return next(model for model in _types if model.__name__ == name)
 
 
+def is_id_of(model: type, identifier: str) -> bool:
+    """Whether the text has the shape of an id of a registered model."""
+    return any(known is model and is_id(identifier, prefix) for prefix, known in _models.items())
+
+
 async def find(context: Context, viewer: Actor, model: type[M], identifier: str) -> M | None:
     """The row with this id if the viewer may see it; many asked for at once are one statement."""
-    if not any(known is model and is_id(identifier, prefix) for prefix, known in _models.items()):
+    if not is_id_of(model, identifier):
         return None
     table = cast(Any, model)
 
@@ -78,11 +83,18 @@ async def find_owner(context: Context, viewer: Actor, model: type[Any], identifi
     row = await find(context, viewer, model, identifier)
     if row is None:
         # Only after a mutation, whose answer is read when it has committed; one read sees one state throughout.
-        raise BadUserInput(f"The {model.__name__.lower()} was deleted by another request meanwhile; read anew.")
+        raise BadUserInput(
+            f"The {model.__name__.lower()} was deleted by another request meanwhile; read anew."
+        )
     return shown(row, viewer)
+
+
+def model_of(identifier: str) -> type[Any] | None:
+    """The registered model whose ids begin as this one."""
+    return _models.get(identifier.partition("_")[0])
 
 
 async def find_node(context: Context, viewer: Actor, identifier: str) -> Any:
     """Whatever has this id, as its GraphQL type, or None."""
-    model = _models.get(identifier.partition("_")[0])
+    model = model_of(identifier)
     return None if model is None else shown(await find(context, viewer, model, identifier), viewer)

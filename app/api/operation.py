@@ -78,8 +78,7 @@ class Operation:
         return self._session.outbox.payload(self._lead, payload)
 
     async def send(self, payload: Payload) -> None:
-        await self._session.outbox.space()
-        await self._require_open()
+        await self.room()
         self._session.outbox.payload(self._lead, payload)
 
     async def room(self) -> None:
@@ -146,7 +145,7 @@ class Operation:
             if prepared.operation_type != "mutation":
                 execution.cancel()
             raise
-        await outbox.space()
+        await outbox.room()
         if not self._ended:
             self._ended = True
             self._session.ended(self)

@@ -17,11 +17,10 @@ from app.api.frame_protocol import EXTENSION, FrameProtocol
 from app.api.frames import payload_text, text_frame
 from app.events.payload import FRAMES_KEPT, Payload
 
-LIVE_LIMIT: Final = 256 * 1024
-"""Unsent bytes from which on a consumer is behind."""
 FULL: Final = 1024 * 1024
-"""Unsent bytes from which on nothing more is made for a consumer."""
-ROOM: Final = LIVE_LIMIT // 2
+"""Unsent bytes from which on a consumer is behind: what is more stays in the log until it has taken some of them."""
+ROOM: Final = FULL // 2
+"""Unsent bytes below which it has caught up."""
 
 M = TypeVar("M")
 
@@ -34,6 +33,7 @@ class Outbox(ABC, Generic[M]):
         self.offered = 0
         self._queue: deque[tuple[M, int]] = deque()
         self._queued = 0
+        self._is_behind = False
         self._changed: asyncio.Event | None = None
 
     @abstractmethod
@@ -60,17 +60,16 @@ class Outbox(ABC, Generic[M]):
 
     @property
     def has_room(self) -> bool:
-        return self.unsent < LIVE_LIMIT
-
-    async def space(self) -> None:
-        """Return when something more may be made for the peer, or when the socket is closed."""
-        while not self.closed and self.unsent >= FULL:
-            await self._change()
+        """Whether the peer keeps up: it is behind from `FULL` unsent bytes on, until they are fewer than `ROOM`."""
+        return not self._is_behind
 
     async def room(self) -> None:
-        """Return when the peer has taken nearly everything, or when the socket is closed."""
-        while not self.closed and self.unsent >= ROOM:
-            await self._change()
+        """Return when the peer keeps up, or when the socket is closed."""
+        while self._is_behind and not self.closed:
+            if self._changed is None:
+                self._changed = asyncio.Event()
+            self._changed.clear()
+            await self._changed.wait()
 
     def lose(self) -> None:
         """The peer is gone."""
@@ -86,8 +85,8 @@ class Outbox(ABC, Generic[M]):
         if self._queue or not self._write(message):
             self._queue.append((message, size))
             self._queued += size
-            return self.has_room
-        return True
+            self._is_behind = self._is_behind or self.unsent >= FULL
+        return not self._is_behind
 
     @abstractmethod
     def _write(self, message: M) -> bool:
@@ -98,13 +97,10 @@ class Outbox(ABC, Generic[M]):
         self._queued -= size
         return message
 
-    async def _change(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        self._changed.clear()
-        await self._changed.wait()
-
     def _tell(self) -> None:
+        """The peer has taken something."""
+        if self._is_behind and self.unsent < ROOM:
+            self._is_behind = False
         if self._changed is not None:
             self._changed.set()
 
@@ -120,11 +116,6 @@ class FrameOutbox(Outbox[bytes]):
     @property
     def unsent(self) -> int:
         return self._queued + self._protocol.buffered
-
-    @property
-    def has_room(self) -> bool:
-        # What the transport holds is little, so an empty queue says enough.
-        return not self._queue or self._queued < LIVE_LIMIT
 
     def text(self, text: str) -> bool:
         frame = text_frame(text.encode())

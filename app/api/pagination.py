@@ -45,15 +45,15 @@ class Connection(Generic[T]):
     @classmethod
     def of(cls, page: "Page", node: Callable[[Any], T]) -> "Connection[T]":
         """The page's rows as nodes; each row is converted once and shared by `edges` and `nodes`."""
-        nodes = [node(row) for row in page.rows]
+        nodes, cursors = [node(row) for row in page.rows], page.cursors
         return cls(
-            edges=[Edge(cursor=cursor, node=one) for cursor, one in zip(page.cursors, nodes, strict=True)],
+            edges=[Edge(cursor=cursor, node=one) for cursor, one in zip(cursors, nodes, strict=True)],
             nodes=nodes,
             page_info=PageInfo(
                 has_next_page=page.has_next,
                 has_previous_page=page.has_previous,
-                start_cursor=page.cursors[0] if page.cursors else None,
-                end_cursor=page.cursors[-1] if page.cursors else None,
+                start_cursor=cursors[0] if cursors else None,
+                end_cursor=cursors[-1] if cursors else None,
             ),
         )
 
@@ -71,9 +71,13 @@ class PageRequest:
 @dataclass(frozen=True)
 class Page:
     rows: Sequence[Any]
-    cursors: Sequence[str]
+    cursor: Callable[[Any], str]
     has_next: bool
     has_previous: bool
+
+    @property
+    def cursors(self) -> list[str]:
+        return [self.cursor(row) for row in self.rows]
 
     @classmethod
     def cut(cls, rows: list[Any], request: PageRequest, cursor: Callable[[Any], str]) -> "Page":
@@ -84,7 +88,7 @@ class Page:
             kept.reverse()
         return cls(
             rows=kept,
-            cursors=[cursor(row) for row in kept],
+            cursor=cursor,
             has_next=request.before is not None if request.backwards else more,
             has_previous=more if request.backwards else request.after is not None,
         )
@@ -134,9 +138,12 @@ def _foreign(argument: str) -> BadUserInput:
     )
 
 
-def _require_own(statement: Select[Any], request: PageRequest) -> None:
-    """A cursor over ids must be of the connection's kind; as a mere position it would skip rows in silence."""
-    prefix = prefix_of(statement.column_descriptions[0]["entity"])
+def require_own(model: type, request: PageRequest) -> None:
+    """A cursor over ids must be of the connection's kind; as a mere position it would skip rows in silence.
+
+    Raises BadUserInput.
+    """
+    prefix = prefix_of(model)
     for argument, key in (("after", request.after), ("before", request.before)):
         if isinstance(key, str) and prefix is not None and not is_id(key, prefix):
             raise _foreign(argument)
@@ -166,7 +173,7 @@ async def page_of(
     descending: bool = False,
 ) -> Page:
     """One page of a statement over one entity, in the order of its key."""
-    _require_own(statement, request)
+    require_own(statement.column_descriptions[0]["entity"], request)
     narrowed = narrow(statement, key, request, descending)
     narrowed = narrowed.order_by(direction(key, request, descending)).limit(request.limit + 1)
     rows = list((await context.execute(narrowed)).scalars())
@@ -186,7 +193,7 @@ async def nested_pages(
 
     `parent` is the column, of the entity or of a table the statement joins, that holds the parent's id.
     """
-    _require_own(statement, request)
+    require_own(statement.column_descriptions[0]["entity"], request)
     narrowed = narrow(statement.where(parent.in_(parents)), key, request, descending)
     rank = func.row_number().over(partition_by=parent, order_by=direction(key, request, descending))
     ranked = narrowed.with_only_columns(

@@ -10,7 +10,7 @@ from app.api import frames, protocol
 from app.api.failures import internal_error
 from app.api.live import Live
 from app.api.operation import Operation
-from app.api.outbox import FULL, AsgiOutbox, FrameOutbox
+from app.api.outbox import AsgiOutbox, FrameOutbox
 from app.api.protocol import CloseCode, Closing
 from app.auth.authenticate import Credential
 from app.auth.credentials import credential_from_init
@@ -59,7 +59,7 @@ class Session:
                     break
                 await self._take(message)
                 # A client that sends without reading is read no faster than it takes the answers.
-                await self.outbox.space()
+                await self.outbox.room()
         except Closing as closing:
             self._close(closing)
         except asyncio.CancelledError:
@@ -95,7 +95,7 @@ class Session:
         if self._closed:
             return
         taken, since = self._taken
-        if self.outbox.taken != taken or self.outbox.unsent < FULL:
+        if self.outbox.has_room or self.outbox.taken != taken:
             self._taken = (self.outbox.taken, now)
         elif now - since >= self.live.timing.stalled:
             self._close(Closing(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))

@@ -18,7 +18,7 @@ from app.api.engine import Prepared, dumps
 from app.api.failures import RequestErrors, internal_error
 from app.api.frames import event_block, progress_block
 from app.api.live import Live
-from app.api.outbox import FULL, LIVE_LIMIT, ROOM
+from app.api.outbox import FULL, ROOM
 from app.auth.authenticate import Credential
 from app.errors import RateLimited, Unauthenticated
 from app.events.payload import Payload
@@ -75,6 +75,7 @@ class EventStream(Response):
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self._told_at = self._moved_at = live.hub.now()
+        self._is_behind = False
         self._is_over = False
         self._sending: asyncio.Task[None] | None = None
         live.claim(self._account_id)
@@ -121,7 +122,7 @@ class EventStream(Response):
     def look_after(self, now: float) -> None:
         if self._subscription is None or self._is_over:
             return
-        if self._queued >= FULL and now - self._moved_at >= self._live.timing.stalled:
+        if self._is_behind and now - self._moved_at >= self._live.timing.stalled:
             self._stop()
         elif (
             self.has_room
@@ -134,7 +135,7 @@ class EventStream(Response):
 
     @property
     def has_room(self) -> bool:
-        return self._queued < LIVE_LIMIT
+        return not self._is_behind
 
     def push(self, payload: Payload) -> bool:
         block: bytes | None = payload.frames.get(BLOCK)
@@ -144,11 +145,13 @@ class EventStream(Response):
         return self.has_room
 
     async def send(self, payload: Payload) -> None:
-        await self._below(FULL)
+        await self.room()
         self.push(payload)
 
     async def room(self) -> None:
-        await self._below(ROOM)
+        while self._is_behind:
+            self._taken.clear()
+            await self._taken.wait()
 
     def error(self, errors: list[dict[str, Any]]) -> None:
         self._add(event_block("next", dumps({"errors": errors})) + event_block("complete", b""))
@@ -170,12 +173,8 @@ class EventStream(Response):
         if not self._is_over:
             self._queue.append(block)
             self._queued += len(block)
+            self._is_behind = self._is_behind or self._queued >= FULL
             self._wake.set()
-
-    async def _below(self, limit: int) -> None:
-        while self._queued >= limit:
-            self._taken.clear()
-            await self._taken.wait()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -203,6 +202,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": blocks, "more_body": True})
         # Until here they counted as unsent.
         self._queued -= len(blocks)
+        self._is_behind = self._is_behind and self._queued >= ROOM
         self._moved_at = self._live.hub.now()
         self._taken.set()
 

@@ -13,9 +13,9 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, HostedConsent
+from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, Decision, HostedConsent
 from app.meters.kinds import MeterStatus
-from app.meters.models import Meter
+from app.meters.models import Meter, MeterFlags
 
 
 async def cover_with(session: AsyncSession, consent: HostedConsent) -> None:
@@ -57,6 +57,19 @@ def standing(at: datetime) -> tuple[ColumnElement[Any], ...]:
     )
 
 
+def counting(meter_id: ColumnElement[Any], at: Any) -> Any:
+    """As SQL: the id of the consent that counts for a meter of the enclosing statement."""
+    return (
+        select(col(HostedConsent.id))
+        .join(ConsentMeter, col(ConsentMeter.hosted_consent_id) == col(HostedConsent.id))
+        .where(col(ConsentMeter.meter_id) == meter_id)
+        .order_by(*standing(at))
+        .limit(1)
+        .correlate(meter_id.table)
+        .scalar_subquery()
+    )
+
+
 def linked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
     """Statement of (meter id, consent), for each meter the one that counts first."""
     return (
@@ -77,7 +90,7 @@ async def consents_that_count(
     return best
 
 
-def status(meter: Meter, consent: HostedConsent | None, at: datetime) -> MeterStatus:
+def status(meter: Meter | MeterFlags, consent: HostedConsent | Decision | None, at: datetime) -> MeterStatus:
     """ACTIVE: valid consent and enabled. PENDING: only an undecided consent. INACTIVE: otherwise."""
     state = None if consent is None else consent.status(at)
     if state is ConsentStatus.PENDING:
@@ -89,7 +102,7 @@ def status(meter: Meter, consent: HostedConsent | None, at: datetime) -> MeterSt
     )
 
 
-def is_expired(consent: HostedConsent | None, at: datetime) -> bool:
+def is_expired(consent: HostedConsent | Decision | None, at: datetime) -> bool:
     """Whether the meter's consent was given and has run out."""
     return (
         consent is not None
@@ -98,7 +111,7 @@ def is_expired(consent: HostedConsent | None, at: datetime) -> bool:
     )
 
 
-def is_missing(consent: HostedConsent | None, at: datetime) -> bool:
+def is_missing(consent: HostedConsent | Decision | None, at: datetime) -> bool:
     """Whether the meter has neither a valid consent nor one that ran out."""
     return not is_expired(consent, at) and (consent is None or not consent.is_valid(at))
 
@@ -108,15 +121,7 @@ class MeterState:
 
     def __init__(self, at: datetime) -> None:
         counts = aliased(HostedConsent)
-        self._best = (
-            select(col(HostedConsent.id))
-            .join(ConsentMeter, col(ConsentMeter.hosted_consent_id) == col(HostedConsent.id))
-            .where(col(ConsentMeter.meter_id) == col(Meter.id))
-            .order_by(*standing(at))
-            .limit(1)
-            .correlate(Meter)
-            .scalar_subquery()
-        )
+        self._best = counting(Meter.__table__.c.id, at)  # type: ignore[attr-defined]
         self._consent = counts
         approved = col(counts.decision) == ConsentStatus.APPROVED.value
         present = col(counts.id).is_not(None)

@@ -8,18 +8,22 @@ from sqlalchemy import Select, or_, select
 from sqlmodel import col
 
 from app import clock
-from app.api.context import Context, Info
+from app.api.compiled.declare import Asked, Many, compiled, computed, one
+from app.api.compiled.reads import connection
+from app.api.compiled.reads import one as read_one
+from app.api.context import Context, Info, Services
 from app.api.inputs import given
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
-from app.api.pagination import Connection, nested_pages, page_of, page_request
+from app.api.pagination import Connection, nested_pages, page_request
 from app.auth.actor import Actor, Scope, visible
 from app.consents import actions, decisions, documents, models
 from app.consents.evidence import evidence_url
-from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus
+from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus, Decision
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.graphql import Event, event_type
+from app.events.models import EventRecord
 from app.meters.models import Meter as MeterRow
 
 if TYPE_CHECKING:
@@ -33,7 +37,31 @@ for _kind in (ConsentFlowType, ConsentStatus, ConsentMethod):
     strawberry.enum(_kind)
 
 
+def _link(
+    services: Services, viewer: Actor, identifier: str, status: ConsentStatus, token_encrypted: str
+) -> str | None:
+    may = viewer.may(Scope.WRITE) or viewer.consent_id == identifier
+    if status is not ConsentStatus.PENDING or not may:
+        return None
+    return f"{services.public_url}/consents/{services.keyring.decrypt(token_encrypted)}"
+
+
+def _compiled_link(asked: Asked, identifier: str, decision: str, expires_at: datetime, token: str) -> Any:
+    status = Decision(decision, expires_at).status(asked.at)
+    return _link(asked.services, asked.viewer, identifier, status, token)
+
+
 @shows(models.HostedConsent, "hc")
+@compiled(
+    models.HostedConsent,
+    flow_code=computed(lambda _, name: ConsentFlowType[name].value, "flow_type"),
+    status=computed(lambda asked, *decision: Decision(*decision).status(asked.at), "decision", "expires_at"),
+    valid=computed(lambda asked, *decision: Decision(*decision).is_valid(asked.at), "decision", "expires_at"),
+    consented_at=computed(lambda _, *decided: models.consented_at(*decided), "decision", "decided_at"),
+    link=computed(_compiled_link, "id", "decision", "expires_at", "token_encrypted"),
+    customer=one("customer_id"),
+    meters=Many(ConsentMeter.hosted_consent_id, ConsentMeter, col(ConsentMeter.meter_id) == col(MeterRow.id)),
+)
 @strawberry.type
 class HostedConsent(Node):
     id: strawberry.ID
@@ -93,11 +121,7 @@ class HostedConsent(Node):
 
     @strawberry.field(description="Only while pending, to WRITE keys and the end customer's own token.")
     def link(self, info: Info) -> str | None:
-        may = self.viewer.may(Scope.WRITE) or self.viewer.consent_id == self.row.id
-        if self.status is not ConsentStatus.PENDING or not may:
-            return None
-        services = info.context.services
-        return f"{services.public_url}/consents/{services.keyring.decrypt(self.row.token_encrypted)}"
+        return _link(info.context.services, self.viewer, self.row.id, self.status, self.row.token_encrypted)
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer:
@@ -174,6 +198,7 @@ async def _customer_of(event: Event, context: Context) -> Any:
 
 
 @event_type(EventType.HOSTED_CONSENT_APPROVED)
+@compiled(EventRecord, hosted_consent=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class HostedConsentApprovedEvent(Event):
     @strawberry.field
@@ -186,6 +211,7 @@ class HostedConsentApprovedEvent(Event):
 
 
 @event_type(EventType.HOSTED_CONSENT_REVOKED)
+@compiled(EventRecord, hosted_consent=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class HostedConsentRevokedEvent(Event):
     @strawberry.field
@@ -204,8 +230,8 @@ class HostedConsentFilter:
     flow_types: list[ConsentFlowType] | None = None
     valid: bool | None = None
 
-    def narrow(self, statement: Select[Any], at: datetime) -> Select[Any]:
-        model = models.HostedConsent
+    def narrow(self, statement: Select[Any]) -> Select[Any]:
+        model, at = models.HostedConsent, clock.now()
         if self.customer_ids is not None:
             statement = statement.where(col(model.customer_id).in_(self.customer_ids))
         if self.statuses is not None:
@@ -224,8 +250,7 @@ class HostedConsentFilter:
 class ConsentQueries:
     @strawberry.field
     async def hosted_consent(self, info: Info, id: strawberry.ID) -> HostedConsent | None:
-        viewer = info.context.viewer
-        return shown(await find(info.context, viewer, models.HostedConsent, id), viewer)  # type: ignore[no-any-return]
+        return await read_one(info, models.HostedConsent, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def hosted_consents(
@@ -237,13 +262,8 @@ class ConsentQueries:
         before: str | None = None,
         filter: HostedConsentFilter | None = None,
     ) -> Connection[HostedConsent]:
-        viewer = info.context.viewer
         request = page_request(first, after, last, before)
-        statement = visible(select(models.HostedConsent), viewer)
-        if filter is not None:
-            statement = filter.narrow(statement, clock.now())
-        page = await page_of(info.context, statement, request, col(models.HostedConsent.id))
-        return Connection.of(page, lambda row: HostedConsent.of(row, viewer))
+        return await connection(info, models.HostedConsent, request, filter)  # type: ignore[no-any-return]
 
     @strawberry.field(
         description="What the end customer's page shows; the token is the only credential it needs."

@@ -1,6 +1,7 @@
 """Hosted consents, which of a customer's meters they cover, and their evidence."""
 
 import enum
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -33,6 +34,28 @@ class ConsentMethod(enum.Enum):
     DIGITAL_CONSENT = "DIGITAL_CONSENT"
     LETTER_OF_AUTHORITY = "LETTER_OF_AUTHORITY"
     THIRD_PARTY_DIGITAL_CONSENT = "THIRD_PARTY_DIGITAL_CONSENT"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What of a consent says how it stands."""
+
+    decision: str
+    expires_at: datetime
+
+    def status(self, at: datetime) -> ConsentStatus:
+        decision = ConsentStatus(self.decision)
+        if decision in (ConsentStatus.PENDING, ConsentStatus.APPROVED) and at >= self.expires_at:
+            return ConsentStatus.EXPIRED
+        return decision
+
+    def is_valid(self, at: datetime) -> bool:
+        return self.status(at) is ConsentStatus.APPROVED
+
+
+def consented_at(decision: str, decided_at: datetime | None) -> datetime | None:
+    """When a consent was given; one that was declined has been decided but never given."""
+    return None if decision == ConsentStatus.DECLINED.value else decided_at
 
 
 class HostedConsent(SQLModel, table=True):
@@ -107,10 +130,7 @@ class HostedConsent(SQLModel, table=True):
         return or_(col(cls.decision) == status.value)
 
     def status(self, at: datetime) -> ConsentStatus:
-        decision = ConsentStatus(self.decision)
-        if decision in (ConsentStatus.PENDING, ConsentStatus.APPROVED) and at >= self.expires_at:
-            return ConsentStatus.EXPIRED
-        return decision
+        return Decision(self.decision, self.expires_at).status(at)
 
     def is_valid(self, at: datetime) -> bool:
         return self.status(at) is ConsentStatus.APPROVED
@@ -129,8 +149,7 @@ class HostedConsent(SQLModel, table=True):
 
     @property
     def consented_at(self) -> datetime | None:
-        """When it was given; a consent that was declined has been decided but never given."""
-        return None if self.decision == ConsentStatus.DECLINED.value else self.decided_at
+        return consented_at(self.decision, self.decided_at)
 
     def approve(self, at: datetime) -> None:
         self._decide(ConsentStatus.APPROVED, at)

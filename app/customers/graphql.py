@@ -8,18 +8,22 @@ from sqlalchemy import Select, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.api.compiled.declare import column, compiled, many, one
+from app.api.compiled.reads import connection
+from app.api.compiled.reads import one as read_one
 from app.api.context import Info
 from app.api.inputs import given
 from app.api.metadata import labels_contain
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, shown, shows
-from app.api.pagination import Connection, nested_pages, page_of, page_request
+from app.api.pagination import Connection, nested_pages, page_request
 from app.api.scalars import Metadata
 from app.auth.actor import Actor, visible
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
 from app.events.catalogue import EventType
 from app.events.graphql import Event, event_type
+from app.events.models import EventRecord
 from app.meters.models import Meter as MeterRow
 
 if TYPE_CHECKING:
@@ -31,6 +35,12 @@ LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.gra
 
 
 @shows(models.Customer, "cus")
+@compiled(
+    models.Customer,
+    metadata=column("labels"),
+    meters=many(MeterRow.customer_id),
+    hosted_consents=many(HostedConsentRow.customer_id),
+)
 @strawberry.type
 class Customer(Node):
     id: strawberry.ID
@@ -95,6 +105,7 @@ class Customer(Node):
 
 
 @event_type(EventType.CUSTOMER_CREATED)
+@compiled(EventRecord, customer=one("subject_id"))
 @strawberry.type
 class CustomerCreatedEvent(Event):
     @strawberry.field
@@ -121,8 +132,7 @@ class CustomerFilter:
 class CustomerQueries:
     @strawberry.field
     async def customer(self, info: Info, id: strawberry.ID) -> Customer | None:
-        viewer = info.context.viewer
-        return shown(await find(info.context, viewer, models.Customer, id), viewer)  # type: ignore[no-any-return]
+        return await read_one(info, models.Customer, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def customers(
@@ -134,13 +144,8 @@ class CustomerQueries:
         before: str | None = None,
         filter: CustomerFilter | None = None,
     ) -> Connection[Customer]:
-        viewer = info.context.viewer
         request = page_request(first, after, last, before)
-        statement = visible(select(models.Customer), viewer)
-        if filter is not None:
-            statement = filter.narrow(statement)
-        page = await page_of(info.context, statement, request, col(models.Customer.id))
-        return Connection.of(page, lambda row: Customer.of(row, viewer))
+        return await connection(info, models.Customer, request, filter)  # type: ignore[no-any-return]
 
 
 @strawberry.input

@@ -27,14 +27,16 @@ def event_json(row: Row[Any]) -> str | None:
     return orjson.dumps(content).decode()
 
 
-def attempt_headers(claim: Claim, secrets: Sequence[str], timestamp: int) -> dict[str, str]:
+def attempt_headers(
+    claim: Claim, secrets: Sequence[str], private_keys: Sequence[str], timestamp: int
+) -> dict[str, str]:
     """The headers of one attempt; `timestamp` is in epoch seconds."""
     headers = {
         "content-type": "application/json",
         "user-agent": USER_AGENT,
         "webhook-id": claim.event_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signing.sign(secrets, claim.event_id, timestamp, claim.body),
+        "webhook-signature": signing.sign(secrets, claim.event_id, timestamp, claim.body, private_keys),
         "voltwire-delivery-id": claim.id,
         "voltwire-attempt": str(claim.attempt),
     }

@@ -18,17 +18,20 @@ from app.delivery.sql import Sql, is_sqlite, rows
 CANCELLED_AT_ONCE = 2000
 
 # Each step of the recursion is one search for the next destination. Claimed deliveries do not count as due.
-_DUE = Sql(
-    """
-    WITH RECURSIVE
-    found(id) AS (
+_FOUND = """
+    WITH RECURSIVE found(id) AS (
         SELECT (SELECT destination_id FROM deliveries WHERE due_at IS NOT NULL AND destination_id >= :first
             ORDER BY destination_id LIMIT 1)
         UNION ALL
         SELECT (SELECT destination_id FROM deliveries WHERE due_at IS NOT NULL AND destination_id > found.id
             ORDER BY destination_id LIMIT 1)
         FROM found WHERE found.id < :beyond
-    ),
+    )
+"""
+_DESTINATIONS = Sql(f"{_FOUND} SELECT found.id FROM found WHERE found.id < :beyond")  # noqa: S608 - our own text
+_DUE = Sql(
+    f"""
+    {_FOUND},
     clock(now) AS (SELECT @now)
     SELECT * FROM (
         SELECT found.id AS destination_id, lanes.lane, clock.now,
@@ -38,7 +41,7 @@ _DUE = Sql(
         FROM found, clock, (SELECT 0 AS lane UNION ALL SELECT 1 UNION ALL SELECT 2) AS lanes
         WHERE found.id < :beyond
     ) AS due WHERE due_at IS NOT NULL
-    """,
+    """,  # noqa: S608 - our own text
     {"now": UtcDateTime(), "due_at": UtcDateTime()},
 )
 
@@ -135,10 +138,20 @@ class Claim:
         return self.attempt - self.schedule_start
 
 
+async def waited_for(session: AsyncSession, prefix: str) -> list[str]:
+    """The destinations whose ids begin with `prefix` and that something waits for, due or not."""
+    found = await session.execute(_DESTINATIONS.on(session), _range(prefix))
+    return list(found.scalars())
+
+
 async def due_lanes(session: AsyncSession, prefix: str) -> list[DueLane]:
     """All lanes with free deliveries, of the destinations whose ids begin with `prefix`."""
-    found = await session.execute(_DUE.on(session), {"first": f"{prefix}_", "beyond": f"{prefix}`"})
+    found = await session.execute(_DUE.on(session), _range(prefix))
     return [DueLane(one.destination_id, one.lane, (one.due_at - one.now).total_seconds()) for one in found]
+
+
+def _range(prefix: str) -> dict[str, str]:
+    return {"first": f"{prefix}_", "beyond": f"{prefix}`"}
 
 
 async def pick(session: AsyncSession, wanted: Sequence[Wanted]) -> list[Row[Any]]:

@@ -11,11 +11,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock, rules
 from app.auth.actor import Actor, visible
 from app.crypto import Keyring
-from app.delivery import event_names
-from app.delivery.actions import cancel_unfinished
+from app.delivery import claims, event_names
 from app.delivery.guard import Networks, UrlRefused, check_url
 from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
-from app.delivery.signing import new_secret
+from app.delivery.signing import new_key_pair, new_secret
 from app.errors import ErrorCode, Refusal, not_found
 from app.events import log
 
@@ -39,7 +38,7 @@ async def create(
 
     Raises URL_NOT_ALLOWED, TOO_LONG, what `event_names.checked` raises, and LIMIT_REACHED.
     """
-    secret = new_secret()
+    secret, (signing_key, public_key) = new_secret(), new_key_pair()
     endpoint = WebhookEndpoint(
         account_id=actor.account_id,
         url=_url(url, allow_networks),
@@ -48,6 +47,8 @@ async def create(
         # The log's lock is also what makes two creations count one after the other.
         first_sequence=await log.lock_position(session, actor.account_id),
         secret_encrypted=keyring.encrypt(secret),
+        signing_key_encrypted=keyring.encrypt(signing_key),
+        public_key=public_key,
     )
     await _require_room(session, actor)
     session.add(endpoint)
@@ -69,6 +70,7 @@ async def update_endpoint(
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     if "url" in changes:
         endpoint.url = _url(_given(changes["url"], "url"), allow_networks)
+        _forget_failures(endpoint)
     if "description" in changes:
         endpoint.description = rules.optional(changes["description"], "description")
     if "event_types" in changes:
@@ -82,7 +84,8 @@ async def update_endpoint(
 async def delete(session: AsyncSession, actor: Actor, endpoint_id: str) -> str:
     """The endpoint and its replays go, what waited is cancelled, its deliveries stay to be looked at."""
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
-    await cancel_unfinished(session, endpoint.id)
+    # However many wait, this is one page: the worker's sweep cancels the rest.
+    await claims.cancel_pending(session, endpoint.id)
     await session.delete(endpoint)
     return endpoint_id
 
@@ -94,7 +97,8 @@ async def rotate_secret(
     endpoint_id: str,
     overlap_seconds: int | None = None,
 ) -> tuple[WebhookEndpoint, str]:
-    """A new secret, shown this once; the old one signs as well for the overlap, one older than that no longer."""
+    """A new secret, shown this once, and a new key pair; the old ones sign as well for the overlap, older ones no
+    longer."""
     seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
     if not 0 <= seconds <= MAX_OVERLAP:
         raise Refusal(
@@ -103,21 +107,27 @@ async def rotate_secret(
             "overlapSeconds",
         )
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
-    secret, now = new_secret(), clock.now()
+    secret, (signing_key, public_key), now = new_secret(), new_key_pair(), clock.now()
     endpoint.previous_secret_encrypted = endpoint.secret_encrypted if seconds else None
+    endpoint.previous_signing_key_encrypted = endpoint.signing_key_encrypted if seconds else None
     endpoint.previous_secret_until = now + timedelta(seconds=seconds) if seconds else None
     endpoint.secret_encrypted = keyring.encrypt(secret)
+    endpoint.signing_key_encrypted = keyring.encrypt(signing_key)
+    endpoint.public_key = public_key
     endpoint.updated_at = now
     return endpoint, secret
 
 
 async def disable(session: AsyncSession, endpoint: WebhookEndpoint, reason: str) -> None:
-    """Nothing more is sent to the endpoint: what waits is cancelled, its replays end. It is locked by the caller."""
+    """Nothing more is sent to the endpoint: what waits is cancelled, its replays end. It is locked by the caller.
+
+    However many wait, one page is cancelled here, and the rest by the worker's sweep.
+    """
     now = clock.now()
     endpoint.status = EndpointStatus.DISABLED.value
     endpoint.disabled_reason, endpoint.disabled_at, endpoint.updated_at = reason, now, now
     await session.flush()
-    await cancel_unfinished(session, endpoint.id)
+    await claims.cancel_pending(session, endpoint.id)
     await session.execute(
         update(Replay)
         .where(col(Replay.webhook_endpoint_id) == endpoint.id, col(Replay.position) < col(Replay.through))
@@ -154,9 +164,22 @@ async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: 
     if status is EndpointStatus.DISABLED:
         await disable(session, endpoint, DISABLED_BY_ACCOUNT)
         return
+    if await claims.cancel_pending(session, endpoint.id) >= claims.CANCELLED_AT_ONCE:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "Deliveries from before this endpoint was disabled are still being cancelled; enable it in a minute.",
+            "status",
+        )
     endpoint.first_sequence = await log.lock_position(session, endpoint.account_id)
     endpoint.status = EndpointStatus.ENABLED.value
     endpoint.disabled_reason = endpoint.disabled_at = endpoint.paused_until = None
+    _forget_failures(endpoint)
+
+
+def _forget_failures(endpoint: WebhookEndpoint) -> None:
+    """What failed before says nothing about it from now on."""
+    endpoint.failing_since = endpoint.told_failing_at = None
+    endpoint.failures = 0
 
 
 def _url(url: str, allow_networks: Networks) -> str:

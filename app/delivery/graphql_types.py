@@ -52,6 +52,12 @@ class WebhookEndpoint(Node):
     status: EndpointStatus
     disabled_reason: str | None
     disabled_at: datetime | None
+    failing_since: datetime | None = strawberry.field(
+        description="Since when every attempt has failed; null while it takes deliveries. Disabled after five days."
+    )
+    public_key: str = strawberry.field(
+        description="whpk_…, to verify the v1a signatures (Ed25519) that stand beside those of the secret (v1)."
+    )
     created_at: datetime
     updated_at: datetime
     row: strawberry.Private[models.WebhookEndpoint]
@@ -67,6 +73,8 @@ class WebhookEndpoint(Node):
             status=EndpointStatus(row.status),
             disabled_reason=row.disabled_reason,
             disabled_at=row.disabled_at,
+            failing_since=row.failing_since,
+            public_key=row.public_key,
             created_at=row.created_at,
             updated_at=row.updated_at,
             row=row,

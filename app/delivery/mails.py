@@ -51,9 +51,11 @@ class MailFacts:
 
 Wording = Callable[[AsyncSession, EventRecord], Awaitable[MailFacts]]
 NameOfAccount = Callable[[AsyncSession, str], Awaitable[str]]
+RecipientsOfAccount = Callable[[AsyncSession, str], Awaitable[Sequence[str]]]
 
 _wordings: dict[str, Wording] = {}
 _account_names: list[NameOfAccount] = []
+_recipients: list[RecipientsOfAccount] = []
 
 
 def mail_for(kind: EventType) -> Callable[[Wording], Wording]:
@@ -70,6 +72,17 @@ def name_of_account(load: NameOfAccount) -> NameOfAccount:
     """Register how an account is called, which every mail tells; this room does not know accounts."""
     _account_names[:] = [load]
     return load
+
+
+def recipients_of_account(load: RecipientsOfAccount) -> RecipientsOfAccount:
+    """Register to whom notices about an account's destinations go."""
+    _recipients[:] = [load]
+    return load
+
+
+async def account_recipients(session: AsyncSession, account_id: str) -> Sequence[str]:
+    """The addresses of those who look after the account."""
+    return await _recipients[0](session, account_id)
 
 
 async def account_name(session: AsyncSession, account_id: str) -> str:
@@ -98,7 +111,7 @@ async def event_mail(
         "address": subscription.email,
         "unsubscribe_url": unsubscribe_url,
     }
-    return _laid_out("event", headline, values)
+    return laid_out("event", headline, values)
 
 
 async def confirmation_mail(
@@ -118,7 +131,7 @@ async def confirmation_mail(
         "until": uk_time(until),
         "types": subscription.event_types,
     }
-    return _laid_out("confirm", subject, values)
+    return laid_out("confirm", subject, values)
 
 
 def outgoing(keyring: Keyring, account_id: str, recipient: str, mail: Mail) -> OutgoingMail:
@@ -157,7 +170,8 @@ def uk_day(iso: str) -> str:
     return f"{int(day)} {_MONTHS[int(month) - 1]} {year}"
 
 
-def _laid_out(template: str, subject: str, values: dict[str, object]) -> Mail:
+def laid_out(template: str, subject: str, values: dict[str, object]) -> Mail:
+    """A template of `mail/` as text and as HTML."""
     text = render(f"mail/{template}.txt", **values, wrap=_wrap, row=_row)
     return Mail(subject, text.strip() + "\n", render(f"mail/{template}.html", **values, title=subject))
 

@@ -64,13 +64,20 @@ class WebhookEndpoint(AccountWide, SQLModel, table=True):
     disabled_reason: str | None = Field(default=None, sa_type=Text)
     disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     first_sequence: int = Field(sa_type=BigInteger)
-    # Encrypted whsec_ secrets; the previous one signs as well until its overlap ends.
+    # Encrypted whsec_ secrets and whsk_ keys; the previous ones sign as well until their overlap ends.
     secret_encrypted: str = Field(sa_type=Text)
+    signing_key_encrypted: str = Field(sa_type=Text)
+    public_key: str = Field(sa_type=Text)
     previous_secret_encrypted: str | None = Field(default=None, sa_type=Text)
+    previous_signing_key_encrypted: str | None = Field(default=None, sa_type=Text)
     previous_secret_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     # Until when nothing is sent, because the receiver asked for it.
     paused_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     last_success_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # When the first attempt after the last success failed, how many have since, and when its people were told.
+    failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failures: int = Field(default=0, sa_type=BigInteger)
+    told_failing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 

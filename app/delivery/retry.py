@@ -17,6 +17,9 @@ JITTER = 0.2
 RETRY_AFTER_LIMIT = 86400
 """No receiver can put an attempt off by more than a day."""
 
+DISABLED_AFTER = 5 * 86_400
+"""Seconds of nothing but failures, whichever events, after which an endpoint is disabled."""
+
 GONE = 410
 SLOW_DOWN_STATUSES = frozenset({429, 502, 503, 504})
 

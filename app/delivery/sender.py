@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from sqlalchemy import Row
@@ -17,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import points
 from app.database import Database
 from app.delivery import claims, outcomes
+from app.delivery.carrier import Carrier, Target
 from app.delivery.channels import Channels
 from app.delivery.claims import Claim, Wanted
 from app.delivery.exchange import AttemptOutcome, Exchange
@@ -24,6 +25,7 @@ from app.delivery.loops import Loop
 from app.delivery.models import Lane
 from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, verdict
+from app.delivery.sweep import cancel_left
 
 CLAIMED_AT_ONCE = 200
 RECORDED_AT_ONCE = 400
@@ -43,37 +45,6 @@ RECORDING_SECONDS = 1.0
 """What a lease allows for the outcome's way into the database."""
 
 log = structlog.get_logger(__name__)
-
-
-class Target(Protocol):
-    """A destination that takes deliveries, once its pause is over."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def paused_seconds(self) -> float: ...
-
-
-class Carrier(Protocol):
-    """How deliveries to one kind of destination are written, sent and judged."""
-
-    prefix: str
-    timeout: float
-    most_in_flight: int
-    most_each: int
-
-    async def targets(self, session: AsyncSession, ids: Collection[str]) -> Mapping[str, Any]: ...
-
-    async def body(self, session: AsyncSession, row: Row[Any], target: Any) -> str | None: ...
-
-    async def send(self, claim: Claim) -> Exchange: ...
-
-    def pause_after(self, result: Result) -> float | None: ...
-
-    async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None: ...
-
-    async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None: ...
 
 
 class Sender:
@@ -200,17 +171,24 @@ class Sender:
         for one in open_lanes:
             if taken[one.destination_id, one.lane] >= one.count:
                 self._channels.mark_due(one.destination_id, one.lane)
+        now = time.monotonic()
         for row in picked:
             body = row.body if row.body is not None else bodies.get(row.id)
-            if body is not None:
-                self._channels.add(_claim(row, body, targets[row.destination_id], ends_at))
+            if body is None:
+                continue
+            claim = _claim(row, body, targets[row.destination_id], ends_at)
+            if self._channels[row.destination_id].is_paused(now):
+                # It began while this was being claimed.
+                self._give_back([claim])
+            else:
+                self._channels.add(claim)
 
     async def _cancel_for_the_gone(
         self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
     ) -> None:
         """What waits for a destination that is disabled, unsubscribed or deleted is cancelled, a part at a time."""
         for destination_id in sorted({one.destination_id for one in wanted} - targets.keys()):
-            if await claims.cancel_pending(session, destination_id) >= claims.CANCELLED_AT_ONCE:
+            if await cancel_left(session, destination_id) >= claims.CANCELLED_AT_ONCE:
                 self._channels.mark_due(destination_id, Lane.FRESH)
 
     def _is_paused(self, wanted: Wanted, targets: Mapping[str, Target]) -> bool:

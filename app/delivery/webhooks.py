@@ -7,17 +7,18 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, case, select, update
+from sqlalchemy import Row, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
 from app.crypto import Keyring
-from app.database import database_now, seconds_from_now
+from app.database import database_now
+from app.delivery import standing
 from app.delivery.bodies import attempt_headers, event_json
-from app.delivery.claims import Claim, cancel_pending
+from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
-from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
+from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, parse_retry_after
 from app.delivery.transport import Transport
@@ -39,6 +40,7 @@ class Target:
     id: str
     url: str
     secrets: tuple[str, ...]
+    private_keys: tuple[str, ...]
     paused_seconds: float
 
 
@@ -51,6 +53,7 @@ class Webhooks:
 
     def __init__(self, keyring: Keyring, transport: Transport, timeout: float) -> None:
         self.timeout = timeout
+        self._keyring = keyring
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
         self._unlock = lru_cache(maxsize=10_000)(keyring.decrypt)
@@ -71,7 +74,7 @@ class Webhooks:
     async def send(self, claim: Claim) -> Exchange:
         """One attempt."""
         target: Target = claim.target
-        headers = attempt_headers(claim, target.secrets, int(time.time()))
+        headers = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
         return await self._transport.post(target.url, headers, claim.body, self.timeout)
 
     def pause_after(self, result: Result) -> float | None:
@@ -81,16 +84,8 @@ class Webhooks:
         return parse_retry_after(result.exchange.retry_after, time.time())
 
     async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
-        """Disable and pause endpoints as they asked for; before their deliveries are written, as everyone locks."""
-        for claim, reason in sorted(_gone(results).items()):
-            await self._disable(session, claim, reason)
-        pauses: dict[str, float] = {}
-        for result in results:
-            if (seconds := self.pause_after(result)) is not None:
-                key = result.claim.destination_id
-                pauses[key] = max(seconds, pauses.get(key, 0.0))
-        for endpoint_id, seconds in sorted(pauses.items()):
-            await _pause(session, endpoint_id, seconds)
+        """Count failures, pause and disable endpoints; before their deliveries are written, as everyone locks."""
+        await standing.move(session, self._keyring, results, self.pause_after)
 
     async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """Note when the endpoints last took a delivery."""
@@ -124,60 +119,18 @@ class Webhooks:
         if endpoint.paused_until is not None:
             paused = (endpoint.paused_until - now).total_seconds()
         try:
-            secrets = self._secrets(endpoint)
+            secrets, private_keys = self._unlocked(endpoint)
         except ValueError:
             # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY: nothing is lost meanwhile.
             log.error("webhook_secret_unreadable", endpoint_id=endpoint.id)
-            return Target(endpoint.id, endpoint.url, (), UNREADABLE_SECONDS)
-        return Target(endpoint.id, endpoint.url, secrets, paused)
+            return Target(endpoint.id, endpoint.url, (), (), UNREADABLE_SECONDS)
+        return Target(endpoint.id, endpoint.url, secrets, private_keys, paused)
 
-    def _secrets(self, endpoint: WebhookEndpoint) -> tuple[str, ...]:
-        current = self._unlock(endpoint.secret_encrypted)
+    def _unlocked(self, endpoint: WebhookEndpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The secrets and the private keys that sign now."""
+        secrets, keys = [endpoint.secret_encrypted], [endpoint.signing_key_encrypted]
         until = endpoint.previous_secret_until
-        if endpoint.previous_secret_encrypted is None or until is None or until <= clock.now():
-            return (current,)
-        return current, self._unlock(endpoint.previous_secret_encrypted)
-
-    async def _disable(self, session: AsyncSession, endpoint_id: str, gone: Result) -> None:
-        now = database_now()
-        disabled = await session.execute(
-            update(WebhookEndpoint)
-            .where(
-                col(WebhookEndpoint.id) == endpoint_id,
-                # One that was pointed elsewhere meanwhile is not judged by what its old place said.
-                col(WebhookEndpoint.url) == gone.claim.target.url,
-                col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value,
-            )
-            .values(
-                status=EndpointStatus.DISABLED.value,
-                disabled_reason=gone.verdict.reason,
-                disabled_at=now,
-                updated_at=now,
-            )
-            .returning(col(WebhookEndpoint.id)),
-            execution_options={"synchronize_session": False},
-        )
-        if disabled.first() is None:
-            return
-        await session.execute(
-            update(Replay)
-            .where(col(Replay.webhook_endpoint_id) == endpoint_id, col(Replay.position) < col(Replay.through))
-            .values(is_cancelled=True),
-            execution_options={"synchronize_session": False},
-        )
-        # However many wait, the others' outcomes are not held up: the claims cancel what is left here.
-        await cancel_pending(session, endpoint_id)
-        log.info("webhook_endpoint_disabled", endpoint_id=endpoint_id, account_id=gone.claim.account_id)
-
-
-def _gone(results: Sequence[Result]) -> dict[str, Result]:
-    return {result.claim.destination_id: result for result in results if result.verdict.disable}
-
-
-async def _pause(session: AsyncSession, endpoint_id: str, seconds: float) -> None:
-    until = seconds_from_now(seconds)
-    later = case((col(WebhookEndpoint.paused_until) > until, col(WebhookEndpoint.paused_until)), else_=until)
-    await session.execute(
-        update(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint_id).values(paused_until=later),
-        execution_options={"synchronize_session": False},
-    )
+        if until is not None and until > clock.now():
+            secrets += filter(None, [endpoint.previous_secret_encrypted])
+            keys += filter(None, [endpoint.previous_signing_key_encrypted])
+        return tuple(map(self._unlock, secrets)), tuple(map(self._unlock, keys))

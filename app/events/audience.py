@@ -6,7 +6,7 @@ Groups of one viewer share what is read for an event; viewers share nothing.
 
 import asyncio
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -89,10 +89,11 @@ class Group:
         """What it lacks of the payloads at hand; None if something else is lacking too."""
         if self.floor > subscription.position:
             return None
-        at_hand = [*self.recent, self._current] if self._current is not None else self.recent
-        missing = [payload for payload in at_hand if payload.sequence > subscription.position]
-        if missing and missing[0].begun < subscription.asked_at:
+        missing = [] if self._current is None else [self._current]
+        missing.extend(takewhile(lambda one: one.sequence > subscription.position, reversed(self.recent)))
+        if missing and missing[-1].begun < subscription.asked_at:
             return None
+        missing = [one for one in reversed(missing) if one.sequence > subscription.position]
         return missing
 
     def pause(self, subscription: Subscription) -> None:

@@ -13,9 +13,11 @@ from sqlalchemy import select
 from sqlmodel import col
 from strawberry.scalars import JSON
 
+from app.api.compiled.declare import Asked, column, compiled, computed
+from app.api.compiled.reads import connection
 from app.api.context import Context, Info
 from app.api.nodes import Node
-from app.api.pagination import Connection, page_of, page_request
+from app.api.pagination import Connection, page_request
 from app.api.scalars import Long
 from app.auth.actor import Actor, visible
 from app.events import cursors, log
@@ -27,6 +29,26 @@ C = TypeVar("C", bound=type)
 strawberry.enum(EventType)
 
 
+_types: dict[str, type["Event"]] = {}
+
+
+def _sequence_for(viewer: Actor, sequence: int) -> Long | None:
+    return Long(sequence) if viewer.sees_whole_account else None
+
+
+def _cursor(asked: Asked, sequence: int) -> str:
+    return asked.cursor(sequence)
+
+
+@compiled(
+    EventRecord,
+    by="type",
+    variants=_types,
+    type=computed(lambda _, name: EventType(name), "type"),
+    name=column("type"),
+    sequence=computed(lambda asked, sequence: _sequence_for(asked.viewer, sequence), "sequence"),
+    cursor=computed(_cursor, "sequence"),
+)
 @strawberry.interface
 class Event(Node):
     id: strawberry.ID
@@ -42,9 +64,6 @@ class Event(Node):
     )
     record: strawberry.Private[EventRecord]
     viewer: strawberry.Private[Actor]
-
-
-_types: dict[str, type[Event]] = {}
 
 
 def event_type(kind: EventType) -> Callable[[C], C]:
@@ -68,7 +87,7 @@ def show_event(context: Context, record: EventRecord, epoch: str, viewer: Actor)
         id=strawberry.ID(record.id),
         type=EventType(record.type),
         name=record.type,
-        sequence=Long(record.sequence) if viewer.sees_whole_account else None,
+        sequence=_sequence_for(viewer, record.sequence),
         cursor=cursors.encode(keyring, record.account_id, epoch, record.sequence),
         occurred_at=record.occurred_at,
         data=cast(JSON, record.data),
@@ -158,17 +177,15 @@ class EventQueries:
         request = page_request(
             first, after, last, before, lambda cursor, name: cursors.decode(keyring, stream, cursor, name)
         )
-        statement = visible(select(EventRecord), viewer)
-        if filter is not None:
-            statement = filter.rule().narrow(statement)
-        page = await page_of(
-            context,
-            statement,
+        return await connection(  # type: ignore[no-any-return]
+            info,
+            EventRecord,
             request,
-            col(EventRecord.sequence),
-            cursor=lambda row: cursors.encode(keyring, row.account_id, stream.epoch, row.sequence),
+            filter.rule() if filter is not None else None,
+            key="sequence",
+            cursor=lambda sequence: cursors.encode(keyring, viewer.account_id, stream.epoch, sequence),
+            show=lambda row: show_event(context, row, stream.epoch, viewer),
         )
-        return Connection.of(page, lambda row: show_event(context, row, stream.epoch, viewer))
 
     @strawberry.field(
         description="Where the log begins and ends now: read it, then the state, then subscribe after latestCursor."

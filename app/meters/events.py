@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from app.consents import coverage
-from app.consents.models import HostedConsent
+from app.consents.models import Decision, HostedConsent
 from app.customers.events import CUSTOMER_EXAMPLE, CUSTOMER_PERSONAL, CustomerData
 from app.customers.models import Customer
 from app.events.catalogue import REDACTED, EventData, EventType, Instant
 from app.meters.kinds import DataSource, MeterStatus, MeterType
-from app.meters.models import Meter
+from app.meters.models import Meter, MeterFlags
 
 
 class ValidityState(BaseModel):
@@ -26,7 +26,9 @@ class ValidityState(BaseModel):
     has_invalid_meter_number: bool
 
     @classmethod
-    def of(cls, meter: Meter, consent: HostedConsent | None, at: datetime) -> "ValidityState":
+    def of(
+        cls, meter: Meter | MeterFlags, consent: HostedConsent | Decision | None, at: datetime
+    ) -> "ValidityState":
         """The state of a meter whose consent that counts is this one."""
         return cls(
             missing_consent=coverage.is_missing(consent, at),

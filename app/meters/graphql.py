@@ -5,24 +5,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
-from sqlalchemy import Select, false, or_, select
+from sqlalchemy import Select, false, or_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
+from app.api.compiled.declare import Asked, Computed, One, column, compiled, one
+from app.api.compiled.reads import connection
+from app.api.compiled.reads import one as read_one
 from app.api.context import Info
 from app.api.inputs import given
 from app.api.metadata import labels_contain
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
-from app.api.pagination import Connection, page_of, page_request
+from app.api.pagination import Connection, page_request
 from app.api.scalars import Metadata
-from app.auth.actor import Actor, visible
+from app.auth.actor import Actor
 from app.consents import coverage
+from app.consents.models import Decision
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.graphql import Event, event_type
+from app.events.models import EventRecord
 from app.meters import actions, models, numbers
 from app.meters.events import ValidityState
 from app.meters.kinds import DataSource, MeterStatus, MeterType
@@ -49,7 +54,34 @@ class MeterValidityState:
     has_invalid_meter_number: bool
 
 
+# Not scoped, because whoever sees a meter sees the consent that counts for it.
+THE_ONE_THAT_COUNTS = One(
+    on=lambda meter, consent, at: consent("id") == coverage.counting(meter("id"), at), scoped=False
+)
+
+
+def _of_standing(value: Any) -> Computed:
+    """A function of the meter's flags and the consent that counts."""
+
+    def computed(
+        asked: Asked, is_disabled: bool, invalid: bool, decision: str | None, expires_at: Any
+    ) -> Any:
+        consent = None if decision is None else Decision(decision, expires_at)
+        return value(models.MeterFlags(is_disabled, invalid), consent, asked.at)
+
+    flags, of = ("is_disabled", "has_invalid_number"), ("decision", "expires_at")
+    return Computed(computed, flags, of=THE_ONE_THAT_COUNTS, of_model=HostedConsentRow, of_columns=of)
+
+
 @shows(models.Meter, "mtr")
+@compiled(
+    models.Meter,
+    metadata=column("labels"),
+    customer=one("customer_id"),
+    hosted_consent=THE_ONE_THAT_COUNTS,
+    status=_of_standing(coverage.status),
+    validity_state=_of_standing(ValidityState.of),
+)
 @strawberry.type
 class Meter(Node):
     id: strawberry.ID
@@ -135,6 +167,7 @@ class Meter(Node):
 
 
 @event_type(EventType.METER_CREATED)
+@compiled(EventRecord, meter=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class MeterCreatedEvent(Event):
     @strawberry.field
@@ -208,8 +241,7 @@ def _stored(number: str) -> str:
 class MeterQueries:
     @strawberry.field
     async def meter(self, info: Info, id: strawberry.ID) -> Meter | None:
-        viewer = info.context.viewer
-        return shown(await find(info.context, viewer, models.Meter, id), viewer)  # type: ignore[no-any-return]
+        return await read_one(info, models.Meter, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def meters(
@@ -221,13 +253,8 @@ class MeterQueries:
         before: str | None = None,
         filter: MeterFilter | None = None,
     ) -> Connection[Meter]:
-        viewer = info.context.viewer
         request = page_request(first, after, last, before)
-        statement = visible(select(models.Meter), viewer)
-        if filter is not None:
-            statement = filter.narrow(statement)
-        page = await page_of(info.context, statement, request, col(models.Meter.id))
-        return Connection.of(page, lambda row: Meter.of(row, viewer))
+        return await connection(info, models.Meter, request, filter)  # type: ignore[no-any-return]
 
 
 @strawberry.input

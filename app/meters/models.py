@@ -1,6 +1,7 @@
 """Meters, known by their number within a customer."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Index, UniqueConstraint, select
 from sqlmodel import Field, SQLModel, col
@@ -11,6 +12,13 @@ from app.consents.models import ConsentMeter
 from app.database import Json, Text, UtcDateTime
 from app.ids import new_id
 from app.meters.kinds import DataSource
+
+
+class MeterFlags(NamedTuple):
+    """What of a meter, beside its consent, says how it stands."""
+
+    is_disabled: bool
+    has_invalid_number: bool
 
 
 class Meter(SQLModel, table=True):

@@ -7,6 +7,8 @@ import strawberry
 from sqlmodel import col, select
 
 from app import clock
+from app.api.compiled.declare import column, compiled, computed, one
+from app.api.compiled.reads import values
 from app.api.context import Info
 from app.api.mutate import UserError, mutate
 from app.api.nodes import find, shown
@@ -16,9 +18,11 @@ from app.customers.models import Customer as CustomerRow
 from app.errors import BadUserInput, Forbidden
 from app.events.catalogue import EventType
 from app.events.graphql import Event, event_type
+from app.events.models import EventRecord
 from app.meters import numbers
 from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
+from app.readings.buckets import Bucket
 from app.readings.kinds import EnergyUnit, Granularity, ReadingQuality
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ for _kind in (EnergyUnit, Granularity, ReadingQuality):
     strawberry.enum(_kind)
 
 
+@compiled(Bucket, start_at=column("start"), end_at=column("end"), consumption=column("micro_kwh"))
 @strawberry.type
 class Interval:
     start_at: datetime
@@ -39,6 +44,20 @@ class Interval:
     consumption: MicroKwh
     quality: ReadingQuality = strawberry.field(description="ESTIMATED if any part is.")
     missing_count: int
+
+    @classmethod
+    def of(cls, bucket: Bucket) -> "Interval":
+        return cls(
+            start_at=bucket.start,
+            end_at=bucket.end,
+            consumption=MicroKwh(bucket.micro_kwh),
+            quality=bucket.quality,
+            missing_count=bucket.missing_count,
+        )
+
+
+def _intervals(root: "IntervalData", info: Info) -> list[Interval]:
+    return values(info, root.buckets, Interval.of)  # type: ignore[no-any-return]
 
 
 @strawberry.type(
@@ -52,8 +71,9 @@ class IntervalData:
     granularity: Granularity
     unit: EnergyUnit
     total: MicroKwh
-    intervals: list[Interval]
+    intervals: list[Interval] = strawberry.field(resolver=_intervals)
     missing_count: int = strawberry.field(description="Half-hours without a reading up to now.")
+    buckets: strawberry.Private[list[Bucket]]
 
 
 async def interval_data(
@@ -79,21 +99,20 @@ async def interval_data(
         granularity=granularity,
         unit=EnergyUnit.KWH,
         total=MicroKwh(found.total_micro_kwh),
-        intervals=[
-            Interval(
-                start_at=one.start,
-                end_at=one.end,
-                consumption=MicroKwh(one.micro_kwh),
-                quality=one.quality,
-                missing_count=one.missing_count,
-            )
-            for one in found.buckets
-        ],
         missing_count=found.missing_count,
+        buckets=found.buckets,
     )
 
 
 @event_type(EventType.METER_DATA_RECEIVED)
+@compiled(
+    EventRecord,
+    meter=one("subject_id"),
+    customer=one("customer_id"),
+    from_=computed(lambda _, data: clock.parse_utc(data["from"]), "data"),
+    to=computed(lambda _, data: clock.parse_utc(data["to"]), "data"),
+    interval_count=computed(lambda _, data: data["intervalCount"], "data"),
+)
 @strawberry.type
 class MeterDataReceivedEvent(Event):
     @strawberry.field

@@ -1,6 +1,7 @@
 """HTML from the templates, and the headers that every page of ours has.
 
-Pages work without scripts and load nothing but our own style sheet; the policy below says so to the browser.
+Pages load nothing but our own files, and all but the start page work without scripts; the policies below say so to the
+browser.
 """
 
 from pathlib import Path
@@ -32,12 +33,22 @@ def page(template: str, status: int = 200, *, form_target: str | None = None, **
     return HTMLResponse(render(template, **values), status, headers=page_headers(form_target))
 
 
+def page_with_scripts(template: str, **values: Any) -> HTMLResponse:
+    """The same for a page that runs our own scripts, which may call this server alone; its forms lead nowhere."""
+    policy = "script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'none'"
+    return HTMLResponse(render(template, **values), headers=_headers(policy))
+
+
 def page_headers(form_target: str | None = None) -> dict[str, str]:
     targets = "'self'" if form_target is None else f"'self' {source(form_target)}"
+    return _headers(f"form-action {targets}")
+
+
+def _headers(policy: str) -> dict[str, str]:
     return {
         "Cache-Control": "no-store",
         "Content-Security-Policy": (
-            f"default-src 'none'; style-src 'self'; form-action {targets}; frame-ancestors 'none'; base-uri 'none'"
+            f"default-src 'none'; style-src 'self'; {policy}; frame-ancestors 'none'; base-uri 'none'"
         ),
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",

@@ -1,4 +1,4 @@
-"""Fixtures of the live endpoints' tests: one account on SQLite, which is enough to talk about."""
+"""Fixtures of the live endpoints' tests: a server and one account, on SQLite."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,13 +18,13 @@ async def small_world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def account(small_world: World) -> TestAccount:
+async def holder(small_world: World) -> TestAccount:
     return await small_world.account()
 
 
 @pytest.fixture
-async def actor(small_world: World, account: TestAccount) -> Actor:
-    return await small_world.authenticator.authenticate(account.key)
+async def owner(small_world: World, holder: TestAccount) -> Actor:
+    return await small_world.authenticator.authenticate(holder.key)
 
 
 @pytest.fixture(params=[True, False], ids=["frames", "asgi"])

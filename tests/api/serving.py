@@ -136,9 +136,14 @@ def application(live: Live) -> Starlette:
 
 @asynccontextmanager
 async def serving(
-    world: World, *, frames: bool = True, timing: Timing | None = None, **options: Any
+    world: World,
+    *,
+    frames: bool = True,
+    timing: Timing | None = None,
+    ping: float = 20,
+    **options: Any,
 ) -> AsyncIterator[Serving]:
-    """`frames`: with the server's own door to ready-made frames, else plain ASGI."""
+    """`frames`: with the server's own door to ready-made frames, else plain ASGI. `ping`: seconds between pings."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(listening(world, **options))
         limiter = RateLimiter(world.services.settings.rate_limit)
@@ -152,6 +157,8 @@ async def serving(
             ws=FrameProtocol if frames else "websockets-sansio",
             ws_per_message_deflate=False,
             ws_max_size=world.services.settings.max_body + 1000,
+            ws_ping_interval=ping,
+            ws_ping_timeout=ping,
             log_level="warning",
             lifespan="off",
             timeout_graceful_shutdown=2,

@@ -12,12 +12,12 @@ from tests.support import TestAccount
 from tests.support import world as open_world
 
 
-async def test_events_arrive_in_order(served: Serving, account: TestAccount, actor: Actor) -> None:
-    async with served.connect(account.key) as client:
+async def test_events_arrive_in_order(served: Serving, holder: TestAccount, owner: Actor) -> None:
+    async with served.connect(holder.key) as client:
         await client.subscribe(identifier="mine")
         await served.subscriptions(1)
         for _ in range(20):
-            await served.hub.customer(actor)
+            await served.hub.customer(owner)
         first = await client.hear()
         assert first["id"] == "mine"
         assert first["type"] == "next"
@@ -28,28 +28,28 @@ async def test_events_arrive_in_order(served: Serving, account: TestAccount, act
         assert await client.events(19) == list(range(3, 22))
 
 
-async def test_hundred_sockets_get_the_same(served: Serving, account: TestAccount, actor: Actor) -> None:
+async def test_hundred_sockets_get_the_same(served: Serving, holder: TestAccount, owner: Actor) -> None:
     async def listen() -> list[int]:
-        async with served.connect(account.key) as client:
+        async with served.connect(holder.key) as client:
             await client.subscribe()
             return await client.events(10)
 
     listeners = [asyncio.create_task(listen()) for _ in range(100)]
     await served.subscriptions(100)
     for _ in range(10):
-        await served.hub.customer(actor)
+        await served.hub.customer(owner)
     for heard in await asyncio.gather(*listeners):
         assert heard == list(range(2, 12))
     assert served.live.hub.stats.executions == 10
 
 
-async def test_queries_and_mutations_work_too(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
+async def test_queries_and_mutations_work_too(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
         await client.subscribe("{ viewer { account { id } } }", "q")
         assert await client.hear() == {
             "id": "q",
             "type": "next",
-            "payload": {"data": {"viewer": {"account": {"id": account.id}}}},
+            "payload": {"data": {"viewer": {"account": {"id": holder.id}}}},
         }
         assert await client.hear() == {"id": "q", "type": "complete"}
         mutation = (
@@ -64,8 +64,8 @@ async def test_queries_and_mutations_work_too(served: Serving, account: TestAcco
         assert (await client.hear())["payload"] == {"data": {"__typename": "Query"}}
 
 
-async def test_errors_before_execution_end_the_operation_only(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
+async def test_errors_before_execution_end_the_operation_only(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
         wrong = {
             "syntax": "{ viewer",
             "validation": "{ nothing }",
@@ -81,15 +81,15 @@ async def test_errors_before_execution_end_the_operation_only(served: Serving, a
         assert (await client.hear())["payload"] == {"data": {"b": "Query"}}
 
 
-async def test_complete_ends_a_subscription(served: Serving, account: TestAccount, actor: Actor) -> None:
-    async with served.connect(account.key) as client:
+async def test_complete_ends_a_subscription(served: Serving, holder: TestAccount, owner: Actor) -> None:
+    async with served.connect(holder.key) as client:
         await client.subscribe(identifier="a")
         await client.subscribe(identifier="b")
         await served.subscriptions(2)
         await client.say(id="a", type="complete")
         await client.say(id="unknown", type="complete")
         await served.subscriptions(1)
-        await served.hub.customer(actor)
+        await served.hub.customer(owner)
         assert (await client.hear())["id"] == "b"
         await client.settled()
     await served.subscriptions(0)

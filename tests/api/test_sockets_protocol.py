@@ -84,9 +84,9 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_a_wrong_message_closes_4400(served: Serving, account: TestAccount, name: str) -> None:
+async def test_a_wrong_message_closes_4400(served: Serving, holder: TestAccount, name: str) -> None:
     message, reason = WRONG[name]
-    async with served.connect(account.key) as client:
+    async with served.connect(holder.key) as client:
         await client.connection.send(message if isinstance(message, str) else json.dumps(message))
         assert await client.closed() == (4400, reason)
     assert served.live.closes[4400] == 1
@@ -99,19 +99,19 @@ async def test_init_with_a_wrong_payload_closes_4400(served: Serving, payload: A
         assert await client.closed() == (4400, "The payload of connection_init must be a JSON object")
 
 
-async def test_a_binary_message_closes_4400(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
+async def test_a_binary_message_closes_4400(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
         await client.connection.send(b'{"type":"ping"}')
         assert await client.closed() == (4400, "Send messages as text")
 
 
-async def test_a_message_that_is_too_long_closes_1009(served: Serving, account: TestAccount) -> None:
+async def test_a_message_that_is_too_long_closes_1009(served: Serving, holder: TestAccount) -> None:
     limit = served.world.services.settings.max_body
-    async with served.connect(account.key) as client:
+    async with served.connect(holder.key) as client:
         await client.say(type="ping", payload={"x": "é" * (limit // 12)})
         assert (await client.hear())["type"] == "pong"
         for size in (limit, 2 * limit):
-            async with served.connect(account.key) as other:
+            async with served.connect(holder.key) as other:
                 await other.say(type="ping", payload={"x": "x" * size})
                 code, _ = await other.closed()
                 assert code == 1009
@@ -125,8 +125,8 @@ async def test_another_subprotocol_closes_4406(served: Serving, offered: list[st
         assert await client.closed() == (4406, "Speak the subprotocol graphql-transport-ws")
 
 
-async def test_ours_is_chosen_of_several_subprotocols(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key, subprotocols=["graphql-ws", "graphql-transport-ws"]) as client:
+async def test_ours_is_chosen_of_several_subprotocols(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key, subprotocols=["graphql-ws", "graphql-transport-ws"]) as client:
         assert client.connection.subprotocol == "graphql-transport-ws"
 
 
@@ -152,32 +152,30 @@ async def test_init_with_a_wrong_credential_closes_4403(served: Serving, payload
         assert code == 4403
 
 
-async def test_a_wrong_credential_in_the_headers_closes_4403(served: Serving, account: TestAccount) -> None:
+async def test_a_wrong_credential_in_the_headers_closes_4403(served: Serving, holder: TestAccount) -> None:
     async with served.open(additional_headers={"authorization": "Bearer vw_live_x"}) as client:
         code, _ = await client.closed()
         assert code == 4403
 
 
-async def test_credentials_in_the_headers_count(served: Serving, account: TestAccount) -> None:
-    headers = {"Authorization": f"Bearer {account.key}"}
+async def test_credentials_in_the_headers_count(served: Serving, holder: TestAccount) -> None:
+    headers = {"Authorization": f"Bearer {holder.key}"}
     for init in ({}, {"payload": None}, {"payload": {}}):
         async with served.open(additional_headers=headers) as client:
             await client.say(type="connection_init", **init)
             assert await client.hear() == {"type": "connection_ack"}
 
 
-async def test_subscribe_before_the_acknowledgement_closes_4401(
-    served: Serving, account: TestAccount
-) -> None:
-    for headers in ({}, {"x-api-key": account.key}):
+async def test_subscribe_before_the_acknowledgement_closes_4401(served: Serving, holder: TestAccount) -> None:
+    for headers in ({}, {"x-api-key": holder.key}):
         async with served.open(additional_headers=headers) as client:
             await client.subscribe()
             assert await client.closed() == (4401, "Unauthorized")
 
 
-async def test_a_second_init_closes_4429(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
-        await client.say(type="connection_init", payload={"apiKey": account.key})
+async def test_a_second_init_closes_4429(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
+        await client.say(type="connection_init", payload={"apiKey": holder.key})
         assert await client.closed() == (4429, "Too many initialisation requests")
 
 
@@ -186,19 +184,19 @@ async def test_init_that_does_not_come_closes_4408(small_world: World) -> None:
         assert await client.closed() == (4408, "connection_init did not come in time")
 
 
-async def test_an_id_in_use_closes_4409(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
+async def test_an_id_in_use_closes_4409(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
         await client.subscribe(identifier="twice")
         await client.subscribe(identifier="twice")
         assert await client.closed() == (4409, "Subscriber for twice already exists")
-    async with served.connect(account.key) as client:
+    async with served.connect(holder.key) as client:
         await client.subscribe(identifier="\ud800" * 200)
         await client.subscribe(identifier="\ud800" * 200)
         code, reason = await client.closed()
         assert (code, reason) == (4409, "Subscriber for " + "?" * 108)
 
 
-async def test_ping_is_answered_at_any_time(served: Serving, account: TestAccount) -> None:
+async def test_ping_is_answered_at_any_time(served: Serving, holder: TestAccount) -> None:
     async with served.open() as client:
         await client.settled()
         await client.say(type="ping", payload=None)
@@ -209,12 +207,12 @@ async def test_ping_is_answered_at_any_time(served: Serving, account: TestAccoun
         await client.say(type="pong")
         await client.say(type="pong", payload={"x": 1})
         await client.say(type="complete", id="nothing")
-        await client.init(account.key)
+        await client.init(holder.key)
         await client.settled()
 
 
-async def test_any_text_is_an_id(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
+async def test_any_text_is_an_id(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
         for identifier in ('"', "\\", "é", "\ud800", "</script>", "x" * 255):
             await client.subscribe("{ __typename }", identifier)
             assert await client.hear() == {
@@ -225,28 +223,28 @@ async def test_any_text_is_an_id(served: Serving, account: TestAccount) -> None:
             assert await client.hear() == {"id": identifier, "type": "complete"}
 
 
-async def test_members_of_the_payload_may_be_null(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client:
+async def test_members_of_the_payload_may_be_null(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
         payload = {"query": "{ __typename }", "operationName": None, "variables": None, "extensions": None}
         await client.say(id="1", type="subscribe", payload=payload, more="is ignored")
         assert (await client.hear())["type"] == "next"
 
 
 async def test_a_revoked_key_ends_its_sockets(
-    served: Serving, account: TestAccount, actor: Actor, small_world: World
+    served: Serving, holder: TestAccount, owner: Actor, small_world: World
 ) -> None:
     async with small_world.database.transaction() as session:
-        key, secret = await accounts.create_api_key(session, actor, name="second")
-    async with served.connect(secret) as client, served.connect(account.key) as other:
+        key, secret = await accounts.create_api_key(session, owner, name="second")
+    async with served.connect(secret) as client, served.connect(holder.key) as other:
         await client.subscribe()
         async with small_world.database.transaction() as session:
-            await accounts.revoke_api_key(session, actor, key.id)
+            await accounts.revoke_api_key(session, owner, key.id)
         assert await client.closed() == (4403, "The credential has expired or was revoked")
         await other.settled()
 
 
 async def test_a_key_that_another_process_revoked_ends_its_sockets(
-    account: TestAccount, actor: Actor, small_world: World, tmp_path: Any
+    holder: TestAccount, owner: Actor, small_world: World, tmp_path: Any
 ) -> None:
     from tests.support import world as open_world
 
@@ -255,22 +253,22 @@ async def test_a_key_that_another_process_revoked_ends_its_sockets(
         serving(small_world, timing=Timing(check=0.05)) as served,
     ):
         async with elsewhere.database.transaction() as session:
-            key, secret = await accounts.create_api_key(session, actor, name="second")
+            key, secret = await accounts.create_api_key(session, owner, name="second")
         async with served.connect(secret) as client:
             async with elsewhere.database.transaction() as session:
-                await accounts.revoke_api_key(session, actor, key.id)
+                await accounts.revoke_api_key(session, owner, key.id)
             assert (await client.closed())[0] == 4403
 
 
 async def test_an_idle_subscription_is_told_how_far_it_has_read(
-    account: TestAccount, actor: Actor, small_world: World
+    holder: TestAccount, owner: Actor, small_world: World
 ) -> None:
     timing = Timing(check=0.05, rounds=1, idle=0.1)
-    async with serving(small_world, timing=timing) as served, served.connect(account.key) as client:
+    async with serving(small_world, timing=timing) as served, served.connect(holder.key) as client:
         await client.subscribe(identifier="all")
         await client.subscribe(identifier="none", variables={"filter": {"types": []}})
         await served.subscriptions(2)
-        await served.hub.customer(actor)
+        await served.hub.customer(owner)
         event = await client.hear()
         cursor = event["payload"]["data"]["events"]["cursor"]
         told: dict[str, str] = {}
@@ -280,7 +278,7 @@ async def test_an_idle_subscription_is_told_how_far_it_has_read(
             told |= message["payload"]["cursors"]
         await client.say(id="none", type="complete")
         await client.subscribe(EVENTS, "resumed", {"after": told["none"]})
-        await served.hub.customer(actor)
+        await served.hub.customer(owner)
         heard = []
         while len(heard) < 2:
             message = await client.hear()
@@ -289,8 +287,8 @@ async def test_an_idle_subscription_is_told_how_far_it_has_read(
         assert sorted(heard) == [("all", 3), ("resumed", 3)]
 
 
-async def test_a_deploy_closes_1012(served: Serving, account: TestAccount) -> None:
-    async with served.connect(account.key) as client, served.open() as silent:
+async def test_a_deploy_closes_1012(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client, served.open() as silent:
         await client.subscribe()
         await served.subscriptions(1)
         await served.live.close()

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.api.live import Timing
-from app.api.outbox import FULL, LIVE_LIMIT
+from app.api.outbox import FULL
 from app.api.session import Session
 from app.auth.actor import Actor
 from tests.api.serving import Client, Serving, serving
 from tests.events.broadcasters import becomes
 from tests.support import TestAccount, World
 
-# About 16 KiB an event.
+# About 6 KiB an event.
 WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in range(30)) + " } }"
 
 
@@ -42,61 +42,64 @@ def frames(request: pytest.FixtureRequest) -> bool:
 
 
 async def test_a_slow_client_misses_nothing_and_holds_up_nobody(
-    served: Serving, account: TestAccount, actor: Actor
+    served: Serving, holder: TestAccount, owner: Actor
 ) -> None:
-    async with small_client(served, account.key) as slow, served.connect(account.key) as quick:
+    async with small_client(served, holder.key) as slow, served.connect(holder.key) as quick:
         await slow.subscribe(WIDE)
         await quick.subscribe(WIDE)
         await served.subscriptions(2)
-        for _ in range(10):
-            await served.hub.customers(actor, 20)
+        for _ in range(14):
+            await served.hub.customers(owner, 20)
             await quick.events(20)
         outbox = session_of(served, 0).outbox
-        await becomes(lambda: outbox.unsent >= FULL)
+        await becomes(lambda: not outbox.has_room)
         # Whatever more happens, no more than that is kept for it.
-        await served.hub.customers(actor, 20)
+        await served.hub.customers(owner, 20)
         await quick.events(20)
-        assert LIVE_LIMIT < outbox.unsent < FULL + 50_000
-        assert await slow.events(220) == list(range(2, 222))
-        await served.hub.customer(actor)
-        assert await slow.events(1) == await quick.events(1) == [222]
+        assert FULL * 0.9 < outbox.unsent < FULL + 20_000
+        assert await slow.events(300) == list(range(2, 302))
+        await served.hub.customer(owner)
+        assert await slow.events(1) == await quick.events(1) == [302]
 
 
 async def test_a_client_that_takes_nothing_is_closed_with_1013(
-    frames: bool, small_world: World, account: TestAccount, actor: Actor
+    frames: bool, small_world: World, holder: TestAccount, owner: Actor
 ) -> None:
     timing = Timing(check=0.05, rounds=1, stalled=0.3)
-    async with serving(small_world, frames=frames, timing=timing) as served:
-        async with small_client(served, account.key) as stuck, served.connect(account.key) as quick:
-            await stuck.subscribe(WIDE)
-            await quick.subscribe(WIDE)
-            await served.subscriptions(2)
-            await served.hub.customers(actor, 200)
-            await quick.events(200)
-            await served.subscriptions(1)
-            assert served.live.closes == {1013: 1}
-            assert await stuck.closed() == (1013, "Too slow: resume from the last cursor")
-            await served.hub.customer(actor)
-            assert await quick.events(1) == [202]
+    async with (
+        serving(small_world, frames=frames, timing=timing) as served,
+        small_client(served, holder.key) as stuck,
+        served.connect(holder.key) as quick,
+    ):
+        await stuck.subscribe(WIDE)
+        await quick.subscribe(WIDE)
+        await served.subscriptions(2)
+        await served.hub.customers(owner, 300)
+        await quick.events(300)
+        await served.subscriptions(1)
+        assert served.live.closes == {1013: 1}
+        assert await stuck.closed() == (1013, "Too slow: resume from the last cursor")
+        await served.hub.customer(owner)
+        assert await quick.events(1) == [302]
 
 
 async def test_a_client_that_vanishes_leaves_nothing_behind(
-    served: Serving, account: TestAccount, actor: Actor
+    served: Serving, holder: TestAccount, owner: Actor
 ) -> None:
-    async with small_client(served, account.key) as gone:
+    async with small_client(served, holder.key) as gone:
         await gone.subscribe(WIDE)
         await served.subscriptions(1)
-        await served.hub.customers(actor, 100)
-        await becomes(lambda: session_of(served, 0).outbox.unsent >= FULL)
+        await served.hub.customers(owner, 300)
+        await becomes(lambda: not session_of(served, 0).outbox.has_room)
         gone.connection.transport.abort()
     await served.subscriptions(0)
     await becomes(lambda: len(served.live) == 0)
 
 
 async def test_a_client_that_only_asks_is_read_no_faster_than_it_listens(
-    served: Serving, account: TestAccount
+    served: Serving, holder: TestAccount
 ) -> None:
-    async with small_client(served, account.key) as client:
+    async with small_client(served, holder.key) as client:
 
         async def ask() -> None:
             for number in range(400):
@@ -104,8 +107,25 @@ async def test_a_client_that_only_asks_is_read_no_faster_than_it_listens(
 
         asking = asyncio.create_task(ask())
         outbox = session_of(served, 0).outbox
-        await becomes(lambda: outbox.unsent >= FULL)
+        await becomes(lambda: not outbox.has_room)
         assert outbox.unsent < FULL + 20_000
         for number in range(400):
             assert (await client.hear())["payload"]["n"] == number
         await asking
+
+
+async def test_a_peer_that_answers_no_ping_is_closed_with_1013(small_world: World) -> None:
+    async with serving(small_world, ping=0.1) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(
+            b"GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+        )
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        ping = await reader.readexactly(6)
+        assert ping[:2] == b"\x89\x04"
+        reason = b"no answer to a ping"
+        assert await reader.read() == b"\x88\x15" + (1013).to_bytes(2) + reason
+        writer.close()
+        await becomes(lambda: len(served.live) == 0)

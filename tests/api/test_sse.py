@@ -60,22 +60,24 @@ async def stream(
     options: dict[str, Any] = {"json": asked}
     if method == "GET":
         options = {"params": {"query": query, "variables": json.dumps(variables)}}
-    async with httpx.AsyncClient(timeout=None) as client:
-        async with client.stream(method, served.http_url, headers=sent, **options) as response:
-            yield Reader(response)
+    async with (
+        httpx.AsyncClient(timeout=None) as client,
+        client.stream(method, served.http_url, headers=sent, **options) as response,
+    ):
+        yield Reader(response)
 
 
 async def test_a_subscription_streams_events_with_their_cursors(
-    served: Serving, account: TestAccount, actor: Actor
+    served: Serving, holder: TestAccount, owner: Actor
 ) -> None:
     for method in ("POST", "GET"):
-        async with stream(served, account.key, method=method) as reader:
+        async with stream(served, holder.key, method=method) as reader:
             assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert reader.response.headers["cache-control"] == "no-store"
             assert await reader.block() == {"": ""}
             await served.subscriptions(1)
             for _ in range(5):
-                await served.hub.customer(actor)
+                await served.hub.customer(owner)
             heard = [await reader.event() for _ in range(5)]
             sequences = [response["data"]["events"]["sequence"] for _, response in heard]
             assert sequences == list(range(sequences[0], sequences[0] + 5))
@@ -84,37 +86,37 @@ async def test_a_subscription_streams_events_with_their_cursors(
     await becomes(lambda: len(served.live) == 0)
 
 
-async def test_last_event_id_beats_after(served: Serving, account: TestAccount, actor: Actor) -> None:
-    await served.hub.customers(actor, 5)
-    async with stream(served, account.key, variables={"after": None}) as reader:
+async def test_last_event_id_beats_after(served: Serving, holder: TestAccount, owner: Actor) -> None:
+    await served.hub.customers(owner, 5)
+    async with stream(served, holder.key, variables={"after": None}) as reader:
         await served.subscriptions(1)
-        await served.hub.customer(actor)
+        await served.hub.customer(owner)
         cursor, _ = await reader.event()
-    await served.hub.customers(actor, 2)
-    begin = await served.world.data("{ eventStream { oldestCursor } }", key=account.key)
+    await served.hub.customers(owner, 2)
+    begin = await served.world.data("{ eventStream { oldestCursor } }", key=holder.key)
     after = {"after": begin["eventStream"]["oldestCursor"]}
-    async with stream(served, account.key, variables=after, last_event_id=cursor) as reader:
+    async with stream(served, holder.key, variables=after, last_event_id=cursor) as reader:
         heard = [await reader.event() for _ in range(2)]
         assert [response["data"]["events"]["sequence"] for _, response in heard] == [8, 9]
-    async with stream(served, account.key, variables=after) as reader:
+    async with stream(served, holder.key, variables=after) as reader:
         heard = [await reader.event() for _ in range(9)]
         assert [response["data"]["events"]["sequence"] for _, response in heard] == list(range(1, 10))
 
 
-async def test_queries_and_mutations_give_one_result(served: Serving, account: TestAccount) -> None:
-    async with stream(served, account.key, "{ viewer { account { id } } }") as reader:
+async def test_queries_and_mutations_give_one_result(served: Serving, holder: TestAccount) -> None:
+    async with stream(served, holder.key, "{ viewer { account { id } } }") as reader:
         assert await reader.block() == {
             "event": "next",
-            "data": json.dumps({"data": {"viewer": {"account": {"id": account.id}}}}, separators=(",", ":")),
+            "data": json.dumps({"data": {"viewer": {"account": {"id": holder.id}}}}, separators=(",", ":")),
         }
         assert await reader.block() == {"event": "complete", "data": ""}
         assert await reader.block() is None
 
 
-async def test_a_refused_request_is_no_stream(served: Serving, account: TestAccount) -> None:
+async def test_a_refused_request_is_no_stream(served: Serving, holder: TestAccount) -> None:
     wrong = {"{ nothing }": None, "subscription { events { nothing } }": None, EVENTS: {"after": "wrong"}}
     for query, variables in wrong.items():
-        async with stream(served, account.key, query, variables) as reader:
+        async with stream(served, holder.key, query, variables) as reader:
             assert reader.response.status_code == 400
             body = json.loads(await reader.response.aread())
             assert body["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -135,41 +137,41 @@ async def test_streams_count_as_sockets(tmp_path: Any) -> None:
 
 
 async def test_an_idle_stream_is_told_how_far_it_has_read(
-    small_world: World, account: TestAccount, actor: Actor
+    small_world: World, holder: TestAccount, owner: Actor
 ) -> None:
     timing = Timing(check=0.05, rounds=1, idle=0.1)
     async with serving(small_world, timing=timing) as served:
         variables = {"filter": {"types": ["METER_CREATED"]}}
-        async with stream(served, account.key, variables=variables) as reader:
+        async with stream(served, holder.key, variables=variables) as reader:
             assert await reader.block() == {"": ""}
             first = await reader.block()
-            await served.hub.customer(actor)
+            await served.hub.customer(owner)
             block = first
             while block == first:
                 block = await reader.block()
-        latest = await small_world.data("{ eventStream { latestCursor } }", key=account.key)
+        latest = await small_world.data("{ eventStream { latestCursor } }", key=holder.key)
         assert block == {"": "", "id": latest["eventStream"]["latestCursor"]}
 
 
 async def test_a_revoked_key_and_a_deploy_end_streams_without_complete(
-    served: Serving, account: TestAccount, actor: Actor, small_world: World
+    served: Serving, holder: TestAccount, owner: Actor, small_world: World
 ) -> None:
     async with small_world.database.transaction() as session:
-        key, secret = await accounts.create_api_key(session, actor, name="second")
-    async with stream(served, secret) as revoked, stream(served, account.key) as other:
+        key, secret = await accounts.create_api_key(session, owner, name="second")
+    async with stream(served, secret) as revoked, stream(served, holder.key) as other:
         await served.subscriptions(2)
         async with small_world.database.transaction() as session:
-            await accounts.revoke_api_key(session, actor, key.id)
+            await accounts.revoke_api_key(session, owner, key.id)
         assert [await revoked.block(), await revoked.block()] == [{"": ""}, None]
         await served.live.close()
         assert [await other.block(), await other.block()] == [{"": ""}, None]
 
 
 async def test_an_expired_reader_gets_the_error_and_complete(
-    served: Serving, account: TestAccount, actor: Actor
+    served: Serving, holder: TestAccount, owner: Actor
 ) -> None:
-    await served.hub.customer(actor)
-    async with stream(served, account.key) as reader:
+    await served.hub.customer(owner)
+    async with stream(served, holder.key) as reader:
         await served.subscriptions(1)
         (feed,) = served.live.hub._feeds.values()
         # The database was replaced by a restored backup.

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import select, update
@@ -22,7 +23,7 @@ from app.delivery.models import (
     EmailSubscriptionStatus,
     WebhookEndpoint,
 )
-from app.delivery.signing import new_secret
+from app.delivery.signing import new_key_pair, new_secret
 from app.events import log
 from app.events.doorbell import Doorbell
 from app.events.models import Dispatch, EventRecord, Stream
@@ -69,6 +70,7 @@ def admin(account_id: str) -> Actor:
 class Endpoint:
     id: str
     secret: str
+    public_key: str
 
 
 @dataclass
@@ -92,16 +94,18 @@ class Scene:
 
     async def endpoint(self, account_id: str, url: str, **values: Any) -> Endpoint:
         """An endpoint that takes the events from now on."""
-        secret = new_secret()
+        secret, (private_key, public_key) = new_secret(), new_key_pair()
         async with self.database.transaction() as session:
             endpoint = WebhookEndpoint(
                 account_id=account_id,
                 url=url,
                 secret_encrypted=self.services.keyring.encrypt(secret),
+                signing_key_encrypted=self.services.keyring.encrypt(private_key),
+                public_key=public_key,
                 **{"first_sequence": await log.lock_position(session, account_id)} | values,
             )
             session.add(endpoint)
-        return Endpoint(endpoint.id, secret)
+        return Endpoint(endpoint.id, secret, public_key)
 
     async def subscription(self, account_id: str, email: str, **values: Any) -> str:
         """An active subscription to the events from now on."""
@@ -209,7 +213,11 @@ def watched_points() -> Iterator[Points]:
 @asynccontextmanager
 async def open_scene(database_url: str, **settings: Any) -> AsyncIterator[Scene]:
     """A scene over an empty database; webhooks may go to this machine."""
-    chosen = {"webhook_allow_networks": ["127.0.0.0/8"], "webhook_timeout": 5} | settings
-    async with world(database_url, **chosen) as opened, Doorbell.from_url("memory://") as doorbell:
-        with watched_points() as watching:
+    with TemporaryDirectory() as folder, watched_points() as watching:
+        chosen = {
+            "webhook_allow_networks": ["127.0.0.0/8"],
+            "webhook_timeout": 5,
+            "data_dir": folder,
+        } | settings
+        async with world(database_url, **chosen) as opened, Doorbell.from_url("memory://") as doorbell:
             yield Scene(opened, doorbell, watching)

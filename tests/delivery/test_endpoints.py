@@ -149,7 +149,14 @@ async def test_an_account_has_a_hundred_endpoints_at_most(world: World) -> None:
     account, other = await world.account(), await world.account()
     async with world.database.transaction() as session:
         session.add_all(
-            WebhookEndpoint(account_id=account.id, url=URL, first_sequence=0, secret_encrypted="x")
+            WebhookEndpoint(
+                account_id=account.id,
+                url=URL,
+                first_sequence=0,
+                secret_encrypted="x",
+                signing_key_encrypted="x",
+                public_key="x",
+            )
             for _ in range(endpoints.MAX_ENDPOINTS - 1)
         )
     both = await asyncio.gather(

@@ -1,11 +1,15 @@
 """Webhooks from the log to a real receiver: what is sent, what is recorded, and what an answer changes."""
 
+import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import update
 from sqlmodel import col
 from standardwebhooks import Webhook
@@ -14,7 +18,7 @@ from app import __version__, clock
 from app.delivery.channels import FIRST_LIMIT
 from app.delivery.deliveries import send_again, send_test
 from app.delivery.models import Delivery, DeliveryStatus, EndpointStatus, Lane, WebhookEndpoint
-from app.delivery.signing import new_secret
+from app.delivery.signing import new_key_pair, new_secret
 from app.events.catalogue import EventType
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver, Request
@@ -31,6 +35,20 @@ def verified(request: Request, secret: str) -> Any:
     return Webhook(secret).verify(request.body, request.headers)
 
 
+def signed_with(request: Request, public_key: str) -> bool:
+    """Whether one of the `v1a` signatures was made with this public key's private one."""
+    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key.removeprefix("whpk_")))
+    content = (
+        f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.body
+    )
+    for version, _, signature in (one.partition(",") for one in request.headers["webhook-signature"].split()):
+        if version == "v1a":
+            with contextlib.suppress(InvalidSignature):
+                key.verify(base64.b64decode(signature), content)
+                return True
+    return False
+
+
 async def test_a_webhook_is_signed_and_says_what_happened(scene: Scene, receiver: Receiver) -> None:
     account = await scene.account()
     endpoint = await scene.endpoint(account, receiver.url("/hook?tenant=1"))
@@ -41,6 +59,7 @@ async def test_a_webhook_is_signed_and_says_what_happened(scene: Scene, receiver
     (request,) = receiver.requests
     assert (request.method, request.target) == ("POST", "/hook?tenant=1")
     assert verified(request, endpoint.secret) == json.loads(request.body)
+    assert signed_with(request, endpoint.public_key)
     content = {
         "type": "customer.created",
         "timestamp": clock.format_utc(event.occurred_at),
@@ -243,10 +262,12 @@ async def test_a_hanging_receiver_holds_up_nobody(scene: Scene, receiver: Receiv
 async def test_both_secrets_sign_while_they_overlap(scene: Scene, receiver: Receiver) -> None:
     account = await scene.account()
     encrypt, old, older = scene.services.keyring.encrypt, new_secret(), new_secret()
+    old_key, old_public_key = new_key_pair()
     overlapping = await scene.endpoint(
         account,
         receiver.url("/overlapping"),
         previous_secret_encrypted=encrypt(old),
+        previous_signing_key_encrypted=encrypt(old_key),
         previous_secret_until=clock.now() + timedelta(hours=1),
     )
     over = await scene.endpoint(
@@ -260,9 +281,12 @@ async def test_both_secrets_sign_while_they_overlap(scene: Scene, receiver: Rece
         await scene.settled()
     (request,) = receiver.to("/overlapping")
     assert verified(request, overlapping.secret) == verified(request, old)
+    assert signed_with(request, overlapping.public_key)
+    assert signed_with(request, old_public_key)
+    assert not signed_with(request, over.public_key)
     (request,) = receiver.to("/over")
     verified(request, over.secret)
-    assert len(request.headers["webhook-signature"].split()) == 1
+    assert [one.partition(",")[0] for one in request.headers["webhook-signature"].split()] == ["v1", "v1a"]
 
 
 async def test_a_test_event_says_that_it_is_one(scene: Scene, receiver: Receiver) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.delivery.signing import SecretError, decode_secret, new_secret, sign
+from app.delivery.signing import SecretError, decode_secret, new_key_pair, new_secret, sign
 
 VECTOR_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -17,6 +17,29 @@ VECTOR_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 def test_the_specification_vector() -> None:
     signature = sign([VECTOR_SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_the_specification_vector_of_a_key_pair() -> None:
+    key = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+    body = b'{"test": 2432232314}'
+    signature = sign([VECTOR_SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body, [key])
+    assert signature.split() == [
+        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
+    ]
+
+
+def test_a_key_pair_holds_together() -> None:
+    private, public = new_key_pair()
+    assert (private[:5], public[:5]) == ("whsk_", "whpk_")
+    content = base64.b64decode(private[5:])
+    assert (len(content), base64.b64encode(content[32:]).decode()) == (64, public[5:])
+
+
+@pytest.mark.parametrize("key", ["whsk_", "whsk_?", "whsk_AAAA"])
+def test_a_signing_key_that_is_none_is_refused(key: str) -> None:
+    with pytest.raises(SecretError):
+        sign([VECTOR_SECRET], "evt_1", 1, b"", [key])
 
 
 @given(st.text(alphabet="abcXYZ019_", min_size=1), st.text())

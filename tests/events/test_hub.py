@@ -187,7 +187,7 @@ async def test_a_viewer_bound_to_a_customer_sees_that_customer_only(world: World
         fresh = await live.subscribe(bound, NESTED)
         await live.meter(actor, bob)
         await live.meter(actor, ada)
-        for subscription, sink in (resumed, fresh):
+        for subscription, _ in (resumed, fresh):
             await becomes(lambda subscription=subscription: subscription.reached == 5)
         assert resumed[1].sequences == [2, 5]
         assert fresh[1].sequences == [5]

@@ -1,0 +1,15 @@
+"""Fast reads: a selection becomes one statement, and its rows go out untouched.
+
+Most of what a GraphQL server does for a list is to complete value after value of rows that already are what the client
+asked for. Here the selection below a root field is compiled once per document, and kept with it:
+
+- `declare.py`  A feature says beside its type which fields are columns, functions of columns, or relations.
+- `selection.py`  The selection becomes a plan: which columns of which tables, and how a row becomes a dict.
+- `statements.py`  The plan becomes SQL with the viewer's scope inside: to-one relations are joins, each nested
+  connection is one more statement for all its parents. Account, cursors and page size are parameters.
+- `reads.py`  What resolvers call: `connection` and `one` run the plan and give a `Ready` value.
+- `executor.py`  The executor hands a `Ready` value through as it is.
+
+Whatever cannot be compiled raises `NotCompiled`, and the resolver goes the ordinary way over ORM rows and GraphQL
+objects, which answers the same in every letter, errors included; `tests/api/test_compiled.py` holds the two together.
+"""

@@ -1,0 +1,243 @@
+"""What resolvers call to read: a connection, one row, or a long list of values.
+
+Each goes the compiled way where that can be gone, and else the ordinary way with the same answer.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    GraphQLResolveInfo,
+    OperationDefinitionNode,
+    Undefined,
+    VariableNode,
+    Visitor,
+    get_named_type,
+    visit,
+)
+from graphql.language import SKIP, ArgumentNode
+from sqlalchemy import Select, select
+
+from app import clock
+from app.api.compiled import statements
+from app.api.compiled.declare import Asked
+from app.api.compiled.selection import Child, Compiler, Plan, Run
+from app.api.compiled.statements import Filter
+from app.api.compiled.values import NotCompiled
+from app.api.context import Context, Info
+from app.api.nodes import find, is_id_of, shown
+from app.api.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
+from app.auth.actor import visible
+
+# Plans of one document: one for each root field and each set of values of the variables that decide over its shape.
+PLANS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A value that is already as the client asked for it."""
+
+    __slots__ = ("value",)
+
+    value: Any
+
+
+class Plans:
+    """The compiled reads of one operation of a document."""
+
+    def __init__(self, document: DocumentNode, operation: OperationDefinitionNode) -> None:
+        self._variables = _structural(document, operation)
+        self._kept: dict[Any, Any] = {}
+
+    def of(self, info: GraphQLResolveInfo[Any], kind: Any, build: Callable[[Compiler], Any]) -> Any:
+        """What `build` compiles for this field. Raises NotCompiled, at once for what was tried before."""
+        coerced = info.variable_values.coerced
+        key = (_names(info), kind, *(coerced.get(name, Undefined) for name in self._variables))
+        try:
+            found = self._kept.get(key, self)
+        except TypeError:
+            raise NotCompiled("variables") from None
+        if found is self:
+            try:
+                found = build(Compiler(info))
+            except NotCompiled:
+                found = None
+            if len(self._kept) >= PLANS_KEPT:
+                self._kept.clear()
+            self._kept[key] = found
+        if found is None:
+            raise NotCompiled
+        return found
+
+
+async def connection(
+    info: Info,
+    model: Any,
+    request: PageRequest,
+    filter: Filter | None = None,
+    *,
+    key: str = "id",
+    cursor: Callable[[Any], str] = id_cursor,
+    show: Callable[[Any], Any] | None = None,
+) -> Any:
+    """One page of what the viewer may see of a model, in the order of its key.
+
+    `cursor` makes a cursor of a key, `show` a GraphQL object of a row.
+    """
+    context, viewer = info.context, info.context.viewer
+    try:
+        plan = _plan(info, model, lambda compiler, raw: compiler.connection(model, key, *raw))
+        require_own(model, request)
+        return Ready(await _page(context, plan, request, filter, cursor))
+    except NotCompiled:
+        pass
+    statement = visible(select(model), viewer)
+    if filter is not None:
+        statement = filter.narrow(statement)
+    page = await page_of(
+        context, statement, request, getattr(model, key), cursor=lambda row: cursor(getattr(row, key))
+    )
+    return Connection.of(page, show or (lambda row: shown(row, viewer)))
+
+
+async def one(info: Info, model: Any, identifier: str) -> Any:
+    """The row with this id, None if there is none that the viewer may see."""
+    context, viewer = info.context, info.context.viewer
+    if not is_id_of(model, identifier):
+        return None
+    try:
+        plan = _plan(info, model, lambda compiler, raw: compiler.rows(model, "id", *raw))
+        return await _row(context, plan, identifier)
+    except NotCompiled:
+        return shown(await find(context, viewer, model, identifier), viewer)
+
+
+def values(info: Info, items: Sequence[Any], show: Callable[[Any], Any]) -> Any:
+    """A long list of objects whose attributes are the fields of the GraphQL type that `show` makes of each."""
+    plans, raw = info.context.plans, info._raw_info
+    kind: Any = get_named_type(raw.return_type)
+    try:
+        if plans is None:
+            raise NotCompiled
+        make = plans.of(raw, kind.name, lambda compiler: compiler.values(kind, raw.field_nodes))
+    except NotCompiled:
+        return [show(item) for item in items]
+    return Ready([make(item, None) for item in items])
+
+
+def _plan(info: Info, model: Any, build: Callable[[Compiler, tuple[Any, list[FieldNode]]], Plan]) -> Plan:
+    plans, viewer, raw = info.context.plans, info.context.viewer, info._raw_info
+    # What an end customer with a consent's token sees of a row is left to the types themselves.
+    if plans is None or viewer.consent_id is not None:
+        raise NotCompiled
+    selected = (get_named_type(raw.return_type), raw.field_nodes)
+    plan: Plan = plans.of(raw, model, lambda compiler: build(compiler, selected))
+    return plan
+
+
+async def _page(
+    context: Context,
+    plan: Plan,
+    request: PageRequest,
+    filter: Filter | None,
+    cursor: Callable[[Any], str],
+) -> Any:
+    viewer = context.viewer
+    asked = Asked(viewer, context.services, clock.now(), cursor)
+    shape = statements.shape_of(viewer, request)
+    if filter is None:
+        statement = _kept(plan, shape, lambda: statements.listed(plan, viewer, request))
+    else:
+        statement = statements.listed(plan, viewer, request, filter)
+    given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
+    rows = list(await context.execute(statement, given))
+    page = Page.cut(rows, request, cursor)
+    return plan.shape(page, await _run(context, plan, asked, page.rows))
+
+
+async def _row(context: Context, plan: Plan, identifier: str) -> Any:
+    viewer = context.viewer
+    asked = Asked(viewer, context.services, clock.now(), id_cursor)
+    statement = _kept(plan, statements.shape_of(viewer), lambda: statements.single(plan, viewer))
+    given = statements.parameters(viewer, asked.at) | {statements.ID: identifier}
+    rows = list(await context.execute(statement, given))
+    if not rows:
+        return None
+    return Ready(plan.shape(rows[0], await _run(context, plan, asked, rows)))
+
+
+async def _run(context: Context, plan: Plan, asked: Asked, rows: Sequence[Any]) -> Run:
+    """With the pages of all children of these rows."""
+    # Cursors of nested connections are always over ids.
+    run = Run(asked)
+    for child in plan.children:
+        run.pages.append(await _nested(context, child, asked, rows))
+    return run
+
+
+async def _nested(context: Context, child: Child, asked: Asked, rows: Sequence[Any]) -> dict[str, Any]:
+    plan, request, viewer = child.plan, child.request, asked.viewer
+    parents = list(dict.fromkeys(row[child.parent_index] for row in rows))
+    parents = [one for one in parents if one is not None]
+    if not parents:
+        return {}
+    asked = Asked(viewer, asked.services, asked.at, id_cursor)
+    shape = statements.shape_of(viewer, request)
+    statement = _kept(plan, shape, lambda: statements.nested(plan, child.many, viewer, request))
+    given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
+    given[statements.PARENTS] = _padded(parents)
+    by_parent: dict[str, list[Any]] = {one: [] for one in parents}
+    for row in await context.execute(statement, given):
+        by_parent[row[-1]].append(row)
+    pages = {one: Page.cut(found, request, id_cursor) for one, found in by_parent.items()}
+    run = await _run(context, plan, asked, [row for page in pages.values() for row in page.rows])
+    return {one: plan.shape(page, run) for one, page in pages.items()}
+
+
+def _padded(ids: list[str]) -> list[str]:
+    """As many as a power of two, by repeating one, so that the database prepares few different statements."""
+    return ids + ids[-1:] * ((1 << (len(ids) - 1).bit_length()) - len(ids))
+
+
+def _kept(plan: Plan, shape: Any, build: Callable[[], Select[Any]]) -> Select[Any]:
+    if shape not in plan.statements:
+        plan.statements[shape] = build()
+    statement: Select[Any] = plan.statements[shape]
+    return statement
+
+
+def _names(info: GraphQLResolveInfo[Any]) -> tuple[str | int, ...]:
+    """The response names from the root to a field; indexes of lists are left out."""
+    return tuple(key for key in info.path.as_list() if isinstance(key, str))
+
+
+def _structural(document: DocumentNode, operation: OperationDefinitionNode) -> tuple[str, ...]:
+    """The variables that decide over a plan: all but those that are only arguments of root fields."""
+    roots = [
+        argument
+        for node in operation.selection_set.selections
+        if isinstance(node, FieldNode)
+        for argument in node.arguments or ()
+    ]
+    finder = _Variables(roots)
+    visit(document, finder)
+    return tuple(sorted(finder.names))
+
+
+class _Variables(Visitor):
+    def __init__(self, passed: Iterable[ArgumentNode]) -> None:
+        super().__init__()
+        self._passed = {id(one) for one in passed}
+        self.names: set[str] = set()
+
+    def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
+        return SKIP if id(node) in self._passed else None
+
+    def enter_variable_definition(self, *_: Any) -> Any:
+        return SKIP
+
+    def enter_variable(self, node: VariableNode, *_: Any) -> None:
+        self.names.add(node.name.value)

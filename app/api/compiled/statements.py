@@ -1,0 +1,119 @@
+"""From a plan to SQL. What differs between two requests of one shape is a parameter, so a statement is built once."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol, cast
+
+from sqlalchemy import Integer, Select, bindparam, func, select
+from sqlalchemy.sql.util import ClauseAdapter
+
+from app.api.compiled.declare import Columns, Many
+from app.api.compiled.selection import Plan, Scope
+from app.api.pagination import PageRequest, direction, narrow
+from app.auth.actor import Actor
+from app.database import UtcDateTime
+
+
+class Filter(Protocol):
+    """Narrows a statement over a model's rows."""
+
+    def narrow(self, statement: Select[Any]) -> Select[Any]: ...
+
+
+ACCOUNT, CUSTOMER, AT = "asked_account", "asked_customer", "asked_at"
+LIMIT, AFTER, BEFORE, PARENTS, ID = "asked_limit", "asked_after", "asked_before", "asked_parents", "asked_id"
+
+
+def parameters(viewer: Actor, at: datetime) -> dict[str, Any]:
+    """What every statement takes."""
+    return {ACCOUNT: viewer.account_id, CUSTOMER: viewer.customer_id, AT: at}
+
+
+def page_parameters(request: PageRequest) -> dict[str, Any]:
+    return {LIMIT: request.limit + 1, AFTER: request.after, BEFORE: request.before}
+
+
+def shape_of(viewer: Actor, request: PageRequest | None = None) -> tuple[bool, ...]:
+    """What of a request its statement depends on beside the plan."""
+    if request is None:
+        return (viewer.sees_whole_account,)
+    cursors = (request.after is not None, request.before is not None)
+    return (viewer.sees_whole_account, request.backwards, *cursors)
+
+
+def listed(plan: Plan, viewer: Actor, request: PageRequest, filter: Filter | None = None) -> Select[Any]:
+    """One page of the plan's rows, in reading direction."""
+    asked, key = _template(request), getattr(plan.model, plan.key)
+    rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
+    if filter is not None:
+        rows = filter.narrow(rows)
+    rows = narrow(rows, key, asked, False).order_by(direction(key, asked, False))
+    page = rows.limit(bindparam(LIMIT, type_=Integer())).subquery("page")
+    return _with_relations(plan, viewer, page).order_by(direction(page.c[plan.key], asked, False))
+
+
+def single(plan: Plan, viewer: Actor) -> Select[Any]:
+    """The row of one id, if the viewer may see it."""
+    rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
+    rows = rows.where(getattr(plan.model, plan.key) == bindparam(ID))
+    return _with_relations(plan, viewer, rows.subquery("page"))
+
+
+def nested(plan: Plan, many: Many, viewer: Actor, request: PageRequest) -> Select[Any]:
+    """The same page of each parent, with the parent's id as the last column."""
+    asked, key, parent = _template(request), getattr(plan.model, plan.key), many.parent
+    rank = func.row_number().over(partition_by=parent, order_by=direction(key, asked, False))
+    table = plan.model.__table__
+    linked = table if many.through is None else table.join(many.through.__table__, many.on)
+    rows = select(*_columns(plan), parent.label("page_parent"), rank.label("page_rank")).select_from(linked)
+    rows = rows.where(plan.model.seen_by(_viewer(viewer)), parent.in_(bindparam(PARENTS, expanding=True)))
+    page = narrow(rows, key, asked, False).subquery("page")
+    statement = _with_relations(plan, viewer, page).add_columns(page.c.page_parent)
+    return statement.where(page.c.page_rank <= bindparam(LIMIT, type_=Integer())).order_by(
+        page.c.page_parent, page.c.page_rank
+    )
+
+
+def _columns(plan: Plan) -> list[Any]:
+    return [getattr(plan.model, one).label(one) for one in plan.root.attributes]
+
+
+def _with_relations(plan: Plan, viewer: Actor, page: Any) -> Select[Any]:
+    at = bindparam(AT, type_=UtcDateTime())
+    columns: dict[Scope, Columns] = {plan.root: page.c.__getitem__}
+    joined = page
+    for scope in plan.scopes:
+        if scope.parent is None or scope.via is None:
+            continue
+        table = scope.model.__table__.alias()
+        columns[scope] = _of_table(scope.model, table)
+        parent, via = columns[scope.parent], scope.via
+        if via.on is not None:
+            condition = via.on(parent, columns[scope], at)
+        else:
+            condition = columns[scope]("id") == parent(via.key)
+        if via.scoped:
+            condition &= ClauseAdapter(table).traverse(scope.model.seen_by(_viewer(viewer)))
+        joined = joined.outerjoin(table, condition)
+    wanted = [columns[scope](name).label(f"v{n}") for n, (scope, name) in enumerate(plan.places)]
+    return select(*wanted).select_from(joined)
+
+
+def _of_table(model: Any, table: Any) -> Columns:
+    named: Mapping[str, Any] = model.__mapper__.columns
+    return lambda attribute: table.c[named[attribute].key]
+
+
+def _viewer(viewer: Actor) -> Actor:
+    """A viewer of the same kind whose ids are parameters."""
+    customer: Any = None if viewer.sees_whole_account else bindparam(CUSTOMER)
+    return Actor(cast(Any, bindparam(ACCOUNT)), viewer.scopes, customer_id=customer)
+
+
+def _template(request: PageRequest) -> PageRequest:
+    return PageRequest(
+        limit=request.limit,
+        backwards=request.backwards,
+        after=None if request.after is None else bindparam(AFTER),
+        before=None if request.before is None else bindparam(BEFORE),
+    )

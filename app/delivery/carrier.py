@@ -1,0 +1,54 @@
+"""What a sender asks of a carrier: how deliveries to one kind of destination are written, sent and judged."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import Row
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.delivery.claims import Claim
+from app.delivery.exchange import Exchange
+from app.delivery.outcomes import Result
+
+
+class Target(Protocol):
+    """A destination that takes deliveries, once its pause is over."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def paused_seconds(self) -> float: ...
+
+
+class Carrier(Protocol):
+    """How deliveries to one kind of destination are written, sent and judged."""
+
+    prefix: str
+    timeout: float
+    most_in_flight: int
+    most_each: int
+
+    async def targets(self, session: AsyncSession, ids: Collection[str]) -> Mapping[str, Any]:
+        """Those of the destinations that take deliveries."""
+        ...
+
+    async def body(self, session: AsyncSession, row: Row[Any], target: Any) -> str | None:
+        """The body for a picked delivery's first attempt; None if its event is gone."""
+        ...
+
+    async def send(self, claim: Claim) -> Exchange:
+        """One attempt, with no session open."""
+        ...
+
+    def pause_after(self, result: Result) -> float | None:
+        """For how many seconds the whole destination asks to be left alone."""
+        ...
+
+    async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """Change the destinations themselves; called before their deliveries are written."""
+        ...
+
+    async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """Note what is only for show; called after them, and waits for no lock."""
+        ...

@@ -1,0 +1,137 @@
+"""What the demo shows: one row an event, one column a way, and how long each arrival took."""
+
+import asyncio
+import enum
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from rich import box
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+
+class Way(enum.Enum):
+    """How an event arrives; the values head the columns."""
+
+    SOCKET = "WebSocket"
+    WEBHOOK = "Webhook"
+    EMAIL = "Email"
+
+
+ROOM_FOR_STORY: Final = 100
+CAPTION: Final = (
+    "Milliseconds from just before the mutation is sent until the event is here. "
+    "✓ The webhook's signature was checked by the Standard Webhooks rule."
+)
+
+
+@dataclass
+class Row:
+    """One expected event: its dotted name and what happens; times are `time.perf_counter()`."""
+
+    name: str
+    story: str
+    sent_at: float | None = None
+    event_id: str | None = None
+    arrivals: dict[Way, float] = field(default_factory=dict)
+
+    def is_complete(self) -> bool:
+        return len(self.arrivals) == len(Way)
+
+    def milliseconds(self, way: Way) -> int | None:
+        at = self.arrivals.get(way)
+        return None if at is None or self.sent_at is None else round((at - self.sent_at) * 1000)
+
+
+class Board:
+    """Brings arrivals together by the event's id. A mail does not say its type, so it may wait for the others."""
+
+    def __init__(self, stories: dict[str, str]) -> None:
+        self.rows = [Row(name, story) for name, story in stories.items()]
+        self._by_id: dict[str, Row] = {}
+        self._unknown: dict[tuple[str, Way], float] = {}
+        self._changed = asyncio.Event()
+        # One for all cells and drawings: a new one would begin anew each time, and never move.
+        self._moving = Spinner("dots", style="cyan")
+
+    def sending(self, *names: str) -> None:
+        """The mutation behind these events goes out now."""
+        now = time.perf_counter()
+        for row in self.rows:
+            if row.name in names:
+                row.sent_at = now
+
+    def arrived(self, way: Way, event_id: str, name: str | None = None) -> bool:
+        """Note an arrival; False for one that belongs to no row."""
+        at = time.perf_counter()
+        row = self._row(event_id, name)
+        if row is None:
+            self._unknown[event_id, way] = at
+            return False
+        row.arrivals.setdefault(way, at)
+        self._changed.set()
+        return True
+
+    async def wait_for(self, names: Iterable[str], seconds: float) -> bool:
+        """Whether these events arrived by all ways within the time."""
+        rows = [row for row in self.rows if row.name in set(names)]
+        try:
+            async with asyncio.timeout(seconds):
+                while not all(row.is_complete() for row in rows):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def missing(self) -> list[str]:
+        """What has not arrived, each as `meter.created by email`."""
+        return [
+            f"{row.name} by {way.value if way is Way.SOCKET else way.value.lower()}"
+            for row in self.rows
+            for way in Way
+            if way not in row.arrivals
+        ]
+
+    def table(self, width: int, *, live: bool = True) -> Table:
+        """The board as it stands; `live` gives what is under way a moving sign."""
+        table = Table(box=box.ROUNDED, caption=CAPTION, caption_justify="left", pad_edge=True)
+        table.add_column("Event", no_wrap=True)
+        with_story = width >= ROOM_FOR_STORY
+        if with_story:
+            table.add_column("What happens", style="dim", no_wrap=True)
+        for way in Way:
+            table.add_column(way.value, justify="right", no_wrap=True, min_width=11)
+        for row in self.rows:
+            style = "dim" if row.sent_at is None else "bold" if row.is_complete() else ""
+            cells: list[Text | Spinner] = [Text(row.name, style)]
+            if with_story:
+                cells.append(Text(row.story))
+            table.add_row(*cells, *(self._cell(row, way, live) for way in Way))
+        return table
+
+    def _row(self, event_id: str, name: str | None) -> Row | None:
+        known = self._by_id.get(event_id)
+        if known is not None or name is None:
+            return known
+        for row in self.rows:
+            if row.name == name and row.sent_at is not None and row.event_id is None:
+                row.event_id = event_id
+                self._by_id[event_id] = row
+                for way in Way:
+                    if (event_id, way) in self._unknown:
+                        row.arrivals[way] = self._unknown.pop((event_id, way))
+                return row
+        return None
+
+    def _cell(self, row: Row, way: Way, live: bool) -> Text | Spinner:
+        milliseconds = row.milliseconds(way)
+        if milliseconds is not None:
+            tick = "✓ " if way is Way.WEBHOOK else ""
+            return Text(f"{tick}{milliseconds} ms", "green", justify="right")
+        if row.sent_at is None or not live:
+            return Text("–", "dim", justify="right")
+        return self._moving

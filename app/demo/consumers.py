@@ -1,0 +1,213 @@
+"""Who the demo's events go to: a webhook receiver and a mailbox on this machine, and a page that shows what came."""
+
+import asyncio
+import base64
+import email
+import email.policy
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.message import EmailMessage
+from html import escape
+from typing import Any, Final
+
+from aiohttp import web
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+HOST: Final = "127.0.0.1"
+TOLERANCE: Final = 300
+KEPT: Final = 500
+EVENT_ID: Final = re.compile(r"[?&]event=(evt_[0-9a-z]+)")
+CONFIRM_LINK: Final = re.compile(r"https?://\S+/email-subscriptions/confirm/\S+")
+# A mail is shown as its HTML, but nothing in it may run, load or leave its frame.
+MAIL_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A webhook that came; `wrong` says why its signature does not count, None that it does."""
+
+    event_id: str
+    name: str
+    body: dict[str, Any]
+    wrong: str | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A mail that came; `event_id` is None for one that is not about an event."""
+
+    recipient: str
+    subject: str
+    text: str
+    html: str
+    event_id: str | None
+    at: datetime
+
+
+@dataclass
+class Consumers:
+    """Both of them, their addresses, and what they received; `on_hook` and `on_mail` are told at once."""
+
+    secret: str = ""
+    on_hook: Callable[[Hook], None] = lambda _: None
+    on_mail: Callable[[Mail], None] = lambda _: None
+    hooks: list[Hook] = field(default_factory=list)
+    mails: list[Mail] = field(default_factory=list)
+    web_port: int = 0
+    smtp_port: int = 0
+    _confirm: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    @property
+    def url(self) -> str:
+        """The page that shows what came."""
+        return f"http://{HOST}:{self.web_port}/"
+
+    @property
+    def webhook_url(self) -> str:
+        return f"{self.url}webhooks"
+
+    @property
+    def smtp_url(self) -> str:
+        return f"smtp://{HOST}:{self.smtp_port}"
+
+    async def confirmation_link(self) -> str:
+        """The link of the next mail that asks for a confirmation."""
+        return await self._confirm.get()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Consumers"]:
+        """Listen on free ports until the block ends."""
+        application = web.Application()
+        application.add_routes(
+            [
+                web.post("/webhooks", self._webhook),
+                web.get("/", self._page),
+                web.get("/mails/{number}", self._mail),
+            ]
+        )
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        loop = asyncio.get_running_loop()
+        smtp = await loop.create_server(
+            lambda: SMTP(self, hostname="mailbox.example", enable_SMTPUTF8=True, loop=loop), HOST, 0
+        )
+        try:
+            await web.TCPSite(runner, HOST, 0).start()
+            self.web_port = runner.addresses[0][1]
+            self.smtp_port = smtp.sockets[0].getsockname()[1]
+            yield self
+        finally:
+            smtp.close()
+            await runner.cleanup()
+
+    async def _webhook(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        wrong = why_not_signed(self.secret, request.headers, body)
+        if wrong is not None:
+            hook = Hook(request.headers.get("webhook-id", ""), "", {}, wrong, datetime.now().astimezone())
+        else:
+            content = json.loads(body)
+            hook = Hook(content["id"], content["type"], content, None, datetime.now().astimezone())
+        _keep(self.hooks, hook)
+        self.on_hook(hook)
+        return web.Response(status=204 if wrong is None else 401)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Called by the mail server for each mail."""
+        content = envelope.content if isinstance(envelope.content, bytes) else str(envelope.content).encode()
+        message = email.message_from_bytes(content, policy=email.policy.default)
+        text = _part(message, "plain")
+        about = EVENT_ID.search(text)
+        mail = Mail(
+            recipient=", ".join(envelope.rcpt_tos),
+            subject=str(message["subject"]),
+            text=text,
+            html=_part(message, "html"),
+            event_id=about[1] if about else None,
+            at=datetime.now().astimezone(),
+        )
+        _keep(self.mails, mail)
+        link = CONFIRM_LINK.search(text)
+        if link is not None:
+            self._confirm.put_nowait(link[0])
+        self.on_mail(mail)
+        return "250 OK"
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return _html(_inbox(self.hooks, self.mails), PAGE_POLICY)
+
+    async def _mail(self, request: web.Request) -> web.Response:
+        number = request.match_info["number"]
+        if not number.isdecimal() or not 0 < int(number) <= len(self.mails):
+            raise web.HTTPNotFound(text="There is no such mail.")
+        mail = self.mails[int(number) - 1]
+        return _html(mail.html or f"<pre>{escape(mail.text)}</pre>", MAIL_POLICY)
+
+
+def why_not_signed(secret: str, headers: Mapping[str, str], body: bytes) -> str | None:
+    """None for a body that was signed with the secret within five minutes, by Standard Webhooks; else the reason."""
+    try:
+        identifier, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
+        signatures = headers["webhook-signature"].split(" ")
+    except KeyError as missing:
+        return f"the header {missing.args[0]} is missing"
+    if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > TOLERANCE:
+        return "its timestamp is not of now"
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.digest(key, f"{identifier}.{timestamp}.".encode() + body, hashlib.sha256)
+    expected = f"v1,{base64.b64encode(digest).decode()}"
+    if any(hmac.compare_digest(expected.encode(), one.encode()) for one in signatures):
+        return None
+    return "no signature matches"
+
+
+def _keep(kept: list[Any], one: Any) -> None:
+    """Numbers of mails are links, so what is over the limit is not kept at all."""
+    if len(kept) < KEPT:
+        kept.append(one)
+
+
+def _part(message: EmailMessage, kind: str) -> str:
+    part = message.get_body((kind,))
+    return "" if part is None else str(part.get_content()).replace("\r\n", "\n")
+
+
+def _html(content: str, policy: str) -> web.Response:
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    return web.Response(text=content, content_type="text/html", headers=headers)
+
+
+def _inbox(hooks: list[Hook], mails: list[Mail]) -> str:
+    shown_mails = "".join(
+        f'<li>{mail.at:%H:%M:%S} <a href="/mails/{number}">{escape(mail.subject)}</a>'
+        f"<br><small>to {escape(mail.recipient)}</small></li>"
+        for number, mail in reversed(list(enumerate(mails, 1)))
+    )
+    shown_hooks = "".join(
+        f"<li>{hook.at:%H:%M:%S} <b>{escape(hook.name or 'refused')}</b> "
+        + (f"✗ {escape(hook.wrong)}" if hook.wrong else "✓ signed")
+        + f"<pre>{escape(json.dumps(hook.body, indent=2, ensure_ascii=False))}</pre></li>"
+        for hook in reversed(hooks)
+    )
+    return (
+        '<!doctype html><html lang="en-GB"><head><meta charset="utf-8"><title>What the demo received</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
+        ":root { color-scheme: light dark; } "
+        "body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; } "
+        "ul { padding: 0; list-style: none; } li { margin: 0 0 .75rem; } small { opacity: .75; } "
+        "pre { margin: .25rem 0; padding: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid; border-radius: .4rem; "
+        "font-size: .85rem; } @media (min-width: 50rem) { main { display: grid; grid-template-columns: 1fr 1fr; "
+        "gap: 2rem; } section { min-width: 0; } }</style></head><body><h1>What the demo received</h1>"
+        "<p>The newest first. Load this page again to see what came since.</p><main>"
+        f"<section><h2>{len(mails)} mails</h2><ul>{shown_mails}</ul></section>"
+        f"<section><h2>{len(hooks)} webhooks</h2><ul>{shown_hooks}</ul></section></main></body></html>"
+    )

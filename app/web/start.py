@@ -1,0 +1,58 @@
+"""The start page: what this is, an explorer, the live events, the catalogue, and the event that a mail points to."""
+
+import asyncio
+import json
+from functools import cache
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.api.context import Services
+from app.api.schema import schema_text
+from app.events.catalogue import EventType, catalogue
+from app.ids import is_id
+from app.web.render import page_with_scripts
+
+WORDS: Final = {
+    EventType.METER_DATA_RECEIVED: "Meter data received",
+    EventType.METER_CREATED: "Meter created",
+    EventType.USER_CREATED: "User created",
+    EventType.CUSTOMER_CREATED: "Customer created",
+    EventType.API_KEYS_ROTATED: "API key rotated",
+    EventType.HOSTED_CONSENT_APPROVED: "Consent approved",
+    EventType.HOSTED_CONSENT_REVOKED: "Consent revoked",
+}
+
+
+def routes(services: Services) -> list[BaseRoute]:
+    """The page and the schema's text."""
+
+    async def start(request: Request) -> Response:
+        wanted = request.query_params.get("event", "")
+        return page_with_scripts(
+            "start.html",
+            public_url=services.public_url,
+            event_id=wanted if is_id(wanted, "evt") else None,
+            event_types=[
+                {
+                    "name": one.type.value,
+                    "words": WORDS[one.type],
+                    "description": one.description,
+                    "example": json.dumps(one.example, indent=2, ensure_ascii=False),
+                }
+                for one in catalogue()
+            ],
+        )
+
+    async def schema(_request: Request) -> Response:
+        # Built once, and beside the loop, for it takes a good part of a second.
+        return PlainTextResponse(await asyncio.to_thread(_schema))
+
+    return [Route("/", start, methods=["GET"]), Route("/schema.graphql", schema, methods=["GET"])]
+
+
+@cache
+def _schema() -> str:
+    return schema_text()

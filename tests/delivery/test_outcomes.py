@@ -1,0 +1,106 @@
+"""Outcomes are recorded once, by whoever holds the lease."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from app.delivery import claims, outcomes
+from app.delivery.claims import Claim, Wanted
+from app.delivery.dispatch import Dispatcher
+from app.delivery.exchange import AttemptOutcome, Exchange
+from app.delivery.models import Lane
+from app.delivery.outcomes import Result
+from app.delivery.retry import Fate, Verdict
+from tests.delivery.scene import Scene, open_scene
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(database_url) as opened:
+        yield opened
+
+
+async def claimed(scene: Scene) -> Claim:
+    """One delivery, claimed for its first attempt."""
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, "https://example.com/")
+    await scene.happen(account)
+    await Dispatcher(scene.database, lambda _: None).run()
+    async with scene.database.transaction() as session:
+        (row,) = await claims.pick(session, [Wanted(endpoint.id, Lane.FRESH, 5)])
+        await claims.lease(session, {row.id: "{}"}, 60)
+    return Claim(
+        id=row.id,
+        account_id=account,
+        event_id=row.event_id,
+        destination_id=endpoint.id,
+        replay_id="",
+        lane=row.lane,
+        attempt=1,
+        schedule_start=0,
+        fence=row.fence + 1,
+        body=b"{}",
+        target=None,
+        expires_at=0.0,
+    )
+
+
+def failed(claim: Claim) -> Result:
+    exchange = Exchange(1_700_000_000_123, 5, AttemptOutcome.HTTP_STATUS, 500, "naïve 😀", "It answered 500.")
+    return Result(claim, exchange, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
+
+
+async def record(scene: Scene, *results: Result) -> set[str]:
+    async with scene.database.transaction() as session:
+        return await outcomes.record(session, results)
+
+
+async def test_a_claimed_delivery_is_not_due_until_its_lease_ends(scene: Scene) -> None:
+    claim = await claimed(scene)
+    wanted = [Wanted(claim.destination_id, Lane.FRESH, 5)]
+    async with scene.database.reading() as session:
+        assert await claims.due_lanes(session, "whe") == []
+    async with scene.database.transaction() as session:
+        assert await claims.pick(session, wanted) == []
+    await scene.run_out_leases()
+    async with scene.database.reading() as session:
+        (due,) = await claims.due_lanes(session, "whe")
+        assert await claims.due_lanes(session, "ems") == []
+    assert (due.destination_id, due.lane, due.seconds <= 0) == (claim.destination_id, Lane.FRESH, True)
+    async with scene.database.transaction() as session:
+        assert [row.id for row in await claims.pick(session, wanted)] == [claim.id]
+
+
+async def test_a_failure_is_due_again_after_its_delay(scene: Scene) -> None:
+    claim = await claimed(scene)
+    assert await record(scene, failed(claim)) == {claim.id}
+    (attempt,) = await scene.attempts(claim.id)
+    assert attempt.at.isoformat() == "2023-11-14T22:13:20.123000+00:00"
+    assert (attempt.duration_ms, attempt.response_status, attempt.response_body) == (5, 500, "naïve 😀")
+    async with scene.database.reading() as session:
+        (due,) = await claims.due_lanes(session, "whe")
+    assert due.lane == Lane.RETRY
+    assert 0 < due.seconds <= 7.5
+
+
+async def test_an_attempt_is_recorded_once(scene: Scene) -> None:
+    claim = await claimed(scene)
+    result = failed(claim)
+    assert await record(scene, result) == {claim.id}
+    assert await record(scene, result) == set()
+    assert len(await scene.attempts(claim.id)) == 1
+
+
+async def test_who_lost_the_lease_records_nothing(scene: Scene) -> None:
+    claim = await claimed(scene)
+    stale = replace(claim, fence=claim.fence - 1)
+    assert await record(scene, failed(stale)) == set()
+    async with scene.database.transaction() as session:
+        await claims.release(session, [stale])
+    (delivery,) = await scene.deliveries()
+    assert (delivery.attempts_made, delivery.leased_until is None) == (0, False)
+    async with scene.database.transaction() as session:
+        await claims.release(session, [claim])
+    (delivery,) = await scene.deliveries()
+    assert delivery.leased_until is None

@@ -1,0 +1,187 @@
+"""Parsing a bulk upload: what a row may look like, and every fault with its line."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from app.clock import to_ms
+from app.readings.actions import NewReading
+from app.readings.rows import MAX_ROWS, Problems, Upload, parse
+
+NOW = datetime(2026, 11, 24, 12, 15, tzinfo=UTC)
+HEADER = "meter_id,start_at,consumption,quality\n"
+START = to_ms(datetime(2024, 5, 1, tzinfo=UTC))
+ROW: dict[str, Any] = {"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": "1.5"}
+
+
+def from_csv(text: str | bytes) -> Upload:
+    return parse(text if isinstance(text, bytes) else text.encode(), "text/csv", NOW)
+
+
+def from_ndjson(*rows: Any) -> Upload:
+    lines = (row if isinstance(row, str) else orjson.dumps(row).decode() for row in rows)
+    return parse("\n".join(lines).encode(), "application/x-ndjson", NOW)
+
+
+def faults(content: str | bytes, media_type: str = "text/csv") -> list[tuple[int, str]]:
+    """Line and code of each problem."""
+    with pytest.raises(Problems) as caught:
+        parse(content if isinstance(content, bytes) else content.encode(), media_type, NOW)
+    assert all(one.message.endswith(".") for one in caught.value.problems)
+    return [(one.line, one.code) for one in caught.value.problems]
+
+
+def test_columns_come_in_any_order_and_the_quality_may_be_missing() -> None:
+    upload = from_csv(
+        "consumption, start_at ,meter_number\r\n"
+        "1.5,2024-05-01T00:00:00Z,2499999999991\r\n"
+        "\r\n"
+        '"0",2024-05-01T00:30Z,00 111 222 2499999999991\r\n'
+    )
+    assert upload.readings == {
+        ("number", "2499999999991"): {
+            START: NewReading(START, 1_500_000, False),
+            START + 1_800_000: NewReading(START + 1_800_000, 0, False),
+        }
+    }
+    assert (upload.lines, upload.count) == ({("number", "2499999999991"): 2}, 2)
+
+
+def test_a_byte_order_mark_and_no_last_line_end_are_fine() -> None:
+    upload = from_csv(b"\xef\xbb\xbf" + HEADER.encode() + b"mtr_1,2024-05-01T00:00:00Z,1,ESTIMATED")
+    assert upload.readings == {("id", "mtr_1"): {START: NewReading(START, 1_000_000, True)}}
+
+
+def test_both_meter_columns_may_be_there_with_one_of_them_filled() -> None:
+    upload = from_csv(
+        "meter_id,meter_number,start_at,consumption\n"
+        "mtr_1,,2024-05-01T00:00:00Z,1\n,3938424403,2024-05-01T00:00:00Z,2\n"
+    )
+    assert list(upload.readings) == [("id", "mtr_1"), ("number", "3938424403")]
+    assert upload.lines == {("id", "mtr_1"): 2, ("number", "3938424403"): 3}
+
+
+def test_ndjson_keeps_the_digits_of_numbers() -> None:
+    upload = from_ndjson(
+        '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": 123456789012.123456}',
+        "",
+        {**ROW, "start_at": "2024-05-01T00:30:00Z", "consumption": 7, "quality": None, "meter_number": None},
+        {**ROW, "start_at": "2024-05-01T01:00:00Z", "quality": "ESTIMATED"},
+    )
+    assert [*upload.readings["id", "mtr_1"].values()] == [
+        NewReading(START, 123_456_789_012_123_456, False),
+        NewReading(START + 1_800_000, 7_000_000, False),
+        NewReading(START + 3_600_000, 1_500_000, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "\n",
+        "mtr_1,2024-05-01T00:00:00Z,1\n",
+        "meter_id,start_at\n",
+        "start_at,consumption\n",
+        "meter_id,start_at,consumption,color\n",
+        "meter_id,start_at,consumption,consumption\n",
+        "meter_id;start_at;consumption\n",
+    ],
+)
+def test_a_wrong_header_is_told(header: str) -> None:
+    assert faults(header + "mtr_1,2024-05-01T00:00:00Z,1\n") == [(1, "INVALID")]
+
+
+def test_an_upload_without_rows_is_refused() -> None:
+    assert faults(HEADER) == [(1, "REQUIRED")]
+    assert faults(b"", "application/x-ndjson") == [(1, "REQUIRED")]
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ("mtr_1,2024-05-01T00:00:00Z,1", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00Z,1,ACTUAL,more", "INVALID"),
+        (",2024-05-01T00:00:00Z,1,ACTUAL", "REQUIRED"),
+        ("mtr_1,,1,ACTUAL", "REQUIRED"),
+        ("mtr_1,2024-05-01T00:00:00Z,,ACTUAL", "REQUIRED"),
+        ("mtr_1,2024-05-01T00:15:00Z,1,ACTUAL", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00,1,ACTUAL", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00+01:00,1,ACTUAL", "INVALID"),
+        ("mtr_1,yesterday,1,ACTUAL", "INVALID"),
+        ("mtr_1,2026-11-24T12:30:00Z,1,ACTUAL", "OUT_OF_RANGE"),
+        ("mtr_1,2024-05-01T00:00:00Z,-1,ACTUAL", "OUT_OF_RANGE"),
+        ("mtr_1,2024-05-01T00:00:00Z,1e3,ACTUAL", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00Z,'1.0000001',ACTUAL", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00Z,1000000000000,ACTUAL", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00Z,1,actual", "INVALID"),
+        ("mtr_1,2024-05-01T00:00:00Z,1,E", "INVALID"),
+    ],
+)
+def test_a_wrong_row_is_told_with_its_line(row: str, code: str) -> None:
+    good = "mtr_1,2024-04-30T00:00:00Z,1,ACTUAL\n"
+    assert faults(HEADER + good + row + "\n") == [(3, code)]
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ("[]", "INVALID"),
+        ("{", "INVALID"),
+        ('"text"', "INVALID"),
+        ("[" * 100_000, "INVALID"),
+        ({**ROW, "colour": "red"}, "INVALID"),
+        ({"start_at": ROW["start_at"], "consumption": 1}, "REQUIRED"),
+        ({**ROW, "meter_number": "2499999999991"}, "REQUIRED"),
+        ({**ROW, "meter_id": 7}, "INVALID"),
+        ({**ROW, "meter_id": ["mtr_1"]}, "INVALID"),
+        ({**ROW, "start_at": 1714521600}, "INVALID"),
+        ({**ROW, "start_at": None}, "REQUIRED"),
+        ({**ROW, "consumption": True}, "INVALID"),
+        ({**ROW, "consumption": {}}, "INVALID"),
+        ('{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": NaN}', "INVALID"),
+        ('{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": 1e999999999}', "INVALID"),
+        ({**ROW, "quality": []}, "INVALID"),
+        ({**ROW, "quality": ""}, "INVALID"),
+        ({**ROW, "quality": 0}, "INVALID"),
+        ({"meter_number": "2499999999990", **{k: ROW[k] for k in ("start_at", "consumption")}}, "INVALID_METER_NUMBER"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_of_ndjson_is_told(row: Any, code: str) -> None:
+    good = orjson.dumps({**ROW, "start_at": "2024-04-30T00:00:00Z"}).decode()
+    line = row if isinstance(row, str) else orjson.dumps(row).decode()
+    assert faults(f"{good}\n\n{line}\n", "application/x-ndjson") == [(3, code)]
+
+
+def test_all_faults_are_told_up_to_a_hundred() -> None:
+    rows = "mtr_1,2024-05-01T00:00:00Z,-1,ACTUAL\nmtr_1,2024-05-01T00:30:00Z,1,ACTUAL\n"
+    assert faults(HEADER + rows * 2) == [(2, "OUT_OF_RANGE"), (4, "OUT_OF_RANGE"), (5, "INVALID")]
+    assert faults(HEADER + "mtr_1,x,1,ACTUAL\n" * 101) == [(line, "INVALID") for line in range(2, 102)]
+
+
+def test_a_half_hour_of_a_meter_comes_once() -> None:
+    row = "mtr_1,2024-05-01T00:00:00Z,1,ACTUAL\n"
+    assert faults(HEADER + row + row) == [(3, "INVALID")]
+    same = "meter_number,start_at,consumption\n2499999999991,2024-05-01T00:00Z,1\n"
+    assert faults(same + "001112222499999999991,2024-05-01T00:00:00.000Z,1\n") == [(3, "INVALID")]
+
+
+def test_what_is_not_text_is_told_with_its_line() -> None:
+    assert faults(HEADER.encode() + b"mtr_1,2024-05-01T00:00:00Z,1,ACTUAL\n\xff\n") == [(3, "INVALID")]
+    assert faults(b"\xef\xbb\xbf" + HEADER.encode() + b"\xff\n") == [(2, "INVALID")]
+    assert faults(HEADER + '"mtr_1,2024-05-01T00:00:00Z\n') == [(2, "INVALID")]
+    assert faults(HEADER + "m" * 200_000 + ",2024-05-01T00:00:00Z,1,ACTUAL\n") == [(2, "INVALID")]
+
+
+def test_a_line_end_inside_quotes_counts() -> None:
+    rows = 'mtr_1,2024-05-01T00:00:00Z,1,"ACTUAL\n"\nmtr_1,x,1,ACTUAL\n'
+    assert faults(HEADER + rows) == [(4, "INVALID")]
+
+
+def test_at_most_a_hundred_thousand_rows() -> None:
+    row = "mtr_1,x,1,ACTUAL\n"
+    many = HEADER + "".join(f"mtr_{at},2024-05-01T00:00:00Z,1,\n" for at in range(MAX_ROWS))
+    assert from_csv(many).count == MAX_ROWS
+    assert faults(many + row) == [(MAX_ROWS + 2, "LIMIT_REACHED")]

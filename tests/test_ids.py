@@ -1,0 +1,69 @@
+"""Ids: prefixed, sortable by the time they were made, and never twice."""
+
+import re
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.ids import is_id, new_id
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def milliseconds(identifier: str) -> int:
+    """When the id was made, in milliseconds since 1970."""
+    value = 0
+    for character in identifier.partition("_")[2]:
+        value = value * 32 + ALPHABET.index(character)
+    return value >> 80
+
+
+def make(count: int) -> list[str]:
+    return [new_id("evt") for _ in range(count)]
+
+
+def test_an_id_is_its_prefix_and_26_characters_that_begin_with_the_time() -> None:
+    before = time.time_ns() // 1_000_000
+    identifier = new_id("cus")
+    after = time.time_ns() // 1_000_000
+    assert re.fullmatch(f"cus_[{ALPHABET}]{{26}}", identifier)
+    # Ids of one millisecond count up, and may so run into the next.
+    assert before <= milliseconds(identifier) <= after + 1
+
+
+def test_ids_of_one_process_sort_in_the_order_they_were_made() -> None:
+    made = make(50_000)
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+
+
+def test_ids_keep_their_order_across_milliseconds() -> None:
+    made = []
+    for _ in range(200):
+        made.append(new_id("mtr"))
+        time.sleep(0.0003)
+    assert made == sorted(set(made))
+
+
+def test_processes_make_different_ids() -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        first, second = pool.map(make, [20_000, 20_000])
+    assert not set(first) & set(second)
+
+
+@given(st.sampled_from(["acc", "cus", "hc", "evt"]))
+def test_a_new_id_is_an_id_of_its_prefix_only(prefix: str) -> None:
+    identifier = new_id(prefix)
+    assert is_id(identifier, prefix)
+    assert not is_id(identifier, "whe")
+    assert not is_id(identifier[:-1], prefix)
+    assert not is_id(identifier + "0", prefix)
+    assert not is_id(identifier.upper(), prefix)
+
+
+@given(st.text())
+def test_any_text_may_be_asked(text: str) -> None:
+    assert is_id(text, "cus") == bool(re.fullmatch(f"cus_[{ALPHABET}]{{26}}", text))

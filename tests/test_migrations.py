@@ -1,0 +1,135 @@
+"""The steps that make the tables: the same as the models say, on both databases, however many start at once."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+from sqlmodel import SQLModel
+
+from app import tables
+from app.accounts import actions as accounts
+from app.database import Database
+from app.migrations import migrate
+
+MIGRATE = """
+import asyncio, sys
+from app.database import Database
+from app.migrations import migrate
+
+async def main():
+    database = Database(sys.argv[1])
+    sys.stdin.read()
+    await migrate(database)
+    await database.dispose()
+
+asyncio.run(main())
+"""
+
+# Indexes over expressions and the conditions of partial ones are compared in a test of their own.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index"),
+    pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index"),
+]
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(database_url)
+    yield opened
+    await opened.dispose()
+
+
+async def look(database: Database, see: Any) -> Any:
+    async with database.engine.connect() as connection:
+        return await connection.run_sync(see)
+
+
+def differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True}
+    )
+    return list(compare_metadata(context, tables.metadata))
+
+
+def indexes(connection: Connection) -> dict[str, str]:
+    """All indexes that have a name of ours, with what they are made of, in the database's own words."""
+    if connection.dialect.name == "sqlite":
+        statement = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    else:
+        statement = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()"
+    return dict(connection.execute(text(statement)).all())  # type: ignore[arg-type]
+
+
+def table_names(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+async def test_the_steps_make_what_the_models_say(database: Database) -> None:
+    await migrate(database)
+    assert await look(database, table_names) == {*SQLModel.metadata.tables, "alembic_version"}
+    assert await look(database, differences) == []
+
+
+async def test_the_steps_make_the_indexes_that_the_models_make(database: Database) -> None:
+    await migrate(database)
+    by_steps = await look(database, indexes)
+    async with database.transaction() as session:
+        connection = await session.connection()
+        await connection.run_sync(tables.metadata.drop_all)
+        await session.execute(text("DROP TABLE alembic_version"))
+        await connection.run_sync(tables.metadata.create_all)
+    by_models = await look(database, indexes)
+    by_steps.pop("alembic_version_pkc", None)
+    assert by_steps == by_models
+    for name in ("uq_customers_email", "uq_users_email"):
+        assert "unique index" in by_steps[name].lower()
+        assert "lower(email)" in by_steps[name].lower()
+
+
+async def test_migrating_again_changes_nothing(database: Database) -> None:
+    await migrate(database)
+    async with database.transaction() as session:
+        created = await accounts.create_account(session, name="Bright Energy", email="owner@example.com")
+    await asyncio.gather(*(migrate(database) for _ in range(3)))
+    async with database.reading() as session:
+        names = await session.execute(text("SELECT id, name FROM accounts"))
+        assert names.all() == [(created.account.id, "Bright Energy")]
+    assert await look(database, differences) == []
+
+
+async def test_processes_that_start_at_once_migrate_once(database: Database, database_url: str) -> None:
+    pipe = asyncio.subprocess.PIPE
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MIGRATE, database_url, stdin=pipe, stderr=pipe
+        )
+        for _ in range(4)
+    ]
+    # Each waits for the end of its input, which comes to all at once.
+    ended = await asyncio.gather(*(process.communicate(b"") for process in processes))
+    assert [(process.returncode, said) for process, (_, said) in zip(processes, ended, strict=True)] == [
+        (0, b"")
+    ] * 4
+    assert await look(database, differences) == []
+    async with database.reading() as session:
+        assert (await session.execute(text("SELECT version_num FROM alembic_version"))).scalars().all() == [
+            "0001"
+        ]
+
+
+async def test_a_step_that_fails_leaves_nothing_behind(database: Database) -> None:
+    """Half-made tables would stop every later start."""
+    async with database.transaction() as session:
+        await session.execute(text("CREATE TABLE outgoing_mails (id integer)"))
+    with pytest.raises(Exception, match="outgoing_mails"):
+        await migrate(database)
+    assert await look(database, table_names) - {"alembic_version"} == {"outgoing_mails"}
+    async with database.transaction() as session:
+        await session.execute(text("DROP TABLE outgoing_mails"))
+    await migrate(database)
+    assert await look(database, differences) == []
