@@ -57,6 +57,13 @@ class Metrics(Collector):
 
     def _live(self) -> Iterator[Metric]:
         hub, stats = self._process.hub, self._process.hub.stats
+        closes = CounterMetricFamily(
+            "voltwire_socket_closes", "Sockets closed by us, by code.", labels=["code"]
+        )
+        for code, count in self._process.live.closes.items():
+            closes.add_metric([str(int(code))], count)
+        yield closes
+        yield _gauge("voltwire_streams", "Open sockets and event streams.", len(self._process.live))
         yield _gauge("voltwire_subscriptions", "Open subscriptions.", hub.subscriptions)
         yield _gauge("voltwire_subscription_groups", "Groups of equal subscriptions.", hub.groups)
         yield _counter("voltwire_live_events", "Events that came into the hub.", stats.events)

@@ -56,6 +56,7 @@ class Context:
     plans: "Plans | None" = None
     _session: AsyncSession | None = None
     _stack: AsyncExitStack | None = None
+    _is_over: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
 
@@ -70,7 +71,15 @@ class Context:
         self, statement: Executable, parameters: dict[str, Any] | None = None
     ) -> Result[*tuple[Any, ...]]:
         """Run a read in the operation's own session, one at a time."""
+        # A field that fails cancels its siblings; a statement cut off would take the session from all the others.
+        return await asyncio.shield(self._execute(statement, parameters))
+
+    async def _execute(
+        self, statement: Executable, parameters: dict[str, Any] | None
+    ) -> Result[*tuple[Any, ...]]:
         async with self._lock:
+            if self._is_over:
+                raise asyncio.CancelledError
             if self._session is None:
                 self._stack = AsyncExitStack()
                 self._session = await self._stack.enter_async_context(self.services.database.reading())
@@ -81,6 +90,11 @@ class Context:
         if key not in self._loaders:
             self._loaders[key] = _Loader(load)
         return self._loaders[key]
+
+    async def end(self) -> None:
+        """The operation is over. What loaders of failed fields still would read is not read."""
+        self._is_over = True
+        await self.renew()
 
     async def renew(self) -> None:
         """Forget what was read: a mutation has committed, or the operation is over."""

@@ -152,7 +152,7 @@ class Engine:
             if inspect.isawaitable(result):
                 result = await result
         finally:
-            await context.renew()
+            await context.end()
         return _response(result, prepared.document)
 
     async def execute_event(

@@ -1,8 +1,27 @@
 """From a GraphQL input to the arguments of an action."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Final
 
 import strawberry
+from pydantic.alias_generators import to_camel
+
+from app.errors import BadUserInput
+
+# A database takes some thousands of values in one statement; nobody filters by more than a few by hand.
+MAX_VALUES: Final = 1000
+
+
+def require_bounded(filter: Any) -> None:
+    """Raises BadUserInput where a list of a filter has more values than one statement should carry."""
+    for one in dataclasses.fields(filter):
+        value = getattr(filter, one.name)
+        if isinstance(value, list | dict) and len(value) > MAX_VALUES:
+            name = to_camel(one.name)
+            raise BadUserInput(
+                f"filter.{name} has {len(value)} values; give at most {MAX_VALUES} at once.",
+                field=["filter", name],
+            )
 
 
 def given(input: Any, *names: str, **renamed: str) -> dict[str, Any]:

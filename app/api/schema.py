@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 
-import app.emails  # noqa: F401 - registers the wording of the features' mails
+import app.emails
+import app.labels  # noqa: F401 - registers where filters find metadata
 from app.accounts.graphql import AccountMutations, AccountQueries
 from app.api.context import Info
 from app.api.nodes import Node, find_node

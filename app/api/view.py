@@ -171,9 +171,16 @@ class _NotJson(RequestErrors):
 def _parse(text: str | bytes, what: str) -> Any:
     # Python's own parser, because it hands over the digits of a decimal as they were written.
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+        return json.loads(text, parse_float=_Exact, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise _NotJson(RequestErrors.of(BadUserInput(f"The {what} is not valid JSON.")).errors) from None
+
+
+class _Exact(Decimal):
+    """A number with a point, shown in errors as it was sent."""
+
+    def __inspect__(self) -> str:
+        return str(self)
 
 
 def _no_constant(name: str) -> Any:

@@ -12,7 +12,7 @@ from app.api.compiled.declare import Asked, Many, compiled, computed, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Context, Info, Services
-from app.api.inputs import given
+from app.api.inputs import given, require_bounded
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
@@ -231,6 +231,7 @@ class HostedConsentFilter:
     valid: bool | None = None
 
     def narrow(self, statement: Select[Any]) -> Select[Any]:
+        require_bounded(self)
         model, at = models.HostedConsent, clock.now()
         if self.customer_ids is not None:
             statement = statement.where(col(model.customer_id).in_(self.customer_ids))

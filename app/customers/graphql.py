@@ -12,7 +12,7 @@ from app.api.compiled.declare import column, compiled, many, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
-from app.api.inputs import given
+from app.api.inputs import given, require_bounded
 from app.api.metadata import labels_contain
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, shown, shows
@@ -120,6 +120,7 @@ class CustomerFilter:
     metadata: Metadata | None = None
 
     def narrow(self, statement: Select[Any]) -> Select[Any]:
+        require_bounded(self)
         if self.emails is not None:
             lowered = [one.lower() for one in self.emails]
             statement = statement.where(func.lower(col(models.Customer.email)).in_(lowered))

@@ -16,6 +16,7 @@ from strawberry.scalars import JSON
 from app.api.compiled.declare import Asked, column, compiled, computed
 from app.api.compiled.reads import connection
 from app.api.context import Context, Info
+from app.api.inputs import require_bounded
 from app.api.nodes import Node
 from app.api.pagination import Connection, page_request
 from app.api.scalars import Long
@@ -133,6 +134,7 @@ class EventFilter:
     customer_ids: list[strawberry.ID] | None = None
 
     def rule(self) -> log.EventFilter:
+        require_bounded(self)
         return log.EventFilter(
             types=None if self.types is None else frozenset(self.types),
             meter_ids=None if self.meter_ids is None else frozenset(map(str, self.meter_ids)),

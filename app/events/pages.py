@@ -28,11 +28,11 @@ PAGE_BYTES: Final = 256 * 1024
 class _Shared(Context):
     """One context for several executions at once: what one of them read, the others need not read again."""
 
-    async def renew(self) -> None:
+    async def end(self) -> None:
         """An execution that has ended must not take the session from the others; `close` does."""
 
     async def close(self) -> None:
-        await super().renew()
+        await super().end()
 
 
 async def execute(

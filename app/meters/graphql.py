@@ -14,7 +14,7 @@ from app.api.compiled.declare import Asked, Computed, One, column, compiled, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
-from app.api.inputs import given
+from app.api.inputs import given, require_bounded
 from app.api.metadata import labels_contain
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
@@ -196,6 +196,7 @@ class MeterFilter:
 
     def narrow(self, statement: Select[Any]) -> Select[Any]:
         """OR within a list, AND across; [] matches nothing, null everything."""
+        require_bounded(self)
         lists = {
             "customer_id": self.customer_ids,
             "number": None if self.numbers is None else [_stored(one) for one in self.numbers],

@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from app import clock
+from app.api import exact
 from app.meters import numbers
 from app.readings.actions import MAX_REFUSALS, NewReading, problem
 from app.readings.decimals import to_micro
@@ -122,8 +121,8 @@ def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_float=Decimal)
-        except (ValueError, RecursionError):
+            row = exact.loads(line)
+        except ValueError:
             row = None
         if not isinstance(row, dict) or not row.keys() <= set(COLUMNS):
             yield (

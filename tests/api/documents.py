@@ -65,7 +65,9 @@ class Documents:
         named = get_named_type(definition.type)
         directive = self._directive()
         if is_leaf_type(named):
-            alias = f"{self._alias()}: " if self.chance.random() < 0.1 else ""
+            # The types of an interface have fields of one name and several types.
+            clashes = name in ("status", "type", "description") and parent.name != "Event"
+            alias = f"{self._alias()}: " if clashes or self.chance.random() < 0.1 else ""
             return f"{alias}{name}{directive}"
         arguments = self._arguments(parent, name, definition.args)
         text = f"{self._alias()}: {name}{arguments}{directive}"

@@ -113,9 +113,10 @@ class LinkedBackend(Backend, ABC):
             raise
 
     async def disconnect(self) -> None:
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # redis-py waits with asyncio.wait_for, which on Python 3.11 may swallow a cancellation: ask until it ends.
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=0.1)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(self.deadline):
                 await self._close_publisher()
