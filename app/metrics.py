@@ -16,12 +16,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from app.delivery.sender import Sender
+from app.delivery.claims import COUNTED_DUE
+from app.worker import Worker
 
 if TYPE_CHECKING:
     from app.main import Process
 
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 
 
 class Metrics(Collector):
@@ -40,6 +44,20 @@ class Metrics(Collector):
             registry=self._registry,
         )
         process.hub.stats.observe_lag = lag.observe
+        if process.worker is not None:
+            self._time_attempts(process.worker)
+
+    def _time_attempts(self, worker: Worker) -> None:
+        seconds = Histogram(
+            "voltwire_delivery_attempt_seconds",
+            "How long attempts took, whatever came of them.",
+            ["kind"],
+            buckets=ATTEMPT_BUCKETS,
+            registry=self._registry,
+        )
+        worker.webhooks.observe_seconds = seconds.labels("webhook").observe
+        worker.mails.observe_seconds = seconds.labels("email").observe
+        worker.digests.observe_seconds = seconds.labels("digest").observe
 
     def response(self) -> Response:
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -48,7 +66,7 @@ class Metrics(Collector):
         yield from self._live()
         if self._process.worker is not None:
             worker = self._process.worker
-            yield from _sending({"webhook": worker.webhooks, "email": worker.mails})
+            yield from _sending(worker)
             yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
                            worker.failures)  # fmt: skip
         yield _gauge(
@@ -77,29 +95,32 @@ class Metrics(Collector):
         yield _counter("voltwire_live_pages", "Pages of the log read for catching up.", stats.pages)
 
 
-def _sending(senders: dict[str, Sender]) -> Iterator[Metric]:
+def _sending(worker: Worker) -> Iterator[Metric]:
     in_flight = GaugeMetricFamily("voltwire_deliveries_in_flight", "Attempts under way.", labels=["kind"])
+    due = GaugeMetricFamily(
+        "voltwire_deliveries_due",
+        f"Deliveries due, counted every few seconds and up to {COUNTED_DUE}.",
+        labels=["kind"],
+    )
     oldest = GaugeMetricFamily(
         "voltwire_oldest_due_seconds", "Age of the oldest delivery seen due.", labels=["kind"]
     )
     attempts = CounterMetricFamily(
         "voltwire_delivery_attempts", "Attempts by what came of them.", labels=["kind", "outcome"]
     )
-    seconds = CounterMetricFamily(
-        "voltwire_delivery_attempt_seconds", "Time spent in attempts.", labels=["kind"]
-    )
     ended = CounterMetricFamily(
         "voltwire_deliveries", "Attempts by where they left the delivery.", labels=["kind", "status"]
     )
-    for kind, sender in senders.items():
+    for kind, sender in (("webhook", worker.webhooks), ("email", worker.mails)):
         in_flight.add_metric([kind], sender.in_flight)
+        due.add_metric([kind], sender.due)
         oldest.add_metric([kind], sender.oldest_due_seconds)
-        seconds.add_metric([kind], sender.seconds_in_flight)
-        for outcome, count in sender.outcomes.items():
+    for kind, sends in (("webhook", worker.webhooks), ("email", worker.mails), ("digest", worker.digests)):
+        for outcome, count in sends.outcomes.items():
             attempts.add_metric([kind, outcome], count)
-        for status, count in sender.fates.items():
+        for status, count in sends.fates.items():
             ended.add_metric([kind, status], count)
-    yield from (in_flight, oldest, attempts, seconds, ended)
+    yield from (in_flight, due, oldest, attempts, ended)
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

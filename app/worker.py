@@ -10,9 +10,12 @@ from typing import Any
 
 import structlog
 
-# Imported for what it registers: how mails about each type of event are worded.
-import app.emails  # noqa: F401
+# Imported for what they register: how mails about each type of event are worded, and where filters find metadata.
+import app.emails
+import app.labels  # noqa: F401
 from app.api.context import Services
+from app.delivery.claims import count_due
+from app.delivery.digests import Digests
 from app.delivery.dispatch import Dispatcher
 from app.delivery.loops import Loop
 from app.delivery.mailing import EventMails, Postman
@@ -60,6 +63,7 @@ class Worker:
     ) -> None:
         settings, database, keyring = services.settings, services.database, services.keyring
         self.id = worker_id or f"worker_{secrets.token_hex(4)}"
+        self._database = database
         self._doorbell = doorbell
         self._drain_seconds = drain_seconds
         self._own: list[Transport | Mailer] = []
@@ -68,9 +72,11 @@ class Worker:
         postman = Postman(mailer, settings.mail_from)
         schedule = settings.webhook_retry_schedule
         self.webhooks = Sender(
-            database, Webhooks(keyring, transport, settings.webhook_timeout), schedule, self.id
+            database, Webhooks(keyring, transport, settings.webhook_timeout, self.id), schedule, self.id
         )
-        self.mails = Sender(database, EventMails(keyring, postman, services.public_url), schedule, self.id)
+        event_mails = EventMails(keyring, postman, services.public_url)
+        self.mails = Sender(database, event_mails, schedule, self.id)
+        self.digests = Digests(database, event_mails, schedule, self.id)
         self.outgoing = OutgoingMails(database, keyring, postman, schedule, self.id)
         self.dispatcher = Dispatcher(database, self._made)
         self._refill = Refill(database, self._made)
@@ -89,7 +95,7 @@ class Worker:
     @property
     def failures(self) -> int:
         """Turns of any loop that ended in an error and were tried again."""
-        senders = self.webhooks.failures + self.mails.failures + self.outgoing.failures
+        senders = sum(sender.failures for sender in self._senders)
         return senders + sum(loop.failures for loop in self._loops)
 
     async def run(self) -> None:
@@ -123,8 +129,8 @@ class Worker:
             await self._ended.wait()
 
     @property
-    def _senders(self) -> tuple[Sender, Sender, OutgoingMails]:
-        return self.webhooks, self.mails, self.outgoing
+    def _senders(self) -> tuple[Sender, Sender, Digests, OutgoingMails]:
+        return self.webhooks, self.mails, self.digests, self.outgoing
 
     async def _end(self, tasks: list[asyncio.Task[None]], seconds: float) -> None:
         await asyncio.wait(tasks, timeout=seconds)
@@ -154,6 +160,9 @@ class Worker:
 
     async def _cancel_left(self) -> float:
         await self._sweep.run()
+        async with self._database.reading() as session:
+            for sender in (self.webhooks, self.mails):
+                sender.due = await count_due(session, sender.prefix)
         return SWEEP_EVERY
 
     async def _keep_house(self) -> float:

@@ -40,9 +40,20 @@ class Services:
 
 
 class _Loader(DataLoader[K, V]):
+    def __init__(self, load: Callable[[list[K]], Awaitable[list[V]]]) -> None:
+        super().__init__(load)
+        self._awaited: list[asyncio.Future[V]] = []
+
     def load(self, key: K) -> Awaitable[V]:
         # A field that fails cancels its siblings, but what they wait for others of the answer may wait for as well.
-        return asyncio.shield(super().load(key))
+        awaited = asyncio.ensure_future(super().load(key))
+        self._awaited.append(awaited)
+        return asyncio.shield(awaited)
+
+    def abandon(self) -> None:
+        """Nobody needs any more what is still awaited."""
+        for one in self._awaited:
+            one.cancel()
 
 
 @dataclass
@@ -58,7 +69,7 @@ class Context:
     _stack: AsyncExitStack | None = None
     _is_over: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
+    _loaders: dict[Hashable, _Loader[Any, Any]] = field(default_factory=dict)
 
     @property
     def viewer(self) -> Actor:
@@ -78,8 +89,7 @@ class Context:
         self, statement: Executable, parameters: dict[str, Any] | None
     ) -> Result[*tuple[Any, ...]]:
         async with self._lock:
-            if self._is_over:
-                raise asyncio.CancelledError
+            self._require_running()
             if self._session is None:
                 self._stack = AsyncExitStack()
                 self._session = await self._stack.enter_async_context(self.services.database.reading())
@@ -87,13 +97,20 @@ class Context:
 
     def loader(self, key: Hashable, load: Callable[[list[K]], Awaitable[list[V]]]) -> DataLoader[K, V]:
         """The operation's loader of this key, made at first use; `load` gives the values in the keys' order."""
+        self._require_running()
         if key not in self._loaders:
             self._loaders[key] = _Loader(load)
         return self._loaders[key]
 
+    def _require_running(self) -> None:
+        if self._is_over:
+            raise asyncio.CancelledError
+
     async def end(self) -> None:
         """The operation is over. What loaders of failed fields still would read is not read."""
         self._is_over = True
+        for loader in self._loaders.values():
+            loader.abandon()
         await self.renew()
 
     async def renew(self) -> None:

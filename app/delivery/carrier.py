@@ -20,6 +20,12 @@ class Target(Protocol):
     @property
     def paused_seconds(self) -> float: ...
 
+    @property
+    def ordered(self) -> bool: ...
+
+    @property
+    def rate_limit(self) -> int | None: ...
+
 
 class Carrier(Protocol):
     """How deliveries to one kind of destination are written, sent and judged."""
@@ -47,6 +53,10 @@ class Carrier(Protocol):
 
     async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """Change the destinations themselves; called before their deliveries are written."""
+        ...
+
+    async def leave(self, session: AsyncSession) -> None:
+        """Let go of what this worker alone sends to; called when it has stopped."""
         ...
 
     async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:

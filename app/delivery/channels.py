@@ -48,6 +48,9 @@ class Channel:
     queues: tuple[deque[Claim], ...] = field(default_factory=lambda: tuple(deque() for _ in Lane))
     next_lane: int = 0
     paused_until: float = 0.0
+    # Requests a second, evenly spread; None for no limit. Nothing begins before `next_at`.
+    rate: int | None = None
+    next_at: float = 0.0
 
     @property
     def queued(self) -> int:
@@ -65,10 +68,13 @@ class Channel:
     @property
     def window(self) -> int:
         """How many deliveries to hold, sent ones included."""
-        if self.is_suspect or self.pace is None:
-            return int(self.limit)
-        ahead = min(max(CLAIMED_AHEAD_SECONDS / max(self.pace, 0.001), 1), MOST_AHEAD)
-        return int(self.limit * ahead)
+        window = int(self.limit)
+        if not self.is_suspect and self.pace is not None:
+            ahead = min(max(CLAIMED_AHEAD_SECONDS / max(self.pace, 0.001), 1), MOST_AHEAD)
+            window = int(self.limit * ahead)
+        if self.rate is not None:
+            window = min(window, self.in_flight + max(int(self.rate * CLAIMED_AHEAD_SECONDS), 1))
+        return window
 
     def room(self, lane: int) -> int:
         """How many deliveries to claim for a lane now, whatever the other lanes hold.
@@ -86,6 +92,16 @@ class Channel:
 
     def is_paused(self, now: float) -> bool:
         return now < self.paused_until
+
+    def is_early(self, now: float) -> bool:
+        """Whether its rate does not allow another request yet."""
+        return self.rate is not None and now < self.next_at
+
+    def begin(self, now: float) -> None:
+        """A request begins."""
+        self.in_flight += 1
+        if self.rate is not None:
+            self.next_at = max(self.next_at, now) + 1 / self.rate
 
     def can_send(self) -> bool:
         return self.in_flight < int(self.limit) and any(self.queues)
@@ -136,6 +152,8 @@ class Channels:
         self._turns: dict[str, dict[Channel, None]] = {}
         # Suspects that wait because half of all places are taken by suspects.
         self._aside: list[Channel] = []
+        # Those that could send, were it not for their rate.
+        self._early: set[Channel] = set()
         self._suspects_in_flight: set[str] = set()
         self.in_flight = 0
         self.queued = 0
@@ -195,17 +213,24 @@ class Channels:
         self.queued += 1
         self._wait_for_turn(channel)
 
-    def next_sends(self) -> Iterator[Claim]:
+    def next_in_pace(self) -> float | None:
+        """When the first of the destinations that have a rate may be sent to."""
+        return min((channel.next_at for channel in self._early), default=None)
+
+    def next_sends(self, now: float) -> Iterator[Claim]:
         """The deliveries to send now; each counts as in flight from here on, until `finished` or `abandoned`."""
+        for channel in [one for one in self._early if not one.is_early(now)]:
+            self._early.discard(channel)
+            self._wait_for_turn(channel)
         while self._turns and self.in_flight < self._most_in_flight:
             account_id = next(iter(self._turns))
             channels = self._turns.pop(account_id)
             channel = next(iter(channels))
             del channels[channel]
-            if channel.can_send() and not self._put_aside(channel):
+            if channel.can_send() and not self._put_aside(channel, now):
                 claim = channel.take()
                 self.queued -= 1
-                self._begin(channel, claim)
+                self._begin(channel, claim, now)
                 yield claim
                 if channel.can_send():
                     channels[channel] = None
@@ -252,13 +277,16 @@ class Channels:
             kept = {key: one for key, one in self._channels.items() if one.held or one.due}
             self._channels = kept
 
-    def _begin(self, channel: Channel, claim: Claim) -> None:
+    def _begin(self, channel: Channel, claim: Claim, now: float) -> None:
         self.in_flight += 1
-        channel.in_flight += 1
+        channel.begin(now)
         if channel.is_suspect:
             self._suspects_in_flight.add(claim.id)
 
-    def _put_aside(self, channel: Channel) -> bool:
+    def _put_aside(self, channel: Channel, now: float) -> bool:
+        if channel.is_early(now):
+            self._early.add(channel)
+            return True
         if channel.is_suspect and len(self._suspects_in_flight) * 2 >= self._most_in_flight:
             self._aside.append(channel)
             return True

@@ -5,7 +5,7 @@ many destinations there are, never by how many deliveries wait: a million due fo
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,14 @@ from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.database import UtcDateTime
+from app.delivery.models import Lane
 from app.delivery.sql import Sql, is_sqlite, rows
 
 CANCELLED_AT_ONCE = 2000
+COUNTED_DUE = 100_000
+"""A longer queue is not counted to its end: it costs too much, and says nothing more."""
+
+SENDING_LANES = (Lane.FRESH, Lane.RETRY, Lane.REPLAY)
 
 # Each step of the recursion is one search for the next destination. Claimed deliveries do not count as due.
 _FOUND = """
@@ -29,6 +34,12 @@ _FOUND = """
     )
 """
 _DESTINATIONS = Sql(f"{_FOUND} SELECT found.id FROM found WHERE found.id < :beyond")  # noqa: S608 - our own text
+_COUNT_DUE = Sql("""
+    SELECT COUNT(*) FROM (
+        SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND destination_id >= :first AND destination_id < :beyond
+            AND due_at <= (SELECT @now) LIMIT :most
+    ) AS due
+""")
 _DUE = Sql(
     f"""
     {_FOUND},
@@ -38,7 +49,7 @@ _DUE = Sql(
             (SELECT due_at FROM deliveries WHERE due_at IS NOT NULL AND destination_id = found.id
                 AND deliveries.lane = lanes.lane AND (leased_until IS NULL OR leased_until <= clock.now)
                 ORDER BY due_at LIMIT 1) AS due_at
-        FROM found, clock, (SELECT 0 AS lane UNION ALL SELECT 1 UNION ALL SELECT 2) AS lanes
+        FROM found, clock, (SELECT lane FROM @rows(lane bigint)) AS lanes
         WHERE found.id < :beyond
     ) AS due WHERE due_at IS NOT NULL
     """,  # noqa: S608 - our own text
@@ -56,13 +67,15 @@ _EVENT = """
         AND events.account_id = picked.account_id AND events.sequence = picked.event_sequence
     ORDER BY picked.due_at, picked.id
 """
-_FREE = """
-    SELECT {columns} FROM deliveries AS waiting
-    WHERE waiting.destination_id = given.destination_id AND waiting.lane = given.lane
-    AND waiting.due_at <= (SELECT @now)
+_IS_FREE = """
+    waiting.due_at <= (SELECT @now)
     AND (waiting.leased_until IS NULL OR waiting.leased_until <= (SELECT @now))
-    ORDER BY waiting.due_at, waiting.id
 """
+_FREE = f"""
+    SELECT {{columns}} FROM deliveries AS waiting
+    WHERE waiting.destination_id = given.destination_id AND waiting.lane = given.lane AND {_IS_FREE}
+    ORDER BY waiting.due_at, waiting.id
+"""  # noqa: S608 - our own text
 # SQLite has no LATERAL, but its one writer needs no lock either; what it takes too much is cut off afterwards.
 _PICK = Sql(
     f"""
@@ -74,6 +87,39 @@ _PICK = Sql(
     {_CLAIMED} FROM @rows(destination_id text, lane bigint, count bigint)
     CROSS JOIN deliveries AS picked ON picked.id IN ({_FREE.format(columns="waiting.id")} LIMIT :most) {_EVENT}
     """,
+)
+# What may go next to an endpoint that wants its deliveries in order: the one that failed, before it has ended nothing
+# else, or else what was made first. While one of them is under way, it is that one, which is not free.
+_HEADS = " UNION ALL ".join(
+    f"""
+    SELECT * FROM (
+        SELECT id, lane, due_at, leased_until FROM deliveries
+        WHERE destination_id = given.destination_id AND lane = {int(lane)} AND due_at IS NOT NULL
+        ORDER BY due_at, id LIMIT 1
+    ) AS lane_{int(lane)}
+    """  # noqa: S608 - our own text
+    for lane in (Lane.RETRY, Lane.FRESH, Lane.REPLAY)
+)
+_HEAD = f"""
+    SELECT heads.id FROM ({_HEADS}) AS heads
+    ORDER BY CASE WHEN heads.leased_until > (SELECT @now) THEN 0 WHEN heads.lane = {int(Lane.RETRY)} THEN 1 ELSE 2 END,
+        heads.due_at, heads.id
+    LIMIT 1
+"""  # noqa: S608 - our own text
+_PICK_HEAD = Sql(
+    f"""
+    {_CLAIMED} FROM @rows(destination_id text)
+    CROSS JOIN LATERAL (
+        SELECT * FROM deliveries AS waiting WHERE waiting.id = ({_HEAD}) AND {_IS_FREE} @skip_locked(waiting)
+    ) AS picked {_EVENT}
+    """,  # noqa: S608 - our own text
+    {"occurred_at": UtcDateTime(), "created_at": UtcDateTime()},
+    sqlite=f"""
+    {_CLAIMED} FROM @rows(destination_id text)
+    CROSS JOIN deliveries AS picked ON picked.id IN (
+        SELECT waiting.id FROM deliveries AS waiting WHERE waiting.id = ({_HEAD}) AND {_IS_FREE}
+    ) {_EVENT}
+    """,  # noqa: S608 - our own text
 )
 _LEASE = Sql("""
     UPDATE deliveries SET leased_until = @later(:seconds), fence = deliveries.fence + 1,
@@ -131,6 +177,8 @@ class Claim:
     target: Any
     # On this process's monotonic clock: from then on someone else may hold it.
     expires_at: float
+    # Whether nothing else goes to the destination before this has ended.
+    ordered: bool = False
 
     @property
     def attempt_in_schedule(self) -> int:
@@ -144,9 +192,18 @@ async def waited_for(session: AsyncSession, prefix: str) -> list[str]:
     return list(found.scalars())
 
 
-async def due_lanes(session: AsyncSession, prefix: str) -> list[DueLane]:
-    """All lanes with free deliveries, of the destinations whose ids begin with `prefix`."""
-    found = await session.execute(_DUE.on(session), _range(prefix))
+async def count_due(session: AsyncSession, prefix: str) -> int:
+    """How many deliveries to such destinations are due, up to `COUNTED_DUE`."""
+    values = {**_range(prefix), "most": COUNTED_DUE}
+    return int((await session.execute(_COUNT_DUE.on(session), values)).scalar_one())
+
+
+async def due_lanes(
+    session: AsyncSession, prefix: str, lanes: Sequence[Lane] = SENDING_LANES
+) -> list[DueLane]:
+    """These lanes with free deliveries, of the destinations whose ids begin with `prefix`."""
+    given = rows({"lane": int(lane)} for lane in lanes)
+    found = await session.execute(_DUE.on(session), _range(prefix) | {"rows": given})
     return [DueLane(one.destination_id, one.lane, (one.due_at - one.now).total_seconds()) for one in found]
 
 
@@ -168,6 +225,12 @@ async def pick(session: AsyncSession, wanted: Sequence[Wanted]) -> list[Row[Any]
             left[row.destination_id, row.lane] -= 1
             picked.append(row)
     return picked
+
+
+async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) -> list[Row[Any]]:
+    """As `pick`, at most one for each destination: what comes next in its order, if that is due and free."""
+    given = rows({"destination_id": one} for one in sorted(destination_ids))
+    return list((await session.execute(_PICK_HEAD.on(session), {"rows": given})).all())
 
 
 async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:

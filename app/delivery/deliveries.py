@@ -45,7 +45,8 @@ async def send_again(session: AsyncSession, actor: Actor, delivery_id: str) -> D
     _require_idle(delivery, now)
     await _require_event(session, actor, delivery)
     delivery.status = DeliveryStatus.PENDING.value
-    delivery.lane = Lane.RETRY
+    # What was part of a digest comes as a mail of its own.
+    delivery.lane, delivery.digest_id = Lane.RETRY, None
     delivery.schedule_start = delivery.attempts_made
     delivery.due_at, delivery.leased_until, delivery.finished_at = now, None, None
     work_due(session, actor.account_id)

@@ -6,15 +6,26 @@ so that a crash at any point loses nothing and repeats nothing.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import points
+from app import clock, points
 from app.database import Database
-from app.delivery.models import EmailSubscription, EmailSubscriptionStatus, EndpointStatus, WebhookEndpoint
+from app.delivery import filters
+from app.delivery.filters import Subjects
+from app.delivery.models import (
+    Digest,
+    EmailSubscription,
+    EmailSubscriptionStatus,
+    EndpointStatus,
+    Lane,
+    WebhookEndpoint,
+)
+from app.delivery.periods import next_digest
 from app.delivery.selection import takes_type
 from app.delivery.sql import Sql, rows
 from app.ids import new_id
@@ -32,7 +43,7 @@ _BEHIND = Sql("""
 """)
 # Sequences have no gaps, so a range is a page.
 _EVENTS = Sql("""
-    SELECT events.account_id, events.sequence, events.id, events.type
+    SELECT events.account_id, events.sequence, events.id, events.type, events.customer_id
     FROM @rows(account_id text, sequence bigint) JOIN events
         ON events.account_id = given.account_id
         AND events.sequence > given.sequence AND events.sequence <= given.sequence + :most
@@ -42,8 +53,10 @@ _INSERT = Sql("""
     INSERT INTO deliveries (id, account_id, event_id, event_sequence, event_type, destination_id, replay_id, status,
         lane, attempts_made, schedule_start, due_at, fence, created_at)
     SELECT given.id, given.account_id, given.event_id, given.event_sequence, given.event_type, given.destination_id,
-        :replay_id, 'PENDING', :lane, 0, 0, clock.now, 0, clock.now
-    FROM @rows(id text, account_id text, event_id text, event_sequence bigint, event_type text, destination_id text),
+        :replay_id, 'PENDING', COALESCE(given.lane, :lane), 0, 0, COALESCE(@instant(given.due_at), clock.now), 0,
+        clock.now
+    FROM @rows(id text, account_id text, event_id text, event_sequence bigint, event_type text, destination_id text,
+        lane bigint, due_at bigint),
         (SELECT @now AS now) AS clock
     WHERE TRUE ON CONFLICT DO NOTHING
 """)
@@ -96,11 +109,13 @@ class Dispatcher:
             events = await self._read(session, positions)
             # Read after the events: a destination that one of them belongs to was there before it.
             destinations = await _destinations(session, positions)
+            subjects = await filters.subjects(session, events, destinations)
+            now = clock.now()
             made = [
-                delivery_row(event.account_id, event, destination.id)
+                delivery_row(event.account_id, event, destination.id) | _waits(destination, now)
                 for event in events
                 for destination in destinations[event.account_id]
-                if _wants(destination, event)
+                if _wants(destination, event, subjects)
             ]
             await insert_deliveries(session, made)
             await self._advance(session, positions, events)
@@ -167,6 +182,18 @@ async def _destinations(session: AsyncSession, account_ids: Collection[str]) -> 
     return found
 
 
-def _wants(destination: Destination, event: Any) -> bool:
+def _wants(destination: Destination, event: Any, subjects: Subjects) -> bool:
     first = destination.first_sequence
-    return first is not None and event.sequence > first and takes_type(destination.event_types, event.type)
+    return (
+        first is not None
+        and event.sequence > first
+        and takes_type(destination.event_types, event.type)
+        and subjects.fit(destination.filter, event)
+    )
+
+
+def _waits(destination: Destination, now: datetime) -> dict[str, Any]:
+    """What a delivery is given that waits for its digest."""
+    if isinstance(destination, WebhookEndpoint) or destination.digest == Digest.IMMEDIATE.value:
+        return {}
+    return {"lane": Lane.DIGEST, "due_at": clock.to_ms(next_digest(Digest(destination.digest), now))}

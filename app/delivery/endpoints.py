@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -11,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock, rules
 from app.auth.actor import Actor, visible
 from app.crypto import Keyring
-from app.delivery import claims, event_names
+from app.delivery import claims, custom_headers, event_names
 from app.delivery.guard import Networks, UrlRefused, check_url
 from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
 from app.delivery.signing import new_key_pair, new_secret
@@ -21,6 +22,7 @@ from app.events import log
 MAX_ENDPOINTS: Final = 100
 DEFAULT_OVERLAP: Final = 86_400
 MAX_OVERLAP: Final = 30 * 86_400
+MAX_RATE: Final = 1000
 DISABLED_BY_ACCOUNT: Final = "Disabled by the account."
 
 
@@ -33,10 +35,12 @@ async def create(
     url: str,
     description: str | None = None,
     event_types: Sequence[str] | None = None,
+    **options: Any,
 ) -> tuple[WebhookEndpoint, str]:
     """An endpoint that gets the events from now on, and its secret, which is shown this once.
 
-    Raises URL_NOT_ALLOWED, TOO_LONG, what `event_names.checked` raises, and LIMIT_REACHED.
+    `options`: filter (as `filters.checked` gives it), headers, ordered, rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG,
+    OUT_OF_RANGE, what `event_names.checked` and `custom_headers.checked` raise, and LIMIT_REACHED.
     """
     secret, (signing_key, public_key) = new_secret(), new_key_pair()
     endpoint = WebhookEndpoint(
@@ -50,6 +54,7 @@ async def create(
         signing_key_encrypted=keyring.encrypt(signing_key),
         public_key=public_key,
     )
+    _set_options(endpoint, keyring, options)
     await _require_room(session, actor)
     session.add(endpoint)
     await session.flush()
@@ -59,11 +64,13 @@ async def create(
 async def update_endpoint(
     session: AsyncSession,
     actor: Actor,
+    keyring: Keyring,
     allow_networks: Networks,
     endpoint_id: str,
     changes: dict[str, Any],
 ) -> WebhookEndpoint:
-    """`changes` holds only the attributes that were given: url, description, event_types, status.
+    """`changes` holds only the attributes that were given: url, description, event_types, status, and the options of
+    `create`, of which null takes each back.
 
     Disabling cancels what waits; enabling begins at the events from now on.
     """
@@ -75,6 +82,7 @@ async def update_endpoint(
         endpoint.description = rules.optional(changes["description"], "description")
     if "event_types" in changes:
         endpoint.event_types = event_names.checked(changes["event_types"])
+    _set_options(endpoint, keyring, changes)
     if "status" in changes:
         await _set_status(session, endpoint, _given(changes["status"], "status"))
     endpoint.updated_at = clock.now()
@@ -180,6 +188,29 @@ def _forget_failures(endpoint: WebhookEndpoint) -> None:
     """What failed before says nothing about it from now on."""
     endpoint.failing_since = endpoint.told_failing_at = None
     endpoint.failures = 0
+
+
+def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str, Any]) -> None:
+    if "filter" in options:
+        endpoint.filter = options["filter"]
+    if "headers" in options:
+        headers = custom_headers.checked(options["headers"])
+        endpoint.headers = custom_headers.masked(headers)
+        endpoint.headers_encrypted = keyring.encrypt(orjson.dumps(headers).decode()) if headers else None
+    if "ordered" in options:
+        endpoint.ordered = bool(options["ordered"])
+    if "rate_limit" in options:
+        endpoint.rate_limit = _rate(options["rate_limit"])
+
+
+def _rate(limit: int | None) -> int | None:
+    if limit is not None and not 1 <= limit <= MAX_RATE:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"rateLimit must be 1 to {MAX_RATE} requests a second, got {limit}; null is no limit.",
+            "rateLimit",
+        )
+    return limit
 
 
 def _url(url: str, allow_networks: Networks) -> str:

@@ -1,6 +1,7 @@
 """What one attempt was: the record that a webhook POST and a mail both leave, whatever happened."""
 
 import codecs
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,16 @@ class Exchange:
     error: str | None = None
     retry_after: str | None = None
     enhanced_status: str | None = None
+
+
+def impossible() -> Exchange:
+    """What is recorded when a fault of ours kept an attempt from being made."""
+    return Exchange(
+        started_at=time.time_ns() // 1_000_000,
+        duration_ms=0,
+        outcome=AttemptOutcome.CONNECTION,
+        error="The request could not be made.",
+    )
 
 
 def storable_text(data: bytes, *, cut: bool = False) -> str:

@@ -47,6 +47,8 @@ from app.delivery.graphql_types import (
 )
 from app.delivery.subscriptions import Post
 
+ENDPOINT_OPTIONS = ("filter", "headers", "ordered", "rate_limit")
+
 
 @strawberry.type
 class DeliveryQueries:
@@ -132,7 +134,7 @@ class DeliveryMutations:
         services = info.context.services
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = given(input, "url", "description", "event_types")
+            values = _options(given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS))
             endpoint, secret = await endpoints.create(
                 session, actor, services.keyring, services.settings.webhook_allow_networks, **values
             )
@@ -146,12 +148,13 @@ class DeliveryMutations:
         info: Info,
         input: UpdateWebhookEndpointInput,
     ) -> UpdateWebhookEndpointPayload:
-        networks = info.context.services.settings.webhook_allow_networks
+        services = info.context.services
+        networks = services.settings.webhook_allow_networks
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "url", "description", "event_types", "status")
+            changes = _options(given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS))
             endpoint = await endpoints.update_endpoint(
-                session, actor, networks, input.webhook_endpoint_id, changes
+                session, actor, services.keyring, networks, input.webhook_endpoint_id, changes
             )
             return {"webhook_endpoint": endpoint}
 
@@ -202,7 +205,7 @@ class DeliveryMutations:
         input: CreateEmailSubscriptionInput,
     ) -> CreateEmailSubscriptionPayload:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = given(input, "email", "description", "event_types")
+            values = _options(given(input, "email", "description", "event_types", "filter", "digest"))
             return {"email_subscription": await subscriptions.create(session, actor, _post(info), **values)}
 
         return await mutate(info, input, CreateEmailSubscriptionPayload, run)
@@ -214,7 +217,7 @@ class DeliveryMutations:
         input: UpdateEmailSubscriptionInput,
     ) -> UpdateEmailSubscriptionPayload:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "description", "event_types")
+            changes = _options(given(input, "description", "event_types", "filter", "digest"))
             changed = await subscriptions.update(session, actor, input.email_subscription_id, changes)
             return {"email_subscription": changed}
 
@@ -268,6 +271,13 @@ class DeliveryMutations:
             return {"replay": await replays.create(session, actor, services.keyring, retention, **values)}
 
         return await mutate(info, input, ReplayEventsPayload, run)
+
+
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    """What was given, the filter as it is stored."""
+    if values.get("filter") is not None:
+        values["filter"] = values["filter"].checked()
+    return values
 
 
 def _post(info: Info) -> Post:

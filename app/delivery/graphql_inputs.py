@@ -6,11 +6,14 @@ from typing import Any
 import strawberry
 from sqlalchemy import Select
 from sqlmodel import col
+from strawberry.scalars import JSON
 
+from app.api.inputs import require_bounded
 from app.api.mutate import UserError
-from app.delivery import models
-from app.delivery.graphql_types import Delivery, EmailSubscription, Replay, WebhookEndpoint
-from app.delivery.models import DeliveryStatus, EndpointStatus
+from app.api.scalars import Metadata
+from app.delivery import filters, models
+from app.delivery.graphql_types import FILTER, Delivery, EmailSubscription, Replay, WebhookEndpoint
+from app.delivery.models import DeliveryStatus, Digest, EndpointStatus
 from app.events.catalogue import EventType
 
 
@@ -26,6 +29,7 @@ class DeliveryFilter:
     created_to: datetime | None = None
 
     def narrow(self, statement: Select[Any]) -> Select[Any]:
+        require_bounded(self)
         delivery = models.Delivery
         for destination_id, prefix in (
             (self.webhook_endpoint_id, "whe_"),
@@ -46,11 +50,30 @@ class DeliveryFilter:
         return statement
 
 
+@strawberry.input(description=FILTER)
+class DestinationFilterInput:
+    customer_ids: list[strawberry.ID] | None = None
+    meter_ids: list[strawberry.ID] | None = None
+    metadata: Metadata | None = None
+
+    def checked(self) -> dict[str, Any] | None:
+        """As it is stored. Raises what `filters.checked` raises."""
+        return filters.checked(self.customer_ids, self.meter_ids, self.metadata)
+
+
 @strawberry.input
 class CreateWebhookEndpointInput:
     url: str
     description: str | None = None
     event_types: list[str] | None = None
+    filter: DestinationFilterInput | None = None
+    headers: JSON | None = strawberry.field(
+        default=None,
+        description="An object of names and values, sent with each request, kept encrypted, such as an api key of the "
+        "receiver. Not those that Voltwire or the connection needs.",
+    )
+    ordered: bool = False
+    rate_limit: int | None = strawberry.field(default=None, description="Requests a second: 1 to 1,000.")
     idempotency_key: str | None = None
 
 
@@ -67,6 +90,14 @@ class UpdateWebhookEndpointInput:
     url: str | None = strawberry.UNSET
     description: str | None = strawberry.UNSET
     event_types: list[str] | None = strawberry.UNSET
+    filter: DestinationFilterInput | None = strawberry.UNSET
+    headers: JSON | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="An object of names and values, sent with each request, kept encrypted, such as an api key of the "
+        "receiver. Not those that Voltwire or the connection needs.",
+    )
+    ordered: bool | None = strawberry.UNSET
+    rate_limit: int | None = strawberry.UNSET
     status: EndpointStatus | None = strawberry.field(
         default=strawberry.UNSET,
         description="DISABLED cancels what waits; ENABLED gets the events from now on.",
@@ -127,6 +158,11 @@ class CreateEmailSubscriptionInput:
     email: str
     description: str | None = None
     event_types: list[str] | None = None
+    filter: DestinationFilterInput | None = None
+    digest: Digest | None = strawberry.field(
+        default=None,
+        description="HOURLY: one mail on the hour. DAILY: one at 07:00 in the United Kingdom. By default IMMEDIATE.",
+    )
     idempotency_key: str | None = None
 
 
@@ -141,6 +177,11 @@ class UpdateEmailSubscriptionInput:
     email_subscription_id: strawberry.ID
     description: str | None = strawberry.UNSET
     event_types: list[str] | None = strawberry.UNSET
+    filter: DestinationFilterInput | None = strawberry.UNSET
+    digest: Digest | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="HOURLY: one mail on the hour. DAILY: one at 07:00 in the United Kingdom. By default IMMEDIATE.",
+    )
     idempotency_key: str | None = None
 
 

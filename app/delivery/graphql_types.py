@@ -1,25 +1,33 @@
 """Destinations, deliveries and replays in GraphQL."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import strawberry
 from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import defer
 from sqlmodel import col
+from strawberry.scalars import JSON
 
 from app.api.context import Context, Info
 from app.api.nodes import Node, find, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
+from app.api.scalars import Metadata
 from app.auth.actor import Actor, visible
 from app.delivery import models
 from app.delivery.exchange import AttemptOutcome
-from app.delivery.models import DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus
+from app.delivery.models import DeliveryStatus, Digest, EmailSubscriptionStatus, EndpointStatus, ReplayStatus
 from app.delivery.replays import Progress, events_left
 from app.events.graphql import Event, find_event
 
-for kind in (AttemptOutcome, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus):
+for kind in (AttemptOutcome, Digest, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus):
     strawberry.enum(kind)
+
+
+FILTER = (
+    "OR within a list, AND across. customerIds and meterIds match what the event recorded; metadata, that its customer "
+    "or one of its meters has all of these pairs when the event is turned into deliveries."
+)
 
 
 def deliveries_seen_by(viewer: Actor) -> Select[Any]:
@@ -27,6 +35,23 @@ def deliveries_seen_by(viewer: Actor) -> Select[Any]:
     delivery: Any = models.Delivery
     unread = (defer(delivery.body, raiseload=True), defer(delivery.test_event, raiseload=True))
     return visible(select(models.Delivery).options(*unread), viewer)
+
+
+@strawberry.type(description=FILTER)
+class DestinationFilter:
+    customer_ids: list[strawberry.ID] | None
+    meter_ids: list[strawberry.ID] | None
+    metadata: Metadata | None
+
+    @classmethod
+    def of(cls, stored: dict[str, Any] | None) -> "DestinationFilter | None":
+        if stored is None:
+            return None
+        return cls(
+            customer_ids=stored.get("customerIds"),
+            meter_ids=stored.get("meterIds"),
+            metadata=stored.get("metadata"),
+        )
 
 
 @strawberry.type(description="Counts of its deliveries that are kept, replays and tests included.")
@@ -49,6 +74,14 @@ class WebhookEndpoint(Node):
     event_types: list[str] | None = strawberry.field(
         description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
     )
+    filter: DestinationFilter | None = strawberry.field(description="Null: all events of its types.")
+    headers: JSON | None = strawberry.field(
+        description="Headers of your own on each request, names to values; the values are masked here."
+    )
+    ordered: bool = strawberry.field(
+        description="Whether each delivery waits until the one before it has succeeded or was given up."
+    )
+    rate_limit: int | None = strawberry.field(description="Requests a second; null: no limit.")
     status: EndpointStatus
     disabled_reason: str | None
     disabled_at: datetime | None
@@ -70,6 +103,10 @@ class WebhookEndpoint(Node):
             url=row.url,
             description=row.description,
             event_types=row.event_types,
+            filter=DestinationFilter.of(row.filter),
+            headers=cast(JSON | None, row.headers),
+            ordered=row.ordered,
+            rate_limit=row.rate_limit,
             status=EndpointStatus(row.status),
             disabled_reason=row.disabled_reason,
             disabled_at=row.disabled_at,
@@ -156,6 +193,8 @@ class EmailSubscription(Node):
     event_types: list[str] | None = strawberry.field(
         description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
     )
+    filter: DestinationFilter | None = strawberry.field(description="Null: all events of its types.")
+    digest: Digest
     status: EmailSubscriptionStatus
     suspended_reason: str | None
     created_at: datetime
@@ -168,6 +207,8 @@ class EmailSubscription(Node):
             email=row.email,
             description=row.description,
             event_types=row.event_types,
+            filter=DestinationFilter.of(row.filter),
+            digest=Digest(row.digest),
             status=EmailSubscriptionStatus(row.status),
             suspended_reason=row.suspended_reason,
             created_at=row.created_at,
@@ -316,7 +357,7 @@ def _progress_loader(context: Context, viewer: Actor) -> Any:
         for row, endpoint in both.all():
             left = 0
             if row.position < row.through and not row.is_cancelled:
-                waiting = events_left(row, endpoint.event_types).subquery()
+                waiting = events_left(row, endpoint).subquery()
                 left = (await context.execute(select(func.count()).select_from(waiting))).scalar_one()
             progress[row.id] = Progress.of(row, left, *counts.get(row.id, (0, 0)))
         return [progress[one] for one in replay_ids]

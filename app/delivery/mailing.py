@@ -53,6 +53,20 @@ class Postman:
         return await self._mailer.send(message, self._envelope_from, recipient)
 
 
+def event_of(row: Row[Any]) -> EventRecord:
+    """The event of a picked delivery, which must still be there."""
+    return EventRecord(
+        account_id=row.account_id,
+        sequence=row.event_sequence,
+        id=row.event_id,
+        type=row.event_type,
+        occurred_at=row.occurred_at,
+        subject_id=row.subject_id,
+        customer_id=row.customer_id,
+        data=parsed(row.data),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """An active subscription as it was when the delivery was claimed."""
@@ -62,6 +76,8 @@ class Target:
     subscription: EmailSubscription
     unsubscribe_url: str
     paused_seconds: float = 0.0
+    ordered: bool = False
+    rate_limit: int | None = None
 
 
 class EventMails:
@@ -89,24 +105,30 @@ class EventMails:
         """The mail for a delivery's first attempt as JSON; None if its event is gone."""
         if row.occurred_at is None:
             return None
-        event = EventRecord(
-            account_id=row.account_id,
-            sequence=row.event_sequence,
-            id=row.event_id,
-            type=row.event_type,
-            occurred_at=row.occurred_at,
-            subject_id=row.subject_id,
-            customer_id=row.customer_id,
-            data=parsed(row.data),
-        )
         mail = await mails.event_mail(
             session,
             public_url=self._public_url,
             unsubscribe_url=target.unsubscribe_url,
-            event=event,
+            event=event_of(row),
             subscription=target.subscription,
         )
         return orjson.dumps(asdict(mail)).decode()
+
+    async def digest(
+        self, session: AsyncSession, target: Target, events: Sequence[EventRecord]
+    ) -> mails.Mail:
+        """One mail about several events."""
+        return await mails.digest_mail(
+            session,
+            public_url=self._public_url,
+            unsubscribe_url=target.unsubscribe_url,
+            events=events,
+            subscription=target.subscription,
+        )
+
+    async def send_digest(self, digest_id: str, target: Target, content: bytes) -> Exchange:
+        """One attempt for all its deliveries; `content` is the mail as JSON."""
+        return await self._postman.send(digest_id, target.email, content, target.unsubscribe_url)
 
     async def send(self, claim: Claim) -> Exchange:
         """One attempt."""
@@ -122,6 +144,9 @@ class EventMails:
         gone = {result.claim.destination_id: result for result in results if result.verdict.disable}
         for subscription_id, result in sorted(gone.items()):
             await self._suspend(session, subscription_id, result)
+
+    async def leave(self, session: AsyncSession) -> None:
+        """Any worker may send to a subscription at any time."""
 
     async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """A subscription shows no time of its last mail."""

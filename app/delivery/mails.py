@@ -114,6 +114,35 @@ async def event_mail(
     return laid_out("event", headline, values)
 
 
+async def digest_mail(
+    session: AsyncSession,
+    *,
+    public_url: str,
+    unsubscribe_url: str,
+    events: Sequence[EventRecord],
+    subscription: EmailSubscription,
+) -> Mail:
+    """One mail about several events, in their order, with names as of now."""
+    entries = []
+    for event in events:
+        facts = await _wordings[event.type](session, event)
+        headline = shorten(facts.headline, MAX_SUBJECT)
+        link = f"{public_url}/?event={event.id}"
+        entries.append({"headline": headline, "when": uk_time(event.occurred_at), "link": link})
+    account = await account_name(session, subscription.account_id)
+    first = str(entries[0]["headline"])
+    more = f", and {count(len(entries) - 1, 'more event')}" if len(entries) > 1 else ""
+    subject = shorten(first, MAX_SUBJECT - len(more)) + more
+    values: dict[str, object] = {
+        "headline": f"{count(len(entries), 'event')} of {account}",
+        "entries": entries,
+        "account": account,
+        "address": subscription.email,
+        "unsubscribe_url": unsubscribe_url,
+    }
+    return laid_out("digest", subject, values)
+
+
 async def confirmation_mail(
     session: AsyncSession, subscription: EmailSubscription, link: str, until: datetime
 ) -> Mail:

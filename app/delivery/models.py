@@ -41,6 +41,16 @@ class Lane(enum.IntEnum):
     FRESH = 0
     RETRY = 1
     REPLAY = 2
+    # Not the sender's, but what waits to become one mail with others.
+    DIGEST = 3
+
+
+class Digest(enum.Enum):
+    """How often a subscription's mails come: each event at once, or one mail for an hour's or a day's."""
+
+    IMMEDIATE = "IMMEDIATE"
+    HOURLY = "HOURLY"
+    DAILY = "DAILY"
 
 
 class ReplayStatus(enum.Enum):
@@ -60,6 +70,17 @@ class WebhookEndpoint(AccountWide, SQLModel, table=True):
     url: str = Field(sa_type=Text)
     description: str | None = Field(default=None, sa_type=Text)
     event_types: list[str] | None = Field(default=None, sa_type=Json)
+    # As `app.delivery.filters` stores it.
+    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    # Names to masked values, to be shown; the real ones are encrypted.
+    headers: dict[str, str] | None = Field(default=None, sa_type=Json)
+    headers_encrypted: str | None = Field(default=None, sa_type=Text)
+    # Whether each delivery waits until the one before it has ended, and how many may begin in a second.
+    ordered: bool = False
+    rate_limit: int | None = None
+    # With an order or a rate it is sent to by one worker at a time: by this one, until then.
+    held_by: str | None = Field(default=None, sa_type=Text)
+    held_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     status: str = Field(default=EndpointStatus.ENABLED.value, sa_type=Text)
     disabled_reason: str | None = Field(default=None, sa_type=Text)
     disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -93,6 +114,8 @@ class EmailSubscription(AccountWide, SQLModel, table=True):
     email: str = Field(sa_type=Text)
     description: str | None = Field(default=None, sa_type=Text)
     event_types: list[str] | None = Field(default=None, sa_type=Json)
+    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    digest: str = Field(default=Digest.IMMEDIATE.value, sa_type=Text)
     status: str = Field(default=EmailSubscriptionStatus.PENDING.value, sa_type=Text)
     suspended_reason: str | None = Field(default=None, sa_type=Text)
     first_sequence: int | None = Field(default=None, sa_type=BigInteger)
@@ -145,6 +168,8 @@ class Delivery(AccountWide, SQLModel, table=True):
     replay_id: str = Field(default="", sa_type=Text)
     status: str = Field(default=DeliveryStatus.PENDING.value, sa_type=Text)
     lane: int = Lane.FRESH
+    # The first delivery of the digest that this one is in; they are one mail through all attempts.
+    digest_id: str | None = Field(default=None, sa_type=Text)
     body: bytes | None = Field(default=None, sa_type=LargeBinary)
     attempts_made: int = 0
     # Attempts of the schedule are counted from here, so that a retry by hand after EXHAUSTED starts it anew.

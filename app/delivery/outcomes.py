@@ -75,7 +75,8 @@ async def record(session: AsyncSession, results: Sequence[Result]) -> set[str]:
 
 def _outcome(result: Result) -> Mapping[str, Any]:
     claim, verdict = result.claim, result.verdict
-    tried_again = verdict.fate is Fate.FAILED and claim.lane == Lane.FRESH
+    # In order, what failed goes before all else, also if it is part of a replay.
+    tried_again = verdict.fate is Fate.FAILED and (claim.lane == Lane.FRESH or claim.ordered)
     return {
         "id": claim.id,
         "fence": claim.fence,

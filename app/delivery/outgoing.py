@@ -16,8 +16,7 @@ from app.delivery.exchange import Exchange
 from app.delivery.loops import Loop
 from app.delivery.mailing import MOST_IN_FLIGHT, Postman
 from app.delivery.models import OutgoingMail
-from app.delivery.retry import Fate, Verdict, verdict
-from app.delivery.sender import lease_seconds
+from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import DEFAULT_TIMEOUT
 from app.delivery.sql import Sql
 

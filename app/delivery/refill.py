@@ -6,26 +6,18 @@ They go into a lane of their own: a replay of a year delays nobody's fresh event
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, exists, select, update
+from sqlalchemy import Row, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
 from app.database import Database
 from app.delivery.dispatch import delivery_row, insert_deliveries
-from app.delivery.models import (
-    Delivery,
-    DeliveryStatus,
-    EndpointStatus,
-    Lane,
-    Replay,
-    WebhookEndpoint,
-)
-from app.delivery.selection import takes_type
+from app.delivery.models import EndpointStatus, Lane, Replay, WebhookEndpoint
+from app.delivery.replays import events_left
 from app.events.models import EventRecord
 
 EVENTS_AT_ONCE = 500
-_FAILED = (DeliveryStatus.FAILED.value, DeliveryStatus.EXHAUSTED.value, DeliveryStatus.CANCELLED.value)
 
 Made = Callable[[Collection[str], int], None]
 
@@ -73,12 +65,8 @@ class Refill:
         if endpoint is None or endpoint.status != EndpointStatus.ENABLED.value:
             await _change(session, replay, is_cancelled=True)
             return 0
-        events = await _events(session, replay)
-        rows = [
-            delivery_row(replay.account_id, event, endpoint.id)
-            for event in events
-            if takes_type(endpoint.event_types, event.type)
-        ]
+        events = await _events(session, replay, endpoint)
+        rows = [delivery_row(replay.account_id, event, endpoint.id) for event in events]
         await insert_deliveries(session, rows, replay.id, Lane.REPLAY)
         is_last = len(events) < EVENTS_AT_ONCE
         await _change(session, replay, position=replay.through if is_last else events[-1].sequence)
@@ -91,39 +79,15 @@ def _running() -> Any:
     )
 
 
-async def _events(session: AsyncSession, replay: Replay) -> Sequence[Row[Any]]:
+async def _events(session: AsyncSession, replay: Replay, endpoint: WebhookEndpoint) -> Sequence[Row[Any]]:
     """The next events of the replay, in order."""
     statement = (
-        select(col(EventRecord.id), col(EventRecord.sequence), col(EventRecord.type))
-        .where(
-            col(EventRecord.account_id) == replay.account_id,
-            col(EventRecord.sequence) > replay.position,
-            col(EventRecord.sequence) <= replay.through,
-        )
+        events_left(replay, endpoint)
+        .with_only_columns(col(EventRecord.id), col(EventRecord.sequence), col(EventRecord.type))
         .order_by(col(EventRecord.sequence))
         .limit(EVENTS_AT_ONCE)
     )
-    if replay.failed_since is not None:
-        statement = statement.where(_has_failed(replay))
     return (await session.execute(statement)).all()
-
-
-def _has_failed(replay: Replay) -> Any:
-    """A delivery of the event to the endpoint failed since then, and none arrived."""
-    to_endpoint = (
-        col(Delivery.event_id) == col(EventRecord.id),
-        col(Delivery.destination_id) == replay.webhook_endpoint_id,
-    )
-    arrived = exists().where(*to_endpoint, col(Delivery.status) == DeliveryStatus.SUCCEEDED.value)
-    since = replay.failed_since
-    failed = exists().where(
-        *to_endpoint,
-        col(Delivery.status).in_(_FAILED),
-        (col(Delivery.created_at) >= since) | (col(Delivery.finished_at) >= since),
-        # Its own deliveries do not count, else a page that was filled twice would seem to have failed.
-        col(Delivery.replay_id) != replay.id,
-    )
-    return failed & ~arrived
 
 
 async def _change(session: AsyncSession, replay: Replay, **values: Any) -> None:

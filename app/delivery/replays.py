@@ -1,6 +1,5 @@
 """Verbs over replays: events sent to one endpoint again. They take a session and never commit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
@@ -12,8 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock
 from app.auth.actor import Actor
 from app.crypto import Keyring
-from app.delivery import endpoints, event_names
-from app.delivery.models import Delivery, DeliveryStatus, Replay, ReplayStatus
+from app.delivery import endpoints, event_names, filters
+from app.delivery.models import Delivery, DeliveryStatus, Replay, ReplayStatus, WebhookEndpoint
 from app.delivery.selection import takes_type
 from app.errors import ErrorCode, Refusal
 from app.events import cursors, log
@@ -60,7 +59,7 @@ async def create(
     return replay
 
 
-def events_left(replay: Replay, event_types: Sequence[str] | None) -> Select[Any]:
+def events_left(replay: Replay, endpoint: WebhookEndpoint) -> Select[Any]:
     """The events that the replay has yet to make deliveries of: those its endpoint asks for, after its position.
 
     With `failed_since` those of them of which a delivery to the endpoint failed since then and none arrived.
@@ -70,9 +69,10 @@ def events_left(replay: Replay, event_types: Sequence[str] | None) -> Select[Any
         col(EventRecord.sequence) > replay.position,
         col(EventRecord.sequence) <= replay.through,
     )
-    if event_types is not None:
-        taken = [name for name in event_names.NAMES if takes_type(event_types, name)]
+    if endpoint.event_types is not None:
+        taken = [name for name in event_names.NAMES if takes_type(endpoint.event_types, name)]
         statement = statement.where(col(EventRecord.type).in_(taken))
+    statement = filters.narrow(statement, endpoint.filter)
     if replay.failed_since is not None:
         statement = statement.where(*_has_failed(replay, replay.failed_since))
     return statement

@@ -30,6 +30,10 @@ RECIPIENT_UNKNOWN = frozenset({"5.1.1", "5.1.3", "5.1.6", "5.1.10"})
 """RFC 3463 and 7505: no such mailbox, not an address, mailbox has moved, a domain that takes no mail."""
 
 
+RECORDING_SECONDS = 1.0
+"""What a lease allows for the outcome's way into the database."""
+
+
 class Fate(StrEnum):
     """What the delivery now is; the names are those of the contract's DeliveryStatus."""
 
@@ -109,6 +113,11 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return min(max(seconds, 0.0), float(RETRY_AFTER_LIMIT))
+
+
+def lease_seconds(timeout: float) -> float:
+    """For how long a claim holds: an exchange, some time in the queue before it, and the recording after it."""
+    return 1.5 * timeout + 2 + RECORDING_SECONDS
 
 
 def _spread_after(seconds: float, rng: random.Random) -> float:

@@ -7,7 +7,7 @@ delivery is carried by, webhooks or mail, is the carrier's business.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -20,11 +20,11 @@ from app.delivery import claims, outcomes
 from app.delivery.carrier import Carrier, Target
 from app.delivery.channels import Channels
 from app.delivery.claims import Claim, Wanted
-from app.delivery.exchange import AttemptOutcome, Exchange
+from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop
 from app.delivery.models import Lane
 from app.delivery.outcomes import Result
-from app.delivery.retry import Fate, verdict
+from app.delivery.retry import RECORDING_SECONDS, Fate, lease_seconds, verdict
 from app.delivery.sweep import cancel_left
 
 CLAIMED_AT_ONCE = 200
@@ -40,9 +40,6 @@ GATHER_SECONDS = 0.02
 GATHERED_ENOUGH = 100
 CLOSING_PAUSE = 1.0
 """What a destination that says it is gone is spared until that is recorded."""
-
-RECORDING_SECONDS = 1.0
-"""What a lease allows for the outcome's way into the database."""
 
 log = structlog.get_logger(__name__)
 
@@ -65,15 +62,23 @@ class Sender:
         self._results: list[Result] = []
         self._given_back: list[Claim] = []
         self._all_recorded = asyncio.Event()
+        self._pace: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._grace = 0.0
         self._is_stopping = False
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
-        self.seconds_in_flight = 0.0
+        self.observe_seconds: Callable[[float], None] | None = None
         self.leases_lost = 0
         self.recorded = 0
         self.oldest_due_seconds = 0.0
+        # As the sweep counted it last.
+        self.due = 0
+
+    @property
+    def prefix(self) -> str:
+        """What the ids of its destinations begin with."""
+        return self._carrier.prefix
 
     @property
     def in_flight(self) -> int:
@@ -161,7 +166,7 @@ class Sender:
             targets = await self._carrier.targets(session, {one.destination_id for one in wanted})
             await self._cancel_for_the_gone(session, wanted, targets)
             open_lanes = [one for one in wanted if not self._is_paused(one, targets)]
-            picked = await claims.pick(session, open_lanes) if open_lanes else []
+            picked = await self._pick(session, open_lanes, targets)
             bodies, gone = await self._bodies(session, picked, targets)
             if gone:
                 await claims.cancel(session, gone)
@@ -169,14 +174,17 @@ class Sender:
         points.reach("send.claimed")
         taken = Counter((row.destination_id, row.lane) for row in picked)
         for one in open_lanes:
-            if taken[one.destination_id, one.lane] >= one.count:
+            # What comes next in an order is known when this has been recorded.
+            if taken[one.destination_id, one.lane] >= one.count and not targets[one.destination_id].ordered:
                 self._channels.mark_due(one.destination_id, one.lane)
         now = time.monotonic()
         for row in picked:
             body = row.body if row.body is not None else bodies.get(row.id)
             if body is None:
                 continue
-            claim = _claim(row, body, targets[row.destination_id], ends_at)
+            target = targets[row.destination_id]
+            claim = _claim(row, body, target, ends_at)
+            self._channels[target.id].rate = target.rate_limit
             if self._channels[row.destination_id].is_paused(now):
                 # It began while this was being claimed.
                 self._give_back([claim])
@@ -190,6 +198,14 @@ class Sender:
         for destination_id in sorted({one.destination_id for one in wanted} - targets.keys()):
             if await cancel_left(session, destination_id) >= claims.CANCELLED_AT_ONCE:
                 self._channels.mark_due(destination_id, Lane.FRESH)
+
+    async def _pick(
+        self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
+    ) -> list[Row[Any]]:
+        ordered = {one.destination_id for one in wanted if targets[one.destination_id].ordered}
+        free = [one for one in wanted if one.destination_id not in ordered]
+        picked = await claims.pick(session, free) if free else []
+        return picked + await claims.pick_heads(session, ordered) if ordered else picked
 
     def _is_paused(self, wanted: Wanted, targets: Mapping[str, Target]) -> bool:
         target = targets.get(wanted.destination_id)
@@ -230,7 +246,7 @@ class Sender:
         if self._is_stopping:
             return
         latest = time.monotonic() + self._carrier.timeout + RECORDING_SECONDS
-        for claim in self._channels.next_sends():
+        for claim in self._channels.next_sends(time.monotonic()):
             if claim.expires_at < latest:
                 # It has waited here for so long that it might be on its way twice.
                 self._channels.abandoned(claim)
@@ -239,6 +255,15 @@ class Sender:
             attempt = asyncio.create_task(self._attempt(claim), name="attempt")
             self._attempts[attempt] = claim
             attempt.add_done_callback(self._attempts.pop)
+        self._wake_for_pace()
+
+    def _wake_for_pace(self) -> None:
+        """Send again when the first of the endpoints that have a rate may be sent to."""
+        if self._pace is not None:
+            self._pace.cancel()
+        at = self._channels.next_in_pace()
+        wait = None if at is None else max(at - time.monotonic(), 0.001)
+        self._pace = None if wait is None else asyncio.get_running_loop().call_later(wait, self._send)
 
     async def _attempt(self, claim: Claim) -> None:
         points.reach("send.before_request")
@@ -251,7 +276,7 @@ class Sender:
             raise
         except Exception as error:
             self._log.error("attempt_failed", delivery_id=claim.id, exc_info=error)
-            exchange = _impossible()
+            exchange = impossible()
         points.reach("send.response")
         self._finish(claim, exchange, time.monotonic() - started)
         self._send()
@@ -268,7 +293,8 @@ class Sender:
             self._give_back(self._channels.pause(claim.destination_id, time.monotonic() + pause))
         self.outcomes[exchange.outcome.value] += 1
         self.fates[judged.fate.value] += 1
-        self.seconds_in_flight += seconds
+        if self.observe_seconds is not None:
+            self.observe_seconds(seconds)
         self._recording.bell.ring()
         self._log.info(
             "delivery_attempt",
@@ -329,6 +355,9 @@ class Sender:
         self._count_lost(results, held)
         for claim in given_back:
             self._channels.mark_due(claim.destination_id, claim.lane)
+        for result in results:
+            if result.claim.ordered:
+                self._channels.mark_due(result.claim.destination_id, Lane.FRESH)
         if not self._results and not self._given_back:
             self._all_recorded.set()
         # Places that were taken by results are free for claims again.
@@ -354,11 +383,8 @@ class Sender:
             self._recording.bell.ring()
             self._all_recorded.clear()
             await self._all_recorded.wait()
-
-
-def lease_seconds(timeout: float) -> float:
-    """For how long a claim holds: an exchange, some time in the queue before it, and the recording after it."""
-    return 1.5 * timeout + 2 + RECORDING_SECONDS
+        async with self._database.transaction() as session:
+            await self._carrier.leave(session)
 
 
 def _claim(row: Row[Any], body: bytes | str, target: Any, ends_at: float) -> Claim:
@@ -375,13 +401,5 @@ def _claim(row: Row[Any], body: bytes | str, target: Any, ends_at: float) -> Cla
         body=body.encode() if isinstance(body, str) else bytes(body),
         target=target,
         expires_at=ends_at,
-    )
-
-
-def _impossible() -> Exchange:
-    return Exchange(
-        started_at=time.time_ns() // 1_000_000,
-        duration_ms=0,
-        outcome=AttemptOutcome.CONNECTION,
-        error="The request could not be made.",
+        ordered=target.ordered,
     )

@@ -19,7 +19,7 @@ from app.crypto import Keyring, digest, random_token
 from app.delivery import event_names, mails
 from app.delivery.actions import cancel_unfinished
 from app.delivery.mime import plain_address
-from app.delivery.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.models import Digest, EmailSubscription, EmailSubscriptionStatus
 from app.errors import ErrorCode, Refusal, not_found
 from app.events import log
 from app.events.ring import work_due
@@ -55,8 +55,10 @@ async def create(
     email: str,
     description: str | None = None,
     event_types: Sequence[str] | None = None,
+    filter: dict[str, Any] | None = None,
+    digest: Digest | None = None,
 ) -> EmailSubscription:
-    """A subscription that waits for its confirmation, whose mail is queued.
+    """A subscription that waits for its confirmation, whose mail is queued. `filter` is as `filters.checked` gives it.
 
     Raises what `rules.email` and `event_names.checked` raise, TOO_LONG, TAKEN and LIMIT_REACHED.
     """
@@ -65,6 +67,8 @@ async def create(
         email=_address(email),
         description=rules.optional(description, "description"),
         event_types=event_names.checked(event_types),
+        filter=filter,
+        digest=(digest or Digest.IMMEDIATE).value,
     )
     # The log's lock makes two creations look at each other's rows, one after the other.
     await log.lock_position(session, actor.account_id)
@@ -78,12 +82,19 @@ async def create(
 async def update(
     session: AsyncSession, actor: Actor, subscription_id: str, changes: dict[str, Any]
 ) -> EmailSubscription:
-    """`changes` holds only the attributes that were given: description, event_types."""
+    """`changes` holds only the attributes that were given: description, event_types, filter, digest.
+
+    What waits for a digest still comes in it; events from now on come as the new one says.
+    """
     subscription = await _load(session, actor, subscription_id)
     if "description" in changes:
         subscription.description = rules.optional(changes["description"], "description")
     if "event_types" in changes:
         subscription.event_types = event_names.checked(changes["event_types"])
+    if "filter" in changes:
+        subscription.filter = changes["filter"]
+    if "digest" in changes:
+        subscription.digest = (changes["digest"] or Digest.IMMEDIATE).value
     subscription.updated_at = clock.now()
     return subscription
 

@@ -1,11 +1,12 @@
 """The webhook carrier: signed POSTs to endpoints, and what an answer means for the endpoint itself."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import orjson
 import structlog
 from sqlalchemy import Row, select, update
 from sqlmodel import col
@@ -20,7 +21,8 @@ from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
 from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
-from app.delivery.retry import Fate, parse_retry_after
+from app.delivery.retry import Fate, lease_seconds, parse_retry_after
+from app.delivery.sql import Sql, rows
 from app.delivery.transport import Transport
 
 MOST_IN_FLIGHT = 400
@@ -29,6 +31,20 @@ STAMP_SECONDS = 1.0
 """How exact an endpoint's last success is: it is not written for every batch of a busy one."""
 
 UNREADABLE_SECONDS = 60.0
+LOOK_AGAIN_AFTER = 1.0
+"""How soon to ask for an endpoint that another worker holds."""
+
+# Only one worker at a time can keep an order or a rate. Locked in the order of the ids, as everywhere.
+_HOLD = Sql("""
+    UPDATE webhook_endpoints SET held_by = :worker_id, held_until = @later(:seconds)
+    FROM (
+        SELECT held.id FROM @rows(id text) JOIN webhook_endpoints AS held ON held.id = given.id
+            AND (held.held_by IS NULL OR held.held_by = :worker_id OR held.held_until <= @now)
+        ORDER BY held.id @lock(held)
+    ) AS free
+    WHERE webhook_endpoints.id = free.id
+    RETURNING webhook_endpoints.id
+""")
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +57,9 @@ class Target:
     url: str
     secrets: tuple[str, ...]
     private_keys: tuple[str, ...]
+    headers: Mapping[str, str]
+    ordered: bool
+    rate_limit: int | None
     paused_seconds: float
 
 
@@ -51,8 +70,10 @@ class Webhooks:
     most_in_flight = MOST_IN_FLIGHT
     most_each = MOST_PER_ENDPOINT
 
-    def __init__(self, keyring: Keyring, transport: Transport, timeout: float) -> None:
+    def __init__(self, keyring: Keyring, transport: Transport, timeout: float, worker_id: str) -> None:
         self.timeout = timeout
+        self._worker_id = worker_id
+        self._holds = False
         self._keyring = keyring
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
@@ -60,12 +81,14 @@ class Webhooks:
         self._stamped: dict[str, float] = {}
 
     async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
-        """Those of the endpoints that are enabled."""
+        """Those of the endpoints that are enabled; what another worker holds is paused."""
         statement = select(WebhookEndpoint, database_now()).where(
             col(WebhookEndpoint.id).in_(ids), col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value
         )
-        found = await session.execute(statement)
-        return {endpoint.id: self._target(endpoint, now) for endpoint, now in found}
+        found = (await session.execute(statement)).all()
+        exclusive = [one.id for one, _ in found if one.ordered or one.rate_limit is not None]
+        elsewhere = set(exclusive) - await self._hold(session, exclusive)
+        return {one.id: self._target(one, now, one.id in elsewhere) for one, now in found}
 
     async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:
         """The body for a delivery's first attempt; None if its event is gone."""
@@ -74,7 +97,8 @@ class Webhooks:
     async def send(self, claim: Claim) -> Exchange:
         """One attempt."""
         target: Target = claim.target
-        headers = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
+        ours = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
+        headers = {**target.headers, **ours}
         return await self._transport.post(target.url, headers, claim.body, self.timeout)
 
     def pause_after(self, result: Result) -> float | None:
@@ -86,6 +110,12 @@ class Webhooks:
     async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """Count failures, pause and disable endpoints; before their deliveries are written, as everyone locks."""
         await standing.move(session, self._keyring, results, self.pause_after)
+
+    async def leave(self, session: AsyncSession) -> None:
+        """Let other workers send at once to the endpoints that only this one sent to."""
+        if self._holds:
+            mine = col(WebhookEndpoint.held_by) == self._worker_id
+            await session.execute(update(WebhookEndpoint).where(mine).values(held_by=None, held_until=None))
 
     async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """Note when the endpoints last took a delivery."""
@@ -114,17 +144,41 @@ class Webhooks:
             self._stamped.clear()
         self._stamped.update(dict.fromkeys(due, now))
 
-    def _target(self, endpoint: WebhookEndpoint, now: Any) -> Target:
-        paused = 0.0
+    async def _hold(self, session: AsyncSession, endpoint_ids: Sequence[str]) -> set[str]:
+        """Those of the endpoints with an order or a rate that are this worker's for as long as its claims are."""
+        if not endpoint_ids:
+            return set()
+        self._holds = True
+        values = {
+            "rows": rows({"id": one} for one in endpoint_ids),
+            "worker_id": self._worker_id,
+            "seconds": lease_seconds(self.timeout),
+        }
+        return set((await session.execute(_HOLD.on(session), values)).scalars())
+
+    def _target(self, endpoint: WebhookEndpoint, now: Any, is_elsewhere: bool) -> Target:
+        paused = LOOK_AGAIN_AFTER if is_elsewhere else 0.0
         if endpoint.paused_until is not None:
-            paused = (endpoint.paused_until - now).total_seconds()
+            paused = max(paused, (endpoint.paused_until - now).total_seconds())
         try:
             secrets, private_keys = self._unlocked(endpoint)
+            headers = (
+                orjson.loads(self._unlock(endpoint.headers_encrypted)) if endpoint.headers_encrypted else {}
+            )
         except ValueError:
             # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY: nothing is lost meanwhile.
             log.error("webhook_secret_unreadable", endpoint_id=endpoint.id)
-            return Target(endpoint.id, endpoint.url, (), (), UNREADABLE_SECONDS)
-        return Target(endpoint.id, endpoint.url, secrets, private_keys, paused)
+            secrets, private_keys, headers, paused = (), (), {}, UNREADABLE_SECONDS
+        return Target(
+            id=endpoint.id,
+            url=endpoint.url,
+            secrets=secrets,
+            private_keys=private_keys,
+            headers=headers,
+            ordered=endpoint.ordered,
+            rate_limit=endpoint.rate_limit,
+            paused_seconds=paused,
+        )
 
     def _unlocked(self, endpoint: WebhookEndpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The secrets and the private keys that sign now."""

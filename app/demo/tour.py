@@ -98,7 +98,7 @@ class Tour:
             response = await http.post(link)
         if not response.is_success:
             raise DemoError(f"The link in the mail could not be confirmed: HTTP {response.status_code}.")
-        self._say(f"A webhook endpoint is set up, and {story.MAILBOX} confirmed its mails.")
+        self._say(f"A webhook endpoint is there, and {story.MAILBOX} wants mails.")
         self._say("")
 
     async def _listen(self, stream: Stream) -> None:

@@ -197,12 +197,13 @@ async def redact(session: AsyncSession, account_id: str, customer_id: str) -> No
 
 async def trim(session: AsyncSession, account_id: str, before: timedelta, through: int) -> int:
     """Remove events older than `before`, a prefix of the log and never past `through`; gives how many went."""
+    # Locked first: an event that commits after the look at the times must not go with the old ones.
+    position = await lock_position(session, account_id)
     limit = clock.now() - before
     kept = select(func.min(col(EventRecord.sequence))).where(
         col(EventRecord.account_id) == account_id, col(EventRecord.occurred_at) >= limit
     )
     first_kept = (await session.execute(kept)).scalar_one_or_none()
-    position = await lock_position(session, account_id)
     cut = min(through, (first_kept - 1) if first_kept is not None else position)
     return await _remove_through(session, account_id, cut)
 

@@ -169,9 +169,8 @@ class Documents:
         if self.chance.random() < 0.1:
             return None
         if is_list_type(kind):
-            return [
-                self._value(name, kind.of_type.of_type) or "none" for _ in range(self.chance.randint(0, 3))
-            ]
+            values = [self._value(name, kind.of_type.of_type) for _ in range(self.chance.randint(0, 3))]
+            return [one for one in values if one is not None]
         named = get_named_type(kind)
         if isinstance(named, GraphQLEnumType):
             return self.chance.choice(list(named.values))

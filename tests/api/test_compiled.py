@@ -25,6 +25,9 @@ async def answer(world: World, engine: Engine, document: Document, viewer: Actor
         response = await engine.execute(prepared, document.variables, context)
     except RequestErrors as error:
         response = {"errors": error.errors}
+    # Errors are in the order in which fields happened to fail.
+    if "errors" in response:
+        response["errors"].sort(key=lambda error: orjson.dumps(error))
     return orjson.dumps(response, option=orjson.OPT_INDENT_2).decode()
 
 

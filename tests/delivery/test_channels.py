@@ -24,7 +24,7 @@ def channels(most: int = 20, most_in_flight: int = 400) -> Channels:
 def succeed(board: Channels, destination_id: str, times: int, seconds: float = 0.01) -> None:
     for _ in range(times):
         board.add(claim(destination_id))
-        (sent,) = board.next_sends()
+        (sent,) = board.next_sends(0.0)
         board.finished(sent, True, seconds)
 
 
@@ -34,7 +34,7 @@ def test_a_new_destination_begins_small() -> None:
     assert board.plan(200, NOW) == [Wanted("whe_1", Lane.FRESH, FIRST_LIMIT)]
     for _ in range(10):
         board.add(claim("whe_1"))
-    assert len(list(board.next_sends())) == FIRST_LIMIT
+    assert len(list(board.next_sends(0.0))) == FIRST_LIMIT
     assert (board.in_flight, board.queued) == (4, 6)
 
 
@@ -45,7 +45,7 @@ def test_successes_earn_room_and_failures_take_it() -> None:
     assert board["whe_1"].window == 20 * MOST_AHEAD
     for limit in (10, 5, 2.5, 1.25, 1, 1):
         board.add(claim("whe_1"))
-        (sent,) = board.next_sends()
+        (sent,) = board.next_sends(0.0)
         board.finished(sent, False, 0.01)
         assert board["whe_1"].limit == limit
     assert board["whe_1"].window == 1
@@ -57,7 +57,7 @@ def test_a_failing_destination_is_probed_with_growing_pauses() -> None:
     pauses = []
     for _ in range(11):
         board.add(claim("whe_1"))
-        (sent,) = board.next_sends()
+        (sent,) = board.next_sends(0.0)
         board.finished(sent, False, 0.01)
         pauses.append(board["whe_1"].probe_pause(300))
     assert pauses == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0]
@@ -78,7 +78,7 @@ def test_a_destination_that_slows_down_goes_to_one_at_once_and_gives_back_the_re
     succeed(board, "whe_1", 30)
     for _ in range(25):
         board.add(claim("whe_1"))
-    sent = list(board.next_sends())
+    sent = list(board.next_sends(0.0))
     assert len(sent) == 20
     dropped = board.finished(sent[0], False, 0.01, slow_down=True)
     assert len(dropped) == 5
@@ -93,7 +93,7 @@ def test_claims_come_in_batches() -> None:
     board.mark_due("whe_1", Lane.FRESH)
     # 400 may be held; only with half of them free is there anything to claim.
     assert board.plan(200, NOW) == []
-    board.finished(next(board.next_sends()), True, 0.01)
+    board.finished(next(board.next_sends(0.0)), True, 0.01)
     assert board.plan(200, NOW) == [Wanted("whe_1", Lane.FRESH, 200)]
 
 
@@ -137,7 +137,7 @@ def test_lanes_take_turns_so_that_a_replay_delays_nothing() -> None:
         board.add(claim("whe_1", Lane.REPLAY))
     board.add(claim("whe_1", Lane.RETRY))
     board.add(claim("whe_1", Lane.FRESH))
-    assert [one.lane for one in board.next_sends()] == [Lane.FRESH, Lane.RETRY, Lane.REPLAY]
+    assert [one.lane for one in board.next_sends(0.0)] == [Lane.FRESH, Lane.RETRY, Lane.REPLAY]
 
 
 def test_sends_go_round_the_accounts_when_places_are_few() -> None:
@@ -147,7 +147,7 @@ def test_sends_go_round_the_accounts_when_places_are_few() -> None:
             board.add(claim(destination, account_id="big"))
     for _ in range(3):
         board.add(claim("whe_4", account_id="small"))
-    sent = [one.destination_id for one in board.next_sends()]
+    sent = [one.destination_id for one in board.next_sends(0.0)]
     assert sent == ["whe_1", "whe_4", "whe_2", "whe_4"]
 
 
@@ -157,13 +157,13 @@ def test_failing_destinations_take_half_of_the_places_at_most() -> None:
     for name in dead:
         board[name].limit = 1
         board.add(claim(name, account_id=name))
-    first = list(board.next_sends())
+    first = list(board.next_sends(0.0))
     assert [one.destination_id for one in first] == dead[:2]
     board.add(claim("whe_good"))
-    assert [one.destination_id for one in board.next_sends()] == ["whe_good"]
+    assert [one.destination_id for one in board.next_sends(0.0)] == ["whe_good"]
     # With one of them gone the next has its place.
     board.finished(first[0], False, 5)
-    assert [one.destination_id for one in board.next_sends()] == [dead[2]]
+    assert [one.destination_id for one in board.next_sends(0.0)] == [dead[2]]
 
 
 def test_a_paused_destination_waits() -> None:
@@ -180,5 +180,5 @@ def test_all_that_is_queued_can_be_taken_back() -> None:
     board = channels()
     for number in range(6):
         board.add(claim("whe_1" if number % 2 else "whe_2"))
-    list(board.next_sends())
+    list(board.next_sends(0.0))
     assert len(board.drop_all()) == board.queued == 0

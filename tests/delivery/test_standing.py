@@ -35,8 +35,9 @@ async def mails(scene: Scene, count: int) -> list[tuple[str, str]]:
 
 async def change(scene: Scene, account_id: str, endpoint_id: str, **changes: Any) -> None:
     async with scene.database.transaction() as session:
-        networks = scene.services.settings.webhook_allow_networks
-        await update_endpoint(session, admin(account_id), networks, endpoint_id, changes)
+        services = scene.services
+        networks = services.settings.webhook_allow_networks
+        await update_endpoint(session, admin(account_id), services.keyring, networks, endpoint_id, changes)
 
 
 async def test_failures_are_counted_until_something_arrives(scene: Scene, receiver: Receiver) -> None:

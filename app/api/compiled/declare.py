@@ -125,7 +125,7 @@ def compiled(
     def register(cls: C) -> C:
         inherited = declared(cls)
         merged = {**(inherited.fields if inherited else {}), **fields}
-        _declared[cls] = Declared(model, merged, by, variants or {})
+        _declared[cls] = Declared(model, merged, by, {} if variants is None else variants)
         return cls
 
     return register

@@ -1,0 +1,148 @@
+"""Digests: one mail for what happened in an hour or a day, every delivery in it recorded."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from app import clock
+from app.delivery.deliveries import send_again
+from app.delivery.models import Delivery, DeliveryStatus, Digest, EmailSubscription, Lane
+from app.delivery.periods import next_digest
+from tests.delivery.scene import Scene, admin, open_scene
+from tests.services.smtp import SmtpSink
+
+
+@pytest.fixture
+async def scene(database_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
+    settings = {
+        "smtp_url": smtp_sink.url,
+        "mail_from": "Voltwire <events@mail.example>",
+        "webhook_retry_schedule": [0.05, 0.05],
+    }
+    async with open_scene(database_url, **settings) as opened:
+        yield opened
+
+
+async def waiting(scene: Scene, names: list[str], **values: object) -> tuple[str, str]:
+    """An account's hourly subscription for which events of these customers wait."""
+    account = await scene.account()
+    subscription = await scene.subscription(account, "ada@example.com", **{"digest": "HOURLY"} | values)
+    async with scene.worker():
+        for name in names:
+            await scene.happen(account, name=name)
+        await scene.until(lambda: dispatched(scene, len(names)))
+    return account, subscription
+
+
+async def dispatched(scene: Scene, count: int) -> bool:
+    return len(await scene.deliveries()) == count
+
+
+async def make_due(scene: Scene) -> None:
+    async with scene.database.transaction() as session:
+        await session.execute(
+            update(Delivery).where(col(Delivery.due_at).is_not(None)).values(due_at=clock.now())
+        )
+
+
+@pytest.mark.parametrize(
+    ("digest", "now", "due"),
+    [
+        (Digest.IMMEDIATE, "2026-11-24T22:29:55.123", "2026-11-24T22:29:55.123"),
+        (Digest.HOURLY, "2026-11-24T22:29:55.123", "2026-11-24T23:00"),
+        (Digest.HOURLY, "2026-11-24T23:00", "2026-11-25T00:00"),
+        (Digest.DAILY, "2026-11-24T22:29:55", "2026-11-25T07:00"),
+        (Digest.DAILY, "2026-11-25T06:59:59", "2026-11-25T07:00"),
+        (Digest.DAILY, "2026-11-25T07:00", "2026-11-26T07:00"),
+        # Summer time begins in the night between: seven o'clock comes an hour earlier.
+        (Digest.DAILY, "2026-03-28T12:00", "2026-03-29T06:00"),
+        (Digest.DAILY, "2026-10-24T12:00", "2026-10-25T07:00"),
+    ],
+)
+def test_digests_are_due_on_the_hour_or_in_the_morning(digest: Digest, now: str, due: str) -> None:
+    at, expected = (datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (now, due))
+    assert next_digest(digest, at) == expected
+
+
+async def test_several_events_are_one_mail(scene: Scene, smtp_sink: SmtpSink) -> None:
+    _, subscription = await waiting(scene, ["Ada", "Grace", "Katherine"])
+    before = await scene.deliveries()
+    assert len(smtp_sink.mails) == 0
+    assert {one.lane for one in before} == {Lane.DIGEST}
+    assert {(one.due_at.minute, one.due_at.second) for one in before if one.due_at} == {(0, 0)}
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+    (mail,) = smtp_sink.mails
+    assert mail.recipients == ["ada@example.com"]
+    assert mail.message["message-id"] == f"<{before[0].id}@mail.example>"
+    assert mail.message["subject"].endswith(", and 2 more events")
+    assert mail.message["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
+    assert "3 events of Bright Energy" in mail.text
+    for delivery in await scene.deliveries():
+        assert f"/?event={delivery.event_id}" in mail.text
+        assert f"/?event={delivery.event_id}" in mail.html
+        assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.SUCCEEDED.value, 1)
+        assert (delivery.digest_id, delivery.destination_id) == (before[0].id, subscription)
+        (attempt,) = await scene.attempts(delivery.id)
+        assert (attempt.outcome, attempt.response_status) == ("SUCCEEDED", 250)
+
+
+async def test_a_retry_is_the_same_mail_and_what_came_later_another(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("ada@example.com", "451 4.3.0 Later", times=1)
+    account, _ = await waiting(scene, ["Ada", "Grace"])
+    await make_due(scene)
+    async with scene.worker():
+        await scene.points.wait_for("digest.recorded")
+        await scene.happen(account, name="Katherine")
+        await scene.until(lambda: dispatched(scene, 3))
+        await make_due(scene)
+        await scene.settled()
+    first, second, third = await scene.deliveries()
+    assert [len(await scene.attempts(one.id)) for one in (first, second, third)] == [2, 2, 1]
+    together, alone = smtp_sink.mails
+    assert together.message["message-id"] == f"<{first.id}@mail.example>"
+    assert "2 events of Bright Energy" in together.text
+    assert alone.message["message-id"] == f"<{third.id}@mail.example>"
+    assert "1 event of Bright Energy" in alone.text
+
+
+async def test_a_mail_that_is_refused_for_good_ends_all_in_it(scene: Scene, smtp_sink: SmtpSink) -> None:
+    smtp_sink.refuse("ada@example.com", "550 5.1.1 No such user", times=1)
+    _, subscription = await waiting(scene, ["Ada", "Grace"])
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+    assert (await scene.row(EmailSubscription, subscription)).status == "SUSPENDED"
+    statuses = [one.status for one in await scene.deliveries()]
+    assert statuses == [DeliveryStatus.EXHAUSTED.value] * 2
+
+
+async def test_one_that_is_sent_again_comes_as_a_mail_of_its_own(scene: Scene, smtp_sink: SmtpSink) -> None:
+    account, _ = await waiting(scene, ["Ada", "Grace"])
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+        second = (await scene.deliveries())[1]
+        async with scene.database.transaction() as session:
+            await send_again(session, admin(account), second.id)
+        await scene.settled()
+    again = smtp_sink.mails[1]
+    assert len(smtp_sink.mails) == 2
+    assert again.message["message-id"] == f"<{second.id}@mail.example>"
+    assert f"Event {second.event_id}" in again.text
+
+
+async def test_who_unsubscribes_meanwhile_gets_none(scene: Scene, smtp_sink: SmtpSink) -> None:
+    _, subscription = await waiting(scene, ["Ada", "Grace"], digest="DAILY")
+    await scene.change(EmailSubscription, subscription, status="UNSUBSCRIBED")
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+    assert len(smtp_sink.mails) == 0
+    assert {one.status for one in await scene.deliveries()} == {DeliveryStatus.CANCELLED.value}

@@ -1,0 +1,163 @@
+"""The demo as it is started from a shell, and the parts that judge what arrives."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+
+from app.delivery.signing import new_secret
+from app.demo.board import Board, Way
+from app.demo.consumers import why_not_signed
+from app.demo.story import STORIES
+from app.events.catalogue import EventType
+from tests.system.deployment import clean_environment
+
+ROW = re.compile(r"│ (\S+) +│ +\d+ ms │ +✓ \d+ ms │ +\d+ ms │")
+
+
+@contextlib.asynccontextmanager
+async def demo(folder: Path, *arguments: str) -> AsyncIterator[Process]:
+    """The demo without a terminal, its temporary files in the folder; it is ended with the block."""
+    # What a developer has set for a server of their own must not reach the demo's.
+    environment = clean_environment() | {
+        "TMPDIR": str(folder),
+        "VOLTWIRE_DATABASE_URL": "postgresql://nowhere",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app.demo", *arguments, env=environment, stdout=PIPE, stderr=STDOUT
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.communicate()
+
+
+async def printed_until(process: Process, text: str) -> str:
+    """All output up to the line that holds the text, or to the end."""
+    assert process.stdout is not None
+    lines = ""
+    while line := (await process.stdout.readline()).decode():
+        lines += line
+        if text in line:
+            break
+    return lines
+
+
+async def test_once_ends_well_when_all_seven_arrived_by_all_three_ways(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--once", "--port", "0") as process:
+        printed = await printed_until(process, "never printed")
+        code = await process.wait()
+    assert code == 0, printed
+    assert ROW.findall(printed) == list(STORIES)
+    assert sorted(STORIES) == sorted(kind.value for kind in EventType)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_stays_up_and_takes_everything_down_when_told_to_end(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--port", "0") as process:
+        printed = await printed_until(process, "Ctrl-C")
+        (base,) = re.findall(r"Start page +(\S+)/ ", printed)
+        (inbox,) = re.findall(r"Inbox +(\S+) ", printed)
+        (key,) = set(re.findall(r"vw_live_[\w-]+", printed))
+        async with httpx.AsyncClient(trust_env=False) as http:
+            question = {"query": "{ events(last: 1) { nodes { name } } }"}
+            asked = await http.post(f"{base}/graphql", json=question, headers={"x-api-key": key})
+            assert asked.json()["data"]["events"]["nodes"] == [{"name": "hosted_consent.revoked"}]
+            page = await http.get(inbox)
+            assert "<h2>8 mails</h2>" in page.text
+            assert page.text.count("✓ signed") == 7
+            mail = await http.get(f"{inbox}mails/8")
+            assert "Maya Thompson" in mail.text
+            assert "sandbox" in mail.headers["content-security-policy"]
+            assert (await http.get(f"{inbox}mails/9")).status_code == 404
+            process.send_signal(signal.SIGTERM)
+            await printed_until(process, "never printed")
+            assert await process.wait() == 0
+            for gone in (base, inbox):
+                with pytest.raises(httpx.ConnectError):
+                    await http.get(gone)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--port", "0") as process:
+        printed = await printed_until(process, "Serving at")
+        (base,) = re.findall(r"http://[\d.:]+\d", printed)
+        process.kill()
+        await process.wait()
+        async with asyncio.timeout(60):
+            # The folder goes after the server, and nothing of ours is left to tell us.
+            while list(tmp_path.iterdir()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            with pytest.raises(httpx.ConnectError):
+                await http.get(base)
+
+
+async def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with demo(tmp_path, "--port", str(port)) as process:
+            printed = await printed_until(process, "never printed")
+            assert await process.wait() == 1
+    assert printed == f"Port {port} is taken: choose another --port, or leave it out for a free one.\n"
+
+
+def test_the_board_says_what_is_missing() -> None:
+    board = Board({"meter.created": "", "user.created": ""})
+    board.sending("meter.created", "user.created")
+    assert board.arrived(Way.SOCKET, "evt_1", "meter.created")
+    assert board.arrived(Way.WEBHOOK, "evt_1", "meter.created")
+    assert board.arrived(Way.WEBHOOK, "evt_2", "user.created")
+    assert board.arrived(Way.EMAIL, "evt_2")
+    assert board.missing() == ["meter.created by email", "user.created by WebSocket"]
+
+
+async def test_the_board_takes_a_mail_that_overtook_the_others() -> None:
+    board = Board({"meter.created": ""})
+    board.sending("meter.created")
+    assert not board.arrived(Way.EMAIL, "evt_1")
+    board.arrived(Way.SOCKET, "evt_1", "meter.created")
+    board.arrived(Way.WEBHOOK, "evt_1", "meter.created")
+    assert await board.wait_for(["meter.created"], 0)
+    row = board.rows[0]
+    assert row.arrivals[Way.EMAIL] < row.arrivals[Way.SOCKET] < row.arrivals[Way.WEBHOOK]
+
+
+async def test_the_board_takes_no_other_event_of_the_same_name() -> None:
+    board = Board({"meter.created": ""})
+    assert not board.arrived(Way.SOCKET, "evt_0", "meter.created")
+    board.sending("meter.created")
+    assert board.arrived(Way.SOCKET, "evt_1", "meter.created")
+    assert not board.arrived(Way.WEBHOOK, "evt_2", "meter.created")
+    assert not await board.wait_for(["meter.created"], 0)
+
+
+def test_signatures_count_as_the_standard_library_makes_them() -> None:
+    secret, body = new_secret(), b'{"type":"meter.created"}'
+    now = datetime.now(UTC)
+    headers = {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": "v1,AAAA " + Webhook(secret).sign("evt_1", now, body.decode()),
+    }
+    assert why_not_signed(secret, headers, body) is None
+    assert why_not_signed(new_secret(), headers, body) == "no signature matches"
+    assert why_not_signed(secret, headers, body + b" ") == "no signature matches"
+    assert why_not_signed(secret, headers | {"webhook-id": "evt_2"}, body) == "no signature matches"
+    old = headers | {"webhook-timestamp": str(int(time.time()) - 400)}
+    assert why_not_signed(secret, old, body) == "its timestamp is not of now"
+    assert why_not_signed(secret, {"webhook-id": "evt_1"}, body) == "the header webhook-timestamp is missing"

@@ -1,0 +1,97 @@
+"""`voltwire trigger`, against a real server."""
+
+from collections.abc import AsyncIterator
+from datetime import date
+
+import pytest
+
+from app.client import NAMES, Address, Api, ClientError
+from app.events.catalogue import EventType
+from app.meters import numbers
+from app.trigger import half_hours, meter_number, trigger
+from tests.operators import fresh_key, run
+from tests.system.deployment import Deployment, deployed
+
+
+@pytest.fixture(scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    async with deployed(["serve"], tmp_path_factory.mktemp("trigger")) as running:
+        yield running
+
+
+async def names(api: Api) -> list[str]:
+    """Of all events so far."""
+    answer = await api.ask("{ events(first: 100) { nodes { name } } }")
+    return [one["name"] for one in answer["events"]["nodes"]]
+
+
+# What must happen first on an account that has nothing.
+MADE_FROM_NOTHING = {
+    "user.created": ["user.created"],
+    "customer.created": ["customer.created"],
+    "meter.created": ["customer.created", "meter.created"],
+    "hosted_consent.approved": ["customer.created", "meter.created", "hosted_consent.approved"],
+    "hosted_consent.revoked": [
+        "customer.created", "meter.created", "hosted_consent.approved", "hosted_consent.revoked",
+    ],
+    "meter_data.received": [
+        "customer.created", "meter.created", "hosted_consent.approved", "meter_data.received",
+    ],
+    "api_keys.rotated": ["api_keys.rotated"],
+}  # fmt: skip
+MADE_AGAIN = {
+    "hosted_consent.approved": ["meter.created", "hosted_consent.approved"],
+    "hosted_consent.revoked": ["meter.created", "hosted_consent.approved", "hosted_consent.revoked"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_each_event_happens_on_an_empty_account_and_once_more(served: Deployment, name: str) -> None:
+    async with Api(Address.parse(served.apis[0].url), await fresh_key(served)) as api:
+        said: list[str] = []
+        await trigger(api, EventType(name), said.append)
+        assert await names(api) == ["user.created", *MADE_FROM_NOTHING[name]]
+        assert said
+        before = len(await names(api))
+        await trigger(api, EventType(name), said.append)
+        assert (await names(api))[before:] == MADE_AGAIN.get(name, [name])
+
+
+async def test_the_key_in_use_is_not_the_one_that_is_rotated(served: Deployment) -> None:
+    async with Api(Address.parse(served.apis[0].url), await fresh_key(served)) as api:
+        before = (await api.ask("{ viewer { apiKey { id prefix } } }"))["viewer"]["apiKey"]
+        await trigger(api, EventType.API_KEYS_ROTATED, lambda _: None)
+        keys = (await api.ask("{ apiKeys { id name prefix scopes } }"))["apiKeys"]
+        assert [one["prefix"] for one in keys if one["id"] == before["id"]] == [before["prefix"]]
+        assert [(one["name"], one["scopes"]) for one in keys if one["id"] != before["id"]] == [
+            ("voltwire trigger", ["READ"])
+        ]
+
+
+async def test_the_command_says_what_it_did(served: Deployment) -> None:
+    key = await fresh_key(served)
+    code, output, errors = await run(served, "trigger", "user.created", "--url", served.apis[0].url, key=key)
+    assert (code, errors) == (0, "")
+    assert output.startswith("Created user usr_")
+
+
+async def test_an_unknown_event_is_answered_with_all_seven(served: Deployment) -> None:
+    code, output, errors = await run(served, "trigger", "meter.made", key="vw_live_any")
+    assert (code, output) == (1, "")
+    assert errors == f'There is no event "meter.made": choose one of {", ".join(NAMES)}.\n'
+
+
+async def test_a_key_that_may_only_read_is_told_so(served: Deployment) -> None:
+    async with Api(Address.parse(served.apis[0].url), await fresh_key(served)) as api:
+        made = await api.change("createApiKey", "secret", name="Reader", scopes=["READ"])
+    served.secrets.append(made["secret"])
+    async with Api(api.address, made["secret"]) as reader:
+        with pytest.raises(ClientError, match="WRITE"):
+            await trigger(reader, EventType.CUSTOMER_CREATED, lambda _: None)
+        assert await names(reader) == ["user.created"]
+
+
+def test_made_up_meters_and_days_are_real_ones() -> None:
+    assert not numbers.parse(meter_number()).invalid
+    assert [len(half_hours(date(2026, *day))) for day in ((3, 29), (6, 1), (10, 25))] == [46, 48, 50]
+    assert half_hours(date(2026, 6, 1))[0]["startAt"] == "2026-05-31T23:00:00.000Z"
