@@ -5,33 +5,16 @@ import json
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from types import ModuleType
+from typing import Annotated, Any, NoReturn
 
-import asyncpg
 import typer
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-from sqlalchemy.exc import DBAPIError
 
 from app import listen as listening
 from app import trigger as triggering
-from app.accounts import actions as accounts
-from app.api.schema import schema_text
-from app.auth.actor import Actor, Scope
 from app.client import NAMES, Address, Api, ClientError
-from app.consents import decisions
-from app.consents.models import HostedConsent
-from app.crypto import Keyring
-from app.database import Database
-from app.delivery.mime import load_dkim
-from app.delivery.smtp import parse_smtp_url
-from app.errors import Refusal, Refusals, not_found
-from app.migrations import migrate as migrate_database
-from app.server import run_server, run_worker
-from app.settings import Settings
-from app.telemetry import configure_logs
+from app.errors import CommandError
 
-T = TypeVar("T")
 INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
 SCHEMA_FILE = Path(__file__).parents[1] / "schema.graphql"
 
@@ -57,25 +40,25 @@ ServerKey = Annotated[
 @app.command()
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API and the worker in one process."""
-    run_server(_ready(), host, port, with_worker=True)
+    _operating().serve(host, port, with_worker=True)
 
 
 @app.command()
 def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API alone; workers run apart."""
-    run_server(_ready(), host, port, with_worker=False)
+    _operating().serve(host, port, with_worker=False)
 
 
 @app.command()
 def worker() -> None:
     """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
-    run_worker(_ready())
+    _operating().work()
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database to this version's tables."""
-    _with_database(migrate_database)
+    _operating().migrate()
 
 
 @accounts_app.command("create")
@@ -84,18 +67,7 @@ def create_account(
     email: Annotated[str, typer.Option(help="The mail address of its first user.")],
 ) -> None:
     """Create an account; prints its ids and its API key, shown this once, as one JSON object."""
-
-    async def create(database: Database) -> dict[str, str]:
-        await migrate_database(database)
-        async with database.transaction() as session:
-            created = await accounts.create_account(session, name=name, email=email)
-            return {
-                "accountId": created.account.id,
-                "userId": created.user.id,
-                "apiKey": created.secret,
-            }
-
-    typer.echo(json.dumps(_with_database(create)))
+    typer.echo(json.dumps(_operating().create_account(name, email)))
 
 
 @consents_app.command("revoke")
@@ -104,16 +76,7 @@ def revoke_consent(
     reason: Annotated[str | None, typer.Option(help="Why, as the account will see it.")] = None,
 ) -> None:
     """Revoke a consent on behalf of the end customer who wrote to the privacy contact."""
-
-    async def revoke(database: Database) -> str:
-        async with database.transaction() as session:
-            consent = await session.get(HostedConsent, consent_id)
-            if consent is None:
-                raise not_found("hosted consent")
-            operator = Actor(consent.account_id, frozenset(Scope))
-            return (await decisions.revoke(session, operator, consent_id, reason)).id
-
-    typer.echo(f"Revoked {_with_database(revoke)}.")
+    typer.echo(f"Revoked {_operating().revoke_consent(consent_id, reason)}.")
 
 
 @app.command()
@@ -167,6 +130,8 @@ def schema(
     ] = False,
 ) -> None:
     """Write schema.graphql from the code."""
+    from app.api.schema import schema_text
+
     text = schema_text()
     if not check:
         SCHEMA_FILE.write_text(text)
@@ -174,79 +139,17 @@ def schema(
         _fail("schema.graphql is not up to date: run `voltwire schema` and commit it.")
 
 
-def _settings() -> Settings:
-    """The settings, each of them tried as far as that can be done alone."""
-    configure_logs()
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        _fail("\n".join(_problem(one) for one in error.errors()))
-    try:
-        Keyring(settings.secret_keys)
-    except ValueError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}.")
-    _try("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
-    _try(
-        "VOLTWIRE_DKIM_KEY",
-        lambda: (
-            settings.dkim_key
-            and load_dkim(str(settings.dkim_domain), str(settings.dkim_selector), settings.dkim_key)
-        ),
-    )
-    return settings
+def _operating() -> ModuleType:
+    # The server's own modules take seconds to load, which listening to a server elsewhere need not wait for.
+    from app import operating
 
-
-def _try(variable: str, use: Callable[[], Any]) -> None:
-    try:
-        use()
-    except ValueError as error:
-        _fail(f"{variable}: {error}")
-
-
-def _problem(error: ErrorDetails) -> str:
-    """One wrong value as `VOLTWIRE_NAME: what it must be`; a sentence about several of them names them itself."""
-    sentence = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-    return f"VOLTWIRE_{str(error['loc'][0]).upper()}: {sentence}" if error["loc"] else sentence
-
-
-def _ready() -> Settings:
-    """The settings, once the database they name has this version's tables."""
-    settings = _settings()
-    _with_database(migrate_database, settings)
-    return settings
-
-
-def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None) -> T:
-    """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
-    chosen = settings or _settings()
-
-    async def run() -> T:
-        database = Database(chosen.database)
-        try:
-            return await act(database)
-        finally:
-            await database.dispose()
-
-    try:
-        return asyncio.run(run())
-    except Refusals as error:
-        _fail("\n".join(one.message for one in error.refusals))
-    except Refusal as error:
-        _fail(error.message)
-    except (DBAPIError, asyncpg.PostgresError, OSError) as error:
-        # By its first line only: more of it may quote what was to be written.
-        reason = str(getattr(error, "orig", None) or error).partition("\n")[0].rstrip(".")
-        _fail(f"VOLTWIRE_DATABASE_URL: the database cannot be used: {reason}.")
+    return operating
 
 
 def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run what calls a server; what goes wrong is said, with exit code 1."""
     try:
         asyncio.run(act())
-    except ClientError as error:
-        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -257,4 +160,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except (CommandError, ClientError) as error:
+        _fail(str(error))

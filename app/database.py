@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 import structlog
-from sqlalchemy import JSON, BigInteger, DateTime, String, event
+from sqlalchemy import JSON, BigInteger, DateTime, Executable, Row, String, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -28,6 +28,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock, points
 
 log = structlog.get_logger(__name__)
+
+# The execution option of connections that run one statement by itself.
+SINGLE = "voltwire_single"
 
 Hook = Callable[[AsyncSession], Awaitable[None]]
 Committed = Callable[[Sequence[Any]], None]
@@ -110,7 +113,10 @@ def _later_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
 
 
 class Database:
-    """The engine and the two ways into it: `transaction()` to write, `reading()` to read one consistent state."""
+    """The engine and the ways into it: `transaction()` to write, `reading()` to read one consistent state.
+
+    `read()` is for what one statement reads.
+    """
 
     def __init__(self, url: str, pool_size: int = 10) -> None:
         self.is_sqlite = url.startswith("sqlite")
@@ -120,6 +126,7 @@ class Database:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.engine = _sqlite_engine(path, begin="BEGIN IMMEDIATE", size=1)
             self._readers = _sqlite_engine(path, begin="BEGIN", size=4, query_only=True)
+            self._single = self._readers.execution_options(**{SINGLE: True})
             self._writer = asyncio.Lock()
         else:
             # The driver reads the URL itself, so that libpq's options (?sslmode=require) mean what they always do.
@@ -134,6 +141,7 @@ class Database:
             self._readers = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
+            self._single = self._readers.execution_options(isolation_level="AUTOCOMMIT")
 
     def on_commit(self, listener: Committed) -> None:
         """Call `listener(items)` after every commit that left something with `announce`; its errors are logged."""
@@ -176,6 +184,13 @@ class Database:
         """A read-only session that sees one state of the database throughout."""
         async with AsyncSession(self._readers, expire_on_commit=False, autoflush=False) as session:
             yield session
+
+    async def read(
+        self, statement: Executable, parameters: dict[str, Any]
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        """The rows of one statement, which sees one state without a transaction around it."""
+        async with self._single.connect() as connection:
+            return (await connection.execute(statement, parameters)).all()
 
     async def dispose(self) -> None:
         await self._readers.dispose()
@@ -237,6 +252,7 @@ def _sqlite_engine(path: str, begin: str, size: int, query_only: bool = False) -
 
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+        if not connection.get_execution_options().get(SINGLE):
+            connection.exec_driver_sql(begin)
 
     return engine

@@ -91,3 +91,7 @@ class RateLimited(ApiError):
 
 class QueryTooComplex(ApiError):
     code = "QUERY_TOO_COMPLEX"
+
+
+class CommandError(Exception):
+    """An operator's command cannot be done; the message is for the terminal."""

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.context import Services
 from app.api.engine import Engine
-from app.api.limits import Limits, RateLimiter
+from app.api.limits import RateLimiter, limits_of
 from app.api.live import Live
 from app.api.masked import MaskFaults
 from app.api.schema import build_schema
@@ -58,12 +58,11 @@ class Process:
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
         self.authenticator = Authenticator(database, keyring)
         self.limiter = RateLimiter(settings.rate_limit)
-        limits = Limits(settings.max_tokens, settings.max_depth, settings.max_aliases, settings.max_cost)
-        self.engine = Engine(build_schema(), limits)
+        self.engine = Engine(build_schema(), limits_of(settings))
         self.hub = Hub(self.services, self.engine, self.doorbell)
         self.live = Live(self.services, self.engine, self.authenticator, self.limiter, self.hub)
         self.ring = Ring(database, self.doorbell, self.hub)
-        self.worker = Worker(self.services, self.doorbell) if with_worker else None
+        self.worker = Worker(self.services, self.doorbell, engine=self.engine) if with_worker else None
         self.metrics = Metrics(self)
         self._working: asyncio.Task[None] | None = None
 

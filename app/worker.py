@@ -6,6 +6,7 @@ second; what one of them claims is a lease, so that the others take over whateve
 
 import asyncio
 import secrets
+from functools import cache
 from typing import Any
 
 import structlog
@@ -14,6 +15,9 @@ import structlog
 import app.emails
 import app.labels  # noqa: F401
 from app.api.context import Services
+from app.api.engine import Engine
+from app.api.limits import limits_of
+from app.api.schema import build_schema
 from app.delivery.claims import count_due
 from app.delivery.digests import Digests
 from app.delivery.dispatch import Dispatcher
@@ -22,6 +26,7 @@ from app.delivery.mailing import EventMails, Postman
 from app.delivery.mime import Dkim, load_dkim
 from app.delivery.outgoing import OutgoingMails
 from app.delivery.refill import Refill
+from app.delivery.selected import Selected
 from app.delivery.sender import Sender
 from app.delivery.smtp import Mailer, open_mailer
 from app.delivery.sweep import Sweep
@@ -49,7 +54,8 @@ log = structlog.get_logger(__name__)
 class Worker:
     """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
 
-    `transport` and `mailer` are made from the settings, and closed at the end, unless they are given.
+    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings unless they are
+    given; the first two are then closed at the end.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Worker:
         mailer: Mailer | None = None,
         worker_id: str | None = None,
         drain_seconds: float = DRAIN_SECONDS,
+        engine: Engine | None = None,
     ) -> None:
         settings, database, keyring = services.settings, services.database, services.keyring
         self.id = worker_id or f"worker_{secrets.token_hex(4)}"
@@ -71,8 +78,12 @@ class Worker:
         mailer = mailer or self._owned(_mailer(settings))
         postman = Postman(mailer, settings.mail_from)
         schedule = settings.webhook_retry_schedule
+        selected = Selected(services, cache(lambda: engine or Engine(build_schema(), limits_of(settings))))
         self.webhooks = Sender(
-            database, Webhooks(keyring, transport, settings.webhook_timeout, self.id), schedule, self.id
+            database,
+            Webhooks(keyring, transport, settings.webhook_timeout, selected, self.id),
+            schedule,
+            self.id,
         )
         event_mails = EventMails(keyring, postman, services.public_url)
         self.mails = Sender(database, event_mails, schedule, self.id)

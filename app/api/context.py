@@ -5,13 +5,13 @@ no loader's memory outlives what it was opened for.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import strawberry
-from sqlalchemy import Executable, Result
+from sqlalchemy import Executable, Result, Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 from strawberry.dataloader import DataLoader
 
@@ -78,22 +78,36 @@ class Context:
             raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
         return self.actor
 
-    async def execute(
-        self, statement: Executable, parameters: dict[str, Any] | None = None
-    ) -> Result[*tuple[Any, ...]]:
+    async def execute(self, statement: Executable) -> Result[*tuple[Any, ...]]:
         """Run a read in the operation's own session, one at a time."""
         # A field that fails cancels its siblings; a statement cut off would take the session from all the others.
-        return await asyncio.shield(self._execute(statement, parameters))
+        return await asyncio.shield(self._execute(statement))
 
-    async def _execute(
-        self, statement: Executable, parameters: dict[str, Any] | None
-    ) -> Result[*tuple[Any, ...]]:
+    async def _execute(self, statement: Executable) -> Result[*tuple[Any, ...]]:
         async with self._lock:
-            self._require_running()
-            if self._session is None:
-                self._stack = AsyncExitStack()
-                self._session = await self._stack.enter_async_context(self.services.database.reading())
-            return await self._session.execute(statement, parameters)
+            return await (await self._opened()).execute(statement)
+
+    async def _opened(self) -> AsyncSession:
+        self._require_running()
+        if self._session is None:
+            self._stack = AsyncExitStack()
+            self._session = await self._stack.enter_async_context(self.services.database.reading())
+        return self._session
+
+    async def rows(
+        self, statement: Executable, parameters: dict[str, Any], *, alone: bool
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        """The rows of a statement without ORM objects. `alone`: the operation reads nothing else."""
+        if alone and self._session is None:
+            return await self.services.database.read(statement, parameters)
+        return await asyncio.shield(self._rows(statement, parameters))
+
+    async def _rows(
+        self, statement: Executable, parameters: dict[str, Any]
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        async with self._lock:
+            connection = await (await self._opened()).connection()
+            return (await connection.execute(statement, parameters)).all()
 
     def loader(self, key: Hashable, load: Callable[[list[K]], Awaitable[list[V]]]) -> DataLoader[K, V]:
         """The operation's loader of this key, made at first use; `load` gives the values in the keys' order."""

@@ -30,6 +30,7 @@ from graphql import (
 )
 
 from app.errors import QueryTooComplex
+from app.settings import Settings
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 # Lists that are not connections are short; a period of interval data is up to 17,568 small rows of one index range.
@@ -44,6 +45,11 @@ class Limits:
     depth: int
     aliases: int
     cost: int
+
+
+def limits_of(settings: Settings) -> Limits:
+    """As the environment sets them."""
+    return Limits(settings.max_tokens, settings.max_depth, settings.max_aliases, settings.max_cost)
 
 
 def check_shape(document: DocumentNode, limits: Limits) -> None:

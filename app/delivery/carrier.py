@@ -10,6 +10,9 @@ from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
 from app.delivery.outcomes import Result
 
+LATER = ""
+"""Not yet a body: it is made by `Carrier.bodies`, once the deliveries are claimed."""
+
 
 class Target(Protocol):
     """A destination that takes deliveries, once its pause is over."""
@@ -40,7 +43,11 @@ class Carrier(Protocol):
         ...
 
     async def body(self, session: AsyncSession, row: Row[Any], target: Any) -> str | None:
-        """The body for a picked delivery's first attempt; None if its event is gone."""
+        """The body for a picked delivery's first attempt; None if its event is gone, `LATER` if it takes long."""
+        ...
+
+    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Any]) -> Mapping[str, str]:
+        """The bodies that `body` put off, by the deliveries' ids; with no session open."""
         ...
 
     async def send(self, claim: Claim) -> Exchange:

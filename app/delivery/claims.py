@@ -123,8 +123,14 @@ _PICK_HEAD = Sql(
 )
 _LEASE = Sql("""
     UPDATE deliveries SET leased_until = @later(:seconds), fence = deliveries.fence + 1,
-        body = COALESCE(deliveries.body, @bytes(given.body))
+        body = COALESCE(deliveries.body, @bytes(NULLIF(given.body, '')))
     FROM @rows(id text, body text) WHERE deliveries.id = given.id
+""")
+_KEEP = Sql("""
+    UPDATE deliveries SET body = @bytes(given.body)
+    FROM @rows(id text, body text, fence bigint)
+    WHERE deliveries.id = given.id AND deliveries.fence = given.fence AND deliveries.body IS NULL
+    RETURNING deliveries.id
 """)
 _RELEASE = Sql("""
     UPDATE deliveries SET leased_until = NULL
@@ -234,7 +240,7 @@ async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) ->
 
 
 async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:
-    """Hold these deliveries for so long; a body (as text, by id) is kept if there was none before.
+    """Hold these deliveries for so long; a body (as text, by id; empty: later) is kept if there was none before.
 
     Gives when the lease ends on the monotonic clock, a little early rather than late.
     """
@@ -242,6 +248,12 @@ async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds
     given = [{"id": key, "body": body} for key, body in bodies.items()]
     await session.execute(_LEASE.on(session), {"rows": rows(given), "seconds": seconds})
     return ends_at
+
+
+async def keep(session: AsyncSession, claimed: Sequence[Row[Any]], bodies: Mapping[str, str]) -> set[str]:
+    """Keep bodies that were made after the claim; gives the ids of the deliveries that are still held."""
+    given = [{"id": row.id, "body": bodies[row.id], "fence": row.fence + 1} for row in claimed]
+    return set((await session.execute(_KEEP.on(session), {"rows": rows(given)})).scalars())
 
 
 async def release(session: AsyncSession, claims: Sequence[Claim]) -> None:

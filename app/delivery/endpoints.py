@@ -39,7 +39,7 @@ async def create(
 ) -> tuple[WebhookEndpoint, str]:
     """An endpoint that gets the events from now on, and its secret, which is shown this once.
 
-    `options`: filter (as `filters.checked` gives it), headers, ordered, rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG,
+    `options`: filter and selection (as `filters.checked` and `selected.checked` give them), headers, ordered, rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG,
     OUT_OF_RANGE, what `event_names.checked` and `custom_headers.checked` raise, and LIMIT_REACHED.
     """
     secret, (signing_key, public_key) = new_secret(), new_key_pair()
@@ -191,6 +191,8 @@ def _forget_failures(endpoint: WebhookEndpoint) -> None:
 
 
 def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str, Any]) -> None:
+    if "selection" in options:
+        endpoint.selection = options["selection"]
     if "filter" in options:
         endpoint.filter = options["filter"]
     if "headers" in options:

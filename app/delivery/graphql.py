@@ -7,12 +7,14 @@ import strawberry
 from sqlalchemy import select
 
 from app.api.context import Info
+from app.api.engine import Engine
 from app.api.inputs import given
+from app.api.limits import limits_of
 from app.api.mutate import mutate
 from app.api.nodes import find, shown
 from app.api.pagination import Connection, page_of, page_request
 from app.auth.actor import Actor, visible
-from app.delivery import deliveries, endpoints, models, replays, subscriptions
+from app.delivery import deliveries, endpoints, models, replays, selected, subscriptions
 from app.delivery.graphql_inputs import (
     CreateEmailSubscriptionInput,
     CreateEmailSubscriptionPayload,
@@ -47,7 +49,7 @@ from app.delivery.graphql_types import (
 )
 from app.delivery.subscriptions import Post
 
-ENDPOINT_OPTIONS = ("filter", "headers", "ordered", "rate_limit")
+ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 
 
 @strawberry.type
@@ -134,7 +136,7 @@ class DeliveryMutations:
         services = info.context.services
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = _options(given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS))
+            values = _options(info, given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS))
             endpoint, secret = await endpoints.create(
                 session, actor, services.keyring, services.settings.webhook_allow_networks, **values
             )
@@ -152,7 +154,9 @@ class DeliveryMutations:
         networks = services.settings.webhook_allow_networks
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = _options(given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS))
+            changes = _options(
+                info, given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS)
+            )
             endpoint = await endpoints.update_endpoint(
                 session, actor, services.keyring, networks, input.webhook_endpoint_id, changes
             )
@@ -205,7 +209,7 @@ class DeliveryMutations:
         input: CreateEmailSubscriptionInput,
     ) -> CreateEmailSubscriptionPayload:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = _options(given(input, "email", "description", "event_types", "filter", "digest"))
+            values = _options(info, given(input, "email", "description", "event_types", "filter", "digest"))
             return {"email_subscription": await subscriptions.create(session, actor, _post(info), **values)}
 
         return await mutate(info, input, CreateEmailSubscriptionPayload, run)
@@ -217,7 +221,7 @@ class DeliveryMutations:
         input: UpdateEmailSubscriptionInput,
     ) -> UpdateEmailSubscriptionPayload:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = _options(given(input, "description", "event_types", "filter", "digest"))
+            changes = _options(info, given(input, "description", "event_types", "filter", "digest"))
             changed = await subscriptions.update(session, actor, input.email_subscription_id, changes)
             return {"email_subscription": changed}
 
@@ -273,8 +277,11 @@ class DeliveryMutations:
         return await mutate(info, input, ReplayEventsPayload, run)
 
 
-def _options(values: dict[str, Any]) -> dict[str, Any]:
-    """What was given, the filter as it is stored."""
+def _options(info: Info, values: dict[str, Any]) -> dict[str, Any]:
+    """What was given, filter and selection as they are stored."""
+    if values.get("selection") is not None:
+        engine = Engine(info.schema, limits_of(info.context.services.settings))
+        values["selection"] = selected.checked(engine, values["selection"])
     if values.get("filter") is not None:
         values["filter"] = values["filter"].checked()
     return values

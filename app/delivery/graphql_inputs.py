@@ -67,6 +67,11 @@ class CreateWebhookEndpointInput:
     description: str | None = None
     event_types: list[str] | None = None
     filter: DestinationFilterInput | None = None
+    selection: str | None = strawberry.field(
+        default=None,
+        description="What to send as data: a GraphQL selection on Event, as it stands after events in a subscription, "
+        "such as { id name ... on MeterCreatedEvent { meter { number } } }.",
+    )
     headers: JSON | None = strawberry.field(
         default=None,
         description="An object of names and values, sent with each request, kept encrypted, such as an api key of the "
@@ -91,6 +96,11 @@ class UpdateWebhookEndpointInput:
     description: str | None = strawberry.UNSET
     event_types: list[str] | None = strawberry.UNSET
     filter: DestinationFilterInput | None = strawberry.UNSET
+    selection: str | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="What to send as data: a GraphQL selection on Event, as it stands after events in a subscription, "
+        "such as { id name ... on MeterCreatedEvent { meter { number } } }.",
+    )
     headers: JSON | None = strawberry.field(
         default=strawberry.UNSET,
         description="An object of names and values, sent with each request, kept encrypted, such as an api key of the "

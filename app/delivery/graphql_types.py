@@ -75,6 +75,9 @@ class WebhookEndpoint(Node):
         description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
     )
     filter: DestinationFilter | None = strawberry.field(description="Null: all events of its types.")
+    selection: str | None = strawberry.field(
+        description="A GraphQL selection on Event, whose result each body carries as data; null: the event's own data."
+    )
     headers: JSON | None = strawberry.field(
         description="Headers of your own on each request, names to values; the values are masked here."
     )
@@ -104,6 +107,7 @@ class WebhookEndpoint(Node):
             description=row.description,
             event_types=row.event_types,
             filter=DestinationFilter.of(row.filter),
+            selection=row.selection,
             headers=cast(JSON | None, row.headers),
             ordered=row.ordered,
             rate_limit=row.rate_limit,

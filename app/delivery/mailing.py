@@ -1,6 +1,6 @@
 """The mail carriers: events to the people who subscribed to them, and the mails that are not about an event."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from email.utils import parseaddr
 from typing import Any
@@ -113,6 +113,10 @@ class EventMails:
             subscription=target.subscription,
         )
         return orjson.dumps(asdict(mail)).decode()
+
+    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Target]) -> Mapping[str, str]:
+        """None is put off."""
+        return {}
 
     async def digest(
         self, session: AsyncSession, target: Target, events: Sequence[EventRecord]

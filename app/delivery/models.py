@@ -72,6 +72,8 @@ class WebhookEndpoint(AccountWide, SQLModel, table=True):
     event_types: list[str] | None = Field(default=None, sa_type=Json)
     # As `app.delivery.filters` stores it.
     filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    # A GraphQL selection on Event, whose result is sent instead of the catalogue's data.
+    selection: str | None = Field(default=None, sa_type=Text)
     # Names to masked values, to be shown; the real ones are encrypted.
     headers: dict[str, str] | None = Field(default=None, sa_type=Json)
     headers_encrypted: str | None = Field(default=None, sa_type=Text)

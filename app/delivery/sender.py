@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import points
 from app.database import Database
 from app.delivery import claims, outcomes
-from app.delivery.carrier import Carrier, Target
+from app.delivery.carrier import LATER, Carrier, Target
 from app.delivery.channels import Channels
 from app.delivery.claims import Claim, Wanted
 from app.delivery.exchange import Exchange, impossible
@@ -171,6 +171,7 @@ class Sender:
             if gone:
                 await claims.cancel(session, gone)
             ends_at = await claims.lease(session, bodies, self._lease) if bodies else 0.0
+        bodies.update(await self._late_bodies(picked, bodies, targets))
         points.reach("send.claimed")
         taken = Counter((row.destination_id, row.lane) for row in picked)
         for one in open_lanes:
@@ -239,6 +240,21 @@ class Sender:
             else:
                 bodies[row.id] = body
         return bodies, gone
+
+    async def _late_bodies(
+        self,
+        picked: Sequence[Row[Any]],
+        bodies: Mapping[str, str | None],
+        targets: Mapping[str, Target],
+    ) -> dict[str, str | None]:
+        """The bodies that could not be made within the claim, kept before anything is sent."""
+        rows = [row for row in picked if bodies.get(row.id) == LATER]
+        if not rows:
+            return {}
+        made = await self._carrier.bodies(rows, targets)
+        async with self._database.transaction() as session:
+            held = await claims.keep(session, rows, made)
+        return {row.id: made[row.id] if row.id in held else None for row in rows}
 
     # Sending
 

@@ -17,11 +17,13 @@ from app.crypto import Keyring
 from app.database import database_now
 from app.delivery import standing
 from app.delivery.bodies import attempt_headers, event_json
+from app.delivery.carrier import LATER
 from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
 from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, lease_seconds, parse_retry_after
+from app.delivery.selected import Selected
 from app.delivery.sql import Sql, rows
 from app.delivery.transport import Transport
 
@@ -58,6 +60,7 @@ class Target:
     secrets: tuple[str, ...]
     private_keys: tuple[str, ...]
     headers: Mapping[str, str]
+    selection: str | None
     ordered: bool
     rate_limit: int | None
     paused_seconds: float
@@ -70,9 +73,12 @@ class Webhooks:
     most_in_flight = MOST_IN_FLIGHT
     most_each = MOST_PER_ENDPOINT
 
-    def __init__(self, keyring: Keyring, transport: Transport, timeout: float, worker_id: str) -> None:
+    def __init__(
+        self, keyring: Keyring, transport: Transport, timeout: float, selected: Selected, worker_id: str
+    ) -> None:
         self.timeout = timeout
         self._worker_id = worker_id
+        self._selected = selected
         self._holds = False
         self._keyring = keyring
         self._transport = transport
@@ -91,8 +97,16 @@ class Webhooks:
         return {one.id: self._target(one, now, one.id in elsewhere) for one, now in found}
 
     async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:
-        """The body for a delivery's first attempt; None if its event is gone."""
+        """The body for a delivery's first attempt; None if its event is gone, `LATER` if it is for a selection."""
+        if target.selection is not None and row.event_sequence is not None:
+            return None if row.occurred_at is None else LATER
         return event_json(row)
+
+    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Target]) -> Mapping[str, str]:
+        """What the endpoints' selections make of the events."""
+        return await self._selected.bodies(
+            [(row, targets[row.destination_id].selection or "") for row in rows]
+        )
 
     async def send(self, claim: Claim) -> Exchange:
         """One attempt."""
@@ -175,6 +189,7 @@ class Webhooks:
             secrets=secrets,
             private_keys=private_keys,
             headers=headers,
+            selection=endpoint.selection,
             ordered=endpoint.ordered,
             rate_limit=endpoint.rate_limit,
             paused_seconds=paused,

@@ -25,7 +25,7 @@ EVENTS_AT_ONCE: Final = 20
 PAGE_BYTES: Final = 256 * 1024
 
 
-class _Shared(Context):
+class SharedContext(Context):
     """One context for several executions at once: what one of them read, the others need not read again."""
 
     async def end(self) -> None:
@@ -79,7 +79,7 @@ def require_reach(feed: "Feed", stream: Stream, after: int) -> None:
 
 async def _execute(feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", EventRecord]]) -> list[Payload]:
     begun = feed.hub.now()
-    context = _Shared(feed.hub.services, actor)
+    context = SharedContext(feed.hub.services, actor)
     try:
         if len(jobs) == 1:
             bodies = [await _body(feed, context, *jobs[0])]

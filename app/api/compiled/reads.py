@@ -50,6 +50,8 @@ class Plans:
 
     def __init__(self, document: DocumentNode, operation: OperationDefinitionNode) -> None:
         self._variables = _structural(document, operation)
+        roots = operation.selection_set.selections
+        self.has_one_root = len(roots) == 1 and isinstance(roots[0], FieldNode)
         self._kept: dict[Any, Any] = {}
 
     def of(self, info: GraphQLResolveInfo[Any], kind: Any, build: Callable[[Compiler], Any]) -> Any:
@@ -153,7 +155,7 @@ async def _page(
     else:
         statement = statements.listed(plan, viewer, request, filter)
     given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
-    rows = list(await context.execute(statement, given))
+    rows = list(await context.rows(statement, given, alone=_is_alone(context, plan)))
     page = Page.cut(rows, request, cursor)
     return plan.shape(page, await _run(context, plan, asked, page.rows))
 
@@ -163,7 +165,7 @@ async def _row(context: Context, plan: Plan, identifier: str) -> Any:
     asked = Asked(viewer, context.services, clock.now(), id_cursor)
     statement = _kept(plan, statements.shape_of(viewer), lambda: statements.single(plan, viewer))
     given = statements.parameters(viewer, asked.at) | {statements.ID: identifier}
-    rows = list(await context.execute(statement, given))
+    rows = await context.rows(statement, given, alone=_is_alone(context, plan))
     if not rows:
         return None
     return Ready(plan.shape(rows[0], await _run(context, plan, asked, rows)))
@@ -190,11 +192,16 @@ async def _nested(context: Context, child: Child, asked: Asked, rows: Sequence[A
     given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
     given[statements.PARENTS] = _padded(parents)
     by_parent: dict[str, list[Any]] = {one: [] for one in parents}
-    for row in await context.execute(statement, given):
+    for row in await context.rows(statement, given, alone=False):
         by_parent[row[-1]].append(row)
     pages = {one: Page.cut(found, request, id_cursor) for one, found in by_parent.items()}
     run = await _run(context, plan, asked, [row for page in pages.values() for row in page.rows])
     return {one: plan.shape(page, run) for one, page in pages.items()}
+
+
+def _is_alone(context: Context, plan: Plan) -> bool:
+    """Whether the plan's first statement is all that the operation reads."""
+    return not plan.children and context.plans is not None and context.plans.has_one_root
 
 
 def _padded(ids: list[str]) -> list[str]:

@@ -1,0 +1,189 @@
+"""Payloads by GraphQL: an endpoint's selection on `Event`, checked when it is saved, executed before the first attempt.
+
+A selection is what stands after `events` in a subscription, such as `{ id name ... on MeterCreatedEvent { meter {
+number } } }`, so that one document serves a socket and a webhook alike. Its result becomes `data` of the body.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from graphql import (
+    FieldNode,
+    GraphQLError,
+    OperationDefinitionNode,
+    OperationType,
+    TypeInfo,
+    TypeInfoVisitor,
+    Visitor,
+    get_named_type,
+    parse,
+    visit,
+)
+from sqlalchemy import Row
+
+from app import clock
+from app.api.context import Services
+from app.api.engine import Engine, Prepared
+from app.api.failures import RequestErrors, internal_error
+from app.auth.actor import Actor, Scope
+from app.delivery.mailing import event_of
+from app.errors import ErrorCode, Refusal, Refusals
+from app.events import log
+from app.events.graphql import show_event
+from app.events.pages import SharedContext
+
+MAX_LENGTH: Final = 10_000
+MAX_TOLD: Final = 10
+AT_ONCE: Final = 20
+
+# By name, wherever they are: what opens something must not lie in another server's logs.
+SECRET_FIELDS: Final = frozenset({"link", "secret", "token"})
+SECRET_TYPES: Final = frozenset({"HostedConsentEvidence"})
+
+_LEAD: Final = "subscription{events"
+
+
+def checked(engine: Engine, selection: str | None) -> str | None:
+    """The selection, fit to be executed for every event; None for none.
+
+    Raises TOO_LONG and INVALID at `selection`, with line and column of what is wrong.
+    """
+    if selection is None or not selection.strip():
+        return None
+    if len(selection) > MAX_LENGTH:
+        raise Refusal(ErrorCode.TOO_LONG, f"selection has at most {MAX_LENGTH} characters.", "selection")
+    _require_selection(selection)
+    try:
+        prepared = engine.prepare(_document(selection), None, authenticated=True)
+        # Counts what it may bring back.
+        engine.coerce(prepared, None)
+    except RequestErrors as refused:
+        raise Refusals([_refusal(_message(error)) for error in refused.errors[:MAX_TOLD]]) from None
+    _require_nothing_secret(engine, prepared)
+    return selection
+
+
+class Selected:
+    """Executes selections in a worker; `engine` gives the engine when the first is to be executed."""
+
+    def __init__(self, services: Services, engine: Callable[[], Engine]) -> None:
+        self._services = services
+        self._engine = engine
+
+    async def bodies(self, picked: Sequence[tuple[Row[Any], str]]) -> dict[str, str]:
+        """The bodies of picked deliveries with the selections of their endpoints, by the deliveries' ids.
+
+        Every event is there. What cannot be found is in `errors` beside `data`, as a subscription would tell it.
+        """
+        bodies: dict[str, str] = {}
+        accounts: dict[str, list[tuple[Row[Any], str]]] = {}
+        for row, selection in picked:
+            accounts.setdefault(row.account_id, []).append((row, selection))
+        for account_id, rows in accounts.items():
+            for start in range(0, len(rows), AT_ONCE):
+                bodies.update(await self._some(account_id, rows[start : start + AT_ONCE]))
+        return bodies
+
+    async def _some(self, account_id: str, rows: Sequence[tuple[Row[Any], str]]) -> dict[str, str]:
+        actor = Actor(account_id, frozenset([Scope.READ]))
+        async with self._services.database.reading() as session:
+            epoch = (await log.stream(session, account_id)).epoch
+        context = SharedContext(self._services, actor)
+        try:
+            results = await asyncio.gather(*(self._result(context, actor, epoch, *one) for one in rows))
+        finally:
+            await context.close()
+        return {row.id: _body(row, result) for (row, _), result in zip(rows, results, strict=True)}
+
+    async def _result(
+        self, context: SharedContext, actor: Actor, epoch: str, row: Row[Any], selection: str
+    ) -> Mapping[str, Any]:
+        try:
+            engine = self._engine()
+            prepared = engine.prepare(_document(selection), None, authenticated=True)
+            event = show_event(context, event_of(row), epoch, actor)
+            return await engine.execute_event(prepared, None, context, event)
+        except RequestErrors as error:
+            # It was valid when it was saved; a newer version of the schema may have lost a field.
+            return {"errors": error.errors, "data": None}
+        except Exception as fault:
+            return {"errors": [internal_error(fault)], "data": None}
+
+
+def _body(row: Row[Any], result: Mapping[str, Any]) -> str:
+    content = {
+        "type": row.event_type,
+        "timestamp": clock.format_utc(row.occurred_at),
+        "id": row.event_id,
+        "sequence": row.event_sequence,
+        "data": (result["data"] or {}).get("events"),
+    }
+    if result.get("errors"):
+        content["errors"] = result["errors"]
+    return orjson.dumps(content).decode()
+
+
+def _document(selection: str) -> str:
+    return f"{_LEAD}{selection}}}"
+
+
+def _require_selection(selection: str) -> None:
+    """It is one selection set and nothing beside it, so that it cannot end the subscription that it is put into."""
+    try:
+        definitions = parse(selection).definitions
+    except GraphQLError as error:
+        place = error.locations[0] if error.locations else None
+        raise _refusal(_placed(error.message, place and place.line, place and place.column)) from None
+    first = definitions[0]
+    if (
+        len(definitions) > 1
+        or not isinstance(first, OperationDefinitionNode)
+        or first.operation is not OperationType.QUERY
+        or not selection.lstrip("\ufeff \t\r\n,").startswith(("{", "#"))
+    ):
+        raise _refusal("Give only what stands after events in a subscription, such as { id name data }.")
+
+
+def _require_nothing_secret(engine: Engine, prepared: Prepared) -> None:
+    info = TypeInfo(engine.schema)
+    finder = _Secrets(info)
+    visit(prepared.document, TypeInfoVisitor(info, finder))
+    if finder.found:
+        raise Refusals(finder.found[:MAX_TOLD])
+
+
+class _Secrets(Visitor):
+    def __init__(self, info: TypeInfo) -> None:
+        super().__init__()
+        self._info = info
+        self.found: list[Refusal] = []
+
+    def enter_field(self, node: FieldNode, *_: Any) -> None:
+        kind = self._info.get_type()
+        named = get_named_type(kind).name if kind is not None else ""
+        if node.name.value not in SECRET_FIELDS and named not in SECRET_TYPES:
+            return
+        place = node.loc.source.get_location(node.loc.start) if node.loc else None
+        sentence = f"{node.name.value} is never sent to another server; leave it out."
+        self.found.append(_refusal(_placed(sentence, *_moved(place and place.line, place and place.column))))
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    places = error.get("locations")
+    line, column = (places[0]["line"], places[0]["column"]) if places else (None, None)
+    return _placed(error["message"], *_moved(line, column))
+
+
+def _moved(line: int | None, column: int | None) -> tuple[int | None, int | None]:
+    """A place in the document as one in the selection."""
+    return line, column - len(_LEAD) if line == 1 and column is not None else column
+
+
+def _placed(sentence: str, line: int | None, column: int | None) -> str:
+    return sentence if line is None else f"Line {line}, column {column}: {sentence}"
+
+
+def _refusal(sentence: str) -> Refusal:
+    return Refusal(ErrorCode.INVALID, sentence, "selection")

@@ -1,0 +1,138 @@
+"""What the operators' commands do with the database and the server; `cli.py` reads their arguments."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import asyncpg
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from sqlalchemy.exc import DBAPIError
+
+from app.accounts import actions as accounts
+from app.auth.actor import Actor, Scope
+from app.consents import decisions
+from app.consents.models import HostedConsent
+from app.crypto import Keyring
+from app.database import Database
+from app.delivery.mime import load_dkim
+from app.delivery.smtp import parse_smtp_url
+from app.errors import CommandError, Refusal, Refusals, not_found
+from app.migrations import migrate as migrate_database
+from app.server import run_server, run_worker
+from app.settings import Settings
+from app.telemetry import configure_logs
+
+T = TypeVar("T")
+
+
+def serve(host: str, port: int, *, with_worker: bool) -> None:
+    """Migrate, then serve until a signal."""
+    run_server(_ready(), host, port, with_worker=with_worker)
+
+
+def work() -> None:
+    """Migrate, then work until a signal."""
+    run_worker(_ready())
+
+
+def migrate() -> None:
+    _with_database(migrate_database)
+
+
+def create_account(name: str, email: str) -> dict[str, str]:
+    """The new account's ids and its key."""
+
+    async def create(database: Database) -> dict[str, str]:
+        await migrate_database(database)
+        async with database.transaction() as session:
+            created = await accounts.create_account(session, name=name, email=email)
+            return {"accountId": created.account.id, "userId": created.user.id, "apiKey": created.secret}
+
+    return _with_database(create)
+
+
+def revoke_consent(consent_id: str, reason: str | None) -> str:
+    """The id of the consent that is now revoked."""
+
+    async def revoke(database: Database) -> str:
+        async with database.transaction() as session:
+            consent = await session.get(HostedConsent, consent_id)
+            if consent is None:
+                raise not_found("hosted consent")
+            operator = Actor(consent.account_id, frozenset(Scope))
+            return (await decisions.revoke(session, operator, consent_id, reason)).id
+
+    return _with_database(revoke)
+
+
+def _settings() -> Settings:
+    """The settings, each of them tried as far as that can be done alone."""
+    configure_logs()
+    # What is written holds keys and personal data: the database, its key, mails. It is the owner's alone.
+    os.umask(0o077)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise CommandError("\n".join(_problem(one) for one in error.errors())) from None
+    try:
+        Keyring(settings.secret_keys)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(
+            f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}."
+        ) from None
+    _try("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
+    _try(
+        "VOLTWIRE_DKIM_KEY",
+        lambda: (
+            settings.dkim_key
+            and load_dkim(str(settings.dkim_domain), str(settings.dkim_selector), settings.dkim_key)
+        ),
+    )
+    return settings
+
+
+def _try(variable: str, use: Callable[[], Any]) -> None:
+    try:
+        use()
+    except ValueError as error:
+        raise CommandError(f"{variable}: {error}") from None
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One wrong value as `VOLTWIRE_NAME: what it must be`; a sentence about several of them names them itself."""
+    sentence = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    return f"VOLTWIRE_{str(error['loc'][0]).upper()}: {sentence}" if error["loc"] else sentence
+
+
+def _ready() -> Settings:
+    """The settings, once the database they name has this version's tables."""
+    settings = _settings()
+    _with_database(migrate_database, settings)
+    return settings
+
+
+def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None) -> T:
+    """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
+    chosen = settings or _settings()
+
+    async def run() -> T:
+        database = Database(chosen.database)
+        try:
+            return await act(database)
+        finally:
+            await database.dispose()
+
+    try:
+        return asyncio.run(run())
+    except Refusals as error:
+        raise CommandError("\n".join(one.message for one in error.refusals)) from None
+    except Refusal as error:
+        raise CommandError(error.message) from None
+    except (DBAPIError, asyncpg.PostgresError, OSError) as error:
+        # By its first line only: more of it may quote what was to be written.
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0].rstrip(".")
+        raise CommandError(f"VOLTWIRE_DATABASE_URL: the database cannot be used: {reason}.") from None
