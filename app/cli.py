@@ -40,25 +40,25 @@ ServerKey = Annotated[
 @app.command()
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API and the worker in one process."""
-    _operating().serve(host, port, with_worker=True)
+    _said(lambda: _operating().serve(host, port, with_worker=True))
 
 
 @app.command()
 def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API alone; workers run apart."""
-    _operating().serve(host, port, with_worker=False)
+    _said(lambda: _operating().serve(host, port, with_worker=False))
 
 
 @app.command()
 def worker() -> None:
     """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
-    _operating().work()
+    _said(lambda: _operating().work())
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database to this version's tables."""
-    _operating().migrate()
+    _said(lambda: _operating().migrate())
 
 
 @accounts_app.command("create")
@@ -67,7 +67,7 @@ def create_account(
     email: Annotated[str, typer.Option(help="The mail address of its first user.")],
 ) -> None:
     """Create an account; prints its ids and its API key, shown this once, as one JSON object."""
-    typer.echo(json.dumps(_operating().create_account(name, email)))
+    typer.echo(json.dumps(_said(lambda: _operating().create_account(name, email))))
 
 
 @consents_app.command("revoke")
@@ -76,7 +76,8 @@ def revoke_consent(
     reason: Annotated[str | None, typer.Option(help="Why, as the account will see it.")] = None,
 ) -> None:
     """Revoke a consent on behalf of the end customer who wrote to the privacy contact."""
-    typer.echo(f"Revoked {_operating().revoke_consent(consent_id, reason)}.")
+    revoked = _said(lambda: _operating().revoke_consent(consent_id, reason))
+    typer.echo(f"Revoked {revoked}.")
 
 
 @app.command()
@@ -147,11 +148,19 @@ def _operating() -> ModuleType:
 
 
 def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run what calls a server; what goes wrong is said, with exit code 1."""
+    """Run what calls a server, until it ends or is interrupted."""
     try:
-        asyncio.run(act())
+        _said(lambda: asyncio.run(act()))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _said(act: Callable[[], Any]) -> Any:
+    """Run an act; what cannot be done is said, with exit code 1."""
+    try:
+        return act()
+    except (CommandError, ClientError) as error:
+        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:
@@ -160,7 +169,4 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    try:
-        app()
-    except (CommandError, ClientError) as error:
-        _fail(str(error))
+    app()

@@ -67,6 +67,8 @@ class Prepared:
     is_open: bool
     # Its compiled reads, if it reads.
     plans: Plans | None = None
+    # Where it does not depend on variables.
+    cost: int | None = None
 
     @property
     def operation_type(self) -> str:
@@ -123,6 +125,7 @@ class Engine:
             operation,
             is_open=_root_fields(document, operation) <= OPEN_FIELDS,
             plans=Plans(document, operation) if reads else None,
+            cost=None if operation.variable_definitions else cost_of(self.schema, document, operation, {}),
         )
 
     def _parse(self, query: str) -> DocumentNode:
@@ -180,7 +183,10 @@ class Engine:
         )
         if isinstance(executor, list):
             raise refused(executor, prepared.document)
-        cost = cost_of(self.schema, prepared.document, prepared.operation, executor.variable_values.coerced)
+        cost = prepared.cost
+        if cost is None:
+            coerced = executor.variable_values.coerced
+            cost = cost_of(self.schema, prepared.document, prepared.operation, coerced)
         if cost > self._limits.cost:
             raise RequestErrors.of(
                 QueryTooComplex(

@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -99,7 +99,7 @@ class Authenticator:
 
     async def still_valid(self, credential: Credential) -> bool:
         """Whether an accepted credential still counts; cheap enough to ask twice a second for every socket."""
-        key = await self._key(credential.api_key_id, col(ApiKey.id) == credential.api_key_id)
+        key = await self._key(credential.api_key_id, lambda: col(ApiKey.id) == credential.api_key_id)
         return key is not None and credential.holds(key, clock.now())
 
     def forget(self) -> None:
@@ -112,8 +112,10 @@ class Authenticator:
 
     async def _api_key(self, secret_hash: str) -> Credential:
         at = clock.now()
-        matches = or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash)
-        key = await self._key(secret_hash, matches)
+        key = await self._key(
+            secret_hash,
+            lambda: or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash),
+        )
         if key is None or not key.accepts(secret_hash, at):
             raise Unauthenticated(REFUSED)
         self._note_use(key, at)
@@ -127,7 +129,7 @@ class Authenticator:
         except ValueError:
             raise Unauthenticated(REFUSED) from None
         at = clock.now()
-        key = await self._key(token.api_key_id, col(ApiKey.id) == token.api_key_id)
+        key = await self._key(token.api_key_id, lambda: col(ApiKey.id) == token.api_key_id)
         if key is None or key.account_id != token.account_id or not key.is_live(at) or at >= token.expires_at:
             raise Unauthenticated(REFUSED)
         actor = Actor(
@@ -139,13 +141,13 @@ class Authenticator:
         )
         return Credential(actor, key.id, _earliest(token.expires_at, key.expires_at))
 
-    async def _key(self, name: str, matches: ColumnElement[bool]) -> ApiKey | None:
+    async def _key(self, name: str, matches: Callable[[], ColumnElement[bool]]) -> ApiKey | None:
         """The key as it was at most `remembered_for` seconds ago; all who ask at once share one read."""
         # The age counts from before the read, which is as old as what it finds can be.
         now = time.monotonic()
         since, task = self._remembered.get(name, (0.0, None))
         if task is None or now - since >= self._remembered_for or _failed(task):
-            task = asyncio.create_task(self._read(matches))
+            task = asyncio.create_task(self._read(matches()))
             self._remembered.pop(name, None)
             self._remembered[name] = (now, task)
             if len(self._remembered) > REMEMBERED_AT_MOST:

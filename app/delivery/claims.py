@@ -7,7 +7,7 @@ many destinations there are, never by how many deliveries wait: a million due fo
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -185,6 +185,25 @@ class Claim:
     expires_at: float
     # Whether nothing else goes to the destination before this has ended.
     ordered: bool = False
+
+    @classmethod
+    def of(cls, row: Row[Any], body: bytes | str, target: Any, expires_at: float) -> Self:
+        """What was picked and leased, on its way to its destination."""
+        return cls(
+            id=row.id,
+            account_id=row.account_id,
+            event_id=row.event_id,
+            destination_id=row.destination_id,
+            replay_id=row.replay_id,
+            lane=row.lane,
+            attempt=row.attempts_made + 1,
+            schedule_start=row.schedule_start,
+            fence=row.fence + 1,
+            body=body.encode() if isinstance(body, str) else bytes(body),
+            target=target,
+            expires_at=expires_at,
+            ordered=target.ordered,
+        )
 
     @property
     def attempt_in_schedule(self) -> int:

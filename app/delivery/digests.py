@@ -179,7 +179,7 @@ class Digests:
             digest_id,
             orjson.dumps(asdict(mail)),
             target,
-            [_claim(row, target, ends_at) for row in picked],
+            [Claim.of(row, b"", target, ends_at) for row in picked],
         )
 
     async def _record(self, digest: _Digest, exchange: Exchange) -> None:
@@ -208,20 +208,3 @@ class Digests:
                 duration_ms=exchange.duration_ms,
                 recorded=claim.id in held,
             )
-
-
-def _claim(row: Row[Any], target: Target, ends_at: float) -> Claim:
-    return Claim(
-        id=row.id,
-        account_id=row.account_id,
-        event_id=row.event_id,
-        destination_id=row.destination_id,
-        replay_id=row.replay_id,
-        lane=row.lane,
-        attempt=row.attempts_made + 1,
-        schedule_start=row.schedule_start,
-        fence=row.fence + 1,
-        body=b"",
-        target=target,
-        expires_at=ends_at,
-    )

@@ -39,8 +39,9 @@ async def create(
 ) -> tuple[WebhookEndpoint, str]:
     """An endpoint that gets the events from now on, and its secret, which is shown this once.
 
-    `options`: filter and selection (as `filters.checked` and `selected.checked` give them), headers, ordered, rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG,
-    OUT_OF_RANGE, what `event_names.checked` and `custom_headers.checked` raise, and LIMIT_REACHED.
+    `options`: filter and selection (as `filters.checked` and `selected.checked` give them), headers, ordered,
+    rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG, OUT_OF_RANGE, what `event_names.checked` and `custom_headers.checked`
+    raise, and LIMIT_REACHED.
     """
     secret, (signing_key, public_key) = new_secret(), new_key_pair()
     endpoint = WebhookEndpoint(

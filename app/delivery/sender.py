@@ -184,7 +184,7 @@ class Sender:
             if body is None:
                 continue
             target = targets[row.destination_id]
-            claim = _claim(row, body, target, ends_at)
+            claim = Claim.of(row, body, target, ends_at)
             self._channels[target.id].rate = target.rate_limit
             if self._channels[row.destination_id].is_paused(now):
                 # It began while this was being claimed.
@@ -401,21 +401,3 @@ class Sender:
             await self._all_recorded.wait()
         async with self._database.transaction() as session:
             await self._carrier.leave(session)
-
-
-def _claim(row: Row[Any], body: bytes | str, target: Any, ends_at: float) -> Claim:
-    return Claim(
-        id=row.id,
-        account_id=row.account_id,
-        event_id=row.event_id,
-        destination_id=row.destination_id,
-        replay_id=row.replay_id,
-        lane=row.lane,
-        attempt=row.attempts_made + 1,
-        schedule_start=row.schedule_start,
-        fence=row.fence + 1,
-        body=body.encode() if isinstance(body, str) else bytes(body),
-        target=target,
-        expires_at=ends_at,
-        ordered=target.ordered,
-    )

@@ -127,7 +127,7 @@ def values(info: Info, items: Sequence[Any], show: Callable[[Any], Any]) -> Any:
         make = plans.of(raw, kind.name, lambda compiler: compiler.values(kind, raw.field_nodes))
     except NotCompiled:
         return [show(item) for item in items]
-    return Ready([make(item, None) for item in items])
+    return Ready(make(items))
 
 
 def _plan(info: Info, model: Any, build: Callable[[Compiler, tuple[Any, list[FieldNode]]], Plan]) -> Plan:

@@ -1,6 +1,9 @@
-"""From a selection to a plan: which columns of which tables, and how a row of them becomes the client's dict."""
+"""From a selection to a plan: which columns of which tables, and how a row of them becomes the client's dict.
 
-from collections.abc import Callable
+Methods that begin with `_` give expressions; see `values.py`.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +21,8 @@ from graphql.execution.collect_fields import FieldDetails, FragmentDetails, coll
 from graphql.execution.values import get_argument_values
 
 from app.api.compiled.declare import Asked, Column, Computed, Declared, Many, One, declared
-from app.api.compiled.values import Make, NotCompiled, made_of, object_of, show_column, show_value
-from app.api.pagination import Page, PageRequest, page_request, require_own
+from app.api.compiled.values import Code, NotCompiled, dict_of, show_column, show_value
+from app.api.pagination import PageRequest, page_request, require_own
 from app.errors import BadUserInput
 
 
@@ -76,7 +79,7 @@ class Plan:
         self.scopes.append(self.root)
         self.key = key
         self.key_index = self.root.index(key)
-        self.shape: Callable[[Any, Run], Any] = _unshaped
+        self.shape: Callable[[Any, Run], Any]
         self.statements: dict[Any, Any] = {}
 
     def place(self, scope: Scope, attribute: str) -> int:
@@ -84,10 +87,6 @@ class Plan:
         if wanted not in self.places:
             self.places.append(wanted)
         return self.places.index(wanted)
-
-
-def _unshaped(row: Any, run: Run) -> Any:
-    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -109,31 +108,38 @@ class Compiler:
         self._variables = info.variable_values
         self._operation = info.operation
         self._fragments = {name: FragmentDetails(one) for name, one in info.fragments.items()}
+        self._code = Code()
 
     def rows(self, model: Any, key: str, type_: Any, nodes: list[FieldNode]) -> Plan:
         """The plan for single rows of a model, shown as this type. Raises NotCompiled."""
         plan = Plan(model, key)
-        plan.shape = self._node(type_, nodes, plan.root)
+        plan.shape = self._code.function("row, run", self._node(type_, nodes, plan.root))
         return plan
 
     def connection(self, model: Any, key: str, type_: Any, nodes: list[FieldNode]) -> Plan:
         """The plan whose `shape` makes a connection of a `Page` of rows. Raises NotCompiled."""
         plan = Plan(model, key)
-        plan.shape = self._connection(type_, nodes, plan)
+        plan.shape = self._code.function("page, run", self._connection(type_, nodes, plan))
         return plan
 
-    def values(self, type_: GraphQLObjectType, nodes: list[FieldNode]) -> Make:
-        """From an object with an attribute for each field, all of them leaves, to its dict. Raises NotCompiled."""
-        makes: list[tuple[str, Make]] = []
+    def values(self, type_: Any, nodes: list[FieldNode]) -> Callable[[Iterable[Any]], list[Any]]:
+        """From objects with an attribute for each field, all of them leaves, to dicts. Raises NotCompiled."""
+        return self._code.function("values", f"[{self._value(type_, nodes)} for value in values]")
+
+    def _value(self, type_: Any, nodes: list[FieldNode]) -> str:
+        entries: dict[str, str] = {}
         for key, (name, kind, below) in self._selected(type_, nodes):
-            if name == "__typename":
-                makes.append((key, _constant(type_.name)))
-                continue
             leaf = get_named_type(kind)
-            if not is_leaf_type(leaf) or below[0].arguments:
+            if name == "__typename":
+                entries[key] = repr(type_.name)
+            elif is_leaf_type(leaf) and not below[0].arguments:
+                value = f"value.{_attribute(type_, name)}"
+                entries[key] = self._code.shown(
+                    value, show_value(leaf), may_be_null=not is_non_null_type(kind)
+                )
+            else:
                 raise NotCompiled(name)
-            makes.append((key, _attribute(_attribute_name(type_, name), show_value(leaf))))
-        return lambda value, run: {key: make(value, run) for key, make in makes}
+        return dict_of(entries)
 
     def _selected(
         self, type_: GraphQLObjectType, nodes: list[FieldNode]
@@ -152,114 +158,103 @@ class Compiler:
             name = details[0].node.name.value
             kind = None if name == "__typename" else type_.fields[name].type
             found.append((key, (name, kind, [one.node for one in details])))
-        if not found:
-            raise NotCompiled("nothing selected")
         return found
 
-    def _connection(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> Callable[[Page, Run], Any]:
-        makes: list[tuple[str, Make]] = []
-        for key, (name, kind, below) in self._selected(get_named_type(type_), nodes):
-            named = get_named_type(kind) if kind is not None else None
+    def _connection(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
+        entries: dict[str, str] = {}
+        for key, (name, kind, below) in self._selected(type_, nodes):
             if name == "nodes":
-                makes.append((key, _each(self._node(named, below, plan.root))))
+                node = self._node(get_named_type(kind), below, plan.root)
+                entries[key] = f"[{node} for row in page.rows]"
             elif name == "edges":
-                makes.append((key, _each(self._edge(named, below, plan))))
+                edge = self._edge(get_named_type(kind), below, plan)
+                entries[key] = f"[{edge} for row in page.rows]"
             elif name == "pageInfo":
-                makes.append((key, self._page_info(named, below, plan)))
+                entries[key] = self._page_info(get_named_type(kind), below, plan)
             elif name == "__typename":
-                makes.append((key, _constant(get_named_type(type_).name)))
+                entries[key] = repr(type_.name)
             else:
                 raise NotCompiled(name)
-        return lambda page, run: {key: make(page, run) for key, make in makes}
+        return dict_of(entries)
 
-    def _edge(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> Make:
-        index = plan.key_index
-        entries: list[tuple[str, int, Make | None]] = []
-        for key, (name, kind, below) in self._selected(type_, nodes):
-            if name == "cursor":
-                entries.append((key, 0, lambda row, run: run.asked.cursor(row[index])))
-            elif name == "node":
-                entries.append((key, 0, self._node(get_named_type(kind), below, plan.root)))
-            else:
-                entries.append((key, 0, _constant(type_.name)))
-        return object_of(entries)
+    def _edge(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
+        entries = {"cursor": f"run.asked.cursor(row[{plan.key_index}])", "__typename": repr(type_.name)}
+        return dict_of(
+            {
+                key: self._node(get_named_type(kind), below, plan.root) if name == "node" else entries[name]
+                for key, (name, kind, below) in self._selected(type_, nodes)
+            }
+        )
 
-    def _page_info(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> Make:
-        index = plan.key_index
-        parts: dict[str, Make] = {
-            "hasNextPage": lambda page, _: page.has_next,
-            "hasPreviousPage": lambda page, _: page.has_previous,
-            "startCursor": lambda page, run: run.asked.cursor(page.rows[0][index]) if page.rows else None,
-            "endCursor": lambda page, run: run.asked.cursor(page.rows[-1][index]) if page.rows else None,
-            "__typename": _constant(type_.name),
+    def _page_info(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
+        cursor = f"(run.asked.cursor(page.rows[%d][{plan.key_index}]) if page.rows else None)"
+        entries = {
+            "hasNextPage": "page.has_next",
+            "hasPreviousPage": "page.has_previous",
+            "startCursor": cursor % 0,
+            "endCursor": cursor % -1,
+            "__typename": repr(type_.name),
         }
-        makes = [(key, parts[name]) for key, (name, _, _) in self._selected(type_, nodes)]
-        return lambda page, run: {key: make(page, run) for key, make in makes}
+        return dict_of({key: entries[name] for key, (name, _, _) in self._selected(type_, nodes)})
 
-    def _node(self, type_: Any, nodes: list[FieldNode], scope: Scope) -> Make:
+    def _node(self, type_: Any, nodes: list[FieldNode], scope: Scope) -> str:
         known = declared(_origin(type_))
         if known is None or known.model is not scope.model:
             raise NotCompiled(type_.name)
         if not isinstance(type_, GraphQLInterfaceType):
             return self._object(type_, nodes, scope, known)
         by_class = {_origin(one): one for one in self._schema.get_implementations(type_).objects}
-        shapes: dict[str, Make] = {}
+        shapes: dict[str, Any] = {}
         for value, cls in known.variants.items():
             variant = declared(cls)
             if variant is None or cls not in by_class:
                 raise NotCompiled(value)
-            shapes[value] = self._object(by_class[cls], nodes, scope, variant)
+            shape = self._object(by_class[cls], nodes, scope, variant)
+            shapes[value] = self._code.function("row, run", shape)
         if not shapes:
             raise NotCompiled(type_.name)
-        index = scope.index(known.by)
-        return lambda row, run: shapes[row[index]](row, run)
+        return f"{self._code.name(shapes)}[row[{scope.index(known.by)}]](row, run)"
 
-    def _object(self, type_: Any, nodes: list[FieldNode], scope: Scope, known: Declared) -> Make:
-        entries: list[tuple[str, int, Make | None]] = []
+    def _object(self, type_: Any, nodes: list[FieldNode], scope: Scope, known: Declared) -> str:
+        entries: dict[str, str] = {}
         for key, (name, kind, below) in self._selected(type_, nodes):
             if name == "__typename":
-                entries.append((key, 0, _constant(type_.name)))
+                entries[key] = repr(type_.name)
                 continue
             definition = type_.fields[name].extensions["strawberry-definition"]
             source = known.source(definition.python_name, has_resolver=definition.base_resolver is not None)
             if isinstance(source, Column):
-                leaf = get_named_type(kind)
-                if not is_leaf_type(leaf):
-                    raise NotCompiled(name)
-                index, show = scope.index(source.attribute), show_column(leaf)
-                entries.append((key, index, None if show is None else made_of(index, show)))
+                entries[key] = self._column(source, kind, scope)
             elif isinstance(source, Computed):
-                entries.append((key, 0, self._computed(source, kind, below, scope)))
+                entries[key] = self._computed(source, kind, below, scope)
             elif isinstance(source, One):
-                entries.append((key, 0, self._one(source, kind, below, scope)))
+                entries[key] = self._one(source, kind, below, scope)
             elif isinstance(source, Many):
-                entries.append((key, 0, self._many(source, type_.fields[name], below, scope)))
+                entries[key] = self._many(source, type_.fields[name], below, scope)
             else:
                 raise NotCompiled(name)
-        return object_of(entries)
+        return dict_of(entries)
 
-    def _one(self, source: One, kind: Any, nodes: list[FieldNode], scope: Scope) -> Make:
-        target_type = get_named_type(kind)
-        target = declared(_origin(target_type))
-        if target is None or not isinstance(target_type, GraphQLObjectType):
-            raise NotCompiled(target_type.name)
+    def _column(self, source: Column, kind: Any, scope: Scope) -> str:
+        leaf = get_named_type(kind)
+        if not is_leaf_type(leaf):
+            raise NotCompiled(leaf.name)
+        value = f"row[{scope.index(source.attribute)}]"
+        return self._code.shown(value, show_column(leaf), may_be_null=not is_non_null_type(kind))
+
+    def _one(self, source: One, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
+        type_ = get_named_type(kind)
+        target = declared(_origin(type_))
+        if target is None or not isinstance(type_, GraphQLObjectType):
+            raise NotCompiled(type_.name)
         joined = scope.joined(source, target.model)
-        present, shape = joined.index("id"), self._object(target_type, nodes, joined, target)
-        must_be = is_non_null_type(kind)
+        shape = self._object(type_, nodes, joined, target)
+        absent = f"{self._code.name(_missing)}()" if is_non_null_type(kind) else "None"
+        return f"({shape} if row[{joined.index('id')}] is not None else {absent})"
 
-        def make(row: Any, run: Run) -> Any:
-            if row[present] is not None:
-                return shape(row, run)
-            if must_be:
-                # The ordinary way says what is wrong then.
-                raise NotCompiled(target_type.name)
-            return None
-
-        return make
-
-    def _many(self, source: Many, field_: Any, nodes: list[FieldNode], scope: Scope) -> Make:
-        named = get_named_type(field_.type)
-        target_type = get_named_type(named.fields["nodes"].type)
+    def _many(self, source: Many, field_: Any, nodes: list[FieldNode], scope: Scope) -> str:
+        type_ = get_named_type(field_.type)
+        target_type = get_named_type(type_.fields["nodes"].type)
         target = declared(_origin(target_type))
         if target is None:
             raise NotCompiled(target_type.name)
@@ -270,54 +265,37 @@ class Compiler:
         except BadUserInput:
             raise NotCompiled("arguments") from None
         number, parent = len(scope.plan.children), scope.index("id")
-        # Its place first, because what is nested in it may not come before it in `Run.pages`.
-        plan = Plan(target.model, "id")
+        plan = self.connection(target.model, "id", type_, nodes)
         scope.plan.children.append(Child(plan, source, request, parent))
-        plan.shape = self._connection(named, nodes, plan)
-        return lambda row, run: run.pages[number][row[parent]]
+        return f"run.pages[{number}][row[{parent}]]"
 
-    def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], scope: Scope) -> Make:
+    def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
         indexes = [scope.index(one) for one in source.columns]
         if source.of is not None:
             joined = scope.joined(source.of, source.of_model)
             indexes += [joined.index(one) for one in source.of_columns]
-        named, value = get_named_type(kind), source.value
-        if is_leaf_type(named) and not is_list_type(kind.of_type if is_non_null_type(kind) else kind):
-            show = show_value(named)
-            inner: Make = lambda found, _: found if show is None else show(found)  # noqa: E731
-        elif isinstance(named, GraphQLObjectType):
-            inner = self.values(named, nodes)
-        else:
+        columns = ", ".join(f"row[{index}]" for index in indexes)
+        value = f"{self._code.name(source.value)}(run.asked, {columns})"
+        named = get_named_type(kind)
+        if is_list_type(kind.of_type if is_non_null_type(kind) else kind):
             raise NotCompiled(named.name)
-
-        def make(row: Any, run: Run) -> Any:
-            found = value(run.asked, *(row[index] for index in indexes))
-            return None if found is None else inner(found, run)
-
-        return make
-
-
-def _each(make: Make) -> Make:
-    return lambda page, run: [make(row, run) for row in page.rows]
+        if isinstance(named, GraphQLObjectType):
+            show: Any = self._code.function("value", self._value(named, nodes))
+        else:
+            show = show_value(named)
+        return self._code.shown(value, show, may_be_null=not is_non_null_type(kind))
 
 
-def _constant(value: Any) -> Make:
-    return lambda _row, _run: value
-
-
-def _attribute(name: str, show: Callable[[Any], Any] | None) -> Make:
-    def make(value: Any, _run: Any) -> Any:
-        found = getattr(value, name)
-        return found if show is None or found is None else show(found)
-
-    return make
+def _missing() -> Any:
+    # What must be there is not; the ordinary way says what is wrong then.
+    raise NotCompiled("missing")
 
 
 def _origin(type_: Any) -> Any:
     return type_.extensions["strawberry-definition"].origin
 
 
-def _attribute_name(type_: Any, name: str) -> str:
+def _attribute(type_: Any, name: str) -> str:
     """The attribute of an object that a field shows."""
     python_name: str = type_.fields[name].extensions["strawberry-definition"].python_name
     known = declared(_origin(type_))

@@ -217,6 +217,7 @@ def upgrade() -> None:
         sa.Column("description", Text, nullable=True),
         sa.Column("event_types", Json, nullable=True),
         sa.Column("filter", Json, nullable=True),
+        sa.Column("selection", Text, nullable=True),
         sa.Column("headers", Json, nullable=True),
         sa.Column("headers_encrypted", Text, nullable=True),
         sa.Column("ordered", sa.Boolean(), nullable=False),
