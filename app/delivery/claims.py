@@ -123,7 +123,7 @@ _PICK_HEAD = Sql(
 )
 _LEASE = Sql("""
     UPDATE deliveries SET leased_until = @later(:seconds), fence = deliveries.fence + 1,
-        body = COALESCE(deliveries.body, @bytes(NULLIF(given.body, '')))
+        body = COALESCE(deliveries.body, CASE WHEN given.body <> '' THEN @bytes(given.body) END)
     FROM @rows(id text, body text) WHERE deliveries.id = given.id
 """)
 _KEEP = Sql("""

@@ -1,0 +1,185 @@
+"""Payloads by GraphQL: what may be selected, what is sent, and that it stays the same through all attempts."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from app.customers import actions as customers
+from app.delivery.deliveries import send_test
+from app.delivery.models import Delivery, WebhookEndpoint
+from app.events.catalogue import EventType
+from app.meters import actions as meters
+from tests.accounts.state import mutation
+from tests.delivery.destinations import URL
+from tests.delivery.scene import Scene, admin, open_scene
+from tests.meters.asking import run
+from tests.services.receiver import Receiver
+from tests.support import World
+
+CREATE = mutation("createWebhookEndpoint", "webhookEndpoint { id selection }")
+UPDATE = mutation("updateWebhookEndpoint", "webhookEndpoint { id selection }")
+SELECTION = """
+{
+  id
+  name
+
+  ... on MeterCreatedEvent { meter { number customer { name } } }
+  ... on CustomerCreatedEvent { customer { name meters(first: 2) { nodes { number } } } }
+}
+"""
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(database_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
+        yield opened
+
+
+async def test_a_selection_is_kept_and_taken_back(world: World) -> None:
+    account = await world.account()
+    made = await run(world, account, CREATE, url=URL, selection=SELECTION)
+    assert made["userErrors"] == []
+    endpoint = made["webhookEndpoint"]
+    assert endpoint["selection"] == SELECTION
+    kept = await run(world, account, UPDATE, webhookEndpointId=endpoint["id"], description="x")
+    assert kept["webhookEndpoint"] == endpoint
+    cleared = await run(world, account, UPDATE, webhookEndpointId=endpoint["id"], selection=None)
+    assert cleared["webhookEndpoint"]["selection"] is None
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("{ id", "Line 1, column 5: Syntax Error: Expected Name, found <EOF>."),
+        ("{ id nope }", "Line 1, column 6: Cannot query field 'nope' on type 'Event'."),
+        (
+            "{\n  ... on MeterCreatedEvent {\n    meter { nope }\n  }\n}",
+            "Line 3, column 13: Cannot query field 'nope' on type 'Meter'.",
+        ),
+        ("{ id(first: 1) }", "Line 1, column 6: Unknown argument 'first' on field 'Event.id'."),
+        ("{ id @include(if: $n) }", "Line 1, column 19: Variable '$n' is not defined."),
+        (
+            "{ ... on HostedConsentApprovedEvent { hostedConsent { id link } } }",
+            "Line 1, column 58: link is never sent to another server; leave it out.",
+        ),
+        (
+            "{ id }\nquery { viewer { account { id } } }",
+            "Give only what stands after events in a subscription, such as { id name data }.",
+        ),
+        ("query { id }", "Give only what stands after events in a subscription, such as { id name data }."),
+        (
+            "mutation { id }",
+            "Give only what stands after events in a subscription, such as { id name data }.",
+        ),
+        ("{ id } }", "Line 1, column 8: Syntax Error: Unexpected '}'."),
+        ("id name", "Line 1, column 1: Syntax Error: Unexpected Name 'id'."),
+    ],
+)
+async def test_what_is_wrong_with_a_selection_is_told_with_its_place(
+    world: World, selection: str, message: str
+) -> None:
+    account = await world.account()
+    payload = await run(world, account, CREATE, url=URL, selection=selection)
+    assert payload["webhookEndpoint"] is None
+    first = payload["userErrors"][0]
+    assert (first["code"], first["field"]) == ("INVALID", ["selection"])
+    assert first["message"] == message
+
+
+METERS = "meters(first: 100) { nodes { id customer { %s } } }"
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "{ " + "id: id " * 31 + "}",
+        "{ ... on CustomerCreatedEvent { customer { %s } } }" % (METERS % (METERS % "id")),
+    ],
+)
+async def test_a_selection_has_the_limits_of_any_document(world: World, selection: str) -> None:
+    account = await world.account()
+    payload = await run(world, account, CREATE, url=URL, selection=selection)
+    assert [(one["code"], one["field"]) for one in payload["userErrors"]] == [("INVALID", ["selection"])]
+    payload = await run(world, account, CREATE, url=URL, selection="{ id " + " " * 10_000 + "}")
+    assert [(one["code"], one["field"]) for one in payload["userErrors"]] == [("TOO_LONG", ["selection"])]
+
+
+async def a_meter(scene: Scene, account: str) -> dict[str, Any]:
+    """A customer with a meter, each an event."""
+    async with scene.database.transaction() as session:
+        ada = await customers.create(session, admin(account), name="Ada", email="ada@example.com")
+        await session.flush()
+        meter = await meters.create(session, admin(account), customer_id=ada.id, number="2499999999991")
+    return {"customer": ada.id, "meter": meter.id}
+
+
+async def test_data_is_what_was_selected(scene: Scene, receiver: Receiver) -> None:
+    account = await scene.account()
+    await scene.endpoint(account, receiver.url("/selected"), selection=SELECTION)
+    await scene.endpoint(account, receiver.url("/plain"))
+    async with scene.worker():
+        await a_meter(scene, account)
+        await scene.settled()
+    bodies = {one.json()["type"]: one.json() for one in receiver.to("/selected")}
+    assert set(bodies) == {"customer.created", "meter.created"}
+    created = bodies["meter.created"]
+    assert list(created) == ["type", "timestamp", "id", "sequence", "data"]
+    assert created["data"] == {
+        "id": created["id"],
+        "name": "meter.created",
+        "meter": {"number": "2499999999991", "customer": {"name": "Ada"}},
+    }
+    assert bodies["customer.created"]["data"]["customer"] == {
+        "name": "Ada",
+        "meters": {"nodes": [{"number": "2499999999991"}]},
+    }
+    assert len(receiver.to("/plain")) == 2
+    kept = [one.body for one in await scene.deliveries()]
+    assert {request.body for request in receiver.requests} == set(kept)
+
+
+async def test_retries_carry_what_the_first_attempt_did(scene: Scene, receiver: Receiver) -> None:
+    account = await scene.account()
+    receiver.plan(500, 500)
+    selection = "{ id ... on CustomerCreatedEvent { customer { name } } }"
+    await scene.endpoint(account, receiver.url(), selection=selection, event_types=["customer.*"])
+    async with scene.worker():
+        made = await a_meter(scene, account)
+        await receiver.wait_for(1)
+        async with scene.database.transaction() as session:
+            await customers.update(session, admin(account), made["customer"], {"name": "Grace"})
+        await scene.settled()
+    assert len(receiver.requests) == 3
+    assert {one.json()["data"]["customer"]["name"] for one in receiver.requests} == {"Ada"}
+    assert len({one.body for one in receiver.requests}) == 1
+
+
+async def test_what_is_gone_is_null_and_what_the_schema_lost_is_told(
+    scene: Scene, receiver: Receiver
+) -> None:
+    account = await scene.account()
+    selection = "{ ... on CustomerCreatedEvent { customer { name } } }"
+    await scene.endpoint(account, receiver.url("/gone"), selection=selection)
+    await scene.endpoint(account, receiver.url("/lost"), selection="{ noSuchField }")
+    async with scene.worker():
+        await scene.happen(account)
+        await scene.settled()
+    (gone,), (lost,) = receiver.to("/gone"), receiver.to("/lost")
+    assert gone.json()["data"] == {"customer": None}
+    assert "errors" not in gone.json()
+    assert lost.json()["data"] is None
+    assert lost.json()["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+async def test_a_test_event_carries_the_example(scene: Scene, receiver: Receiver) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, receiver.url(), selection="{ id }")
+    async with scene.worker():
+        async with scene.database.transaction() as session:
+            delivery = await send_test(session, admin(account), endpoint.id, EventType.METER_CREATED)
+        await scene.settled()
+    (request,) = receiver.requests
+    assert request.json()["data"] == delivery.test_event
+    assert (await scene.row(WebhookEndpoint, endpoint.id)).selection == "{ id }"
+    assert (await scene.row(Delivery, delivery.id)).body == request.body
