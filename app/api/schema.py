@@ -1,6 +1,7 @@
 """The schema: the features' classes side by side. `schema.graphql` at the top of the repository is its text."""
 
 from collections.abc import AsyncGenerator
+from functools import cache
 
 import strawberry
 from strawberry.schema.config import StrawberryConfig
@@ -66,7 +67,9 @@ class Subscription:
         yield
 
 
+@cache
 def build_schema() -> strawberry.Schema:
+    """The one schema of this process."""
     return strawberry.Schema(
         Query,
         Mutation,

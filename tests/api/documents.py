@@ -91,9 +91,10 @@ class Documents:
         if self.chance.random() < 0.15:
             parts.append("__typename")
         if isinstance(type_, GraphQLInterfaceType):
-            for one in self.schema.get_implementations(type_).objects:
-                if self.chance.random() < 0.4:
-                    parts.append(f"... on {one.name} {self._selection(one, depth + 1)}")
+            kinds = [
+                one for one in self.schema.get_implementations(type_).objects if self.chance.random() < 0.4
+            ]
+            parts += [f"... on {one.name} {self._selection(one, depth + 1)}" for one in kinds]
         self.chance.shuffle(parts)
         return f"{{ {' '.join(parts)} }}"
 

@@ -84,7 +84,7 @@ async def test_httpx_errors(transport: Transport, answer: Answer, expected: type
     [
         ("http://10.0.0.1/", httpx.ConnectError),
         ("http://user:pass@example.com/", httpx.UnsupportedProtocol),
-        (f"http://127.0.0.1:{free_port()}/", httpx.ConnectError),
+        pytest.param(f"http://127.0.0.1:{free_port()}/", httpx.ConnectError, id="nobody listens"),
     ],
 )
 async def test_httpx_errors_before_a_connection(

@@ -54,6 +54,11 @@ class Plans:
         self.has_one_root = len(roots) == 1 and isinstance(roots[0], FieldNode)
         self._kept: dict[Any, Any] = {}
 
+    @property
+    def kept(self) -> list[Any]:
+        """What has been compiled so far."""
+        return [one for one in self._kept.values() if one is not None]
+
     def of(self, info: GraphQLResolveInfo[Any], kind: Any, build: Callable[[Compiler], Any]) -> Any:
         """What `build` compiles for this field. Raises NotCompiled, at once for what was tried before."""
         coerced = info.variable_values.coerced
