@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -150,9 +151,26 @@ def _operating() -> ModuleType:
 def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run what calls a server, until it ends or is interrupted."""
     try:
-        _said(lambda: asyncio.run(act()))
+        _said(lambda: asyncio.run(_until_interrupted(act())))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Raises KeyboardInterrupt once SIGINT has ended the work."""
+    task = asyncio.create_task(work)
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    waiting = asyncio.create_task(interrupted.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    while not task.done():
+        # One cancellation may be swallowed by whatever is just ending in there; Ctrl-C has to work the first time.
+        task.cancel()
+        await asyncio.wait([task], timeout=0.2)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    task.result()
 
 
 def _said(act: Callable[[], Any]) -> Any:

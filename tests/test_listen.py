@@ -82,7 +82,8 @@ async def test_a_server_that_is_killed_and_comes_back_leaves_no_gap_and_no_repea
             assert [one["sequence"] for one in shown] == [2, 3, 4, 5, 6, 7]
             assert [one["data"]["name"] for one in shown] == ["a", "b", "c", "d", "e", "f"]
             process.send_signal(signal.SIGINT)
-            rest, told = await process.communicate()
+            async with asyncio.timeout(60):
+                rest, told = await process.communicate()
             assert (process.returncode, rest) == (130, b"")
             assert told.decode().endswith(f"To go on from here: --after {shown[-1]['cursor']}\n")
             assert told.count(b"Connection lost") >= 2
