@@ -11,14 +11,13 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.exc import DBAPIError
 
 from app.accounts import actions as accounts
-from app.auth.actor import Actor, Scope
+from app.consents import actions as consents
 from app.consents import decisions
-from app.consents.models import HostedConsent
 from app.crypto import Keyring
 from app.database import Database
 from app.delivery.mime import load_dkim
 from app.delivery.smtp import parse_smtp_url
-from app.errors import CommandError, Refusal, Refusals, not_found
+from app.errors import CommandError, Refusal, Refusals
 from app.migrations import migrate as migrate_database
 from app.server import run_server, run_worker
 from app.settings import Settings
@@ -58,10 +57,7 @@ def revoke_consent(consent_id: str, reason: str | None) -> str:
 
     async def revoke(database: Database) -> str:
         async with database.transaction() as session:
-            consent = await session.get(HostedConsent, consent_id)
-            if consent is None:
-                raise not_found("hosted consent")
-            operator = Actor(consent.account_id, frozenset(Scope))
+            operator = await consents.operator_of(session, consent_id)
             return (await decisions.revoke(session, operator, consent_id, reason)).id
 
     return _with_database(revoke)

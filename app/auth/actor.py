@@ -6,7 +6,7 @@ see; what is not visible is not there, in the same words and time.
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, false
 
@@ -50,13 +50,6 @@ class Actor:
     @property
     def sees_whole_account(self) -> bool:
         return self.customer_id is None
-
-
-class Visible(Protocol):
-    """A model whose rows belong to accounts."""
-
-    @classmethod
-    def seen_by(cls, actor: Actor) -> ColumnElement[bool]: ...
 
 
 class AccountWide:

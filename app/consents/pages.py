@@ -57,11 +57,6 @@ def routes(services: Services, limiter: RateLimiter) -> list[BaseRoute]:
     ]
 
 
-def redact_path(path: str) -> str:
-    """A path for the log: `/consents/***` instead of one that holds a token."""
-    return re.sub(r"^(/+consents/+)[^/]+", r"\1***", path)
-
-
 class _Pages:
     def __init__(self, services: Services, limiter: RateLimiter) -> None:
         self._services = services

@@ -10,7 +10,7 @@ import pytest
 from app import clock
 from app.consents.codes import MOST_TRIES
 from app.consents.models import ConsentMethod
-from app.consents.pages import back_to, redact_path
+from app.consents.pages import back_to
 from app.consents.terms import PAGE_VERSION, in_words, uk_time
 from app.web.render import source
 from tests.consents.helpers import (
@@ -384,20 +384,6 @@ async def test_the_way_back(world: World, url: str, expected: str) -> None:
 )
 def test_the_policy_names_where_forms_lead(url: str, expected: str) -> None:
     assert source(url) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "logged"),
-    [
-        ("/consents/vw_consent_abc", "/consents/***"),
-        ("/consents/vw_consent_abc/evidence", "/consents/***/evidence"),
-        ("//consents//abc?edit=1", "//consents//***"),
-        ("/hosted-consents/hc_1/evidence", "/hosted-consents/hc_1/evidence"),
-        ("/graphql", "/graphql"),
-    ],
-)
-def test_paths_are_logged_without_tokens(given: str, logged: str) -> None:
-    assert redact_path(given) == logged
 
 
 def test_dates_in_words() -> None:
