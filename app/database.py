@@ -5,7 +5,6 @@ after the flush and just before COMMIT, inside the transaction, which is where t
 """
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,9 +24,15 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, points
+from app import clock, points, sqlite
 
 log = structlog.get_logger(__name__)
+
+IDLE_SECONDS = 5
+"""A transaction that does nothing for so long is ended by PostgreSQL, and its locks with it.
+
+Else a process that stands still, or a machine that the network has lost, would hold up all others for as long.
+"""
 
 # The execution option of connections that run one statement by itself.
 SINGLE = "voltwire_single"
@@ -132,7 +137,7 @@ class Database:
             # The driver reads the URL itself, so that libpq's options (?sslmode=require) mean what they always do.
             self.engine = create_async_engine(
                 "postgresql+asyncpg://",
-                async_creator=partial(asyncpg.connect, url),
+                async_creator=partial(_connect_postgres, url),
                 pool_size=pool_size,
                 max_overflow=0,
                 pool_pre_ping=True,
@@ -209,40 +214,32 @@ def announce(session: AsyncSession, items: Sequence[Any]) -> None:
     session.info.setdefault("announced", []).extend(items)
 
 
-class _SqliteConnection(sqlite3.Connection):
-    """Never keeps a transaction, and with it the one write lock, longer than whoever began it."""
-
-    def commit(self) -> None:
-        try:
-            super().commit()
-        except BaseException:
-            # The transaction is still open, but SQLAlchemy takes it for ended, as it is with every other database.
-            self.rollback()
-            raise
-
-    def close(self) -> None:
-        # A statement that was cancelled half-way would keep the closed connection, and its lock, alive.
-        self.rollback()
-        super().close()
+async def _connect_postgres(url: str) -> asyncpg.Connection:
+    connection = await asyncpg.connect(url)
+    try:
+        # Not in the startup message, where connection poolers take only what they know.
+        await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 def _sqlite_engine(path: str, begin: str, size: int, query_only: bool = False) -> AsyncEngine:
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}",
+        "sqlite+aiosqlite://",
+        async_creator=partial(sqlite.connect, path),
         poolclass=AsyncAdaptedQueuePool,
         pool_size=size,
         max_overflow=0,
         # Errors are logged, and what a statement was about may be personal or secret.
         hide_parameters=True,
-        connect_args={"timeout": 30, "factory": _SqliteConnection},
         # Whoever takes a connection ends its transaction; one more ROLLBACK would be one more way to the thread.
         pool_reset_on_return=None,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
-        # The driver's own transactions lose updates silently; ours are begun explicitly below.
-        connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32000"):
             cursor.execute(f"PRAGMA {pragma}")
@@ -253,6 +250,6 @@ def _sqlite_engine(path: str, begin: str, size: int, query_only: bool = False) -
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Any) -> None:
         if not connection.get_execution_options().get(SINGLE):
-            connection.exec_driver_sql(begin)
+            connection.connection.driver_connection.begin(begin)
 
     return engine
