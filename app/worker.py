@@ -21,7 +21,7 @@ from app.api.schema import build_schema
 from app.delivery.claims import count_due
 from app.delivery.digests import Digests
 from app.delivery.dispatch import Dispatcher
-from app.delivery.loops import Loop
+from app.delivery.loops import Loop, wait_briefly
 from app.delivery.mailing import EventMails, Postman
 from app.delivery.mime import Dkim, load_dkim
 from app.delivery.outgoing import OutgoingMails
@@ -38,6 +38,9 @@ from app.housekeeping import Housekeeping
 from app.settings import Settings
 
 LOOK_EVERY = 1.0
+GATHER_SECONDS = 0.02
+"""What is committed so soon after other events is dispatched together: one transaction for all instead of each."""
+
 SWEEP_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
 DRAIN_SECONDS = 8.0
@@ -159,7 +162,9 @@ class Worker:
                 self._loops[0].bell.ring()
 
     async def _dispatch(self) -> float:
-        if not await self.dispatcher.run():
+        if await self.dispatcher.run():
+            await wait_briefly(self._stopping, GATHER_SECONDS)
+        else:
             # Another worker was faster, or it was no event: there may be something to send all the same.
             for sender in self._senders:
                 sender.look()

@@ -5,6 +5,7 @@ no loader's memory outlives what it was opened for.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Services:
     keyring: Keyring
     # Where links into this server begin, without a slash at the end.
     public_url: str
+    # How many mutations are under way here, by account: whoever hands out their events may wait for the next.
+    writing: Counter[str] = field(default_factory=Counter)
 
 
 class _Loader(DataLoader[K, V]):
@@ -78,14 +81,18 @@ class Context:
             raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
         return self.actor
 
-    async def execute(self, statement: Executable) -> Result[*tuple[Any, ...]]:
+    async def execute(
+        self, statement: Executable, parameters: dict[str, Any] | None = None
+    ) -> Result[*tuple[Any, ...]]:
         """Run a read in the operation's own session, one at a time."""
         # A field that fails cancels its siblings; a statement cut off would take the session from all the others.
-        return await asyncio.shield(self._execute(statement))
+        return await asyncio.shield(self._execute(statement, parameters))
 
-    async def _execute(self, statement: Executable) -> Result[*tuple[Any, ...]]:
+    async def _execute(
+        self, statement: Executable, parameters: dict[str, Any] | None
+    ) -> Result[*tuple[Any, ...]]:
         async with self._lock:
-            return await (await self._opened()).execute(statement)
+            return await (await self._opened()).execute(statement, parameters)
 
     async def _opened(self) -> AsyncSession:
         self._require_running()

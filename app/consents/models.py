@@ -115,7 +115,7 @@ class HostedConsent(SQLModel, table=True):
         return mine if actor.sees_whole_account else mine & (table.customer_id == actor.customer_id)
 
     @classmethod
-    def in_force(cls, at: datetime) -> ColumnElement[bool]:
+    def in_force(cls, at: Any) -> ColumnElement[bool]:
         """As SQL: approved, not revoked, not past the end of its expiry day."""
         return and_(col(cls.decision) == ConsentStatus.APPROVED.value, col(cls.expires_at) > at)
 

@@ -4,12 +4,13 @@ The deliveries and the new position are committed together, and a delivery is un
 so that a crash at any point loses nothing and repeats nothing.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, bindparam, literal, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -68,7 +69,8 @@ _ADVANCE = Sql("""
 """)
 
 Made = Callable[[Collection[str]], None]
-Destination = WebhookEndpoint | EmailSubscription
+# A row of `_ENDPOINTS` or `_SUBSCRIPTIONS`.
+Destination = Row[Any]
 
 
 class PositionMoved(RuntimeError):
@@ -85,28 +87,32 @@ class Dispatcher:
 
     async def run(self) -> int:
         """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events."""
-        total = 0
-        while count := await self._round():
+        total, is_done = 0, False
+        while not is_done:
+            count, is_done = await self._round()
             total += count
         return total
 
-    async def _round(self) -> int:
-        """One page of every account that is behind."""
-        total, after = 0, ""
+    async def _round(self) -> tuple[int, bool]:
+        """One page of every account that is behind: how many events, and whether these were all."""
+        total, is_done, after = 0, True, ""
         while True:
-            count, last = await self._batch(after)
+            count, is_short, last = await self._batch(after)
             total += count
+            is_done = is_done and is_short
             if last is None:
-                return total
+                return total, is_done
             after = last
 
-    async def _batch(self, after: str) -> tuple[int, str | None]:
+    async def _batch(self, after: str) -> tuple[int, bool, str | None]:
+        """One page of some accounts: how many events, whether no page was full, and the last of more accounts."""
         async with self._database.transaction() as session:
             found = await session.execute(_BEHIND.on(session), {"after": after, "most": ACCOUNTS_AT_ONCE})
             positions: dict[str, int] = dict(found.all())
             if not positions:
-                return 0, None
-            events = await self._read(session, positions)
+                return 0, True, None
+            page = max(EVENTS_AT_ONCE // len(positions), 1)
+            events = await self._read(session, positions, page)
             # Read after the events: a destination that one of them belongs to was there before it.
             destinations = await _destinations(session, positions)
             subjects = await filters.subjects(session, events, destinations)
@@ -124,10 +130,13 @@ class Dispatcher:
         self.dispatched += len(events)
         if made:
             self._made({row["destination_id"] for row in made})
-        return len(events), max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
+        pages = Counter(event.account_id for event in events)
+        is_short = max(pages.values(), default=0) < page
+        return len(events), is_short, max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
 
-    async def _read(self, session: AsyncSession, positions: Mapping[str, int]) -> Sequence[Row[Any]]:
-        page = max(EVENTS_AT_ONCE // len(positions), 1)
+    async def _read(
+        self, session: AsyncSession, positions: Mapping[str, int], page: int
+    ) -> Sequence[Row[Any]]:
         given = [{"account_id": key, "sequence": value} for key, value in positions.items()]
         return (await session.execute(_EVENTS.on(session), {"rows": rows(given), "most": page})).all()
 
@@ -165,21 +174,28 @@ async def insert_deliveries(
         await session.execute(_INSERT.on(session), {"rows": rows(part), "replay_id": replay_id, "lane": lane})
 
 
-async def _destinations(session: AsyncSession, account_ids: Collection[str]) -> dict[str, list[Destination]]:
+async def _destinations(
+    session: AsyncSession, account_ids: Collection[str]
+) -> Mapping[str, Sequence[Destination]]:
     """The destinations that take events now, by account."""
-    endpoints = select(WebhookEndpoint).where(
-        col(WebhookEndpoint.account_id).in_(account_ids),
-        col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value,
-    )
-    subscriptions = select(EmailSubscription).where(
-        col(EmailSubscription.account_id).in_(account_ids),
-        col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
-    )
     found: dict[str, list[Destination]] = defaultdict(list)
-    for statement in (endpoints, subscriptions):
-        for destination in (await session.execute(statement)).scalars():
+    for statement in (_ENDPOINTS, _SUBSCRIPTIONS):
+        for destination in await session.execute(statement, {"account_ids": list(account_ids)}):
             found[destination.account_id].append(destination)
     return found
+
+
+def _taking(model: Any, status: Enum, digest: Any) -> Select[Any]:
+    """Of each destination what decides whether, and when, it is given an event."""
+    columns = (model.id, model.account_id, model.first_sequence, model.event_types, model.filter)
+    return select(*columns, digest.label("digest")).where(
+        model.account_id.in_(bindparam("account_ids", expanding=True)), model.status == status.value
+    )
+
+
+# They run with every batch of events, and building them takes longer than their execution.
+_ENDPOINTS = _taking(WebhookEndpoint, EndpointStatus.ENABLED, literal(Digest.IMMEDIATE.value))
+_SUBSCRIPTIONS = _taking(EmailSubscription, EmailSubscriptionStatus.ACTIVE, col(EmailSubscription.digest))
 
 
 def _wants(destination: Destination, event: Any, subjects: Subjects) -> bool:
@@ -194,6 +210,6 @@ def _wants(destination: Destination, event: Any, subjects: Subjects) -> bool:
 
 def _waits(destination: Destination, now: datetime) -> dict[str, Any]:
     """What a delivery is given that waits for its digest."""
-    if isinstance(destination, WebhookEndpoint) or destination.digest == Digest.IMMEDIATE.value:
+    if destination.digest == Digest.IMMEDIATE.value:
         return {}
     return {"lane": Lane.DIGEST, "due_at": clock.to_ms(next_digest(Digest(destination.digest), now))}

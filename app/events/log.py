@@ -8,10 +8,23 @@ transaction at a time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, cast
+from datetime import datetime, timedelta
+from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, Select, case, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    CursorResult,
+    Select,
+    Table,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -21,6 +34,29 @@ from app.database import announce, before_commit, database_now
 from app.events.catalogue import EventData, EventType, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
 from app.ids import new_id
+
+_STREAMS: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
+_EVENTS: Final[Table] = EventRecord.__table__  # type: ignore[attr-defined]
+_METERS: Final[Table] = EventMeter.__table__  # type: ignore[attr-defined]
+_COLUMNS: Final = tuple(_EVENTS.c.keys())
+
+
+def _take() -> ReturningUpdate[tuple[int, datetime]]:
+    """The account's next numbers and their time, which is taken under the row's lock and never runs backwards."""
+    now, stream = database_now(), _STREAMS.c
+    at = case((stream.last_occurred_at > now, stream.last_occurred_at), else_=now)
+    return (
+        update(_STREAMS)
+        .where(stream.account_id == bindparam("account"))
+        .values(last_sequence=stream.last_sequence + bindparam("count"), last_occurred_at=at)
+        .returning(stream.last_sequence, stream.last_occurred_at)
+    )
+
+
+# Every change that matters runs these, and building them takes longer than their execution.
+_TAKE: Final = _take()
+_INSERT: Final = insert(_EVENTS)
+_INSERT_METERS: Final = insert(_METERS)
 
 
 @dataclass(frozen=True)
@@ -85,18 +121,8 @@ async def _write(session: AsyncSession) -> None:
 
 
 async def _write_account(session: AsyncSession, account_id: str, events: list[EventData]) -> None:
-    # Time is taken under the row's lock and never runs backwards, so sequence order is time order as well.
-    now = database_now()
-    at = case((col(Stream.last_occurred_at) > now, Stream.last_occurred_at), else_=now)
-    taken = await session.execute(
-        update(Stream)
-        .where(col(Stream.account_id) == account_id)
-        .values(last_sequence=Stream.last_sequence + len(events), last_occurred_at=at)
-        .returning(col(Stream.last_sequence), col(Stream.last_occurred_at)),
-        execution_options={"synchronize_session": False},
-    )
+    taken = await session.execute(_TAKE, {"account": account_id, "count": len(events)})
     last, occurred_at = taken.one()
-    first = last - len(events) + 1
     appended = [
         Appended(
             EventRecord(
@@ -111,16 +137,18 @@ async def _write_account(session: AsyncSession, account_id: str, events: list[Ev
             ),
             tuple(event.about_meters()),
         )
-        for sequence, event in enumerate(events, first)
+        for sequence, event in enumerate(events, last - len(events) + 1)
     ]
-    await session.execute(insert(EventRecord), [one.record.model_dump() for one in appended])
+    await session.execute(
+        _INSERT, [{name: getattr(one.record, name) for name in _COLUMNS} for one in appended]
+    )
     named = [
         {"account_id": account_id, "meter_id": meter_id, "sequence": one.record.sequence}
         for one in appended
         for meter_id in dict.fromkeys(one.meter_ids)
     ]
     if named:
-        await session.execute(insert(EventMeter), named)
+        await session.execute(_INSERT_METERS, named)
     announce(session, appended)
 
 

@@ -1,17 +1,18 @@
 """Recording readings: checked, compared with what is there, written, and told in one event a meter."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import or_
+from sqlalchemy import bindparam, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
 from app.auth.actor import Actor, visible
-from app.consents.coverage import consents_that_count
+from app.consents.coverage import with_valid_consent
 from app.errors import ErrorCode, Refusal, Refusals, not_found
 from app.events import log
 from app.meters.models import Meter
@@ -23,6 +24,8 @@ MAX_READINGS = 20_000
 MAX_REFUSALS = 100
 # How many meters one statement names.
 CHUNK = 400
+# Statements whose building is worth keeping: one per viewer.
+CACHED_STATEMENTS = 256
 
 
 class NewReading(NamedTuple):
@@ -108,10 +111,14 @@ async def lock_meters(session: AsyncSession, actor: Actor, meter_ids: Iterable[s
     """The actor's meters with these ids, locked in the order of their ids so that two writers cannot deadlock."""
     meters: list[Meter] = []
     for chunk in _chunks(sorted(set(meter_ids))):
-        statement = visible(select(Meter).where(col(Meter.id).in_(chunk)), actor)
-        statement = statement.order_by(col(Meter.id)).with_for_update()
-        meters += (await session.execute(statement)).scalars()
+        meters += (await session.execute(_locking(actor), {"ids": chunk})).scalars()
     return meters
+
+
+@lru_cache(CACHED_STATEMENTS)
+def _locking(actor: Actor) -> Any:
+    statement = visible(select(Meter).where(col(Meter.id).in_(bindparam("ids", expanding=True))), actor)
+    return statement.order_by(col(Meter.id)).with_for_update()
 
 
 async def write(
@@ -120,12 +127,8 @@ async def write(
     """Write checked readings of locked meters of one account. Raises CONSENT_REQUIRED, and then nothing is written."""
     now = clock.now()
     for chunk in _chunks(meters):
-        consents = await consents_that_count(session, [meter.id for meter in chunk], now)
-        refusals: list[Refusal] = [
-            ConsentRequired(meter)
-            for meter in chunk
-            if meter.id not in consents or not consents[meter.id].is_valid(now)
-        ]
+        consented = await with_valid_consent(session, [meter.id for meter in chunk], now)
+        refusals: list[Refusal] = [ConsentRequired(meter) for meter in chunk if meter.id not in consented]
         if refusals:
             raise Refusals(refusals[:MAX_REFUSALS])
     changed = 0
@@ -165,21 +168,28 @@ async def _write_chunk(
     return sum(map(len, changed.values()))
 
 
+def _upsert_statement(insert: Callable[[Any], Any]) -> Any:
+    """Insert or change; returns what was new or changed."""
+    table = Reading.__table__  # type: ignore[attr-defined]
+    statement = insert(table)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["meter_id", "start_ms"],
+        set_={name: new[name] for name in ("micro_kwh", "estimated", "recorded_at")},
+        where=or_(table.c.micro_kwh != new.micro_kwh, table.c.estimated != new.estimated),
+    ).returning(table.c.meter_id, table.c.start_ms)
+
+
+_UPSERTS = {"sqlite": _upsert_statement(sqlite.insert), "postgresql": _upsert_statement(postgresql.insert)}
+
+
 async def _upsert(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     """Write rows, and give the starts of those that were new or changed by meter id; the others stay untouched."""
     changed: dict[str, list[int]] = {}
     if not rows:
         return changed
-    table = Reading.__table__  # type: ignore[attr-defined]
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table)
-    new = statement.excluded
-    statement = statement.on_conflict_do_update(
-        index_elements=["meter_id", "start_ms"],
-        set_={name: new[name] for name in ("micro_kwh", "estimated", "recorded_at")},
-        where=or_(table.c.micro_kwh != new.micro_kwh, table.c.estimated != new.estimated),
-    )
-    written = await session.execute(statement.returning(table.c.meter_id, table.c.start_ms), list(rows))
+    statement = _UPSERTS[session.get_bind().dialect.name]
+    written = await session.execute(statement, list(rows))
     for meter_id, start_ms in written:
         changed.setdefault(meter_id, []).append(start_ms)
     return changed
