@@ -92,7 +92,7 @@ async def remembered(
     async def whole(session: AsyncSession) -> Result:
         return await _once(services, session, actor, name, key, lambda: input_hash, lambda: act(session))
 
-    return await _retried(services, whole)
+    return await _retried(services, actor.account_id, whole)
 
 
 async def _run(
@@ -110,12 +110,15 @@ async def _run(
             context.services, session, actor, name, key, lambda: _hash(input), lambda: run(session, actor)
         )
 
-    return await _retried(context.services, whole)
+    # A token in the input tells the account only inside the transaction.
+    account_id = "" if context.actor is None else context.actor.account_id
+    return await _retried(context.services, account_id, whole)
 
 
-async def _retried(services: Services, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
+async def _retried(services: Services, account_id: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
     """One transaction, run anew where another one came first."""
     for tries_left in range(TRIES - 1, -1, -1):
+        services.writing[account_id] += 1
         try:
             async with services.database.transaction() as session:
                 return await act(session)
@@ -128,6 +131,10 @@ async def _retried(services: Services, act: Callable[[AsyncSession], Awaitable[T
         except DBAPIError as error:
             if not tries_left or getattr(error.orig, "sqlstate", "") not in RETRIED_STATES:
                 raise
+        finally:
+            services.writing[account_id] -= 1
+            if not services.writing[account_id]:
+                del services.writing[account_id]
     raise AssertionError("unreachable")
 
 

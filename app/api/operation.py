@@ -11,7 +11,7 @@ from app.api.limits import retry_after
 from app.api.protocol import Subscribe
 from app.auth.actor import Actor
 from app.errors import RateLimited
-from app.events.payload import Payload
+from app.events.payload import Batch, Payload
 from app.events.subscriber import Subscription
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Operation:
     def has_room(self) -> bool:
         return self._session.outbox.has_room
 
-    def push(self, payload: Payload) -> bool:
-        return self._session.outbox.payload(self._lead, payload)
+    def push(self, batch: Batch) -> bool:
+        return self._session.outbox.batch(self._lead, batch)
 
     async def send(self, payload: Payload) -> None:
         await self.room()

@@ -15,7 +15,7 @@ from starlette.types import Scope, Send
 
 from app.api.frame_protocol import EXTENSION, FrameProtocol
 from app.api.frames import payload_text, text_frame
-from app.events.payload import FRAMES_KEPT, Payload
+from app.events.payload import FRAMES_KEPT, Batch, Payload
 
 FULL: Final = 1024 * 1024
 """Unsent bytes from which on a consumer is behind: what is more stays in the log until it has taken some of them."""
@@ -43,6 +43,10 @@ class Outbox(ABC, Generic[M]):
     @abstractmethod
     def payload(self, lead: str, payload: Payload) -> bool:
         """Send a shared payload as a `next` message that begins with `lead`."""
+
+    @abstractmethod
+    def batch(self, lead: str, batch: Batch) -> bool:
+        """The same for several payloads."""
 
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
@@ -122,12 +126,16 @@ class FrameOutbox(Outbox[bytes]):
         return self._offer(frame, len(frame))
 
     def payload(self, lead: str, payload: Payload) -> bool:
-        frame: bytes | None = payload.frames.get(lead)
-        if frame is None:
-            frame = text_frame(b"".join((lead.encode(), payload.body, b"}")))
-            if len(payload.frames) < FRAMES_KEPT:
-                payload.frames[lead] = frame
+        frame = _frame(lead, payload)
         return self._offer(frame, len(frame))
+
+    def batch(self, lead: str, batch: Batch) -> bool:
+        frames: bytes | None = batch.frames.get(lead)
+        if frames is None:
+            frames = b"".join([_frame(lead, payload) for payload in batch])
+            if len(batch.frames) < FRAMES_KEPT:
+                batch.frames[lead] = frames
+        return self._offer(frames, len(frames))
 
     def close(self, code: int, reason: str) -> None:
         if not self.closed:
@@ -141,6 +149,15 @@ class FrameOutbox(Outbox[bytes]):
         while self._queue and self._write(self._queue[0][0]):
             self._next()
         self._tell()
+
+
+def _frame(lead: str, payload: Payload) -> bytes:
+    frame: bytes | None = payload.frames.get(lead)
+    if frame is None:
+        frame = text_frame(b"".join((lead.encode(), payload.body, b"}")))
+        if len(payload.frames) < FRAMES_KEPT:
+            payload.frames[lead] = frame
+    return frame
 
 
 class AsgiOutbox(Outbox[str]):
@@ -158,6 +175,11 @@ class AsgiOutbox(Outbox[str]):
     def payload(self, lead: str, payload: Payload) -> bool:
         text = payload_text(lead, payload)
         return self._offer(text, len(text))
+
+    def batch(self, lead: str, batch: Batch) -> bool:
+        for payload in batch:
+            self.payload(lead, payload)
+        return self.has_room and not self.closed
 
     def close(self, code: int, reason: str) -> None:
         if self.closed:

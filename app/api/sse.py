@@ -21,7 +21,7 @@ from app.api.live import Live
 from app.api.outbox import FULL, ROOM
 from app.auth.authenticate import Credential
 from app.errors import RateLimited, Unauthenticated
-from app.events.payload import Payload
+from app.events.payload import Batch, Payload
 from app.events.subscriber import Subscription
 
 HEADERS: Final = {
@@ -137,16 +137,14 @@ class EventStream(Response):
     def has_room(self) -> bool:
         return not self._is_behind
 
-    def push(self, payload: Payload) -> bool:
-        block: bytes | None = payload.frames.get(BLOCK)
-        if block is None:
-            block = payload.frames[BLOCK] = event_block("next", payload.body, payload.cursor)
-        self._add(block)
+    def push(self, batch: Batch) -> bool:
+        for payload in batch:
+            self._add(_block(payload))
         return self.has_room
 
     async def send(self, payload: Payload) -> None:
         await self.room()
-        self.push(payload)
+        self._add(_block(payload))
 
     async def room(self) -> None:
         while self._is_behind:
@@ -205,6 +203,13 @@ class EventStream(Response):
         self._is_behind = self._is_behind and self._queued >= ROOM
         self._moved_at = self._live.hub.now()
         self._taken.set()
+
+
+def _block(payload: Payload) -> bytes:
+    block: bytes | None = payload.frames.get(BLOCK)
+    if block is None:
+        block = payload.frames[BLOCK] = event_block("next", payload.body, payload.cursor)
+    return block
 
 
 async def _disconnected(receive: Receive) -> None:

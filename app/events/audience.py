@@ -6,6 +6,7 @@ Groups of one viewer share what is read for an event; viewers share nothing.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from app.auth.actor import Actor
 from app.events import pages
 from app.events.asked import Asked
 from app.events.log import Appended
-from app.events.payload import OVERHEAD, Page, Payload
+from app.events.payload import OVERHEAD, Batch, Page, Payload
 from app.events.subscriber import Stage, Subscription
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ PENDING_LIMIT: Final = 256
 EVENTS_AT_ONCE: Final = 16
 # Sockets served before others may run.
 PUSHES_AT_ONCE: Final = 500
+# Payloads are handed over together up to this length: beyond, a write costs what is written.
+BATCH_BYTES: Final = 16 * 1024
+# Seconds that an event waits at most for those that are about to follow it.
+LONGEST_GATHERING: Final = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +57,10 @@ class Group:
         self.recent: deque[Payload] = deque()
         self.pages: deque[Page] = deque()
         self.delivered_at = 0.0
-        self._current: Payload | None = None
+        # What was executed and is to be handed out, what is being handed out, and through where it has been.
+        self.ready: list[Payload] = []
+        self._current: Batch | None = None
+        self.delivered = 0
         self._reading = asyncio.Lock()
 
     def takes(self, event: Appended) -> bool:
@@ -64,19 +72,24 @@ class Group:
         """Whether anyone is there for the next event."""
         return bool(self.live or self.ahead)
 
+    @property
+    def done(self) -> int:
+        """Its live subscriptions have been given everything through this sequence."""
+        return max(self.delivered, self.audience.done)
+
     def join(self, subscription: Subscription) -> bool:
         """Make it live if it has missed nothing, or nothing but what is at hand. There is no await in here."""
         missing = self._missing(subscription)
         if missing is None:
             return False
         for at, payload in enumerate(missing):
-            keeps_up = subscription.sink.push(payload)
+            keeps_up = subscription.sink.push(Batch((payload,)))
             subscription.position, subscription.sent_at = payload.sequence, self.hub.now()
             self.hub.stats.deliveries += 1
             if not keeps_up and at + 1 < len(missing):
                 return False
         # What is being handed out now has gone to those who were there before; this one has got it from `missing`.
-        reached = self.audience.done if self._current is None else self._current.sequence
+        reached = self.done if self._current is None else self._current.sequence
         if subscription.position > reached:
             subscription.stage = Stage.AHEAD
             self.ahead[subscription] = None
@@ -89,7 +102,11 @@ class Group:
         """What it lacks of the payloads at hand; None if something else is lacking too."""
         if self.floor > subscription.position:
             return None
-        missing = [] if self._current is None else [self._current]
+        if any(
+            one.begun < subscription.asked_at and one.sequence > subscription.position for one in self.ready
+        ):
+            return None
+        missing = [] if self._current is None else list(reversed(self._current.payloads))
         missing.extend(takewhile(lambda one: one.sequence > subscription.position, reversed(self.recent)))
         if missing and missing[-1].begun < subscription.asked_at:
             return None
@@ -111,28 +128,46 @@ class Group:
         """An event through this sequence is not executed here: whoever needs it reads the log."""
         self.floor = max(self.floor, sequence)
         self.recent.clear()
+        self.ready.clear()
 
-    async def deliver(self, payload: Payload) -> None:
-        """Hand a payload to all that are live."""
-        self._current = payload
+    async def deliver(self) -> None:
+        """Hand what is ready to all that are live."""
+        while self.ready:
+            await self._hand_out(self._take_ready())
+
+    def _take_ready(self) -> Batch:
+        size = count = 0
+        while count < len(self.ready) and size < BATCH_BYTES:
+            size += len(self.ready[count].body)
+            count += 1
+        batch = Batch(self.ready[:count])
+        del self.ready[:count]
+        return batch
+
+    async def _hand_out(self, batch: Batch) -> None:
+        self._current = batch
+        receivers = list(self.live)
+        self.delivered_at = self.hub.now()
         for subscription in list(self.ahead):
-            if subscription.position < payload.sequence:
+            if subscription.position < batch.sequence:
+                missing = batch.after(subscription.position)
                 del self.ahead[subscription]
                 subscription.stage = Stage.LIVE
                 self.live[subscription] = None
-        receivers = list(self.live)
-        self.delivered_at = self.hub.now()
+                subscription.give(missing)
+                self.hub.stats.deliveries += len(missing)
         for start in range(0, len(receivers), PUSHES_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
             for subscription in islice(receivers, start, start + PUSHES_AT_ONCE):
                 # Whoever was pushed aside while others ran is not there any more.
                 if subscription in self.live:
-                    subscription.give(payload)
-        self.hub.stats.deliveries += len(receivers)
-        payload.frames.clear()
-        self._remember(payload)
-        self._current = None
+                    subscription.give(batch)
+        self.hub.stats.deliveries += len(receivers) * len(batch)
+        for payload in batch:
+            payload.frames.clear()
+            self._remember(payload)
+        self._current, self.delivered = None, batch.sequence
 
     def _remember(self, payload: Payload) -> None:
         self.recent.append(payload)
@@ -176,6 +211,9 @@ class Audience:
         # Once events were left out: the sequence before the first of them.
         self._whole_through: int | None = None
         self._running = False
+        self._added = asyncio.Event()
+        # Seconds that the last hand-out took, as far as they count.
+        self._took = 0.0
 
     @property
     def done(self) -> int:
@@ -213,6 +251,7 @@ class Audience:
             self._whole_through = event.record.sequence - 1
             return
         self._pending.append((event, wanted))
+        self._added.set()
         if not self._running:
             self._running = True
             self.feed.hub.spawn(self._run(), "audience")
@@ -227,7 +266,7 @@ class Audience:
     async def _run(self) -> None:
         try:
             while self._pending:
-                await self._execute_some()
+                await self._round()
                 if self._whole_through is not None:
                     self._fall_back()
         except Exception:
@@ -236,24 +275,54 @@ class Audience:
         finally:
             self._running = False
 
-    async def _execute_some(self) -> None:
-        """Execute the next events together and hand them out one after the other."""
+    async def _round(self) -> None:
+        """Execute the next events and hand them out together.
+
+        A socket is written to once for all of them, and a write costs far more than what is written. So while the
+        account's next mutation is under way, its event is waited for, at most as long as the last hand-out took.
+        """
+        ready: dict[Group, None] = {}
+        count, until = 0, self.feed.hub.now() + self._took
+        while count < EVENTS_AT_ONCE:
+            if len(self._pending) == count and not await self._next_soon(until):
+                break
+            some = list(islice(self._pending, count, EVENTS_AT_ONCE))
+            ready |= dict.fromkeys(await self._execute(some))
+            count += len(some)
+        began = self.feed.hub.now()
+        for group in ready:
+            await group.deliver()
+        self._took = min(self.feed.hub.now() - began, LONGEST_GATHERING)
+        for _ in range(count):
+            event, _ = self._pending.popleft()
+            self.feed.hub.stats.saw(event.record.occurred_at)
+
+    async def _next_soon(self, until: float) -> bool:
+        """Whether one more event has come by then; at once False where none is expected."""
+        writing = self.feed.hub.services.writing
+        while writing[self.feed.account_id] and self.feed.hub.now() < until:
+            self._added.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._added.wait()
+            except TimeoutError:
+                return False
+            return True
+        return False
+
+    async def _execute(self, events: Sequence[tuple[Appended, list[Group]]]) -> list[Group]:
+        """Execute events for the groups that take them; gives those groups."""
         jobs: list[tuple[Group, Appended]] = []
-        for event, groups in islice(self._pending, EVENTS_AT_ONCE):
+        for event, groups in events:
             for group in groups:
                 if group.is_wanted:
                     jobs.append((group, event))
                 else:
                     group.miss(event.record.sequence)
-        count = min(len(self._pending), EVENTS_AT_ONCE)
         payloads = await pages.execute(self.feed, self.actor, jobs, self.feed.hub.live_slots)
-        for _ in range(count):
-            event, _ = self._pending[0]
-            for (group, of), payload in zip(jobs, payloads, strict=True):
-                if of is event:
-                    await group.deliver(payload)
-            self.feed.hub.stats.saw(event.record.occurred_at)
-            self._pending.popleft()
+        for (group, _), payload in zip(jobs, payloads, strict=True):
+            group.ready.append(payload)
+        return [group for group, _ in jobs]
 
     def _fall_back(self) -> None:
         """Events were left out: everyone goes on through the log, where each has its own pace."""
@@ -264,7 +333,7 @@ class Audience:
             live, ahead = list(group.live), list(group.ahead)
             group.miss(self.feed.position)
             for subscription in live:
-                subscription.fall_back(done)
+                subscription.fall_back(max(done, group.delivered))
             for subscription in ahead:
                 subscription.fall_back(subscription.position)
             self.feed.hub.stats.overloads += bool(live or ahead)

@@ -6,18 +6,18 @@ nested objects as they are now; `data` is as of the event.
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import strawberry
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlmodel import col
 from strawberry.scalars import JSON
 
-from app.api.compiled.declare import Asked, column, compiled, computed
-from app.api.compiled.reads import connection
+from app.api.compiled.declare import Asked, Computed, One, column, compiled, computed
+from app.api.compiled.reads import connection, one
 from app.api.context import Context, Info
 from app.api.inputs import require_bounded
-from app.api.nodes import Node
+from app.api.nodes import Node, has_ids
 from app.api.pagination import Connection, page_request
 from app.api.scalars import Long
 from app.auth.actor import Actor, visible
@@ -37,8 +37,16 @@ def _sequence_for(viewer: Actor, sequence: int) -> Long | None:
     return Long(sequence) if viewer.sees_whole_account else None
 
 
-def _cursor(asked: Asked, sequence: int) -> str:
-    return asked.cursor(sequence)
+def _cursor(asked: Asked, account_id: str, sequence: int, epoch: str) -> str:
+    return cursors.encode(asked.services.keyring, account_id, epoch, sequence)
+
+
+has_ids(EventRecord, "evt")
+
+# Not scoped, because whoever sees an event sees its place in the log.
+THE_STREAM = One(
+    key="account_id", on=lambda event, stream, _: stream("account_id") == event("account_id"), scoped=False
+)
 
 
 @compiled(
@@ -48,7 +56,9 @@ def _cursor(asked: Asked, sequence: int) -> str:
     type=computed(lambda _, name: EventType(name), "type"),
     name=column("type"),
     sequence=computed(lambda asked, sequence: _sequence_for(asked.viewer, sequence), "sequence"),
-    cursor=computed(_cursor, "sequence"),
+    cursor=Computed(
+        _cursor, ("account_id", "sequence"), of=THE_STREAM, of_model=Stream, of_columns=("epoch",)
+    ),
 )
 @strawberry.interface
 class Event(Node):
@@ -124,6 +134,12 @@ async def find_event(context: Context, viewer: Actor, identifier: str) -> Event 
     return show_event(context, record, (await stream_of(context, viewer)).epoch, viewer)
 
 
+async def read_event(info: Info, identifier: str) -> Any:
+    """The event with this id for a root field."""
+    context = info.context
+    return await one(info, EventRecord, identifier, lambda: find_event(context, context.viewer, identifier))
+
+
 @strawberry.input(
     description="Match what the event recorded when it happened. OR within a list, AND across; [] matches nothing, "
     "null everything."
@@ -132,6 +148,9 @@ class EventFilter:
     types: list[EventType] | None = None
     meter_ids: list[strawberry.ID] | None = None
     customer_ids: list[strawberry.ID] | None = None
+
+    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
+        return self.rule().narrow(statement)
 
     def rule(self) -> log.EventFilter:
         require_bounded(self)
@@ -161,7 +180,7 @@ class EventTypeInfo:
 class EventQueries:
     @strawberry.field
     async def event(self, info: Info, id: strawberry.ID) -> Event | None:
-        return await find_event(info.context, info.context.viewer, id)
+        return await read_event(info, id)  # type: ignore[no-any-return]
 
     @strawberry.field(description="The log, oldest first.")
     async def events(
@@ -183,7 +202,7 @@ class EventQueries:
             info,
             EventRecord,
             request,
-            filter.rule() if filter is not None else None,
+            filter,
             key="sequence",
             cursor=lambda sequence: cursors.encode(keyring, viewer.account_id, stream.epoch, sequence),
             show=lambda row: show_event(context, row, stream.epoch, viewer),

@@ -5,6 +5,7 @@ the doorbell from others, and a look at all streams every second covers a doorbe
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -152,7 +153,8 @@ class Hub:
         self._look_now.set()
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        """The loop's time, read afresh: what the loop itself says is as old as its turn."""
+        return time.monotonic()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task that ends with the hub at the latest."""

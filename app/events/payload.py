@@ -1,7 +1,7 @@
 """What an event became for a group of equal subscriptions, and the memory of those that others can still use."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 SHELF_BYTES: Final = 32 * 1024 * 1024
@@ -24,6 +24,32 @@ class Payload:
         self.begun = begun
         # Ready-made messages by how they begin; made by the transports, which know what that is.
         self.frames: dict[str, Any] = {}
+
+
+class Batch:
+    """Payloads of one group, in order, that are handed over together: what came close after another is one write."""
+
+    __slots__ = ("frames", "payloads")
+
+    def __init__(self, payloads: Sequence[Payload]) -> None:
+        self.payloads = payloads
+        # As `Payload.frames`, for all of them together.
+        self.frames: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[Payload]:
+        return iter(self.payloads)
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @property
+    def sequence(self) -> int:
+        """The last one's."""
+        return self.payloads[-1].sequence
+
+    def after(self, sequence: int) -> "Batch":
+        """What lies after this sequence."""
+        return Batch([one for one in self.payloads if one.sequence > sequence])
 
 
 class Page:
@@ -49,8 +75,8 @@ class Sink(Protocol):
     def has_room(self) -> bool:
         """Whether the consumer keeps up."""
 
-    def push(self, payload: Payload) -> bool:
-        """Take the payload in any case; tell whether the consumer still keeps up."""
+    def push(self, batch: Batch) -> bool:
+        """Take the payloads in any case; tell whether the consumer still keeps up."""
 
     async def send(self, payload: Payload) -> None:
         """Take the payload when there is room for it."""

@@ -161,10 +161,8 @@ class Ring:
         for item in items:
             if isinstance(item, Appended):
                 by_account.setdefault(item.record.account_id, []).append(item)
-            elif isinstance(item, WorkDue) and item.account_id not in self._tasks:
-                self._tasks[item.account_id] = asyncio.create_task(
-                    self._publish(item.account_id), name="ring"
-                )
+            elif isinstance(item, WorkDue):
+                self._tell_workers(item.account_id)
         for account_id, events in by_account.items():
             if self._local is not None:
                 self._local.committed(account_id, events)
@@ -173,10 +171,10 @@ class Ring:
     def _add(self, account_id: str, events: list[Appended]) -> None:
         sequence = events[0].record.sequence
         self._waiting.setdefault(account_id, _Waiting(sequence, sequence)).add(events)
-        self._due.add(account_id)
-        self._start(account_id)
+        self._tell_workers(account_id)
 
-    def _start(self, account_id: str) -> None:
+    def _tell_workers(self, account_id: str) -> None:
+        self._due.add(account_id)
         if account_id not in self._tasks:
             self._tasks[account_id] = asyncio.create_task(self._publish(account_id), name="ring")
 

@@ -8,7 +8,7 @@ import structlog
 
 from app.api.failures import internal_error
 from app.errors import ApiError
-from app.events.payload import Payload, Sink
+from app.events.payload import Batch, Sink
 
 if TYPE_CHECKING:
     from app.events.audience import Group
@@ -49,9 +49,9 @@ class Subscription:
     def reached(self) -> int:
         """The sequence through which it has been given everything."""
         if self.stage is Stage.LIVE:
-            return self.group.audience.done
+            return self.group.done
         if self.stage is Stage.AHEAD:
-            return max(self.position, self.group.audience.done)
+            return max(self.position, self.group.done)
         return self.position
 
     @property
@@ -82,15 +82,15 @@ class Subscription:
         """End with an error that the consumer is told."""
         self._fail([{"message": error.message, "extensions": error.extensions}])
 
-    def give(self, payload: Payload) -> None:
-        """Hand over a live payload; a consumer that is behind goes on through the log."""
+    def give(self, batch: Batch) -> None:
+        """Hand over live payloads; a consumer that is behind goes on through the log."""
         try:
-            keeps_up = self.sink.push(payload)
+            keeps_up = self.sink.push(batch)
         except Exception as fault:
             self._fail([internal_error(fault)])
             return
         if not keeps_up and self.stage is Stage.LIVE:
-            self.fall_back(payload.sequence)
+            self.fall_back(batch.sequence)
 
     def fall_back(self, position: int) -> None:
         """Leave the live group after this sequence."""

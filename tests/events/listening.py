@@ -13,7 +13,7 @@ from app.customers import actions as customers
 from app.customers.models import Customer
 from app.events.doorbell import Doorbell
 from app.events.hub import Hub
-from app.events.payload import Payload
+from app.events.payload import Batch, Payload
 from app.events.ring import Ring
 from app.events.subscriber import Subscription
 from app.meters import actions as meters
@@ -37,15 +37,15 @@ class Collector:
     def has_room(self) -> bool:
         return self.capacity is None or self.waiting < self.capacity
 
-    def push(self, payload: Payload) -> bool:
-        self.payloads.append(payload)
-        self.waiting += 1
+    def push(self, batch: Batch) -> bool:
+        self.payloads.extend(batch)
+        self.waiting += len(batch)
         self.changed.set()
         return self.has_room
 
     async def send(self, payload: Payload) -> None:
         await self.room()
-        self.push(payload)
+        self.push(Batch((payload,)))
 
     async def room(self) -> None:
         await self.until(lambda: self.has_room)

@@ -12,7 +12,7 @@ from app.events.catalogue import EventType
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import EventRecord
-from app.events.ring import DISPATCH_CHANNEL, LARGEST, Growth, Ring, channel_of
+from app.events.ring import DISPATCH_CHANNEL, LARGEST, Growth, Ring, channel_of, work_due
 from tests.events.listening import Listening
 from tests.support import World
 
@@ -96,6 +96,16 @@ async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) ->
                 assert sequences == list(range(one.first, one.last + 1))
             assert heard[-1].events == ()
             assert await anext(dispatch) == actor.account_id
+
+
+async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -> None:
+    async with Doorbell.from_url("memory://") as doorbell, Ring(world.database, doorbell) as ring:
+        account = await world.account()
+        await ring.close()
+        async with doorbell.listen(DISPATCH_CHANNEL) as dispatch:
+            async with world.database.transaction() as session:
+                work_due(session, account.id)
+            assert await anext(dispatch) == account.id
 
 
 async def test_the_points_are_reached_around_each_publish(world: World) -> None:
