@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import count
 
 from tests.bench.api import Api, record_body
@@ -11,13 +12,15 @@ from tests.bench.peers import live_peers
 from tests.bench.posting import Target
 from tests.bench.report import Better, Figure
 from tests.bench.run import Run, interleaved
-from tests.bench.servers import ROOT, Product, clean_environment, process, uvicorn, voltwire
+from tests.bench.servers import ROOT, Product, Voltwire, clean_environment, process, uvicorn, voltwire
 from tests.bench.sockets import Fanout, Round, subscribe_message
 
 IN_FLIGHT = 4
 GROUPS = 100
+SANSIO = ("--ws", "websockets-sansio", "--ws-per-message-deflate", "false")
 TIMES = ("first_ms", "last_ms")
 WATCHERS = 10
+MISSED = 20
 IDIOMATIC = "idiomatic Strawberry + broadcaster"
 BARE = "bare sockets, no GraphQL"
 LONG_NAME = "The Benchmark Company of Some Length, Limited ({:05d})"
@@ -27,6 +30,7 @@ EVENT = (
     " {{ meter {{ id number type customer {{ id name email }} }} }} }}"
 )
 SUBSCRIPTION = "subscription { " + EVENT.format(filter="") + " }"
+RESUMED = "subscription($after: String!) { " + EVENT.format(filter="(after: $after)") + " }"
 FILTERED = "subscription($f: EventFilter) { " + EVENT.format(filter="(filter: $f)") + " }"
 METER = "query($id: ID!) { meter(id: $id) { id number type customer { id name email } } }"
 
@@ -84,6 +88,8 @@ async def run_live(run: Run) -> None:
         meter = await same_length(run, meter, length)
         async with baseline(run, meter) as (target, pids):
             await fan_out(run, product, mutation, target, pids, str(meter["id"]))
+            await resuming(run, product, mutation, target)
+            await plain_asgi(run, product, mutation, target, str(meter["id"]))
         await beside_bare(run, product, mutation, round(length))
         await groups(run, product, mutation, meter)
         await bystanders(run, product, mutation, watched, other)
@@ -134,6 +140,52 @@ async def fan_out(
     if all(memory):
         add("memory per idle subscribed socket", "KiB", "lower", [memory[0]], [memory[1]])
     add("message", "bytes", "lower", *lengths)
+
+
+async def resuming(run: Run, product: Product, mutation: Mutation, target: Target) -> None:
+    """All clients come back at once after a deploy, and read what they missed; the idiomatic app has lost it."""
+    sockets = run.sizes.sockets
+    async with Api(product) as api:
+        cursor = (await api.run("{ eventStream { latestCursor } }"))["eventStream"]["latestCursor"]
+        for _ in range(MISSED):
+            await api.record(mutation())
+    ours, theirs = [], []
+    for _ in range(run.sizes.rounds):
+        fanout = Fanout(product.target)
+        try:
+            fanout.reset(MISSED, sockets)
+            message = subscribe_message(RESUMED, {"after": cursor})
+            ours.append(await fanout.open([message] * sockets) + await fanout.all_reached())
+        finally:
+            fanout.close()
+        async with opened(target, [subscribe_message(SUBSCRIPTION)] * sockets) as (_, seconds):
+            theirs.append(seconds)
+    name = f"all connected, and {MISSED} missed events resumed"
+    beside = f"{IDIOMATIC}, connected only"
+    run.report.add(Figure("live", name, "s", "lower", ours, beside, theirs))
+
+
+async def plain_asgi(run: Run, product: Voltwire, mutation: Mutation, target: Target, meter_id: str) -> None:
+    """Voltwire under a server that does not lend it its transport."""
+    messages = [subscribe_message(SUBSCRIPTION)] * run.sizes.sockets
+    plain_mutation = new_readings(meter_id)
+    app = "tests.bench.baselines.asgi_app:app"
+    async with (
+        uvicorn(app, run.cores, product.installation.env, SANSIO) as server,
+        opened(replace(product.target, port=server.port), messages) as (ours, _),
+        opened(target, messages) as (plain, _),
+    ):
+        await ours.warm_up(mutation)
+        await plain.warm_up(plain_mutation)
+        rounds = await interleaved(
+            run.sizes.rounds,
+            lambda: ours.fire(run.sizes.events, mutation, IN_FLIGHT),
+            lambda: plain.fire(run.sizes.baseline_events, plain_mutation, IN_FLIGHT),
+        )
+    ours_rate, plain_rate = rates(rounds)
+    run.report.add(
+        Figure("live", "deliveries a second, plain ASGI", "", "higher", ours_rate, IDIOMATIC, plain_rate)
+    )
 
 
 def rates(rounds: Sequence[list[Round]]) -> list[list[float]]:

@@ -34,7 +34,7 @@ NAME = "Ada Lovelace"
 ROWS = 10_000
 IN_FLIGHT = 4
 WSFAN_SECONDS = 120
-FIRST_ROUND = 500_000  # half-hours behind those of the other measurements
+FIRST_ROUND = 300_000  # half-hours of 2018: behind those of the other measurements, and past
 
 UVICORN = ("{python}", "-m", "uvicorn", "--port", PORT, "--log-level", "warning")
 BARE_UVICORN = ("--ws", "websockets-sansio", "--ws-per-message-deflate", "false")

@@ -326,6 +326,13 @@ class Fanout:
             last_ms=[(at - begun) * 1000 for at, begun in zip(counter.last, sent_at, strict=False)],
         )
 
+    async def all_reached(self) -> float:
+        """Wait until every socket has had all events of the reset; the seconds that took."""
+        started = time.perf_counter()
+        while self.counter.done < len(self.counter.reached) - 1:
+            await self.woken()
+        return time.perf_counter() - started
+
     async def woken(self) -> None:
         counter = self.counter
         counter.wake.clear()
