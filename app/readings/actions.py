@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import bindparam, or_
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,6 +25,8 @@ MAX_READINGS = 20_000
 MAX_REFUSALS = 100
 # How many meters one statement names.
 CHUNK = 400
+# How many readings are prepared and written at once.
+ROWS_AT_ONCE = 2000
 # Statements whose building is worth keeping: one per viewer.
 CACHED_STATEMENTS = 256
 
@@ -143,7 +146,7 @@ async def _write_chunk(
     readings: Mapping[str, Sequence[NewReading]],
     now: datetime,
 ) -> int:
-    rows = [
+    rows = (
         {
             "meter_id": meter.id,
             "start_ms": one.start_ms,
@@ -153,8 +156,12 @@ async def _write_chunk(
         }
         for meter in meters
         for one in readings[meter.id]
-    ]
-    changed = await _upsert(session, rows)
+    )
+    changed: dict[str, list[int]] = {}
+    # In parts, so that live streams and other requests are not held up by a large upload.
+    while part := list(islice(rows, ROWS_AT_ONCE)):
+        for meter_id, start_ms in await _upsert(session, part):
+            changed.setdefault(meter_id, []).append(start_ms)
     for meter in meters:
         if starts := changed.get(meter.id):
             event = MeterDataReceived(
@@ -183,16 +190,10 @@ def _upsert_statement(insert: Callable[[Any], Any]) -> Any:
 _UPSERTS = {"sqlite": _upsert_statement(sqlite.insert), "postgresql": _upsert_statement(postgresql.insert)}
 
 
-async def _upsert(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Write rows, and give the starts of those that were new or changed by meter id; the others stay untouched."""
-    changed: dict[str, list[int]] = {}
-    if not rows:
-        return changed
-    statement = _UPSERTS[session.get_bind().dialect.name]
-    written = await session.execute(statement, list(rows))
-    for meter_id, start_ms in written:
-        changed.setdefault(meter_id, []).append(start_ms)
-    return changed
+async def _upsert(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, int]]:
+    """Write rows, and give meter id and start of those that were new or changed; the others stay untouched."""
+    written = await session.execute(_UPSERTS[session.get_bind().dialect.name], list(rows))
+    return cast(Iterable[tuple[str, int]], written)
 
 
 def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]
