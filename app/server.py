@@ -12,6 +12,7 @@ import uvicorn
 import uvloop
 
 from app.api.frame_protocol import FrameProtocol
+from app.api.http_protocol import HttpProtocol
 from app.main import Process, create_app
 from app.settings import Settings
 
@@ -62,6 +63,7 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         create_app(process),
         log_config=None,
         access_log=False,
+        http=HttpProtocol,
         ws=FrameProtocol,
         ws_per_message_deflate=False,
         ws_max_size=settings.max_body,
