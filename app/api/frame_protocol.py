@@ -6,6 +6,8 @@ socket whose peer takes nothing.
 """
 
 import asyncio
+import socket
+from asyncio.transports import BaseTransport
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,14 +15,18 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
+    from websockets.frames import Frame
     from websockets.http11 import Request
 
 EXTENSION: Final = "voltwire.frames"
 """The key in the scope's extensions; its value is `{"protocol": FrameProtocol}`."""
 
 UNRESPONSIVE: Final = 1013
+NOT_TEXT: Final = 1007
 LINGER: Final = 60.0
 """Seconds that a closed socket may still take to read what was sent."""
+UNSENT_IN_KERNEL: Final = 64 * 1024
+"""Bytes that the kernel takes beyond what is on its way to the peer."""
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -28,6 +34,15 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     on_writable: Callable[[], None] | None = None
     _abort_timer: asyncio.TimerHandle | None = None
+    # Answers to the last pings of a peer that takes nothing.
+    _pongs = b""
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        # Else it keeps megabytes for a slow peer: a ping behind them comes too late, and nobody sees what is taken.
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
     @property
     def buffered(self) -> int:
@@ -63,8 +78,55 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = {"protocol": self}
 
+    def handle_ping(self) -> None:
+        # Of a peer that takes nothing only the last pings are answered, as RFC 6455 (5.5.3) allows.
+        pongs = b"".join(self.conn.data_to_send())
+        if self.writable.is_set():
+            self.transport.write(pongs)
+        elif pongs:
+            self._pongs = pongs
+
+    def handle_cont(self, event: "Frame") -> None:
+        # Joined as they come: of pieces without content a list would grow without end.
+        if not isinstance(self.frames[0], bytearray):
+            self.frames = [bytearray(self.frames[0])]  # type: ignore[list-item]
+        self.frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        # Text that is none is the peer's fault; uvicorn would log it as an error of ours.
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_text(self.frames[0]):
+            self.frames = []
+            self.conn.send_close(NOT_TEXT)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        """Close as the broken frame asks for; what the peer is still sending is read and dropped for a while.
+
+        Closed with something unread, the connection would be reset, and the peer might never see the code.
+        """
+        if self.close_sent:
+            return
+        close = self.conn.close_sent
+        assert close is not None  # noqa: S101 - whatever is broken was answered with one
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._pongs:
+            self.transport.write(self._pongs)
+            self._pongs = b""
         if self.on_writable is not None:
             self.on_writable()
 
@@ -91,3 +153,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             if message["type"] == "websocket.http.response.body" and self.close_sent:
                 # A refusal is an answer as well; uvicorn would log it as an application that gave none.
                 self.handshake_complete = True
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

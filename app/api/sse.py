@@ -31,6 +31,8 @@ HEADERS: Final = {
     "X-Accel-Buffering": "no",
 }
 BLOCK: Final = "sse"
+PART: Final = 64 * 1024
+"""Bytes that are handed to the server at once; one event, if that is longer."""
 
 
 async def sse_response(
@@ -195,8 +197,10 @@ class EventStream(Response):
             internal_error(fault)
 
     async def _send_some(self, send: Send) -> None:
-        blocks = b"".join(self._queue)
-        self._queue.clear()
+        # A part at a time: a peer that takes a little all the while is seen to go on.
+        blocks = self._queue.popleft()
+        while self._queue and len(blocks) < PART:
+            blocks += self._queue.popleft()
         await send({"type": "http.response.body", "body": blocks, "more_body": True})
         # Until here they counted as unsent.
         self._queued -= len(blocks)

@@ -20,6 +20,7 @@ from app.api.failures import RequestErrors
 from app.api.frame_protocol import FrameProtocol
 from app.api.limits import RateLimiter
 from app.api.live import Live, Timing
+from app.api.session import Session
 from app.api.sockets import SocketEndpoint
 from app.api.sse import sse_response
 from app.auth.credentials import credential_from_headers
@@ -111,6 +112,13 @@ class Serving:
         """Return when so many are open."""
         while self.live.hub.subscriptions != count:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
+
+
+def session_of(served: Serving, number: int) -> Session:
+    """The server's side of the n-th open stream, which is a socket."""
+    stream = list(served.live._streams)[number]
+    assert isinstance(stream, Session)
+    return stream
 
 
 def application(live: Live) -> Starlette:

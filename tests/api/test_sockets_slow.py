@@ -9,9 +9,8 @@ import pytest
 
 from app.api.live import Timing
 from app.api.outbox import FULL
-from app.api.session import Session
 from app.auth.actor import Actor
-from tests.api.serving import Client, Serving, serving
+from tests.api.serving import Client, Serving, serving, session_of
 from tests.events.broadcasters import becomes
 from tests.support import TestAccount, World
 
@@ -28,12 +27,6 @@ async def small_client(served: Serving, key: str) -> AsyncIterator[Client]:
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.port))
     async with served.connect(key, sock=sock, max_queue=1, write_limit=1024, close_timeout=1) as client:
         yield client
-
-
-def session_of(served: Serving, number: int) -> Session:
-    stream = list(served.live._streams)[number]
-    assert isinstance(stream, Session)
-    return stream
 
 
 @pytest.fixture(params=[True, False], ids=["frames", "asgi"])

@@ -1,70 +1,26 @@
 """GraphQL over Server-Sent Events, distinct connections."""
 
+import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-
-import httpx
+from urllib.parse import quote
 
 from app.accounts import actions as accounts
 from app.api.live import Timing
+from app.api.outbox import FULL
+from app.api.sse import EventStream
 from app.auth.actor import Actor
+from tests.api.event_streams import stream
 from tests.api.serving import EVENTS, Serving, serving
 from tests.events.broadcasters import becomes
 from tests.support import TestAccount, World
 from tests.support import world as open_world
 
-Block = dict[str, str]
-
-
-class Reader:
-    """Reads an event stream block by block."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self._lines = response.aiter_lines()
-
-    async def block(self) -> Block | None:
-        """The next block's fields, a comment under the name ""; None at the end of the stream."""
-        fields: Block = {}
-        async for line in self._lines:
-            if not line:
-                return fields
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-        return None
-
-    async def event(self) -> tuple[str, Any]:
-        """The next event's cursor and response."""
-        while True:
-            block = await self.block()
-            assert block is not None
-            if "event" in block:
-                assert block["event"] == "next"
-                return block["id"], json.loads(block["data"])
-
-
-@asynccontextmanager
-async def stream(
-    served: Serving,
-    key: str,
-    query: str = EVENTS,
-    variables: dict[str, Any] | None = None,
-    method: str = "POST",
-    **headers: str,
-) -> AsyncIterator[Reader]:
-    sent = {"accept": "text/event-stream", "x-api-key": key}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    asked = {"query": query, "variables": variables}
-    options: dict[str, Any] = {"json": asked}
-    if method == "GET":
-        options = {"params": {"query": query, "variables": json.dumps(variables)}}
-    async with (
-        httpx.AsyncClient(timeout=None) as client,
-        client.stream(method, served.http_url, headers=sent, **options) as response,
-    ):
-        yield Reader(response)
+# About 6 KiB an event.
+WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in range(30)) + " } }"
 
 
 async def test_a_subscription_streams_events_with_their_cursors(
@@ -185,3 +141,90 @@ async def test_an_expired_reader_gets_the_error_and_complete(
         assert error["extensions"]["code"] == "CURSOR_EXPIRED"
         assert await reader.block() == {"event": "complete", "data": ""}
         assert await reader.block() is None
+
+
+@asynccontextmanager
+async def small_reader(served: Serving, key: str, query: str) -> AsyncIterator[asyncio.StreamReader]:
+    """The body of an event stream, in a client that takes little before it is asked to."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
+    head = (
+        f"GET /graphql?query={quote(query)} HTTP/1.0\r\nAccept: text/event-stream\r\nX-Api-Key: {key}\r\n\r\n"
+    )
+    writer.write(head.encode())
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    while await reader.readline() != b"\r\n":
+        pass
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def blocks(reader: asyncio.StreamReader, pause: float = 0) -> AsyncIterator[int]:
+    """The sequences that are read, a little at a time, until the end."""
+    unread = b""
+    while some := await reader.read(4096):
+        *whole, unread = (unread + some).split(b"\n\n")
+        for block in whole:
+            if b"data: " in block:
+                yield json.loads(block.partition(b"data: ")[2])["data"]["events"]["sequence"]
+        await asyncio.sleep(pause)
+
+
+def stream_of(served: Serving) -> EventStream:
+    (only,) = served.live._streams
+    assert isinstance(only, EventStream)
+    return only
+
+
+async def test_a_slow_reader_misses_nothing_and_no_more_is_kept_for_it_than_for_a_socket(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    async with small_reader(served, holder.key, WIDE) as reader:
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 400)
+        slow = stream_of(served)
+        await becomes(lambda: not slow.has_room)
+        await served.hub.customers(owner, 100)
+        assert FULL <= slow._queued < 2 * FULL
+        sequences = blocks(reader)
+        assert [await anext(sequences) for _ in range(500)] == list(range(2, 502))
+        await served.hub.customer(owner)
+        assert await anext(sequences) == 502
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_a_reader_that_takes_nothing_is_ended(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=0.3, close=0.1)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 400)
+        await served.subscriptions(0)
+        await becomes(lambda: len(served.live) == 0)
+        # What it reads at last is whole, and a part only.
+        sequences = [sequence async for sequence in blocks(reader)]
+        assert sequences == list(range(2, len(sequences) + 2))
+        assert len(sequences) < 400
+
+
+async def test_a_reader_that_takes_a_little_all_the_time_is_not(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=0.7)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 500)
+        sequences = blocks(reader, pause=0.005)
+        assert [await anext(sequences) for _ in range(500)] == list(range(2, 502))

@@ -1,0 +1,112 @@
+"""When open sockets and streams have to end, and when they must not: tokens, keys, and a database that is away."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import websockets
+from structlog.testing import capture_logs
+
+from app import clock
+from app.accounts import actions as accounts
+from app.api.live import Timing
+from app.auth import stream_tokens
+from app.auth.actor import Actor
+from app.auth.authenticate import REMEMBERED_FOR
+from app.auth.stream_tokens import StreamToken
+from tests.api.event_streams import stream
+from tests.api.serving import Serving, serving
+from tests.events.broadcasters import becomes
+from tests.services.postgres import Postgres
+from tests.support import TestAccount, World
+from tests.support import world as open_world
+
+GONE = (4403, "The credential has expired or was revoked")
+
+
+def test_no_credential_outlives_its_end_by_two_seconds() -> None:
+    # Between two looks, plus what may have been read a moment before the second of them.
+    assert Timing().check + REMEMBERED_FOR < 2
+
+
+@pytest.fixture
+async def quick(small_world: World) -> AsyncIterator[Serving]:
+    """Looks at its streams all the time."""
+    async with serving(small_world, timing=Timing(check=0.02)) as running:
+        yield running
+
+
+def token_of(served: Serving, owner: Actor, lasts: timedelta) -> str:
+    """A stream token of the owner's key that ends so soon."""
+    assert owner.api_key_id is not None
+    token = StreamToken(owner.account_id, owner.api_key_id, None, clock.now() + lasts)
+    return stream_tokens.make(served.world.services.keyring, token)
+
+
+async def test_a_token_that_expires_ends_its_streams(
+    quick: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    token = token_of(quick, owner, timedelta(seconds=1))
+    expires_at = stream_tokens.read(quick.world.services.keyring, token).expires_at
+    async with quick.connect(holder.key) as other, quick.connect(token) as client:
+        async with stream(quick, token) as reader:
+            await client.subscribe()
+            assert await reader.block() == {"": ""}
+            assert await client.closed() == GONE
+            # No `complete`: there may be more for who comes back with a new token.
+            assert await reader.block() is None
+            assert clock.now() >= expires_at
+        await other.settled()
+        async with quick.open() as late:
+            await late.say(type="connection_init", payload={"authorization": f"Bearer {token}"})
+            code, _ = await late.closed()
+            assert code == 4403
+
+
+async def test_a_revoked_key_ends_the_streams_of_its_tokens(quick: Serving, owner: Actor) -> None:
+    database = quick.world.database
+    async with database.transaction() as session:
+        key, secret = await accounts.create_api_key(session, owner, name="second")
+    maker = await quick.world.authenticator.authenticate(secret)
+    async with quick.connect(token_of(quick, maker, timedelta(hours=1))) as client:
+        await client.subscribe()
+        async with database.transaction() as session:
+            await accounts.revoke_api_key(session, owner, key.id)
+        assert await client.closed() == GONE
+
+
+async def test_a_secret_that_was_rotated_ends_with_its_overlap(quick: Serving, owner: Actor) -> None:
+    database = quick.world.database
+    async with database.transaction() as session:
+        key, old = await accounts.create_api_key(session, owner, name="second")
+    async with quick.connect(old) as client:
+        async with database.transaction() as session:
+            _, new = await accounts.rotate_api_key(session, owner, key.id, overlap_seconds=1)
+        until = clock.now() + timedelta(milliseconds=900)
+        async with quick.connect(new) as renewed:
+            assert await client.closed() == GONE
+            assert clock.now() >= until
+            await renewed.settled()
+
+
+async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> None:
+    """Who is connected stays so; who comes is told to come again."""
+    url = await postgres.create_database()
+    # Captured, because tracebacks take seconds to be shown.
+    with capture_logs() as logged:
+        async with open_world(url) as world, serving(world, timing=Timing(check=0.1)) as served:
+            account, other = await world.account(), await world.account()
+            async with served.connect(account.key) as connected:
+                await postgres.drop_database(url)
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    async with served.open(additional_headers={"x-api-key": other.key}):
+                        pass
+                assert refused.value.response.status_code == 503
+                assert refused.value.response.headers["Retry-After"] == "30"
+                async with served.open() as client:
+                    await client.say(type="connection_init", payload={"apiKey": other.key})
+                    assert await client.closed() == (1013, "Credentials cannot be checked now; try again")
+                # By then its own credential could not be checked for a while, either.
+                away = "checking the credentials of open streams failed"
+                await becomes(lambda: [one["event"] for one in logged].count(away) >= 3)
+                await connected.settled()
