@@ -76,6 +76,8 @@ class Socket:
         """The events of all `next` messages, in order."""
         self.others: Records[dict[str, Any]] = Records()
         """Acknowledgement, pongs, errors and completions."""
+        self.pings: Records[dict[str, Any]] = Records()
+        """What idle subscriptions are told."""
         self._connection = connection
         self._reading = asyncio.create_task(self._read())
 
@@ -122,6 +124,7 @@ class Socket:
             assert "errors" not in payload, payload
             self.events.add(payload["data"]["events"])
         elif message["type"] == "ping":
+            self.pings.add(message)
             await self.say(type="pong")
         else:
             self.others.add(message)
@@ -144,8 +147,8 @@ class EventStream:
 
     def __init__(self, response: httpx.Response) -> None:
         self.events: Records[dict[str, Any]] = Records()
-        self.last_id: str | None = None
-        """What a browser would send as Last-Event-ID when it reconnects."""
+        self.ids: Records[str] = Records()
+        """The last is what a browser would send as Last-Event-ID when it reconnects."""
         self.completed = False
         self._response = response
         self._reading = asyncio.create_task(self._read())
@@ -153,6 +156,10 @@ class EventStream:
     @property
     def sequences(self) -> list[int]:
         return [event["sequence"] for event in self.events]
+
+    @property
+    def last_id(self) -> str | None:
+        return self.ids[-1] if self.ids else None
 
     async def ended(self) -> None:
         """Return when the server has ended the stream, or the connection is lost."""
@@ -175,7 +182,8 @@ class EventStream:
 
     def _take(self, block: dict[str, str]) -> None:
         # An id counts once its block is whole, as in a browser.
-        self.last_id = block.get("id", self.last_id)
+        if "id" in block:
+            self.ids.add(block["id"])
         if block.get("event") == "complete":
             self.completed = True
         elif block.get("event") == "next":
@@ -205,12 +213,12 @@ async def event_stream(
         await response.aclose()
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]]) -> T:
-    """What `look` finds, once it finds something. Raises `TimeoutError` after 30 s.
+async def eventually(look: Callable[[], Awaitable[T | None]], patience: float = 30) -> T:
+    """What `look` finds, once it finds something. Raises `TimeoutError` after `patience` seconds.
 
     Only for what nobody announces, such as an outcome that is written down after its delivery has arrived.
     """
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience):
         while not (found := await look()):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
     return found

@@ -1,4 +1,4 @@
-"""JavaScript clients, where node and the graphql-ws package are there."""
+"""JavaScript clients, where node and their packages are there."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,13 @@ if (!globalThis.WebSocket) globalThis.WebSocket = (await import("ws")).default;
 
 
 @contextlib.asynccontextmanager
-async def node_script(script: str, folder: Path, *arguments: str) -> AsyncIterator[Process]:
-    """A running script that may import graphql-ws, its output in a pipe. Skips the test where it cannot run."""
-    node, modules = shutil.which("node"), _modules()
+async def node_script(
+    script: str, folder: Path, *arguments: str, package: str = "graphql-ws"
+) -> AsyncIterator[Process]:
+    """A running script that may import the package, its output in a pipe. Skips the test where it cannot run."""
+    node, modules = shutil.which("node"), _modules(package)
     if node is None or modules is None:
-        pytest.skip("needs node, and the graphql-ws package in node_modules or on NODE_PATH")
+        pytest.skip(f"needs node, and the {package} package in node_modules or on NODE_PATH")
     (folder / "node_modules").symlink_to(modules, target_is_directory=True)
     file = folder / "client.mjs"
     file.write_text(PREAMBLE + script)
@@ -34,8 +36,8 @@ async def node_script(script: str, folder: Path, *arguments: str) -> AsyncIterat
         await running.communicate()
 
 
-def _modules() -> Path | None:
-    """A `node_modules` that holds graphql-ws: of this checkout, or named by NODE_PATH."""
+def _modules(package: str) -> Path | None:
+    """A `node_modules` that holds the package: of this checkout, or named by NODE_PATH."""
     places = [Path(__file__).parents[2] / "node_modules"]
     places += [Path(one) for one in os.environ.get("NODE_PATH", "").split(os.pathsep) if one]
-    return next((place for place in places if (place / "graphql-ws").is_dir()), None)
+    return next((place for place in places if (place / package).is_dir()), None)

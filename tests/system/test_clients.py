@@ -1,4 +1,4 @@
-"""Clients that other people wrote: `gql` for Python, and `graphql-ws` where node and the package are there."""
+"""Clients that other people wrote: `gql` for Python, over HTTP and two WebSocket libraries, and `graphql-ws`."""
 
 import json
 from itertools import count
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import websockets
 from gql import Client, gql
+from gql.transport.aiohttp_websockets import AIOHTTPWebsocketsTransport
+from gql.transport.async_transport import AsyncTransport
 from gql.transport.exceptions import TransportConnectionFailed, TransportQueryError
 from gql.transport.httpx import HTTPXAsyncTransport
 from gql.transport.websockets import WebsocketsTransport
@@ -58,14 +60,15 @@ async def test_gql_reads_the_schema_and_queries(served: Deployment, account: Acc
     assert [error["extensions"]["code"] for error in refused.value.errors or []] == ["BAD_USER_INPUT"]
 
 
-async def test_gql_subscribes(served: Deployment, account: Account, api: Api) -> None:
+@pytest.mark.parametrize("over", ["websockets", "aiohttp"])
+async def test_gql_subscribes(served: Deployment, account: Account, api: Api, over: str) -> None:
     after = await api.latest_cursor()
-    transport = WebsocketsTransport(
-        served.apis[0].socket_url,
-        init_payload={"apiKey": account.key},
-        ping_interval=5,
-        connect_args={"proxy": None},
-    )
+    url, init = served.apis[0].socket_url, {"apiKey": account.key}
+    transport: AsyncTransport
+    if over == "websockets":
+        transport = WebsocketsTransport(url, init_payload=init, ping_interval=5, connect_args={"proxy": None})
+    else:
+        transport = AIOHTTPWebsocketsTransport(url, init_payload=init, ping_interval=5)
     subscription = gql(SUBSCRIPTION)
     subscription.variable_values = {"after": after}
     async with Client(transport=transport) as session:

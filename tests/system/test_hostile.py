@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import websockets
 
+from tests.api.raw_socket import BROKEN, raw
 from tests.system.clients import Api, eventually, socket
 from tests.system.deployment import Account, Deployment
 
@@ -146,6 +147,15 @@ async def test_messages_that_make_no_sense(
         await connection.send(message)
         await connection.wait_closed()
     assert connection.close_code == code
+
+
+async def test_frames_that_make_no_sense(served: Deployment, account: Account) -> None:
+    heard = {}
+    for name, (frames, _) in BROKEN.items():
+        async with raw(served.apis[0].port, account.key) as client:
+            client.send(*frames)
+            heard[name] = await client.closed()
+    assert heard == {name: code for name, (_, code) in BROKEN.items()}
 
 
 async def test_half_requests_hold_nobody_up(served: Deployment, account: Account, api: Api) -> None:

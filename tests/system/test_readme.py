@@ -151,12 +151,12 @@ async def test_first_subscription(newcomer: Newcomer) -> None:
 
 async def test_first_subscription_in_a_browser(newcomer: Newcomer, tmp_path: Path) -> None:
     (script,) = [text for language, text in BLOCKS["First subscription"] if language == "js"]
-    seen = "cursor = data.events.cursor;"
+    seen = "variables.after = data.events.cursor;"
     assert script.count(seen) == 1
     script = (
         script.replace(seen, f"{seen} console.log(data.events.sequence);")
         .replace("ws://127.0.0.1:8000", newcomer.deployment.apis[0].socket_url.removesuffix("/graphql"))
-        .replace("let cursor = null;", "let cursor = process.argv[3];")
+        .replace("{ after: null }", "{ after: process.argv[3] }")
         .replace("${token}", "${process.argv[2]}")
     )
     async with Api(newcomer.url, newcomer.key) as api:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from itertools import count
@@ -19,10 +20,12 @@ from tests.services.records import Records
 from tests.services.valkey import Valkey
 from tests.system.clients import EVENTS, Api, event_stream, socket
 from tests.system.deployment import Account, Deployment, deployed
+from tests.system.roaming import Crowd
 
 ROUNDS = 6
 MEANWHILE = 8
 """Events that happen between two connections, at least."""
+CROWD = 500
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,48 @@ async def test_a_reader_of_a_killed_process_goes_on_at_another(
     assert [event["sequence"] for event in seen] == list(range(before + 1, last + 1))
     # What a mutation has answered is in the log; the one that was cut off may be there as well.
     assert set(writers.made) <= {event["data"]["id"] for event in seen}
+
+
+async def test_five_hundred_clients_that_come_back_at_once(
+    two_apis: Deployment, account: Account, apis: list[Api]
+) -> None:
+    """A deploy ends all connections of a process, then the other one dies; meanwhile events go on."""
+    first, second = two_apis.apis
+    before, start = await apis[0].last_sequence(), await apis[0].latest_cursor()
+    for api in apis:
+        async with writing([api]) as writers:
+            await writers.more(20)
+    listed = await apis[0].data(
+        "query ($after: String) { events(after: $after, first: 30) { nodes { sequence cursor } } }",
+        after=start,
+    )
+    places = [(before, start), *((one["sequence"], one["cursor"]) for one in listed["events"]["nodes"])]
+    begins = [places[number % len(places)] for number in range(CROWD)]
+    crowd = Crowd(account.key, [cursor for _, cursor in begins], first)
+    try:
+        async with writing([apis[1]]) as writers:
+            # Everyone is there, and has read more or less.
+            await crowd.reached(before + 1)
+            crowd.server = second
+            assert await first.terminate() == 0
+            await writers.more()
+            await crowd.reached(await apis[1].last_sequence())
+        await asyncio.to_thread(first.start)
+        async with writing([apis[0]]) as writers:
+            await writers.more()
+            crowd.server = first
+            second.kill()
+            await writers.more()
+        last = await apis[0].last_sequence()
+        await crowd.reached(last)
+    finally:
+        await crowd.leave()
+        for process in (first, second):
+            await asyncio.to_thread(process.start)
+    for (begin, _), roamer in zip(begins, crowd.roamers, strict=True):
+        assert roamer.sequences == list(range(begin + 1, last + 1))
+    # Each was told to come back by the process that could still say so.
+    assert Counter(code for roamer in crowd.roamers for code in roamer.closes) == {1012: CROWD, 1006: CROWD}
 
 
 async def test_a_cursor_past_retention_is_told_with_where_to_go_on(
