@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from playwright.async_api import Browser, Page
 
 from app.database import Database
@@ -17,6 +18,14 @@ from tests.services.smtp import SmtpSink
 from tests.services.valkey import Valkey
 from tests.support import World
 from tests.support import world as open_world
+
+# The default draws each traceback with the values of its variables, which takes seconds.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")
