@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import structlog
-from sqlalchemy import JSON, BigInteger, DateTime, Executable, Row, String, event
+from sqlalchemy import JSON, BigInteger, DateTime, Executable, String, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.sql.functions import FunctionElement
@@ -25,6 +25,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points, sqlite
+from app.postgres import Reads, Rows
 
 log = structlog.get_logger(__name__)
 
@@ -117,15 +118,31 @@ def _later_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     return f"CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 + {seconds} * 1000 AS INTEGER)"
 
 
+class Snapshot(Protocol):
+    """One state of the database."""
+
+    async def rows(self, statement: Executable, given: dict[str, Any]) -> Rows: ...
+
+
+class _SqliteSnapshot:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def rows(self, statement: Executable, given: dict[str, Any]) -> Rows:
+        return (await self._connection.execute(statement, given)).all()
+
+
 class Database:
     """The engine and the ways into it: `transaction()` to write, `reading()` to read one consistent state.
 
-    `read()` is for what one statement reads.
+    `read()` is for what one statement reads, `snapshot()` for a few, both without ORM objects.
     """
 
     def __init__(self, url: str, pool_size: int = 10) -> None:
         self.is_sqlite = url.startswith("sqlite")
         self._listeners: list[Committed] = []
+        # On PostgreSQL; SQLite's connections are in this process, where SQLAlchemy's way is not much longer.
+        self.reads: Reads | None = None
         if self.is_sqlite:
             path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +163,7 @@ class Database:
             self._readers = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-            self._single = self._readers.execution_options(isolation_level="AUTOCOMMIT")
+            self.reads = Reads(partial(_connect_postgres, url), self.engine.dialect)
 
     def on_commit(self, listener: Committed) -> None:
         """Call `listener(items)` after every commit that left something with `announce`; its errors are logged."""
@@ -190,14 +207,26 @@ class Database:
         async with AsyncSession(self._readers, expire_on_commit=False, autoflush=False) as session:
             yield session
 
-    async def read(
-        self, statement: Executable, parameters: dict[str, Any]
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+    async def read(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
         """The rows of one statement, which sees one state without a transaction around it."""
+        if self.reads is not None:
+            return await self.reads.rows(statement, parameters)
         async with self._single.connect() as connection:
             return (await connection.execute(statement, parameters)).all()
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """Several statements that see one state of the database."""
+        if self.reads is not None:
+            async with self.reads.snapshot() as snapshot:
+                yield snapshot
+        else:
+            async with self._readers.connect() as connection:
+                yield _SqliteSnapshot(connection)
+
     async def dispose(self) -> None:
+        if self.reads is not None:
+            self.reads.dispose()
         await self._readers.dispose()
         await self.engine.dispose()
 

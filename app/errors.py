@@ -93,5 +93,17 @@ class QueryTooComplex(ApiError):
     code = "QUERY_TOO_COMPLEX"
 
 
+class PersistedQueryNotFound(ApiError):
+    """No document is known by this hash: the client is to send it along once."""
+
+    code = "PERSISTED_QUERY_NOT_FOUND"
+
+
+class OperationNotAllowed(ApiError):
+    """The server only runs the documents of its operators' list."""
+
+    code = "OPERATION_NOT_ALLOWED"
+
+
 class CommandError(Exception):
     """An operator's command cannot be done; the message is for the terminal."""

@@ -14,13 +14,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
 
 from app.api.context import Services
 from app.api.engine import Engine
+from app.api.failures import RequestErrors
 from app.api.limits import RateLimiter, limits_of
 from app.api.live import Live
 from app.api.masked import MaskFaults
+from app.api.persisted import read_operations
 from app.api.schema import build_schema
 from app.api.sockets import SocketEndpoint
 from app.api.view import GraphQLView
@@ -30,6 +31,7 @@ from app.consents import pages as consent_pages
 from app.crypto import Keyring
 from app.database import Database
 from app.delivery import pages as delivery_pages
+from app.errors import CommandError
 from app.events.doorbell import Doorbell
 from app.events.hub import Hub
 from app.events.ring import Ring
@@ -38,6 +40,7 @@ from app.migrations import migrate
 from app.readings import bulk
 from app.settings import Settings
 from app.web import start
+from app.web.static import PageFiles
 from app.worker import Worker
 
 log = structlog.get_logger()
@@ -58,11 +61,13 @@ class Process:
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
         self.authenticator = Authenticator(database, keyring)
         self.limiter = RateLimiter(settings.rate_limit)
-        self.engine = Engine(build_schema(), limits_of(settings))
+        # What endpoints select is no operation of a client, so that no list is asked for it.
+        unlisted = Engine(build_schema(), limits_of(settings))
+        self.engine = _listed(settings) or unlisted
         self.hub = Hub(self.services, self.engine, self.doorbell)
         self.live = Live(self.services, self.engine, self.authenticator, self.limiter, self.hub)
         self.ring = Ring(database, self.doorbell, self.hub)
-        self.worker = Worker(self.services, self.doorbell, engine=self.engine) if with_worker else None
+        self.worker = Worker(self.services, self.doorbell, engine=unlisted) if with_worker else None
         self.metrics = Metrics(self)
         self._working: asyncio.Task[None] | None = None
 
@@ -103,6 +108,20 @@ class Process:
         except Exception:
             database = False
         return {"database": database, "broadcaster": self.doorbell.healthy}
+
+
+def _listed(settings: Settings) -> Engine | None:
+    """The engine for the documents of the operators' list, if there is one. Raises CommandError."""
+    if settings.operations_file is None:
+        return None
+    operations = read_operations(settings.operations_file)
+    engine = Engine(build_schema(), limits_of(settings), operations)
+    for key, document in operations.items():
+        try:
+            engine.require_valid(document)
+        except RequestErrors as error:
+            raise CommandError(f"VOLTWIRE_OPERATIONS_FILE: the document {key} is refused: {error}") from None
+    return engine
 
 
 def create_app(process: Process) -> Starlette:
@@ -156,7 +175,7 @@ def _routes(process: Process) -> list[BaseRoute]:
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        Mount("/static", PageFiles(directory=STATIC)),
     ]
 
 

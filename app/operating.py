@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.exc import DBAPIError
 
 from app.accounts import actions as accounts
+from app.api.persisted import read_operations
 from app.consents import actions as consents
 from app.consents import decisions
 from app.crypto import Keyring
@@ -81,6 +82,10 @@ def _settings() -> Settings:
             f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}."
         ) from None
     _try("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
+    _try(
+        "VOLTWIRE_OPERATIONS_FILE",
+        lambda: settings.operations_file and read_operations(settings.operations_file),
+    )
     _try(
         "VOLTWIRE_DKIM_KEY",
         lambda: (

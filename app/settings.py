@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     max_sockets: int = Field(default=10_000, ge=1)
     max_subscriptions: int = Field(default=100, ge=1)
     rate_limit: float = Field(default=100, gt=0, allow_inf_nan=False)
+    operations_file: Path | None = None
 
     @field_validator("allowed_origins", "webhook_retry_schedule", mode="before")
     @classmethod

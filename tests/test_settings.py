@@ -122,6 +122,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         "max_sockets": 10_000,
         "max_subscriptions": 100,
         "rate_limit": 100,
+        "operations_file": None,
     }
 
 
@@ -202,6 +203,10 @@ UNUSABLE = [
     (
         {"DATABASE_URL": POSTGRES},
         "VOLTWIRE_SECRET_KEY is required with PostgreSQL: set it to 32 random characters or more.",
+    ),
+    (
+        {"OPERATIONS_FILE": "/nowhere.json"},
+        "VOLTWIRE_OPERATIONS_FILE: cannot read /nowhere.json: No such file or directory",
     ),
     ({"DATA_DIR": "/dev/null/here"}, "VOLTWIRE_DATA_DIR: cannot use /dev/null/here: Not a directory."),
 ]

@@ -6,20 +6,21 @@ no loader's memory outlives what it was opened for.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import strawberry
-from sqlalchemy import Executable, Result, Row
+from sqlalchemy import Executable, Result
 from sqlmodel.ext.asyncio.session import AsyncSession
 from strawberry.dataloader import DataLoader
 
 from app.auth.actor import Actor
 from app.crypto import Keyring
-from app.database import Database
+from app.database import Database, Snapshot
 from app.errors import Unauthenticated
+from app.postgres import Rows
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Context:
     # The compiled reads of the operation's document; None where everything goes the ordinary way.
     plans: "Plans | None" = None
     _session: AsyncSession | None = None
+    _snapshot: Snapshot | None = None
     _stack: AsyncExitStack | None = None
     _is_over: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -97,24 +99,31 @@ class Context:
     async def _opened(self) -> AsyncSession:
         self._require_running()
         if self._session is None:
+            await self._close()
             self._stack = AsyncExitStack()
             self._session = await self._stack.enter_async_context(self.services.database.reading())
         return self._session
 
-    async def rows(
-        self, statement: Executable, parameters: dict[str, Any], *, alone: bool
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+    async def rows(self, statement: Executable, parameters: dict[str, Any], *, alone: bool) -> Rows:
         """The rows of a statement without ORM objects. `alone`: the operation reads nothing else."""
         if alone and self._session is None:
             return await self.services.database.read(statement, parameters)
         return await asyncio.shield(self._rows(statement, parameters))
 
-    async def _rows(
-        self, statement: Executable, parameters: dict[str, Any]
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+    async def _rows(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
         async with self._lock:
+            # One root field that is compiled reads nothing but this way.
+            if self._session is None and self.plans is not None and self.plans.has_one_root:
+                return await (await self._seen()).rows(statement, parameters)
             connection = await (await self._opened()).connection()
             return (await connection.execute(statement, parameters)).all()
+
+    async def _seen(self) -> Snapshot:
+        self._require_running()
+        if self._snapshot is None:
+            self._stack = AsyncExitStack()
+            self._snapshot = await self._stack.enter_async_context(self.services.database.snapshot())
+        return self._snapshot
 
     def loader(self, key: Hashable, load: Callable[[list[K]], Awaitable[list[V]]]) -> DataLoader[K, V]:
         """The operation's loader of this key, made at first use; `load` gives the values in the keys' order."""
@@ -138,9 +147,13 @@ class Context:
         """Forget what was read: a mutation has committed, or the operation is over."""
         async with self._lock:
             self._loaders.clear()
-            stack, self._stack, self._session = self._stack, None, None
-            if stack is not None:
-                await stack.aclose()
+            await self._close()
+
+    async def _close(self) -> None:
+        stack, self._stack = self._stack, None
+        self._session = self._snapshot = None
+        if stack is not None:
+            await stack.aclose()
 
 
 Info = strawberry.Info[Context, Any]

@@ -5,8 +5,8 @@ cache. Strawberry defines the schema; graphql-core's executor runs it.
 """
 
 import inspect
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -35,10 +35,14 @@ from app.api.compiled.executor import ReadyExecutor
 from app.api.compiled.reads import Plans
 from app.api.context import Context
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
+from app.api.kept import Kept
 from app.api.limits import Limits, check_shape, cost_of
-from app.errors import ApiError, BadUserInput, QueryTooComplex, Unauthenticated
+from app.api.persisted import PersistedDocuments
+from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
 
 CACHED_DOCUMENTS = 1000
+# Of all documents together: plans and their statements, tens of kilobytes each.
+CACHED_PLANS = 4000
 # A document longer than this is executed, but not kept.
 CACHED_LENGTH = 20_000
 MAX_ERRORS = 20
@@ -69,6 +73,8 @@ class Prepared:
     plans: Plans | None = None
     # Where it does not depend on variables.
     cost: int | None = None
+    # Whether the response tells its cost.
+    tells_cost: bool = False
 
     @property
     def operation_type(self) -> str:
@@ -79,18 +85,41 @@ class Prepared:
     def operation_name(self) -> str | None:
         return self.operation.name.value if self.operation.name else None
 
+    def telling_cost(self) -> "Prepared":
+        """The same with its cost in the response; as it is for a subscription, which equal ones share."""
+        return self if self.operation_type == "subscription" else replace(self, tells_cost=True)
+
 
 class Engine:
-    """`compiled`: whether reads go the compiled way where they can; the answers are the same."""
+    """`operations`: the only documents that are executed, by their hashes; None for any.
 
-    def __init__(self, schema: strawberry.Schema, limits: Limits, *, compiled: bool = True) -> None:
+    `compiled`: whether reads go the compiled way where they can; the answers are the same.
+    """
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        limits: Limits,
+        operations: Mapping[str, str] | None = None,
+        *,
+        compiled: bool = True,
+    ) -> None:
         self.schema: GraphQLSchema = schema._schema
         self._compiled = compiled
         self._limits = limits
-        self._kept: OrderedDict[tuple[str, str | None], Prepared] = OrderedDict()
+        self._allowed = None if operations is None else frozenset(operations.values())
+        self._documents = PersistedDocuments(operations)
+        self._kept: Kept[tuple[str, str | None], Prepared] = Kept(CACHED_DOCUMENTS)
+        self._plans: Kept[Any, Any] = Kept(CACHED_PLANS)
 
-    def prepare(self, query: str, operation_name: str | None, *, authenticated: bool) -> Prepared:
-        """Raises RequestErrors: what is wrong with the document, or 401 where credentials are missing."""
+    def prepare(
+        self, query: str | None, operation_name: str | None, *, authenticated: bool, named: str | None = None
+    ) -> Prepared:
+        """One operation of a document, which may be `named` by its hash.
+
+        Raises RequestErrors: what is wrong with the document, or 401 where credentials are missing.
+        """
+        query = self._documents.text_of(query, named)
         key = (query, operation_name)
         prepared = self._kept.get(key)
         if prepared is None:
@@ -99,18 +128,29 @@ class Engine:
             except ApiError as error:
                 raise RequestErrors.of(error) from None
             if len(query) <= CACHED_LENGTH:
-                self._kept[key] = prepared
-                if len(self._kept) > CACHED_DOCUMENTS:
-                    self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(key)
+                self._kept.put(key, prepared)
         if not authenticated and not prepared.is_open:
             raise RequestErrors.of(
                 Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
             )
+        self._documents.learn(query, named)
         return prepared
 
+    def require_valid(self, query: str) -> None:
+        """Prepare every operation of a document. Raises RequestErrors."""
+        try:
+            document = self._parse(query)
+        except ApiError as error:
+            raise RequestErrors.of(error) from None
+        for one in document.definitions:
+            if isinstance(one, OperationDefinitionNode):
+                self.prepare(query, one.name.value if one.name else None, authenticated=True)
+
     def _prepare(self, query: str, operation_name: str | None) -> Prepared:
+        if self._allowed is not None and query not in self._allowed:
+            raise OperationNotAllowed(
+                "This server only executes documents of its list: send one of them, to the letter, or its hash."
+            )
         document = self._parse(query)
         check_shape(document, self._limits)
         if errors := validate(self.schema, document, max_errors=MAX_ERRORS, hide_suggestions=True):
@@ -124,7 +164,7 @@ class Engine:
             document,
             operation,
             is_open=_root_fields(document, operation) <= OPEN_FIELDS,
-            plans=Plans(document, operation) if reads else None,
+            plans=Plans(document, operation, self._plans) if reads else None,
             cost=None if operation.variable_definitions else cost_of(self.schema, document, operation, {}),
         )
 
@@ -147,7 +187,7 @@ class Engine:
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, root_value: Any = None
     ) -> dict[str, Any]:
         """The response: `data`, and `errors` if there are any. Raises RequestErrors where nothing was executed."""
-        executor = self._executor(prepared, variables, context, root_value)
+        executor, cost = self._executor(prepared, variables, context, root_value)
         context.plans = prepared.plans
         try:
             points.reach(f"{prepared.operation_type}.execute")
@@ -156,7 +196,10 @@ class Engine:
                 result = await result
         finally:
             await context.end()
-        return _response(result, prepared.document)
+        response = _response(result, prepared.document)
+        if prepared.tells_cost:
+            response["extensions"] = {"cost": cost}
+        return response
 
     async def execute_event(
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, event: Any
@@ -166,11 +209,13 @@ class Engine:
 
     def coerce(self, prepared: Prepared, variables: dict[str, Any] | None) -> dict[str, Any]:
         """The operation's variables with their defaults, as the resolvers get them. Raises RequestErrors."""
-        return dict(self._executor(prepared, variables, None, None).variable_values.coerced)
+        executor, _ = self._executor(prepared, variables, None, None)
+        return dict(executor.variable_values.coerced)
 
     def _executor(
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any
-    ) -> Executor[Any]:
+    ) -> tuple[Executor[Any], int]:
+        """What executes it, and its cost."""
         _require_storable(variables)
         executor = ReadyExecutor.build(
             self.schema,
@@ -195,7 +240,7 @@ class Engine:
                     limit=self._limits.cost,
                 )
             )
-        return executor
+        return executor, cost
 
 
 def dumps(response: dict[str, Any]) -> bytes:

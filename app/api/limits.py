@@ -1,7 +1,7 @@
 """What one request may ask for: depth, aliases and cost of a document, requests a second of an account.
 
 Cost is the number of rows that may come back: a connection costs its page size, times one more than what each of its
-nodes costs.
+nodes costs. It is counted from the selection as it will be compiled, with its variables and what they leave out.
 """
 
 import math
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphql import (
+    BooleanValueNode,
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
@@ -22,7 +23,9 @@ from graphql import (
     InlineFragmentNode,
     IntValueNode,
     OperationDefinitionNode,
+    SelectionNode,
     SelectionSetNode,
+    ValueNode,
     VariableNode,
     get_named_type,
     is_list_type,
@@ -139,9 +142,19 @@ def cost_of(
             return LIST_COST * (1 + below)
         return below
 
+    def is_left_out(node: SelectionNode) -> bool:
+        return any(
+            (directive.name.value == "skip") == _truth(argument.value, variables)
+            for directive in node.directives or ()
+            if directive.name.value in ("skip", "include")
+            for argument in directive.arguments or ()
+        )
+
     def selection_cost(selections: SelectionSetNode, parent: Any) -> int:
         total = 0
         for node in selections.selections:
+            if node.directives and is_left_out(node):
+                continue
             if isinstance(node, FieldNode):
                 total += field_cost(node, parent)
             elif isinstance(node, InlineFragmentNode):
@@ -159,6 +172,12 @@ def cost_of(
         return total
 
     return selection_cost(operation.selection_set, schema.get_root_type(operation.operation))
+
+
+def _truth(value: ValueNode, variables: dict[str, Any]) -> bool:
+    if isinstance(value, VariableNode):
+        return bool(variables.get(value.name.value))
+    return isinstance(value, BooleanValueNode) and value.value
 
 
 def _type(

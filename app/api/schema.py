@@ -9,13 +9,15 @@ from strawberry.schema.config import StrawberryConfig
 import app.emails
 import app.labels  # noqa: F401 - registers where filters find metadata
 from app.accounts.graphql import AccountMutations, AccountQueries
+from app.api.compiled.reads import one
 from app.api.context import Info
-from app.api.nodes import Node, find_node
+from app.api.nodes import Node, model_of
 from app.api.scalars import SCALARS
 from app.consents.graphql import ConsentMutations, ConsentQueries
 from app.customers.graphql import CustomerMutations, CustomerQueries
 from app.delivery.graphql import DeliveryMutations, DeliveryQueries
-from app.events.graphql import Event, EventFilter, EventQueries, event_types, find_event
+from app.events.graphql import Event, EventFilter, EventQueries, event_types, read_event
+from app.events.models import EventRecord
 from app.meters.graphql import MeterMutations, MeterQueries
 from app.readings.graphql import ReadingMutations, ReadingQueries
 
@@ -32,11 +34,10 @@ class Query(
 ):
     @strawberry.field
     async def node(self, info: Info, id: strawberry.ID) -> Node | None:
-        viewer = info.context.viewer
-        if id.startswith("evt_"):
-            return await find_event(info.context, viewer, id)
-        found: Node | None = await find_node(info.context, viewer, id)
-        return found
+        model = model_of(id)
+        if model is EventRecord:
+            return await read_event(info, id)  # type: ignore[no-any-return]
+        return None if model is None else await one(info, model, id)
 
 
 @strawberry.type

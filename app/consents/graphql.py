@@ -151,6 +151,11 @@ class HostedConsent(Node):
 
 
 @shows(models.Evidence, "evd")
+@compiled(
+    models.Evidence,
+    hosted_consent=one("hosted_consent_id"),
+    url=computed(lambda asked, consent_id: evidence_url(asked.services, consent_id), "hosted_consent_id"),
+)
 @strawberry.type
 class HostedConsentEvidence(Node):
     id: strawberry.ID
@@ -230,9 +235,9 @@ class HostedConsentFilter:
     flow_types: list[ConsentFlowType] | None = None
     valid: bool | None = None
 
-    def narrow(self, statement: Select[Any]) -> Select[Any]:
+    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
         require_bounded(self)
-        model, at = models.HostedConsent, clock.now()
+        model = models.HostedConsent
         if self.customer_ids is not None:
             statement = statement.where(col(model.customer_id).in_(self.customer_ids))
         if self.statuses is not None:

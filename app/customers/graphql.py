@@ -119,7 +119,7 @@ class CustomerFilter:
     emails: list[str] | None = None
     metadata: Metadata | None = None
 
-    def narrow(self, statement: Select[Any]) -> Select[Any]:
+    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
         require_bounded(self)
         if self.emails is not None:
             lowered = [one.lower() for one in self.emails]

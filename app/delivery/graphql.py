@@ -1,19 +1,19 @@
 """Queries and mutations over destinations, deliveries and replays."""
 
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import strawberry
-from sqlalchemy import select
 
+from app.api.compiled.reads import connection
+from app.api.compiled.reads import one as read_one
 from app.api.context import Info
 from app.api.engine import Engine
 from app.api.inputs import given
 from app.api.limits import limits_of
 from app.api.mutate import mutate
-from app.api.nodes import find, shown
-from app.api.pagination import Connection, page_of, page_request
-from app.auth.actor import Actor, visible
+from app.api.pagination import Connection, page_request
+from app.auth.actor import Actor
 from app.delivery import deliveries, endpoints, models, replays, selected, subscriptions
 from app.delivery.graphql_inputs import (
     CreateEmailSubscriptionInput,
@@ -41,11 +41,11 @@ from app.delivery.graphql_inputs import (
     UpdateWebhookEndpointPayload,
 )
 from app.delivery.graphql_types import (
+    WITHOUT_BODIES,
     Delivery,
     EmailSubscription,
     Replay,
     WebhookEndpoint,
-    deliveries_seen_by,
 )
 from app.delivery.subscriptions import Post
 
@@ -56,7 +56,7 @@ ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 class DeliveryQueries:
     @strawberry.field
     async def webhook_endpoint(self, info: Info, id: strawberry.ID) -> WebhookEndpoint | None:
-        return await _one(info, models.WebhookEndpoint, id)  # type: ignore[no-any-return]
+        return await read_one(info, models.WebhookEndpoint, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def webhook_endpoints(
@@ -67,11 +67,11 @@ class DeliveryQueries:
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[WebhookEndpoint]:
-        return await _page(info, models.WebhookEndpoint, first, after, last, before)  # type: ignore[no-any-return]
+        return await connection(info, models.WebhookEndpoint, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     @strawberry.field
     async def email_subscription(self, info: Info, id: strawberry.ID) -> EmailSubscription | None:
-        return await _one(info, models.EmailSubscription, id)  # type: ignore[no-any-return]
+        return await read_one(info, models.EmailSubscription, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def email_subscriptions(
@@ -82,11 +82,11 @@ class DeliveryQueries:
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[EmailSubscription]:
-        return await _page(info, models.EmailSubscription, first, after, last, before)  # type: ignore[no-any-return]
+        return await connection(info, models.EmailSubscription, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     @strawberry.field
     async def delivery(self, info: Info, id: strawberry.ID) -> Delivery | None:
-        return await _one(info, models.Delivery, id)  # type: ignore[no-any-return]
+        return await read_one(info, models.Delivery, id)  # type: ignore[no-any-return]
 
     @strawberry.field(description="Newest first.")
     async def deliveries(
@@ -98,31 +98,14 @@ class DeliveryQueries:
         before: str | None = None,
         filter: DeliveryFilter | None = None,
     ) -> Connection[Delivery]:
-        viewer, delivery = info.context.viewer, cast(Any, models.Delivery)
         request = page_request(first, after, last, before)
-        statement = deliveries_seen_by(viewer)
-        if filter is not None:
-            statement = filter.narrow(statement)
-        page = await page_of(info.context, statement, request, delivery.id, descending=True)
-        return Connection.of(page, lambda row: Delivery.of(row, viewer))
+        return await connection(  # type: ignore[no-any-return]
+            info, models.Delivery, request, filter, descending=True, options=WITHOUT_BODIES
+        )
 
     @strawberry.field
     async def replay(self, info: Info, id: strawberry.ID) -> Replay | None:
-        return await _one(info, models.Replay, id)  # type: ignore[no-any-return]
-
-
-async def _one(info: Info, model: Any, identifier: str) -> Any:
-    viewer = info.context.viewer
-    return shown(await find(info.context, viewer, model, identifier), viewer)
-
-
-async def _page(
-    info: Info, model: Any, first: int | None, after: str | None, last: int | None, before: str | None
-) -> Any:
-    viewer = info.context.viewer
-    request = page_request(first, after, last, before)
-    page = await page_of(info.context, visible(select(model), viewer), request, model.id)
-    return Connection.of(page, lambda row: shown(row, viewer))
+        return await read_one(info, models.Replay, id)  # type: ignore[no-any-return]
 
 
 @strawberry.type

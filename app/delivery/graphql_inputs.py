@@ -28,7 +28,7 @@ class DeliveryFilter:
     created_from: datetime | None = None
     created_to: datetime | None = None
 
-    def narrow(self, statement: Select[Any]) -> Select[Any]:
+    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
         require_bounded(self)
         delivery = models.Delivery
         for destination_id, prefix in (

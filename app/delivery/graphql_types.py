@@ -9,6 +9,7 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 from strawberry.scalars import JSON
 
+from app.api.compiled.declare import column, compiled, computed, listed, many, one
 from app.api.context import Context, Info
 from app.api.nodes import Node, find, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
@@ -30,11 +31,14 @@ FILTER = (
 )
 
 
+# What was sent no list needs, and it may be long.
+WITHOUT_BODIES = tuple(
+    defer(cast(Any, one), raiseload=True) for one in (models.Delivery.body, models.Delivery.test_event)
+)
+
+
 def deliveries_seen_by(viewer: Actor) -> Select[Any]:
-    """The deliveries without what was sent, which no list needs and which may be long."""
-    delivery: Any = models.Delivery
-    unread = (defer(delivery.body, raiseload=True), defer(delivery.test_event, raiseload=True))
-    return visible(select(models.Delivery).options(*unread), viewer)
+    return visible(select(models.Delivery).options(*WITHOUT_BODIES), viewer)
 
 
 @strawberry.type(description=FILTER)
@@ -66,6 +70,11 @@ class EndpointStats:
 
 
 @shows(models.WebhookEndpoint, "whe")
+@compiled(
+    models.WebhookEndpoint,
+    filter=computed(lambda _, stored: DestinationFilter.of(stored), "filter"),
+    deliveries=many(models.Delivery.destination_id, descending=True),
+)
 @strawberry.type
 class WebhookEndpoint(Node):
     id: strawberry.ID
@@ -189,6 +198,10 @@ def _stats_loader(context: Context, viewer: Actor) -> Any:
 
 
 @shows(models.EmailSubscription, "ems")
+@compiled(
+    models.EmailSubscription,
+    filter=computed(lambda _, stored: DestinationFilter.of(stored), "filter"),
+)
 @strawberry.type
 class EmailSubscription(Node):
     id: strawberry.ID
@@ -220,6 +233,7 @@ class EmailSubscription(Node):
         )
 
 
+@compiled(models.DeliveryAttempt)
 @strawberry.type
 class DeliveryAttempt:
     number: int
@@ -244,6 +258,14 @@ class DeliveryAttempt:
 
 
 @shows(models.Delivery, "dlv")
+@compiled(
+    models.Delivery,
+    next_attempt_at=column("due_at"),
+    event=one("event_id"),
+    endpoint=one("destination_id"),
+    email_subscription=one("destination_id"),
+    attempts=listed(models.DeliveryAttempt.delivery_id, key="number"),
+)
 @strawberry.type
 class Delivery(Node):
     id: strawberry.ID

@@ -18,7 +18,7 @@ from app.api.compiled.reads import connection, one
 from app.api.context import Context, Info
 from app.api.inputs import require_bounded
 from app.api.nodes import Node, has_ids
-from app.api.pagination import Connection, page_request
+from app.api.pagination import Connection, PageRequest, page_of, page_request
 from app.api.scalars import Long
 from app.auth.actor import Actor, visible
 from app.events import cursors, log
@@ -161,6 +161,23 @@ class EventFilter:
         )
 
 
+async def _page_of_events(
+    context: Context, viewer: Actor, request: PageRequest, filter: EventFilter | None
+) -> Connection[Event]:
+    epoch, keyring = (await stream_of(context, viewer)).epoch, context.services.keyring
+    statement = visible(select(EventRecord), viewer)
+    if filter is not None:
+        statement = filter.rule().narrow(statement)
+    page = await page_of(
+        context,
+        statement,
+        request,
+        EventRecord.sequence,
+        cursor=lambda row: cursors.encode(keyring, row.account_id, epoch, row.sequence),
+    )
+    return Connection.of(page, lambda row: show_event(context, row, epoch, viewer))
+
+
 @strawberry.type
 class EventStream:
     oldest_cursor: str | None
@@ -192,20 +209,22 @@ class EventQueries:
         before: str | None = None,
         filter: EventFilter | None = None,
     ) -> Connection[Event]:
-        context, viewer = info.context, info.context.viewer
-        stream = await stream_of(context, viewer)
-        keyring = context.services.keyring
-        request = page_request(
-            first, after, last, before, lambda cursor, name: cursors.decode(keyring, stream, cursor, name)
-        )
+        context, viewer, keyring = info.context, info.context.viewer, info.context.services.keyring
+        # What a cursor stands for depends on where the log begins and ends.
+        stream = None if after is None and before is None else await stream_of(context, viewer)
+
+        def decoded(cursor: str, argument: str) -> int:
+            assert stream is not None  # noqa: S101 - read above for any cursor
+            return cursors.decode(keyring, stream, cursor, argument)
+
+        request = page_request(first, after, last, before, decoded)
         return await connection(  # type: ignore[no-any-return]
             info,
             EventRecord,
             request,
             filter,
             key="sequence",
-            cursor=lambda sequence: cursors.encode(keyring, viewer.account_id, stream.epoch, sequence),
-            show=lambda row: show_event(context, row, stream.epoch, viewer),
+            ordinary=lambda: _page_of_events(context, viewer, request, filter),
         )
 
     @strawberry.field(

@@ -194,7 +194,7 @@ class MeterFilter:
     is_disabled_by_user: bool | None = None
     has_invalid_meter_number: bool | None = None
 
-    def narrow(self, statement: Select[Any]) -> Select[Any]:
+    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
         """OR within a list, AND across; [] matches nothing, null everything."""
         require_bounded(self)
         lists = {
@@ -214,12 +214,12 @@ class MeterFilter:
             statement = statement.where(
                 col(models.Meter.has_invalid_number).is_(self.has_invalid_meter_number)
             )
-        return self._by_consent(statement)
+        return self._by_consent(statement, at)
 
-    def _by_consent(self, statement: Select[Any]) -> Select[Any]:
+    def _by_consent(self, statement: Select[Any], at: Any) -> Select[Any]:
         if self.statuses is None and self.missing_consent is None and self.expired_consent is None:
             return statement
-        state = coverage.MeterState(clock.now())
+        state = coverage.MeterState(at)
         statement = state.joined(statement)
         if self.statuses is not None:
             statement = statement.where(or_(false(), *(state.has_status(one) for one in self.statuses)))

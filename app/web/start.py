@@ -1,6 +1,7 @@
 """The start page: what this is, an explorer, the live events, the catalogue, and the event that a mail points to."""
 
 import asyncio
+import gzip
 import json
 from functools import cache
 from typing import Final
@@ -9,11 +10,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from app.api.compression import takes_gzip
 from app.api.context import Services
 from app.api.schema import schema_text
 from app.events.catalogue import EventType, catalogue
 from app.ids import is_id
 from app.web.render import page_with_scripts
+from app.web.static import KEPT
 
 WORDS: Final = {
     EventType.METER_DATA_RECEIVED: "Meter data received",
@@ -46,13 +49,19 @@ def routes(services: Services) -> list[BaseRoute]:
             ],
         )
 
-    async def schema(_request: Request) -> Response:
+    async def schema(request: Request) -> Response:
         # Built once, and beside the loop, for it takes a good part of a second.
-        return PlainTextResponse(await asyncio.to_thread(_schema))
+        text, packed = await asyncio.to_thread(_schema)
+        headers = {"Cache-Control": KEPT, "Vary": "Accept-Encoding"}
+        if takes_gzip(request.headers.get("accept-encoding")):
+            return PlainTextResponse(packed, headers=headers | {"Content-Encoding": "gzip"})
+        return PlainTextResponse(text, headers=headers)
 
     return [Route("/", start, methods=["GET"]), Route("/schema.graphql", schema, methods=["GET"])]
 
 
 @cache
-def _schema() -> str:
-    return schema_text()
+def _schema() -> tuple[str, bytes]:
+    """As it is and compressed."""
+    text = schema_text()
+    return text, gzip.compress(text.encode(), mtime=0)

@@ -59,12 +59,17 @@ def reads(database: Database) -> Iterator[list[str]]:
         if statement != "BEGIN":
             statements.append(statement)
 
-    engine = database._readers.sync_engine
+    engine, direct = database._readers.sync_engine, database.reads
     event.listen(engine, "before_cursor_execute", note)
+    before = None if direct is None else direct.watch
+    if direct is not None:
+        direct.watch = statements.append
     try:
         yield statements
     finally:
         event.remove(engine, "before_cursor_execute", note)
+        if direct is not None and before is not None:
+            direct.watch = before
 
 
 def refusals(payload: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -10,14 +10,15 @@ from sqlmodel import col
 
 from app import clock
 from app.accounts import actions as accounts
-from app.accounts.models import User, UserRole
+from app.accounts.models import Account, ApiKey, User, UserRole
 from app.api.pagination import id_cursor
 from app.auth.actor import Actor, Scope
 from app.consents import actions as consents
 from app.consents import decisions
-from app.consents.models import ConsentFlowType, ConsentStatus, HostedConsent
+from app.consents.models import ConsentFlowType, ConsentStatus, Evidence, HostedConsent
 from app.customers import actions as customers
 from app.customers.models import Customer
+from app.delivery.models import Delivery, EmailSubscription, Replay, WebhookEndpoint
 from app.events import cursors, log
 from app.events.models import EventRecord, Stream
 from app.meters import actions as meters
@@ -25,10 +26,15 @@ from app.meters.kinds import DataSource
 from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
 from app.readings import actions as readings
+from tests.api.compiled_destinations import random_destinations
 from tests.api.documents import Known
 from tests.support import World
 
 DAY = timedelta(days=1)
+SHOWN: tuple[Any, ...] = (
+    *(Account, User, ApiKey, Customer, Meter, HostedConsent),
+    *(Evidence, WebhookEndpoint, EmailSubscription, Delivery, Replay),
+)
 
 
 @dataclass
@@ -52,8 +58,10 @@ async def random_account(world: World, chance: random.Random) -> Scene:
     async with world.database.transaction() as session:
         # Its events stay, and find nothing any more.
         await customers.delete(session, admin, made[-1])
+    await random_destinations(world, admin, chance)
     neighbour = await world.authenticator.authenticate((await world.account("Other")).key)
     await _customer(world, neighbour, chance, 9)
+    await random_destinations(world, neighbour, chance)
     known = await _known(world, admin, neighbour)
     consent = known.ids["HostedConsent"][0]
     async with world.database.reading() as session:
@@ -152,11 +160,12 @@ async def _consent(
 async def _known(world: World, admin: Actor, neighbour: Actor) -> Known:
     ids: dict[str, list[str]] = {}
     async with world.database.reading() as session:
-        for model in (Customer, Meter, HostedConsent, User):
+        for model in SHOWN:
+            account: Any = model.id if model is Account else model.account_id
             rows = await session.execute(
-                select(model.id)  # type: ignore[attr-defined]
-                .where(model.account_id.in_([admin.account_id, neighbour.account_id]))  # type: ignore[attr-defined]
-                .order_by(model.account_id != admin.account_id, model.id)  # type: ignore[attr-defined]
+                select(model.id)
+                .where(account.in_([admin.account_id, neighbour.account_id]))
+                .order_by(account != admin.account_id, model.id)
             )
             ids[model.__name__] = list(rows.scalars())
         events = select(EventRecord).where(col(EventRecord.account_id) == admin.account_id)

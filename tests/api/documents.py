@@ -16,10 +16,30 @@ from graphql import (
 )
 
 ROOTS = (
-    *("meters", "customers", "hostedConsents", "events", "users") * 3,
-    *("meter", "customer", "hostedConsent", "user", "event", "node", "intervalData", "viewer", "apiKeys"),
+    *("meters", "customers", "hostedConsents", "events", "deliveries", "users") * 3,
+    *("webhookEndpoints", "emailSubscriptions"),
+    *("node", "delivery") * 3,
+    *(
+        "meter",
+        "customer",
+        "hostedConsent",
+        "user",
+        "event",
+        "webhookEndpoint",
+        "emailSubscription",
+        "replay",
+    ),
+    *("hostedConsentEvidence", "intervalData", "viewer", "apiKeys"),
 )
 DEEPEST = 5
+# Of what kind the ids are that fields of filters hold.
+NAMED_BY = {
+    "customerIds": "Customer",
+    "meterIds": "Meter",
+    "eventId": "Event",
+    "webhookEndpointId": "WebhookEndpoint",
+    "emailSubscriptionId": "EmailSubscription",
+}
 
 
 @dataclass
@@ -91,9 +111,10 @@ class Documents:
         if self.chance.random() < 0.15:
             parts.append("__typename")
         if isinstance(type_, GraphQLInterfaceType):
-            kinds = [
-                one for one in self.schema.get_implementations(type_).objects if self.chance.random() < 0.4
-            ]
+            behind = self.schema.get_implementations(type_)
+            every = [*behind.interfaces, *behind.objects]
+            # One of few types that are asked for in full says more than the same share of many.
+            kinds = self.chance.sample(every, self.chance.randint(0, min(len(every), 4)))
             parts += [f"... on {one.name} {self._selection(one, depth + 1)}" for one in kinds]
         self.chance.shuffle(parts)
         return f"{{ {' '.join(parts)} }}"
@@ -111,7 +132,7 @@ class Documents:
         chosen = self.chance.sample(leaves, min(len(leaves), self.chance.randint(1, 5)))
         if depth < DEEPEST and others:
             # What has a resolver of its own is asked for seldom, else little would be compiled.
-            rare = {"intervalData", "evidence"}
+            rare = {"intervalData", "stats"}
             likely = [one for one in others if one not in rare or self.chance.random() < 0.05]
             chosen += self.chance.sample(likely, min(len(likely), self.chance.randint(0, 2)))
         return chosen
@@ -125,8 +146,9 @@ class Documents:
             given["id"] = self._id(kind)
         if "filter" in arguments and self.chance.random() < 0.35:
             given["filter"] = self._input(get_named_type(arguments["filter"].type))
-        if "meterId" in arguments:
-            given["meterId"] = self._id("Meter")
+        for name, owner in (("meterId", "Meter"), ("hostedConsentId", "HostedConsent")):
+            if name in arguments:
+                given[name] = self._id(owner)
         if "granularity" in arguments:
             given |= self.chance.choice(
                 [{}, {"lookback": "1d"}, {"lookback": "2x"}, {"lookback": "1w", "granularity": "DAY"}]
@@ -183,7 +205,9 @@ class Documents:
             return self.chance.choice(self.known.numbers)
         if name == "emails":
             return self.chance.choice(["C1@example.com", "c2@example.com", "nobody"])
-        return self._id({"customerIds": "Customer", "meterIds": "Meter"}.get(name, "Customer"))
+        if named.name == "DateTime":
+            return self.chance.choice(["2020-01-01T00:00:00.000Z", "2120-01-01T00:00:00Z", "yesterday"])
+        return self._id(NAMED_BY[name])
 
     def _written(self, given: dict[str, Any], arguments: dict[str, GraphQLArgument]) -> str:
         parts = []

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import Select
 
+from app.api.compiled.selection import Plan
 from app.api.context import Context
-from app.api.engine import Engine
+from app.api.engine import Engine, Prepared
 from app.api.failures import RequestErrors
 from app.api.limits import Limits
 from app.auth.actor import Actor
@@ -26,6 +28,28 @@ EVENTS = """id cursor sequence data
     ... on MeterDataReceivedEvent { from meter { id hostedConsent { valid } } customer { name } }
     ... on HostedConsentApprovedEvent { hostedConsent { link customer { id } } }
     ... on UserCreatedEvent { user { role } }"""
+DELIVERIES = f"""id status createdAt nextAttemptAt endpoint {{ url headers }} emailSubscription {{ email }}
+    attempts {{ number outcome error }} event {{ {EVENTS} }}"""
+NODES = """__typename id
+    ... on Delivery { attempts { number } event { name cursor ... on MeterCreatedEvent { meter { number } } } }
+    ... on Event { cursor sequence data ... on MeterCreatedEvent { meter { number } } }
+    ... on Meter { number customer { name } hostedConsent { valid } }
+    ... on Customer { meters { nodes { number } } }
+    ... on HostedConsentEvidence { url of: hostedConsent { id } }"""
+# Each kind of node, with the statements it takes.
+KINDS = {
+    "Delivery": 2,
+    "Event": 1,
+    "Meter": 1,
+    "Customer": 2,
+    "HostedConsent": 1,
+    "Evidence": 1,
+    "User": 1,
+    "Account": 1,
+    "ApiKey": 1,
+    "WebhookEndpoint": 1,
+    "EmailSubscription": 1,
+}
 
 
 @pytest.fixture
@@ -77,8 +101,13 @@ async def test_random_documents_have_the_same_answer_as_the_ordinary_way(world: 
             2,
         ),
         ("{ hostedConsents { nodes { status customer { name } meters { nodes { number } } } } }", 2),
-        # Where the log begins and ends is read with it.
-        (f"{{ events(first: 100) {{ nodes {{ {EVENTS} }} }} }}", 2),
+        ("{ deliveries(first: 100) { nodes { status nextAttemptAt endpoint { url } } } }", 1),
+        (f"{{ deliveries {{ edges {{ node {{ {DELIVERIES} }} }} pageInfo {{ endCursor }} }} }}", 2),
+        (f"{{ deliveries(last: 3, filter: {{statuses: [FAILED]}}) {{ nodes {{ {DELIVERIES} }} }} }}", 2),
+        ("{ webhookEndpoints { nodes { url filter { metadata } deliveries { nodes { status } } } } }", 2),
+        ("{ emailSubscriptions { nodes { email digest filter { meterIds } } } }", 1),
+        (f"{{ events(first: 100) {{ nodes {{ {EVENTS} }} }} }}", 1),
+        (f"{{ events(last: 3) {{ edges {{ cursor node {{ {EVENTS} }} }} pageInfo {{ startCursor }} }} }}", 1),
         ("{ users { nodes { name role } } }", 1),
     ],
 )
@@ -90,6 +119,27 @@ async def test_lists_are_two_statements_at_most(world: World, scene: Scene, quer
     assert len(statements) == count
 
 
+async def test_a_page_of_the_log_after_a_cursor_is_two_statements(world: World, scene: Scene) -> None:
+    """Where the log begins and ends is read first: whether the cursor is still good depends on it."""
+    engine, cursor = Engine(the_schema(), WIDE), scene.known.cursors["Event"][3]
+    query = (
+        f"query ($at: String) {{ events(first: 2, after: $at) {{ edges {{ cursor node {{ {EVENTS} }} }} }} }}"
+    )
+    with reads(world.database) as statements:
+        found = await answer(world, engine, Document(query, {"at": cursor}), scene.viewers["admin"])
+    edges = orjson.loads(found)["data"]["events"]["edges"]
+    assert [one["node"]["sequence"] for one in edges] == [4, 5]
+    assert [one["cursor"] for one in edges] == scene.known.cursors["Event"][4:6]
+    assert len(statements) == 2
+
+
+def counted(prepared: Prepared) -> tuple[int, int]:
+    """How many plans the engine keeps, and how many statements."""
+    assert prepared.plans is not None
+    kept = list(prepared.plans.kept)
+    return tuple(sum(isinstance(one, kind) for one in kept) for kind in (Plan, Select))  # type: ignore[return-value]
+
+
 async def test_a_repeated_document_builds_nothing_anew(world: World, scene: Scene) -> None:
     engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
     query = "query ($n: Int, $all: Boolean!) { meters(first: $n) { nodes { id number @include(if: $all) } } }"
@@ -97,15 +147,32 @@ async def test_a_repeated_document_builds_nothing_anew(world: World, scene: Scen
 
     async def kept(**variables: Any) -> tuple[int, int]:
         await engine.execute(prepared, variables, Context(world.services, viewer))
-        plans = prepared.plans
-        assert plans is not None
-        return len(plans.kept), sum(len(plan.statements) for plan in plans.kept)
+        return counted(prepared)
 
     assert await kept(n=1, all=True) == (1, 1)
     # The page's size is a parameter; what is included is another plan.
     assert await kept(n=2, all=True) == (1, 1)
     assert await kept(n=2, all=False) == (2, 2)
     assert await kept(n=1, all=True) == (2, 2)
+
+
+async def test_a_repeated_filter_builds_nothing_anew(world: World, scene: Scene) -> None:
+    engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
+    query = "query ($f: MeterFilter) { meters(filter: $f) { nodes { id status } } }"
+    prepared = engine.prepare(query, None, authenticated=True)
+    found = []
+    for filter, statements in (
+        ({"statuses": ["ACTIVE"]}, 1),
+        ({"statuses": ["INACTIVE"]}, 2),
+        ({"statuses": ["ACTIVE"]}, 2),
+        # So long a one is not kept.
+        ({"statuses": ["ACTIVE"], "customerIds": ["cus_1"] * 200}, 2),
+        ({"statuses": ["ACTIVE"]}, 2),
+    ):
+        response = await engine.execute(prepared, {"f": filter}, Context(world.services, viewer))
+        found.append({one["status"] for one in response["data"]["meters"]["nodes"]})
+        assert counted(prepared) == (1, statements)
+    assert found == [{"ACTIVE"}, {"INACTIVE"}, {"ACTIVE"}, set(), {"ACTIVE"}]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -122,3 +189,15 @@ async def test_a_field_that_fails_takes_nothing_from_the_others(
     assert {one["extensions"]["code"] for one in response["errors"]} == {"BAD_USER_INPUT"}
     assert len(response["data"]["users"]["nodes"]) == 4
     assert all(one["customer"] for one in response["data"]["meters"]["nodes"])
+
+
+async def test_a_node_of_each_kind_is_compiled(world: World, scene: Scene) -> None:
+    engine, admin = Engine(the_schema(), WIDE), scene.viewers["admin"]
+    query = f"query ($id: ID!) {{ node(id: $id) {{ {NODES} }} }}"
+    for kind, count in KINDS.items():
+        identifier = scene.known.ids[kind][0]
+        with reads(world.database) as statements:
+            found = await answer(world, engine, Document(query, {"id": identifier}), admin)
+        assert orjson.loads(found)["data"]["node"]["id"] == identifier
+        assert len(statements) == count, kind
+    assert counted(engine.prepare(query, None, authenticated=True))[0] == len(KINDS)

@@ -12,6 +12,8 @@ from tests.support import World, world
 
 NESTED = "{ customers(first: 1) { nodes { meters(first: 1) { nodes { customer { %s } } } } } }"
 
+OF_METERS = "fragment F on Customer { meters { nodes { id } } }"
+
 
 async def refused(given: World, query: str, key: str, **variables: Any) -> dict[str, Any]:
     """The extensions of the one error of a request that is too complex."""
@@ -77,6 +79,10 @@ async def test_tokens(small: World) -> None:
         ('{ intervalData(meterId: "x") { total intervals { consumption } } }', {}, 50),
         # What hangs on interval data counts beside it.
         ('{ intervalData(meterId: "x") { meter { customer { meters(first: 51) { nodes { id } } } } } }', {}, 101),
+        ("query ($no: Boolean!) { customers(first: 100) @skip(if: $no) { nodes { id } } }", {"no": True}, 0),
+        ("query ($a: Boolean!) { customers { nodes { ...F @include(if: $a) } } } " + OF_METERS, {"a": True}, 420),
+        ("query ($a: Boolean!) { customers { nodes { ...F @include(if: $a) } } } " + OF_METERS, {"a": False}, 20),
+        ("{ customers { nodes { id ... @include(if: false) { meters { nodes { id } } } } } }", {}, 20),
         ("{ ...F ...F } fragment F on Query { customers(first: 100) { nodes { id } } }", {}, 200),
         # What is wrong is refused later, by its own name.
         ("{ customers(first: 0) { nodes { id } } events(last: 2147483647) { nodes { id } } }", {}, 100),

@@ -1,10 +1,14 @@
 """Connections: pages in both directions, their edges, what arguments and cursors are refused."""
 
 import base64
+import random
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
+from sqlmodel import col
 
+from app.customers.models import Customer
 from tests.accounts.state import mutation, reads
 from tests.meters.asking import NUMBERS, make_consent, make_customer, make_meter, run
 from tests.support import TestAccount, World
@@ -170,13 +174,51 @@ async def test_pages_stay_stable_while_rows_come_and_go(world: World) -> None:
     account = await customers(world, "abcd")
     data = (await page(world, account, first=2))[3]
     ids = (await world.data("{ customers { nodes { id } } }", key=account.key))["customers"]["nodes"]
-    delete = mutation("deleteCustomer", "deletedId")
+    remove = mutation("deleteCustomer", "deletedId")
     # The row of the cursor itself goes, another one before it, and one is added at the end.
     for gone in (ids[0], ids[1]):
-        await run(world, account, delete, customerId=gone["id"])
+        await run(world, account, remove, customerId=gone["id"])
     await make_customer(world, account, "e@example.com", name="e")
     assert (await page(world, account, first=2, after=data["pageInfo"]["endCursor"]))[:2] == ("cd", True)
     assert (await page(world, account, first=5, after=data["pageInfo"]["endCursor"]))[:2] == ("cde", False)
+
+
+@pytest.mark.parametrize(
+    ("size", "cursor", "end"), [("first", "after", "endCursor"), ("last", "before", "startCursor")]
+)
+async def test_what_stays_is_on_one_page_whatever_comes_and_goes_anywhere(
+    world: World, size: str, cursor: str, end: str
+) -> None:
+    account, chance = await world.account(), random.Random(5)
+    ids = sorted(f"cus_{chance.randrange(10**26):026d}" for _ in range(120))
+    late, there = set(chance.sample(ids, 40)), set(ids)
+    await add(world, account, [one for one in ids if one not in late])
+    there -= late
+    stay, found, more, at = set(there), list[str](), True, None
+    query = f"query ($at: String) {{ customers({size}: 7, {cursor}: $at) {{ nodes {{ id }} {INFO} }} }}"
+    while more:
+        data = (await world.data(query, {"at": at}, key=account.key))["customers"]
+        page_ids = [one["id"] for one in data["nodes"]]
+        found = found + page_ids if size == "first" else page_ids + found
+        more = data["pageInfo"]["hasNextPage" if size == "first" else "hasPreviousPage"]
+        at = data["pageInfo"][end]
+        # Some rows on either side go, that of the cursor among them, and others come.
+        gone = {*chance.sample(sorted(there), 2), *page_ids[-1:], *page_ids[:1]} & there
+        come = chance.sample(sorted(late), min(3, len(late)))
+        async with world.database.transaction() as session:
+            await session.execute(delete(Customer).where(col(Customer.id).in_(gone)))
+        await add(world, account, come)
+        there, late, stay = (there - gone) | set(come), late - set(come), stay - (gone - set(found))
+    assert found == sorted(set(found))
+    assert stay <= set(found)
+
+
+async def add(world: World, account: TestAccount, ids: list[str]) -> None:
+    """Customers with these very ids, wherever those lie."""
+    async with world.database.transaction() as session:
+        session.add_all(
+            Customer(id=one, account_id=account.id, name=one, email=f"{one}@example.com") for one in ids
+        )
 
 
 async def test_every_connection_begins_empty_and_takes_the_same_arguments(world: World) -> None:

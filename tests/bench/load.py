@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -146,10 +147,19 @@ async def load(target: Target, body: bytes, seconds: float, concurrency: int) ->
 
 
 async def side_by_side(
-    run: Run, database: str, ours: Target, our_query: str, beside: str, theirs: Target, their_query: str
+    run: Run,
+    database: str,
+    ours: Target,
+    our_query: str,
+    beside: str,
+    theirs: Target,
+    their_query: str,
+    *,
+    what: str = "requests a second",
+    counts: Sequence[int] = CONNECTIONS,
 ) -> None:
     """Figures of the benchmark "reads": requests a second of both servers, in interleaved rounds."""
-    for connections in CONNECTIONS:
+    for connections in counts:
 
         async def once(target: Target, query: str, connections: int = connections) -> Load:
             return await load(target, orjson.dumps({"query": query}), run.sizes.load_seconds, connections)
@@ -159,5 +169,5 @@ async def side_by_side(
         )
         values = [[one.per_second for one in side] for side in rounds]
         note = "answers of " + " and ".join(f"{side[0].body_bytes:,} bytes" for side in rounds)
-        name = f"requests a second, {database}, {connections} connections"
+        name = f"{what}, {database}, {connections} connections"
         run.report.add(Figure("reads", name, "", "higher", values[0], beside, values[1], note))

@@ -1,4 +1,4 @@
-"""Nested reads: a page of a hundred meters, each with its customer, under load."""
+"""Nested reads under load: a hundred meters, each with its customer; lists within lists; long answers; deep pages."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 from tests.bench.api import Api
 from tests.bench.databases import async_url
 from tests.bench.load import side_by_side
+from tests.bench.nested import nested_reads
+from tests.bench.pages import deep_pages
 from tests.bench.peers import reads_peers
 from tests.bench.posting import Target
 from tests.bench.run import Run
@@ -19,12 +21,14 @@ QUERY = "{ meters(first: 100) { nodes { id number type customer { id name email 
 
 async def run_reads(run: Run) -> None:
     with TemporaryDirectory(prefix="voltwire-bench-") as folder:
-        file = Path(folder) / "baseline.db"
-        await beside_idiomatic(run, "SQLite", None, f"sqlite+aiosqlite:///{file}")
+        files = [f"sqlite+aiosqlite:///{Path(folder) / name}" for name in ("meters.db", "nested.db")]
+        await beside_idiomatic(run, "SQLite", None, *files)
     if await run.on_postgres():
-        ours, theirs = await run.databases.create(), await run.databases.create()
-        await beside_idiomatic(run, "PostgreSQL", ours, async_url(theirs))
-    run.report.print_table("reads", f"reads · 100 of {run.sizes.meters:,} meters, each with its customer")
+        ours, *theirs = [await run.databases.create() for _ in range(3)]
+        await beside_idiomatic(run, "PostgreSQL", ours, *map(async_url, theirs))
+    run.report.print_table(
+        "reads", "reads · requests a second, of 100 meters with their customers unless said"
+    )
 
 
 @asynccontextmanager
@@ -34,7 +38,9 @@ async def baseline(run: Run, database_url: str) -> AsyncIterator[Target]:
         yield Target(server.port)
 
 
-async def beside_idiomatic(run: Run, database: str, database_url: str | None, baseline_url: str) -> None:
+async def beside_idiomatic(
+    run: Run, database: str, database_url: str | None, baseline_url: str, nested_url: str
+) -> None:
     """Requests a second of both sides; with peers also beside those, on PostgreSQL."""
     async with voltwire(run.program, run.cores, database_url) as product:
         async with Api(product) as api:
@@ -44,3 +50,5 @@ async def beside_idiomatic(run: Run, database: str, database_url: str | None, ba
             await side_by_side(run, database, product.target, QUERY, IDIOMATIC, plain, QUERY)
         if run.peers and database_url:
             await reads_peers(run, product, QUERY)
+        await nested_reads(run, database, product, nested_url)
+        await deep_pages(run, database, product)

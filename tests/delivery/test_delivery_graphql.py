@@ -206,8 +206,9 @@ async def test_endpoints_show_their_deliveries_and_statistics_in_a_fixed_number_
         },
         "deliveries": {"nodes": [], "pageInfo": {"hasNextPage": False}},
     }
-    # Endpoints, statistics, deliveries, events, the stream, attempts, the deliveries' endpoints.
-    assert len(statements) == 7
+    # Endpoints, statistics, deliveries, events, the stream, attempts, the deliveries' endpoints; who asks is read anew
+    # only after a while.
+    assert len([one for one in statements if "FROM api_keys" not in one]) == 7
 
 
 @pytest.mark.parametrize("kind", list(EventType))

@@ -77,9 +77,27 @@ async def test_the_catalogue_is_there_without_a_script(page: Page, http: httpx.A
 
 
 async def test_the_schema_is_served(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/schema.graphql")
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert answer.text == schema_text()
+    for accepted, encoding in (("identity", None), ("gzip", "gzip")):
+        answer = await http.get("/schema.graphql", headers={"accept-encoding": accepted})
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.headers.get("content-encoding") == encoding
+        assert (answer.headers["cache-control"], answer.headers["vary"]) == (
+            "public, max-age=300",
+            "Accept-Encoding",
+        )
+        assert answer.text == schema_text()
+
+
+async def test_browsers_keep_the_pages_files_for_a_while_and_then_ask_whether_they_changed(
+    http: httpx.AsyncClient,
+) -> None:
+    first = await http.get("/static/voltwire.css")
+    assert first.headers["cache-control"] == "public, max-age=300"
+    again = await http.get("/static/voltwire.css", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["cache-control"] == "public, max-age=300"
+    missing = await http.get("/static/nothing.css")
+    assert (missing.status_code, missing.headers.get("cache-control")) == (404, None)
 
 
 @pytest.mark.parametrize("wanted", ["", "cus_01jdf3w8q2k7c9v5m1x0a4b6d8", '"><script>alert(1)</script>'])

@@ -7,7 +7,7 @@ asked for. Here the selection below a root field is compiled once per document, 
 - `selection.py`  The selection becomes a plan: which columns of which tables, and how a row becomes a dict.
 - `values.py`  What a plan makes of rows is Python code of its own, made from the selection.
 - `statements.py`  The plan becomes SQL with the viewer's scope inside: to-one relations are joins, each nested
-  connection is one more statement for all its parents. Account, cursors and page size are parameters.
+  connection or list is one more statement for all its parents. Account, time, cursors and page size are parameters.
 - `reads.py`  What resolvers call: `connection` and `one` run the plan and give a `Ready` value.
 - `executor.py`  The executor hands a `Ready` value through as it is.
 

@@ -28,8 +28,6 @@ class Asked:
     viewer: Actor
     services: Services
     at: datetime
-    # From the key of a row of the root connection to its cursor.
-    cursor: Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,18 @@ class Many:
     parent: Any
     through: Any = None
     on: Any = None
+    descending: bool = False
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A short list: all rows of another model that hold this row's id in the column `parent`, ordered by `key`.
+
+    Whoever sees this row sees them.
+    """
+
+    parent: Any
+    key: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Computed:
     of_columns: tuple[str, ...] = ()
 
 
-Source = Column | One | Many | Computed
+Source = Column | One | Many | Listed | Computed
 
 
 def column(attribute: str) -> Column:
@@ -89,8 +99,12 @@ def one(key: str) -> One:
     return One(key)
 
 
-def many(parent: Any) -> Many:
-    return Many(parent)
+def many(parent: Any, *, descending: bool = False) -> Many:
+    return Many(parent, descending=descending)
+
+
+def listed(parent: Any, *, key: str) -> Listed:
+    return Listed(parent, key)
 
 
 def computed(value: Callable[..., Any], *columns: str) -> Computed:
@@ -99,7 +113,10 @@ def computed(value: Callable[..., Any], *columns: str) -> Computed:
 
 @dataclass(frozen=True)
 class Declared:
-    """Where the fields of a type come from. `by` and `variants`: the column whose value chooses the GraphQL type."""
+    """Where the fields of a type come from. `by` and `variants`: the column whose value chooses the GraphQL type.
+
+    A computed field `cursor` is what connections of the type have as cursors; of others they are over ids.
+    """
 
     model: Any
     fields: Mapping[str, Source]

@@ -3,7 +3,7 @@
 Each goes the compiled way where that can be gone, and else the ordinary way with the same answer.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +23,20 @@ from sqlalchemy import Select, select
 
 from app import clock
 from app.api.compiled import statements
-from app.api.compiled.declare import Asked
+from app.api.compiled.declare import Asked, Listed
 from app.api.compiled.selection import Child, Compiler, Plan, Run
-from app.api.compiled.statements import Filter
+from app.api.compiled.statements import Filter, Shape
 from app.api.compiled.values import NotCompiled
 from app.api.context import Context, Info
+from app.api.kept import Kept
 from app.api.nodes import find, is_id_of, shown
 from app.api.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
 from app.auth.actor import visible
 
-# Plans of one document: one for each root field and each set of values of the variables that decide over its shape.
-PLANS_KEPT = 64
+# A statement with a longer filter is built each time.
+LONGEST_FILTER = 1000
+# What was found not to be compilable.
+_NEVER = object()
 
 
 @dataclass(frozen=True)
@@ -46,36 +49,33 @@ class Ready:
 
 
 class Plans:
-    """The compiled reads of one operation of a document."""
+    """The compiled reads of one operation of a document: a plan for each root field and each set of values of the
+    variables that decide over its shape, and the statements of each. All documents share one memory, `kept`.
+    """
 
-    def __init__(self, document: DocumentNode, operation: OperationDefinitionNode) -> None:
+    def __init__(
+        self, document: DocumentNode, operation: OperationDefinitionNode, kept: Kept[Any, Any]
+    ) -> None:
         self._variables = _structural(document, operation)
         roots = operation.selection_set.selections
         self.has_one_root = len(roots) == 1 and isinstance(roots[0], FieldNode)
-        self._kept: dict[Any, Any] = {}
-
-    @property
-    def kept(self) -> list[Any]:
-        """What has been compiled so far."""
-        return [one for one in self._kept.values() if one is not None]
+        self.kept = kept
 
     def of(self, info: GraphQLResolveInfo[Any], kind: Any, build: Callable[[Compiler], Any]) -> Any:
         """What `build` compiles for this field. Raises NotCompiled, at once for what was tried before."""
         coerced = info.variable_values.coerced
-        key = (_names(info), kind, *(coerced.get(name, Undefined) for name in self._variables))
+        key = (self, _names(info), kind, *(coerced.get(name, Undefined) for name in self._variables))
         try:
-            found = self._kept.get(key, self)
+            found = self.kept.get(key)
         except TypeError:
             raise NotCompiled("variables") from None
-        if found is self:
+        if found is None:
             try:
                 found = build(Compiler(info))
             except NotCompiled:
-                found = None
-            if len(self._kept) >= PLANS_KEPT:
-                self._kept.clear()
-            self._kept[key] = found
-        if found is None:
+                found = _NEVER
+            self.kept.put(key, found)
+        if found is _NEVER:
             raise NotCompiled
         return found
 
@@ -87,31 +87,42 @@ async def connection(
     filter: Filter | None = None,
     *,
     key: str = "id",
-    cursor: Callable[[Any], str] = id_cursor,
-    show: Callable[[Any], Any] | None = None,
+    descending: bool = False,
+    options: Sequence[Any] = (),
+    ordinary: Callable[[], Awaitable[Any]] | None = None,
 ) -> Any:
     """One page of what the viewer may see of a model, in the order of its key.
 
-    `cursor` makes a cursor of a key, `show` a GraphQL object of a row.
+    The ordinary way reads rows with the ORM's `options`; `ordinary` goes it where a row alone does not make its
+    GraphQL object.
     """
     context, viewer = info.context, info.context.viewer
     try:
-        plan = _plan(info, model, lambda compiler, raw: compiler.connection(model, key, *raw))
+        plan = _plan(
+            info,
+            model,
+            lambda compiler, raw: compiler.connection(model, key, *raw, descending=descending),
+        )
         require_own(model, request)
-        return Ready(await _page(context, plan, request, filter, cursor))
+        return Ready(await _page(context, plan, request, filter))
     except NotCompiled:
         pass
-    statement = visible(select(model), viewer)
+    if ordinary is not None:
+        return await ordinary()
+    statement = visible(select(model).options(*options), viewer)
     if filter is not None:
-        statement = filter.narrow(statement)
-    page = await page_of(
-        context, statement, request, getattr(model, key), cursor=lambda row: cursor(getattr(row, key))
-    )
-    return Connection.of(page, show or (lambda row: shown(row, viewer)))
+        statement = filter.narrow(statement, clock.now())
+    page = await page_of(context, statement, request, getattr(model, key), descending=descending)
+    return Connection.of(page, lambda row: shown(row, viewer))
 
 
-async def one(info: Info, model: Any, identifier: str) -> Any:
-    """The row with this id, None if there is none that the viewer may see."""
+async def one(
+    info: Info, model: Any, identifier: str, ordinary: Callable[[], Awaitable[Any]] | None = None
+) -> Any:
+    """The row with this id, None if there is none that the viewer may see.
+
+    `ordinary` finds it as its GraphQL object where the row alone does not make one.
+    """
     context, viewer = info.context, info.context.viewer
     if not is_id_of(model, identifier):
         return None
@@ -119,7 +130,10 @@ async def one(info: Info, model: Any, identifier: str) -> Any:
         plan = _plan(info, model, lambda compiler, raw: compiler.rows(model, "id", *raw))
         return await _row(context, plan, identifier)
     except NotCompiled:
-        return shown(await find(context, viewer, model, identifier), viewer)
+        pass
+    if ordinary is not None:
+        return await ordinary()
+    return shown(await find(context, viewer, model, identifier), viewer)
 
 
 def values(info: Info, items: Sequence[Any], show: Callable[[Any], Any]) -> Any:
@@ -145,30 +159,22 @@ def _plan(info: Info, model: Any, build: Callable[[Compiler, tuple[Any, list[Fie
     return plan
 
 
-async def _page(
-    context: Context,
-    plan: Plan,
-    request: PageRequest,
-    filter: Filter | None,
-    cursor: Callable[[Any], str],
-) -> Any:
+async def _page(context: Context, plan: Plan, request: PageRequest, filter: Filter | None) -> Any:
     viewer = context.viewer
-    asked = Asked(viewer, context.services, clock.now(), cursor)
-    shape = statements.shape_of(viewer, request)
-    if filter is None:
-        statement = _kept(plan, shape, lambda: statements.listed(plan, viewer, request))
-    else:
-        statement = statements.listed(plan, viewer, request, filter)
+    asked = Asked(viewer, context.services, clock.now())
+    shape = statements.shape_of(viewer, request, filter)
+    statement = _kept(context, plan, shape, lambda: statements.listed(plan, viewer, request, filter))
     given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
     rows = list(await context.rows(statement, given, alone=_is_alone(context, plan)))
-    page = Page.cut(rows, request, cursor)
+    page = Page.cut(rows, request, id_cursor)
     return plan.shape(page, await _run(context, plan, asked, page.rows))
 
 
 async def _row(context: Context, plan: Plan, identifier: str) -> Any:
     viewer = context.viewer
-    asked = Asked(viewer, context.services, clock.now(), id_cursor)
-    statement = _kept(plan, statements.shape_of(viewer), lambda: statements.single(plan, viewer))
+    asked = Asked(viewer, context.services, clock.now())
+    shape = statements.shape_of(viewer)
+    statement = _kept(context, plan, shape, lambda: statements.single(plan, viewer))
     given = statements.parameters(viewer, asked.at) | {statements.ID: identifier}
     rows = await context.rows(statement, given, alone=_is_alone(context, plan))
     if not rows:
@@ -178,7 +184,6 @@ async def _row(context: Context, plan: Plan, identifier: str) -> Any:
 
 async def _run(context: Context, plan: Plan, asked: Asked, rows: Sequence[Any]) -> Run:
     """With the pages of all children of these rows."""
-    # Cursors of nested connections are always over ids.
     run = Run(asked)
     for child in plan.children:
         run.pages.append(await _nested(context, child, asked, rows))
@@ -186,22 +191,33 @@ async def _run(context: Context, plan: Plan, asked: Asked, rows: Sequence[Any]) 
 
 
 async def _nested(context: Context, child: Child, asked: Asked, rows: Sequence[Any]) -> dict[str, Any]:
-    plan, request, viewer = child.plan, child.request, asked.viewer
+    plan, viewer = child.plan, asked.viewer
     parents = list(dict.fromkeys(row[child.parent_index] for row in rows))
     parents = [one for one in parents if one is not None]
     if not parents:
         return {}
-    asked = Asked(viewer, asked.services, asked.at, id_cursor)
-    shape = statements.shape_of(viewer, request)
-    statement = _kept(plan, shape, lambda: statements.nested(plan, child.many, viewer, request))
-    given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
-    given[statements.PARENTS] = _padded(parents)
+    statement, given = _of_child(context, child)
+    given |= statements.parameters(viewer, asked.at) | {statements.PARENTS: _padded(parents)}
     by_parent: dict[str, list[Any]] = {one: [] for one in parents}
     for row in await context.rows(statement, given, alone=False):
         by_parent[row[-1]].append(row)
-    pages = {one: Page.cut(found, request, id_cursor) for one, found in by_parent.items()}
+    if child.request is None:
+        run = await _run(context, plan, asked, [row for found in by_parent.values() for row in found])
+        return {one: plan.shape(found, run) for one, found in by_parent.items()}
+    pages = {one: Page.cut(found, child.request, id_cursor) for one, found in by_parent.items()}
     run = await _run(context, plan, asked, [row for page in pages.values() for row in page.rows])
     return {one: plan.shape(page, run) for one, page in pages.items()}
+
+
+def _of_child(context: Context, child: Child) -> tuple[Select[Any], dict[str, Any]]:
+    """The statement for all parents, and which page of each it takes."""
+    plan, source, request, viewer = child.plan, child.source, child.request, context.viewer
+    shape = statements.shape_of(viewer, request)
+    if isinstance(source, Listed):
+        return _kept(context, plan, shape, lambda: statements.of_parents(plan, source, viewer)), {}
+    assert request is not None  # noqa: S101 - a connection has one
+    statement = _kept(context, plan, shape, lambda: statements.nested(plan, source, viewer, request))
+    return statement, statements.page_parameters(request)
 
 
 def _is_alone(context: Context, plan: Plan) -> bool:
@@ -214,10 +230,13 @@ def _padded(ids: list[str]) -> list[str]:
     return ids + ids[-1:] * ((1 << (len(ids) - 1).bit_length()) - len(ids))
 
 
-def _kept(plan: Plan, shape: Any, build: Callable[[], Select[Any]]) -> Select[Any]:
-    if shape not in plan.statements:
-        plan.statements[shape] = build()
-    statement: Select[Any] = plan.statements[shape]
+def _kept(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> Select[Any]:
+    if context.plans is None or len(shape.filter) > LONGEST_FILTER:
+        return build()
+    statement: Select[Any] | None = context.plans.kept.get((plan, shape))
+    if statement is None:
+        statement = build()
+        context.plans.kept.put((plan, shape), statement)
     return statement
 
 

@@ -20,9 +20,9 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
 from graphql.execution.values import get_argument_values
 
-from app.api.compiled.declare import Asked, Column, Computed, Declared, Many, One, declared
+from app.api.compiled.declare import Asked, Column, Computed, Declared, Listed, Many, One, declared
 from app.api.compiled.values import Code, NotCompiled, dict_of, show_column, show_value
-from app.api.pagination import PageRequest, page_request, require_own
+from app.api.pagination import PageRequest, id_cursor, page_request, require_own
 from app.errors import BadUserInput
 
 
@@ -68,10 +68,11 @@ class Run:
 
 
 class Plan:
-    """Rows of one model, each shaped by `shape`; children are nested connections, read for all rows at once."""
+    """Rows of one model, shaped by `shape`; children are nested connections and lists, read for all rows at once."""
 
-    def __init__(self, model: Any, key: str) -> None:
+    def __init__(self, model: Any, key: str, *, descending: bool = False) -> None:
         self.model = model
+        self.descending = descending
         self.scopes: list[Scope] = []
         self.places: list[tuple[Scope, str]] = []
         self.children: list[Child] = []
@@ -80,7 +81,6 @@ class Plan:
         self.key = key
         self.key_index = self.root.index(key)
         self.shape: Callable[[Any, Run], Any]
-        self.statements: dict[Any, Any] = {}
 
     def place(self, scope: Scope, attribute: str) -> int:
         wanted = (scope, attribute)
@@ -91,11 +91,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Child:
-    """A nested connection below the rows of a plan."""
+    """A nested connection or list below the rows of a plan; a list has no page request."""
 
     plan: Plan
-    many: Many
-    request: PageRequest
+    source: Many | Listed
+    request: PageRequest | None
     # Where the parent's row has its id.
     parent_index: int
 
@@ -116,9 +116,11 @@ class Compiler:
         plan.shape = self._code.function("row, run", self._node(type_, nodes, plan.root))
         return plan
 
-    def connection(self, model: Any, key: str, type_: Any, nodes: list[FieldNode]) -> Plan:
+    def connection(
+        self, model: Any, key: str, type_: Any, nodes: list[FieldNode], *, descending: bool = False
+    ) -> Plan:
         """The plan whose `shape` makes a connection of a `Page` of rows. Raises NotCompiled."""
-        plan = Plan(model, key)
+        plan = Plan(model, key, descending=descending)
         plan.shape = self._code.function("page, run", self._connection(type_, nodes, plan))
         return plan
 
@@ -170,7 +172,8 @@ class Compiler:
                 edge = self._edge(get_named_type(kind), below, plan)
                 entries[key] = f"[{edge} for row in page.rows]"
             elif name == "pageInfo":
-                entries[key] = self._page_info(get_named_type(kind), below, plan)
+                node_type = get_named_type(type_.fields["nodes"].type)
+                entries[key] = self._page_info(get_named_type(kind), below, node_type, plan)
             elif name == "__typename":
                 entries[key] = repr(type_.name)
             else:
@@ -178,27 +181,40 @@ class Compiler:
         return dict_of(entries)
 
     def _edge(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
-        entries = {"cursor": f"run.asked.cursor(row[{plan.key_index}])", "__typename": repr(type_.name)}
-        return dict_of(
-            {
-                key: self._node(get_named_type(kind), below, plan.root) if name == "node" else entries[name]
-                for key, (name, kind, below) in self._selected(type_, nodes)
-            }
-        )
+        entries: dict[str, str] = {}
+        for key, (name, kind, below) in self._selected(type_, nodes):
+            if name == "node":
+                entries[key] = self._node(get_named_type(kind), below, plan.root)
+            elif name == "cursor":
+                entries[key] = self._cursor(get_named_type(type_.fields["node"].type), plan)
+            else:
+                entries[key] = repr(type_.name)
+        return dict_of(entries)
 
-    def _page_info(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
-        cursor = f"(run.asked.cursor(page.rows[%d][{plan.key_index}]) if page.rows else None)"
-        entries = {
-            "hasNextPage": "page.has_next",
-            "hasPreviousPage": "page.has_previous",
-            "startCursor": cursor % 0,
-            "endCursor": cursor % -1,
-            "__typename": repr(type_.name),
-        }
-        return dict_of({key: entries[name] for key, (name, _, _) in self._selected(type_, nodes)})
+    def _page_info(self, type_: Any, nodes: list[FieldNode], node_type: Any, plan: Plan) -> str:
+        entries = {"hasNextPage": "page.has_next", "hasPreviousPage": "page.has_previous"}
+        rows = {"startCursor": "page.rows[0]", "endCursor": "page.rows[-1]"}
+        shape: dict[str, str] = {}
+        for key, (name, _, _) in self._selected(type_, nodes):
+            if name in rows:
+                cursor = self._code.name(self._code.function("row, run", self._cursor(node_type, plan)))
+                shape[key] = f"({cursor}({rows[name]}, run) if page.rows else None)"
+            else:
+                shape[key] = entries.get(name, repr(type_.name))
+        return dict_of(shape)
+
+    def _cursor(self, node_type: Any, plan: Plan) -> str:
+        known = declared(_origin(node_type))
+        source = known.fields.get("cursor") if known else None
+        if isinstance(source, Computed):
+            return self._computed(source, node_type.fields["cursor"].type, [], plan.root)
+        return f"{self._code.name(id_cursor)}(row[{plan.key_index}])"
 
     def _node(self, type_: Any, nodes: list[FieldNode], scope: Scope) -> str:
         known = declared(_origin(type_))
+        if known is None and isinstance(type_, GraphQLInterfaceType):
+            type_ = self._showing(type_, scope.model)
+            known = declared(_origin(type_))
         if known is None or known.model is not scope.model:
             raise NotCompiled(type_.name)
         if not isinstance(type_, GraphQLInterfaceType):
@@ -214,6 +230,15 @@ class Compiler:
         if not shapes:
             raise NotCompiled(type_.name)
         return f"{self._code.name(shapes)}[row[{scope.index(known.by)}]](row, run)"
+
+    def _showing(self, type_: GraphQLInterfaceType, model: Any) -> Any:
+        """Of the types behind an interface such as Node the one that shows a model."""
+        behind = self._schema.get_implementations(type_)
+        for one in (*behind.interfaces, *behind.objects):
+            known = declared(_origin(one))
+            if known is not None and known.model is model:
+                return one
+        raise NotCompiled(type_.name)
 
     def _object(self, type_: Any, nodes: list[FieldNode], scope: Scope, known: Declared) -> str:
         entries: dict[str, str] = {}
@@ -231,6 +256,8 @@ class Compiler:
                 entries[key] = self._one(source, kind, below, scope)
             elif isinstance(source, Many):
                 entries[key] = self._many(source, type_.fields[name], below, scope)
+            elif isinstance(source, Listed):
+                entries[key] = self._listed(source, kind, below, scope)
             else:
                 raise NotCompiled(name)
         return dict_of(entries)
@@ -245,10 +272,10 @@ class Compiler:
     def _one(self, source: One, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
         type_ = get_named_type(kind)
         target = declared(_origin(type_))
-        if target is None or not isinstance(type_, GraphQLObjectType):
+        if target is None:
             raise NotCompiled(type_.name)
         joined = scope.joined(source, target.model)
-        shape = self._object(type_, nodes, joined, target)
+        shape = self._node(type_, nodes, joined)
         absent = f"{self._code.name(_missing)}()" if is_non_null_type(kind) else "None"
         return f"({shape} if row[{joined.index('id')}] is not None else {absent})"
 
@@ -264,10 +291,23 @@ class Compiler:
             require_own(target.model, request)
         except BadUserInput:
             raise NotCompiled("arguments") from None
-        number, parent = len(scope.plan.children), scope.index("id")
-        plan = self.connection(target.model, "id", type_, nodes)
-        scope.plan.children.append(Child(plan, source, request, parent))
-        return f"run.pages[{number}][row[{parent}]]"
+        plan = self.connection(target.model, "id", type_, nodes, descending=source.descending)
+        return self._child(plan, source, request, scope)
+
+    def _listed(self, source: Listed, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
+        type_ = get_named_type(kind)
+        target = declared(_origin(type_))
+        if target is None:
+            raise NotCompiled(type_.name)
+        plan = Plan(target.model, source.key)
+        shape = f"[{self._node(type_, nodes, plan.root)} for row in rows]"
+        plan.shape = self._code.function("rows, run", shape)
+        return self._child(plan, source, None, scope)
+
+    def _child(self, plan: Plan, source: Many | Listed, request: PageRequest | None, scope: Scope) -> str:
+        children, parent = scope.plan.children, scope.index("id")
+        children.append(Child(plan, source, request, parent))
+        return f"run.pages[{len(children) - 1}][row[{parent}]]"
 
     def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
         indexes = [scope.index(one) for one in source.columns]

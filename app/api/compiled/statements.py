@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from sqlalchemy import Integer, Select, bindparam, func, select
 from sqlalchemy.sql.util import ClauseAdapter
 
-from app.api.compiled.declare import Columns, Many
+from app.api.compiled.declare import Columns, Listed, Many
 from app.api.compiled.selection import Plan, Scope
 from app.api.pagination import PageRequest, direction, narrow
 from app.auth.actor import Actor
@@ -15,9 +15,12 @@ from app.database import UtcDateTime
 
 
 class Filter(Protocol):
-    """Narrows a statement over a model's rows."""
+    """Narrows a statement over a model's rows; `at` is the current time, or what stands for it in SQL.
 
-    def narrow(self, statement: Select[Any]) -> Select[Any]: ...
+    What two filters say is the same where their `repr` is.
+    """
+
+    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]: ...
 
 
 ACCOUNT, CUSTOMER, AT = "asked_account", "asked_customer", "asked_at"
@@ -33,12 +36,22 @@ def page_parameters(request: PageRequest) -> dict[str, Any]:
     return {LIMIT: request.limit + 1, AFTER: request.after, BEFORE: request.before}
 
 
-def shape_of(viewer: Actor, request: PageRequest | None = None) -> tuple[bool, ...]:
+class Shape(NamedTuple):
     """What of a request its statement depends on beside the plan."""
+
+    sees_whole_account: bool
+    is_backwards: bool = False
+    has_after: bool = False
+    has_before: bool = False
+    filter: str = ""
+
+
+def shape_of(viewer: Actor, request: PageRequest | None = None, filter: Filter | None = None) -> Shape:
     if request is None:
-        return (viewer.sees_whole_account,)
+        return Shape(viewer.sees_whole_account)
     cursors = (request.after is not None, request.before is not None)
-    return (viewer.sees_whole_account, request.backwards, *cursors)
+    said = "" if filter is None else repr(filter)
+    return Shape(viewer.sees_whole_account, request.backwards, *cursors, said)
 
 
 def listed(plan: Plan, viewer: Actor, request: PageRequest, filter: Filter | None = None) -> Select[Any]:
@@ -46,10 +59,10 @@ def listed(plan: Plan, viewer: Actor, request: PageRequest, filter: Filter | Non
     asked, key = _template(request), getattr(plan.model, plan.key)
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     if filter is not None:
-        rows = filter.narrow(rows)
-    rows = narrow(rows, key, asked, False).order_by(direction(key, asked, False))
+        rows = filter.narrow(rows, _now())
+    rows = narrow(rows, key, asked, plan.descending).order_by(direction(key, asked, plan.descending))
     page = rows.limit(bindparam(LIMIT, type_=Integer())).subquery("page")
-    return _with_relations(plan, viewer, page).order_by(direction(page.c[plan.key], asked, False))
+    return _with_relations(plan, viewer, page).order_by(direction(page.c[plan.key], asked, plan.descending))
 
 
 def single(plan: Plan, viewer: Actor) -> Select[Any]:
@@ -62,16 +75,24 @@ def single(plan: Plan, viewer: Actor) -> Select[Any]:
 def nested(plan: Plan, many: Many, viewer: Actor, request: PageRequest) -> Select[Any]:
     """The same page of each parent, with the parent's id as the last column."""
     asked, key, parent = _template(request), getattr(plan.model, plan.key), many.parent
-    rank = func.row_number().over(partition_by=parent, order_by=direction(key, asked, False))
+    rank = func.row_number().over(partition_by=parent, order_by=direction(key, asked, plan.descending))
     table = plan.model.__table__
     linked = table if many.through is None else table.join(many.through.__table__, many.on)
     rows = select(*_columns(plan), parent.label("page_parent"), rank.label("page_rank")).select_from(linked)
     rows = rows.where(plan.model.seen_by(_viewer(viewer)), parent.in_(bindparam(PARENTS, expanding=True)))
-    page = narrow(rows, key, asked, False).subquery("page")
+    page = narrow(rows, key, asked, plan.descending).subquery("page")
     statement = _with_relations(plan, viewer, page).add_columns(page.c.page_parent)
     return statement.where(page.c.page_rank <= bindparam(LIMIT, type_=Integer())).order_by(
         page.c.page_parent, page.c.page_rank
     )
+
+
+def of_parents(plan: Plan, source: Listed, viewer: Actor) -> Select[Any]:
+    """All rows of each parent, with the parent's id as the last column."""
+    rows = select(*_columns(plan), source.parent.label("page_parent"))
+    page = rows.where(source.parent.in_(bindparam(PARENTS, expanding=True))).subquery("page")
+    statement = _with_relations(plan, viewer, page).add_columns(page.c.page_parent)
+    return statement.order_by(page.c.page_parent, page.c[plan.key])
 
 
 def _columns(plan: Plan) -> list[Any]:
@@ -79,7 +100,7 @@ def _columns(plan: Plan) -> list[Any]:
 
 
 def _with_relations(plan: Plan, viewer: Actor, page: Any) -> Select[Any]:
-    at = bindparam(AT, type_=UtcDateTime())
+    at = _now()
     columns: dict[Scope, Columns] = {plan.root: page.c.__getitem__}
     joined = page
     for scope in plan.scopes:
@@ -102,6 +123,10 @@ def _with_relations(plan: Plan, viewer: Actor, page: Any) -> Select[Any]:
 def _of_table(model: Any, table: Any) -> Columns:
     named: Mapping[str, Any] = model.__mapper__.columns
     return lambda attribute: table.c[named[attribute].key]
+
+
+def _now() -> Any:
+    return bindparam(AT, type_=UtcDateTime())
 
 
 def _viewer(viewer: Actor) -> Actor:

@@ -1,0 +1,117 @@
+"""Random destinations of every kind and state, and deliveries to them of what an account's log holds."""
+
+import random
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from app import clock
+from app.auth.actor import Actor
+from app.delivery import deliveries, endpoints, filters, replays, subscriptions
+from app.delivery.exchange import AttemptOutcome
+from app.delivery.models import Delivery, DeliveryAttempt, DeliveryStatus, Digest, EndpointStatus
+from app.delivery.subscriptions import Post
+from app.events.catalogue import EventType
+from app.events.models import EventRecord
+from tests.support import World
+
+RETENTION = timedelta(days=90)
+
+
+async def random_destinations(world: World, admin: Actor, chance: random.Random) -> None:
+    """Endpoints and subscriptions, one of each deleted again, with deliveries, test events and a replay."""
+    destinations = [await _endpoint(world, admin, chance, number) for number in range(4)]
+    await _of_the_endpoints(world, admin, destinations)
+    destinations += [await _subscription(world, admin, chance, number) for number in range(3)]
+    async with world.database.transaction() as session:
+        found = await session.execute(
+            select(EventRecord).where(col(EventRecord.account_id) == admin.account_id)
+        )
+        for event in found.scalars():
+            for destination_id in chance.sample(destinations, 2):
+                delivery = _delivery(event, destination_id, chance)
+                session.add(delivery)
+                await session.flush()
+                session.add_all(_attempts(delivery, chance))
+    async with world.database.transaction() as session:
+        await endpoints.delete(session, admin, destinations[3])
+        await subscriptions.delete(session, admin, destinations[-1])
+
+
+async def _endpoint(world: World, admin: Actor, chance: random.Random, number: int) -> str:
+    async with world.database.transaction() as session:
+        endpoint, _secret = await endpoints.create(
+            session,
+            admin,
+            world.services.keyring,
+            [],
+            url=f"https://hooks.example.com/{number}",
+            description=chance.choice([None, "Höok"]),
+            event_types=chance.choice([None, ["meter.*"], ["user.created", "customer.created"]]),
+            filter=chance.choice([None, filters.checked(["cus_1"], None, {"site": "a"})]),
+            selection=chance.choice([None, "{ id name }"]),
+            headers=chance.choice([None, {"x-token": "a long secret of the receiver"}]),
+            ordered=chance.choice([True, False]),
+            rate_limit=chance.choice([None, 7]),
+        )
+        return endpoint.id
+
+
+async def _of_the_endpoints(world: World, admin: Actor, ids: list[str]) -> None:
+    keyring = world.services.keyring
+    async with world.database.transaction() as session:
+        for kind in (EventType.METER_CREATED, EventType.USER_CREATED):
+            await deliveries.send_test(session, admin, ids[0], kind)
+        yesterday = clock.now() - timedelta(days=1)
+        await replays.create(session, admin, keyring, RETENTION, endpoint_id=ids[1], failed_since=yesterday)
+        changes = {"status": EndpointStatus.DISABLED}
+        await endpoints.update_endpoint(session, admin, keyring, [], ids[2], changes)
+
+
+async def _subscription(world: World, admin: Actor, chance: random.Random, number: int) -> str:
+    async with world.database.transaction() as session:
+        subscription = await subscriptions.create(
+            session,
+            admin,
+            Post(world.services.keyring, world.services.public_url),
+            email=f"s{number}@example.com",
+            description=chance.choice([None, "Office"]),
+            event_types=chance.choice([None, ["hosted_consent.*"]]),
+            filter=chance.choice([None, filters.checked(None, ["mtr_1"], None)]),
+            digest=chance.choice(list(Digest)),
+        )
+        return subscription.id
+
+
+def _delivery(event: EventRecord, destination_id: str, chance: random.Random) -> Delivery:
+    # Some are of events that retention has removed.
+    event_id = event.id if chance.random() < 0.9 else f"{event.id[:-4]}gone"
+    status = chance.choice(list(DeliveryStatus))
+    delivery = Delivery(
+        account_id=event.account_id,
+        event_id=event_id,
+        event_sequence=event.sequence,
+        event_type=event.type,
+        destination_id=destination_id,
+        status=status.value,
+    )
+    if status not in (DeliveryStatus.PENDING, DeliveryStatus.FAILED):
+        delivery.due_at, delivery.finished_at = None, clock.now()
+    return delivery
+
+
+def _attempts(delivery: Delivery, chance: random.Random) -> list[DeliveryAttempt]:
+    return [
+        DeliveryAttempt(
+            delivery_id=delivery.id,
+            number=number,
+            at=clock.now(),
+            duration_ms=chance.randint(1, 900),
+            outcome=chance.choice(list(AttemptOutcome)).value,
+            response_status=chance.choice([None, 200, 503]),
+            response_body=chance.choice([None, 'No "room"']),
+            error=chance.choice([None, "The connection was refused."]),
+        )
+        for number in range(1, chance.randint(1, 4))
+    ]

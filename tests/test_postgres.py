@@ -1,0 +1,120 @@
+"""Reads by PostgreSQL's driver: what comes back, how many at once, and connections that are gone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import Date, Integer, String, bindparam, cast, column, func, literal, select, text, values
+from sqlalchemy.dialects.postgresql import JSONB
+
+from app.database import Database, Json, UtcDateTime
+from app.postgres import AT_ONCE
+
+AT = datetime(2026, 11, 24, 22, 29, 55, 123000, tzinfo=UTC)
+PID = select(func.pg_backend_pid())
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> AsyncIterator[Database]:
+    opened = Database(postgres_url)
+    yield opened
+    await opened.dispose()
+
+
+async def read(database: Database, statement: Any, **given: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await database.read(statement, given)]
+
+
+async def test_values_come_back_as_by_sqlalchemy(database: Database) -> None:
+    statement = select(
+        literal("ä", String()),
+        literal(7, Integer()),
+        literal(True),
+        literal(AT, UtcDateTime()),
+        literal(date(2026, 11, 24), Date()),
+        literal({"a": [1, 2.5, None]}, Json),
+        cast(None, JSONB()),
+    )
+    found = await read(database, statement)
+    assert found == [("ä", 7, True, AT, date(2026, 11, 24), {"a": [1, 2.5, None]}, None)]
+    assert found[0][3].utcoffset() == AT.utcoffset()
+    async with database.reading() as session:
+        assert [tuple(row) for row in (await session.execute(statement)).all()] == found
+
+
+async def test_parameters_by_name_fixed_ones_and_lists_of_any_length(database: Database) -> None:
+    numbers = values(column("n", Integer()), name="numbers").data([(n,) for n in range(10)])
+    statement = (
+        select(numbers.c.n, bindparam("at", type_=UtcDateTime()))
+        .where(numbers.c.n.in_(bindparam("wanted", expanding=True)), numbers.c.n.not_in([3, 4]))
+        .order_by(numbers.c.n)
+    )
+    for wanted, found in (([1, 3, 5], [1, 5]), ([2], [2]), ([4, 5, 6], [5, 6]), ([], [])):
+        assert await read(database, statement, wanted=wanted, at=AT) == [(n, AT) for n in found]
+
+
+async def test_more_than_there_are_connections_wait_for_their_turn(database: Database) -> None:
+    pids = await asyncio.gather(*(read(database, PID) for _ in range(4 * AT_ONCE)))
+    assert len({pid for [(pid,)] in pids}) <= AT_ONCE
+    # One after the other is the same connection.
+    assert await read(database, PID) == await read(database, PID)
+
+
+async def test_a_connection_that_is_gone_is_replaced(database: Database) -> None:
+    await asyncio.gather(*(read(database, select(func.pg_sleep(0.01))) for _ in range(AT_ONCE)))
+    await end_others(database)
+    assert await read(database, select(literal(1))) == [(1,)]
+    await end_others(database)
+    async with database.snapshot() as snapshot:
+        assert [tuple(row) for row in await snapshot.rows(select(literal(2)), {})] == [(2,)]
+
+
+async def end_others(database: Database) -> None:
+    """End all connections to the database but the one that does."""
+    async with database.transaction() as session:
+        await session.execute(
+            text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+
+
+async def test_a_statement_that_fails_fails_once_and_takes_nothing_with_it(database: Database) -> None:
+    wrong = select(literal(1, Integer()) / literal(0, Integer()))
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await read(database, wrong)
+    assert await read(database, select(literal(1))) == [(1,)]
+
+
+async def test_nothing_is_written(database: Database) -> None:
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        await read(database, select(func.lo_create(0)))
+
+
+async def test_who_goes_away_leaves_no_half_read_answer(database: Database) -> None:
+    [(pid,)] = await read(database, PID)
+    reading = asyncio.create_task(read(database, select(func.pg_sleep(60))))
+    async with database.reading() as session:
+        active = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND wait_event = 'PgSleep'")
+        while not (await session.execute(active, {"pid": pid})).scalar_one():
+            await session.rollback()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await read(database, PID) != [(pid,)]
+
+
+async def test_a_snapshot_sees_one_state_throughout(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("CREATE TABLE notes (n integer)"))
+    count = select(func.count()).select_from(text("notes"))
+    async with database.snapshot() as snapshot:
+        before = [tuple(row) for row in await snapshot.rows(count, {})]
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO notes VALUES (1)"))
+        assert [tuple(row) for row in await snapshot.rows(count, {})] == before == [(0,)]
+    assert await read(database, count) == [(1,)]
