@@ -11,6 +11,9 @@ from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _LENGTH: Final = 26
+# Two characters at a time: a worker makes an id for each delivery.
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS: Final = range(10 * (_LENGTH // 2 - 1), -1, -10)
 _last = 0
 
 
@@ -31,4 +34,4 @@ def is_id(text: str, prefix: str) -> bool:
 
 
 def _encode(value: int) -> str:
-    return "".join(_ALPHABET[value >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])

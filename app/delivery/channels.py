@@ -17,7 +17,7 @@ FIRST_LIMIT = 4.0
 CLAIMED_AHEAD_SECONDS = 1.0
 """Deliveries are claimed as far ahead as a destination works off in this time."""
 
-MOST_AHEAD = 20
+MOST_AHEAD = 40
 """… but at most so many for each request at once."""
 
 FIRST_PROBE_PAUSE = 0.05
@@ -219,23 +219,32 @@ class Channels:
 
     def next_sends(self, now: float) -> Iterator[Claim]:
         """The deliveries to send now; each counts as in flight from here on, until `finished` or `abandoned`."""
-        for channel in [one for one in self._early if not one.is_early(now)]:
-            self._early.discard(channel)
-            self._wait_for_turn(channel)
+        while (claim := self.next_send(now)) is not None:
+            yield claim
+
+    def next_send(self, now: float) -> Claim | None:
+        """The first of them."""
+        if self._early:
+            for channel in [one for one in self._early if not one.is_early(now)]:
+                self._early.discard(channel)
+                self._wait_for_turn(channel)
         while self._turns and self.in_flight < self._most_in_flight:
-            account_id = next(iter(self._turns))
-            channels = self._turns.pop(account_id)
+            account_id, channels = next(iter(self._turns.items()))
             channel = next(iter(channels))
-            del channels[channel]
+            # Both go to the end of their line.
+            del self._turns[account_id], channels[channel]
+            claim = None
             if channel.can_send() and not self._put_aside(channel, now):
                 claim = channel.take()
                 self.queued -= 1
                 self._begin(channel, claim, now)
-                yield claim
                 if channel.can_send():
                     channels[channel] = None
             if channels:
-                self._turns[account_id] = self._turns.pop(account_id, {}) | channels
+                self._turns[account_id] = channels
+            if claim is not None:
+                return claim
+        return None
 
     def finished(
         self, claim: Claim, succeeded: bool, seconds: float, *, slow_down: bool = False

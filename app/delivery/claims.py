@@ -56,17 +56,22 @@ _DUE = Sql(
     {"now": UtcDateTime(), "due_at": UtcDateTime()},
 )
 
+# An event's data is given as text, because a driver would parse it in Python only.
 _CLAIMED = """
     SELECT picked.id, picked.account_id, picked.event_id, picked.event_sequence, picked.event_type,
         picked.test_event, picked.destination_id, picked.replay_id, picked.lane, picked.body, picked.attempts_made,
         picked.schedule_start, picked.fence, picked.created_at,
-        events.occurred_at, events.data, events.subject_id, events.customer_id
+        events.occurred_at, CAST(events.data AS TEXT) AS data, events.subject_id, events.customer_id
 """
-_EVENT = """
-    LEFT JOIN events ON picked.body IS NULL
-        AND events.account_id = picked.account_id AND events.sequence = picked.event_sequence
+_ITS_EVENT = """
+    picked.body IS NULL AND events.account_id = picked.account_id AND events.sequence = picked.event_sequence
+"""
+# One search for each: PostgreSQL expects more deliveries than are picked, and would read the whole log for them.
+_EVENT = f"""
+    LEFT JOIN LATERAL (SELECT * FROM events WHERE {_ITS_EVENT} LIMIT 1) AS events ON TRUE
     ORDER BY picked.due_at, picked.id
-"""
+"""  # noqa: S608 - our own text
+_EVENT_SQLITE = f"LEFT JOIN events ON {_ITS_EVENT} ORDER BY picked.due_at, picked.id"
 _IS_FREE = """
     waiting.due_at <= (SELECT @now)
     AND (waiting.leased_until IS NULL OR waiting.leased_until <= (SELECT @now))
@@ -85,7 +90,8 @@ _PICK = Sql(
     {"occurred_at": UtcDateTime(), "created_at": UtcDateTime()},
     sqlite=f"""
     {_CLAIMED} FROM @rows(destination_id text, lane bigint, count bigint)
-    CROSS JOIN deliveries AS picked ON picked.id IN ({_FREE.format(columns="waiting.id")} LIMIT :most) {_EVENT}
+    CROSS JOIN deliveries AS picked ON picked.id IN ({_FREE.format(columns="waiting.id")} LIMIT :most)
+    {_EVENT_SQLITE}
     """,
 )
 # What may go next to an endpoint that wants its deliveries in order: the one that failed, before it has ended nothing
@@ -118,7 +124,7 @@ _PICK_HEAD = Sql(
     {_CLAIMED} FROM @rows(destination_id text)
     CROSS JOIN deliveries AS picked ON picked.id IN (
         SELECT waiting.id FROM deliveries AS waiting WHERE waiting.id = ({_HEAD}) AND {_IS_FREE}
-    ) {_EVENT}
+    ) {_EVENT_SQLITE}
     """,  # noqa: S608 - our own text
 )
 _LEASE = Sql("""
@@ -131,6 +137,10 @@ _KEEP = Sql("""
     FROM @rows(id text, body text, fence bigint)
     WHERE deliveries.id = given.id AND deliveries.fence = given.fence AND deliveries.body IS NULL
     RETURNING deliveries.id
+""")
+_HELD = Sql("""
+    SELECT deliveries.id FROM @rows(id text, fence bigint)
+    JOIN deliveries ON deliveries.id = given.id AND deliveries.fence = given.fence
 """)
 _RELEASE = Sql("""
     UPDATE deliveries SET leased_until = NULL
@@ -278,6 +288,12 @@ async def keep(session: AsyncSession, claimed: Sequence[Row[Any]], bodies: Mappi
     """Keep bodies that were made after the claim; gives the ids of the deliveries that are still held."""
     given = [{"id": row.id, "body": bodies[row.id], "fence": row.fence + 1} for row in claimed]
     return set((await session.execute(_KEEP.on(session), {"rows": rows(given)})).scalars())
+
+
+async def still_held(session: AsyncSession, claims: Sequence[Claim]) -> set[str]:
+    """The ids of those that nobody has claimed since."""
+    given = [{"id": one.id, "fence": one.fence} for one in claims]
+    return set((await session.execute(_HELD.on(session), {"rows": rows(given)})).scalars())
 
 
 async def release(session: AsyncSession, claims: Sequence[Claim]) -> None:

@@ -31,6 +31,9 @@ TEST_PREFIX: Final = "evt_test"
 async def send_again(session: AsyncSession, actor: Actor, delivery_id: str) -> Delivery:
     """The delivery, due now, its schedule begun anew; one that succeeded is sent once more.
 
+    An endpoint that asked to be left alone is asked again: who retries by hand knows that it is well, or learns that
+    it is not.
+
     Raises NOT_FOUND, and CONFLICT where it waits for its first try or is under way, its destination takes nothing, or
     its event is past retention.
     """
@@ -60,6 +63,7 @@ async def send_test(session: AsyncSession, actor: Actor, endpoint_id: str, kind:
     """
     endpoint = await endpoints.load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     endpoints.require_enabled(endpoint, "webhookEndpointId")
+    endpoint.paused_until = None
     delivery = Delivery(
         account_id=endpoint.account_id,
         event_id=new_id(TEST_PREFIX),
@@ -93,6 +97,8 @@ async def _require_destination(session: AsyncSession, actor: Actor, delivery: De
     destination = (await session.execute(found)).scalar_one_or_none()
     if destination is None or destination.status != takes:
         raise _conflict(f"{gone}, so nothing can be sent to it.")
+    if isinstance(destination, WebhookEndpoint):
+        destination.paused_until = None
 
 
 async def _require_event(session: AsyncSession, actor: Actor, delivery: Delivery) -> None:

@@ -5,14 +5,17 @@ mail's Message-ID as well. The mail is written anew for each attempt, so that it
 """
 
 import asyncio
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 import structlog
 from sqlalchemy import Row, select
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,8 +23,8 @@ from app import points
 from app.database import Database, UtcDateTime
 from app.delivery import claims, outcomes
 from app.delivery.claims import Claim
-from app.delivery.exchange import Exchange
-from app.delivery.loops import Loop
+from app.delivery.exchange import Exchange, impossible
+from app.delivery.loops import Loop, insist
 from app.delivery.mailing import EventMails, Target, event_of
 from app.delivery.models import EmailSubscription, Lane
 from app.delivery.outcomes import Result
@@ -32,23 +35,24 @@ from app.delivery.sweep import cancel_left
 EVENTS_IN_ONE = 100
 LOOK_EVERY = 5.0
 MAILS_AT_ONCE = 4
+PUT_OFF_SECONDS = 60.0
+"""When a subscription comes up again whose mail could not be written."""
 
-_WAITS = """
-    destination_id = :destination_id AND lane = 3 AND due_at IS NOT NULL
-    AND (leased_until IS NULL OR leased_until <= (SELECT @now))
-"""
+_WAITS = "destination_id = :destination_id AND lane = 3 AND due_at IS NOT NULL"
+_IS_FREE = "due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))"
 _FIRST = Sql(
-    f"SELECT id, digest_id FROM deliveries WHERE {_WAITS} AND due_at <= (SELECT @now) ORDER BY due_at, id LIMIT 1"  # noqa: S608
+    f"SELECT id, digest_id FROM deliveries WHERE {_WAITS} AND {_IS_FREE} ORDER BY due_at, id LIMIT 1"  # noqa: S608
 )
-# A mail that was tried is the same mail, whoever of its deliveries is due a moment later than the first.
+# A mail that was tried is the same mail, whoever of its deliveries is due, or free, a moment later than the first.
 _PICK = Sql(
     f"""
     SELECT picked.id, picked.account_id, picked.event_id, picked.event_sequence, picked.event_type,
         picked.destination_id, picked.replay_id, picked.lane, picked.attempts_made, picked.schedule_start, picked.fence,
-        events.occurred_at, events.data, events.subject_id, events.customer_id
+        COALESCE(picked.leased_until > (SELECT @now), FALSE) AS is_held,
+        events.occurred_at, CAST(events.data AS TEXT) AS data, events.subject_id, events.customer_id
     FROM (
         SELECT * FROM deliveries WHERE {_WAITS}
-        AND (digest_id = :digest_id OR (:digest_id = '' AND digest_id IS NULL AND due_at <= (SELECT @now)))
+        AND (digest_id = :digest_id OR (:digest_id = '' AND digest_id IS NULL AND {_IS_FREE}))
         ORDER BY id LIMIT :most @lock(deliveries)
     ) AS picked
     LEFT JOIN events ON events.account_id = picked.account_id AND events.sequence = picked.event_sequence
@@ -85,7 +89,9 @@ class Digests:
         self._log = log.bind(worker_id=worker_id)
         self._loop = Loop("digests", self._turn)
         self._sending: asyncio.Future[Any] | None = None
-        self._is_broken_off = False
+        self._is_stopping = self._is_broken_off = False
+        # Until when, on the monotonic clock, those are passed over that could not be written.
+        self._put_off: dict[str, float] = {}
         self.observe_seconds: Callable[[float], None] | None = None
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
@@ -104,6 +110,7 @@ class Digests:
 
     def stop(self, seconds: float) -> None:
         """Claim nothing more; what is in flight has so many seconds, then `run` ends, and its leases run out."""
+        self._is_stopping = True
         self._loop.stop()
         if self._sending is not None:
             asyncio.get_running_loop().call_later(seconds, self._break_off, self._sending)
@@ -115,19 +122,46 @@ class Digests:
     async def _turn(self) -> float:
         async with self._database.reading() as session:
             found = await claims.due_lanes(session, self._carrier.prefix, [Lane.DIGEST])
-        due = [one.destination_id for one in found if one.seconds <= 0][:MAILS_AT_ONCE]
+        now = time.monotonic()
+        self._put_off = {key: until for key, until in self._put_off.items() if until > now}
+        # Who has waited longest is first.
+        due = deque(
+            one.destination_id
+            for one in sorted(found, key=lambda one: one.seconds)
+            if one.seconds <= 0 and one.destination_id not in self._put_off
+        )
         if not due:
-            return min((one.seconds for one in found), default=LOOK_EVERY)
-        self._sending = asyncio.gather(*map(self._next, due))
+            return min((one.seconds for one in found if one.seconds > 0), default=LOOK_EVERY)
+        self._sending = asyncio.gather(
+            *(self._work_off(due) for _ in range(MAILS_AT_ONCE)), return_exceptions=True
+        )
         try:
-            sent = await self._sending
+            done = await self._sending
         except asyncio.CancelledError:
             if not self._is_broken_off:
                 raise
             return LOOK_EVERY
         finally:
             self._sending = None
-        return 0.0 if any(sent) else LOOK_EVERY
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one
+        return 0.0 if any(done) else LOOK_EVERY
+
+    async def _work_off(self, due: deque[str]) -> int:
+        """One mail after the other, of whoever is next; gives how many were sent."""
+        sent = 0
+        while due and not self._is_stopping:
+            subscription_id = due.popleft()
+            try:
+                sent += await self._next(subscription_id)
+            except (DBAPIError, OSError):
+                raise
+            except Exception as error:
+                # What cannot be written stays due, and holds up nobody else.
+                self._log.error("digest_failed", destination_id=subscription_id, exc_info=error)
+                self._put_off[subscription_id] = time.monotonic() + PUT_OFF_SECONDS
+        return sent
 
     async def _next(self, subscription_id: str) -> bool:
         """Send the subscription's next mail; False if there was none to be sent after all."""
@@ -136,8 +170,14 @@ class Digests:
         if digest is None:
             return False
         points.reach("digest.claimed")
-        exchange = await self._carrier.send_digest(digest.id, digest.target, digest.content)
-        await self._record(digest, exchange)
+        try:
+            exchange = await self._carrier.send_digest(digest.id, digest.target, digest.content)
+        except Exception as error:
+            self._log.error("attempt_failed", digest_id=digest.id, exc_info=error)
+            exchange = impossible()
+        points.reach("digest.sent")
+        # What is not written down would be sent again.
+        await insist(partial(self._record, digest, exchange), digest.claims[0].expires_at)
         points.reach("digest.recorded")
         return True
 
@@ -158,6 +198,9 @@ class Digests:
             "most": EVENTS_IN_ONE,
         }
         picked = (await session.execute(_PICK.on(session), values)).all()
+        if any(row.is_held for row in picked):
+            # A part of a mail whose sender has died: the rest is free in a moment.
+            return None
         if gone := [row.id for row in picked if row.occurred_at is None]:
             await claims.cancel(session, gone)
         there = [row for row in picked if row.occurred_at is not None]
@@ -184,13 +227,13 @@ class Digests:
 
     async def _record(self, digest: _Digest, exchange: Exchange) -> None:
         # One mail, one verdict: its deliveries are due again together.
-        if self.observe_seconds is not None:
-            self.observe_seconds(exchange.duration_ms / 1000)
         judged = verdict(exchange, max(one.attempt_in_schedule for one in digest.claims), self._schedule)
         results = [Result(claim, exchange, judged) for claim in digest.claims]
         async with self._database.transaction() as session:
             await self._carrier.affect(session, results)
             held = await outcomes.record(session, results)
+        if self.observe_seconds is not None:
+            self.observe_seconds(exchange.duration_ms / 1000)
         self.outcomes[exchange.outcome.value] += len(results)
         self.fates[judged.fate.value] += len(results)
         for claim in digest.claims:

@@ -42,14 +42,26 @@ _BEHIND = Sql("""
     WHERE streams.last_sequence > dispatch.sequence AND dispatch.account_id > :after
     ORDER BY dispatch.account_id LIMIT :most @skip_locked(dispatch)
 """)
-# Sequences have no gaps, so a range is a page.
-_EVENTS = Sql("""
+# Sequences have no gaps, so a range is a page. PostgreSQL would join by reading the whole log, were it not made one
+# search for each account; SQLite does nothing else anyway.
+_EVENTS = Sql(
+    """
+    SELECT page.account_id, page.sequence, page.id, page.type, page.customer_id
+    FROM @rows(account_id text, sequence bigint) CROSS JOIN LATERAL (
+        SELECT * FROM events WHERE events.account_id = given.account_id
+            AND events.sequence > given.sequence AND events.sequence <= given.sequence + :most
+        ORDER BY events.sequence LIMIT :most
+    ) AS page
+    ORDER BY page.account_id, page.sequence
+    """,
+    sqlite="""
     SELECT events.account_id, events.sequence, events.id, events.type, events.customer_id
     FROM @rows(account_id text, sequence bigint) JOIN events
         ON events.account_id = given.account_id
         AND events.sequence > given.sequence AND events.sequence <= given.sequence + :most
     ORDER BY events.account_id, events.sequence
-""")
+    """,
+)
 _INSERT = Sql("""
     INSERT INTO deliveries (id, account_id, event_id, event_sequence, event_type, destination_id, replay_id, status,
         lane, attempts_made, schedule_start, due_at, fence, created_at)

@@ -78,7 +78,7 @@ async def update_endpoint(
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     if "url" in changes:
         endpoint.url = _url(_given(changes["url"], "url"), allow_networks)
-        _forget_failures(endpoint)
+        _begin_anew(endpoint)
     if "description" in changes:
         endpoint.description = rules.optional(changes["description"], "description")
     if "event_types" in changes:
@@ -181,13 +181,13 @@ async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: 
         )
     endpoint.first_sequence = await log.lock_position(session, endpoint.account_id)
     endpoint.status = EndpointStatus.ENABLED.value
-    endpoint.disabled_reason = endpoint.disabled_at = endpoint.paused_until = None
-    _forget_failures(endpoint)
+    endpoint.disabled_reason = endpoint.disabled_at = None
+    _begin_anew(endpoint)
 
 
-def _forget_failures(endpoint: WebhookEndpoint) -> None:
-    """What failed before says nothing about it from now on."""
-    endpoint.failing_since = endpoint.told_failing_at = None
+def _begin_anew(endpoint: WebhookEndpoint) -> None:
+    """What failed before, and what was asked for then, says nothing about it from now on."""
+    endpoint.failing_since = endpoint.told_failing_at = endpoint.paused_until = None
     endpoint.failures = 0
 
 

@@ -59,6 +59,8 @@ def storable_text(data: bytes, *, cut: bool = False) -> str:
 
     `cut` says that more followed, so that a character split by the bound is dropped and not replaced.
     """
+    if not data:
+        return ""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not cut)
     return text.replace("\0", "")
 

@@ -1,7 +1,7 @@
 """The guard against server-side request forgery: which addresses a webhook may reach.
 
 Three walls use the same rule, `is_allowed`: the URL when it is saved, the name when it is resolved, and the
-socket just before it connects (transport.py). The last one alone would do; the first two give earlier and
+socket just before it connects (pool.py). The last one alone would do; the first two give earlier and
 better answers. The rules are tables of our own and not `ipaddress.is_global`, whose answers change between
 Python versions.
 """
@@ -16,7 +16,6 @@ from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, quote, urlsplit
 
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 Address = IPv4Address | IPv6Address
@@ -149,8 +148,8 @@ def ascii_host(host: str) -> str:
     return encoded
 
 
-class GuardedResolver(AbstractResolver):
-    """Names to addresses that may be connected to, for aiohttp's connector.
+class GuardedResolver:
+    """Names to addresses that may be connected to.
 
     If any address of a name is refused the whole name is: no honest public receiver has a private address
     beside its public one. A name with loopback addresses only (localhost has two) keeps those that the
@@ -162,9 +161,7 @@ class GuardedResolver(AbstractResolver):
         self._lookup = lookup or system_lookup
         self._slots = asyncio.Semaphore(CONCURRENT_LOOKUPS)
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str) -> list[str]:
         """All addresses of the name. Raises OSError without any, AddressRefused if one is out of bounds."""
         found = [ip_address(text.partition("%")[0]) for text in await self._run(host)]
         if not found:
@@ -173,12 +170,7 @@ class GuardedResolver(AbstractResolver):
         if not kept or (len(kept) < len(found) and not all(map(_is_loopback, found))):
             # The addresses stay unsaid: they may come from a name server inside the operator's network.
             raise AddressRefused(_refusal(host))
-        return [
-            _result(host, address, port) for address in kept if family in (socket.AF_UNSPEC, _family(address))
-        ]
-
-    async def close(self) -> None:
-        """Nothing to release: lookups under way end by themselves."""
+        return [str(address) for address in kept]
 
     async def _run(self, host: str) -> Sequence[str]:
         """The lookup in a thread of its own, of which there are at most CONCURRENT_LOOKUPS.
@@ -284,21 +276,6 @@ def _overlap(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -
     if isinstance(one, IPv4Network):
         return isinstance(other, IPv4Network) and one.overlaps(other)
     return isinstance(other, IPv6Network) and one.overlaps(other)
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
-
-
-def _result(host: str, address: Address, port: int) -> ResolveResult:
-    return {
-        "hostname": host,
-        "host": str(address),
-        "port": port,
-        "family": _family(address),
-        "proto": 0,
-        "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-    }
 
 
 def _refusal(host: str) -> str:

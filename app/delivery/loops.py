@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -26,6 +27,19 @@ class Bell:
         """Until rung, but no longer than this."""
         await wait_briefly(self._rung, seconds)
         self._rung.clear()
+
+
+async def insist(write: Callable[[], Awaitable[None]], until: float) -> None:
+    """Do it, again after a growing pause while the database is away, up to this moment of the monotonic clock."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await write()
+        except (DBAPIError, OSError):
+            if time.monotonic() + pause >= until:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
 
 
 class Loop:

@@ -80,7 +80,7 @@ class WebhookEndpoint(AccountWide, SQLModel, table=True):
     # Whether each delivery waits until the one before it has ended, and how many may begin in a second.
     ordered: bool = False
     rate_limit: int | None = None
-    # With an order or a rate it is sent to by one worker at a time: by this one, until then.
+    # With a rate it is sent to by one worker at a time: by this one, until then.
     held_by: str | None = Field(default=None, sa_type=Text)
     held_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     status: str = Field(default=EndpointStatus.ENABLED.value, sa_type=Text)

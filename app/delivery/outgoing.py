@@ -1,8 +1,10 @@
 """Sends the mails that are not about an event: confirmations, codes, notices; encrypted until they are sent."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,8 +14,8 @@ from sqlmodel import col
 from app import points
 from app.crypto import Keyring
 from app.database import Database, database_now
-from app.delivery.exchange import Exchange
-from app.delivery.loops import Loop
+from app.delivery.exchange import Exchange, impossible
+from app.delivery.loops import Loop, insist
 from app.delivery.mailing import MOST_IN_FLIGHT, Postman
 from app.delivery.models import OutgoingMail
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
@@ -93,14 +95,22 @@ class OutgoingMails:
         async with self._database.transaction() as session:
             claimed = (await session.execute(_CLAIM.on(session), values)).all()
         points.reach("mail.claimed")
-        self._sending = asyncio.gather(*(self._deliver(mail) for mail in claimed))
+        until = time.monotonic() + values["seconds"]
+        # Whatever comes of one, the others are waited for.
+        self._sending = asyncio.gather(
+            *(self._deliver(mail, until) for mail in claimed), return_exceptions=True
+        )
         try:
-            await self._sending
+            done = await self._sending
         except asyncio.CancelledError:
             if not self._is_broken_off:
                 raise
+            return 0.0
         finally:
             self._sending = None
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one
         return 0.0
 
     async def _wait(self) -> float:
@@ -114,7 +124,7 @@ class OutgoingMails:
             due_at, at = (await session.execute(first)).one()
         return LOOK_EVERY if due_at is None else _between(at, due_at)
 
-    async def _deliver(self, mail: Row[Any]) -> None:
+    async def _deliver(self, mail: Row[Any], until: float) -> None:
         try:
             content = self._keyring.decrypt(mail.content_encrypted)
         except ValueError:
@@ -127,9 +137,13 @@ class OutgoingMails:
             if self._is_broken_off:
                 await self._write(_RELEASE, {"id": mail.id, "fence": mail.fence})
             raise
+        except Exception as error:
+            self._log.error("attempt_failed", mail_id=mail.id, exc_info=error)
+            exchange = impossible()
         points.reach("mail.sent")
         judged = verdict(exchange, mail.attempts_made + 1, self._schedule)
-        await self._record(mail, exchange, judged)
+        # What is not written down would be sent again.
+        await insist(partial(self._record, mail, exchange, judged), until)
 
     async def _record(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
         again = judged.fate is Fate.FAILED

@@ -18,6 +18,8 @@ from app.delivery.replays import events_left
 from app.events.models import EventRecord
 
 EVENTS_AT_ONCE = 500
+LOOKED_AT_ONCE = 5000
+"""How many events a page looks at, for those that are to be sent again."""
 
 Made = Callable[[Collection[str], int], None]
 
@@ -31,19 +33,16 @@ class Refill:
         self._last = ""
 
     async def run(self) -> None:
-        """Until every replay that runs has all of its deliveries."""
-        while await self._any():
-            await self._round()
+        """Until every replay that runs has all of its deliveries, or is another worker's."""
+        while await self._round():
+            pass
 
-    async def _any(self) -> bool:
-        async with self._database.reading() as session:
-            return (await session.execute(_running().limit(1))).first() is not None
-
-    async def _round(self) -> None:
-        """One page of each running replay."""
-        after = ""
+    async def _round(self) -> int:
+        """One page of each running replay that no other worker fills at this moment; gives how many they were."""
+        count, after = 0, ""
         while (replay_id := await self._page(after)) is not None:
-            after = replay_id
+            count, after = count + 1, replay_id
+        return count
 
     async def _page(self, after: str) -> str | None:
         async with self._database.transaction() as session:
@@ -65,11 +64,13 @@ class Refill:
         if endpoint is None or endpoint.status != EndpointStatus.ENABLED.value:
             await _change(session, replay, is_cancelled=True)
             return 0
-        events = await _events(session, replay, endpoint)
+        # Sequences have no gaps, so that a page ends however few of its events are wanted.
+        end = min(replay.position + LOOKED_AT_ONCE, replay.through)
+        events = await _events(session, replay, endpoint, end)
         rows = [delivery_row(replay.account_id, event, endpoint.id) for event in events]
         await insert_deliveries(session, rows, replay.id, Lane.REPLAY)
-        is_last = len(events) < EVENTS_AT_ONCE
-        await _change(session, replay, position=replay.through if is_last else events[-1].sequence)
+        is_full = len(events) == EVENTS_AT_ONCE
+        await _change(session, replay, position=events[-1].sequence if is_full else end)
         return len(rows)
 
 
@@ -79,10 +80,13 @@ def _running() -> Any:
     )
 
 
-async def _events(session: AsyncSession, replay: Replay, endpoint: WebhookEndpoint) -> Sequence[Row[Any]]:
-    """The next events of the replay, in order."""
+async def _events(
+    session: AsyncSession, replay: Replay, endpoint: WebhookEndpoint, end: int
+) -> Sequence[Row[Any]]:
+    """The next events of the replay up to this sequence, in order."""
     statement = (
         events_left(replay, endpoint)
+        .where(col(EventRecord.sequence) <= end)
         .with_only_columns(col(EventRecord.id), col(EventRecord.sequence), col(EventRecord.type))
         .order_by(col(EventRecord.sequence))
         .limit(EVENTS_AT_ONCE)

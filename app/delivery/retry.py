@@ -58,6 +58,7 @@ class Verdict:
     reason: str | None = None
 
 
+_DONE = Verdict(Fate.SUCCEEDED)
 _SYSTEM_RANDOM = random.SystemRandom()
 
 
@@ -76,7 +77,7 @@ def verdict(
     down.
     """
     if exchange.outcome is AttemptOutcome.SUCCEEDED:
-        return Verdict(Fate.SUCCEEDED)
+        return _DONE
     if _destination_gone(exchange):
         return Verdict(Fate.EXHAUSTED, disable=True, reason=exchange.error)
     if _refused_for_good(exchange):
@@ -116,8 +117,13 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 
 def lease_seconds(timeout: float) -> float:
-    """For how long a claim holds: an exchange, some time in the queue before it, and the recording after it."""
-    return 1.5 * timeout + 2 + RECORDING_SECONDS
+    """For how long a claim holds: the time in the queue, an exchange after it, and the recording after that."""
+    return queue_seconds(timeout) + timeout + RECORDING_SECONDS
+
+
+def queue_seconds(timeout: float) -> float:
+    """How long after its claim a delivery may be begun to be sent; later it is given back."""
+    return 0.5 * timeout + 2
 
 
 def _spread_after(seconds: float, rng: random.Random) -> float:

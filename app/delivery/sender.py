@@ -1,22 +1,23 @@
 """The sender: claims deliveries in batches, sends them concurrently, records the outcomes in batches.
 
-The three run side by side with bounded room between them, and no session is open while anything is on its way. What a
-delivery is carried by, webhooks or mail, is the carrier's business.
+The three run side by side with bounded room between them, and no session is open while anything is on its way. The
+outcomes are the recorder's business, and what a delivery is carried by, webhooks or mail, is the carrier's.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from sqlalchemy import Row
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
 from app.database import Database
-from app.delivery import claims, outcomes
+from app.delivery import claims
 from app.delivery.carrier import LATER, Carrier, Target
 from app.delivery.channels import Channels
 from app.delivery.claims import Claim, Wanted
@@ -24,22 +25,24 @@ from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop
 from app.delivery.models import Lane
 from app.delivery.outcomes import Result
+from app.delivery.recorder import Recorder
 from app.delivery.retry import RECORDING_SECONDS, Fate, lease_seconds, verdict
 from app.delivery.sweep import cancel_left
 
-CLAIMED_AT_ONCE = 200
-RECORDED_AT_ONCE = 400
-MOST_HELD = 1000
+CLAIMED_AT_ONCE = 400
+MOST_HELD = 1250
+LEAST_ROOM = 250
+"""Nothing is claimed until so many more may be held: claims are batches, also over many destinations."""
+
 LOOK_EVERY = 1.0
 """Seconds between two looks at what is due, which find what no one told this worker of."""
 
 LOOK_AGAIN_AFTER = 0.05
-GATHER_SECONDS = 0.02
-"""How long outcomes wait for others to be recorded with, while more are on their way."""
-
-GATHERED_ENOUGH = 100
 CLOSING_PAUSE = 1.0
 """What a destination that says it is gone is spared until that is recorded."""
+
+TRUSTED_PAUSE = 2.0
+"""How long a pause is kept without a look at whether it still holds: the endpoint may have moved meanwhile."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,11 +60,8 @@ class Sender:
         self._log = log.bind(worker_id=worker_id)
         self._channels = Channels(carrier.most_each, carrier.most_in_flight)
         self._claiming = Loop(f"claim {carrier.prefix}", self._claim_turn)
-        self._recording = Loop(f"record {carrier.prefix}", self._record_turn)
-        self._attempts: dict[asyncio.Task[None], Claim] = {}
-        self._results: list[Result] = []
-        self._given_back: list[Claim] = []
-        self._all_recorded = asyncio.Event()
+        self._records = Recorder(database, carrier, self._channels, self._log, self._may_be_due)
+        self._sending: set[asyncio.Task[None]] = set()
         self._pace: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._grace = 0.0
@@ -69,8 +69,6 @@ class Sender:
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self.observe_seconds: Callable[[float], None] | None = None
-        self.leases_lost = 0
-        self.recorded = 0
         self.oldest_due_seconds = 0.0
         # As the sweep counted it last.
         self.due = 0
@@ -93,7 +91,17 @@ class Sender:
     @property
     def failures(self) -> int:
         """Turns that ended in an error, such as a database that was away."""
-        return self._claiming.failures + self._recording.failures
+        return self._claiming.failures + self._records.failures
+
+    @property
+    def recorded(self) -> int:
+        """Attempts that were written down."""
+        return self._records.recorded
+
+    @property
+    def leases_lost(self) -> int:
+        """Attempts that were not, because someone else had taken over."""
+        return self._records.leases_lost
 
     def tell_due(self, destination_ids: Iterable[str], lane: int = Lane.FRESH) -> None:
         """There are deliveries now, so that they need not be looked for."""
@@ -108,15 +116,15 @@ class Sender:
         self._claiming.bell.ring()
 
     async def run(self) -> None:
-        recording = asyncio.create_task(self._recording.run(), name="record")
+        recording = asyncio.create_task(self._records.run(), name="record")
         try:
             await self._claiming.run()
             await self._wind_up()
         finally:
             recording.cancel()
-            for attempt in self._attempts:
-                attempt.cancel()
-            await asyncio.gather(recording, *self._attempts, return_exceptions=True)
+            for sending in self._sending:
+                sending.cancel()
+            await asyncio.gather(recording, *self._sending, return_exceptions=True)
 
     def stop(self, seconds: float) -> None:
         """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
@@ -130,8 +138,8 @@ class Sender:
         if time.monotonic() >= self._next_look:
             await self._look()
         now = time.monotonic()
-        room = MOST_HELD - self._channels.held - len(self._results)
-        wanted = self._channels.plan(min(room, CLAIMED_AT_ONCE), now) if room > 0 else []
+        room = MOST_HELD - self._channels.held - self._records.waiting
+        wanted = self._channels.plan(min(room, CLAIMED_AT_ONCE), now) if room >= LEAST_ROOM else []
         if not wanted:
             goes_on = self._channels.next_pause_end(now)
             return max(min(self._next_look, goes_on or self._next_look) - now, 0.001)
@@ -167,7 +175,7 @@ class Sender:
             await self._cancel_for_the_gone(session, wanted, targets)
             open_lanes = [one for one in wanted if not self._is_paused(one, targets)]
             picked = await self._pick(session, open_lanes, targets)
-            bodies, gone = await self._bodies(session, picked, targets)
+            bodies, gone, unwritten = await self._bodies(session, picked, targets)
             if gone:
                 await claims.cancel(session, gone)
             ends_at = await claims.lease(session, bodies, self._lease) if bodies else 0.0
@@ -180,15 +188,18 @@ class Sender:
                 self._channels.mark_due(one.destination_id, one.lane)
         now = time.monotonic()
         for row in picked:
-            body = row.body if row.body is not None else bodies.get(row.id)
+            body = b"" if row.id in unwritten else row.body if row.body is not None else bodies.get(row.id)
             if body is None:
                 continue
             target = targets[row.destination_id]
             claim = Claim.of(row, body, target, ends_at)
+            if row.id in unwritten:
+                self._told(claim, impossible())
+                continue
             self._channels[target.id].rate = target.rate_limit
             if self._channels[row.destination_id].is_paused(now):
                 # It began while this was being claimed.
-                self._give_back([claim])
+                self._records.give_back([claim])
             else:
                 self._channels.add(claim)
 
@@ -214,32 +225,36 @@ class Sender:
             return True
         if target.paused_seconds <= 0:
             return False
-        self._give_back(self._channels.pause(target.id, time.monotonic() + target.paused_seconds))
+        paused = min(target.paused_seconds, TRUSTED_PAUSE)
+        self._records.give_back(self._channels.pause(target.id, time.monotonic() + paused))
         self._channels.mark_due(target.id, wanted.lane)
         return True
 
     async def _bodies(
         self, session: AsyncSession, picked: Sequence[Row[Any]], targets: Mapping[str, Target]
-    ) -> tuple[dict[str, str | None], list[str]]:
-        """The new bodies of all that can be sent, and those whose event is gone."""
+    ) -> tuple[dict[str, str | None], list[str], set[str]]:
+        """The new bodies of all that is claimed, those whose event is gone, and those that could not be written."""
         bodies: dict[str, str | None] = {}
-        gone = []
+        gone, unwritten = [], set()
         for row in picked:
             if row.body is not None:
                 bodies[row.id] = None
                 continue
             try:
                 body = await self._carrier.body(session, row, targets[row.destination_id])
-            except (LookupError, TypeError, ValueError) as error:
-                # Held without a body, so that it comes up again only after the lease and stops nobody else.
+            except (SQLAlchemyError, OSError):
+                raise
+            except Exception as error:
+                # Whatever is wrong with one stops nobody else.
                 self._log.error("delivery_body_failed", delivery_id=row.id, exc_info=error)
                 bodies[row.id] = None
+                unwritten.add(row.id)
                 continue
             if body is None:
                 gone.append(row.id)
             else:
                 bodies[row.id] = body
-        return bodies, gone
+        return bodies, gone, unwritten
 
     async def _late_bodies(
         self,
@@ -261,17 +276,18 @@ class Sender:
     def _send(self) -> None:
         if self._is_stopping:
             return
-        latest = time.monotonic() + self._carrier.timeout + RECORDING_SECONDS
         for claim in self._channels.next_sends(time.monotonic()):
-            if claim.expires_at < latest:
-                # It has waited here for so long that it might be on its way twice.
-                self._channels.abandoned(claim)
-                self._give_back([claim])
-                continue
-            attempt = asyncio.create_task(self._attempt(claim), name="attempt")
-            self._attempts[attempt] = claim
-            attempt.add_done_callback(self._attempts.pop)
+            sending = asyncio.create_task(self._send_on(claim), name="attempts")
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
         self._wake_for_pace()
+
+    async def _send_on(self, claim: Claim | None) -> None:
+        """One attempt after the other for as long as there is something to send: a task for each costs more."""
+        while claim is not None:
+            await self._attempt(claim)
+            claim = None if self._is_stopping else self._channels.next_send(time.monotonic())
+            self._send()
 
     def _wake_for_pace(self) -> None:
         """Send again when the first of the endpoints that have a rate may be sent to."""
@@ -284,34 +300,42 @@ class Sender:
     async def _attempt(self, claim: Claim) -> None:
         points.reach("send.before_request")
         started = time.monotonic()
+        if claim.expires_at < started + self._carrier.timeout + RECORDING_SECONDS:
+            # It has waited for so long, or this process stood still, that it might be on its way twice.
+            self._channels.abandoned(claim)
+            self._records.give_back([claim])
+            return
         try:
             exchange = await self._carrier.send(claim)
         except asyncio.CancelledError:
             self._channels.abandoned(claim)
-            self._given_back.append(claim)
+            self._records.give_back([claim])
             raise
         except Exception as error:
             self._log.error("attempt_failed", delivery_id=claim.id, exc_info=error)
             exchange = impossible()
         points.reach("send.response")
         self._finish(claim, exchange, time.monotonic() - started)
-        self._send()
         if self._channels.has_room(claim.destination_id):
             self._claiming.bell.ring()
 
     def _finish(self, claim: Claim, exchange: Exchange, seconds: float) -> None:
-        judged = verdict(exchange, claim.attempt_in_schedule, self._schedule)
-        result = Result(claim, exchange, judged)
-        succeeded = judged.fate is Fate.SUCCEEDED
-        self._results.append(result)
-        self._give_back(self._channels.finished(claim, succeeded, seconds, slow_down=judged.slow_down))
+        result = self._told(claim, exchange)
+        succeeded = result.verdict.fate is Fate.SUCCEEDED
+        self._records.give_back(
+            self._channels.finished(claim, succeeded, seconds, slow_down=result.verdict.slow_down)
+        )
         if (pause := self._pause_after(result)) > 0:
-            self._give_back(self._channels.pause(claim.destination_id, time.monotonic() + pause))
-        self.outcomes[exchange.outcome.value] += 1
-        self.fates[judged.fate.value] += 1
+            self._records.give_back(self._channels.pause(claim.destination_id, time.monotonic() + pause))
         if self.observe_seconds is not None:
             self.observe_seconds(seconds)
-        self._recording.bell.ring()
+
+    def _told(self, claim: Claim, exchange: Exchange) -> Result:
+        """What an attempt was, to be recorded, and what follows from it."""
+        result = Result(claim, exchange, verdict(exchange, claim.attempt_in_schedule, self._schedule))
+        self._records.add(result)
+        self.outcomes[exchange.outcome.value] += 1
+        self.fates[result.verdict.fate.value] += 1
         self._log.info(
             "delivery_attempt",
             account_id=claim.account_id,
@@ -321,9 +345,10 @@ class Sender:
             attempt=claim.attempt,
             outcome=exchange.outcome.value,
             status=exchange.status,
-            fate=judged.fate.value,
+            fate=result.verdict.fate.value,
             duration_ms=exchange.duration_ms,
         )
+        return result
 
     def _pause_after(self, result: Result) -> float:
         """For how many seconds nothing more is sent to the destination: as it asks, or because it fails."""
@@ -333,71 +358,22 @@ class Sender:
         if delay is None:
             delay = self._schedule[-1] if self._schedule else 0.0
         probe = self._channels[result.claim.destination_id].probe_pause(delay)
-        return max(self._carrier.pause_after(result) or 0.0, probe)
+        asked = min(self._carrier.pause_after(result) or 0.0, TRUSTED_PAUSE)
+        return max(asked, probe)
 
-    def _give_back(self, dropped: Sequence[Claim]) -> None:
-        if dropped:
-            self._given_back.extend(dropped)
-            self._recording.bell.ring()
-
-    # Recording
-
-    async def _record_turn(self) -> float:
-        if not self._results and not self._given_back:
-            return LOOK_EVERY
-        if len(self._results) < GATHERED_ENOUGH and self._channels.held:
-            await asyncio.sleep(GATHER_SECONDS)
-        await self._record()
-        return 0.0
-
-    async def _record(self) -> None:
-        results, given_back = self._results[:RECORDED_AT_ONCE], self._given_back[:]
-        points.reach("send.before_record")
-        async with self._database.transaction() as session:
-            held: set[str] = set()
-            if results:
-                await self._carrier.affect(session, results)
-                held = await outcomes.record(session, results)
-                await self._carrier.stamp(session, results)
-            if given_back:
-                await claims.release(session, given_back)
-        points.reach("send.recorded")
-        del self._results[: len(results)], self._given_back[: len(given_back)]
-        self.recorded += len(held)
-        soonest = min(
-            (one.verdict.delay for one in results if one.verdict.delay is not None), default=LOOK_EVERY
-        )
-        self._next_look = min(self._next_look, time.monotonic() + soonest)
-        self._count_lost(results, held)
-        for claim in given_back:
-            self._channels.mark_due(claim.destination_id, claim.lane)
-        for result in results:
-            if result.claim.ordered:
-                self._channels.mark_due(result.claim.destination_id, Lane.FRESH)
-        if not self._results and not self._given_back:
-            self._all_recorded.set()
-        # Places that were taken by results are free for claims again.
+    def _may_be_due(self, within: float) -> None:
+        """What was recorded made room, and may have made something due in so many seconds."""
+        self._next_look = min(self._next_look, time.monotonic() + within)
         self._claiming.bell.ring()
-
-    def _count_lost(self, results: Sequence[Result], held: Collection[str]) -> None:
-        for result in results:
-            if result.claim.id not in held:
-                self.leases_lost += 1
-                self._log.warning(
-                    "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt
-                )
 
     async def _wind_up(self) -> None:
         """Wait for what is in flight, write down what came of it, give back the rest."""
-        self._given_back.extend(self._channels.drop_all())
-        if self._attempts:
-            await asyncio.wait(list(self._attempts), timeout=self._grace)
-        for attempt in list(self._attempts):
-            attempt.cancel()
-        await asyncio.gather(*self._attempts, return_exceptions=True)
-        while self._results or self._given_back:
-            self._recording.bell.ring()
-            self._all_recorded.clear()
-            await self._all_recorded.wait()
+        self._records.give_back(self._channels.drop_all())
+        if self._sending:
+            await asyncio.wait(list(self._sending), timeout=self._grace)
+        for sending in list(self._sending):
+            sending.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        await self._records.flush()
         async with self._database.transaction() as session:
             await self._carrier.leave(session)

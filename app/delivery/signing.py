@@ -63,12 +63,15 @@ def sign(
     if not message_id or "." in message_id:
         raise ValueError("A message id is not empty and has no dot.")
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
-    shared = [_written("v1", hmac.digest(decode_secret(secret), content, "sha256")) for secret in secrets]
+    shared = [_written("v1", hmac.digest(_shared(secret), content, "sha256")) for secret in secrets]
     return " ".join(shared + [_written("v1a", _private(key).sign(content)) for key in private_keys])
 
 
 def _written(version: str, signature: bytes) -> str:
     return f"{version},{base64.b64encode(signature).decode('ascii')}"
+
+
+_shared = lru_cache(maxsize=10_000)(decode_secret)
 
 
 @lru_cache(maxsize=10_000)

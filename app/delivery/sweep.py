@@ -14,6 +14,9 @@ from app.database import Database
 from app.delivery import claims
 from app.delivery.models import EmailSubscription, EmailSubscriptionStatus, EndpointStatus, WebhookEndpoint
 
+ASKED_AT_ONCE = 10_000
+"""Databases take some 32,000 parameters in a statement, and there may be more destinations."""
+
 _TAKES: dict[str, tuple[type[Any], str]] = {
     "whe": (WebhookEndpoint, EndpointStatus.ENABLED.value),
     "ems": (EmailSubscription, EmailSubscriptionStatus.ACTIVE.value),
@@ -37,10 +40,12 @@ class Sweep:
         for prefix, (model, takes) in _TAKES.items():
             async with self._database.reading() as session:
                 waiting = await claims.waited_for(session, prefix)
-                found = await session.execute(
-                    select(model.id).where(model.id.in_(waiting), model.status == takes)
-                )
-            left += sorted(set(waiting) - set(found.scalars()))
+                found: set[str] = set()
+                for start in range(0, len(waiting), ASKED_AT_ONCE):
+                    some = waiting[start : start + ASKED_AT_ONCE]
+                    taking = select(model.id).where(model.id.in_(some), model.status == takes)
+                    found |= set((await session.execute(taking)).scalars())
+            left += sorted(set(waiting) - found)
         return left
 
     async def _page(self, destination_id: str) -> int:

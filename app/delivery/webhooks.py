@@ -22,7 +22,7 @@ from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
 from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
-from app.delivery.retry import Fate, lease_seconds, parse_retry_after
+from app.delivery.retry import Fate, parse_retry_after, queue_seconds
 from app.delivery.selected import Selected
 from app.delivery.sql import Sql, rows
 from app.delivery.transport import Transport
@@ -36,7 +36,11 @@ UNREADABLE_SECONDS = 60.0
 LOOK_AGAIN_AFTER = 1.0
 """How soon to ask for an endpoint that another worker holds."""
 
-# Only one worker at a time can keep an order or a rate. Locked in the order of the ids, as everywhere.
+LONGEST_PACE = 1.0
+"""Seconds between two requests at the lowest rate."""
+
+# Only one worker at a time can keep a rate; an order is kept by whoever claims, as it is seen in the deliveries. Locked
+# in the order of the ids, as everywhere.
 _HOLD = Sql("""
     UPDATE webhook_endpoints SET held_by = :worker_id, held_until = @later(:seconds)
     FROM (
@@ -92,7 +96,7 @@ class Webhooks:
             col(WebhookEndpoint.id).in_(ids), col(WebhookEndpoint.status) == EndpointStatus.ENABLED.value
         )
         found = (await session.execute(statement)).all()
-        exclusive = [one.id for one, _ in found if one.ordered or one.rate_limit is not None]
+        exclusive = [one.id for one, _ in found if one.rate_limit is not None]
         elsewhere = set(exclusive) - await self._hold(session, exclusive)
         return {one.id: self._target(one, now, one.id in elsewhere) for one, now in found}
 
@@ -159,14 +163,14 @@ class Webhooks:
         self._stamped.update(dict.fromkeys(due, now))
 
     async def _hold(self, session: AsyncSession, endpoint_ids: Sequence[str]) -> set[str]:
-        """Those of the endpoints with an order or a rate that are this worker's for as long as its claims are."""
+        """Those of the endpoints with a rate that are this worker's, for as long as it may begin what it claims now."""
         if not endpoint_ids:
             return set()
         self._holds = True
         values = {
             "rows": rows({"id": one} for one in endpoint_ids),
             "worker_id": self._worker_id,
-            "seconds": lease_seconds(self.timeout),
+            "seconds": queue_seconds(self.timeout) + LONGEST_PACE,
         }
         return set((await session.execute(_HOLD.on(session), values)).scalars())
 

@@ -65,7 +65,7 @@ async def measure(given: argparse.Namespace, console: Console) -> Report:
         cores=cores,
         report=report,
         sizes=QUICK if given.quick else FULL,
-        databases=Databases(wanted=not given.quick),
+        databases=Databases(),
         quick=given.quick,
         peers=given.peers and given.peers.absolute(),
         node_modules=given.node_modules and given.node_modules.absolute(),

@@ -1,6 +1,5 @@
 """Fills an account through the API, as a user would: customers, meters, a consent, readings, an endpoint."""
 
-import asyncio
 import gzip
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -58,6 +57,7 @@ class Api:
     """GraphQL with the account's key; every error is raised as BenchError."""
 
     def __init__(self, product: Product) -> None:
+        self.customers_made = 0
         self.client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{product.port}", headers={"x-api-key": product.api_key}, timeout=120
         )
@@ -111,7 +111,13 @@ class Api:
 
     async def customers(self, count: int, name: str = "Customer {:05d}") -> list[str]:
         """Ids of new customers."""
-        inputs = [{"name": name.format(n), "email": f"customer{n:05d}@example.com"} for n in range(count)]
+        # The email is what must be new.
+        numbers = range(self.customers_made, self.customers_made + count)
+        self.customers_made += count
+        inputs = [
+            {"name": name.format(n), "email": f"customer{number:05d}@example.com"}
+            for n, number in enumerate(numbers)
+        ]
         made = await self.mutate_many("createCustomer", "customer { id }", inputs)
         return [payload["customer"]["id"] for payload in made]
 
@@ -165,18 +171,7 @@ class Api:
         return int(response.json()["changed"])
 
     async def endpoint(self, url: str) -> tuple[str, str]:
-        """Id and secret of a new webhook endpoint for `meter_data.received`."""
-        values = {"url": url, "eventTypes": ["meter_data.received"]}
+        """Id and secret of a new webhook endpoint for all events."""
+        values = {"url": url}
         made = await self.mutate("createWebhookEndpoint", "webhookEndpoint { id } secret", values)
         return made["webhookEndpoint"]["id"], made["secret"]
-
-    async def until_recorded(self, endpoint_id: str, every: float = 0.02) -> None:
-        """Return when no delivery of the endpoint is waiting for an outcome."""
-        query = (
-            "query($id: ID!) { deliveries(first: 1, filter: {webhookEndpointId: $id,"
-            " statuses: [PENDING, FAILED]}) { nodes { id status } } }"
-        )
-        while nodes := (await self.run(query, {"id": endpoint_id}))["deliveries"]["nodes"]:
-            if nodes[0]["status"] == "FAILED":
-                raise BenchError("a delivery to a receiver that answers 204 failed")
-            await asyncio.sleep(every)

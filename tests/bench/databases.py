@@ -9,14 +9,13 @@ from tests.services.process import ServiceError
 class Databases:
     """Gives out empty databases. It runs without fsync, as in the tests, for both sides of a figure."""
 
-    def __init__(self, *, wanted: bool) -> None:
-        self.wanted = wanted
-        self.missing = "" if wanted else "left out of quick runs"
+    def __init__(self) -> None:
+        self.missing = ""
         self.server: Postgres | None = None
 
     async def there(self) -> bool:
         """Whether there is a PostgreSQL to measure on; `missing` says why not."""
-        if self.wanted and self.server is None and not self.missing:
+        if self.server is None and not self.missing:
             try:
                 self.server = await asyncio.to_thread(Postgres)
                 await asyncio.to_thread(self.server.start)

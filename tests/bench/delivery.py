@@ -2,41 +2,52 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.bench.api import Api, csv_gzip
-from tests.bench.machine import BenchError
+from tests.bench.api import Api
+from tests.bench.backlog import Backlog
+from tests.bench.isolation import dead_endpoint
+from tests.bench.machine import BenchError, cpu_seconds
 from tests.bench.receiver import Receiver
-from tests.bench.report import Figure
+from tests.bench.report import Better, Figure
 from tests.bench.run import Run, interleaved
-from tests.bench.servers import ROOT, clean_environment, process, voltwire
+from tests.bench.servers import ROOT, Product, Voltwire, clean_environment, process, voltwire
 
 PATIENCE_SECONDS = 120
-MOST_CONCURRENT = 100
 STOCK = "stock httpx, bare signed POSTs"
+ONE = "one worker"
 
 
 @dataclass(frozen=True)
 class Burst:
-    """`seconds` run from the first commit to the last recorded outcome."""
+    """`seconds` run from the commit to the last recorded outcome; `cpu` is what the measured processes computed."""
 
     events: int
     seconds: float
-    body_size: int
-    connections: int
-    repeats: int
+    cpu: float
+    body_size: int = 0
+    connections: int = 0
+    repeats: int = 0
 
     @property
     def per_second(self) -> float:
         return self.events / self.seconds
+
+    @property
+    def cpu_each(self) -> float:
+        """Microseconds of computing for each event."""
+        return self.cpu / self.events * 1e6
 
 
 async def run_delivery(run: Run) -> None:
     await on_database(run, "SQLite, API and worker in one process", None, split=False)
     if await run.on_postgres():
         await on_database(run, "PostgreSQL, one worker process", await run.databases.create(), split=True)
+        await dead_endpoint(run, await run.databases.create())
     run.report.print_table(
-        "delivery", f"delivery · bursts of {run.sizes.burst:,} events to one webhook endpoint"
+        "delivery",
+        f"delivery · bursts of {run.sizes.burst:,} events, {run.sizes.accounts} accounts with an endpoint each",
     )
 
 
@@ -44,60 +55,105 @@ async def on_database(run: Run, place: str, database_url: str | None, *, split: 
     async with (
         Receiver() as receiver,
         voltwire(run.program, run.cores, database_url, split) as product,
+        Backlog(product.installation) as backlog,
         Api(product) as api,
     ):
-        meters = await api.metered_customer(min(run.sizes.meters, run.sizes.burst))
-        endpoint_id, secret = await api.endpoint(receiver.url)
-        run.report.progress(f"{len(meters):,} meters on {place}")
-        bursts = Bursts(run, api, receiver, meters, endpoint_id)
+        run.report.progress(f"bursts on {place}")
+        bursts = Bursts(run, product, api, backlog, receiver)
+        secrets = await bursts.open()
         first = await bursts.fire()
-        receiver.check_signatures(secret)
-        concurrency = min(max(first.connections, 1), MOST_CONCURRENT)
+        receiver.check_signatures(secrets)
+        await backlog.analyze()
+        concurrency = max(first.connections, 1)
 
         async def posts() -> Burst:
             return await stock_posts(run, receiver, concurrency, first.body_size)
 
-        rounds = await interleaved(run.sizes.rounds, bursts.fire, posts)
-    values = [[one.per_second for one in side] for side in rounds]
+        measures = [bursts.fire, posts, bursts.fire_at_two] if split else [bursts.fire, posts]
+        rounds = await interleaved(run.sizes.rounds, *measures)
     note = f"bodies of {first.body_size:,} bytes, {concurrency} connections on both sides"
-    run.report.add(
-        Figure("delivery", f"deliveries a second, {place}", "", "higher", values[0], STOCK, values[1], note)
-    )
-    if repeats := sum(one.repeats for one in rounds[0]):
+    report(run, place, note, *rounds)
+
+
+def report(
+    run: Run, place: str, note: str, ours: list[Burst], stock: list[Burst], two: Sequence[Burst] = ()
+) -> None:
+    def add(
+        name: str, unit: str, better: Better, product: list[float], beside: str, base: list[float]
+    ) -> None:
+        run.report.add(Figure("delivery", name, unit, better, product, beside, base, note))
+
+    rates = [one.per_second for one in ours]
+    add(f"deliveries a second, {place}", "", "higher", rates, STOCK, [one.per_second for one in stock])
+    if all(one.cpu for one in ours):
+        costs = [one.cpu_each for one in ours]
+        add(
+            f"computing for a delivery, {place}", "µs", "lower", costs, STOCK, [one.cpu_each for one in stock]
+        )
+    if two:
+        add(
+            "deliveries a second, a second worker beside it",
+            "",
+            "higher",
+            [one.per_second for one in two],
+            ONE,
+            rates,
+        )
+    if repeats := sum(one.repeats for one in [*ours, *two]):
         run.report.say(f"{repeats} deliveries on {place} arrived more than once")
 
 
 class Bursts:
-    """Makes one event per meter by one upload, as often as a burst needs, and waits for the outcomes."""
+    """Commits many events at once, as often as it is asked, and waits for the outcomes of their deliveries."""
 
-    def __init__(self, run: Run, api: Api, receiver: Receiver, meters: list[str], endpoint_id: str) -> None:
+    def __init__(self, run: Run, product: Voltwire, api: Api, backlog: Backlog, receiver: Receiver) -> None:
+        self.run = run
+        self.product = product
         self.api = api
+        self.backlog = backlog
         self.receiver = receiver
-        self.meters = meters
-        self.endpoint_id = endpoint_id
-        self.uploads = max(1, run.sizes.burst // len(meters))
-        self.next_start = 0
+        self.account_ids = [product.account_id]
+
+    async def open(self) -> list[str]:
+        """Make the other accounts, and for each of them an endpoint; gives the endpoints' secrets."""
+        secrets = [await self.api.endpoint(self.receiver.url)]
+        for number in range(1, self.run.sizes.accounts):
+            account_id, key = self.product.installation.account(f"Bench {number}")
+            self.account_ids.append(account_id)
+            async with Api(Product(self.product.port, key, account_id)) as api:
+                secrets.append(await api.endpoint(self.receiver.url))
+        return [secret for _, secret in secrets]
 
     async def fire(self) -> Burst:
-        events = self.uploads * len(self.meters)
-        files = [csv_gzip(self.meters, self.next_start + n, 1) for n in range(self.uploads)]
-        self.next_start += self.uploads
-        self.receiver.expect(events)
-        await self.api.upload(files[0])
-        started = time.perf_counter()  # the answer comes right after the commit
-        for file in files[1:]:
-            await self.api.upload(file)
+        return await self._fire(self.run.sizes.burst, self.product.pids[-1:])
+
+    async def fire_at_two(self) -> Burst:
+        """The same with a second worker on the first one's core, which has sent something before."""
+        with self.product.installation.start("worker") as second:
+            await second.said(b"worker_started")
+            pids = [self.product.pids[-1], second.pid]
+            await self._fire(self.run.sizes.burst // 4, pids)
+            return await self._fire(self.run.sizes.burst, pids)
+
+    async def _fire(self, events: int, pids: Sequence[int]) -> Burst:
+        receiver = self.receiver
+        receiver.expect(events)
+        cpu = cpu_seconds(pids)
+        await self.backlog.commit_events(self.account_ids, events - 1)
+        started = time.perf_counter()
+        # Its commit is what the workers are told of; they find the others with it.
+        await self.api.customers(1)
         try:
-            await asyncio.wait_for(self.receiver.all_here.wait(), PATIENCE_SECONDS)
+            await asyncio.wait_for(receiver.all_here.wait(), PATIENCE_SECONDS)
         except TimeoutError:
             raise BenchError(
-                f"{len(self.receiver.ids):,} of {events:,} events arrived within {PATIENCE_SECONDS} s"
+                f"{len(receiver.ids):,} of {events:,} events arrived within {PATIENCE_SECONDS} s"
             ) from None
-        await self.api.until_recorded(self.endpoint_id)
+        await self.backlog.until_recorded()
         seconds = time.perf_counter() - started
-        receiver = self.receiver
         repeats = receiver.requests - len(receiver.ids)
-        return Burst(events, seconds, receiver.body_size, receiver.most_connections, repeats)
+        cpu = cpu_seconds(pids) - cpu
+        return Burst(events, seconds, cpu, receiver.body_size, receiver.most_connections, repeats)
 
 
 async def stock_posts(run: Run, receiver: Receiver, concurrency: int, body_size: int) -> Burst:
@@ -110,5 +166,5 @@ async def stock_posts(run: Run, receiver: Receiver, concurrency: int, body_size:
         await asyncio.to_thread(client.process.wait)
         if client.process.returncode:
             raise BenchError(f"the httpx baseline failed: {client.last_words()}")
-        seconds = float(client.last_words())
-    return Burst(count, seconds, body_size, concurrency, 0)
+        seconds, cpu = map(float, client.last_words().split())
+    return Burst(count, seconds, cpu)

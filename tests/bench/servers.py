@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -47,6 +47,17 @@ class Server:
     def last_words(self) -> str:
         self.log.seek(0)
         return self.log.read()[-1500:].decode(errors="replace").strip()
+
+    async def said(self, words: bytes) -> None:
+        """Wait until it has logged this. Raises BenchError with the last words."""
+        for _ in range(START_SECONDS * 20):
+            self.log.seek(0)
+            if words in self.log.read():
+                return
+            if self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.05)
+        raise BenchError(f"a process did not start: {self.last_words()}")
 
     async def ready(self, path: str) -> None:
         """Wait for an answer to `path` with a status below 500. Raises BenchError with the last words."""
@@ -109,6 +120,35 @@ async def uvicorn(
         yield server
 
 
+@dataclass(frozen=True)
+class Installation:
+    """How a Voltwire's commands are run, so that another process of it can join."""
+
+    program: Path
+    cores: Cores
+    env: Mapping[str, str]
+    home: Path
+
+    @property
+    def database_url(self) -> str:
+        """As the setting has it."""
+        return (
+            self.env.get("VOLTWIRE_DATABASE_URL") or f"sqlite:///{self.env['VOLTWIRE_DATA_DIR']}/voltwire.db"
+        )
+
+    def start(self, *arguments: str, port: int = 0) -> AbstractContextManager[Server]:
+        """A process on the server's core, until the block ends."""
+        return process([str(self.program), *arguments], self.env, self.home, self.cores, port)
+
+    def account(self, name: str) -> tuple[str, str]:
+        """Id and API key of a new account."""
+        made = json.loads(self.command("accounts", "create", name, "--email", "bench@example.com"))
+        return made["accountId"], made["apiKey"]
+
+    def command(self, *arguments: str) -> str:
+        return command(self.program, arguments, self.env, self.home)
+
+
 @dataclass
 class Product:
     """A running Voltwire with one account."""
@@ -128,10 +168,17 @@ class Product:
         return [server.pid for server in self.servers]
 
 
+@dataclass(kw_only=True)
+class Voltwire(Product):
+    """A Product that this run has set up itself."""
+
+    installation: Installation
+
+
 @asynccontextmanager
 async def voltwire(
     program: Path, cores: Cores, database_url: str | None = None, split: bool = False
-) -> AsyncIterator[Product]:
+) -> AsyncIterator[Voltwire]:
     """Voltwire on SQLite or on `database_url`, migrated and with an account.
 
     `split` runs `voltwire api` on the client's core and `voltwire worker` on the server's, so that the worker is
@@ -148,19 +195,16 @@ async def voltwire(
         if database_url:
             # The doorbell between the two processes is PostgreSQL as well: nothing else runs here.
             env |= {"VOLTWIRE_DATABASE_URL": database_url, "VOLTWIRE_BROADCAST_URL": database_url}
-        command(program, ["migrate"], env, home)
-        account = json.loads(
-            command(program, ["accounts", "create", "Bench", "--email", "bench@example.com"], env, home)
-        )
+        installation = Installation(program, cores, env, home)
+        installation.command("migrate")
+        account_id, api_key = installation.account("Bench")
         roles = [["api", "--port", str(port)], ["worker"]] if split else [["serve", "--port", str(port)]]
         async with AsyncExitStack() as stack:
-            servers = [
-                stack.enter_context(process([str(program), *role], env, home, cores, port)) for role in roles
-            ]
+            servers = [stack.enter_context(installation.start(*role, port=port)) for role in roles]
             if split:
                 cores.pin_client(servers[0].pid)
             await servers[0].ready("/readyz")
-            yield Product(port, account["apiKey"], account["accountId"], servers)
+            yield Voltwire(port, api_key, account_id, servers, installation=installation)
 
 
 def command(program: Path, arguments: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:

@@ -58,6 +58,8 @@ class Scripted:
     port: int = 0
     connections: int = 0
     commands: list[str] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    """What came whole, whatever was answered."""
 
     def reply(self, command: str) -> str | None:
         found = self.replies.get(command, ["250 OK"])
@@ -92,7 +94,7 @@ async def scripted(**replies: str | list[str | None] | None) -> AsyncIterator[Sc
                 reply = script.reply(command)
                 await say(writer, reply)
                 if command == "DATA" and reply is not None and reply.startswith("354"):
-                    await reader.readuntil(b"\r\n.\r\n")
+                    script.messages.append(await reader.readuntil(b"\r\n.\r\n"))
                     script.commands.append(".")
                     await say(writer, script.reply("."))
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):

@@ -88,13 +88,13 @@ def test_a_destination_that_slows_down_goes_to_one_at_once_and_gives_back_the_re
 def test_claims_come_in_batches() -> None:
     board = channels()
     succeed(board, "whe_1", 30)
-    for _ in range(201):
+    for _ in range(401):
         board.add(claim("whe_1"))
     board.mark_due("whe_1", Lane.FRESH)
-    # 400 may be held; only with half of them free is there anything to claim.
-    assert board.plan(200, NOW) == []
+    # 800 may be held; only with half of them free is there anything to claim.
+    assert board.plan(400, NOW) == []
     board.finished(next(board.next_sends(0.0)), True, 0.01)
-    assert board.plan(200, NOW) == [Wanted("whe_1", Lane.FRESH, 200)]
+    assert board.plan(400, NOW) == [Wanted("whe_1", Lane.FRESH, 400)]
 
 
 def test_a_planned_lane_counts_as_done_until_it_is_marked_again() -> None:

@@ -1,7 +1,8 @@
 """Digests: one mail for what happened in an hour or a day, every delivery in it recorded."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
@@ -9,9 +10,11 @@ from sqlmodel import col
 
 from app import clock
 from app.delivery.deliveries import send_again
+from app.delivery.digests import MAILS_AT_ONCE
 from app.delivery.models import Delivery, DeliveryStatus, Digest, EmailSubscription, Lane
 from app.delivery.periods import next_digest
 from tests.delivery.scene import Scene, admin, open_scene
+from tests.services.postgres import Postgres
 from tests.services.smtp import SmtpSink
 
 
@@ -146,3 +149,71 @@ async def test_who_unsubscribes_meanwhile_gets_none(scene: Scene, smtp_sink: Smt
         await scene.settled()
     assert len(smtp_sink.mails) == 0
     assert {one.status for one in await scene.deliveries()} == {DeliveryStatus.CANCELLED.value}
+
+
+async def test_mails_that_cannot_be_written_hold_up_no_others(scene: Scene, smtp_sink: SmtpSink) -> None:
+    broken, account = await scene.account(), await scene.account()
+    for number in range(MAILS_AT_ONCE + 1):
+        await scene.subscription(broken, f"broken{number}@example.com", digest="HOURLY")
+    subscription = await scene.subscription(account, "ada@example.com", digest="HOURLY")
+    async with scene.worker() as worker:
+        await scene.happen(broken)
+        await scene.happen(account)
+        await scene.until(lambda: dispatched(scene, MAILS_AT_ONCE + 2))
+        async with scene.database.transaction() as session:
+            broken_ones = update(Delivery).where(col(Delivery.account_id) == broken)
+            await session.execute(broken_ones.values(event_type="nobody.knows"))
+        await make_due(scene)
+        await scene.points.wait_for("digest.recorded")
+        assert worker.digests.failures == 0
+    (delivery,) = await scene.deliveries(destination_id=subscription)
+    assert delivery.status == DeliveryStatus.SUCCEEDED.value
+    # The others wait for whoever knows how to write them.
+    waiting = await scene.deliveries(account_id=broken)
+    assert {(one.status, one.leased_until) for one in waiting} == {(DeliveryStatus.PENDING.value, None)}
+    assert len(smtp_sink.mails) == 1
+
+
+async def test_a_mail_that_cannot_be_sent_is_given_up(scene: Scene, smtp_sink: SmtpSink) -> None:
+    _, subscription = await waiting(scene, ["Ada"])
+    await scene.change(EmailSubscription, subscription, email="ada@example.com\nBcc: eve@example.com")
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+    (delivery,) = await scene.deliveries()
+    outcomes = [one.outcome for one in await scene.attempts(delivery.id)]
+    assert (delivery.status, outcomes) == (DeliveryStatus.EXHAUSTED.value, ["CONNECTION"] * 3)
+    assert len(smtp_sink.mails) == 0
+
+
+async def test_a_mail_that_is_not_wholly_free_is_not_sent_in_part(scene: Scene, smtp_sink: SmtpSink) -> None:
+    await waiting(scene, ["Ada", "Grace"])
+    first, second = await scene.deliveries()
+    # As a sender that died has left them, whose second lease ends a moment later.
+    now = clock.now()
+    for one, until in ((first, now), (second, now + timedelta(seconds=1))):
+        await scene.change(Delivery, one.id, digest_id=first.id, leased_until=until)
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+    (mail,) = smtp_sink.mails
+    assert "2 events of Bright Energy" in mail.text
+    assert [len(await scene.attempts(one.id)) for one in (first, second)] == [1, 1]
+
+
+async def test_a_database_that_is_away_makes_no_second_mail(postgres: Postgres, smtp_sink: SmtpSink) -> None:
+    url = await postgres.create_database()
+    settings = {"smtp_url": smtp_sink.url, "mail_from": "Voltwire <events@mail.example>"}
+    async with open_scene(url, **settings) as scene:
+        await waiting(scene, ["Ada"])
+        await make_due(scene)
+        # It goes between the claim and the mail.
+        scene.points.on["digest.claimed"] = postgres.kill
+        async with scene.worker():
+            await smtp_sink.wait_for(1)
+            await asyncio.to_thread(postgres.start)
+            await scene.settled()
+        (delivery,) = await scene.deliveries()
+        assert (delivery.status, delivery.attempts_made, delivery.fence) == ("SUCCEEDED", 1, 1)
+    assert len(smtp_sink.mails) == 1
+    await postgres.drop_database(url)

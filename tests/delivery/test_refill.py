@@ -5,10 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
 from app import clock
 from app.delivery.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
-from app.delivery.refill import EVENTS_AT_ONCE, Refill
+from app.delivery.refill import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Refill
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Answer, Receiver
 
@@ -63,6 +65,33 @@ async def test_a_long_replay_is_made_in_pages_and_each_delivery_once(scene: Scen
     assert told == [([endpoint.id], Lane.REPLAY)] * 2
     made = await scene.deliveries(replay_id=again.id)
     assert [one.event_sequence for one in made] == list(range(2, EVENTS_AT_ONCE + 102))
+
+
+async def test_a_page_ends_however_few_of_its_events_are_wanted(scene: Scene) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, "https://example.com/")
+    await scene.happen(account, 3)
+    pages = 3
+    again = await replay(scene, account, endpoint.id, through=4, position=4 - pages * LOOKED_AT_ONCE)
+    before = scene.points.counts["replay.committed"]
+    await Refill(scene.database, lambda *_: None).run()
+    assert scene.points.counts["replay.committed"] - before == pages
+    assert await finished(scene, again.id)
+    assert [one.event_sequence for one in await scene.deliveries()] == [1, 2, 3, 4]
+
+
+async def test_what_another_worker_fills_is_left_to_it(postgres_url: str) -> None:
+    async with open_scene(postgres_url) as scene:
+        account = await scene.account()
+        endpoint = await scene.endpoint(account, "https://example.com/")
+        again = await replay(scene, account, endpoint.id, through=1)
+        refill = Refill(scene.database, lambda *_: None)
+        async with scene.database.transaction() as session:
+            await session.execute(select(Replay).where(col(Replay.id) == again.id).with_for_update())
+            await refill.run()
+            assert not await finished(scene, again.id)
+        await refill.run()
+        assert await finished(scene, again.id)
 
 
 async def test_only_what_failed_since_a_time_is_sent_again(scene: Scene, receiver: Receiver) -> None:

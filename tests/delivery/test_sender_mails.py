@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from app.customers import actions as customers
 from app.delivery import mails
+from app.delivery.dispatch import delivery_row, insert_deliveries
 from app.delivery.models import (
     DeliveryStatus,
     EmailSubscription,
@@ -107,6 +108,29 @@ async def test_another_refusal_ends_the_delivery_and_not_the_subscription(
     (delivery,) = await scene.deliveries()
     assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.EXHAUSTED.value, 1)
     assert (await scene.row(EmailSubscription, subscription)).status == EmailSubscriptionStatus.ACTIVE.value
+
+
+async def test_a_mail_that_cannot_be_written_is_given_up_and_holds_up_no_other(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    account = await scene.account()
+    (event,) = await scene.happen(account)
+    subscription = await scene.subscription(account, "ada@example.com")
+    async with scene.database.transaction() as session:
+        unknown = {"event_type": "nobody.knows"}
+        await insert_deliveries(session, [delivery_row(account, event, subscription) | unknown])
+    async with scene.worker() as worker:
+        (fresh,) = await scene.happen(account)
+        await scene.settled()
+        assert worker.failures == 0
+    first, second = await scene.deliveries()
+    assert first.status == DeliveryStatus.EXHAUSTED.value
+    attempts = await scene.attempts(first.id)
+    assert [(one.outcome, one.error) for one in attempts] == [
+        ("CONNECTION", "The request could not be made.")
+    ] * 3
+    assert (second.event_id, second.status) == (fresh.id, DeliveryStatus.SUCCEEDED.value)
+    assert len(smtp_sink.mails) == 1
 
 
 async def queue(scene: Scene, account_id: str, recipient: str, subject: str = "Your code") -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from app.delivery.exchange import AttemptOutcome, Exchange
 from app.delivery.guard import AddressRefused, Networks
+from app.delivery.pool import open_socket
 from app.delivery.transport import Transport
 from tests.delivery.receivers import (
     OK,
@@ -108,10 +109,10 @@ async def test_an_address_of_a_name_that_moves_inside_is_refused_at_the_next_con
             ).outcome is AttemptOutcome.BLOCKED_ADDRESS
 
 
-async def test_the_last_wall_is_at_the_socket(transport: Transport) -> None:
+def test_the_last_wall_is_at_the_socket() -> None:
     for address in ("10.0.0.1", "169.254.169.254", "::1"):
         with pytest.raises(AddressRefused):
-            transport._open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
+            open_socket(address, LOOPBACK)
 
 
 async def test_localhost_within_the_operators_networks(transport: Transport) -> None:

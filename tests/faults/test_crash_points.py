@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -9,12 +10,25 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from app import clock
-from app.delivery.models import Delivery
+from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
+from app.delivery.claims import CANCELLED_AT_ONCE
+from app.delivery.dispatch import delivery_row, insert_deliveries
+from app.delivery.models import (
+    Delivery,
+    DeliveryStatus,
+    Digest,
+    EmailSubscription,
+    EmailSubscriptionStatus,
+    Lane,
+)
+from app.events import log
 from app.events.models import EventRecord, Stream
+from app.ids import new_id
 from tests.faults.load import Load
 from tests.faults.oracle import rows
-from tests.faults.rig import ROOT, Rig
-from tests.faults.running import live, recover
+from tests.faults.rig import ROOT, Rig, Tenant
+from tests.faults.running import buried, live, recover
+from tests.system.clients import eventually
 
 CHANGES = {"createCustomer": 4, "createMeter": 2, "createHostedConsent": 1}
 MAILS = {"createCustomer": 2, "createEmailSubscription": 1}
@@ -42,22 +56,16 @@ POINTS = {
     "replay.before_commit": REPLAYS,
     "replay.committed": REPLAYS,
 }
-ELSEWHERE = {
-    # Tested below.
-    "housekeeping.before_commit",
-    # Comes up only where thousands of deliveries are cancelled.
-    "sweep.page",
-    # Comes up once an hour; the digests' own tests let that hour pass.
-    "digest.claimed",
-    "digest.recorded",
-}
+DIGESTS = {"digest.claimed", "digest.sent", "digest.recorded"}
+BELOW = {"housekeeping.before_commit", "sweep.page", *DIGESTS}
+"""What does not come up all the time has tests of its own."""
 
 
 def test_no_point_is_forgotten() -> None:
     source = "\n".join(path.read_text() for path in sorted((ROOT / "app").rglob("*.py")))
     named = set(re.findall(r'points\.reach\("([a-z_.]+)"\)', source))
     by_operation = {f"{kind}.execute" for kind in ("mutation", "subscription")}
-    assert named | by_operation == POINTS.keys() | ELSEWHERE
+    assert named | by_operation == POINTS.keys() | BELOW
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -96,3 +104,79 @@ async def test_a_server_killed_while_it_trims_leaves_the_log_whole(rig: Rig) -> 
     assert [event.sequence for event in kept] == list(range(old + 1, len(events) + 1))
     assert (stream.first_sequence, stream.last_sequence) == (old + 1, len(events))
     assert await rows(rig, Delivery, tenant.id) == [one for one in deliveries if one.event_sequence > old]
+
+
+async def happen(rig: Rig, tenant: Tenant, count: int) -> list[EventRecord]:
+    """So many customers are created, as far as the log is concerned; gives their events."""
+    async with rig.database.transaction() as session:
+        for _ in range(count):
+            content = {**CUSTOMER_EXAMPLE, "id": new_id("cus")}
+            log.append(session, tenant.id, CustomerCreated.model_validate(content))
+    return (await rows(rig, EventRecord, tenant.id))[-count:]
+
+
+async def settled(rig: Rig) -> None:
+    """What a clean server makes of it."""
+    await rig.run_out_leases()
+    clean = await rig.start()
+    async with buried(rig, clean):
+        assert await clean.ready()
+        await rig.settled()
+        assert await clean.terminate() == 0
+
+
+@pytest.mark.parametrize("point", sorted(DIGESTS))
+async def test_a_server_killed_over_a_digest_sends_no_other_mail(rig: Rig, point: str) -> None:
+    tenant = await rig.tenant()
+    async with rig.database.transaction() as session:
+        subscription = await session.get_one(EmailSubscription, tenant.subscription_id)
+        subscription.digest = Digest.HOURLY.value
+    events = await happen(rig, tenant, 3)
+    waiting = (col(Delivery.destination_id) == tenant.subscription_id, col(Delivery.lane) == Lane.DIGEST)
+
+    async def dispatched() -> bool:
+        found = await rows(rig, Delivery, tenant.id)
+        return len([one for one in found if one.lane == Lane.DIGEST]) == len(events)
+
+    server = await rig.start()
+    async with buried(rig, server):
+        await eventually(dispatched)
+    # An hour passes.
+    async with rig.database.transaction() as session:
+        await session.execute(update(Delivery).where(*waiting).values(due_at=clock.now()))
+    await rig.run_out_leases()
+    left = await live(rig, [], await rig.start(point))
+    assert left.killed
+    await settled(rig)
+
+    digest = [one for one in await rows(rig, Delivery, tenant.id) if one.lane == Lane.DIGEST]
+    assert [one.event_id for one in digest] == [event.id for event in events]
+    told = {(one.status, one.attempts_made, one.digest_id) for one in digest}
+    assert told == {(DeliveryStatus.SUCCEEDED.value, 1, digest[0].id)}
+    sent = Counter(one for incarnation in rig.incarnations for one in incarnation.mails)
+    # A folder keeps each mail once.
+    twice = point == "digest.sent" and rig.sink is not None
+    assert [sent[one.id] for one in digest] == [2 if twice else 1, 0, 0]
+    assert rig.problems() == []
+
+
+async def test_a_server_killed_while_it_sweeps_leaves_nothing_waiting(rig: Rig) -> None:
+    tenant = await rig.tenant()
+    (event,) = await happen(rig, tenant, 1)
+    # What nobody looks at before its hour: only the sweep finds it.
+    later = {"lane": Lane.DIGEST, "due_at": clock.to_ms(clock.now() + timedelta(hours=1))}
+    made = [
+        delivery_row(tenant.id, event, tenant.subscription_id) | later | {"event_id": f"{event.id}.{number}"}
+        for number in range(2 * CANCELLED_AT_ONCE + 1)
+    ]
+    async with rig.database.transaction() as session:
+        await insert_deliveries(session, made)
+        subscription = await session.get_one(EmailSubscription, tenant.subscription_id)
+        subscription.status = EmailSubscriptionStatus.UNSUBSCRIBED.value
+    left = await live(rig, [], await rig.start("sweep.page"))
+    assert left.killed
+    await settled(rig)
+    found = await rows(rig, Delivery, tenant.id)
+    statuses = Counter(one.status for one in found if one.destination_id == tenant.subscription_id)
+    assert statuses == {DeliveryStatus.CANCELLED.value: len(made)}
+    assert rig.problems() == []

@@ -1,0 +1,130 @@
+"""The recorder: writes down what came of attempts, and gives back what was claimed in vain, many at once."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import points
+from app.database import Database
+from app.delivery import claims, outcomes
+from app.delivery.carrier import Carrier
+from app.delivery.channels import Channels
+from app.delivery.claims import Claim
+from app.delivery.loops import Loop
+from app.delivery.models import Lane
+from app.delivery.outcomes import Result
+
+RECORDED_AT_ONCE = 400
+GATHER_SECONDS = 0.04
+"""How long outcomes wait for others to be recorded with, while more are on their way."""
+
+GATHERED_ENOUGH = 200
+LOOK_EVERY = 1.0
+
+_Recorded = Callable[[float], None]
+
+
+class Recorder:
+    """One sender's. `recorded_some` is told within how many seconds something may be due because of it."""
+
+    def __init__(
+        self, database: Database, carrier: Carrier, channels: Channels, log: Any, recorded_some: _Recorded
+    ) -> None:
+        self._database = database
+        self._carrier = carrier
+        self._channels = channels
+        self._log = log
+        self._recorded_some = recorded_some
+        self._loop = Loop(f"record {carrier.prefix}", self._turn)
+        self._results: list[Result] = []
+        self._given_back: list[Claim] = []
+        self._all_recorded = asyncio.Event()
+        self.recorded = 0
+        self.leases_lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """Outcomes that are not recorded yet."""
+        return len(self._results)
+
+    @property
+    def failures(self) -> int:
+        return self._loop.failures
+
+    def add(self, result: Result) -> None:
+        self._results.append(result)
+        self._loop.bell.ring()
+
+    def give_back(self, dropped: Sequence[Claim]) -> None:
+        """Anyone may claim these at once."""
+        if dropped:
+            self._given_back.extend(dropped)
+            self._loop.bell.ring()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._loop.run()
+
+    async def flush(self) -> None:
+        """Return when nothing is left to record; `run` must be running."""
+        while self._results or self._given_back:
+            self._loop.bell.ring()
+            self._all_recorded.clear()
+            await self._all_recorded.wait()
+
+    async def _turn(self) -> float:
+        if not self._results and not self._given_back:
+            return LOOK_EVERY
+        if len(self._results) < GATHERED_ENOUGH and self._channels.held:
+            await asyncio.sleep(GATHER_SECONDS)
+        await self._record()
+        return 0.0
+
+    async def _record(self) -> None:
+        results, given_back = self._results[:RECORDED_AT_ONCE], self._given_back[:]
+        points.reach("send.before_record")
+        async with self._database.transaction() as session:
+            held: set[str] = set()
+            if results:
+                await self._carrier.affect(session, await self._still_held(session, results))
+                held = await outcomes.record(session, results)
+                await self._carrier.stamp(session, results)
+            if given_back:
+                await claims.release(session, given_back)
+        points.reach("send.recorded")
+        del self._results[: len(results)], self._given_back[: len(given_back)]
+        self.recorded += len(held)
+        self._count_lost(results, held)
+        self._mark_due(results, given_back)
+        if not self._results and not self._given_back:
+            self._all_recorded.set()
+        delays = [one.verdict.delay for one in results if one.verdict.delay is not None]
+        self._recorded_some(min(delays, default=LOOK_EVERY))
+
+    async def _still_held(self, session: AsyncSession, results: Sequence[Result]) -> Sequence[Result]:
+        """Without those that others took over while this worker stood still: they say nothing of how it is now."""
+        now = time.monotonic()
+        late = [one for one in results if one.claim.expires_at <= now]
+        if not late:
+            return results
+        lost = {one.claim.id for one in late} - await claims.still_held(session, [one.claim for one in late])
+        return [one for one in results if one.claim.id not in lost]
+
+    def _count_lost(self, results: Sequence[Result], held: Collection[str]) -> None:
+        for result in results:
+            if result.claim.id not in held:
+                self.leases_lost += 1
+                self._log.warning(
+                    "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt
+                )
+
+    def _mark_due(self, results: Sequence[Result], given_back: Sequence[Claim]) -> None:
+        for claim in given_back:
+            self._channels.mark_due(claim.destination_id, claim.lane)
+        for result in results:
+            if result.claim.ordered:
+                # What comes next in its order is known now.
+                self._channels.mark_due(result.claim.destination_id, Lane.FRESH)

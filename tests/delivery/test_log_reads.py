@@ -1,0 +1,50 @@
+"""What the worker reads of the log: the events that it needs, however long the log is."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.delivery import claims
+from app.delivery.claims import Wanted
+from app.delivery.dispatch import Dispatcher
+from app.delivery.models import Lane
+from tests.delivery.scene import Scene, open_scene
+
+EVENTS = 500
+# Rows of the log that this transaction has read by going through all of it.
+SCANNED = text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'events'")
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(database_url) as opened:
+        if opened.database.is_sqlite:
+            pytest.skip("SQLite joins by searching, whatever it expects to find")
+        yield opened
+
+
+async def scanned(session: AsyncSession) -> int:
+    return int((await session.execute(SCANNED)).scalar_one())
+
+
+async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scene) -> None:
+    account = await scene.account()
+    endpoint = await scene.endpoint(account, "https://example.com/hook")
+    await scene.happen(account, EVENTS)
+    async with scene.database.transaction() as session:
+        await session.execute(text("ANALYZE"))
+    dispatcher = Dispatcher(scene.database, lambda _: None)
+
+    async with scene.database.transaction() as session:
+        page = await dispatcher._read(session, {account: EVENTS - 10}, 100)
+        assert ([one.sequence for one in page], await scanned(session)) == (
+            list(range(EVENTS - 9, EVENTS + 2)),
+            0,
+        )
+    assert await dispatcher.run() == EVENTS + 1
+    async with scene.database.transaction() as session:
+        picked = await claims.pick(session, [Wanted(endpoint.id, Lane.FRESH, 20)])
+        assert ([one.event_sequence for one in picked], await scanned(session)) == (list(range(2, 22)), 0)
+        assert all(one.data is not None for one in picked)

@@ -1,0 +1,30 @@
+"""A worker that stops itself with SIGSTOP as it reaches a named point for the n-th time: `python -m … point n`."""
+
+import os
+import signal
+import sys
+
+from app import points
+from app.server import run_worker
+from app.settings import Settings
+from app.telemetry import configure_logs
+
+
+class Stopper:
+    """Watches the points, and stops the process at the n-th arrival at its own."""
+
+    def __init__(self, point: str, arrival: int) -> None:
+        self._point = point
+        self._left = arrival
+
+    def __call__(self, name: str) -> None:
+        if name == self._point:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+if __name__ == "__main__":
+    points.watchers.append(Stopper(sys.argv[1], int(sys.argv[2])))
+    configure_logs()
+    run_worker(Settings())
