@@ -47,7 +47,7 @@ class Carrier(Protocol):
         ...
 
     async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Any]) -> Mapping[str, str]:
-        """The bodies that `body` put off, by the deliveries' ids; with no session open."""
+        """The bodies that `body` put off, by the deliveries' ids, as far as they could be made; no session is open."""
         ...
 
     async def send(self, claim: Claim) -> Exchange:

@@ -286,7 +286,9 @@ async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds
 
 async def keep(session: AsyncSession, claimed: Sequence[Row[Any]], bodies: Mapping[str, str]) -> set[str]:
     """Keep bodies that were made after the claim; gives the ids of the deliveries that are still held."""
-    given = [{"id": row.id, "body": bodies[row.id], "fence": row.fence + 1} for row in claimed]
+    given = [
+        {"id": row.id, "body": bodies[row.id], "fence": row.fence + 1} for row in claimed if row.id in bodies
+    ]
     return set((await session.execute(_KEEP.on(session), {"rows": rows(given)})).scalars())
 
 

@@ -75,7 +75,8 @@ class Selected:
     async def bodies(self, picked: Sequence[tuple[Row[Any], str]]) -> dict[str, str]:
         """The bodies of picked deliveries with the selections of their endpoints, by the deliveries' ids.
 
-        Every event is there. What cannot be found is in `errors` beside `data`, as a subscription would tell it.
+        Every event is there. What cannot be found is in `errors` beside `data`, as a subscription would tell it. Where
+        the fault is ours, such as a database that is away, there is no body: a later attempt makes it.
         """
         bodies: dict[str, str] = {}
         accounts: dict[str, list[tuple[Row[Any], str]]] = {}
@@ -95,7 +96,11 @@ class Selected:
             results = await asyncio.gather(*(self._result(context, actor, epoch, *one) for one in rows))
         finally:
             await context.close()
-        return {row.id: _body(row, result) for (row, _), result in zip(rows, results, strict=True)}
+        return {
+            row.id: _body(row, result)
+            for (row, _), result in zip(rows, results, strict=True)
+            if not any(map(_is_ours, result.get("errors", ())))
+        }
 
     async def _result(
         self, context: SharedContext, actor: Actor, epoch: str, row: Row[Any], selection: str
@@ -110,6 +115,10 @@ class Selected:
             return {"errors": error.errors, "data": None}
         except Exception as fault:
             return {"errors": [internal_error(fault)], "data": None}
+
+
+def _is_ours(error: Mapping[str, Any]) -> bool:
+    return bool(error.get("extensions", {}).get("code") == "INTERNAL")
 
 
 def _body(row: Row[Any], result: Mapping[str, Any]) -> str:

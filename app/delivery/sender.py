@@ -179,7 +179,9 @@ class Sender:
             if gone:
                 await claims.cancel(session, gone)
             ends_at = await claims.lease(session, bodies, self._lease) if bodies else 0.0
-        bodies.update(await self._late_bodies(picked, bodies, targets))
+        late, failed = await self._late_bodies(picked, bodies, targets)
+        bodies.update(late)
+        unwritten |= failed
         points.reach("send.claimed")
         taken = Counter((row.destination_id, row.lane) for row in picked)
         for one in open_lanes:
@@ -261,15 +263,16 @@ class Sender:
         picked: Sequence[Row[Any]],
         bodies: Mapping[str, str | None],
         targets: Mapping[str, Target],
-    ) -> dict[str, str | None]:
-        """The bodies that could not be made within the claim, kept before anything is sent."""
+    ) -> tuple[dict[str, str | None], set[str]]:
+        """The bodies that were not made within the claim, kept before anything is sent; and those that failed."""
         rows = [row for row in picked if bodies.get(row.id) == LATER]
         if not rows:
-            return {}
+            return {}, set()
         made = await self._carrier.bodies(rows, targets)
         async with self._database.transaction() as session:
             held = await claims.keep(session, rows, made)
-        return {row.id: made[row.id] if row.id in held else None for row in rows}
+        kept = {row.id: made[row.id] if row.id in held else None for row in rows if row.id in made}
+        return kept, {row.id for row in rows} - made.keys()
 
     # Sending
 

@@ -8,17 +8,23 @@ import hashlib
 import hmac
 import json
 import re
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import EmailMessage
 from html import escape
 from typing import Any, Final
 
-from aiohttp import web
+import uvicorn
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 HOST: Final = "127.0.0.1"
 TOLERANCE: Final = 300
@@ -86,31 +92,31 @@ class Consumers:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Consumers"]:
         """Listen on free ports until the block ends."""
-        application = web.Application()
-        application.add_routes(
-            [
-                web.post("/webhooks", self._webhook),
-                web.get("/", self._page),
-                web.get("/mails/{number}", self._mail),
+        application = Starlette(
+            routes=[
+                Route("/webhooks", self._webhook, methods=["POST"]),
+                Route("/", self._page),
+                Route("/mails/{number:int}", self._mail),
             ]
         )
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
+        config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off")
+        web, listener = _Guest(config), socket.create_server((HOST, 0))
+        serving = asyncio.create_task(web.serve([listener]), name="consumers")
         loop = asyncio.get_running_loop()
         smtp = await loop.create_server(
             lambda: SMTP(self, hostname="mailbox.example", enable_SMTPUTF8=True, loop=loop), HOST, 0
         )
         try:
-            await web.TCPSite(runner, HOST, 0).start()
-            self.web_port = runner.addresses[0][1]
+            self.web_port = listener.getsockname()[1]
             self.smtp_port = smtp.sockets[0].getsockname()[1]
             yield self
         finally:
             smtp.close()
-            await runner.cleanup()
+            web.should_exit = True
+            await serving
 
-    async def _webhook(self, request: web.Request) -> web.Response:
-        body = await request.read()
+    async def _webhook(self, request: Request) -> Response:
+        body = await request.body()
         wrong = why_not_signed(self.secret, request.headers, body)
         if wrong is not None:
             hook = Hook(request.headers.get("webhook-id", ""), "", {}, wrong, datetime.now().astimezone())
@@ -119,7 +125,7 @@ class Consumers:
             hook = Hook(content["id"], content["type"], content, None, datetime.now().astimezone())
         _keep(self.hooks, hook)
         self.on_hook(hook)
-        return web.Response(status=204 if wrong is None else 401)
+        return Response(status_code=204 if wrong is None else 401)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Called by the mail server for each mail."""
@@ -142,15 +148,23 @@ class Consumers:
         self.on_mail(mail)
         return "250 OK"
 
-    async def _page(self, _request: web.Request) -> web.Response:
+    async def _page(self, _request: Request) -> Response:
         return _html(_inbox(self.hooks, self.mails), PAGE_POLICY)
 
-    async def _mail(self, request: web.Request) -> web.Response:
-        number = request.match_info["number"]
-        if not number.isdecimal() or not 0 < int(number) <= len(self.mails):
-            raise web.HTTPNotFound(text="There is no such mail.")
-        mail = self.mails[int(number) - 1]
+    async def _mail(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        if not 0 < number <= len(self.mails):
+            raise HTTPException(404, "There is no such mail.")
+        mail = self.mails[number - 1]
         return _html(mail.html or f"<pre>{escape(mail.text)}</pre>", MAIL_POLICY)
+
+
+class _Guest(uvicorn.Server):
+    """Leaves the signals to the process that it runs in."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def why_not_signed(secret: str, headers: Mapping[str, str], body: bytes) -> str | None:
@@ -181,9 +195,8 @@ def _part(message: EmailMessage, kind: str) -> str:
     return "" if part is None else str(part.get_content()).replace("\r\n", "\n")
 
 
-def _html(content: str, policy: str) -> web.Response:
-    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-    return web.Response(text=content, content_type="text/html", headers=headers)
+def _html(content: str, policy: str) -> Response:
+    return HTMLResponse(content, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
 
 
 def _inbox(hooks: list[Hook], mails: list[Mail]) -> str:

@@ -1,15 +1,21 @@
 """Payloads by GraphQL: what may be selected, what is sent, and that it stays the same through all attempts."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
 from app.customers import actions as customers
 from app.delivery.deliveries import send_test
 from app.delivery.models import Delivery, WebhookEndpoint
+from app.events import log
 from app.events.catalogue import EventType
+from app.events.models import EventRecord
 from app.meters import actions as meters
+from app.readings.events import MeterDataReceived
 from tests.accounts.state import mutation
 from tests.delivery.destinations import URL
 from tests.delivery.scene import Scene, admin, open_scene
@@ -183,3 +189,39 @@ async def test_a_test_event_carries_the_example(scene: Scene, receiver: Receiver
     assert request.json()["data"] == delivery.test_event
     assert (await scene.row(WebhookEndpoint, endpoint.id)).selection == "{ id }"
     assert (await scene.row(Delivery, delivery.id)).body == request.body
+
+
+async def test_a_fault_of_ours_is_never_what_is_sent(database_url: str, receiver: Receiver) -> None:
+    selection = "{ ... on MeterDataReceivedEvent { from intervalCount } }"
+    async with open_scene(database_url, webhook_retry_schedule=[0.3] * 20) as scene:
+        account = await scene.account()
+        await scene.endpoint(account, receiver.url(), selection=selection)
+        start = datetime(2024, 3, 31, tzinfo=UTC)
+        event = MeterDataReceived(
+            meter_id="mtr_1",
+            customer_id="cus_1",
+            start=start,
+            to=start + timedelta(hours=1),
+            interval_count=2,
+        )
+        async with scene.database.transaction() as session:
+            log.append(session, account, event)
+        await overwrite(scene, event.data() | {"from": "no time"})
+        async with scene.worker() as worker:
+
+            async def failed() -> bool:
+                return worker.webhooks.recorded > 0
+
+            await scene.until(failed)
+            await overwrite(scene, event.data())
+            await scene.settled()
+    (request,) = receiver.requests
+    assert request.json()["data"] == {"from": "2024-03-31T00:00:00.000Z", "intervalCount": 2}
+    assert "errors" not in request.json()
+
+
+async def overwrite(scene: Scene, data: dict[str, Any]) -> None:
+    """What the log says of its only readings."""
+    async with scene.database.transaction() as session:
+        readings = col(EventRecord.type) == EventType.METER_DATA_RECEIVED.value
+        await session.execute(update(EventRecord).where(readings).values(data=data))
