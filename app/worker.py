@@ -6,6 +6,7 @@ second; what one of them claims is a lease, so that the others take over whateve
 
 import asyncio
 import secrets
+import time
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,7 @@ from app.delivery.smtp import Mailer, open_mailer
 from app.delivery.sweep import Sweep
 from app.delivery.transport import Transport
 from app.delivery.webhooks import Webhooks
+from app.events.broadcast.base import RESYNC
 from app.events.doorbell import Doorbell
 from app.events.ring import DISPATCH_CHANNEL
 from app.housekeeping import Housekeeping
@@ -40,6 +42,9 @@ from app.settings import Settings
 LOOK_EVERY = 1.0
 GATHER_SECONDS = 0.02
 """What is committed so soon after other events is dispatched together: one transaction for all instead of each."""
+
+MOST_RUNG = 1000
+"""When more accounts than this rang, looking at all costs no more."""
 
 SWEEP_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
@@ -102,6 +107,9 @@ class Worker:
             Loop("sweep", self._cancel_left),
             Loop("housekeeping", self._keep_house),
         ]
+        # Accounts that rang since the last dispatch, and when to look at all of them.
+        self._rung: set[str] = set()
+        self._look_at = 0.0
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._is_running = False
@@ -158,17 +166,31 @@ class Worker:
     async def _listen(self) -> None:
         """A ring says that there is something to dispatch, or that something else became due."""
         async with self._doorbell.listen(DISPATCH_CHANNEL) as rings:
-            async for _ in rings:
+            async for account_id in rings:
+                self._rung.add(account_id)
                 self._loops[0].bell.ring()
 
     async def _dispatch(self) -> float:
-        if await self.dispatcher.run():
+        """For who rang; for everyone where that is not known, and about every second, whatever the doorbell does."""
+        rung, self._rung = self._rung, set()
+        began = time.monotonic()
+        for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or began >= self._look_at
+        try:
+            dispatched = await self.dispatcher.run(None if for_everyone else rung)
+        except BaseException:
+            self._look_at = 0.0
+            raise
+        if for_everyone:
+            # However many accounts there are, looking takes a small part of the time.
+            ended = time.monotonic()
+            self._look_at = ended + max(LOOK_EVERY, 20 * (ended - began))
+        if dispatched:
             await wait_briefly(self._stopping, GATHER_SECONDS)
         else:
             # Another worker was faster, or it was no event: there may be something to send all the same.
             for sender in self._senders:
                 sender.look()
-        return LOOK_EVERY
+        return max(self._look_at - time.monotonic(), 0.001)
 
     async def _fill_replays(self) -> float:
         await self._refill.run()

@@ -42,6 +42,13 @@ _BEHIND = Sql("""
     WHERE streams.last_sequence > dispatch.sequence AND dispatch.account_id > :after
     ORDER BY dispatch.account_id LIMIT :most @skip_locked(dispatch)
 """)
+_BEHIND_AMONG = Sql("""
+    SELECT dispatch.account_id, dispatch.sequence
+    FROM @rows(account_id text) JOIN dispatch ON dispatch.account_id = given.account_id
+        JOIN streams ON streams.account_id = dispatch.account_id
+    WHERE streams.last_sequence > dispatch.sequence AND dispatch.account_id > :after
+    ORDER BY dispatch.account_id LIMIT :most @skip_locked(dispatch)
+""")
 # Sequences have no gaps, so a range is a page. PostgreSQL would join by reading the whole log, were it not made one
 # search for each account; SQLite does nothing else anyway.
 _EVENTS = Sql(
@@ -97,30 +104,32 @@ class Dispatcher:
         self._made = made
         self.dispatched = 0
 
-    async def run(self) -> int:
-        """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events."""
+    async def run(self, among: Collection[str] | None = None) -> int:
+        """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events.
+
+        `among`: look at these accounts only, whose number is what it costs then, however many there are.
+        """
         total, is_done = 0, False
         while not is_done:
-            count, is_done = await self._round()
+            count, is_done = await self._round(among)
             total += count
         return total
 
-    async def _round(self) -> tuple[int, bool]:
+    async def _round(self, among: Collection[str] | None) -> tuple[int, bool]:
         """One page of every account that is behind: how many events, and whether these were all."""
         total, is_done, after = 0, True, ""
         while True:
-            count, is_short, last = await self._batch(after)
+            count, is_short, last = await self._batch(among, after)
             total += count
             is_done = is_done and is_short
             if last is None:
                 return total, is_done
             after = last
 
-    async def _batch(self, after: str) -> tuple[int, bool, str | None]:
+    async def _batch(self, among: Collection[str] | None, after: str) -> tuple[int, bool, str | None]:
         """One page of some accounts: how many events, whether no page was full, and the last of more accounts."""
         async with self._database.transaction() as session:
-            found = await session.execute(_BEHIND.on(session), {"after": after, "most": ACCOUNTS_AT_ONCE})
-            positions: dict[str, int] = dict(found.all())
+            positions = await self._behind(session, among, after)
             if not positions:
                 return 0, True, None
             page = max(EVENTS_AT_ONCE // len(positions), 1)
@@ -145,6 +154,18 @@ class Dispatcher:
         pages = Counter(event.account_id for event in events)
         is_short = max(pages.values(), default=0) < page
         return len(events), is_short, max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
+
+    async def _behind(
+        self, session: AsyncSession, among: Collection[str] | None, after: str
+    ) -> dict[str, int]:
+        """The positions of some accounts that are behind, locked, in the order of their ids."""
+        given = {"after": after, "most": ACCOUNTS_AT_ONCE}
+        if among is None:
+            found = await session.execute(_BEHIND.on(session), given)
+        else:
+            accounts = rows({"account_id": account_id} for account_id in among)
+            found = await session.execute(_BEHIND_AMONG.on(session), {**given, "rows": accounts})
+        return dict(found.all())
 
     async def _read(
         self, session: AsyncSession, positions: Mapping[str, int], page: int

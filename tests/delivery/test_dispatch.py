@@ -57,6 +57,26 @@ async def test_each_event_makes_one_delivery_per_destination_that_takes_it(scene
     assert await position(scene, account) == 3
 
 
+async def test_who_did_not_ring_waits_for_the_look_at_everyone(scene: Scene) -> None:
+    rang, silent = await scene.account(), await scene.account()
+    for account in (rang, silent):
+        await scene.endpoint(account, URL)
+        await scene.happen(account, 2)
+    assert await dispatcher(scene).run({rang, "acc_unknown"}) == 3
+    assert (await position(scene, rang), await position(scene, silent)) == (3, 0)
+    assert await dispatcher(scene).run(set()) == 0
+    assert await dispatcher(scene).run() == 3
+    assert await position(scene, silent) == 3
+
+
+async def test_more_than_a_page_is_dispatched_for_who_rang(scene: Scene) -> None:
+    account = await scene.account()
+    await scene.endpoint(account, URL)
+    await scene.happen(account, EVENTS_AT_ONCE + 3)
+    assert await dispatcher(scene).run({account}) == EVENTS_AT_ONCE + 4
+    assert len(await scene.deliveries()) == EVENTS_AT_ONCE + 3
+
+
 async def test_destinations_that_take_nothing_now_are_passed_over(scene: Scene) -> None:
     account, other = await scene.account(), await scene.account()
     await scene.endpoint(account, URL, status=EndpointStatus.DISABLED.value)
