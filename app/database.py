@@ -6,26 +6,26 @@ after the flush and just before COMMIT, inside the transaction, which is where t
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 import structlog
 from sqlalchemy import JSON, BigInteger, DateTime, Executable, String, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, points, sqlite
-from app.postgres import Reads, Rows
+from app import clock, points, postgres, sqlite
+from app.direct import Reads, Rows, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +34,6 @@ IDLE_SECONDS = 5
 
 Else a process that stands still, or a machine that the network has lost, would hold up all others for as long.
 """
-
-# The execution option of connections that run one statement by itself.
-SINGLE = "voltwire_single"
 
 Hook = Callable[[AsyncSession], Awaitable[None]]
 Committed = Callable[[Sequence[Any]], None]
@@ -118,20 +115,6 @@ def _later_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     return f"CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 + {seconds} * 1000 AS INTEGER)"
 
 
-class Snapshot(Protocol):
-    """One state of the database."""
-
-    async def rows(self, statement: Executable, given: dict[str, Any]) -> Rows: ...
-
-
-class _SqliteSnapshot:
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
-
-    async def rows(self, statement: Executable, given: dict[str, Any]) -> Rows:
-        return (await self._connection.execute(statement, given)).all()
-
-
 class Database:
     """The engine and the ways into it: `transaction()` to write, `reading()` to read one consistent state.
 
@@ -141,14 +124,12 @@ class Database:
     def __init__(self, url: str, pool_size: int = 10) -> None:
         self.is_sqlite = url.startswith("sqlite")
         self._listeners: list[Committed] = []
-        # On PostgreSQL; SQLite's connections are in this process, where SQLAlchemy's way is not much longer.
-        self.reads: Reads | None = None
         if self.is_sqlite:
             path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.engine = _sqlite_engine(path, begin="BEGIN IMMEDIATE", size=1)
-            self._readers = _sqlite_engine(path, begin="BEGIN", size=4, query_only=True)
-            self._single = self._readers.execution_options(**{SINGLE: True})
+            self._readers = _sqlite_engine(path, begin="BEGIN", size=4, reads_only=True)
+            self.reads: Reads = sqlite.Reads(path, self.engine.dialect)
             self._writer = asyncio.Lock()
         else:
             # The driver reads the URL itself, so that libpq's options (?sslmode=require) mean what they always do.
@@ -163,7 +144,7 @@ class Database:
             self._readers = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-            self.reads = Reads(partial(_connect_postgres, url), self.engine.dialect)
+            self.reads = postgres.Reads(partial(_connect_postgres, url), self.engine.dialect)
 
     def on_commit(self, listener: Committed) -> None:
         """Call `listener(items)` after every commit that left something with `announce`; its errors are logged."""
@@ -209,24 +190,14 @@ class Database:
 
     async def read(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
         """The rows of one statement, which sees one state without a transaction around it."""
-        if self.reads is not None:
-            return await self.reads.rows(statement, parameters)
-        async with self._single.connect() as connection:
-            return (await connection.execute(statement, parameters)).all()
+        return await self.reads.rows(statement, parameters)
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Several statements that see one state of the database."""
-        if self.reads is not None:
-            async with self.reads.snapshot() as snapshot:
-                yield snapshot
-        else:
-            async with self._readers.connect() as connection:
-                yield _SqliteSnapshot(connection)
+        return self.reads.snapshot()
 
     async def dispose(self) -> None:
-        if self.reads is not None:
-            self.reads.dispose()
+        await self.reads.dispose()
         await self._readers.dispose()
         await self.engine.dispose()
 
@@ -254,10 +225,10 @@ async def _connect_postgres(url: str) -> asyncpg.Connection:
     return connection
 
 
-def _sqlite_engine(path: str, begin: str, size: int, query_only: bool = False) -> AsyncEngine:
+def _sqlite_engine(path: str, begin: str, size: int, reads_only: bool = False) -> AsyncEngine:
     engine = create_async_engine(
         "sqlite+aiosqlite://",
-        async_creator=partial(sqlite.connect, path),
+        async_creator=partial(sqlite.connect, path, reads_only=reads_only),
         poolclass=AsyncAdaptedQueuePool,
         pool_size=size,
         max_overflow=0,
@@ -267,18 +238,8 @@ def _sqlite_engine(path: str, begin: str, size: int, query_only: bool = False) -
         pool_reset_on_return=None,
     )
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32000"):
-            cursor.execute(f"PRAGMA {pragma}")
-        if query_only:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
-
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Any) -> None:
-        if not connection.get_execution_options().get(SINGLE):
-            connection.connection.driver_connection.begin(begin)
+        connection.connection.driver_connection.begin(begin)
 
     return engine

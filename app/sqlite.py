@@ -4,15 +4,29 @@ A statement by aiosqlite itself is four of them: make a cursor, execute, fetch, 
 threads, which is more than SQLite takes for most statements.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import aiosqlite
+from sqlalchemy import Executable
+from sqlalchemy.engine import Dialect
+
+from app.direct import Given, Rows, Statements, Watch, as_it_is
 
 TIMEOUT = 30.0
 """Seconds that a statement waits for another process's lock."""
+
+AT_ONCE = 4
+"""Connections that only read."""
+
+_Turn = tuple[int, Callable[[Any], Any]]
+
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32000")
 
 
 class _Transactions(sqlite3.Connection):
@@ -74,10 +88,8 @@ class Cursor:
 class Connection(aiosqlite.Connection):
     """A transaction begins with its first statement, so that BEGIN is no way of its own."""
 
-    def __init__(self, path: str) -> None:
-        # The driver's own transactions lose updates silently, so it is told to begin none (isolation_level).
-        connect = partial(sqlite3.connect, path, timeout=TIMEOUT, isolation_level=None, factory=_Transactions)
-        super().__init__(connect, iter_chunk_size=64)
+    def __init__(self, path: str, *, reads_only: bool = False) -> None:
+        super().__init__(partial(_open, path, reads_only), iter_chunk_size=64)
         # A process that is to end does not wait for it.
         self._thread.daemon = True
         self._begin: str | None = None
@@ -85,6 +97,12 @@ class Connection(aiosqlite.Connection):
     def begin(self, sql: str) -> None:
         """Execute this BEGIN before the next statement."""
         self._begin = sql
+
+    async def fetch(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """All rows of one statement."""
+        rows: list[tuple[Any, ...]] = []
+        await self.run(lambda connection: rows.extend(connection.execute(sql, parameters)))
+        return rows
 
     async def run(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Do the work in the connection's thread, inside the transaction that was to begin."""
@@ -113,8 +131,95 @@ class Connection(aiosqlite.Connection):
         return begun
 
 
-async def connect(path: str) -> Connection:
+async def connect(path: str, *, reads_only: bool = False) -> Connection:
     """A new connection to the database in this file."""
-    connection = Connection(path)
+    connection = Connection(path, reads_only=reads_only)
     await connection
     return connection
+
+
+def _open(path: str, reads_only: bool) -> sqlite3.Connection:
+    # The driver's own transactions lose updates silently, so it is told to begin none (isolation_level).
+    connection = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None, factory=_Transactions)
+    for pragma in PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+    if reads_only:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+class Reads:
+    """A few connections that read, past SQLAlchemy (see `direct`)."""
+
+    def __init__(self, path: str, dialect: Dialect) -> None:
+        self._path = path
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._free: list[Connection] = []
+        self._dialect = dialect
+        self._statements = Statements(dialect)
+        self._turning: WeakKeyDictionary[Executable, list[_Turn]] = WeakKeyDictionary()
+        self.watch: Watch = as_it_is
+
+    async def rows(self, statement: Executable, given: Given) -> Rows:
+        async with self._held() as connection:
+            return await self.fetch(connection, statement, given)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator["Snapshot"]:
+        async with self._held() as connection:
+            connection.begin("BEGIN")
+            try:
+                yield Snapshot(self, connection)
+            finally:
+                await asyncio.shield(connection.rollback())
+
+    async def fetch(self, connection: Connection, statement: Executable, given: Given) -> Rows:
+        prepared = self._statements.prepared(statement, given)
+        self.watch(prepared.text)
+        rows = await connection.fetch(prepared.text, prepared.arguments(given))
+        return _turned(rows, self._turns_of(statement))
+
+    def _turns_of(self, statement: Any) -> list[_Turn]:
+        """Which values SQLAlchemy would turn, and how: SQLite knows no times, no JSON and no truth."""
+        turns = self._turning.get(statement)
+        if turns is None:
+            kinds = [column.type.dialect_impl(self._dialect) for column in statement.selected_columns]
+            all_of_them = [kind.result_processor(self._dialect, None) for kind in kinds]
+            turns = [(at, turn) for at, turn in enumerate(all_of_them) if turn is not None]
+            self._turning[statement] = turns
+        return turns
+
+    async def dispose(self) -> None:
+        while self._free:
+            await self._free.pop().close()
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[Connection]:
+        async with self._turns:
+            connection = self._free.pop() if self._free else await connect(self._path, reads_only=True)
+            try:
+                yield connection
+            finally:
+                # What was cancelled half-way is finished in its thread before anything else.
+                self._free.append(connection)
+
+
+class Snapshot:
+    """One state of the database, until the block ends that it was opened for."""
+
+    def __init__(self, reads: Reads, connection: Connection) -> None:
+        self._reads = reads
+        self._connection = connection
+
+    async def rows(self, statement: Executable, given: Given) -> Rows:
+        return await self._reads.fetch(self._connection, statement, given)
+
+
+def _turned(rows: list[tuple[Any, ...]], turns: list[_Turn]) -> Rows:
+    if not turns:
+        return rows
+    turned: list[list[Any]] = list(map(list, rows))
+    for at, turn in turns:
+        for row in turned:
+            row[at] = turn(row[at])
+    return turned

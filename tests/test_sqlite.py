@@ -1,12 +1,29 @@
 """The driver for SQLite: statements in one go, and transactions that begin with their first."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import (
+    Boolean,
+    Integer,
+    String,
+    bindparam,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+    table,
+    text,
+    union_all,
+)
 
 from app import sqlite
+from app.database import Database, Json, UtcDateTime
 from app.sqlite import Connection
 
 
@@ -78,3 +95,63 @@ async def test_a_connection_that_closes_keeps_no_lock(connection: Connection, tm
     cursor = await connection.cursor().execute("SELECT count(*) FROM counters")
     assert await cursor.fetchall() == [(0,)]
     await connection.commit()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'direct.db'}")
+    yield opened
+    await opened.dispose()
+
+
+async def test_values_come_back_as_by_sqlalchemy(database: Database) -> None:
+    at = datetime(2026, 11, 24, 22, 29, 55, 123000, tzinfo=UTC)
+    statement = select(
+        literal("ä", String()).label("text"),
+        literal(True, Boolean()).label("truth"),
+        literal(at, UtcDateTime()).label("time"),
+        literal({"a": [1, 2.5, None]}, Json).label("json"),
+        literal(None, UtcDateTime()).label("none_at_all"),
+    )
+    (row,) = await database.read(statement, {})
+    assert list(row) == ["ä", True, at, {"a": [1, 2.5, None]}, None]
+
+
+async def test_parameters_by_name_and_lists_of_any_length(database: Database) -> None:
+    numbers = union_all(*(select(literal(n, Integer()).label("n")) for n in range(5))).subquery()
+    among = numbers.c.n.in_(bindparam("wanted", expanding=True))
+    statement = select(numbers.c.n).where(among, numbers.c.n < bindparam("most")).order_by(numbers.c.n)
+    for wanted in ([1, 3], [0, 1, 2, 4], []):
+        rows = await database.read(statement, {"wanted": wanted, "most": 4})
+        assert [row[0] for row in rows] == [n for n in wanted if n < 4]
+
+
+async def test_nothing_is_written_and_a_snapshot_sees_one_state(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("CREATE TABLE counters (value INTEGER)"))
+    count = select(func.count()).select_from(table("counters"))
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await database.read(
+            insert(table("counters", column("value"))).values(value=1).returning(column("value")), {}
+        )
+    async with database.snapshot() as snapshot:
+        before = await snapshot.rows(count, {})
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO counters VALUES (1)"))
+        assert [list(row) for row in await snapshot.rows(count, {})] == [list(row) for row in before] == [[0]]
+    assert [list(row) for row in await database.read(count, {})] == [[1]]
+
+
+async def test_many_reads_at_once_and_some_that_are_cancelled(database: Database) -> None:
+    statement = select(literal(7, Integer()))
+
+    async def read() -> int:
+        ((value,),) = await database.read(statement, {})
+        return int(value)
+
+    tasks = [asyncio.create_task(read()) for _ in range(200)]
+    for task in tasks[::3]:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {one for one in outcomes if not isinstance(one, asyncio.CancelledError)} == {7}
+    assert await read() == 7

@@ -82,9 +82,8 @@ async def _read_body(request: Request, limit: int) -> Any:
 
 
 def _parse(text: str | bytes, what: str) -> Any:
-    # Python's own parser, because it hands over the digits of a decimal as they were written.
     try:
-        return json.loads(text, parse_float=_Exact, parse_constant=_no_constant)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise _bad(f"The {what} is not valid JSON.") from None
 
@@ -98,6 +97,10 @@ class _Exact(Decimal):
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+# Python's own parser, because it hands over the digits of a decimal as they were written.
+_DECODER = json.JSONDecoder(parse_float=_Exact, parse_constant=_no_constant)
 
 
 def _bad(message: str) -> RequestErrors:

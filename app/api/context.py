@@ -18,9 +18,9 @@ from strawberry.dataloader import DataLoader
 
 from app.auth.actor import Actor
 from app.crypto import Keyring
-from app.database import Database, Snapshot
+from app.database import Database
+from app.direct import Rows, Snapshot
 from app.errors import Unauthenticated
-from app.postgres import Rows
 from app.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -120,7 +121,7 @@ class Authenticator:
             raise Unauthenticated(REFUSED)
         self._note_use(key, at)
         ends = [key.expires_at] if secret_hash == key.secret_hash else [key.expires_at, key.previous_until]
-        actor = Actor(key.account_id, frozenset(Scope(scope) for scope in key.scopes), api_key_id=key.id)
+        actor = Actor(key.account_id, _scopes(*key.scopes), api_key_id=key.id)
         return Credential(actor, key.id, _earliest(*ends), secret_hash)
 
     async def _stream_token(self, text: str) -> Credential:
@@ -152,6 +153,8 @@ class Authenticator:
             self._remembered[name] = (now, task)
             if len(self._remembered) > REMEMBERED_AT_MOST:
                 self._remembered.popitem(last=False)
+        if task.done():
+            return task.result()
         # Shielded, because a caller that goes away must not take the answer from the others.
         return await asyncio.shield(task)
 
@@ -185,6 +188,11 @@ class Authenticator:
         except Exception:
             # When a key was last used is a hint to people; a request never fails for it.
             log.warning("last use of a key not noted", api_key_id=key_id, exc_info=True)
+
+
+@lru_cache(64)
+def _scopes(*names: str) -> frozenset[Scope]:
+    return frozenset(map(Scope, names))
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

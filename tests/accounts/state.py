@@ -61,15 +61,12 @@ def reads(database: Database) -> Iterator[list[str]]:
 
     engine, direct = database._readers.sync_engine, database.reads
     event.listen(engine, "before_cursor_execute", note)
-    before = None if direct is None else direct.watch
-    if direct is not None:
-        direct.watch = statements.append
+    before, direct.watch = direct.watch, statements.append
     try:
         yield statements
     finally:
         event.remove(engine, "before_cursor_execute", note)
-        if direct is not None and before is not None:
-            direct.watch = before
+        direct.watch = before
 
 
 def refusals(payload: dict[str, Any]) -> list[tuple[str, list[str]]]:
