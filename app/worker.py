@@ -173,8 +173,7 @@ class Worker:
     async def _dispatch(self) -> float:
         """For who rang; for everyone where that is not known, and about every second, whatever the doorbell does."""
         rung, self._rung = self._rung, set()
-        began = time.monotonic()
-        for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or began >= self._look_at
+        for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._look_at
         try:
             dispatched = await self.dispatcher.run(None if for_everyone else rung)
         except BaseException:
@@ -182,8 +181,7 @@ class Worker:
             raise
         if for_everyone:
             # However many accounts there are, looking takes a small part of the time.
-            ended = time.monotonic()
-            self._look_at = ended + max(LOOK_EVERY, 20 * (ended - began))
+            self._look_at = time.monotonic() + max(LOOK_EVERY, 20 * self.dispatcher.look_seconds)
         if dispatched:
             await wait_briefly(self._stopping, GATHER_SECONDS)
         else:

@@ -4,6 +4,7 @@ The deliveries and the new position are committed together, and a delivery is un
 so that a crash at any point loses nothing and repeats nothing.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -103,6 +104,8 @@ class Dispatcher:
         self._database = database
         self._made = made
         self.dispatched = 0
+        # How long it took to find who of all accounts is behind.
+        self.look_seconds = 0.0
 
     async def run(self, among: Collection[str] | None = None) -> int:
         """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events.
@@ -161,7 +164,9 @@ class Dispatcher:
         """The positions of some accounts that are behind, locked, in the order of their ids."""
         given = {"after": after, "most": ACCOUNTS_AT_ONCE}
         if among is None:
+            began = time.monotonic()
             found = await session.execute(_BEHIND.on(session), given)
+            self.look_seconds = time.monotonic() - began
         else:
             accounts = rows({"account_id": account_id} for account_id in among)
             found = await session.execute(_BEHIND_AMONG.on(session), {**given, "rows": accounts})

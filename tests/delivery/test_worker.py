@@ -1,13 +1,16 @@
 """Workers that crash, stop, come in numbers or lose their database: every event arrives, and is recorded once."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 
+from app.customers.events import CustomerCreated
 from app.delivery.channels import FIRST_LIMIT
 from app.delivery.models import DeliveryStatus, Lane, Replay
+from app.events import log
 from app.worker import Worker
 from tests.delivery.scene import Scene, open_scene
 from tests.services.postgres import Postgres
@@ -206,3 +209,22 @@ async def test_a_database_that_restarts_stops_nothing(postgres: Postgres, receiv
 
 async def _failed(worker: Worker) -> bool:
     return worker.failures > 0
+
+
+async def test_who_does_not_ring_is_found_soon_also_after_a_long_dispatch(
+    scene: Scene, receiver: Receiver
+) -> None:
+    account = await scene.account()
+    await scene.endpoint(account, receiver.url())
+
+    def dawdle() -> None:
+        del scene.points.on["dispatch.before_commit"]
+        time.sleep(2)  # as ten thousand events would take
+
+    scene.points.on["dispatch.before_commit"] = dawdle
+    async with scene.worker():
+        for _ in range(2):
+            async with scene.database.transaction() as session:
+                log.append(session, account, CustomerCreated.model_validate(CustomerCreated.example))
+            await scene.settled()
+    assert len(receiver.requests) == 2
