@@ -132,6 +132,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if hasattr(self, "scope"):
+            # Else it would keep itself, with all its buffers, until garbage is looked for.
+            self.scope["extensions"].pop(EXTENSION, None)
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         if self.on_writable is not None:

@@ -43,6 +43,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._watch()
         super().connection_lost(exc)
 
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        # Nobody tells it of the connection's end any more; the two would keep each other until garbage is looked for.
+        self.parser = None  # type: ignore[assignment]
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._in_message = True
