@@ -104,6 +104,14 @@ class Context:
             self._session = await self._stack.enter_async_context(self.services.database.reading())
         return self._session
 
+    async def begin(self) -> None:
+        """What the operation reads from here on, in whichever way, is one state."""
+        await asyncio.shield(self._begin())
+
+    async def _begin(self) -> None:
+        async with self._lock:
+            await self._opened()
+
     async def rows(self, statement: Executable, parameters: dict[str, Any], *, alone: bool) -> Rows:
         """The rows of a statement without ORM objects. `alone`: the operation reads nothing else."""
         if alone and self._session is None:

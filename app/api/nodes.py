@@ -63,6 +63,11 @@ def shown(row: Any, viewer: Actor) -> Any:
     return None if row is None else _types[type(row)].of(row, viewer)
 
 
+def shown_as(model: type) -> type | None:
+    """The GraphQL type that `shown` makes of the model's rows; None where a row alone does not make one."""
+    return _types.get(model)
+
+
 def model_named(name: str) -> type[Any]:
     """The registered model of a class name."""
     return next(model for model in _types if model.__name__ == name)

@@ -326,6 +326,7 @@ class Delivery(Node):
 
 
 @shows(models.Replay, "rpl")
+@compiled(models.Replay)
 @strawberry.type
 class Replay(Node):
     id: strawberry.ID

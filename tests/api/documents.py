@@ -32,6 +32,12 @@ ROOTS = (
     *("hostedConsentEvidence", "intervalData", "viewer", "apiKeys"),
 )
 DEEPEST = 5
+# Some are refused, with an error that takes the meter and what must have it from the answer.
+PERIODS: tuple[dict[str, Any], ...] = (
+    *({}, {"lookback": "1d"}, {"lookback": "1w", "granularity": "DAY"}) * 3,
+    {"lookback": "2x"},
+    {"from": "2020-01-02T00:00:00.000Z", "to": "2020-01-01T00:00:00.000Z"},
+)
 # Of what kind the ids are that fields of filters hold.
 NAMED_BY = {
     "customerIds": "Customer",
@@ -64,6 +70,8 @@ class Documents:
     schema: GraphQLSchema
     known: Known
     chance: random.Random
+    # How likely fields with resolvers of their own are chosen from.
+    own: float = 0.3
     _aliases: int = 0
     _variables: dict[str, tuple[str, Any]] = field(default_factory=dict)
     _fragments: list[str] = field(default_factory=list)
@@ -131,9 +139,9 @@ class Documents:
             return self.chance.choice([["node"], ["cursor"], ["cursor", "node"], ["node", "cursor"]])
         chosen = self.chance.sample(leaves, min(len(leaves), self.chance.randint(1, 5)))
         if depth < DEEPEST and others:
-            # What has a resolver of its own is asked for seldom, else little would be compiled.
+            # What has a resolver of its own is asked for less often, else there would be little but that.
             rare = {"intervalData", "stats"}
-            likely = [one for one in others if one not in rare or self.chance.random() < 0.05]
+            likely = [one for one in others if one not in rare or self.chance.random() < self.own]
             chosen += self.chance.sample(likely, min(len(likely), self.chance.randint(0, 2)))
         return chosen
 
@@ -150,9 +158,7 @@ class Documents:
             if name in arguments:
                 given[name] = self._id(owner)
         if "granularity" in arguments:
-            given |= self.chance.choice(
-                [{}, {"lookback": "1d"}, {"lookback": "2x"}, {"lookback": "1w", "granularity": "DAY"}]
-            )
+            given |= self.chance.choice(PERIODS)
         return self._written(given, arguments) if given else ""
 
     def _page(self, kind: str) -> dict[str, Any]:

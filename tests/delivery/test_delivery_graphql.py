@@ -206,9 +206,9 @@ async def test_endpoints_show_their_deliveries_and_statistics_in_a_fixed_number_
         },
         "deliveries": {"nodes": [], "pageInfo": {"hasNextPage": False}},
     }
-    # Endpoints, statistics, deliveries, events, the stream, attempts, the deliveries' endpoints; who asks is read anew
-    # only after a while.
-    assert len([one for one in statements if "FROM api_keys" not in one]) == 7
+    # Endpoints, deliveries with their events and endpoints, attempts, statistics; who asks is read anew only after a
+    # while.
+    assert len([one for one in statements if "FROM api_keys" not in one]) == 4
 
 
 @pytest.mark.parametrize("kind", list(EventType))

@@ -9,8 +9,9 @@ asked for. Here the selection below a root field is compiled once per document, 
 - `statements.py`  The plan becomes SQL with the viewer's scope inside: to-one relations are joins, each nested
   connection or list is one more statement for all its parents. Account, time, cursors and page size are parameters.
 - `reads.py`  What resolvers call: `connection` and `one` run the plan and give a `Ready` value.
-- `executor.py`  The executor hands a `Ready` value through as it is.
+- `partly.py`  What has a resolver of its own is left to the executor, with all around it at hand.
+- `executor.py`  The executor hands a `Ready` value through as it is, and executes what a `Partly` does not have.
 
-Whatever cannot be compiled raises `NotCompiled`, and the resolver goes the ordinary way over ORM rows and GraphQL
+Whatever else cannot be compiled raises `NotCompiled`, and the resolver goes the ordinary way over ORM rows and GraphQL
 objects, which answers the same in every letter, errors included; `tests/api/test_compiled.py` holds the two together.
 """

@@ -2,7 +2,7 @@
 
 `@compiled(Meter, metadata=column("labels"), customer=one("customer_id"))` above a type that shows `Meter`: an attribute
 of the type with the name of an attribute of the model is that column, the others are given by name. A field that is
-neither, has a resolver of its own and is read the ordinary way.
+neither has a resolver of its own, which is executed on the object that shows the row.
 """
 
 from collections.abc import Callable, Mapping

@@ -4,7 +4,6 @@ Each goes the compiled way where that can be gone, and else the ordinary way wit
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from graphql import (
@@ -24,7 +23,8 @@ from sqlalchemy import Select, select
 from app import clock
 from app.api.compiled import statements
 from app.api.compiled.declare import Asked, Listed
-from app.api.compiled.selection import Child, Compiler, Plan, Run
+from app.api.compiled.partly import Ready, handed
+from app.api.compiled.selection import PAGE_ARGUMENTS, Child, Compiler, Plan, Run
 from app.api.compiled.statements import Filter, Shape
 from app.api.compiled.values import NotCompiled
 from app.api.context import Context, Info
@@ -37,15 +37,6 @@ from app.auth.actor import visible
 LONGEST_FILTER = 1000
 # What was found not to be compilable.
 _NEVER = object()
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A value that is already as the client asked for it."""
-
-    __slots__ = ("value",)
-
-    value: Any
 
 
 class Plans:
@@ -104,7 +95,7 @@ async def connection(
             lambda compiler, raw: compiler.connection(model, key, *raw, descending=descending),
         )
         require_own(model, request)
-        return Ready(await _page(context, plan, request, filter))
+        return handed(await _page(context, plan, request, filter))
     except NotCompiled:
         pass
     if ordinary is not None:
@@ -164,6 +155,7 @@ async def _page(context: Context, plan: Plan, request: PageRequest, filter: Filt
     asked = Asked(viewer, context.services, clock.now())
     shape = statements.shape_of(viewer, request, filter)
     statement = _kept(context, plan, shape, lambda: statements.listed(plan, viewer, request, filter))
+    await _begin(context, plan)
     given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
     rows = list(await context.rows(statement, given, alone=_is_alone(context, plan)))
     page = Page.cut(rows, request, id_cursor)
@@ -175,11 +167,18 @@ async def _row(context: Context, plan: Plan, identifier: str) -> Any:
     asked = Asked(viewer, context.services, clock.now())
     shape = statements.shape_of(viewer)
     statement = _kept(context, plan, shape, lambda: statements.single(plan, viewer))
+    await _begin(context, plan)
     given = statements.parameters(viewer, asked.at) | {statements.ID: identifier}
     rows = await context.rows(statement, given, alone=_is_alone(context, plan))
     if not rows:
         return None
-    return Ready(plan.shape(rows[0], await _run(context, plan, asked, rows)))
+    return handed(plan.shape(rows[0], await _run(context, plan, asked, rows)))
+
+
+async def _begin(context: Context, plan: Plan) -> None:
+    if plan.is_unready:
+        # The fields that are executed after it read the same state.
+        await context.begin()
 
 
 async def _run(context: Context, plan: Plan, asked: Asked, rows: Sequence[Any]) -> Run:
@@ -246,7 +245,7 @@ def _names(info: GraphQLResolveInfo[Any]) -> tuple[str | int, ...]:
 
 
 def _structural(document: DocumentNode, operation: OperationDefinitionNode) -> tuple[str, ...]:
-    """The variables that decide over a plan: all but those that are only arguments of root fields."""
+    """The variables that decide over a plan: those of directives, and of nested fields' pages."""
     roots = [
         argument
         for node in operation.selection_set.selections
@@ -265,7 +264,8 @@ class _Variables(Visitor):
         self.names: set[str] = set()
 
     def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
-        return SKIP if id(node) in self._passed else None
+        decides = node.name.value in ("if", *PAGE_ARGUMENTS) and id(node) not in self._passed
+        return None if decides else SKIP
 
     def enter_variable_definition(self, *_: Any) -> Any:
         return SKIP

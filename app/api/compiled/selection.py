@@ -21,9 +21,14 @@ from graphql.execution.collect_fields import FieldDetails, FragmentDetails, coll
 from graphql.execution.values import get_argument_values
 
 from app.api.compiled.declare import Asked, Column, Computed, Declared, Listed, Many, One, declared
-from app.api.compiled.values import Code, NotCompiled, dict_of, show_column, show_value
+from app.api.compiled.partly import Level, Partly, Ready, source_of
+from app.api.compiled.values import Code, NotCompiled, Unready, dict_of, show_column, show_value
+from app.api.nodes import shown_as
 from app.api.pagination import PageRequest, id_cursor, page_request, require_own
 from app.errors import BadUserInput
+
+# The arguments of connections.
+PAGE_ARGUMENTS = ("first", "after", "last", "before")
 
 
 class Scope:
@@ -81,6 +86,8 @@ class Plan:
         self.key = key
         self.key_index = self.root.index(key)
         self.shape: Callable[[Any, Run], Any]
+        # Whether what `shape` makes the executor has still to complete.
+        self.is_unready = False
 
     def place(self, scope: Scope, attribute: str) -> int:
         wanted = (scope, attribute)
@@ -113,7 +120,7 @@ class Compiler:
     def rows(self, model: Any, key: str, type_: Any, nodes: list[FieldNode]) -> Plan:
         """The plan for single rows of a model, shown as this type. Raises NotCompiled."""
         plan = Plan(model, key)
-        plan.shape = self._code.function("row, run", self._node(type_, nodes, plan.root))
+        self._shape(plan, "row, run", self._node(type_, nodes, plan.root))
         return plan
 
     def connection(
@@ -121,12 +128,16 @@ class Compiler:
     ) -> Plan:
         """The plan whose `shape` makes a connection of a `Page` of rows. Raises NotCompiled."""
         plan = Plan(model, key, descending=descending)
-        plan.shape = self._code.function("page, run", self._connection(type_, nodes, plan))
+        self._shape(plan, "page, run", self._connection(type_, nodes, plan))
         return plan
 
     def values(self, type_: Any, nodes: list[FieldNode]) -> Callable[[Iterable[Any]], list[Any]]:
         """From objects with an attribute for each field, all of them leaves, to dicts. Raises NotCompiled."""
         return self._code.function("values", f"[{self._value(type_, nodes)} for value in values]")
+
+    def _shape(self, plan: Plan, parameters: str, expression: str) -> None:
+        plan.shape = self._code.function(parameters, expression)
+        plan.is_unready = isinstance(expression, Unready)
 
     def _value(self, type_: Any, nodes: list[FieldNode]) -> str:
         entries: dict[str, str] = {}
@@ -167,10 +178,10 @@ class Compiler:
         for key, (name, kind, below) in self._selected(type_, nodes):
             if name == "nodes":
                 node = self._node(get_named_type(kind), below, plan.root)
-                entries[key] = f"[{node} for row in page.rows]"
+                entries[key] = _like(node, f"[{node} for row in page.rows]")
             elif name == "edges":
                 edge = self._edge(get_named_type(kind), below, plan)
-                entries[key] = f"[{edge} for row in page.rows]"
+                entries[key] = _like(edge, f"[{edge} for row in page.rows]")
             elif name == "pageInfo":
                 node_type = get_named_type(type_.fields["nodes"].type)
                 entries[key] = self._page_info(get_named_type(kind), below, node_type, plan)
@@ -178,7 +189,7 @@ class Compiler:
                 entries[key] = repr(type_.name)
             else:
                 raise NotCompiled(name)
-        return dict_of(entries)
+        return self._dict(type_, entries, reads=False)
 
     def _edge(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
         entries: dict[str, str] = {}
@@ -189,7 +200,7 @@ class Compiler:
                 entries[key] = self._cursor(get_named_type(type_.fields["node"].type), plan)
             else:
                 entries[key] = repr(type_.name)
-        return dict_of(entries)
+        return self._dict(type_, entries, reads=False)
 
     def _page_info(self, type_: Any, nodes: list[FieldNode], node_type: Any, plan: Plan) -> str:
         entries = {"hasNextPage": "page.has_next", "hasPreviousPage": "page.has_previous"}
@@ -220,16 +231,25 @@ class Compiler:
         if not isinstance(type_, GraphQLInterfaceType):
             return self._object(type_, nodes, scope, known)
         by_class = {_origin(one): one for one in self._schema.get_implementations(type_).objects}
-        shapes: dict[str, Any] = {}
+        expressions: dict[str, str] = {}
         for value, cls in known.variants.items():
             variant = declared(cls)
             if variant is None or cls not in by_class:
                 raise NotCompiled(value)
-            shape = self._object(by_class[cls], nodes, scope, variant)
-            shapes[value] = self._code.function("row, run", shape)
-        if not shapes:
+            expressions[value] = self._object(by_class[cls], nodes, scope, variant)
+        if not expressions:
             raise NotCompiled(type_.name)
-        return f"{self._code.name(shapes)}[row[{scope.index(known.by)}]](row, run)"
+        return self._one_of(expressions, f"row[{scope.index(known.by)}]")
+
+    def _one_of(self, expressions: dict[str, str], by: str) -> str:
+        """Which of them it is decides a column. Where one is unready, the executor completes all of them."""
+        unready = next((one for one in expressions.values() if isinstance(one, Unready)), None)
+        shapes: dict[str, Any] = {}
+        for value, expression in expressions.items():
+            is_ready = unready is not None and not isinstance(expression, Unready)
+            shape = f"{self._code.name(Ready)}({expression})" if is_ready else expression
+            shapes[value] = self._code.function("row, run", shape)
+        return _like(unready, f"{self._code.name(shapes)}[{by}](row, run)")
 
     def _showing(self, type_: GraphQLInterfaceType, model: Any) -> Any:
         """Of the types behind an interface such as Node the one that shows a model."""
@@ -242,6 +262,7 @@ class Compiler:
 
     def _object(self, type_: Any, nodes: list[FieldNode], scope: Scope, known: Declared) -> str:
         entries: dict[str, str] = {}
+        source_object = None
         for key, (name, kind, below) in self._selected(type_, nodes):
             if name == "__typename":
                 entries[key] = repr(type_.name)
@@ -259,8 +280,24 @@ class Compiler:
             elif isinstance(source, Listed):
                 entries[key] = self._listed(source, kind, below, scope)
             else:
-                raise NotCompiled(name)
-        return dict_of(entries)
+                source_object = source_object or self._source(type_, scope)
+        return self._dict(type_, entries, source_object, reads=True)
+
+    def _source(self, type_: Any, scope: Scope) -> str:
+        """The row's GraphQL object, on which the executor executes what has a resolver of its own."""
+        if shown_as(scope.model) is not _origin(type_):
+            raise NotCompiled(type_.name)
+        names = tuple(scope.model.__mapper__.columns.keys())
+        values = "".join(f"row[{scope.index(name)}], " for name in names)
+        return f"{self._code.name(source_of(scope.model, names))}(run.asked, ({values}))"
+
+    def _dict(self, type_: Any, entries: dict[str, str], source: str | None = None, *, reads: bool) -> str:
+        """An object of these fields, and of those of its `source`; a dict where nothing is left to the executor."""
+        unready = frozenset(key for key, value in entries.items() if isinstance(value, Unready))
+        if source is None and not unready:
+            return dict_of(entries)
+        level = self._code.name(Level(type_, unready, reads))
+        return Unready(f"{self._code.name(Partly)}({level}, {dict_of(entries)}, {source})")
 
     def _column(self, source: Column, kind: Any, scope: Scope) -> str:
         leaf = get_named_type(kind)
@@ -277,7 +314,7 @@ class Compiler:
         joined = scope.joined(source, target.model)
         shape = self._node(type_, nodes, joined)
         absent = f"{self._code.name(_missing)}()" if is_non_null_type(kind) else "None"
-        return f"({shape} if row[{joined.index('id')}] is not None else {absent})"
+        return _like(shape, f"({shape} if row[{joined.index('id')}] is not None else {absent})")
 
     def _many(self, source: Many, field_: Any, nodes: list[FieldNode], scope: Scope) -> str:
         type_ = get_named_type(field_.type)
@@ -287,7 +324,7 @@ class Compiler:
             raise NotCompiled(target_type.name)
         arguments = get_argument_values(field_, nodes[0], self._variables)
         try:
-            request = page_request(*(arguments.get(one) for one in ("first", "after", "last", "before")))
+            request = page_request(*(arguments.get(one) for one in PAGE_ARGUMENTS))
             require_own(target.model, request)
         except BadUserInput:
             raise NotCompiled("arguments") from None
@@ -300,14 +337,15 @@ class Compiler:
         if target is None:
             raise NotCompiled(type_.name)
         plan = Plan(target.model, source.key)
-        shape = f"[{self._node(type_, nodes, plan.root)} for row in rows]"
-        plan.shape = self._code.function("rows, run", shape)
+        node = self._node(type_, nodes, plan.root)
+        self._shape(plan, "rows, run", _like(node, f"[{node} for row in rows]"))
         return self._child(plan, source, None, scope)
 
     def _child(self, plan: Plan, source: Many | Listed, request: PageRequest | None, scope: Scope) -> str:
         children, parent = scope.plan.children, scope.index("id")
         children.append(Child(plan, source, request, parent))
-        return f"run.pages[{len(children) - 1}][row[{parent}]]"
+        page = f"run.pages[{len(children) - 1}][row[{parent}]]"
+        return Unready(page) if plan.is_unready else page
 
     def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
         indexes = [scope.index(one) for one in source.columns]
@@ -324,6 +362,11 @@ class Compiler:
         else:
             show = show_value(named)
         return self._code.shown(value, show, may_be_null=not is_non_null_type(kind))
+
+
+def _like(part: str | None, expression: str) -> str:
+    """An expression whose value the executor has to complete where it has to complete that of its part."""
+    return Unready(expression) if isinstance(part, Unready) else expression
 
 
 def _missing() -> Any:

@@ -23,6 +23,12 @@ class NotCompiled(Exception):
     """This goes the ordinary way."""
 
 
+class Unready(str):
+    """An expression whose value the executor has still to complete; see `partly.py`."""
+
+    __slots__ = ()
+
+
 class Code:
     """Expressions of one plan and the values that they name."""
 
