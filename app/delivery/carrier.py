@@ -13,6 +13,9 @@ from app.delivery.outcomes import Result
 LATER = ""
 """Not yet a body: it is made by `Carrier.bodies`, once the deliveries are claimed."""
 
+OF_EVENT = ""
+"""What is kept in place of a body that the event alone makes."""
+
 
 class Target(Protocol):
     """A destination that takes deliveries, once its pause is over."""
@@ -37,13 +40,15 @@ class Carrier(Protocol):
     timeout: float
     most_in_flight: int
     most_each: int
+    # Whether what `body` makes must be kept for the retries, because it would be another one then.
+    keeps_bodies: bool
 
     async def targets(self, session: AsyncSession, ids: Collection[str]) -> Mapping[str, Any]:
         """Those of the destinations that take deliveries."""
         ...
 
     async def body(self, session: AsyncSession, row: Row[Any], target: Any) -> str | None:
-        """The body for a picked delivery's first attempt; None if its event is gone, `LATER` if it takes long."""
+        """The body for a picked delivery that keeps none; None if its event is gone, `LATER` if it takes long."""
         ...
 
     async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Any]) -> Mapping[str, str]:

@@ -64,7 +64,8 @@ _CLAIMED = """
         events.occurred_at, CAST(events.data AS TEXT) AS data, events.subject_id, events.customer_id
 """
 _ITS_EVENT = """
-    picked.body IS NULL AND events.account_id = picked.account_id AND events.sequence = picked.event_sequence
+    COALESCE(LENGTH(picked.body), 0) = 0
+    AND events.account_id = picked.account_id AND events.sequence = picked.event_sequence
 """
 # One search for each: PostgreSQL expects more deliveries than are picked, and would read the whole log for them.
 _EVENT = f"""
@@ -129,7 +130,7 @@ _PICK_HEAD = Sql(
 )
 _LEASE = Sql("""
     UPDATE deliveries SET leased_until = @later(:seconds), fence = deliveries.fence + 1,
-        body = COALESCE(deliveries.body, CASE WHEN given.body <> '' THEN @bytes(given.body) END)
+        body = COALESCE(deliveries.body, @bytes(given.body))
     FROM @rows(id text, body text) WHERE deliveries.id = given.id
 """)
 _KEEP = Sql("""
@@ -274,7 +275,7 @@ async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) ->
 
 
 async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:
-    """Hold these deliveries for so long; a body (as text, by id; empty: later) is kept if there was none before.
+    """Hold these deliveries for so long; a body (as text, by id; None: later) is kept if there was none before.
 
     Gives when the lease ends on the monotonic clock, a little early rather than late.
     """

@@ -87,6 +87,7 @@ class EventMails:
     timeout = DEFAULT_TIMEOUT
     most_in_flight = MOST_IN_FLIGHT
     most_each = MOST_IN_FLIGHT // 2
+    keeps_bodies = True
 
     def __init__(self, keyring: Keyring, postman: Postman, public_url: str) -> None:
         self._keyring = keyring

@@ -172,6 +172,7 @@ class Delivery(AccountWide, SQLModel, table=True):
     lane: int = Lane.FRESH
     # The first delivery of the digest that this one is in; they are one mail through all attempts.
     digest_id: str | None = Field(default=None, sa_type=Text)
+    # What is sent, from the first attempt on. Empty: what the event alone makes, which is the same whenever it is made.
     body: bytes | None = Field(default=None, sa_type=LargeBinary)
     attempts_made: int = 0
     # Attempts of the schedule are counted from here, so that a retry by hand after EXHAUSTED starts it anew.

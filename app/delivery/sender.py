@@ -18,7 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import points
 from app.database import Database
 from app.delivery import claims
-from app.delivery.carrier import LATER, Carrier, Target
+from app.delivery.carrier import LATER, OF_EVENT, Carrier, Target
 from app.delivery.channels import Channels
 from app.delivery.claims import Claim, Wanted
 from app.delivery.exchange import Exchange, impossible
@@ -178,7 +178,8 @@ class Sender:
             bodies, gone, unwritten = await self._bodies(session, picked, targets)
             if gone:
                 await claims.cancel(session, gone)
-            ends_at = await claims.lease(session, bodies, self._lease) if bodies else 0.0
+            kept = {key: self._kept(body) for key, body in bodies.items()}
+            ends_at = await claims.lease(session, kept, self._lease) if kept else 0.0
         late, failed = await self._late_bodies(picked, bodies, targets)
         bodies.update(late)
         unwritten |= failed
@@ -190,7 +191,7 @@ class Sender:
                 self._channels.mark_due(one.destination_id, one.lane)
         now = time.monotonic()
         for row in picked:
-            body = b"" if row.id in unwritten else row.body if row.body is not None else bodies.get(row.id)
+            body = b"" if row.id in unwritten else bodies.get(row.id)
             if body is None:
                 continue
             target = targets[row.destination_id]
@@ -234,13 +235,13 @@ class Sender:
 
     async def _bodies(
         self, session: AsyncSession, picked: Sequence[Row[Any]], targets: Mapping[str, Target]
-    ) -> tuple[dict[str, str | None], list[str], set[str]]:
-        """The new bodies of all that is claimed, those whose event is gone, and those that could not be written."""
-        bodies: dict[str, str | None] = {}
+    ) -> tuple[dict[str, bytes | str | None], list[str], set[str]]:
+        """The bodies of all that is claimed (new ones as text), whose event is gone, and what could not be written."""
+        bodies: dict[str, bytes | str | None] = {}
         gone, unwritten = [], set()
         for row in picked:
-            if row.body is not None:
-                bodies[row.id] = None
+            if row.body:
+                bodies[row.id] = row.body
                 continue
             try:
                 body = await self._carrier.body(session, row, targets[row.destination_id])
@@ -258,10 +259,16 @@ class Sender:
                 bodies[row.id] = body
         return bodies, gone, unwritten
 
+    def _kept(self, body: bytes | str | None) -> str | None:
+        """What to keep of it for the retries with the claim itself; None: nothing, or nothing more."""
+        if not isinstance(body, str) or body == LATER:
+            return None
+        return body if self._carrier.keeps_bodies else OF_EVENT
+
     async def _late_bodies(
         self,
         picked: Sequence[Row[Any]],
-        bodies: Mapping[str, str | None],
+        bodies: Mapping[str, bytes | str | None],
         targets: Mapping[str, Target],
     ) -> tuple[dict[str, str | None], set[str]]:
         """The bodies that were not made within the claim, kept before anything is sent; and those that failed."""

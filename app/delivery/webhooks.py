@@ -76,6 +76,7 @@ class Webhooks:
     prefix = "whe"
     most_in_flight = MOST_IN_FLIGHT
     most_each = MOST_PER_ENDPOINT
+    keeps_bodies = False
 
     def __init__(
         self, keyring: Keyring, transport: Transport, timeout: float, selected: Selected, worker_id: str
@@ -101,8 +102,11 @@ class Webhooks:
         return {one.id: self._target(one, now, one.id in elsewhere) for one, now in found}
 
     async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:
-        """The body for a delivery's first attempt; None if its event is gone, `LATER` if it is for a selection."""
-        if target.selection is not None and row.event_sequence is not None:
+        """The body for a picked delivery; None if its event is gone, `LATER` if it is for a selection.
+
+        A delivery whose first attempt was before the endpoint had a selection stays as it was then.
+        """
+        if target.selection is not None and row.event_sequence is not None and row.body is None:
             return None if row.occurred_at is None else LATER
         return event_json(row)
 
