@@ -1,7 +1,7 @@
 """Reads on PostgreSQL by asyncpg alone, which turns values as SQLAlchemy would (see `direct`).
 
-SQLAlchemy's pool asks before each statement whether the connection is still alive, which is three more ways to the
-server. Here that shows when it is used: what has only read, and has told nobody yet, is read again over a new one.
+Whether a connection is still alive shows when it is used: what has only read, and has told nobody yet, is read again
+over a new one. Nothing is asked of the server before that.
 """
 
 import asyncio

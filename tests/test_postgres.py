@@ -1,16 +1,18 @@
 """Reads by PostgreSQL's driver: what comes back, how many at once, and connections that are gone."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 from sqlalchemy import Date, Integer, String, bindparam, cast, column, func, literal, select, text, values
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.database import Database, Json, UtcDateTime
+from app.database import TRUSTED_SECONDS, Database, Json, UtcDateTime
 from app.postgres import AT_ONCE
 
 AT = datetime(2026, 11, 24, 22, 29, 55, 123000, tzinfo=UTC)
@@ -70,6 +72,71 @@ async def test_a_connection_that_is_gone_is_replaced(database: Database) -> None
     await end_others(database)
     async with database.snapshot() as snapshot:
         assert [tuple(row) for row in await snapshot.rows(select(literal(2)), {})] == [(2,)]
+
+
+async def test_writers_are_replaced_as_well(database: Database) -> None:
+    await asyncio.gather(*(write(database) for _ in range(4)))
+    await end_others(database)
+    await asyncio.gather(*(write(database) for _ in range(4)))
+
+
+async def test_a_connection_that_went_silently_is_replaced(postgres_url: str) -> None:
+    async with Router(postgres_url) as router:
+        database = Database(router.url)
+        try:
+            before = await write(database)
+            assert await write(database) == before
+            router.forget()
+            # So long unused that it is asked first.
+            await asyncio.sleep(TRUSTED_SECONDS + 0.1)
+            assert await write(database) != before
+        finally:
+            await database.dispose()
+
+
+async def write(database: Database) -> int:
+    """The connection of a transaction."""
+    async with database.transaction() as session:
+        return int((await session.execute(PID)).scalar_one())
+
+
+class Router:
+    """On the way to PostgreSQL: it may forget connections, whose ends learn that when they send again."""
+
+    def __init__(self, url: str) -> None:
+        self.parts = urlsplit(url)
+        self.forgotten: set[asyncio.StreamWriter] = set()
+        self.clients: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> "Router":
+        self.server = await asyncio.start_server(self.carry, "127.0.0.1", 0)
+        port = self.server.sockets[0].getsockname()[1]
+        self.url = urlunsplit(self.parts._replace(netloc=f"{self.parts.username}@127.0.0.1:{port}"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        for client in self.clients:
+            client.transport.abort()
+
+    def forget(self) -> None:
+        self.forgotten |= self.clients
+
+    async def carry(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        self.clients.add(client)
+        from_server, server = await asyncio.open_connection(self.parts.hostname, self.parts.port)
+        back = asyncio.create_task(self.copy(from_server, client))
+        while (data := await reader.read(65536)) and client not in self.forgotten:
+            server.write(data)
+        client.transport.abort()
+        server.transport.abort()
+        await back
+
+    async def copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
 
 
 async def end_others(database: Database) -> None:

@@ -24,7 +24,7 @@ class Cores:
     """Keeps servers and clients apart: one core for the server, one for the client (and the database)."""
 
     def __init__(self) -> None:
-        usable = cores()
+        self.usable = usable = cores()
         self.apart = len(usable) >= 2
         self.server = usable[SERVER_CORE] if self.apart else None
         self.client = usable[CLIENT_CORE] if self.apart else None
@@ -38,6 +38,11 @@ class Cores:
         """Bind a process that has just been started, before it starts threads, to the server's core."""
         if self.server is not None:
             os.sched_setaffinity(pid, {self.server})
+
+    def unpin(self, pid: int) -> None:
+        """Let a process that has just been started run on any core."""
+        if self.apart:
+            os.sched_setaffinity(pid, self.usable)
 
     def sentence(self) -> str:
         if self.apart:

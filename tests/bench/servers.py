@@ -86,12 +86,12 @@ class Server:
 
 @contextmanager
 def process(
-    argv: Sequence[str], env: Mapping[str, str], cwd: Path, cores: Cores, port: int = 0
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, cores: Cores, port: int = 0, *, free: bool = False
 ) -> Iterator[Server]:
-    """Run a program on the server's core until the block ends."""
+    """Run a program on the server's core, or `free` on any, until the block ends."""
     log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
     running = subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    cores.pin_server(running.pid)
+    (cores.unpin if free else cores.pin_server)(running.pid)
     server = Server(running, log, port)
     try:
         yield server
@@ -136,9 +136,9 @@ class Installation:
             self.env.get("VOLTWIRE_DATABASE_URL") or f"sqlite:///{self.env['VOLTWIRE_DATA_DIR']}/voltwire.db"
         )
 
-    def start(self, *arguments: str, port: int = 0) -> AbstractContextManager[Server]:
-        """A process on the server's core, until the block ends."""
-        return process([str(self.program), *arguments], self.env, self.home, self.cores, port)
+    def start(self, *arguments: str, port: int = 0, free: bool = False) -> AbstractContextManager[Server]:
+        """A process on the server's core, or `free` on any, until the block ends."""
+        return process([str(self.program), *arguments], self.env, self.home, self.cores, port, free=free)
 
     def account(self, name: str) -> tuple[str, str]:
         """Id and API key of a new account."""
