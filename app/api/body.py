@@ -36,7 +36,8 @@ async def read_body(request: Request, limit: int, stalled: float = STALLED) -> b
         raise BodyTooLarge
     chunks: list[bytes] = []
     size = 0
-    # The loop's clock. Most bodies come at once, and what is asked of the loop is a part of what a short query costs.
+    # The loop's clock. Most bodies come at once, and asking the loop is a part of what a short query costs: so the end
+    # is put off in steps, and never by more than was earned.
     began = allowed = time.monotonic()
     try:
         async with asyncio.timeout(stalled) as patience:
