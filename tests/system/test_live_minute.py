@@ -134,17 +134,18 @@ async def a_client_that_reads_slowly(scene: Scene) -> None:
             await events.wait_for(HAPPENING, PATIENCE)
         hurries_at = loop.time() + 60
         seen: dict[str, list[int]] = defaultdict(list)
-        while sum(map(len, seen.values())) < SLOW_SUBSCRIPTIONS * HAPPENING:
+        # Of each, not in all: the other clients make one more event, which may come to some before all have the last.
+        while len(seen) < SLOW_SUBSCRIPTIONS or any(len(sequences) < HAPPENING for sequences in seen.values()):
             opcode, payload = await slow.hear()
             assert opcode != CLOSE, payload
             if opcode == PING:
                 slow.send(frame(PONG, payload))
             elif (message := json.loads(payload))["type"] == "next":
-                seen[message["id"]].append(message["payload"]["data"]["events"]["sequence"])
+                sequences = seen[message["id"]]
+                sequences.append(message["payload"]["data"]["events"]["sequence"])
+                assert sequences[-1] == len(sequences) + 1, sequences
             if loop.time() < hurries_at:
                 await asyncio.sleep(len(payload) / 20_000)
-    assert all(sequences[:HAPPENING] == list(range(2, HAPPENING + 2)) for sequences in seen.values())
-    assert len(seen) == SLOW_SUBSCRIPTIONS
 
 
 async def all_that_came(client: Raw) -> tuple[dict[str, list[dict[str, Any]]], int]:
