@@ -135,7 +135,9 @@ async def a_client_that_reads_slowly(scene: Scene) -> None:
         hurries_at = loop.time() + 60
         seen: dict[str, list[int]] = defaultdict(list)
         # Of each, not in all: the other clients make one more event, which may come to some before all have the last.
-        while len(seen) < SLOW_SUBSCRIPTIONS or any(len(sequences) < HAPPENING for sequences in seen.values()):
+        while len(seen) < SLOW_SUBSCRIPTIONS or any(
+            len(sequences) < HAPPENING for sequences in seen.values()
+        ):
             opcode, payload = await slow.hear()
             assert opcode != CLOSE, payload
             if opcode == PING:
