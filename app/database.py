@@ -6,20 +6,21 @@ after the flush and just before COMMIT, inside the transaction, which is where t
 
 import asyncio
 import math
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
-from sqlalchemy import JSON, BigInteger, DateTime, Executable, String, event
+from sqlalchemy import JSON, BigInteger, CursorResult, DateTime, Executable, String, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -28,7 +29,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points, postgres, sqlite
-from app.direct import Reads, Rows, Snapshot
+from app.direct import Reads, Rows, Script, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ Else a process that stands still, or a machine that the network has lost, would 
 TRUSTED_SECONDS = 1.0
 """A connection that was used so recently, and that nobody has closed, is used again without being asked first."""
 
+T = TypeVar("T")
 Hook = Callable[[AsyncSession], Awaitable[None]]
 Committed = Callable[[Sequence[Any]], None]
 
@@ -205,6 +207,35 @@ def before_commit(session: AsyncSession, hook: Hook) -> None:
     hooks = session.info.setdefault("hooks", [])
     if hook not in hooks:
         hooks.append(hook)
+
+
+async def carry_out(session: AsyncSession, script: Script[T]) -> T:
+    """Run a script in the session's transaction, where it sees what the session holds.
+
+    Its errors are SQLAlchemy's on both databases. On PostgreSQL each statement is a way to the server in any case.
+    """
+    if session.new or session.dirty or session.deleted:
+        await session.flush()
+    dialect = session.get_bind().dialect
+    if dialect.name == "sqlite":
+        driver = await session.run_sync(lambda sync: sync.connection().connection.driver_connection)
+        assert isinstance(driver, sqlite.Connection)  # noqa: S101 - the engine makes no other
+        try:
+            return await driver.carry_out(script, dialect)
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(None, None, error, sqlite3.Error, dialect=dialect) from error
+    rows: Rows | None = None
+    try:
+        while True:
+            statement, given = next(script) if rows is None else script.send(rows)
+            rows = []
+            if isinstance(given, Mapping) or given:
+                result = await session.execute(statement, given)
+                brings_none = isinstance(result, CursorResult) and not result.returns_rows
+                rows = [] if brings_none else result.all()
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 def announce(session: AsyncSession, items: Sequence[Any]) -> None:

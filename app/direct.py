@@ -1,12 +1,13 @@
-"""Reads by the driver alone, past SQLAlchemy's way of executing.
+"""Statements by the driver alone, past SQLAlchemy's way of executing.
 
 A statement takes several times the processor's time that way than by the driver's own. Here it is compiled once, to its
-text and to what its parameters are made of. `sqlite.Reads` and `postgres.Reads` run it.
+text and to what its parameters are made of. `sqlite.Reads` and `postgres.Reads` run it, and so does `sqlite.Connection`
+what a transaction writes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Executable
@@ -18,6 +19,14 @@ VARIANTS: Final = 32
 Rows = Sequence[Sequence[Any]]
 Given = Mapping[str, Any]
 Watch = Callable[[str], None]
+
+T = TypeVar("T")
+
+Script = Generator[tuple[Executable, Given | Sequence[Given]], Rows, T]
+"""Statements one after the other: each is yielded with what it is given, and its rows come back.
+
+Given a list it is executed for each of these, in any order. A script may run in another thread.
+"""
 
 
 class Snapshot(Protocol):
@@ -86,6 +95,11 @@ class Statements:
                 variants.clear()
             found = variants[lengths] = Prepared(statement, given, self._dialect)
         return found
+
+
+def padded(values: list[Any]) -> list[Any]:
+    """As many as a power of two, by repeating one, so that a database prepares few different statements."""
+    return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
 
 
 def as_it_is(value: Any) -> Any:

@@ -6,17 +6,19 @@ threads, which is more than SQLite takes for most statements.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import aiosqlite
 from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
-from app.direct import Given, Rows, Statements, Watch, as_it_is
+from app.direct import Given, Rows, Script, Statements, Watch, as_it_is
+
+T = TypeVar("T")
 
 TIMEOUT = 30.0
 """Seconds that a statement waits for another process's lock."""
@@ -93,6 +95,7 @@ class Connection(aiosqlite.Connection):
         # A process that is to end does not wait for it.
         self._thread.daemon = True
         self._begin: str | None = None
+        self._texts: Texts | None = None
 
     def begin(self, sql: str) -> None:
         """Execute this BEGIN before the next statement."""
@@ -103,6 +106,23 @@ class Connection(aiosqlite.Connection):
         rows: list[tuple[Any, ...]] = []
         await self.run(lambda connection: rows.extend(connection.execute(sql, parameters)))
         return rows
+
+    async def carry_out(self, script: Script[T], dialect: Dialect) -> T:
+        """Run a script inside the transaction, all of it in one way to the thread. Raises sqlite3.Error."""
+        results: list[T] = []
+        texts = self._texts = self._texts or Texts(dialect)
+
+        def whole(connection: sqlite3.Connection) -> None:
+            rows: Rows | None = None
+            try:
+                while True:
+                    statement, given = next(script) if rows is None else script.send(rows)
+                    rows = texts.execute(connection, statement, given)
+            except StopIteration as end:
+                results.append(end.value)
+
+        await self.run(whole)
+        return results[0]
 
     async def run(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Do the work in the connection's thread, inside the transaction that was to begin."""
@@ -148,6 +168,40 @@ def _open(path: str, reads_only: bool) -> sqlite3.Connection:
     return connection
 
 
+class Texts:
+    """What the driver is told and what it answers, of statements as SQLAlchemy has them; in one thread."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.statements = Statements(dialect)
+        self._dialect = dialect
+        self._turning: WeakKeyDictionary[Executable, list[_Turn]] = WeakKeyDictionary()
+
+    def execute(
+        self, connection: sqlite3.Connection, statement: Executable, given: Given | Sequence[Given]
+    ) -> Rows:
+        """The rows of a statement, or of all its executions with each of a list."""
+        several = [given] if isinstance(given, Mapping) else given
+        if not several:
+            return []
+        prepared = self.statements.prepared(statement, several[0])
+        rows: list[tuple[Any, ...]] = []
+        for one in several:
+            rows += connection.execute(prepared.text, prepared.arguments(one))
+        return self.turned(statement, rows)
+
+    def turned(self, statement: Executable, rows: list[tuple[Any, ...]]) -> Rows:
+        """With the values that SQLAlchemy would turn turned: SQLite knows no times, no JSON and no truth."""
+        turns = self._turning.get(statement)
+        if turns is None:
+            turns = self._turning[statement] = self._turns_of(statement)
+        return _turned(rows, turns)
+
+    def _turns_of(self, statement: Any) -> list[_Turn]:
+        kinds = [column.type.dialect_impl(self._dialect) for column in statement.exported_columns]
+        all_of_them = [kind.result_processor(self._dialect, None) for kind in kinds]
+        return [(at, turn) for at, turn in enumerate(all_of_them) if turn is not None]
+
+
 class Reads:
     """A few connections that read, past SQLAlchemy (see `direct`)."""
 
@@ -155,9 +209,7 @@ class Reads:
         self._path = path
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._free: list[Connection] = []
-        self._dialect = dialect
-        self._statements = Statements(dialect)
-        self._turning: WeakKeyDictionary[Executable, list[_Turn]] = WeakKeyDictionary()
+        self._texts = Texts(dialect)
         self.watch: Watch = as_it_is
 
     async def rows(self, statement: Executable, given: Given) -> Rows:
@@ -174,20 +226,10 @@ class Reads:
                 await asyncio.shield(connection.rollback())
 
     async def fetch(self, connection: Connection, statement: Executable, given: Given) -> Rows:
-        prepared = self._statements.prepared(statement, given)
+        prepared = self._texts.statements.prepared(statement, given)
         self.watch(prepared.text)
         rows = await connection.fetch(prepared.text, prepared.arguments(given))
-        return _turned(rows, self._turns_of(statement))
-
-    def _turns_of(self, statement: Any) -> list[_Turn]:
-        """Which values SQLAlchemy would turn, and how: SQLite knows no times, no JSON and no truth."""
-        turns = self._turning.get(statement)
-        if turns is None:
-            kinds = [column.type.dialect_impl(self._dialect) for column in statement.selected_columns]
-            all_of_them = [kind.result_processor(self._dialect, None) for kind in kinds]
-            turns = [(at, turn) for at, turn in enumerate(all_of_them) if turn is not None]
-            self._turning[statement] = turns
-        return turns
+        return self._texts.turned(statement, rows)
 
     async def dispose(self) -> None:
         while self._free:

@@ -3,26 +3,43 @@
 import asyncio
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
+from app.customers.models import Customer
 from app.database import (
     Database,
     Text,
     UtcDateTime,
     announce,
     before_commit,
+    carry_out,
     database_now,
     seconds_from_now,
 )
+from app.direct import Script
+from tests.support import World
 
 METADATA = MetaData()
 COUNTERS = Table("counters", METADATA, Column("id", Integer, primary_key=True), Column("value", Integer))
@@ -358,3 +375,91 @@ async def test_postgresql_urls_may_carry_what_libpq_knows(postgres_url: str) -> 
         name = (await session.execute(text("SELECT current_setting('application_name')"))).scalar_one()
     assert name == "meters"
     await database.dispose()
+
+
+NEW = insert(INSTANTS).returning(INSTANTS.c.id, INSTANTS.c.at)
+
+
+def counting(by: int, ids: list[int]) -> Script[tuple[int, list[datetime]]]:
+    """Move the counter on, and note instants: what it is now, and the instants as the database has them."""
+    ((value,),) = yield (
+        update(COUNTERS).values(value=COUNTERS.c.value + bindparam("by")).returning(COUNTERS.c.value),
+        {"by": by},
+    )
+    at = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    rows = yield NEW, [{"id": one, "at": at + timedelta(hours=one)} for one in ids]
+    nothing = yield NEW, []
+    assert list(nothing) == []
+    return value, sorted(at for _, at in rows)
+
+
+async def test_a_script_is_part_of_its_transaction(database: Database) -> None:
+    async with database.transaction() as session:
+        value, instants = await carry_out(session, counting(5, [1, 2]))
+    assert (value, await counter(database)) == (5, 5)
+    assert instants == [datetime(2026, 11, 25, hour, tzinfo=UTC) for hour in (13, 14)]
+
+    async def act() -> None:
+        async with database.transaction() as session:
+            await session.execute(update(COUNTERS).values(value=COUNTERS.c.value + 1))
+            assert await carry_out(session, counting(1, [])) == (7, [])
+            raise Undone
+
+    with pytest.raises(Undone):
+        await act()
+    assert await counter(database) == 5
+
+
+async def test_a_script_that_fails_raises_what_a_statement_would(database: Database) -> None:
+    with pytest.raises(IntegrityError) as raised:
+        async with database.transaction() as session:
+            await carry_out(session, counting(1, [1, 1]))
+    assert raised.value.orig is not None
+    assert await counter(database) == 0
+
+    def broken() -> Script[None]:
+        yield select(COUNTERS.c.value), {}
+        raise Undone
+
+    with pytest.raises(Undone):
+        async with database.transaction() as session:
+            await carry_out(session, broken())
+    # The connection is as good as new.
+    async with database.transaction() as session:
+        assert await carry_out(session, counting(1, [1])) == (1, [datetime(2026, 11, 25, 13, tzinfo=UTC)])
+
+
+async def test_a_script_that_is_cancelled_is_undone(database: Database) -> None:
+    began = threading.Event()
+
+    def slow() -> Script[None]:
+        yield update(COUNTERS).values(value=COUNTERS.c.value + 1), {}
+        began.set()
+        yield update(COUNTERS).values(value=COUNTERS.c.value + 1), {}
+
+    async def act() -> None:
+        async with database.transaction() as session:
+            await carry_out(session, slow())
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(act())
+    await asyncio.to_thread(began.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with database.transaction() as session:
+        assert await carry_out(session, counting(1, [])) == (1, [])
+
+
+async def test_a_script_sees_what_the_session_holds(world: World) -> None:
+    def names() -> Script[list[str]]:
+        rows = yield select(Customer.name), {}
+        return [name for (name,) in rows]
+
+    account = await world.account()
+    async with world.database.transaction() as session:
+        customer = Customer(account_id=account.id, name="Ada", email="ada@example.com")
+        session.add(customer)
+        assert await carry_out(session, names()) == ["Ada"]
+        customer.name = "Bob"
+        assert await carry_out(session, names()) == ["Bob"]

@@ -14,7 +14,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, Decision, HostedConsent
-from app.database import UtcDateTime
+from app.database import UtcDateTime, carry_out
+from app.direct import Script, padded
 from app.meters.kinds import MeterStatus
 from app.meters.models import Meter, MeterFlags
 
@@ -93,8 +94,12 @@ async def consents_that_count(
 
 async def with_valid_consent(session: AsyncSession, meter_ids: Sequence[str], at: datetime) -> set[str]:
     """Those of the meters whose consent is valid."""
-    found = await session.execute(_WITH_VALID, {"meter_ids": meter_ids, "at": at})
-    return set(found.scalars())
+    return await carry_out(session, _with_valid(list(meter_ids), at))
+
+
+def _with_valid(meter_ids: list[str], at: datetime) -> Script[set[str]]:
+    found = yield _WITH_VALID, {"meter_ids": padded(meter_ids), "at": at}
+    return {meter_id for (meter_id,) in found}
 
 
 # Runs with every reading that is recorded, and building it takes longer than its execution.

@@ -24,13 +24,15 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points
 from app.auth.actor import Actor, visible
-from app.database import announce, before_commit, database_now
+from app.database import announce, before_commit, carry_out, database_now
+from app.direct import Script
 from app.events.catalogue import EventData, EventType, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
 from app.ids import new_id
@@ -38,7 +40,6 @@ from app.ids import new_id
 _STREAMS: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
 _EVENTS: Final[Table] = EventRecord.__table__  # type: ignore[attr-defined]
 _METERS: Final[Table] = EventMeter.__table__  # type: ignore[attr-defined]
-_COLUMNS: Final = tuple(_EVENTS.c.keys())
 
 
 def _take() -> ReturningUpdate[tuple[int, datetime]]:
@@ -121,35 +122,42 @@ async def _write(session: AsyncSession) -> None:
 
 
 async def _write_account(session: AsyncSession, account_id: str, events: list[EventData]) -> None:
-    taken = await session.execute(_TAKE, {"account": account_id, "count": len(events)})
-    last, occurred_at = taken.one()
-    appended = [
-        Appended(
-            EventRecord(
-                account_id=account_id,
-                sequence=sequence,
-                id=new_id("evt"),
-                type=event.type.value,
-                occurred_at=occurred_at,
-                subject_id=event.subject_id(),
-                customer_id=event.about_customer(),
-                data=event.data(),
-            ),
-            tuple(event.about_meters()),
-        )
-        for sequence, event in enumerate(events, last - len(events) + 1)
+    rows: list[dict[str, Any]] = [
+        {
+            "account_id": account_id,
+            "id": new_id("evt"),
+            "type": event.type.value,
+            "subject_id": event.subject_id(),
+            "customer_id": event.about_customer(),
+            "data": event.data(),
+        }
+        for event in events
     ]
-    await session.execute(
-        _INSERT, [{name: getattr(one.record, name) for name in _COLUMNS} for one in appended]
+    meter_ids = [tuple(event.about_meters()) for event in events]
+    await carry_out(session, _writing(account_id, rows, meter_ids))
+    announce(
+        session, [Appended(EventRecord(**row), named) for row, named in zip(rows, meter_ids, strict=True)]
     )
+
+
+def _writing(
+    account_id: str, rows: list[dict[str, Any]], meter_ids: Sequence[tuple[str, ...]]
+) -> Script[None]:
+    """Write the rows, which get their numbers and their time."""
+    taken = yield _TAKE, {"account": account_id, "count": len(rows)}
+    if not taken:
+        raise NoResultFound("No row was found: the account has no log.")
+    last, occurred_at = taken[0]
+    for sequence, row in enumerate(rows, last - len(rows) + 1):
+        row |= {"sequence": sequence, "occurred_at": occurred_at}
+    yield _INSERT, rows
     named = [
-        {"account_id": account_id, "meter_id": meter_id, "sequence": one.record.sequence}
-        for one in appended
-        for meter_id in dict.fromkeys(one.meter_ids)
+        {"account_id": account_id, "meter_id": meter_id, "sequence": row["sequence"]}
+        for row, ids in zip(rows, meter_ids, strict=True)
+        for meter_id in dict.fromkeys(ids)
     ]
     if named:
-        await session.execute(_INSERT_METERS, named)
-    announce(session, appended)
+        yield _INSERT_METERS, named
 
 
 async def lock_position(session: AsyncSession, account_id: str) -> int:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import bindparam, or_
+from sqlalchemy import bindparam, inspect, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -14,6 +14,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock
 from app.auth.actor import Actor, visible
 from app.consents.coverage import with_valid_consent
+from app.database import carry_out
+from app.direct import Rows, Script, padded
 from app.errors import ErrorCode, Refusal, Refusals, not_found
 from app.events import log
 from app.meters.models import Meter
@@ -29,6 +31,7 @@ CHUNK = 400
 ROWS_AT_ONCE = 2000
 # Statements whose building is worth keeping: one per viewer.
 CACHED_STATEMENTS = 256
+_METER = tuple(inspect(Meter).columns.keys())
 
 
 class NewReading(NamedTuple):
@@ -114,13 +117,19 @@ async def lock_meters(session: AsyncSession, actor: Actor, meter_ids: Iterable[s
     """The actor's meters with these ids, locked in the order of their ids so that two writers cannot deadlock."""
     meters: list[Meter] = []
     for chunk in _chunks(sorted(set(meter_ids))):
-        meters += (await session.execute(_locking(actor), {"ids": chunk})).scalars()
+        meters += await carry_out(session, _lock(actor, list(chunk)))
     return meters
+
+
+def _lock(actor: Actor, ids: list[str]) -> Script[list[Meter]]:
+    found = yield _locking(actor), {"ids": padded(ids)}
+    return [Meter(**dict(zip(_METER, row, strict=True))) for row in found]
 
 
 @lru_cache(CACHED_STATEMENTS)
 def _locking(actor: Actor) -> Any:
-    statement = visible(select(Meter).where(col(Meter.id).in_(bindparam("ids", expanding=True))), actor)
+    columns = [getattr(Meter, name) for name in _METER]
+    statement = visible(select(*columns).where(col(Meter.id).in_(bindparam("ids", expanding=True))), actor)
     return statement.order_by(col(Meter.id)).with_for_update()
 
 
@@ -192,8 +201,12 @@ _UPSERTS = {"sqlite": _upsert_statement(sqlite.insert), "postgresql": _upsert_st
 
 async def _upsert(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, int]]:
     """Write rows, and give meter id and start of those that were new or changed; the others stay untouched."""
-    written = await session.execute(_UPSERTS[session.get_bind().dialect.name], list(rows))
+    written = await carry_out(session, _writing(_UPSERTS[session.get_bind().dialect.name], rows))
     return cast(Iterable[tuple[str, int]], written)
+
+
+def _writing(upsert: Any, rows: Sequence[Mapping[str, Any]]) -> Script[Rows]:
+    return (yield upsert, rows)
 
 
 def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]
