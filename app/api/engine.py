@@ -18,6 +18,7 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    GraphQLResolveInfo,
     GraphQLSchema,
     InlineFragmentNode,
     OperationDefinitionNode,
@@ -29,6 +30,8 @@ from graphql import (
     visit,
 )
 from graphql.execution import Executor
+from graphql.execution.collect_fields import collect_fields
+from graphql.pyutils import Path
 
 from app import points
 from app.api.compiled.executor import ReadyExecutor
@@ -159,7 +162,7 @@ class Engine:
                 raise QueryTooComplex("The document selects too many fields; ask in several requests.")
             raise refused(errors, document)
         operation = _operation(document, operation_name)
-        reads = self._compiled and operation.operation is OperationType.QUERY
+        reads = self._compiled and operation.operation is not OperationType.MUTATION
         return Prepared(
             document,
             operation,
@@ -201,16 +204,20 @@ class Engine:
             response["extensions"] = {"cost": cost}
         return response
 
-    async def execute_event(
-        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, event: Any
-    ) -> dict[str, Any]:
-        """The response of a subscription to one event, which is the value of its root field."""
-        return await self.execute(prepared, variables, context, event)
-
-    def coerce(self, prepared: Prepared, variables: dict[str, Any] | None) -> dict[str, Any]:
-        """The operation's variables with their defaults, as the resolvers get them. Raises RequestErrors."""
+    def root_of(self, prepared: Prepared, variables: dict[str, Any] | None) -> GraphQLResolveInfo[Any]:
+        """What the resolver of the operation's one root field is told, but for a context. Raises RequestErrors."""
         executor, _ = self._executor(prepared, variables, None, None)
-        return dict(executor.variable_values.coerced)
+        root = self.schema.get_root_type(prepared.operation.operation)
+        assert root is not None  # noqa: S101 - the document is valid
+        found = collect_fields(
+            self.schema, executor.fragments, executor.variable_values, root, executor.operation
+        )
+        for key, details in found.grouped_field_set.items():
+            nodes = [one.node for one in details]
+            field = root.fields.get(nodes[0].name.value)
+            if field is not None:
+                return executor.build_resolve_info(field, nodes, root, Path(None, key, root.name))
+        raise RequestErrors.of(BadUserInput("The subscription selects no field: select events."))
 
     def _executor(
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any

@@ -4,7 +4,6 @@ A selection is what stands after `events` in a subscription, such as `{ id name 
 number } } }`, so that one document serves a socket and a webhook alike. Its result becomes `data` of the body.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -26,13 +25,12 @@ from sqlalchemy import Row
 from app import clock
 from app.api.context import Services
 from app.api.engine import Engine, Prepared
-from app.api.failures import RequestErrors, internal_error
+from app.api.failures import RequestErrors
 from app.auth.actor import Actor, Scope
 from app.delivery.mailing import event_of
 from app.errors import ErrorCode, Refusal, Refusals
-from app.events import log
-from app.events.graphql import show_event
-from app.events.pages import SharedContext
+from app.events import asked, log
+from app.events.responses import respond
 
 MAX_LENGTH: Final = 10_000
 MAX_TOLD: Final = 10
@@ -58,7 +56,7 @@ def checked(engine: Engine, selection: str | None) -> str | None:
     try:
         prepared = engine.prepare(_document(selection), None, authenticated=True)
         # Counts what it may bring back.
-        engine.coerce(prepared, None)
+        engine.root_of(prepared, None)
     except RequestErrors as refused:
         raise Refusals([_refusal(_message(error)) for error in refused.errors[:MAX_TOLD]]) from None
     _require_nothing_secret(engine, prepared)
@@ -91,30 +89,29 @@ class Selected:
         actor = Actor(account_id, frozenset([Scope.READ]))
         async with self._services.database.reading() as session:
             epoch = (await log.stream(session, account_id)).epoch
-        context = SharedContext(self._services, actor)
-        try:
-            results = await asyncio.gather(*(self._result(context, actor, epoch, *one) for one in rows))
-        finally:
-            await context.close()
+        requests: dict[str, asked.Asked] = {}
+        refusals: dict[str, RequestErrors] = {}
+        for selection in dict.fromkeys(selection for _, selection in rows):
+            try:
+                requests[selection] = self._asked(selection)
+            except RequestErrors as error:
+                # It was valid when it was saved; a newer version of the schema may have lost a field.
+                refusals[selection] = error
+        jobs = [(requests[selection], event_of(row)) for row, selection in rows if selection in requests]
+        answers = iter(await respond(self._services, self._engine(), actor, epoch, jobs))
+        results: list[tuple[Row[Any], Mapping[str, Any]]] = [
+            (row, {"errors": refusals[one].errors, "data": None} if one in refusals else next(answers))
+            for row, one in rows
+        ]
         return {
             row.id: _body(row, result)
-            for (row, _), result in zip(rows, results, strict=True)
+            for row, result in results
             if not any(map(_is_ours, result.get("errors", ())))
         }
 
-    async def _result(
-        self, context: SharedContext, actor: Actor, epoch: str, row: Row[Any], selection: str
-    ) -> Mapping[str, Any]:
-        try:
-            engine = self._engine()
-            prepared = engine.prepare(_document(selection), None, authenticated=True)
-            event = show_event(context, event_of(row), epoch, actor)
-            return await engine.execute_event(prepared, None, context, event)
-        except RequestErrors as error:
-            # It was valid when it was saved; a newer version of the schema may have lost a field.
-            return {"errors": error.errors, "data": None}
-        except Exception as fault:
-            return {"errors": [internal_error(fault)], "data": None}
+    def _asked(self, selection: str) -> asked.Asked:
+        engine = self._engine()
+        return asked.read(engine, engine.prepare(_document(selection), None, authenticated=True), None)
 
 
 def _is_ours(error: Mapping[str, Any]) -> bool:

@@ -5,21 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from graphql import FieldNode, GraphQLField, NameNode, VariableNode, Visitor, visit
-from graphql.execution import Executor
-from graphql.execution.collect_fields import collect_fields
+from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visitor, visit
 from graphql.execution.values import get_argument_values
 
 from app.api.engine import Engine, Prepared
-from app.api.failures import RequestErrors
-from app.errors import BadUserInput
 from app.events.log import EventFilter
 
 # How often a document names each of its variables: the definition counts as one.
 _uses: WeakKeyDictionary[Prepared, dict[str, int]] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """One subscription's request, checked."""
 
@@ -29,13 +25,16 @@ class Asked:
     filter: EventFilter
     # Equal for equal documents, operations and variables; where to begin is left out.
     key: Hashable
+    # The root field, as its resolver would be told of it.
+    root: GraphQLResolveInfo[Any]
 
 
 def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -> Asked:
     """Raises RequestErrors."""
-    coerced = engine.coerce(prepared, variables)
-    node, arguments = _root(engine, prepared, variables)
-    kept = dict(coerced)
+    root = engine.root_of(prepared, variables)
+    node = root.field_nodes[0]
+    arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
+    kept = dict(root.variable_values.coerced)
     if cursor_variable := _only_cursor(prepared, node):
         kept.pop(cursor_variable, None)
     wanted = arguments.get("filter") or {}
@@ -50,6 +49,7 @@ def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -
         ),
         # A document is itself, not its text: the group that has this key keeps it alive.
         key=(prepared, frozen(kept)),
+        root=root,
     )
 
 
@@ -60,28 +60,6 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, list | tuple):
         return ("list", tuple(frozen(one) for one in value))
     return (type(value), value)
-
-
-def _root(
-    engine: Engine, prepared: Prepared, variables: dict[str, Any] | None
-) -> tuple[FieldNode, dict[str, Any]]:
-    """The operation's one root field and its arguments."""
-    executor = Executor.build(
-        engine.schema, prepared.document, None, None, variables or {}, prepared.operation_name
-    )
-    root = engine.schema.subscription_type
-    assert not isinstance(executor, list) and root is not None  # noqa: S101, PT018 - the engine has checked both
-    collected = collect_fields(
-        engine.schema, executor.fragments, executor.variable_values, root, executor.operation
-    )
-    for details in collected.grouped_field_set.values():
-        node = details[0].node
-        field: GraphQLField | None = root.fields.get(node.name.value)
-        if field is not None:
-            return node, get_argument_values(
-                field, node, executor.variable_values, details[0].fragment_variable_values
-            )
-    raise RequestErrors.of(BadUserInput("The subscription selects no field: select events."))
 
 
 def _only_cursor(prepared: Prepared, node: FieldNode) -> str | None:

@@ -1,19 +1,18 @@
-"""From recorded events to payloads: executed for one viewer, several at once over one consistent read."""
+"""From recorded events to payloads, for one viewer and several events at once."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from app.api.context import Context
 from app.api.engine import dumps
-from app.api.failures import RequestErrors, internal_error
+from app.api.failures import internal_error
 from app.auth.actor import Actor
 from app.errors import CursorExpired
 from app.events import cursors, log
-from app.events.graphql import show_event
 from app.events.log import Appended
 from app.events.models import EventRecord, Stream
 from app.events.payload import Page, Payload
+from app.events.responses import respond
 
 if TYPE_CHECKING:
     from app.events.audience import Group
@@ -23,16 +22,6 @@ PAGE: Final = 100
 EVENTS_AT_ONCE: Final = 20
 # A page ends early when its payloads are longer than this together.
 PAGE_BYTES: Final = 256 * 1024
-
-
-class SharedContext(Context):
-    """One context for several executions at once: what one of them read, the others need not read again."""
-
-    async def end(self) -> None:
-        """An execution that has ended must not take the session from the others; `close` does."""
-
-    async def close(self) -> None:
-        await super().end()
 
 
 async def execute(
@@ -78,30 +67,19 @@ def require_reach(feed: "Feed", stream: Stream, after: int) -> None:
 
 
 async def _execute(feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", EventRecord]]) -> list[Payload]:
-    begun = feed.hub.now()
-    context = SharedContext(feed.hub.services, actor)
-    try:
-        if len(jobs) == 1:
-            bodies = [await _body(feed, context, *jobs[0])]
-        else:
-            bodies = list(await asyncio.gather(*(_body(feed, context, *job) for job in jobs)))
-    finally:
-        await context.close()
-    feed.hub.stats.executions += len(jobs)
+    hub = feed.hub
+    begun = hub.now()
+    asked = [(group.asked, record) for group, record in jobs]
+    answers = await respond(hub.services, hub.engine, actor, feed.epoch, asked)
+    hub.stats.executions += len(jobs)
     return [
-        Payload(record.sequence, feed.cursor(record.sequence), body, begun)
-        for (_, record), body in zip(jobs, bodies, strict=True)
+        Payload(record.sequence, feed.cursor(record.sequence), _body(response), begun)
+        for (_, record), response in zip(jobs, answers, strict=True)
     ]
 
 
-async def _body(feed: "Feed", context: Context, group: "Group", record: EventRecord) -> bytes:
-    asked, response = group.asked, dict[str, Any]()
+def _body(response: dict[str, Any]) -> bytes:
     try:
-        event = show_event(context, record, feed.epoch, group.actor)
-        response = await feed.hub.engine.execute_event(asked.prepared, asked.variables, context, event)
         return dumps(response)
-    except RequestErrors as error:
-        response = {"errors": error.errors, "data": None}
     except Exception as fault:
-        response = {"errors": [internal_error(fault)], "data": None}
-    return dumps(response)
+        return dumps({"errors": [internal_error(fault)], "data": None})

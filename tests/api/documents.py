@@ -77,15 +77,26 @@ class Documents:
     _fragments: list[str] = field(default_factory=list)
 
     def one(self) -> Document:
-        self._aliases, self._variables, self._fragments = 0, {}, []
+        self._begin()
         query = self.schema.query_type
         assert query is not None
         fields = [
             self._field(query, name, 0) for name in self.chance.sample(ROOTS, self.chance.randint(1, 3))
         ]
-        body = " ".join(fields)
-        names = ", ".join(f"${name}: {kind}" for name, (kind, _) in self._variables.items())
-        text = " ".join([f"query{f'({names})' if names else ''} {{ {body} }}", *self._fragments])
+        return self._document("query", " ".join(fields))
+
+    def subscription(self) -> Document:
+        """One to `events`."""
+        self._begin()
+        selection = self._selection(self.schema.type_map["Event"], 1)
+        return self._document("subscription", f"{self._alias()}: events {selection}")
+
+    def _begin(self) -> None:
+        self._aliases, self._variables, self._fragments = 0, {}, []
+
+    def _document(self, kind: str, body: str) -> Document:
+        names = ", ".join(f"${name}: {type_}" for name, (type_, _) in self._variables.items())
+        text = " ".join([f"{kind}{f'({names})' if names else ''} {{ {body} }}", *self._fragments])
         return Document(text, {name: value for name, (_, value) in self._variables.items()})
 
     def _field(self, parent: Any, name: str, depth: int) -> str:

@@ -32,6 +32,7 @@ from app.api.kept import Kept
 from app.api.nodes import find, is_id_of, shown
 from app.api.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
 from app.auth.actor import visible
+from app.direct import padded
 
 # A statement with a longer filter is built each time.
 LONGEST_FILTER = 1000
@@ -90,7 +91,8 @@ async def connection(
     context, viewer = info.context, info.context.viewer
     try:
         plan = _plan(
-            info,
+            context,
+            info._raw_info,
             model,
             lambda compiler, raw: compiler.connection(model, key, *raw, descending=descending),
         )
@@ -118,13 +120,39 @@ async def one(
     if not is_id_of(model, identifier):
         return None
     try:
-        plan = _plan(info, model, lambda compiler, raw: compiler.rows(model, "id", *raw))
+        plan = _plan(context, info._raw_info, model, lambda compiler, raw: compiler.rows(model, "id", *raw))
         return await _row(context, plan, identifier)
     except NotCompiled:
         pass
     if ordinary is not None:
         return await ordinary()
     return shown(await find(context, viewer, model, identifier), viewer)
+
+
+async def several(
+    context: Context, info: GraphQLResolveInfo[Any], model: Any, key: str, at_hand: Sequence[Any]
+) -> dict[Any, Any]:
+    """What a root field selects of rows that are at hand, by their key; what the viewer may not see is not there.
+
+    They are read again, with what belongs to them, unless it is nothing but columns of theirs. `info` is the field's,
+    of any execution. Raises NotCompiled, also where the executor would have to complete them.
+    """
+    plan = _plan(context, info, model, lambda compiler, raw: compiler.rows(model, key, *raw))
+    if plan.is_unready:
+        raise NotCompiled("unready")
+    viewer = context.viewer
+    asked = Asked(viewer, context.services, clock.now())
+    if len(plan.scopes) == 1 and not plan.children:
+        rows: Sequence[Any] = [tuple([getattr(row, name) for _, name in plan.places]) for row in at_hand]
+    else:
+        statement = _kept(
+            context, plan, statements.shape_of(viewer), lambda: statements.several(plan, viewer)
+        )
+        keys = padded([getattr(row, key) for row in at_hand])
+        given = statements.parameters(viewer, asked.at) | {statements.KEYS: keys}
+        rows = await context.rows(statement, given, alone=_is_alone(context, plan))
+    run = await _run(context, plan, asked, rows)
+    return {row[plan.key_index]: plan.shape(row, run) for row in rows}
 
 
 def values(info: Info, items: Sequence[Any], show: Callable[[Any], Any]) -> Any:
@@ -140,13 +168,17 @@ def values(info: Info, items: Sequence[Any], show: Callable[[Any], Any]) -> Any:
     return Ready(make(items))
 
 
-def _plan(info: Info, model: Any, build: Callable[[Compiler, tuple[Any, list[FieldNode]]], Plan]) -> Plan:
-    plans, viewer, raw = info.context.plans, info.context.viewer, info._raw_info
+def _plan(
+    context: Context,
+    info: GraphQLResolveInfo[Any],
+    model: Any,
+    build: Callable[[Compiler, tuple[Any, list[FieldNode]]], Plan],
+) -> Plan:
     # What an end customer with a consent's token sees of a row is left to the types themselves.
-    if plans is None or viewer.consent_id is not None:
+    if context.plans is None or context.viewer.consent_id is not None:
         raise NotCompiled
-    selected = (get_named_type(raw.return_type), raw.field_nodes)
-    plan: Plan = plans.of(raw, model, lambda compiler: build(compiler, selected))
+    selected = (get_named_type(info.return_type), info.field_nodes)
+    plan: Plan = context.plans.of(info, model, lambda compiler: build(compiler, selected))
     return plan
 
 
@@ -196,7 +228,7 @@ async def _nested(context: Context, child: Child, asked: Asked, rows: Sequence[A
     if not parents:
         return {}
     statement, given = _of_child(context, child)
-    given |= statements.parameters(viewer, asked.at) | {statements.PARENTS: _padded(parents)}
+    given |= statements.parameters(viewer, asked.at) | {statements.PARENTS: padded(parents)}
     by_parent: dict[str, list[Any]] = {one: [] for one in parents}
     for row in await context.rows(statement, given, alone=False):
         by_parent[row[-1]].append(row)
@@ -222,11 +254,6 @@ def _of_child(context: Context, child: Child) -> tuple[Select[Any], dict[str, An
 def _is_alone(context: Context, plan: Plan) -> bool:
     """Whether the plan's first statement is all that the operation reads."""
     return not plan.children and context.plans is not None and context.plans.has_one_root
-
-
-def _padded(ids: list[str]) -> list[str]:
-    """As many as a power of two, by repeating one, so that the database prepares few different statements."""
-    return ids + ids[-1:] * ((1 << (len(ids) - 1).bit_length()) - len(ids))
 
 
 def _kept(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> Select[Any]:

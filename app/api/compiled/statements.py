@@ -24,7 +24,8 @@ class Filter(Protocol):
 
 
 ACCOUNT, CUSTOMER, AT = "asked_account", "asked_customer", "asked_at"
-LIMIT, AFTER, BEFORE, PARENTS, ID = "asked_limit", "asked_after", "asked_before", "asked_parents", "asked_id"
+LIMIT, AFTER, BEFORE, PARENTS = "asked_limit", "asked_after", "asked_before", "asked_parents"
+ID, KEYS = "asked_id", "asked_keys"
 
 
 def parameters(viewer: Actor, at: datetime) -> dict[str, Any]:
@@ -69,6 +70,13 @@ def single(plan: Plan, viewer: Actor) -> Select[Any]:
     """The row of one id, if the viewer may see it."""
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     rows = rows.where(getattr(plan.model, plan.key) == bindparam(ID))
+    return _with_relations(plan, viewer, rows.subquery("page"))
+
+
+def several(plan: Plan, viewer: Actor) -> Select[Any]:
+    """The rows with these values of the plan's key, as far as the viewer may see them."""
+    rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
+    rows = rows.where(getattr(plan.model, plan.key).in_(bindparam(KEYS, expanding=True)))
     return _with_relations(plan, viewer, rows.subquery("page"))
 
 
