@@ -30,9 +30,14 @@ UNSENT_IN_KERNEL: Final = 64 * 1024
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """One connection. `on_writable` is called when the transport takes more after it did not."""
+    """One connection. `on_blocked` is called when frames can be sent no more, `on_writable` when they can again.
+
+    Both are called as well when the connection is lost.
+    """
 
     on_writable: Callable[[], None] | None = None
+    on_blocked: Callable[[], None] | None = None
+    _close_sent = False
     _abort_timer: asyncio.TimerHandle | None = None
     # Answers to the last pings of a peer that takes nothing.
     _pongs = b""
@@ -43,6 +48,22 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             connection = transport.get_extra_info("socket")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
+
+    @property
+    def close_sent(self) -> bool:
+        """uvicorn sets it wherever it sends a close, after which nothing may follow."""
+        return self._close_sent
+
+    @close_sent.setter
+    def close_sent(self, is_sent: bool) -> None:
+        self._close_sent = is_sent
+        if is_sent:
+            self._block()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames can be sent now."""
+        return self.writable.is_set() and not self.close_sent and not self.disconnected
 
     @property
     def buffered(self) -> int:
@@ -122,6 +143,10 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.write_eof()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._block()
+
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._pongs:
@@ -137,9 +162,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.scope["extensions"].pop(EXTENSION, None)
         if self._abort_timer is not None:
             self._abort_timer.cancel()
+        self._block()
         if self.on_writable is not None:
             self.on_writable()
-            self.on_writable = None
+        self.on_writable = self.on_blocked = None
+
+    def _block(self) -> None:
+        if self.on_blocked is not None:
+            self.on_blocked()
 
     def keepalive_timeout(self) -> None:
         """A peer that answers no ping may be a laptop that slept: with this code its client comes back."""

@@ -1,6 +1,7 @@
 """One operation on a socket: a query or mutation with its one result, or a subscription with many."""
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.api import frames
@@ -8,10 +9,11 @@ from app.api.context import Context
 from app.api.engine import Prepared, dumps
 from app.api.failures import RequestErrors, internal_error
 from app.api.limits import retry_after
+from app.api.outbox import frames_of
 from app.api.protocol import Subscribe
 from app.auth.actor import Actor
 from app.errors import RateLimited
-from app.events.payload import Batch, Payload
+from app.events.payload import Batch, Line, Payload
 from app.events.subscriber import Subscription
 
 if TYPE_CHECKING:
@@ -68,7 +70,17 @@ class Operation:
         self._told_at = now
         return self._session.live.hub.progress(self._subscription)
 
+    def rewire(self) -> None:
+        """The outbox can be written to in another way."""
+        if self._subscription is not None:
+            self._subscription.rewire()
+
     # What the hub calls.
+
+    @property
+    def line(self) -> Line | None:
+        write = self._session.outbox.write
+        return None if write is None else Line(self._lead, partial(frames_of, self._lead), write)
 
     @property
     def has_room(self) -> bool:

@@ -8,14 +8,14 @@ import asyncio
 import types
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, Generic, TypeVar
 
 from starlette.types import Scope, Send
 
 from app.api.frame_protocol import EXTENSION, FrameProtocol
 from app.api.frames import payload_text, text_frame
-from app.events.payload import FRAMES_KEPT, Batch, Payload
+from app.events.payload import FRAMES_KEPT, Batch, Payload, Write
 
 FULL: Final = 1024 * 1024
 """Unsent bytes from which on a consumer is behind: what is more stays in the log until it has taken some of them."""
@@ -35,6 +35,8 @@ class Outbox(ABC, Generic[M]):
         self._queued = 0
         self._is_behind = False
         self._changed: asyncio.Event | None = None
+        # Is called when `write` may be another.
+        self.on_change: Callable[[], None] | None = None
 
     @abstractmethod
     def text(self, text: str) -> bool:
@@ -53,13 +55,21 @@ class Outbox(ABC, Generic[M]):
         """Drop what waits and close the socket; once."""
 
     @property
+    def write(self) -> Write | None:
+        """Where ready-made bytes can be sent past the outbox, in order with all else; None while they cannot.
+
+        What goes there is not `offered`.
+        """
+        return None
+
+    @property
     def unsent(self) -> int:
         """Bytes that the peer has not taken, as far as is known."""
         return self._queued
 
     @property
     def taken(self) -> int:
-        """Bytes that the peer has taken in all, as far as is known."""
+        """Changes when the peer takes something, as far as is known, while it is behind."""
         return self.offered - self.unsent
 
     @property
@@ -107,6 +117,11 @@ class Outbox(ABC, Generic[M]):
             self._is_behind = False
         if self._changed is not None:
             self._changed.set()
+        self._change()
+
+    def _change(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
 
 class FrameOutbox(Outbox[bytes]):
@@ -116,6 +131,12 @@ class FrameOutbox(Outbox[bytes]):
         super().__init__()
         self._protocol = protocol
         protocol.on_writable = self._flush
+        protocol.on_blocked = self._change
+
+    @property
+    def write(self) -> Write | None:
+        is_free = not (self.closed or self._queue or self._is_behind) and self._protocol.is_open
+        return self._protocol.transport.write if is_free else None
 
     @property
     def unsent(self) -> int:
@@ -130,11 +151,7 @@ class FrameOutbox(Outbox[bytes]):
         return self._offer(frame, len(frame))
 
     def batch(self, lead: str, batch: Batch) -> bool:
-        frames: bytes | None = batch.frames.get(lead)
-        if frames is None:
-            frames = b"".join([_frame(lead, payload) for payload in batch])
-            if len(batch.frames) < FRAMES_KEPT:
-                batch.frames[lead] = frames
+        frames = frames_of(lead, batch)
         return self._offer(frames, len(frames))
 
     def close(self, code: int, reason: str) -> None:
@@ -149,6 +166,16 @@ class FrameOutbox(Outbox[bytes]):
         while self._queue and self._write(self._queue[0][0]):
             self._next()
         self._tell()
+
+
+def frames_of(lead: str, batch: Batch) -> bytes:
+    """The messages of a batch as they go over the wire."""
+    frames: bytes | None = batch.frames.get(lead)
+    if frames is None:
+        frames = b"".join([_frame(lead, payload) for payload in batch])
+        if len(batch.frames) < FRAMES_KEPT:
+            batch.frames[lead] = frames
+    return frames
 
 
 def _frame(lead: str, payload: Payload) -> bytes:

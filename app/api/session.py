@@ -43,6 +43,7 @@ class Session:
         if credential is not None:
             live.claim(credential.actor.account_id)
         live.enter(self)
+        outbox.on_change = self._rewire
 
     async def run(self) -> None:
         """Serve the connection to its end."""
@@ -107,6 +108,10 @@ class Session:
         """The operation has had its last message."""
         if self.operations.get(operation.id) is operation:
             del self.operations[operation.id]
+
+    def _rewire(self) -> None:
+        for operation in self.operations.values():
+            operation.rewire()
 
     def _tell_progress(self, now: float) -> None:
         before = now - self.live.timing.idle

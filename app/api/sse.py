@@ -135,6 +135,9 @@ class EventStream(Response):
 
     # What the hub calls.
 
+    line = None
+    """Its blocks are joined by the task that sends them."""
+
     @property
     def has_room(self) -> bool:
         return not self._is_behind

@@ -6,7 +6,7 @@ Groups of one viewer share what is read for an event; viewers share nothing.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from app.auth.actor import Actor
 from app.events import pages
 from app.events.asked import Asked
 from app.events.log import Appended
-from app.events.payload import OVERHEAD, Batch, Page, Payload
+from app.events.payload import OVERHEAD, Batch, Page, Payload, Write
 from app.events.subscriber import Stage, Subscription
 
 if TYPE_CHECKING:
@@ -30,10 +30,20 @@ EVENTS_AT_ONCE: Final = 16
 PUSHES_AT_ONCE: Final = 500
 # Payloads are handed over together up to this length: beyond, a write costs what is written.
 BATCH_BYTES: Final = 16 * 1024
-# Seconds that an event waits at most for those that are about to follow it.
+# Seconds that an event waits at most for all those that are about to follow it.
 LONGEST_GATHERING: Final = 0.02
 
 log = structlog.get_logger(__name__)
+
+
+class Lines:
+    """A group's live subscriptions whose sinks are written to at once, and alike."""
+
+    __slots__ = ("encode", "writes")
+
+    def __init__(self, encode: Callable[[Batch], bytes]) -> None:
+        self.encode = encode
+        self.writes: dict[Subscription, Write] = {}
 
 
 class Group:
@@ -53,6 +63,11 @@ class Group:
         self.members: set[Subscription] = set()
         self.live: dict[Subscription, None] = {}
         self.ahead: dict[Subscription, None] = {}
+        # The live ones again: those with a line, by its key, and those without.
+        self._lines: dict[str, Lines] = {}
+        self._unwired: dict[Subscription, None] = {}
+        # Whether one of them has come or gone since a hand-out began.
+        self._rewired = False
         self.floor = audience.feed.position
         self.recent: deque[Payload] = deque()
         self.pages: deque[Page] = deque()
@@ -94,8 +109,7 @@ class Group:
             subscription.stage = Stage.AHEAD
             self.ahead[subscription] = None
         else:
-            subscription.stage = Stage.LIVE
-            self.live[subscription] = None
+            self._go_live(subscription)
         return True
 
     def _missing(self, subscription: Subscription) -> list[Payload] | None:
@@ -115,8 +129,41 @@ class Group:
 
     def pause(self, subscription: Subscription) -> None:
         """It is no longer live."""
-        self.live.pop(subscription, None)
+        if subscription in self.live:
+            del self.live[subscription]
+            self._unwire(subscription)
         self.ahead.pop(subscription, None)
+
+    def rewire(self, subscription: Subscription) -> None:
+        """The sink of a live subscription has another line, or none any more."""
+        self._unwire(subscription)
+        self._wire(subscription)
+
+    def _go_live(self, subscription: Subscription) -> None:
+        subscription.stage = Stage.LIVE
+        self.live[subscription] = None
+        self._wire(subscription)
+
+    def _wire(self, subscription: Subscription) -> None:
+        line = subscription.line = subscription.sink.line
+        if line is None:
+            self._unwired[subscription] = None
+            return
+        lines = self._lines.get(line.key)
+        if lines is None:
+            lines = self._lines[line.key] = Lines(line.encode)
+        lines.writes[subscription] = line.write
+
+    def _unwire(self, subscription: Subscription) -> None:
+        self._rewired = True
+        line, subscription.line = subscription.line, None
+        if line is None:
+            del self._unwired[subscription]
+            return
+        lines = self._lines[line.key]
+        del lines.writes[subscription]
+        if not lines.writes:
+            del self._lines[line.key]
 
     def leave(self, subscription: Subscription) -> None:
         """It has ended."""
@@ -146,24 +193,43 @@ class Group:
 
     async def _hand_out(self, batch: Batch) -> None:
         self._current = batch
-        receivers = list(self.live)
         self.delivered_at = self.hub.now()
+        self._rewired = False
+        # Who comes later gets what is handed out now in another way.
+        wired = [(lines, list(lines.writes.items())) for lines in self._lines.values()]
+        unwired = list(self._unwired)
+        self.hub.stats.deliveries += len(self.live) * len(batch)
         for subscription in list(self.ahead):
             if subscription.position < batch.sequence:
                 missing = batch.after(subscription.position)
                 del self.ahead[subscription]
-                subscription.stage = Stage.LIVE
-                self.live[subscription] = None
+                self._go_live(subscription)
                 subscription.give(missing)
                 self.hub.stats.deliveries += len(missing)
-        for start in range(0, len(receivers), PUSHES_AT_ONCE):
-            if start:
+        served = 0
+        for lines, members in wired:
+            frames = lines.encode(batch)
+            for start in range(0, len(members), PUSHES_AT_ONCE):
+                if served >= PUSHES_AT_ONCE:
+                    await asyncio.sleep(0)
+                    served = 0
+                some = members[start : start + PUSHES_AT_ONCE]
+                served += len(some)
+                if self._rewired:
+                    # Whoever has lost its line is given the batch as those without one.
+                    unwired += [one for one, _ in some if one not in lines.writes]
+                    some = [one for one in some if one[0] in lines.writes]
+                for subscription, write in some:
+                    try:
+                        write(frames)
+                    except Exception as fault:
+                        subscription.fault(fault)
+        for at, subscription in enumerate(unwired, served):
+            if at and not at % PUSHES_AT_ONCE:
                 await asyncio.sleep(0)
-            for subscription in islice(receivers, start, start + PUSHES_AT_ONCE):
-                # Whoever was pushed aside while others ran is not there any more.
-                if subscription in self.live:
-                    subscription.give(batch)
-        self.hub.stats.deliveries += len(receivers) * len(batch)
+            # Whoever was pushed aside while others ran is not there any more.
+            if subscription.stage is Stage.LIVE:
+                subscription.give(batch)
         for payload in batch:
             payload.frames.clear()
             self._remember(payload)
@@ -279,12 +345,13 @@ class Audience:
         """Execute the next events and hand them out together.
 
         A socket is written to once for all of them, and a write costs far more than what is written. So while the
-        account's next mutation is under way, its event is waited for, at most as long as the last hand-out took.
+        account's next mutation is under way, its event is waited for, at most as long as the last hand-out took:
+        it would have to wait as long for one of its own.
         """
         ready: dict[Group, None] = {}
-        count, until = 0, self.feed.hub.now() + self._took
+        count, latest = 0, self.feed.hub.now() + LONGEST_GATHERING
         while count < EVENTS_AT_ONCE:
-            if len(self._pending) == count and not await self._next_soon(until):
+            if len(self._pending) == count and not await self._next_soon(latest):
                 break
             some = list(islice(self._pending, count, EVENTS_AT_ONCE))
             ready |= dict.fromkeys(await self._execute(some))
@@ -297,9 +364,10 @@ class Audience:
             event, _ = self._pending.popleft()
             self.feed.hub.stats.saw(event.record.occurred_at)
 
-    async def _next_soon(self, until: float) -> bool:
+    async def _next_soon(self, latest: float) -> bool:
         """Whether one more event has come by then; at once False where none is expected."""
         writing = self.feed.hub.services.writing
+        until = min(self.feed.hub.now() + self._took, latest)
         while writing[self.feed.account_id] and self.feed.hub.now() < until:
             self._added.clear()
             try:

@@ -69,7 +69,8 @@ class Feed:
             self.hub.look_soon()
             return
         try:
-            growth = Growth.decode(self.account_id, message)
+            # Of what this process has committed itself only the numbers matter.
+            growth = Growth.decode(self.account_id, message, self.position)
         except ValueError:
             logger.warning("a message on an account's channel was not understood", account_id=self.account_id)
             self.hub.look_soon()

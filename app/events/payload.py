@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 SHELF_BYTES: Final = 32 * 1024 * 1024
 SHELF_SECONDS: Final = 5.0
@@ -68,8 +68,26 @@ class Page:
         return OVERHEAD + sum(len(payload.body) + OVERHEAD for payload in self.payloads)
 
 
+Write = Callable[[bytes], Any]
+
+
+class Line(NamedTuple):
+    """A sink's way past all that is for those who do not keep up: `write` what `encode` makes of a batch.
+
+    What lines of one `key` write is the same.
+    """
+
+    key: str
+    encode: Callable[[Batch], bytes]
+    write: Write
+
+
 class Sink(Protocol):
     """Where a subscription's payloads go; a transport's own outbox is behind it."""
+
+    @property
+    def line(self) -> Line | None:
+        """While the consumer takes at once what is written. The subscription is told by `rewire` when it changes."""
 
     @property
     def has_room(self) -> bool:

@@ -62,12 +62,13 @@ class Growth:
         return orjson.dumps(numbers).decode()
 
     @classmethod
-    def decode(cls, account_id: str, message: str) -> "Growth":
-        """The opposite of `encode`. Raises ValueError for anything else."""
+    def decode(cls, account_id: str, message: str, after: int = 0) -> "Growth":
+        """The opposite of `encode`, without events that are not after this sequence. Raises ValueError otherwise."""
         try:
             content = orjson.loads(message)
-            events = tuple(_unpacked(account_id, packed) for packed in content.get("events", ()))
-            return cls(content["first"], content["last"], events)
+            events = [packed for packed in content.get("events", ()) if packed[0] > after]
+            unpacked = tuple(_unpacked(account_id, packed) for packed in events)
+            return cls(content["first"], content["last"], unpacked)
         except (AttributeError, LookupError, TypeError) as error:
             raise ValueError("not a message about an account's events") from error
 

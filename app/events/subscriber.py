@@ -8,7 +8,7 @@ import structlog
 
 from app.api.failures import internal_error
 from app.errors import ApiError
-from app.events.payload import Batch, Sink
+from app.events.payload import Batch, Line, Sink
 
 if TYPE_CHECKING:
     from app.events.audience import Group
@@ -32,7 +32,7 @@ class Stage(enum.Enum):
 class Subscription:
     """Ends with `end()`, or by itself with errors to its sink."""
 
-    __slots__ = ("_task", "asked_at", "group", "position", "sent_at", "sink", "stage")
+    __slots__ = ("_task", "asked_at", "group", "line", "position", "sent_at", "sink", "stage")
 
     def __init__(self, group: "Group", position: int, sink: Sink, asked_at: float) -> None:
         self.group = group
@@ -43,6 +43,8 @@ class Subscription:
         self.asked_at = asked_at
         self.sent_at = asked_at
         self.stage = Stage.CATCHING_UP
+        # As the group has it, while it is live.
+        self.line: Line | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -82,12 +84,21 @@ class Subscription:
         """End with an error that the consumer is told."""
         self._fail([{"message": error.message, "extensions": error.extensions}])
 
+    def rewire(self) -> None:
+        """The sink's line is another."""
+        if self.stage is Stage.LIVE:
+            self.group.rewire(self)
+
+    def fault(self, fault: Exception) -> None:
+        """End for a reason that is ours."""
+        self._fail([internal_error(fault)])
+
     def give(self, batch: Batch) -> None:
         """Hand over live payloads; a consumer that is behind goes on through the log."""
         try:
             keeps_up = self.sink.push(batch)
         except Exception as fault:
-            self._fail([internal_error(fault)])
+            self.fault(fault)
             return
         if not keeps_up and self.stage is Stage.LIVE:
             self.fall_back(batch.sequence)

@@ -13,7 +13,7 @@ from app.customers import actions as customers
 from app.customers.models import Customer
 from app.events.doorbell import Doorbell
 from app.events.hub import Hub
-from app.events.payload import Batch, Payload
+from app.events.payload import Batch, Line, Payload
 from app.events.ring import Ring
 from app.events.subscriber import Subscription
 from app.meters import actions as meters
@@ -25,6 +25,8 @@ SEQUENCES = "subscription($after: String, $filter: EventFilter) { events(after: 
 
 class Collector:
     """A sink that takes everything, or nothing more once `capacity` payloads wait for `take`."""
+
+    line: Line | None = None
 
     def __init__(self, capacity: int | None = None) -> None:
         self.capacity = capacity

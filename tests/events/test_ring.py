@@ -64,6 +64,13 @@ def test_a_long_message_is_its_numbers() -> None:
     assert Growth.decode("acc_1", growth.encode()) == Growth(1, 1)
 
 
+def test_what_is_known_already_is_left_out() -> None:
+    message = Growth(7, 9, [event(7), event(8), event(9)]).encode()
+    heard = Growth.decode("acc_1", message, after=8)
+    assert (heard.first, heard.last) == (7, 9)
+    assert [one.record.sequence for one in heard.events] == [9]
+
+
 @pytest.mark.parametrize(
     "message", ["", "[]", "3", "{}", '{"first":1}', '{"first":1,"last":1,"events":[1]}', "x"]
 )
