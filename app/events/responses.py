@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from app import points
 from app.api.compiled.reads import several
 from app.api.compiled.values import NotCompiled
 from app.api.context import Context, Services
@@ -56,6 +57,7 @@ async def _compiled(
     """The responses by their events' sequences; what is not there is to be executed."""
     context = Context(services, actor, plans=asked.prepared.plans)
     try:
+        points.reach("subscription.execute")
         found = await several(context, asked.root, EventRecord, "sequence", records)
     except NotCompiled:
         return {}
