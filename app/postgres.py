@@ -58,7 +58,11 @@ class Reads:
         """One state of the database for several statements."""
         async with self._turns, self._held(await self._begun()) as connection:
             yield Snapshot(self, connection)
-            await connection.execute("COMMIT")
+            try:
+                await connection.execute("COMMIT")
+            except _LOST:
+                # Nothing was to be written: what was read is good, and whatever failed has said so.
+                connection.terminate()
 
     async def fetch(self, connection: asyncpg.Connection, statement: Executable, given: Given) -> Rows:
         prepared = self._statements.prepared(statement, given)
@@ -87,7 +91,8 @@ class Reads:
         except BaseException:
             connection.terminate()
             raise
-        self._free.append(connection)
+        if not connection.is_closed():
+            self._free.append(connection)
 
     async def _opened(self) -> asyncpg.Connection:
         connection = await self._connect()

@@ -74,6 +74,19 @@ async def test_a_connection_that_is_gone_is_replaced(database: Database) -> None
         assert [tuple(row) for row in await snapshot.rows(select(literal(2)), {})] == [(2,)]
 
 
+async def test_a_snapshot_whose_connection_goes_says_so_once(database: Database) -> None:
+    async with database.snapshot() as snapshot:
+        await snapshot.rows(select(literal(1)), {})
+        await end_others(database)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await snapshot.rows(select(literal(2)), {})
+    # Nor is what was read spoilt by an end that comes later.
+    async with database.snapshot() as snapshot:
+        await snapshot.rows(select(literal(1)), {})
+        await end_others(database)
+    assert await read(database, select(literal(3))) == [(3,)]
+
+
 async def test_writers_are_replaced_as_well(database: Database) -> None:
     await asyncio.gather(*(write(database) for _ in range(4)))
     await end_others(database)

@@ -191,7 +191,8 @@ class Engine:
     ) -> dict[str, Any]:
         """The response: `data`, and `errors` if there are any. Raises RequestErrors where nothing was executed."""
         executor, cost = self._executor(prepared, variables, context, root_value)
-        context.plans = prepared.plans
+        # Events of several documents may be executed over one context at once.
+        context.plans = prepared.plans if prepared.operation_type == "query" else None
         try:
             points.reach(f"{prepared.operation_type}.execute")
             result = executor.execute_operation()

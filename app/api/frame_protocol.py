@@ -63,7 +63,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     @property
     def is_open(self) -> bool:
         """Whether frames can be sent now."""
-        return self.writable.is_set() and not self.close_sent and not self.disconnected
+        return self.writable.is_set() and not self._is_over
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether a close was sent, as an answer or by us, or the connection is lost."""
+        return self.close_sent or self.disconnected or self.transport.is_closing()
 
     @property
     def buffered(self) -> int:
@@ -72,7 +77,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def write_frame(self, frame: bytes) -> bool:
         """Send a whole frame; False where it would have to wait. On a closed connection it is dropped."""
-        if self.close_sent or self.disconnected:
+        if self._is_over:
             return True
         if not self.writable.is_set():
             return False
@@ -81,7 +86,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def close_with(self, code: int, reason: str) -> None:
         """Close, whether or not the peer takes anything now."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self._is_over:
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
@@ -98,6 +103,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = {"protocol": self}
+
+    def handle_close(self, event: "Frame") -> None:
+        super().handle_close(event)
+        # It was answered, though without `close_sent`.
+        self._block()
 
     def handle_ping(self) -> None:
         # Of a peer that takes nothing only the last pings are answered, as RFC 6455 (5.5.3) allows.

@@ -81,6 +81,8 @@ class Session:
             operation.end()
         self.operations.clear()
         self.outbox.lose()
+        # Else the connection's parts would keep each other until garbage is looked for.
+        self.outbox.on_change = None
         if self.credential is not None:
             self.live.release(self.credential.actor.account_id)
             self.credential = None

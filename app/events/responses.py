@@ -58,15 +58,16 @@ async def _compiled(
     context = Context(services, actor, plans=asked.prepared.plans)
     try:
         points.reach("subscription.execute")
-        found = await several(context, asked.root, EventRecord, "sequence", records)
+        try:
+            found = await several(context, asked.root, EventRecord, "sequence", records)
+        finally:
+            await context.end()
     except NotCompiled:
         return {}
     except Exception:
         # The ordinary way says of each field what has failed.
         log.warning("reading for events failed, they are executed one by one", exc_info=True)
         return {}
-    finally:
-        await context.end()
     return {sequence: {"data": {asked.root.path.key: value}} for sequence, value in found.items()}
 
 

@@ -201,3 +201,19 @@ async def test_a_node_of_each_kind_is_compiled(world: World, scene: Scene) -> No
         assert orjson.loads(found)["data"]["node"]["id"] == identifier
         assert len(statements) == count, kind
     assert counted(engine.prepare(query, None, authenticated=True))[0] == len(KINDS)
+
+
+async def test_fields_of_one_path_in_several_types_are_not_taken_for_each_other(
+    world: World, scene: Scene
+) -> None:
+    intervals = 'meter { intervalData(granularity: DAY, lookback: "1w") { intervals { %s } } }'
+    query = f"""{{ events(first: 100) {{ nodes {{ id
+        ... on MeterCreatedEvent {{ {intervals % "startAt"} }}
+        ... on MeterDataReceivedEvent {{ {intervals % "quality missingCount"} }} }} }} }}"""
+    ways = [Engine(the_schema(), WIDE, compiled=compiled) for compiled in (True, False)]
+    compiled, ordinary = [
+        await answer(world, one, Document(query, {}), scene.viewers["admin"]) for one in ways
+    ]
+    assert "startAt" in compiled
+    assert "missingCount" in compiled
+    assert compiled == ordinary

@@ -1,12 +1,15 @@
 """WebSocket frame by frame, as no library sends them: what is broken gets RFC 6455's code."""
 
 import asyncio
+import gc
 import json
 import random
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
 from structlog.testing import capture_logs
 
 from app.api.outbox import FrameOutbox
@@ -197,8 +200,9 @@ async def test_nothing_follows_a_close(small_world: World, holder: TestAccount) 
     assert logs == []
 
 
+@pytest.mark.parametrize("by", ["us", "its peer"])
 async def test_a_closed_socket_is_written_to_no_more_from_that_moment_on(
-    small_world: World, holder: TestAccount
+    small_world: World, holder: TestAccount, by: str
 ) -> None:
     subscribe = {"id": "1", "type": "subscribe", "payload": {"query": "subscription { events { id } }"}}
     async with serving(small_world) as served, connected(served, holder.key) as client:
@@ -208,6 +212,25 @@ async def test_a_closed_socket_is_written_to_no_more_from_that_moment_on(
         assert isinstance(outbox, FrameOutbox)
         (group,) = served.live.hub._groups()
         assert (len(group._lines), len(group._unwired)) == (1, 0)
-        outbox._protocol.close_with(1001, "")
+        if by == "us":
+            outbox._protocol.close_with(1001, "")
+        else:
+            outbox._protocol.data_received(closing(1001))
         assert (len(group._lines), len(group._unwired)) == (0, 1)
         assert await client.closed() == 1001
+
+
+async def test_a_socket_that_is_gone_leaves_nothing_behind(small_world: World, holder: TestAccount) -> None:
+    """Without a search for garbage: after a deploy there would be very much of it."""
+    async with serving(small_world) as served:
+        gc.collect()
+        gc.disable()
+        try:
+            async with connected(served, holder.key):
+                session = session_of(served, 0)
+                assert isinstance(session.outbox, FrameOutbox)
+                left = [weakref.ref(session), weakref.ref(session.outbox._protocol)]
+                del session
+            await becomes(lambda: [one() for one in left] == [None, None])
+        finally:
+            gc.enable()

@@ -122,6 +122,34 @@ async def test_several_requests_share_a_call_and_keep_their_order(world: World, 
     assert [next(iter(one["data"])) for one in found] == ["events", "events", "a"] * 3
 
 
+INTERVALS = 'meter { intervalData(granularity: DAY, lookback: "1w") { intervals { %s } } }'
+
+
+async def test_fields_of_one_path_are_not_taken_for_each_other(world: World, scene: Scene) -> None:
+    """Neither those of two documents that are answered at once, nor those of two types of events in one."""
+    viewer = scene.viewers["admin"]
+    records, epoch = await log_of(world, viewer)
+    data = next(one for one in records if one.type == "meter_data.received")
+    made = next(one for one in records if one.type == "meter.created" and one.subject_id == data.subject_id)
+    texts = [
+        f"subscription {{ events {{ ... on MeterDataReceivedEvent {{ {INTERVALS % 'startAt'} }} }} }}",
+        f"subscription {{ events {{ ... on MeterDataReceivedEvent {{ {INTERVALS % 'quality missingCount'} }} }} }}",
+        f"""subscription {{ events {{ ... on MeterCreatedEvent {{ {INTERVALS % "startAt"} }}
+            ... on MeterDataReceivedEvent {{ {INTERVALS % "quality missingCount"} }} }} }}""",
+    ]
+    found = []
+    for engine in (Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)):
+        requests = [
+            asked.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
+        ]
+        jobs = [(request, record) for record in (made, data) for request in requests]
+        answers = await respond(world.services, engine, viewer, epoch, jobs)
+        found.append([orjson.dumps(one) for one in answers])
+        first = answers[3]["data"]["events"]["meter"]["intervalData"]["intervals"][0]
+        assert list(first) == ["startAt"]
+    assert found[0] == found[1]
+
+
 async def test_without_a_database_what_is_at_hand_is_answered(
     postgres: Postgres, migrated_postgres: str
 ) -> None:

@@ -50,13 +50,17 @@ class Plans:
     ) -> None:
         self._variables = _structural(document, operation)
         roots = operation.selection_set.selections
+        # Kept as long as what is remembered of it, so that ids of its nodes are not given to others.
+        self._document = document
         self.has_one_root = len(roots) == 1 and isinstance(roots[0], FieldNode)
         self.kept = kept
 
     def of(self, info: GraphQLResolveInfo[Any], kind: Any, build: Callable[[Compiler], Any]) -> Any:
         """What `build` compiles for this field. Raises NotCompiled, at once for what was tried before."""
         coerced = info.variable_values.coerced
-        key = (self, _names(info), kind, *(coerced.get(name, Undefined) for name in self._variables))
+        # By its nodes and not by its path: one path leads through events of several types to several fields.
+        nodes = tuple(map(id, info.field_nodes))
+        key = (self, nodes, kind, *(coerced.get(name, Undefined) for name in self._variables))
         try:
             found = self.kept.get(key)
         except TypeError:
@@ -264,11 +268,6 @@ def _kept(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select
         statement = build()
         context.plans.kept.put((plan, shape), statement)
     return statement
-
-
-def _names(info: GraphQLResolveInfo[Any]) -> tuple[str | int, ...]:
-    """The response names from the root to a field; indexes of lists are left out."""
-    return tuple(key for key in info.path.as_list() if isinstance(key, str))
 
 
 def _structural(document: DocumentNode, operation: OperationDefinitionNode) -> tuple[str, ...]:
