@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.database import UtcDateTime
 from app.delivery.models import Lane
-from app.delivery.sql import Sql, is_sqlite, rows
+from app.sql import Sql, is_sqlite, rows
 
 CANCELLED_AT_ONCE = 2000
 COUNTED_DUE = 100_000

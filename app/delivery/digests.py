@@ -29,8 +29,8 @@ from app.delivery.mailing import EventMails, Target, event_of
 from app.delivery.models import EmailSubscription, Lane
 from app.delivery.outcomes import Result
 from app.delivery.retry import lease_seconds, verdict
-from app.delivery.sql import Sql, rows
 from app.delivery.sweep import cancel_left
+from app.sql import Sql, rows
 
 EVENTS_IN_ONE = 100
 LOOK_EVERY = 5.0

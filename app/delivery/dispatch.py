@@ -29,8 +29,8 @@ from app.delivery.models import (
 )
 from app.delivery.periods import next_digest
 from app.delivery.selection import takes_type
-from app.delivery.sql import Sql, rows
 from app.ids import new_id
+from app.sql import Sql, rows
 
 EVENTS_AT_ONCE = 500
 ACCOUNTS_AT_ONCE = 50

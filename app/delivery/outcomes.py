@@ -10,7 +10,7 @@ from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
 from app.delivery.models import Lane
 from app.delivery.retry import Fate, Verdict
-from app.delivery.sql import Sql, rows
+from app.sql import Sql, rows
 
 # What was cancelled or begun anew while the attempt was under way stays so, unless the attempt was the one that
 # succeeded. The rows are locked in the order of their ids, as everywhere, so that none waits in a circle. An attempt is

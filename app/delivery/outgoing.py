@@ -20,7 +20,7 @@ from app.delivery.mailing import MOST_IN_FLIGHT, Postman
 from app.delivery.models import OutgoingMail
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import DEFAULT_TIMEOUT
-from app.delivery.sql import Sql
+from app.sql import Sql
 
 LOOK_EVERY = 1.0
 

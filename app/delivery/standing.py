@@ -22,7 +22,7 @@ from app.delivery.mails import count, uk_time
 from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import DISABLED_AFTER, Fate
-from app.delivery.sql import Sql, rows
+from app.sql import Sql, rows
 
 TOLD_AT_MOST_EVERY = timedelta(days=1)
 """An endpoint that takes some and loses others does not make a mail each time."""

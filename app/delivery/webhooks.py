@@ -24,8 +24,8 @@ from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, parse_retry_after, queue_seconds
 from app.delivery.selected import Selected
-from app.delivery.sql import Sql, rows
 from app.delivery.transport import Transport
+from app.sql import Sql, rows
 
 MOST_IN_FLIGHT = 400
 MOST_PER_ENDPOINT = 20
