@@ -197,7 +197,9 @@ class Texts:
         return _turned(rows, turns)
 
     def _turns_of(self, statement: Any) -> list[_Turn]:
-        kinds = [column.type.dialect_impl(self._dialect) for column in statement.exported_columns]
+        # Of one that is written as text only what it declares is known.
+        columns = getattr(statement, "exported_columns", ())
+        kinds = [column.type.dialect_impl(self._dialect) for column in columns]
         all_of_them = [kind.result_processor(self._dialect, None) for kind in kinds]
         return [(at, turn) for at, turn in enumerate(all_of_them) if turn is not None]
 

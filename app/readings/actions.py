@@ -1,13 +1,12 @@
 """Recording readings: checked, compared with what is there, written, and told in one event a meter."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, inspect, or_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Executable, bindparam, inspect
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -15,13 +14,13 @@ from app import clock
 from app.auth.actor import Actor, visible
 from app.consents.coverage import with_valid_consent
 from app.database import carry_out
-from app.direct import Rows, Script, padded
+from app.direct import Given, Rows, Script, padded
 from app.errors import ErrorCode, Refusal, Refusals, not_found
 from app.events import log
 from app.meters.models import Meter
 from app.readings.decimals import format_micro
 from app.readings.events import MeterDataReceived
-from app.readings.models import Reading
+from app.sql import Sql, rows
 
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100
@@ -31,6 +30,16 @@ CHUNK = 400
 ROWS_AT_ONCE = 2000
 # Statements whose building is worth keeping: one per viewer.
 CACHED_STATEMENTS = 256
+# Inserts or changes; returns what was new or changed, and leaves the others untouched.
+_UPSERT = Sql("""
+    INSERT INTO readings (meter_id, start_ms, micro_kwh, estimated, recorded_at)
+    SELECT given.meter_id, given.start_ms, given.micro_kwh, given.estimated, @instant(:recorded_at)
+    FROM @rows(meter_id text, start_ms bigint, micro_kwh bigint, estimated bigint)
+    WHERE TRUE ON CONFLICT (meter_id, start_ms) DO UPDATE
+    SET micro_kwh = excluded.micro_kwh, estimated = excluded.estimated, recorded_at = excluded.recorded_at
+    WHERE readings.micro_kwh <> excluded.micro_kwh OR readings.estimated <> excluded.estimated
+    RETURNING meter_id, start_ms
+""")
 _METER = tuple(inspect(Meter).columns.keys())
 
 
@@ -155,21 +164,21 @@ async def _write_chunk(
     readings: Mapping[str, Sequence[NewReading]],
     now: datetime,
 ) -> int:
-    rows = (
+    new = (
         {
             "meter_id": meter.id,
             "start_ms": one.start_ms,
             "micro_kwh": one.micro_kwh,
             "estimated": int(one.estimated),
-            "recorded_at": now,
         }
         for meter in meters
         for one in readings[meter.id]
     )
     changed: dict[str, list[int]] = {}
     # In parts, so that live streams and other requests are not held up by a large upload.
-    while part := list(islice(rows, ROWS_AT_ONCE)):
-        for meter_id, start_ms in await _upsert(session, part):
+    while part := list(islice(new, ROWS_AT_ONCE)):
+        given = {"rows": rows(part), "recorded_at": clock.to_ms(now)}
+        for meter_id, start_ms in await carry_out(session, _writing(_UPSERT.on(session), given)):
             changed.setdefault(meter_id, []).append(start_ms)
     for meter in meters:
         if starts := changed.get(meter.id):
@@ -184,29 +193,8 @@ async def _write_chunk(
     return sum(map(len, changed.values()))
 
 
-def _upsert_statement(insert: Callable[[Any], Any]) -> Any:
-    """Insert or change; returns what was new or changed."""
-    table = Reading.__table__  # type: ignore[attr-defined]
-    statement = insert(table)
-    new = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=["meter_id", "start_ms"],
-        set_={name: new[name] for name in ("micro_kwh", "estimated", "recorded_at")},
-        where=or_(table.c.micro_kwh != new.micro_kwh, table.c.estimated != new.estimated),
-    ).returning(table.c.meter_id, table.c.start_ms)
-
-
-_UPSERTS = {"sqlite": _upsert_statement(sqlite.insert), "postgresql": _upsert_statement(postgresql.insert)}
-
-
-async def _upsert(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, int]]:
-    """Write rows, and give meter id and start of those that were new or changed; the others stay untouched."""
-    written = await carry_out(session, _writing(_UPSERTS[session.get_bind().dialect.name], rows))
-    return cast(Iterable[tuple[str, int]], written)
-
-
-def _writing(upsert: Any, rows: Sequence[Mapping[str, Any]]) -> Script[Rows]:
-    return (yield upsert, rows)
+def _writing(upsert: Executable, given: Given) -> Script[Rows]:
+    return (yield upsert, given)
 
 
 def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]
