@@ -26,6 +26,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points, postgres, sqlite
@@ -81,6 +82,14 @@ class UtcDateTime(TypeDecorator[datetime]):
         if isinstance(value, datetime):
             return value.astimezone(UTC)
         return clock.from_ms(value)
+
+
+@event.listens_for(SQLModel, "init", propagate=True)
+def _at_one_moment(row: SQLModel, _args: Any, values: dict[str, Any]) -> None:
+    """What is new has not been updated: its two times are one, which two looks at the clock are not always."""
+    if "updated_at" in type(row).model_fields:
+        created_at = values.setdefault("created_at", clock.now())
+        values.setdefault("updated_at", created_at)
 
 
 class database_now(FunctionElement[datetime]):

@@ -463,3 +463,12 @@ async def test_a_script_sees_what_the_session_holds(world: World) -> None:
         assert await carry_out(session, names()) == ["Ada"]
         customer.name = "Bob"
         assert await carry_out(session, names()) == ["Bob"]
+
+
+def test_what_is_new_was_created_and_updated_at_one_moment() -> None:
+    for _ in range(5000):
+        made = Customer(account_id="acc_1", name="Ada", email="ada@example.com")
+        assert made.created_at == made.updated_at
+    at, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    known = Customer(account_id="acc_1", name="Ada", email="a@example.com", created_at=at, updated_at=later)
+    assert (known.created_at, known.updated_at) == (at, later)
