@@ -14,8 +14,9 @@ from app.auth.actor import Actor
 from app.errors import CursorExpired
 from app.events import cursors, log
 from app.events.asked import Asked
-from app.events.audience import Audience, Group
+from app.events.audience import Audience
 from app.events.broadcast.base import RESYNC
+from app.events.group import Group
 from app.events.index import Index
 from app.events.log import Appended
 from app.events.models import Stream

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from app.events.log import Appended, EventFilter
 
 if TYPE_CHECKING:
-    from app.events.audience import Group
+    from app.events.group import Group
 
 # Event type and the id of a meter or a customer; None in either place stands for any.
 Place = tuple[str | None, str | None]

@@ -15,8 +15,8 @@ from app.events.payload import Page, Payload
 from app.events.responses import respond
 
 if TYPE_CHECKING:
-    from app.events.audience import Group
     from app.events.feed import Feed
+    from app.events.group import Group
 
 PAGE: Final = 100
 EVENTS_AT_ONCE: Final = 20

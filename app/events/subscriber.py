@@ -11,7 +11,7 @@ from app.errors import ApiError
 from app.events.payload import Batch, Line, Sink
 
 if TYPE_CHECKING:
-    from app.events.audience import Group
+    from app.events.group import Group
 
 FIRST_DELAY: Final = 0.1
 LAST_DELAY: Final = 5.0
@@ -87,7 +87,7 @@ class Subscription:
     def rewire(self) -> None:
         """The sink's line is another."""
         if self.stage is Stage.LIVE:
-            self.group.rewire(self)
+            self.group.live.rewire(self)
 
     def fault(self, fault: Exception) -> None:
         """End for a reason that is ours."""

@@ -211,12 +211,12 @@ async def test_a_closed_socket_is_written_to_no_more_from_that_moment_on(
         outbox = session_of(served, 0).outbox
         assert isinstance(outbox, FrameOutbox)
         (group,) = served.live.hub._groups()
-        assert (len(group._lines), len(group._unwired)) == (1, 0)
+        assert (len(group.live._lines), len(group.live._unwired)) == (1, 0)
         if by == "us":
             outbox._protocol.close_with(1001, "")
         else:
             outbox._protocol.data_received(closing(1001))
-        assert (len(group._lines), len(group._unwired)) == (0, 1)
+        assert (len(group.live._lines), len(group.live._unwired)) == (0, 1)
         assert await client.closed() == 1001
 
 

@@ -3,7 +3,8 @@
 import time
 
 from app.customers import actions as customers
-from app.events.audience import BATCH_BYTES, EVENTS_AT_ONCE
+from app.events.audience import EVENTS_AT_ONCE
+from app.events.group import BATCH_BYTES
 from app.events.payload import Batch
 from tests.events.listening import Collector, listening
 from tests.events.test_hub import NESTED, cursor_at, owner

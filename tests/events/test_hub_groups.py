@@ -14,8 +14,8 @@ from app.auth.actor import Actor, Scope
 from app.clock import now
 from app.events import cursors, log
 from app.events.asked import frozen
-from app.events.audience import may_see
 from app.events.catalogue import EventType
+from app.events.group import may_see
 from app.events.index import Index
 from app.events.log import Appended, EventFilter
 from app.events.models import EventRecord

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from app.auth.actor import Actor
-from app.events.audience import PUSHES_AT_ONCE
 from app.events.payload import Batch, Line
+from app.events.receivers import PUSHES_AT_ONCE
 from app.events.subscriber import Subscription
 from tests.events.listening import SEQUENCES, Collector, Listening, listening
 from tests.events.test_hub import owner
