@@ -39,7 +39,11 @@ class Sql:
 
     def on(self, session: AsyncSession) -> TextClause | TextualSelect:
         """The statement for this session's database."""
-        return self._sqlite if is_sqlite(session) else self._postgresql
+        return self.of(is_sqlite(session))
+
+    def of(self, on_sqlite: bool) -> TextClause | TextualSelect:
+        """The statement for one of the two databases."""
+        return self._sqlite if on_sqlite else self._postgresql
 
 
 def is_sqlite(session: AsyncSession) -> bool:

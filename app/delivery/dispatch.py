@@ -9,14 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, bindparam, literal, select
+from sqlalchemy import Executable, Select, bindparam, literal, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points
-from app.database import Database
+from app.database import Database, carry_out
 from app.delivery import filters
 from app.delivery.filters import Subjects
 from app.delivery.models import (
@@ -29,8 +29,9 @@ from app.delivery.models import (
 )
 from app.delivery.periods import next_digest
 from app.delivery.selection import takes_type
+from app.direct import Script, padded
 from app.ids import new_id
-from app.sql import Sql, rows
+from app.sql import Sql, is_sqlite, rows
 
 EVENTS_AT_ONCE = 500
 ACCOUNTS_AT_ONCE = 50
@@ -86,11 +87,41 @@ _ADVANCE = Sql("""
     UPDATE dispatch SET sequence = given.reached
     FROM @rows(account_id text, sequence bigint, reached bigint)
     WHERE dispatch.account_id = given.account_id AND dispatch.sequence = given.sequence
+    RETURNING dispatch.account_id
 """)
 
 Made = Callable[[Collection[str]], None]
-# A row of `_ENDPOINTS` or `_SUBSCRIPTIONS`.
-Destination = Row[Any]
+
+
+class Event(NamedTuple):
+    """A row of `_EVENTS`."""
+
+    account_id: str
+    sequence: int
+    id: str
+    type: str
+    customer_id: str | None
+
+
+class Destination(NamedTuple):
+    """A row of `_ENDPOINTS` or `_SUBSCRIPTIONS`."""
+
+    id: str
+    account_id: str
+    first_sequence: int | None
+    event_types: list[str] | None
+    filter: dict[str, Any] | None
+    digest: str
+
+
+class Found(NamedTuple):
+    """What is to be dispatched: the positions of accounts that are behind, the events after them, who may want them."""
+
+    positions: Mapping[str, int]
+    events: Sequence[Event] = ()
+    destinations: Mapping[str, Sequence[Destination]] = {}
+    # How many events of one account were asked for at most.
+    page: int = EVENTS_AT_ONCE
 
 
 class PositionMoved(RuntimeError):
@@ -132,13 +163,11 @@ class Dispatcher:
     async def _batch(self, among: Collection[str] | None, after: str) -> tuple[int, bool, str | None]:
         """One page of some accounts: how many events, whether no page was full, and the last of more accounts."""
         async with self._database.transaction() as session:
-            positions = await self._behind(session, among, after)
+            positions, events, destinations, page = await carry_out(
+                session, self._look(is_sqlite(session), among, after)
+            )
             if not positions:
                 return 0, True, None
-            page = max(EVENTS_AT_ONCE // len(positions), 1)
-            events = await self._read(session, positions, page)
-            # Read after the events: a destination that one of them belongs to was there before it.
-            destinations = await _destinations(session, positions)
             subjects = await filters.subjects(session, events, destinations)
             now = clock.now()
             made = [
@@ -148,7 +177,7 @@ class Dispatcher:
                 if _wants(destination, event, subjects)
             ]
             await insert_deliveries(session, made)
-            await self._advance(session, positions, events)
+            await carry_out(session, _advance(_ADVANCE.on(session), positions, events))
             points.reach("dispatch.before_commit")
         points.reach("dispatch.committed")
         self.dispatched += len(events)
@@ -158,37 +187,45 @@ class Dispatcher:
         is_short = max(pages.values(), default=0) < page
         return len(events), is_short, max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
 
-    async def _behind(
-        self, session: AsyncSession, among: Collection[str] | None, after: str
-    ) -> dict[str, int]:
-        """The positions of some accounts that are behind, locked, in the order of their ids."""
-        given = {"after": after, "most": ACCOUNTS_AT_ONCE}
+    def _look(self, on_sqlite: bool, among: Collection[str] | None, after: str) -> Script[Found]:
+        """Finds some accounts that are behind, locked, in the order of their ids, and what there is to dispatch."""
+        given: dict[str, Any] = {"after": after, "most": ACCOUNTS_AT_ONCE}
         if among is None:
             began = time.monotonic()
-            found = await session.execute(_BEHIND.on(session), given)
+            behind = yield _BEHIND.of(on_sqlite), given
             self.look_seconds = time.monotonic() - began
         else:
-            accounts = rows({"account_id": account_id} for account_id in among)
-            found = await session.execute(_BEHIND_AMONG.on(session), {**given, "rows": accounts})
-        return dict(found.all())
+            given["rows"] = rows({"account_id": account_id} for account_id in among)
+            behind = yield _BEHIND_AMONG.of(on_sqlite), given
+        positions: dict[str, int] = dict(behind)  # type: ignore[arg-type]
+        if not positions:
+            return Found(positions)
+        page = max(EVENTS_AT_ONCE // len(positions), 1)
+        events = yield from read_after(on_sqlite, positions, page)
+        # Read after the events: a destination that one of them belongs to was there before it.
+        destinations: dict[str, list[Destination]] = defaultdict(list)
+        for statement in (_ENDPOINTS, _SUBSCRIPTIONS):
+            for row in (yield statement, {"account_ids": padded(list(positions))}):
+                destinations[row[1]].append(Destination(*row))
+        return Found(positions, events, destinations, page)
 
-    async def _read(
-        self, session: AsyncSession, positions: Mapping[str, int], page: int
-    ) -> Sequence[Row[Any]]:
-        given = [{"account_id": key, "sequence": value} for key, value in positions.items()]
-        return (await session.execute(_EVENTS.on(session), {"rows": rows(given), "most": page})).all()
 
-    async def _advance(
-        self, session: AsyncSession, positions: Mapping[str, int], events: Sequence[Row[Any]]
-    ) -> None:
-        reached = {event.account_id: event.sequence for event in events}
-        given = [
-            {"account_id": account_id, "sequence": positions[account_id], "reached": sequence}
-            for account_id, sequence in reached.items()
-        ]
-        moved = await session.execute(_ADVANCE.on(session), {"rows": rows(given)})
-        if moved.rowcount != len(given):  # type: ignore[attr-defined]
-            raise PositionMoved
+def read_after(on_sqlite: bool, positions: Mapping[str, int], page: int) -> Script[list[Event]]:
+    """The next events after the positions of some accounts, at most so many of each."""
+    of = rows({"account_id": key, "sequence": value} for key, value in positions.items())
+    found = yield _EVENTS.of(on_sqlite), {"rows": of, "most": page}
+    return [Event(*row) for row in found]
+
+
+def _advance(statement: Executable, positions: Mapping[str, int], events: Sequence[Event]) -> Script[None]:
+    reached = {event.account_id: event.sequence for event in events}
+    given = [
+        {"account_id": account_id, "sequence": positions[account_id], "reached": sequence}
+        for account_id, sequence in reached.items()
+    ]
+    moved = yield statement, {"rows": rows(given)}
+    if len(moved) != len(given):
+        raise PositionMoved
 
 
 def delivery_row(account_id: str, event: Any, destination_id: str) -> dict[str, Any]:
@@ -210,17 +247,6 @@ async def insert_deliveries(
     for start in range(0, len(made), DELIVERIES_AT_ONCE):
         part = made[start : start + DELIVERIES_AT_ONCE]
         await session.execute(_INSERT.on(session), {"rows": rows(part), "replay_id": replay_id, "lane": lane})
-
-
-async def _destinations(
-    session: AsyncSession, account_ids: Collection[str]
-) -> Mapping[str, Sequence[Destination]]:
-    """The destinations that take events now, by account."""
-    found: dict[str, list[Destination]] = defaultdict(list)
-    for statement in (_ENDPOINTS, _SUBSCRIPTIONS):
-        for destination in await session.execute(statement, {"account_ids": list(account_ids)}):
-            found[destination.account_id].append(destination)
-    return found
 
 
 def _taking(model: Any, status: Enum, digest: Any) -> Select[Any]:

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.database import carry_out
 from app.delivery import claims
 from app.delivery.claims import Wanted
-from app.delivery.dispatch import Dispatcher
+from app.delivery.dispatch import Dispatcher, read_after
 from app.delivery.models import Lane
 from tests.delivery.scene import Scene, open_scene
 
@@ -38,7 +39,7 @@ async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scen
     dispatcher = Dispatcher(scene.database, lambda _: None)
 
     async with scene.database.transaction() as session:
-        page = await dispatcher._read(session, {account: EVENTS - 10}, 100)
+        page = await carry_out(session, read_after(False, {account: EVENTS - 10}, 100))
         assert ([one.sequence for one in page], await scanned(session)) == (
             list(range(EVENTS - 9, EVENTS + 2)),
             0,
