@@ -117,11 +117,6 @@ class Outbox(ABC, Generic[M]):
             self._is_behind = False
         if self._changed is not None:
             self._changed.set()
-        self._change()
-
-    def _change(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
 
 
 class FrameOutbox(Outbox[bytes]):
@@ -161,6 +156,14 @@ class FrameOutbox(Outbox[bytes]):
 
     def _write(self, message: bytes) -> bool:
         return self._protocol.write_frame(message)
+
+    def _tell(self) -> None:
+        super()._tell()
+        self._change()
+
+    def _change(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
     def _flush(self) -> None:
         while self._queue and self._write(self._queue[0][0]):

@@ -16,7 +16,7 @@ from app.api.limits import Limits
 from app.auth.actor import Actor
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene, random_account
-from tests.api.documents import Document, Documents
+from tests.api.documents import Document, Documents, dropping
 from tests.support import World, the_schema
 
 WIDE = Limits(tokens=100_000, depth=100, aliases=10_000, cost=10**9)
@@ -70,10 +70,7 @@ async def answer(world: World, engine: Engine, document: Document, viewer: Actor
     return orjson.dumps(response, option=orjson.OPT_INDENT_2).decode()
 
 
-# Where a field fails, graphql-core drops the coroutines of the fields beside it without awaiting them.
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:.*was never awaited:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine:pytest.PytestUnraisableExceptionWarning")
+@dropping
 async def test_random_documents_have_the_same_answer_as_the_ordinary_way(world: World) -> None:
     chance = random.Random(7)
     scene = await random_account(world, chance)

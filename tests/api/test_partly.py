@@ -13,18 +13,11 @@ from app.api.context import Context
 from app.api.engine import Engine
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene, random_account
-from tests.api.documents import Document
+from tests.api.documents import DROPPED, Document
 from tests.api.test_compiled import WIDE, answer
 from tests.support import World, the_schema
 
-# Where a field fails, graphql-core drops the coroutines of the fields beside it without awaiting them.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*was never awaited:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <coroutine:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = list(DROPPED)
 
 DAY = 'intervalData(lookback: "1d")'
 BAD = 'intervalData(lookback: "2x") { total }'

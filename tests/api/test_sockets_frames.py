@@ -3,14 +3,12 @@
 import asyncio
 import gc
 import json
-import random
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
-from structlog.testing import capture_logs
 
 from app.api.outbox import FrameOutbox
 from tests.api.raw_socket import (
@@ -170,34 +168,6 @@ async def test_pieces_without_content_are_not_kept(small_world: World, holder: T
         assert len(outbox._protocol.frames) == 1
         client.send(frame(CONTINUATION, b':"ping"}'))
         assert await client.message() == {"type": "pong"}
-
-
-async def test_nothing_follows_a_close(small_world: World, holder: TestAccount) -> None:
-    """Nor is it tried, however many events there are meanwhile."""
-    chance = random.Random(3)
-    actor = await small_world.authenticator.authenticate(holder.key)
-    subscribe = {"id": "1", "type": "subscribe", "payload": {"query": "subscription { events { sequence } }"}}
-
-    async def leave(client: Raw, after: int) -> None:
-        for _ in range(after):
-            await client.hear()
-        client.send(chance.choice([closing(1000), text({"type": "ping"}, masked=False)]))
-        while (await client.hear())[0] != CLOSE:
-            pass
-        assert await client.reader.read() == b""
-
-    with capture_logs() as logs:
-        async with serving(small_world) as served, AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(raw(served.port, holder.key)) for _ in range(30)]
-            for client in clients:
-                client.send(text(subscribe))
-            await served.subscriptions(len(clients))
-            async with asyncio.TaskGroup() as leaving:
-                for client in clients:
-                    leaving.create_task(leave(client, chance.randint(1, 30)))
-                while served.live.hub.subscriptions:
-                    await served.hub.customers(actor, 2)
-    assert logs == []
 
 
 @pytest.mark.parametrize("by", ["us", "its peer"])

@@ -16,7 +16,7 @@ from app.events.models import EventRecord
 from app.events.responses import respond
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene, random_account
-from tests.api.documents import Document, Documents
+from tests.api.documents import Document, Documents, dropping
 from tests.services.postgres import Postgres
 from tests.support import World, the_schema
 from tests.support import world as open_world
@@ -59,10 +59,7 @@ async def answers(
     return [orjson.dumps(response, option=orjson.OPT_INDENT_2).decode() for response in responses]
 
 
-# Where a field fails, graphql-core drops the coroutines of the fields beside it without awaiting them.
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:.*was never awaited:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine:pytest.PytestUnraisableExceptionWarning")
+@dropping
 async def test_random_subscriptions_have_the_same_answers_as_the_ordinary_way(world: World) -> None:
     chance = random.Random(11)
     scene = await random_account(world, chance)

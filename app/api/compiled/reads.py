@@ -136,10 +136,11 @@ async def one(
 async def several(
     context: Context, info: GraphQLResolveInfo[Any], model: Any, key: str, at_hand: Sequence[Any]
 ) -> dict[Any, Any]:
-    """What a root field selects of rows that are at hand, by their key; what the viewer may not see is not there.
+    """What a root field selects of rows that are at hand, by their key; of those the viewer may see all.
 
-    They are read again, with what belongs to them, unless it is nothing but columns of theirs. `info` is the field's,
-    of any execution. Raises NotCompiled, also where the executor would have to complete them.
+    They are read again, with what belongs to them, unless it is nothing but columns of theirs; what is gone by then is
+    not there. `info` is the field's, of any execution. Raises NotCompiled, also where the executor would have to
+    complete them.
     """
     plan = _plan(context, info, model, lambda compiler, raw: compiler.rows(model, key, *raw))
     if plan.is_unready:
