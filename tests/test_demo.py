@@ -56,6 +56,13 @@ async def printed_until(process: Process, text: str) -> str:
     return lines
 
 
+def found(pattern: str, printed: str) -> str:
+    """What the pattern's group matches, or a failure with all that was printed."""
+    match = re.search(pattern, printed)
+    assert match, printed
+    return match[1]
+
+
 async def test_once_ends_well_when_all_seven_arrived_by_all_three_ways(tmp_path: Path) -> None:
     async with demo(tmp_path, "--once", "--port", "0") as process:
         printed = await printed_until(process, "never printed")
@@ -69,9 +76,9 @@ async def test_once_ends_well_when_all_seven_arrived_by_all_three_ways(tmp_path:
 async def test_stays_up_and_takes_everything_down_when_told_to_end(tmp_path: Path) -> None:
     async with demo(tmp_path, "--port", "0") as process:
         printed = await printed_until(process, "Ctrl-C")
-        (base,) = re.findall(r"Start page +(\S+)/ ", printed)
-        (inbox,) = re.findall(r"Inbox +(\S+) ", printed)
-        (key,) = set(re.findall(r"vw_live_[\w-]+", printed))
+        base = found(r"Start page +(\S+)/ ", printed)
+        inbox = found(r"Inbox +(\S+) ", printed)
+        key = found(r"(vw_live_[\w-]+)", printed)
         async with httpx.AsyncClient(trust_env=False) as http:
             question = {"query": "{ events(last: 1) { nodes { name } } }"}
             asked = await http.post(f"{base}/graphql", json=question, headers={"x-api-key": key})
@@ -95,7 +102,7 @@ async def test_stays_up_and_takes_everything_down_when_told_to_end(tmp_path: Pat
 async def test_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
     async with demo(tmp_path, "--port", "0") as process:
         printed = await printed_until(process, "Serving at")
-        (base,) = re.findall(r"http://[\d.:]+\d", printed)
+        base = found(r"(http://[\d.:]+\d)", printed)
         process.kill()
         await process.wait()
         async with asyncio.timeout(60):

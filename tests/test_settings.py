@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings
-from tests.services.process import free_port
+from tests.services.ports import free_port
 
 README = Path(__file__).parents[1] / "README.md"
 VOLTWIRE = Path(sys.executable).with_name("voltwire")

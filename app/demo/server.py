@@ -29,12 +29,15 @@ class DemoError(Exception):
 
 
 def choose_port(wanted: int | None) -> int:
-    """The wanted port if it is free, 0 meaning any; without a wish the usual one, or any if that is taken."""
-    try:
-        return _free(USUAL_PORT if wanted is None else wanted)
-    except OSError:
-        if wanted is None:
-            return _free(0)
+    """The wanted port if it is free; without a wish the usual one, or 0, which takes any, if that is taken.
+
+    Raises DemoError.
+    """
+    port = USUAL_PORT if wanted is None else wanted
+    if _is_free(port):
+        return port
+    if wanted is None:
+        return 0
     raise DemoError(f"Port {wanted} is taken: choose another --port, or leave it out for a free one.")
 
 
@@ -71,8 +74,8 @@ async def create_account(environment: dict[str, str], name: str, email: str) -> 
 @asynccontextmanager
 async def running(
     environment: dict[str, str], folder: Path, port: int
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The server, answering; it ends with the block. Raises DemoError with the last lines of its log."""
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, Address]]:
+    """The server, answering, and where; it ends with the block. Raises DemoError with the last lines of its log."""
     log = folder / "server.log"
     with log.open("wb") as file:
         # A session of its own: Ctrl-C at the terminal is for the demo, which then ends the server in order.
@@ -92,8 +95,7 @@ async def running(
         start_new_session=True,
     )
     try:
-        await _wait_until_ready(process, address(port), log)
-        yield process
+        yield process, await _wait_until_ready(process, log)
     finally:
         with suppress(ProcessLookupError):
             watch.kill()
@@ -101,28 +103,37 @@ async def running(
         await _end(process)
 
 
-def address(port: int) -> Address:
-    return Address(f"http://{HOST}:{port}")
-
-
 def last_words(log: Path) -> str:
     """The end of the server's log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
 
 
-async def _wait_until_ready(process: asyncio.subprocess.Process, at: Address, log: Path) -> None:
+async def _wait_until_ready(process: asyncio.subprocess.Process, log: Path) -> Address:
     async with httpx.AsyncClient(trust_env=False) as http:
         try:
             async with asyncio.timeout(READY_WITHIN):
                 while process.returncode is None:
                     with suppress(httpx.HTTPError):
-                        if (await http.get(f"{at.base}/readyz")).is_success:
-                            return
+                        base = _told_base(log)
+                        if base and (await http.get(f"{base}/readyz")).is_success:
+                            return Address(base)
                     # A server cannot tell its starter that it is ready, so we look, often.
                     await asyncio.sleep(0.05)
         except TimeoutError:
             pass
     raise DemoError(f"The server did not start; its log ends:\n{last_words(log)}")
+
+
+def _told_base(log: Path) -> str | None:
+    """Where the server says that it serves: only it knows a port that nobody else took before it."""
+    for line in log.read_bytes().splitlines():
+        # It may be in the middle of a line; and what is no record is for whoever reads the log.
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and record.get("event") == "serving":
+                base: str = record["url"]
+                return base
+    return None
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -138,9 +149,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _free(port: int) -> int:
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((HOST, port))
-        found: int = probe.getsockname()[1]
-        return found
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from app.client import Api, Event, Stream
+from app.client import Address, Api, Event, Stream
 from app.demo import server, story
 from app.demo.board import Board, Way
 from app.demo.consumers import Consumers, Hook, Mail
@@ -53,8 +53,8 @@ class Tour:
                 )
             )
             await stack.enter_async_context(self._consumers.running())
-            process = await self._start(stack, folder)
-            api = await stack.enter_async_context(Api(server.address(self._port), self._key))
+            process, at = await self._start(stack, folder)
+            api = await stack.enter_async_context(Api(at, self._key))
             await self._subscribe(api)
             stream = Stream(api)
             await stream.begin()
@@ -66,18 +66,18 @@ class Tour:
             self._conclude()
             if once:
                 return 1 if self._board.missing() else 0
-            self._invite()
+            self._invite(at.base)
             await self._stay(process, listening)
             return 1
 
-    async def _start(self, stack: AsyncExitStack, folder: Path) -> asyncio.subprocess.Process:
+    async def _start(self, stack: AsyncExitStack, folder: Path) -> tuple[asyncio.subprocess.Process, Address]:
         environment = server.settings(folder, self._consumers.smtp_url)
         self._log = folder / "server.log"
         self._say("Starting Voltwire: SQLite and memory, nothing else beside it …")
         self._key = await server.create_account(environment, story.ACCOUNT, story.OWNER)
-        process = await stack.enter_async_context(server.running(environment, folder, self._port))
-        self._say(f"Serving at {server.address(self._port).base}, for the account {story.ACCOUNT}.")
-        return process
+        process, at = await stack.enter_async_context(server.running(environment, folder, self._port))
+        self._say(f"Serving at {at.base}, for the account {story.ACCOUNT}.")
+        return process, at
 
     async def _subscribe(self, api: Api) -> None:
         """An endpoint, and an address that confirms by the link it was mailed, as its owner would."""
@@ -168,8 +168,7 @@ class Tour:
         )
         self._say(f"The server's log ends:\n{server.last_words(self._log)}")
 
-    def _invite(self) -> None:
-        base = server.address(self._port).base
+    def _invite(self, base: str) -> None:
         query = (
             "{ meters(first: 5) { nodes { number status customer { name } intervalData { total unit } } } }"
         )

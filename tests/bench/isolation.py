@@ -8,11 +8,12 @@ import orjson
 
 from tests.bench.api import Api
 from tests.bench.backlog import Backlog
-from tests.bench.machine import BenchError, free_port
+from tests.bench.machine import BenchError
 from tests.bench.receiver import Receiver
 from tests.bench.report import Figure
 from tests.bench.run import Run
 from tests.bench.servers import Product, voltwire
+from tests.services.ports import free_port
 
 PATIENCE_SECONDS = 60
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from itertools import count
 
 from tests.bench.api import Api, record_body
-from tests.bench.machine import free_port, raise_open_files, resident_kib
+from tests.bench.machine import raise_open_files, resident_kib
 from tests.bench.peers import live_peers
 from tests.bench.posting import Target
 from tests.bench.report import Better, Figure
 from tests.bench.run import Run, interleaved
 from tests.bench.servers import ROOT, Product, Voltwire, clean_environment, process, uvicorn, voltwire
 from tests.bench.sockets import Fanout, Round, subscribe_message
+from tests.services.ports import free_port
 
 IN_FLIGHT = 4
 GROUPS = 100

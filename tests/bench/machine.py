@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -77,12 +76,6 @@ def raise_open_files(wanted: int = OPEN_FILES) -> int:
             continue
         break
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def resident_kib(pids: Sequence[int]) -> int:

@@ -22,11 +22,12 @@ import orjson
 
 from tests.bench.api import record_body
 from tests.bench.load import side_by_side
-from tests.bench.machine import BenchError, free_port
+from tests.bench.machine import BenchError
 from tests.bench.posting import Target
 from tests.bench.report import Better, Figure
 from tests.bench.run import Run, interleaved
 from tests.bench.servers import Product, Server, clean_environment, process
+from tests.services.ports import free_port
 
 PORT = "8100"
 DATABASE = "postgres://postgres@127.0.0.1:5499/postgres"

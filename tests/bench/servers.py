@@ -16,8 +16,9 @@ from typing import IO
 
 import httpx
 
-from tests.bench.machine import BenchError, Cores, free_port
+from tests.bench.machine import BenchError, Cores
 from tests.bench.posting import Target
+from tests.services.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60

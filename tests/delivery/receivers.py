@@ -146,14 +146,6 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     return Request(line, headers, await reader.readexactly(int(headers.get("content-length", "0"))))
 
 
-def free_port() -> int:
-    """A port on 127.0.0.1 where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Authority:
     """A certificate authority; `trust` is a client's context that knows it alone."""

@@ -16,7 +16,8 @@ from app.delivery.exchange import AttemptOutcome, Exchange
 from app.delivery.mime import build_message
 from app.delivery.smtp import FolderMailer, SmtpMailer, SmtpServer, Tls, open_mailer, parse_smtp_url
 from tests.delivery.mail_servers import good_server, scripted
-from tests.delivery.receivers import Authority, free_port
+from tests.delivery.receivers import Authority
+from tests.services.ports import free_port
 
 FROM, TO = "events@voltwire.example", "jo@example.com"
 PATIENCE = 0.3

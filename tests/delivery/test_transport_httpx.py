@@ -15,12 +15,12 @@ from tests.delivery.receivers import (
     closes,
     drips,
     floods,
-    free_port,
     hangs,
     receiver,
     says,
     then_resets,
 )
+from tests.services.ports import free_port
 
 LOOPBACK: Networks = (ip_network("127.0.0.0/8"),)
 PATIENCE = 0.3

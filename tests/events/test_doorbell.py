@@ -29,8 +29,9 @@ from tests.events.broadcasters import (
     tasks,
     url_of,
 )
+from tests.services.ports import free_port
 from tests.services.postgres import Postgres
-from tests.services.process import Service, free_port
+from tests.services.process import Service
 from tests.services.valkey import Valkey
 
 

@@ -36,7 +36,7 @@ from app.delivery.models import (
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
 from app.migrations import migrate
-from tests.services.process import free_port
+from tests.services.ports import free_port
 from tests.services.receiver import Receiver, Request
 from tests.services.smtp import SmtpSink
 from tests.system.clients import EVENTS, Api, eventually

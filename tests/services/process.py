@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.services.ports import free_port
+
 # Ends the service and removes its folders once the pipe on its standard input closes, which the kernel does
 # even when the test run is killed.
 WATCH = 'read -r _; kill -s QUIT "$0" 2>/dev/null; sleep 1; kill -s KILL "$0" 2>/dev/null; rm -rf -- "$@"'
@@ -21,14 +22,6 @@ WATCH = 'read -r _; kill -s QUIT "$0" 2>/dev/null; sleep 1; kill -s KILL "$0" 2>
 
 class ServiceError(RuntimeError):
     """A service did not start; the message ends with the last lines of its log."""
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def unprivileged() -> tuple[int, int] | None:
