@@ -1,6 +1,8 @@
 """Fixtures for every test: the real services, each started when the first test asks for it."""
 
+import gc
 import os
+import random
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from playwright.async_api import Browser, Page
 
 from app.database import Database
 from app.migrations import migrate
+from tests.api.compiled_scene import Scene, random_account
 from tests.services.browser import chromium, find_chromium
 from tests.services.postgres import Postgres
 from tests.services.receiver import Receiver
@@ -26,6 +29,12 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays to the end: looking through it for garbage again and again takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +149,60 @@ def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{path}"
     url: str = request.getfixturevalue("migrated_postgres_url")
     return url
+
+
+@pytest.fixture(scope="session")
+async def furnished_sqlite(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Scene]:
+    """A SQLite file with an account in it, to be copied."""
+    path = tmp_path_factory.mktemp("furnished") / "voltwire.db"
+    shutil.copy(migrated_sqlite, path)
+    return path, await _furnish(f"sqlite:///{path}")
+
+
+@pytest.fixture(scope="session")
+async def furnished_postgres(postgres: Postgres, migrated_postgres: str) -> tuple[str, Scene]:
+    """The name of a PostgreSQL database with an account in it, to be used as a template."""
+    url = await postgres.create_database(migrated_postgres)
+    return url.rpartition("/")[2], await _furnish(url)
+
+
+async def _furnish(url: str) -> Scene:
+    async with open_world(url) as opened:
+        return await random_account(opened, random.Random(1))
+
+
+@pytest.fixture
+async def furnished_postgres_url(
+    postgres: Postgres, furnished_postgres: tuple[str, Scene]
+) -> AsyncIterator[str]:
+    """URL of a PostgreSQL database of this test's own with an account in it."""
+    url = await postgres.create_database(furnished_postgres[0])
+    yield url
+    await postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def furnished(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Scene]:
+    """URL of a database of this test's own with an account in it, and what the account holds."""
+    if request.param == "sqlite":
+        original, scene = request.getfixturevalue("furnished_sqlite")
+        return f"sqlite:///{shutil.copy(original, tmp_path / 'voltwire.db')}", scene
+    return request.getfixturevalue("furnished_postgres_url"), request.getfixturevalue("furnished_postgres")[1]
+
+
+@pytest.fixture
+async def furnished_world(furnished: tuple[str, Scene]) -> AsyncIterator[World]:
+    """The API's engine over an account with a bit of everything: `scene`."""
+    async with open_world(furnished[0]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def scene(furnished: tuple[str, Scene]) -> Scene:
+    """What the account of `furnished_world` holds, and who may look at it."""
+    return furnished[1]
 
 
 @pytest.fixture

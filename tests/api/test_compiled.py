@@ -15,7 +15,7 @@ from app.api.failures import RequestErrors
 from app.api.limits import Limits
 from app.auth.actor import Actor
 from tests.accounts.state import reads
-from tests.api.compiled_scene import Scene, random_account
+from tests.api.compiled_scene import Scene
 from tests.api.documents import Document, Documents, dropping
 from tests.support import World, the_schema
 
@@ -53,8 +53,8 @@ KINDS = {
 
 
 @pytest.fixture
-async def scene(world: World) -> Scene:
-    return await random_account(world, random.Random(1))
+def world(furnished_world: World) -> World:
+    return furnished_world
 
 
 async def answer(world: World, engine: Engine, document: Document, viewer: Actor) -> str:
@@ -71,9 +71,8 @@ async def answer(world: World, engine: Engine, document: Document, viewer: Actor
 
 
 @dropping
-async def test_random_documents_have_the_same_answer_as_the_ordinary_way(world: World) -> None:
+async def test_random_documents_have_the_same_answer_as_the_ordinary_way(world: World, scene: Scene) -> None:
     chance = random.Random(7)
-    scene = await random_account(world, chance)
     compiled, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
     documents = Documents(ordinary.schema, scene.known, chance)
     for _ in range(DOCUMENTS):

@@ -1,8 +1,7 @@
 """Fields with resolvers of their own inside compiled reads: only they are executed, and nothing shows it."""
 
 import gc
-import random
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -12,7 +11,7 @@ from app.api.compiled.selection import Plan
 from app.api.context import Context
 from app.api.engine import Engine
 from tests.accounts.state import reads
-from tests.api.compiled_scene import Scene, random_account
+from tests.api.compiled_scene import Scene
 from tests.api.documents import DROPPED, Document
 from tests.api.test_compiled import WIDE, answer
 from tests.support import World, the_schema
@@ -26,8 +25,8 @@ READINGS = f"{DAY} {{ total intervals {{ startAt consumption }} meter {{ number 
 
 
 @pytest.fixture
-async def scene(world: World) -> AsyncIterator[Scene]:
-    yield await random_account(world, random.Random(1))
+def world(furnished_world: World) -> Iterator[World]:
+    yield furnished_world
     # What was dropped is collected here, not in another test.
     gc.collect()
 

@@ -30,8 +30,8 @@ NESTED = """subscription { events { id cursor
 
 
 @pytest.fixture
-async def scene(world: World) -> Scene:
-    return await random_account(world, random.Random(1))
+def world(furnished_world: World) -> World:
+    return furnished_world
 
 
 async def log_of(world: World, viewer: Actor) -> tuple[list[EventRecord], str]:
@@ -60,9 +60,10 @@ async def answers(
 
 
 @dropping
-async def test_random_subscriptions_have_the_same_answers_as_the_ordinary_way(world: World) -> None:
+async def test_random_subscriptions_have_the_same_answers_as_the_ordinary_way(
+    world: World, scene: Scene
+) -> None:
     chance = random.Random(11)
-    scene = await random_account(world, chance)
     compiled, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
     documents = Documents(ordinary.schema, scene.known, chance)
     for _ in range(DOCUMENTS):
