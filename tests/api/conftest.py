@@ -1,5 +1,6 @@
 """Fixtures of the live endpoints' tests: a server and one account, on SQLite."""
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from tests.support import world as open_world
 
 
 @pytest.fixture
-async def small_world(tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(f"sqlite:///{tmp_path / 'voltwire.db'}") as opened:
+async def small_world(migrated_sqlite: Path, tmp_path: Path) -> AsyncIterator[World]:
+    path = shutil.copy(migrated_sqlite, tmp_path / "voltwire.db")
+    async with open_world(f"sqlite:///{path}") as opened:
         yield opened
 
 
