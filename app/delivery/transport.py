@@ -62,7 +62,8 @@ class Transport(httpx.AsyncBaseTransport):
         `timeout` (seconds) is for everything from the name lookup to the body's last byte. The outcome goes
         by the status once the headers are complete: a receiver that answered 2xx has the message, even if its
         answer's body then breaks off or drips, and sending it again would only make a duplicate. After 16 KB
-        of body the connection is closed.
+        of body the connection is closed. A kept connection that breaks before the first byte of an answer is
+        replaced by a new one, once.
         """
         started_at = time.time_ns() // 1_000_000
         # The loop's clock; asking for the running loop costs more than the time.
@@ -131,15 +132,15 @@ class Transport(httpx.AsyncBaseTransport):
         if pool is None:
             pool = self._pool = self._open()
         is_bodiless = method == "HEAD"
-        while (connection := pool.take(place)) is not None:
+        if (connection := pool.take(place)) is not None:
             try:
                 answer = await connection.exchange(request, most, ends_at, is_bodiless=is_bodiless)
+                return _kept(pool, place, connection, answer)
             except ExchangeFailed:
-                # The receiver had closed an idle connection just before it was used again: nobody's failure.
+                # The receiver had closed an idle connection just before it was used again: nobody's failure. But it may
+                # have read the request and broken off, so a new connection decides, however many idle ones there are.
                 if not connection.is_untouched:
                     raise
-                continue
-            return _kept(pool, place, connection, answer)
         async with asyncio.timeout_at(ends_at):
             connection = await pool.connect(place)
         answer = await connection.exchange(request, most, ends_at, is_bodiless=is_bodiless)

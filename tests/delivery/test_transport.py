@@ -263,6 +263,17 @@ async def test_a_kept_connection_that_the_receiver_closes_is_nobodys_failure(tra
     assert (place.connections, len(place.requests)) == (2, 3)
 
 
+async def test_a_receiver_that_breaks_off_gets_it_twice_at_most_however_many_connections_are_kept(
+    transport: Transport,
+) -> None:
+    async with receiver(*[says(OK)] * 5, closes) as place:
+        await asyncio.gather(*(post(transport, place.url()) for _ in range(5)))
+        assert place.connections == 5
+        broken = await post(transport, place.url())
+    assert broken.outcome is AttemptOutcome.CONNECTION
+    assert len(place.requests) == 5 + 2
+
+
 async def test_but_a_new_connection_gets_no_second_try(transport: Transport) -> None:
     async with receiver(says(OK), closes, closes, says(OK)) as place:
         await post(transport, place.url())
