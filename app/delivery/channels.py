@@ -3,10 +3,13 @@
 A destination earns its share. It begins with a few requests at once, each success allows one more, each failure halves
 them. So one that is dead or hangs is soon only probed, one request at a time with growing pauses between them, and is
 not stormed when it comes back. Claims and sends go round the destinations, and round the accounts that they belong to.
+
+Turns alone would not do where places are held for long: an account holds `ACCOUNT_SHARE` times what is free at most,
+so that something is left for whoever comes next, however many destinations of how many accounts hang.
 """
 
 import itertools
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -24,6 +27,9 @@ FIRST_PROBE_PAUSE = 0.05
 LONGEST_PROBE_PAUSE = 5.0
 PROBE_SHARE = 0.1
 """Pauses between probes are at most this part of the delay before the delivery's own next attempt."""
+
+ACCOUNT_SHARE = 3
+"""One account alone may have three quarters of all places, two have three sevenths each, ten have three in 31."""
 
 LANES_AT_ONCE = 64
 KEPT_CHANNELS = 10_000
@@ -155,6 +161,10 @@ class Channels:
         # Those that could send, were it not for their rate.
         self._early: set[Channel] = set()
         self._suspects_in_flight: set[str] = set()
+        # Those with something to send whose share is used up; and by account, what is in flight, and queued besides.
+        self._over: dict[str, dict[Channel, None]] = {}
+        self._in_flight_of: Counter[str] = Counter()
+        self._queued_of: Counter[str] = Counter()
         self.in_flight = 0
         self.queued = 0
 
@@ -177,18 +187,36 @@ class Channels:
         channel.due.add(lane)
         self._due[channel] = None
 
-    def plan(self, budget: int, now: float) -> list[Wanted]:
+    def plan(
+        self, budget: int, now: float, *, room: int | None = None, newcomers: bool = False
+    ) -> list[Wanted]:
         """What to claim next, `budget` deliveries at most: the accounts by turns, and their destinations by turns.
 
-        A lane that is planned counts as done; mark it again if it gave as much as was wanted.
+        `room` is how many more may be held, of which no account gets more than its share; `newcomers`: only for
+        accounts of which nothing is held. A lane that is planned counts as done; mark it again if it gave as much as
+        was wanted.
         """
-        ready = [channel for channel in self._due if not channel.is_paused(now) and channel.claimable()]
+        most_of_one = ACCOUNT_SHARE * (budget if room is None else room)
+        ready = [
+            channel
+            for channel in self._due
+            if not channel.is_paused(now)
+            and self._held_of(channel.account_id) < (1 if newcomers else most_of_one)
+            and channel.claimable()
+        ]
         chosen = list(itertools.islice(_by_turns(ready), LANES_AT_ONCE))
         lanes = [(channel, lane) for channel in chosen for lane in channel.claimable()]
         most = max(budget // max(len(lanes), 1), 1)
         wanted = []
+        planned: Counter[str] = Counter()
         for channel, lane in lanes[:budget]:
-            wanted.append(Wanted(channel.id, lane, min(channel.room(lane), most)))
+            account_id = channel.account_id
+            left = most_of_one - self._held_of(account_id) - planned[account_id]
+            count = min(channel.room(lane), most, left)
+            if count <= 0:
+                continue
+            planned[account_id] += count
+            wanted.append(Wanted(channel.id, lane, count))
             channel.due.discard(lane)
         for channel in chosen:
             del self._due[channel]
@@ -211,6 +239,7 @@ class Channels:
         channel.account_id = claim.account_id
         channel.queues[claim.lane].append(claim)
         self.queued += 1
+        self._queued_of[claim.account_id] += 1
         self._wait_for_turn(channel)
 
     def next_in_pace(self) -> float | None:
@@ -230,6 +259,10 @@ class Channels:
                 self._wait_for_turn(channel)
         while self._turns and self.in_flight < self._most_in_flight:
             account_id, channels = next(iter(self._turns.items()))
+            free = self._most_in_flight - self.in_flight
+            if self._in_flight_of[account_id] >= ACCOUNT_SHARE * free:
+                self._over[account_id] = self._turns.pop(account_id)
+                continue
             channel = next(iter(channels))
             # Both go to the end of their line.
             del self._turns[account_id], channels[channel]
@@ -237,6 +270,7 @@ class Channels:
             if channel.can_send() and not self._put_aside(channel, now):
                 claim = channel.take()
                 self.queued -= 1
+                _less(self._queued_of, account_id)
                 self._begin(channel, claim, now)
                 if channel.can_send():
                     channels[channel] = None
@@ -267,8 +301,12 @@ class Channels:
     def abandoned(self, claim: Claim) -> None:
         """A delivery is no longer in flight, and nothing was learned."""
         self.in_flight -= 1
+        _less(self._in_flight_of, claim.account_id)
         channel = self[claim.destination_id]
         channel.in_flight -= 1
+        over, self._over = self._over, {}
+        for account_id, channels in over.items():
+            self._turns.setdefault(account_id, {}).update(channels)
         if claim.id in self._suspects_in_flight:
             self._suspects_in_flight.discard(claim.id)
             aside, self._aside = self._aside, []
@@ -286,8 +324,12 @@ class Channels:
             kept = {key: one for key, one in self._channels.items() if one.held or one.due}
             self._channels = kept
 
+    def _held_of(self, account_id: str) -> int:
+        return self._in_flight_of[account_id] + self._queued_of[account_id]
+
     def _begin(self, channel: Channel, claim: Claim, now: float) -> None:
         self.in_flight += 1
+        self._in_flight_of[claim.account_id] += 1
         channel.begin(now)
         if channel.is_suspect:
             self._suspects_in_flight.add(claim.id)
@@ -308,7 +350,16 @@ class Channels:
     def _drop(self, channel: Channel) -> list[Claim]:
         dropped = channel.drop_queued()
         self.queued -= len(dropped)
+        for claim in dropped:
+            _less(self._queued_of, claim.account_id)
         return dropped
+
+
+def _less(counts: Counter[str], key: str) -> None:
+    """One less; what is at nothing is forgotten."""
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
 
 
 def _by_turns(channels: Iterable[Channel]) -> Iterator[Channel]:

@@ -139,7 +139,8 @@ class Sender:
             await self._look()
         now = time.monotonic()
         room = MOST_HELD - self._channels.held - self._records.waiting
-        wanted = self._channels.plan(min(room, CLAIMED_AT_ONCE), now) if room >= LEAST_ROOM else []
+        # Who has nothing under way need not wait until there is room for a batch.
+        wanted = self._channels.plan(min(room, CLAIMED_AT_ONCE), now, room=room, newcomers=room < LEAST_ROOM)
         if not wanted:
             goes_on = self._channels.next_pause_end(now)
             return max(min(self._next_look, goes_on or self._next_look) - now, 0.001)

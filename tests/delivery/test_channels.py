@@ -151,6 +151,36 @@ def test_sends_go_round_the_accounts_when_places_are_few() -> None:
     assert sent == ["whe_1", "whe_4", "whe_2", "whe_4"]
 
 
+def test_one_account_leaves_places_and_room_for_others() -> None:
+    board = channels(most_in_flight=40)
+    for number in range(20):
+        board[f"whe_{number}"].limit = 20
+        for _ in range(20):
+            board.add(claim(f"whe_{number}", account_id="big"))
+    sent = list(board.next_sends(0.0))
+    assert len(sent) == 30
+    board.add(claim("whe_small", account_id="small"))
+    assert [one.destination_id for one in board.next_sends(0.0)] == ["whe_small"]
+    # What it holds counts against its share of what may be claimed as well.
+    board.mark_due("whe_0", Lane.FRESH)
+    board["whe_0"].pace = 0.001
+    board.mark_due("whe_new", Lane.FRESH)
+    assert [one.destination_id for one in board.plan(100, NOW, room=100)] == ["whe_new"]
+    # Its turn comes again with the places that become free.
+    board.finished(sent[0], True, 0.01)
+    assert [one.account_id for one in board.next_sends(0.0)] == ["big"]
+
+
+def test_accounts_without_anything_under_way_need_not_wait_for_a_batch() -> None:
+    board = channels()
+    succeed(board, "whe_1", 1)
+    board.add(claim("whe_1"))
+    for name in ("whe_1", "whe_2"):
+        board.mark_due(name, Lane.FRESH)
+    assert [one.destination_id for one in board.plan(9, NOW, newcomers=True)] == ["whe_2"]
+    assert [one.destination_id for one in board.plan(9, NOW)] == ["whe_1"]
+
+
 def test_failing_destinations_take_half_of_the_places_at_most() -> None:
     board = channels(most_in_flight=4)
     dead = [f"whe_{number}" for number in range(6)]

@@ -15,10 +15,12 @@ from sqlmodel import col
 from standardwebhooks import Webhook
 
 from app import __version__, clock
-from app.delivery.channels import FIRST_LIMIT
+from app.delivery.channels import ACCOUNT_SHARE, FIRST_LIMIT
 from app.delivery.deliveries import send_again, send_test
+from app.delivery.endpoints import MAX_ENDPOINTS
 from app.delivery.models import Delivery, DeliveryStatus, EndpointStatus, Lane, WebhookEndpoint
 from app.delivery.signing import new_key_pair, new_secret
+from app.delivery.webhooks import MOST_IN_FLIGHT
 from app.events.catalogue import EventType
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver, Request
@@ -257,6 +259,31 @@ async def test_a_hanging_receiver_holds_up_nobody(scene: Scene, receiver: Receiv
         await scene.settled()
     assert len({request.headers["webhook-id"] for request in receiver.to("/dead")}) == 300
     assert len(await scene.deliveries(destination_id=dead.id, status=DeliveryStatus.SUCCEEDED.value)) == 300
+
+
+async def test_however_much_of_one_account_hangs_others_are_served(scene: Scene, receiver: Receiver) -> None:
+    """As many endpoints as an account may have, none of which has failed yet, would fill every place there is."""
+    receiver.on("/dead", Answer(hold=True))
+    one, other = await scene.account(), await scene.account()
+    for _ in range(MAX_ENDPOINTS):
+        await scene.endpoint(one, receiver.url("/dead"))
+    healthy = await scene.endpoint(other, receiver.url("/healthy"))
+    places = MOST_IN_FLIGHT * ACCOUNT_SHARE // (ACCOUNT_SHARE + 1)
+    async with scene.worker():
+        await scene.happen(one, 10)
+        await receiver.wait_for(places)
+        await scene.happen(other)
+
+        async def arrived() -> bool:
+            return len(await scene.deliveries(destination_id=healthy.id, status="SUCCEEDED")) == 1
+
+        await scene.until(arrived)
+        assert len(receiver.to("/dead")) == places
+        assert {row.attempts_made for row in await scene.deliveries(account_id=one)} == {0}
+        receiver.on("/dead", 204)
+        receiver.release()
+        await scene.settled()
+    assert len({request.headers["voltwire-delivery-id"] for request in receiver.to("/dead")}) == 1000
 
 
 async def test_both_secrets_sign_while_they_overlap(scene: Scene, receiver: Receiver) -> None:
