@@ -5,7 +5,7 @@ many destinations there are, never by how many deliveries wait: a million due fo
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -162,6 +162,17 @@ _CANCEL_ONE = Sql("""
     UPDATE deliveries SET status = 'CANCELLED', due_at = NULL, leased_until = NULL, finished_at = @now
     FROM @rows(id text) WHERE deliveries.id = given.id
 """)
+# What is just under way is left to itself.
+_SUPERSEDE = Sql("""
+    UPDATE deliveries SET status = 'CANCELLED', due_at = NULL, leased_until = NULL, finished_at = @now
+    WHERE id IN (
+        SELECT deliveries.id FROM @rows(event_id text) JOIN deliveries ON deliveries.event_id = given.event_id
+        WHERE deliveries.destination_id = :destination_id AND deliveries.status = 'FAILED'
+        AND deliveries.due_at IS NOT NULL
+        AND (deliveries.leased_until IS NULL OR deliveries.leased_until <= (SELECT @now))
+        ORDER BY deliveries.id @lock(deliveries)
+    )
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,3 +325,9 @@ async def cancel_pending(session: AsyncSession, destination_id: str, most: int =
 async def cancel(session: AsyncSession, delivery_ids: Sequence[str]) -> None:
     """Cancel single deliveries, such as those whose event is gone."""
     await session.execute(_CANCEL_ONE.on(session), {"rows": rows({"id": one} for one in delivery_ids)})
+
+
+async def supersede(session: AsyncSession, destination_id: str, event_ids: Iterable[str]) -> None:
+    """Cancel what waits for another attempt: newer deliveries of the same events take its place."""
+    given = rows({"event_id": one} for one in event_ids)
+    await session.execute(_SUPERSEDE.on(session), {"rows": given, "destination_id": destination_id})

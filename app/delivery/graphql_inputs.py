@@ -243,7 +243,9 @@ class ReplayEventsInput:
     after: str | None = None
     through: str | None = strawberry.field(default=None, description="Omitted: the log's end now.")
     failed_since: datetime | None = strawberry.field(
-        default=None, description="What failed, was given up or was cancelled since then and has not arrived."
+        default=None,
+        description="What failed, was given up, cancelled, or passed over while the endpoint was disabled since then, "
+        "and has neither arrived nor waits for its first attempt. What waits for another one is cancelled for it.",
     )
     idempotency_key: str | None = None
 

@@ -12,6 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
 from app.database import Database
+from app.delivery import claims
 from app.delivery.dispatch import delivery_row, insert_deliveries
 from app.delivery.models import EndpointStatus, Lane, Replay, WebhookEndpoint
 from app.delivery.replays import events_left
@@ -68,6 +69,9 @@ class Refill:
         end = min(replay.position + LOOKED_AT_ONCE, replay.through)
         events = await _events(session, replay, endpoint, end)
         rows = [delivery_row(replay.account_id, event, endpoint.id) for event in events]
+        if replay.failed_since is not None:
+            # Else the receiver would get them from the schedule once more.
+            await claims.supersede(session, endpoint.id, [event.id for event in events])
         await insert_deliveries(session, rows, replay.id, Lane.REPLAY)
         is_full = len(events) == EVENTS_AT_ONCE
         await _change(session, replay, position=events[-1].sequence if is_full else end)

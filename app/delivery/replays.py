@@ -20,6 +20,7 @@ from app.events.models import EventRecord, Stream
 
 MAX_RUNNING: Final = 5
 FAILED: Final = (DeliveryStatus.FAILED, DeliveryStatus.EXHAUSTED, DeliveryStatus.CANCELLED)
+SETTLED: Final = (DeliveryStatus.SUCCEEDED, DeliveryStatus.PENDING)
 
 
 async def create(
@@ -35,9 +36,9 @@ async def create(
 ) -> Replay:
     """A replay to an enabled endpoint; the worker makes its deliveries.
 
-    Either the events after one cursor through another (through now, if that is left out), or those of which a delivery
-    to this endpoint failed since a time and none arrived. Raises NOT_FOUND, CONFLICT, REQUIRED, INVALID, OUT_OF_RANGE
-    and LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
+    Either the events after one cursor through another (through now, if that is left out), or those that the endpoint
+    has missed since a time: a delivery failed, or there was none while it was disabled. Raises NOT_FOUND, CONFLICT,
+    REQUIRED, INVALID, OUT_OF_RANGE and LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
     """
     _require_one_way(after, through, failed_since)
     endpoint = await endpoints.load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
@@ -62,7 +63,7 @@ async def create(
 def events_left(replay: Replay, endpoint: WebhookEndpoint) -> Select[Any]:
     """The events that the replay has yet to make deliveries of: those its endpoint asks for, after its position.
 
-    With `failed_since` those of them of which a delivery to the endpoint failed since then and none arrived.
+    With `failed_since` those of them that the endpoint has missed since then.
     """
     statement = select(EventRecord).where(
         col(EventRecord.account_id) == replay.account_id,
@@ -74,14 +75,17 @@ def events_left(replay: Replay, endpoint: WebhookEndpoint) -> Select[Any]:
         statement = statement.where(col(EventRecord.type).in_(taken))
     statement = filters.narrow(statement, endpoint.filter)
     if replay.failed_since is not None:
-        statement = statement.where(*_has_failed(replay, replay.failed_since))
+        statement = statement.where(*_is_missed(replay, endpoint, replay.failed_since))
     return statement
 
 
-def _has_failed(replay: Replay, since: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _is_missed(
+    replay: Replay, endpoint: WebhookEndpoint, since: datetime
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """It failed since then or came up while the endpoint was disabled, and has neither arrived nor waits to be sent."""
     to_endpoint = (
         col(Delivery.event_id) == col(EventRecord.id),
-        col(Delivery.destination_id) == replay.webhook_endpoint_id,
+        col(Delivery.destination_id) == endpoint.id,
     )
     failed = exists().where(
         *to_endpoint,
@@ -90,8 +94,14 @@ def _has_failed(replay: Replay, since: datetime) -> tuple[ColumnElement[bool], C
         # Its own deliveries do not count, else what it has sent in vain would seem to be left.
         col(Delivery.replay_id) != replay.id,
     )
-    arrived = exists().where(*to_endpoint, col(Delivery.status) == DeliveryStatus.SUCCEEDED.value)
-    return failed, ~arrived
+    # Since it was enabled last it has had a delivery of each; before it was made it was to get none.
+    while_disabled = (
+        (col(EventRecord.sequence) <= endpoint.first_sequence)
+        & (col(EventRecord.occurred_at) >= max(since, endpoint.created_at))
+        & ~exists().where(*to_endpoint)
+    )
+    settled = exists().where(*to_endpoint, col(Delivery.status).in_([one.value for one in SETTLED]))
+    return failed | while_disabled, ~settled
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from app import clock
+from app.delivery import endpoints
 from app.delivery.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
 from app.delivery.refill import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Refill
-from tests.delivery.scene import Scene, open_scene
+from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
 
@@ -125,6 +126,74 @@ async def test_only_what_failed_since_a_time_is_sent_again(scene: Scene, receive
             await scene.until(lambda more=more: finished(scene, more.id))
             assert await scene.deliveries(replay_id=more.id) == []
     assert len(await scene.deliveries(destination_id=other.id)) == 7
+
+
+async def test_what_came_up_while_the_endpoint_was_disabled_is_caught_up_as_well(
+    scene: Scene, receiver: Receiver
+) -> None:
+    account = await scene.account()
+    await scene.happen(account)
+    endpoint = await scene.endpoint(account, receiver.url())
+    began = clock.now()
+    async with scene.worker():
+        await scene.happen(account)
+        await scene.settled()
+        receiver.default = Answer(410)
+        missed = await scene.happen(account)
+        await scene.settled()
+        missed += await scene.happen(account, 2)
+        await scene.settled()
+        receiver.default = Answer(204)
+        async with scene.database.transaction() as session:
+            await endpoints.update_endpoint(
+                session,
+                admin(account),
+                scene.services.keyring,
+                (),
+                endpoint.id,
+                {"status": EndpointStatus.ENABLED},
+            )
+        await scene.happen(account)
+        await scene.settled()
+        again = await replay(scene, account, endpoint.id, through=6, failed_since=began)
+        await scene.until(lambda: finished(scene, again.id))
+        await scene.settled()
+        made = await scene.deliveries(replay_id=again.id)
+        assert [one.event_id for one in made] == [one.id for one in missed]
+        assert {one.status for one in made} == {DeliveryStatus.SUCCEEDED.value}
+        once_more = await replay(scene, account, endpoint.id, through=6, failed_since=began)
+        await scene.until(lambda: finished(scene, once_more.id))
+        assert await scene.deliveries(replay_id=once_more.id) == []
+
+
+async def test_what_still_waits_is_not_sent_twice(migrated_url: str, receiver: Receiver) -> None:
+    """A replay takes the place of the schedule, and a second replay finds what the first has made."""
+    async with open_scene(migrated_url, webhook_retry_schedule=[3600]) as scene:
+        account = await scene.account()
+        endpoint = await scene.endpoint(account, receiver.url())
+        since = clock.now()
+        receiver.default = Answer(500)
+        async with scene.worker():
+            await scene.happen(account, 3)
+            await scene.until(lambda: failed(scene, 3))
+        receiver.clear()
+        receiver.default = Answer(204)
+        first = await replay(scene, account, endpoint.id, through=4, failed_since=since)
+        second = await replay(scene, account, endpoint.id, through=4, failed_since=since)
+        await Refill(scene.database, lambda *_: None).run()
+        assert len(await scene.deliveries(replay_id=first.id)) == 3
+        assert await scene.deliveries(replay_id=second.id) == []
+        async with scene.worker():
+            await scene.settled()
+        assert len(receiver.requests) == 3
+        assert {one.status for one in await scene.deliveries(replay_id="")} == {
+            DeliveryStatus.CANCELLED.value
+        }
+        assert {one.due_at for one in await scene.deliveries()} == {None}
+
+
+async def failed(scene: Scene, count: int) -> bool:
+    return len(await scene.deliveries(status=DeliveryStatus.FAILED.value)) == count
 
 
 async def test_a_replay_ends_with_its_endpoint(scene: Scene) -> None:
