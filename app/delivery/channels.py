@@ -52,6 +52,8 @@ class Channel:
     # Lanes that may have deliveries due in the database.
     due: set[int] = field(default_factory=set)
     queues: tuple[deque[Claim], ...] = field(default_factory=lambda: tuple(deque() for _ in Lane))
+    # By lane, what is claimed and will be queued once its body is written.
+    expected: Counter[int] = field(default_factory=Counter)
     next_lane: int = 0
     paused_until: float = 0.0
     # Requests a second, evenly spread; None for no limit. Nothing begins before `next_at`.
@@ -64,7 +66,7 @@ class Channel:
 
     @property
     def held(self) -> int:
-        return self.in_flight + self.queued
+        return self.in_flight + self.queued + self.expected.total()
 
     @property
     def is_suspect(self) -> bool:
@@ -89,7 +91,7 @@ class Channel:
         """
         # Of each lane one is at hand when a place is free, except where it might wait for long.
         most = max(self.window - self.in_flight, 0 if self.is_suspect else 1)
-        free = most - len(self.queues[lane])
+        free = most - len(self.queues[lane]) - self.expected[lane]
         return free if free * 2 >= most else 0
 
     def claimable(self) -> list[int]:
@@ -161,12 +163,14 @@ class Channels:
         # Those that could send, were it not for their rate.
         self._early: set[Channel] = set()
         self._suspects_in_flight: set[str] = set()
-        # Those with something to send whose share is used up; and by account, what is in flight, and queued besides.
+        # Those with something to send whose share is used up; and by account, what is held.
         self._over: dict[str, dict[Channel, None]] = {}
         self._in_flight_of: Counter[str] = Counter()
         self._queued_of: Counter[str] = Counter()
+        self._expected_of: Counter[str] = Counter()
         self.in_flight = 0
         self.queued = 0
+        self.expected = 0
 
     def __getitem__(self, destination_id: str) -> Channel:
         """The destination's channel, made at first use."""
@@ -179,7 +183,7 @@ class Channels:
 
     @property
     def held(self) -> int:
-        return self.in_flight + self.queued
+        return self.in_flight + self.queued + self.expected
 
     def mark_due(self, destination_id: str, lane: int) -> None:
         """There may be deliveries to claim."""
@@ -241,6 +245,16 @@ class Channels:
         self.queued += 1
         self._queued_of[claim.account_id] += 1
         self._wait_for_turn(channel)
+
+    def expect(self, claim: Claim, count: int = 1) -> None:
+        """A claimed delivery will be added; -1: it is, or it will not be."""
+        channel = self[claim.destination_id]
+        channel.account_id = claim.account_id
+        channel.expected[claim.lane] += count
+        self.expected += count
+        self._expected_of[claim.account_id] += count
+        if not self._expected_of[claim.account_id]:
+            del self._expected_of[claim.account_id]
 
     def next_in_pace(self) -> float | None:
         """When the first of the destinations that have a rate may be sent to."""
@@ -325,7 +339,7 @@ class Channels:
             self._channels = kept
 
     def _held_of(self, account_id: str) -> int:
-        return self._in_flight_of[account_id] + self._queued_of[account_id]
+        return self._in_flight_of[account_id] + self._queued_of[account_id] + self._expected_of[account_id]
 
     def _begin(self, channel: Channel, claim: Claim, now: float) -> None:
         self.in_flight += 1

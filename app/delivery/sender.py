@@ -6,7 +6,7 @@ outcomes are the recorder's business, and what a delivery is carried by, webhook
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +62,9 @@ class Sender:
         self._claiming = Loop(f"claim {carrier.prefix}", self._claim_turn)
         self._records = Recorder(database, carrier, self._channels, self._log, self._may_be_due)
         self._sending: set[asyncio.Task[None]] = set()
+        # What is claimed and has no body yet, by the task that makes it.
+        self._writing: dict[asyncio.Task[None], Sequence[Claim]] = {}
+        self._failures = 0
         self._pace: asyncio.TimerHandle | None = None
         self._next_look = 0.0
         self._grace = 0.0
@@ -91,7 +94,7 @@ class Sender:
     @property
     def failures(self) -> int:
         """Turns that ended in an error, such as a database that was away."""
-        return self._claiming.failures + self._records.failures
+        return self._claiming.failures + self._records.failures + self._failures
 
     @property
     def recorded(self) -> int:
@@ -122,9 +125,10 @@ class Sender:
             await self._wind_up()
         finally:
             recording.cancel()
-            for sending in self._sending:
-                sending.cancel()
-            await asyncio.gather(recording, *self._sending, return_exceptions=True)
+            under_way = [*self._sending, *self._writing]
+            for one in under_way:
+                one.cancel()
+            await asyncio.gather(recording, *under_way, return_exceptions=True)
 
     def stop(self, seconds: float) -> None:
         """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
@@ -181,31 +185,43 @@ class Sender:
                 await claims.cancel(session, gone)
             kept = {key: self._kept(body) for key, body in bodies.items()}
             ends_at = await claims.lease(session, kept, self._lease) if kept else 0.0
-        late, failed = await self._late_bodies(picked, bodies, targets)
-        bodies.update(late)
-        unwritten |= failed
         points.reach("send.claimed")
         taken = Counter((row.destination_id, row.lane) for row in picked)
         for one in open_lanes:
             # What comes next in an order is known when this has been recorded.
             if taken[one.destination_id, one.lane] >= one.count and not targets[one.destination_id].ordered:
                 self._channels.mark_due(one.destination_id, one.lane)
-        now = time.monotonic()
+        late: dict[str, list[Claim]] = defaultdict(list)
+        by_id = {row.id: row for row in picked}
         for row in picked:
             body = b"" if row.id in unwritten else bodies.get(row.id)
             if body is None:
                 continue
-            target = targets[row.destination_id]
-            claim = Claim.of(row, body, target, ends_at)
-            if row.id in unwritten:
-                self._told(claim, impossible())
-                continue
-            self._channels[target.id].rate = target.rate_limit
-            if self._channels[row.destination_id].is_paused(now):
-                # It began while this was being claimed.
-                self._records.give_back([claim])
+            claim = Claim.of(row, b"" if body == LATER else body, targets[row.destination_id], ends_at)
+            if body == LATER:
+                self._channels.expect(claim)
+                late[row.account_id].append(claim)
             else:
-                self._channels.add(claim)
+                self._queue(claim, is_written=row.id not in unwritten)
+        # Whatever one account asks to be written, the others do not wait for it.
+        for waiting in late.values():
+            writing = asyncio.create_task(
+                self._write(waiting, [by_id[one.id] for one in waiting], targets), name="write bodies"
+            )
+            self._writing[writing] = waiting
+            writing.add_done_callback(self._writing.__delitem__)
+
+    def _queue(self, claim: Claim, *, is_written: bool = True) -> None:
+        """What is claimed is to be sent; what could not be written has been tried."""
+        if not is_written:
+            self._told(claim, impossible())
+            return
+        self._channels[claim.destination_id].rate = claim.target.rate_limit
+        if self._channels[claim.destination_id].is_paused(time.monotonic()):
+            # It began while this was being claimed.
+            self._records.give_back([claim])
+        else:
+            self._channels.add(claim)
 
     async def _cancel_for_the_gone(
         self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
@@ -266,21 +282,30 @@ class Sender:
             return None
         return body if self._carrier.keeps_bodies else OF_EVENT
 
-    async def _late_bodies(
-        self,
-        picked: Sequence[Row[Any]],
-        bodies: Mapping[str, bytes | str | None],
-        targets: Mapping[str, Target],
-    ) -> tuple[dict[str, str | None], set[str]]:
-        """The bodies that were not made within the claim, kept before anything is sent; and those that failed."""
-        rows = [row for row in picked if bodies.get(row.id) == LATER]
-        if not rows:
-            return {}, set()
-        made = await self._carrier.bodies(rows, targets)
-        async with self._database.transaction() as session:
-            held = await claims.keep(session, rows, made)
-        kept = {row.id: made[row.id] if row.id in held else None for row in rows if row.id in made}
-        return kept, {row.id for row in rows} - made.keys()
+    async def _write(
+        self, waiting: Sequence[Claim], picked: Sequence[Row[Any]], targets: Mapping[str, Target]
+    ) -> None:
+        """Make the bodies that were not made within the claim, keep them before anything is sent, and send."""
+        try:
+            made = await self._carrier.bodies(picked, targets)
+            async with self._database.transaction() as session:
+                held = await claims.keep(session, picked, made)
+        except Exception as error:
+            # The leases put it off.
+            self._failures += 1
+            self._log.error("delivery_bodies_failed", account_id=waiting[0].account_id, exc_info=error)
+            return
+        finally:
+            for claim in waiting:
+                self._channels.expect(claim, -1)
+        for claim in waiting:
+            if claim.id not in made:
+                self._queue(claim, is_written=False)
+            elif claim.id in held:
+                claim.body = made[claim.id].encode()
+                self._queue(claim)
+        self._send()
+        self._claiming.bell.ring()
 
     # Sending
 
@@ -379,6 +404,10 @@ class Sender:
 
     async def _wind_up(self) -> None:
         """Wait for what is in flight, write down what came of it, give back the rest."""
+        for writing, waiting in self._writing.items():
+            # Not waited for here: a database that does not answer takes its time to break off as well.
+            writing.cancel()
+            self._records.give_back(waiting)
         self._records.give_back(self._channels.drop_all())
         if self._sending:
             await asyncio.wait(list(self._sending), timeout=self._grace)

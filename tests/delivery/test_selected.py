@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
@@ -242,3 +243,37 @@ async def overwrite(scene: Scene, data: dict[str, Any]) -> None:
     async with scene.database.transaction() as session:
         readings = col(EventRecord.type) == EventType.METER_DATA_RECEIVED.value
         await session.execute(update(EventRecord).where(readings).values(data=data))
+
+
+async def test_what_takes_long_to_write_holds_up_no_other_account(
+    migrated_postgres_url: str, receiver: Receiver
+) -> None:
+    async with open_scene(migrated_postgres_url) as scene:
+        one, other = await scene.account(), await scene.account()
+        slow = await scene.endpoint(one, receiver.url("/slow"), selection=SELECTION)
+        quick = await scene.endpoint(other, receiver.url("/quick"))
+
+        async def is_claimed() -> bool:
+            (row,) = await scene.deliveries(destination_id=slow.id) or [None]
+            return row is not None and row.leased_until is not None
+
+        async def arrived() -> bool:
+            return len(await scene.deliveries(destination_id=quick.id, status="SUCCEEDED")) == 1
+
+        holder = await asyncpg.connect(migrated_postgres_url)
+        async with holder.transaction():
+            # The selection waits for this, as it would for a slow database.
+            await holder.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+            async with scene.worker():
+                await scene.happen(one)
+                await scene.until(is_claimed)
+                await scene.happen(other)
+                await scene.until(arrived)
+                assert receiver.to("/slow") == []
+            # A worker that is told to end gives back what it had not written.
+            (row,) = await scene.deliveries(destination_id=slow.id)
+            assert (row.status, row.leased_until, row.attempts_made) == ("PENDING", None, 0)
+        await holder.close()
+        async with scene.worker():
+            await scene.settled()
+        assert len(receiver.to("/slow")) == 1
