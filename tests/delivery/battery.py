@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from standardwebhooks import Webhook
+
 from app.delivery.models import DeliveryAttempt
 from app.events.models import EventRecord
 from tests.delivery.scene import Scene
@@ -42,11 +44,13 @@ def tries(attempts: Iterable[DeliveryAttempt]) -> list[Try]:
     return [(one.outcome, one.response_status) for one in attempts]
 
 
-def arrivals(requests: Iterable[Arrived], events: Sequence[EventRecord]) -> list[int]:
-    """How often each event came, always under its own id and with the same body."""
+def arrivals(requests: Iterable[Arrived], events: Sequence[EventRecord], secret: str) -> list[int]:
+    """How often each event came, always signed, under its own id and with the same body."""
+    signed = Webhook(secret)
     bodies: dict[str, set[bytes]] = {event.id: set() for event in events}
     came: Counter[str] = Counter()
     for request in requests:
+        signed.verify(request.body, request.headers)
         bodies[request.headers["webhook-id"]].add(request.body)
         came[request.headers["webhook-id"]] += 1
     assert max(map(len, bodies.values()), default=0) <= 1
@@ -58,4 +62,4 @@ async def check_healthy(
 ) -> None:
     """Each event came, at once and once."""
     assert await ended(scene, destination_id, events) == [("SUCCEEDED", [("SUCCEEDED", 204)])] * len(events)
-    assert arrivals(requests, events) == [1] * len(events)
+    assert arrivals(requests, events, scene.secrets[destination_id]) == [1] * len(events)

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -80,6 +80,8 @@ class Scene:
     world: World
     doorbell: Doorbell
     points: Points
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Of the endpoints, by their ids."""
 
     @property
     def services(self) -> Services:
@@ -105,6 +107,7 @@ class Scene:
                 **{"first_sequence": await log.lock_position(session, account_id)} | values,
             )
             session.add(endpoint)
+        self.secrets[endpoint.id] = secret
         return Endpoint(endpoint.id, secret, public_key)
 
     async def subscription(self, account_id: str, email: str, **values: Any) -> str:

@@ -104,7 +104,7 @@ async def test_an_outage_shorter_than_the_schedule(scene: Scene, receiver: Recei
             assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
         events = beside.events["/beside"]
         told = await ended(scene, endpoint.id, events)
-        assert arrivals(away.requests, events) == [1] * 30
+        assert arrivals(away.requests, events, endpoint.secret) == [1] * 30
     for status, tries in told:
         assert (status, tries[-1]) == (SUCCEEDED, ("SUCCEEDED", 204))
         assert set(tries[:-1]) <= {("CONNECTION", None)}
@@ -145,7 +145,7 @@ async def test_an_outage_longer_than_the_schedule_is_caught_up_by_a_replay(
         events = beside.events["/beside"]
         told = await ended(scene, endpoint.id, events)
         again = await ended(scene, endpoint.id, lost, replay.id)
-        assert arrivals(away.requests, events) == [1] * 35
+        assert arrivals(away.requests, events, endpoint.secret) == [1] * 35
         replayed = [one for one in away.requests if "voltwire-replay-id" in one.headers]
     done = (SUCCEEDED, [("SUCCEEDED", 204)])
     assert told[:5] + told[25:] == [done] * len(before + fresh)
@@ -199,7 +199,7 @@ async def test_a_storm_of_errors_and_a_recovery_without_a_herd(scene: Scene, rec
             assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
         events = beside.events["/beside"]
         told = await ended(scene, endpoint.id, events)
-        came = arrivals(place.requests, events)
+        came = arrivals(place.requests, events, endpoint.secret)
     assert max(open for open, _ in storm.seen[:recovered]) <= FIRST_LIMIT
     # Each success lets one request more come at once.
     assert [(open, good) for open, good in storm.seen[recovered:] if open > 1 + good] == []
@@ -307,9 +307,12 @@ async def test_nobody_is_put_off_for_longer_than_is_right(scene: Scene, receiver
         (fresh,) = await beside.happen()
         await scene.until(having(scene, 4, event_id=fresh.id, status=SUCCEEDED))
         await scene.until(having(scene, 1, id=waiting.id, status=SUCCEEDED))
-    assert arrivals(receiver.to("/moved"), [first]) == arrivals(receiver.to("/anew")[:1], [first]) == [1]
-    assert arrivals(receiver.to("/new"), [fresh]) == arrivals(receiver.to("/anew")[1:], [fresh]) == [1]
-    assert arrivals(receiver.to("/asked"), [first, fresh]) == [2, 1]
+    moved, anew, asked = (homes[name].secret for name in ("moved", "anew", "asked"))
+    assert arrivals(receiver.to("/moved"), [first], moved) == [1]
+    assert arrivals(receiver.to("/anew")[:1], [first], anew) == [1]
+    assert arrivals(receiver.to("/new"), [fresh], moved) == [1]
+    assert arrivals(receiver.to("/anew")[1:], [fresh], anew) == [1]
+    assert arrivals(receiver.to("/asked"), [first, fresh], asked) == [2, 1]
     await beside.check()
 
 
@@ -339,7 +342,7 @@ async def test_retries_by_hand_race_the_scheduled_ones(scene: Scene, receiver: R
         assert worker.webhooks.leases_lost + other.webhooks.leases_lost == 0
     told = await ended(scene, endpoint.id, events)
     assert {(status, tries[-1]) for status, tries in told} == {(SUCCEEDED, ("SUCCEEDED", 204))}
-    assert arrivals(receiver.to("/moody"), events) == [len(tries) for _, tries in told]
+    assert arrivals(receiver.to("/moody"), events, endpoint.secret) == [len(tries) for _, tries in told]
     # What had arrived came again only because somebody asked for it.
     assert sum(tries.count(("SUCCEEDED", 204)) - 1 for _, tries in told) <= by_hand
     assert by_hand > 0
@@ -379,7 +382,7 @@ async def test_postgresql_is_killed_and_comes_back_while_deliveries_are_under_wa
         for account, endpoint in homes.items():
             told = await ended(scene, endpoint.id, events[account])
             assert told == [(SUCCEEDED, [("SUCCEEDED", 204)])] * 310
-            came = arrivals(receiver.to(f"/{account}"), events[account])
+            came = arrivals(receiver.to(f"/{account}"), events[account], endpoint.secret)
             assert min(came) == 1
             again += sum(came) - len(came)
         # What came twice had been claimed again, which its first sender was told when it recorded it.

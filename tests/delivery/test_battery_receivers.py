@@ -250,7 +250,10 @@ async def check_place(scene: Scene, name: str, place: Place, events: list[EventR
     case = place.case
     reached = case.does is not None or case.answers is not None
     asked = (len(case.tries) if reached else 0) if case.asked is None else case.asked
-    assert (name, arrivals(place.asked(), events)) == (name, [asked] * len(events))
+    assert (name, arrivals(place.asked(), events, scene.secrets[place.endpoint_id])) == (
+        name,
+        [asked] * len(events),
+    )
     for delivery in await scene.deliveries(destination_id=place.endpoint_id):
         attempts = await scene.attempts(delivery.id)
         assert max(len((one.response_body or "").encode()) for one in attempts) <= 16384

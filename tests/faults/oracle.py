@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
+from standardwebhooks import Webhook
 
 from app.consents.models import HostedConsent
 from app.customers.models import Customer
@@ -149,11 +150,13 @@ def check_arrivals(
     known = {one.id: one for one in deliveries}
     arrivals: dict[str, list[int]] = defaultdict(list)
     recorded: set[str] = set()
+    signed = Webhook(tenant.endpoint_secret)
     for number, incarnation in enumerate(rig.incarnations):
         came = []
         for request in incarnation.requests:
             if request.path != f"/{tenant.id}":
                 continue
+            signed.verify(request.body, request.headers)
             delivery = known[request.headers["voltwire-delivery-id"]]
             event = by_id[request.headers["webhook-id"]]
             body = request.json()

@@ -155,6 +155,7 @@ class Tenant:
     id: str
     key: str
     endpoint_id: str
+    endpoint_secret: str
     subscription_id: str
     email: str
     start: int
@@ -270,7 +271,7 @@ class Rig:
         account_id = new.account.id
         actor = Actor(account_id, frozenset([Scope.ADMIN]))
         async with self.database.transaction() as session:
-            endpoint, _ = await endpoints.create(
+            endpoint, secret = await endpoints.create(
                 session, actor, self.keyring, LOOPBACK, url=self.receiver.url(f"/{account_id}")
             )
             position = await log.lock_position(session, account_id)
@@ -288,6 +289,7 @@ class Rig:
             account_id,
             new.secret,
             endpoint.id,
+            secret,
             subscription.id,
             email,
             position,

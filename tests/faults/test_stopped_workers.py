@@ -123,7 +123,7 @@ async def test_workers_that_stand_still_past_their_leases(
             # What the sleepers had to say came too late to speak against the endpoint.
             row = await scene.row(WebhookEndpoint, endpoint.id)
             assert (row.failures, row.failing_since) == (0, None)
-            came = arrivals(receiver.to(path), events)
+            came = arrivals(receiver.to(path), events, endpoint.secret)
             assert min(came) == 1
             again += sum(came) - len(came)
     # What came twice had been taken over, as who had sent it before was told.
