@@ -2,6 +2,7 @@
 
 The deliveries of one mail keep together through all attempts: they carry the id of the first of them, which is the
 mail's Message-ID as well. The mail is written anew for each attempt, so that it never says what was redacted meanwhile.
+Events that cannot be written part from the others, whose mail goes without them, and are given up by the schedule.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ EVENTS_IN_ONE = 100
 LOOK_EVERY = 5.0
 MAILS_AT_ONCE = 4
 PUT_OFF_SECONDS = 60.0
-"""When a subscription comes up again whose mail could not be written."""
+"""When a subscription comes up again whose mail could not be claimed or recorded, by a fault of ours."""
 
 _WAITS = "destination_id = :destination_id AND lane = 3 AND due_at IS NOT NULL"
 _IS_FREE = "due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))"
@@ -69,10 +70,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Digest:
-    """One mail that is to be sent."""
+    """One mail that is to be sent. Without content it cannot be written, which is all that there is to record."""
 
     id: str
-    content: bytes
+    content: bytes | None
     target: Target
     claims: Sequence[Claim]
 
@@ -90,7 +91,7 @@ class Digests:
         self._loop = Loop("digests", self._turn)
         self._sending: asyncio.Future[Any] | None = None
         self._is_stopping = self._is_broken_off = False
-        # Until when, on the monotonic clock, those are passed over that could not be written.
+        # Until when, on the monotonic clock, those are passed over that a fault of ours kept from being sent.
         self._put_off: dict[str, float] = {}
         self.observe_seconds: Callable[[float], None] | None = None
         self.outcomes: Counter[str] = Counter()
@@ -158,7 +159,7 @@ class Digests:
             except (DBAPIError, OSError):
                 raise
             except Exception as error:
-                # What cannot be written stays due, and holds up nobody else.
+                # What was not recorded stays due, and holds up nobody else.
                 self._log.error("digest_failed", destination_id=subscription_id, exc_info=error)
                 self._put_off[subscription_id] = time.monotonic() + PUT_OFF_SECONDS
         return sent
@@ -166,32 +167,38 @@ class Digests:
     async def _next(self, subscription_id: str) -> bool:
         """Send the subscription's next mail; False if there was none to be sent after all."""
         async with self._database.transaction() as session:
-            digest = await self._claim(session, subscription_id)
-        if digest is None:
-            return False
-        points.reach("digest.claimed")
+            digests = await self._claim(session, subscription_id)
+        if digests:
+            points.reach("digest.claimed")
+        for digest in digests:
+            exchange = impossible() if digest.content is None else await self._send(digest, digest.content)
+            # What is not written down would be sent again.
+            await insist(partial(self._record, digest, exchange), digest.claims[0].expires_at)
+            points.reach("digest.recorded")
+        return bool(digests)
+
+    async def _send(self, digest: _Digest, content: bytes) -> Exchange:
         try:
-            exchange = await self._carrier.send_digest(digest.id, digest.target, digest.content)
+            exchange = await self._carrier.send_digest(digest.id, digest.target, content)
         except Exception as error:
             self._log.error("attempt_failed", digest_id=digest.id, exc_info=error)
             exchange = impossible()
         points.reach("digest.sent")
-        # What is not written down would be sent again.
-        await insist(partial(self._record, digest, exchange), digest.claims[0].expires_at)
-        points.reach("digest.recorded")
-        return True
+        if self.observe_seconds is not None:
+            self.observe_seconds(exchange.duration_ms / 1000)
+        return exchange
 
-    async def _claim(self, session: AsyncSession, subscription_id: str) -> _Digest | None:
+    async def _claim(self, session: AsyncSession, subscription_id: str) -> list[_Digest]:
         # One worker at a time picks for a subscription, so that none gets half a mail.
         mine = select(col(EmailSubscription.id)).where(col(EmailSubscription.id) == subscription_id)
         held = (await session.execute(mine.with_for_update())).first()
         target = (await self._carrier.targets(session, [subscription_id])).get(subscription_id)
         if held is None or target is None:
             await cancel_left(session, subscription_id)
-            return None
+            return []
         first = (await session.execute(_FIRST.on(session), {"destination_id": subscription_id})).first()
         if first is None:
-            return None
+            return []
         values = {
             "destination_id": subscription_id,
             "digest_id": first.digest_id or "",
@@ -200,30 +207,67 @@ class Digests:
         picked = (await session.execute(_PICK.on(session), values)).all()
         if any(row.is_held for row in picked):
             # A part of a mail whose sender has died: the rest is free in a moment.
-            return None
+            return []
         if gone := [row.id for row in picked if row.occurred_at is None]:
             await claims.cancel(session, gone)
         there = [row for row in picked if row.occurred_at is not None]
         if not there:
-            return None
-        return await self._digest(session, first.digest_id or there[0].id, target, there)
+            return []
+        points.reach("digest.picked")
+        return await self._parted(session, first.digest_id or there[0].id, target, there)
 
-    async def _digest(
+    async def _parted(
         self, session: AsyncSession, digest_id: str, target: Target, picked: Sequence[Row[Any]]
+    ) -> list[_Digest]:
+        """What was picked as one mail; what cannot be written, beside others that can be, as a digest of its own."""
+        content = await self._written(session, target, picked)
+        alone: set[str] = set()
+        if content is None and len(picked) > 1:
+            alone = {row.id for row in picked if await self._written(session, target, [row]) is None}
+        apart = [row for row in picked if row.id in alone]
+        rest = [row for row in picked if row.id not in alone]
+        if not apart or not rest:
+            return [await self._bound(session, digest_id, target, picked, content)]
+        rest_id = rest[0].id if digest_id in alone else digest_id
+        content = await self._written(session, target, rest)
+        return [
+            await self._bound(session, apart[0].id, target, apart, None),
+            await self._bound(session, rest_id, target, rest, content),
+        ]
+
+    async def _written(
+        self, session: AsyncSession, target: Target, picked: Sequence[Row[Any]]
+    ) -> bytes | None:
+        """The mail about these as JSON; None if it cannot be written."""
+        try:
+            mail = await self._carrier.digest(session, target, [event_of(row) for row in picked])
+            return orjson.dumps(asdict(mail))
+        except (DBAPIError, OSError):
+            # Nothing is wrong with the mail: the database is away, and whoever claims it next can write it.
+            raise
+        except Exception as error:
+            self._log.error(
+                "digest_body_failed", destination_id=target.id, events=len(picked), exc_info=error
+            )
+            return None
+
+    async def _bound(
+        self,
+        session: AsyncSession,
+        digest_id: str,
+        target: Target,
+        picked: Sequence[Row[Any]],
+        content: bytes | None,
     ) -> _Digest:
-        mail = await self._carrier.digest(session, target, [event_of(row) for row in picked])
+        """Leased, and together from now on."""
         await session.execute(
             _BIND.on(session), {"digest_id": digest_id, "rows": rows({"id": row.id} for row in picked)}
         )
         ends_at = await claims.lease(
             session, {row.id: None for row in picked}, lease_seconds(self._carrier.timeout)
         )
-        return _Digest(
-            digest_id,
-            orjson.dumps(asdict(mail)),
-            target,
-            [Claim.of(row, b"", target, ends_at) for row in picked],
-        )
+        made = [Claim.of(row, b"", target, ends_at) for row in picked]
+        return _Digest(digest_id, content, target, made)
 
     async def _record(self, digest: _Digest, exchange: Exchange) -> None:
         # One mail, one verdict: its deliveries are due again together.
@@ -232,8 +276,6 @@ class Digests:
         async with self._database.transaction() as session:
             await self._carrier.affect(session, results)
             held = await outcomes.record(session, results)
-        if self.observe_seconds is not None:
-            self.observe_seconds(exchange.duration_ms / 1000)
         self.outcomes[exchange.outcome.value] += len(results)
         self.fates[judged.fate.value] += len(results)
         for claim in digest.claims:

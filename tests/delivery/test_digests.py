@@ -151,7 +151,30 @@ async def test_who_unsubscribes_meanwhile_gets_none(scene: Scene, smtp_sink: Smt
     assert {one.status for one in await scene.deliveries()} == {DeliveryStatus.CANCELLED.value}
 
 
-async def test_mails_that_cannot_be_written_hold_up_no_others(scene: Scene, smtp_sink: SmtpSink) -> None:
+async def break_wording(scene: Scene, **values: object) -> None:
+    """As if nobody knew any more how to word these deliveries' event."""
+    await word(scene, "nobody.knows", **values)
+
+
+async def word(scene: Scene, event_type: str, **values: object) -> None:
+    async with scene.database.transaction() as session:
+        await session.execute(update(Delivery).filter_by(**values).values(event_type=event_type))
+
+
+async def endings(scene: Scene, delivery: Delivery) -> tuple[str, list[tuple[str, str | None]]]:
+    """Its status and its attempts' outcomes."""
+    attempts = await scene.attempts(delivery.id)
+    return delivery.status, [(one.outcome, one.error) for one in attempts]
+
+
+NOT_MADE = ("CONNECTION", "The request could not be made.")
+GIVEN_UP = (DeliveryStatus.EXHAUSTED.value, [NOT_MADE] * 3)
+DELIVERED = (DeliveryStatus.SUCCEEDED.value, [("SUCCEEDED", None)])
+
+
+async def test_mails_that_cannot_be_written_are_given_up_and_hold_up_no_others(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
     broken, account = await scene.account(), await scene.account()
     for number in range(MAILS_AT_ONCE + 1):
         await scene.subscription(broken, f"broken{number}@example.com", digest="HOURLY")
@@ -160,18 +183,86 @@ async def test_mails_that_cannot_be_written_hold_up_no_others(scene: Scene, smtp
         await scene.happen(broken)
         await scene.happen(account)
         await scene.until(lambda: dispatched(scene, MAILS_AT_ONCE + 2))
-        async with scene.database.transaction() as session:
-            broken_ones = update(Delivery).where(col(Delivery.account_id) == broken)
-            await session.execute(broken_ones.values(event_type="nobody.knows"))
+        await break_wording(scene, account_id=broken)
         await make_due(scene)
-        await scene.points.wait_for("digest.recorded")
-        assert worker.digests.failures == 0
+        await scene.settled()
+        assert worker.failures == 0
     (delivery,) = await scene.deliveries(destination_id=subscription)
-    assert delivery.status == DeliveryStatus.SUCCEEDED.value
-    # The others wait for whoever knows how to write them.
-    waiting = await scene.deliveries(account_id=broken)
-    assert {(one.status, one.leased_until) for one in waiting} == {(DeliveryStatus.PENDING.value, None)}
+    assert await endings(scene, delivery) == DELIVERED
+    given_up = await scene.deliveries(account_id=broken)
+    assert [await endings(scene, one) for one in given_up] == [GIVEN_UP] * (MAILS_AT_ONCE + 1)
     assert len(smtp_sink.mails) == 1
+
+
+async def test_an_event_that_cannot_be_written_keeps_no_other_from_its_mail(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    await waiting(scene, ["Ada", "Grace", "Katherine"])
+    await break_wording(scene, id=(await scene.deliveries())[0].id)
+    await make_due(scene)
+    async with scene.worker() as worker:
+        await scene.settled()
+        assert worker.failures == 0
+    broken, second, third = await scene.deliveries()
+    assert await endings(scene, broken) == GIVEN_UP
+    assert [await endings(scene, one) for one in (second, third)] == [DELIVERED] * 2
+    (mail,) = smtp_sink.mails
+    assert mail.message["message-id"] == f"<{second.id}@mail.example>"
+    assert "2 events of Bright Energy" in mail.text
+    assert broken.event_id not in mail.text
+
+
+async def test_a_mail_that_was_tried_goes_on_without_what_cannot_be_written_any_more(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("ada@example.com", "451 4.3.0 Later", times=1)
+    await waiting(scene, ["Ada", "Grace"])
+    first, second = await scene.deliveries()
+    # The mail has the id of the first, which then is in a digest of its own.
+    for one in (first, second):
+        await scene.change(Delivery, one.id, digest_id=first.id)
+    await break_wording(scene, id=first.id)
+    await make_due(scene)
+    async with scene.worker():
+        await scene.settled()
+    first, second = await scene.deliveries()
+    assert await endings(scene, first) == GIVEN_UP
+    assert second.status == DeliveryStatus.SUCCEEDED.value
+    assert (first.digest_id, second.digest_id) == (first.id, second.id)
+    (mail,) = smtp_sink.mails
+    assert mail.message["message-id"] == f"<{second.id}@mail.example>"
+
+
+async def test_a_mail_that_can_be_written_again_comes_whole_with_its_next_attempt(
+    database_url: str, smtp_sink: SmtpSink
+) -> None:
+    settings = {
+        "smtp_url": smtp_sink.url,
+        "mail_from": "Voltwire <events@mail.example>",
+        "webhook_retry_schedule": [3600],
+    }
+    async with open_scene(database_url, **settings) as scene:
+        await waiting(scene, ["Ada", "Grace"])
+        (known,) = {one.event_type for one in await scene.deliveries()}
+        await break_wording(scene)
+        await make_due(scene)
+        async with scene.worker():
+            await scene.points.wait_for("digest.recorded")
+            put_off = await scene.deliveries()
+            failed = (DeliveryStatus.FAILED.value, [NOT_MADE])
+            assert [await endings(scene, one) for one in put_off] == [failed] * 2
+            assert all(one.due_at is not None and one.due_at > clock.now() for one in put_off)
+            await word(scene, known)
+            await make_due(scene)
+        # Another worker, since nothing tells this one that an hour has passed.
+        async with scene.worker():
+            await scene.settled()
+        first, second = await scene.deliveries()
+        recovered = (DeliveryStatus.SUCCEEDED.value, [NOT_MADE, ("SUCCEEDED", None)])
+        assert [await endings(scene, one) for one in (first, second)] == [recovered] * 2
+    (mail,) = smtp_sink.mails
+    assert mail.message["message-id"] == f"<{first.id}@mail.example>"
+    assert "2 events of Bright Energy" in mail.text
 
 
 async def test_a_mail_that_cannot_be_sent_is_given_up(scene: Scene, smtp_sink: SmtpSink) -> None:
@@ -215,5 +306,30 @@ async def test_a_database_that_is_away_makes_no_second_mail(postgres: Postgres, 
             await scene.settled()
         (delivery,) = await scene.deliveries()
         assert (delivery.status, delivery.attempts_made, delivery.fence) == ("SUCCEEDED", 1, 1)
+    assert len(smtp_sink.mails) == 1
+    await postgres.drop_database(url)
+
+
+async def test_a_database_that_goes_while_a_mail_is_written_makes_no_attempt(
+    postgres: Postgres, smtp_sink: SmtpSink
+) -> None:
+    url = await postgres.create_database()
+    settings = {"smtp_url": smtp_sink.url, "mail_from": "Voltwire <events@mail.example>"}
+    async with open_scene(url, **settings) as scene:
+        await waiting(scene, ["Ada", "Grace"])
+        await make_due(scene)
+
+        def kill_once() -> None:
+            del scene.points.on["digest.picked"]
+            postgres.kill()
+
+        scene.points.on["digest.picked"] = kill_once
+        async with scene.worker():
+            await scene.points.wait_for("digest.picked")
+            await asyncio.to_thread(postgres.start)
+            await scene.settled()
+        for delivery in await scene.deliveries():
+            assert await endings(scene, delivery) == DELIVERED
+            assert delivery.fence == 1
     assert len(smtp_sink.mails) == 1
     await postgres.drop_database(url)

@@ -56,7 +56,7 @@ POINTS = {
     "replay.before_commit": REPLAYS,
     "replay.committed": REPLAYS,
 }
-DIGESTS = {"digest.claimed", "digest.sent", "digest.recorded"}
+DIGESTS = {"digest.picked", "digest.claimed", "digest.sent", "digest.recorded"}
 BELOW = {"housekeeping.before_commit", "sweep.page", *DIGESTS}
 """What does not come up all the time has tests of its own."""
 
