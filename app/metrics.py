@@ -55,9 +55,8 @@ class Metrics(Collector):
             buckets=ATTEMPT_BUCKETS,
             registry=self._registry,
         )
-        worker.webhooks.observe_seconds = seconds.labels("webhook").observe
-        worker.mails.observe_seconds = seconds.labels("email").observe
-        worker.digests.observe_seconds = seconds.labels("digest").observe
+        for kind, sender in worker.senders.items():
+            sender.observe_seconds = seconds.labels(kind).observe
 
     def response(self) -> Response:
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -111,16 +110,21 @@ def _sending(worker: Worker) -> Iterator[Metric]:
     ended = CounterMetricFamily(
         "voltwire_deliveries", "Attempts by where they left the delivery.", labels=["kind", "status"]
     )
-    for kind, sender in (("webhook", worker.webhooks), ("email", worker.mails)):
+    lost = CounterMetricFamily(
+        "voltwire_delivery_leases_lost",
+        "Attempts that were not recorded, because another worker had taken over: they may have arrived twice.",
+        labels=["kind"],
+    )
+    for kind, sender in worker.senders.items():
         in_flight.add_metric([kind], sender.in_flight)
         due.add_metric([kind], sender.due)
         oldest.add_metric([kind], sender.oldest_due_seconds)
-    for kind, sends in (("webhook", worker.webhooks), ("email", worker.mails), ("digest", worker.digests)):
-        for outcome, count in sends.outcomes.items():
+        lost.add_metric([kind], sender.leases_lost)
+        for outcome, count in sender.outcomes.items():
             attempts.add_metric([kind, outcome], count)
-        for status, count in sends.fates.items():
+        for status, count in sender.fates.items():
             ended.add_metric([kind, status], count)
-    yield from (in_flight, due, oldest, attempts, ended)
+    yield from (in_flight, due, oldest, attempts, ended, lost)
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

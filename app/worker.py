@@ -7,6 +7,7 @@ second; what one of them claims is a lease, so that the others take over whateve
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -15,11 +16,11 @@ import structlog
 # Imported for what they register: how mails about each type of event are worded, and where filters find metadata.
 import app.emails
 import app.labels  # noqa: F401
+from app import points
 from app.api.context import Services
 from app.api.engine import Engine
 from app.api.limits import limits_of
 from app.api.schema import build_schema
-from app.delivery.claims import count_due
 from app.delivery.digests import Digests
 from app.delivery.dispatch import Dispatcher
 from app.delivery.loops import Loop, wait_briefly
@@ -117,7 +118,7 @@ class Worker:
     @property
     def failures(self) -> int:
         """Turns of any loop that ended in an error and were tried again."""
-        senders = sum(sender.failures for sender in self._senders)
+        senders = sum(sender.failures for sender in self.senders.values())
         return senders + sum(loop.failures for loop in self._loops)
 
     async def run(self) -> None:
@@ -126,7 +127,7 @@ class Worker:
         log.info("worker_started", worker_id=self.id)
         try:
             async with asyncio.TaskGroup() as group:
-                sending = [group.create_task(one.run()) for one in self._senders]
+                sending = [group.create_task(one.run()) for one in self.senders.values()]
                 background = [group.create_task(one.run(), name="worker loop") for one in self._loops]
                 listening = group.create_task(self._listen(), name="worker doorbell")
                 await self._stopping.wait()
@@ -145,14 +146,20 @@ class Worker:
             self._stopping.set()
             for loop in self._loops:
                 loop.stop()
-            for sender in self._senders:
+            for sender in self.senders.values():
                 sender.stop(self._drain_seconds)
         if self._is_running:
             await self._ended.wait()
 
     @property
-    def _senders(self) -> tuple[Sender, Sender, Digests, OutgoingMails]:
-        return self.webhooks, self.mails, self.digests, self.outgoing
+    def senders(self) -> Mapping[str, Sender | Digests | OutgoingMails]:
+        """By the kind of what they send."""
+        return {
+            "webhook": self.webhooks,
+            "email": self.mails,
+            "digest": self.digests,
+            "transactional": self.outgoing,
+        }
 
     async def _end(self, tasks: list[asyncio.Task[None]], seconds: float) -> None:
         await asyncio.wait(tasks, timeout=seconds)
@@ -186,7 +193,7 @@ class Worker:
             await wait_briefly(self._stopping, GATHER_SECONDS)
         else:
             # Another worker was faster, or it was no event: there may be something to send all the same.
-            for sender in self._senders:
+            for sender in self.senders.values():
                 sender.look()
         return max(self._look_at - time.monotonic(), 0.001)
 
@@ -197,8 +204,9 @@ class Worker:
     async def _cancel_left(self) -> float:
         await self._sweep.run()
         async with self._database.reading() as session:
-            for sender in (self.webhooks, self.mails):
-                sender.due = await count_due(session, sender.prefix)
+            for sender in self.senders.values():
+                await sender.count_due(session)
+        points.reach("sweep.counted")
         return SWEEP_EVERY
 
     async def _keep_house(self) -> float:

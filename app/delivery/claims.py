@@ -37,7 +37,7 @@ _DESTINATIONS = Sql(f"{_FOUND} SELECT found.id FROM found WHERE found.id < :beyo
 _COUNT_DUE = Sql("""
     SELECT COUNT(*) FROM (
         SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND destination_id >= :first AND destination_id < :beyond
-            AND due_at <= (SELECT @now) LIMIT :most
+            AND lane IN (SELECT given.lane FROM @rows(lane bigint)) AND due_at <= (SELECT @now) LIMIT :most
     ) AS due
 """)
 _DUE = Sql(
@@ -244,9 +244,10 @@ async def waited_for(session: AsyncSession, prefix: str) -> list[str]:
     return list(found.scalars())
 
 
-async def count_due(session: AsyncSession, prefix: str) -> int:
-    """How many deliveries to such destinations are due, up to `COUNTED_DUE`."""
-    values = {**_range(prefix), "most": COUNTED_DUE}
+async def count_due(session: AsyncSession, prefix: str, lanes: Sequence[Lane] = SENDING_LANES) -> int:
+    """How many deliveries to such destinations are due in these lanes, up to `COUNTED_DUE`."""
+    given = rows({"lane": int(lane)} for lane in lanes)
+    values = {**_range(prefix), "rows": given, "most": COUNTED_DUE}
     return int((await session.execute(_COUNT_DUE.on(session), values)).scalar_one())
 
 

@@ -96,11 +96,21 @@ class Digests:
         self.observe_seconds: Callable[[float], None] | None = None
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
+        self.oldest_due_seconds = 0.0
+        # As the sweep counted it last.
+        self.due = 0
+        # Each delivery of a mail counts, as its attempt does.
+        self.in_flight = 0
+        self.leases_lost = 0
 
     @property
     def failures(self) -> int:
         """Turns that ended in an error."""
         return self._loop.failures
+
+    async def count_due(self, session: AsyncSession) -> None:
+        """Count anew what is due."""
+        self.due = await claims.count_due(session, self._carrier.prefix, [Lane.DIGEST])
 
     def look(self) -> None:
         """Something may be due: look now."""
@@ -123,6 +133,7 @@ class Digests:
     async def _turn(self) -> float:
         async with self._database.reading() as session:
             found = await claims.due_lanes(session, self._carrier.prefix, [Lane.DIGEST])
+        self.oldest_due_seconds = max((-one.seconds for one in found if one.seconds < 0), default=0.0)
         now = time.monotonic()
         self._put_off = {key: until for key, until in self._put_off.items() if until > now}
         # Who has waited longest is first.
@@ -178,11 +189,14 @@ class Digests:
         return bool(digests)
 
     async def _send(self, digest: _Digest, content: bytes) -> Exchange:
+        self.in_flight += len(digest.claims)
         try:
             exchange = await self._carrier.send_digest(digest.id, digest.target, content)
         except Exception as error:
             self._log.error("attempt_failed", digest_id=digest.id, exc_info=error)
             exchange = impossible()
+        finally:
+            self.in_flight -= len(digest.claims)
         points.reach("digest.sent")
         if self.observe_seconds is not None:
             self.observe_seconds(exchange.duration_ms / 1000)
@@ -276,6 +290,7 @@ class Digests:
         async with self._database.transaction() as session:
             await self._carrier.affect(session, results)
             held = await outcomes.record(session, results)
+        self.leases_lost += len(results) - len(held)
         self.outcomes[exchange.outcome.value] += len(results)
         self.fates[judged.fate.value] += len(results)
         for claim in digest.claims:

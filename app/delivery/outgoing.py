@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, func, select
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
 from app.crypto import Keyring
 from app.database import Database, database_now
+from app.delivery.claims import COUNTED_DUE
 from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop, insist
 from app.delivery.mailing import MOST_IN_FLIGHT, Postman
@@ -40,6 +43,11 @@ _RECORD = Sql("""
         content_encrypted = CASE WHEN :again = 1 THEN content_encrypted ELSE NULL END
     WHERE id = :id AND fence = :fence
 """)
+_COUNT_DUE = Sql("""
+    SELECT COUNT(*) FROM (
+        SELECT 1 FROM outgoing_mails WHERE due_at <= (SELECT @now) LIMIT :most
+    ) AS due
+""")
 _RELEASE = Sql("UPDATE outgoing_mails SET leased_until = NULL WHERE id = :id AND fence = :fence")
 
 log = structlog.get_logger(__name__)
@@ -65,10 +73,22 @@ class OutgoingMails:
         self._sending: asyncio.Future[Any] | None = None
         self._is_broken_off = False
         self.sent = 0
+        self.observe_seconds: Callable[[float], None] | None = None
+        self.outcomes: Counter[str] = Counter()
+        self.fates: Counter[str] = Counter()
+        self.oldest_due_seconds = 0.0
+        # As the sweep counted it last.
+        self.due = 0
+        self.in_flight = 0
+        self.leases_lost = 0
 
     @property
     def failures(self) -> int:
         return self._loop.failures
+
+    async def count_due(self, session: AsyncSession) -> None:
+        """Count anew what is due."""
+        self.due = int((await session.execute(_COUNT_DUE.on(session), {"most": COUNTED_DUE})).scalar_one())
 
     def look(self) -> None:
         """Something may be due: look now."""
@@ -122,6 +142,7 @@ class OutgoingMails:
         )
         async with self._database.reading() as session:
             due_at, at = (await session.execute(first)).one()
+        self.oldest_due_seconds = 0.0 if due_at is None else max((at - due_at).total_seconds(), 0.0)
         return LOOK_EVERY if due_at is None else _between(at, due_at)
 
     async def _deliver(self, mail: Row[Any], until: float) -> None:
@@ -131,6 +152,7 @@ class OutgoingMails:
             # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY; the lease puts it off.
             self._log.error("mail_unreadable", mail_id=mail.id)
             return
+        self.in_flight += 1
         try:
             exchange = await self._postman.send(mail.id, mail.recipient, content)
         except asyncio.CancelledError:
@@ -140,10 +162,15 @@ class OutgoingMails:
         except Exception as error:
             self._log.error("attempt_failed", mail_id=mail.id, exc_info=error)
             exchange = impossible()
+        finally:
+            self.in_flight -= 1
         points.reach("mail.sent")
+        if self.observe_seconds is not None:
+            self.observe_seconds(exchange.duration_ms / 1000)
         judged = verdict(exchange, mail.attempts_made + 1, self._schedule)
         # What is not written down would be sent again.
         await insist(partial(self._record, mail, exchange, judged), until)
+        points.reach("mail.recorded")
 
     async def _record(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
         again = judged.fate is Fate.FAILED
@@ -155,7 +182,10 @@ class OutgoingMails:
             "again": int(again),
             "delay": judged.delay or 0.0,
         }
-        await self._write(_RECORD, values)
+        held = await self._write(_RECORD, values)
+        self.leases_lost += not held
+        self.outcomes[exchange.outcome.value] += 1
+        self.fates[judged.fate.value] += 1
         self.sent += judged.fate is Fate.SUCCEEDED
         self._log.info(
             "mail_attempt",
@@ -166,11 +196,14 @@ class OutgoingMails:
             status=exchange.status,
             fate=judged.fate.value,
             duration_ms=exchange.duration_ms,
+            recorded=held,
         )
 
-    async def _write(self, statement: Sql, values: dict[str, Any]) -> None:
+    async def _write(self, statement: Sql, values: dict[str, Any]) -> bool:
+        """Whether it was still this worker's to write."""
         async with self._database.transaction() as session:
-            await session.execute(statement.on(session), values)
+            done = await session.execute(statement.on(session), values)
+        return bool(done.rowcount)  # type: ignore[attr-defined]
 
 
 def _between(now: datetime, due_at: datetime) -> float:

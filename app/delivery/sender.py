@@ -77,11 +77,6 @@ class Sender:
         self.due = 0
 
     @property
-    def prefix(self) -> str:
-        """What the ids of its destinations begin with."""
-        return self._carrier.prefix
-
-    @property
     def in_flight(self) -> int:
         """Attempts under way."""
         return self._channels.in_flight
@@ -105,6 +100,10 @@ class Sender:
     def leases_lost(self) -> int:
         """Attempts that were not, because someone else had taken over."""
         return self._records.leases_lost
+
+    async def count_due(self, session: AsyncSession) -> None:
+        """Count anew what is due."""
+        self.due = await claims.count_due(session, self._carrier.prefix)
 
     def tell_due(self, destination_ids: Iterable[str], lane: int = Lane.FRESH) -> None:
         """There are deliveries now, so that they need not be looked for."""

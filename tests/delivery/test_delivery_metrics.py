@@ -1,16 +1,46 @@
 """What a worker tells Prometheus about its deliveries."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
-from app.delivery import claims
+from app import clock
+from app.delivery import claims, mails
+from app.delivery.channels import FIRST_LIMIT
 from app.delivery.dispatch import Dispatcher
+from app.delivery.mailing import MOST_IN_FLIGHT
+from app.delivery.models import Delivery, Lane, OutgoingMail
 from app.main import Process
 from app.settings import Settings
-from tests.delivery.scene import open_scene
-from tests.services.receiver import Receiver
+from tests.delivery.scene import Scene, open_scene
+from tests.services.receiver import Answer, Receiver
+from tests.services.smtp import SmtpSink
 from tests.support import SECRET
+
+WAITING = 10
+IN_FLIGHT = {
+    "webhook": int(FIRST_LIMIT),
+    "email": int(FIRST_LIMIT),
+    "digest": WAITING,
+    "transactional": MOST_IN_FLIGHT,
+}
+"""How many of those that wait are tried at once."""
+
+ARRIVING = {"webhook": int(FIRST_LIMIT), "email": 1, "digest": 1, "transactional": 1}
+"""How many requests or recipients a server that hangs is asked for at least."""
+
+RECORDED = {
+    "webhook": "send.recorded",
+    "email": "send.recorded",
+    "digest": "digest.recorded",
+    "transactional": "mail.recorded",
+}
+HOUR = 3600
 
 
 def told(process: Process) -> dict[tuple[str, str], float]:
@@ -44,6 +74,98 @@ async def test_attempts_are_timed_and_what_is_due_is_counted(tmp_path: Path, rec
     assert told_after["voltwire_oldest_due_seconds", "email"] == 0
 
 
+async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: int) -> None:
+    """So many of this kind have been due for an hour."""
+    account = await scene.account()
+    if kind == "transactional":
+        mail = mails.Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")
+        async with scene.database.transaction() as session:
+            for _ in range(count):
+                session.add(mails.outgoing(scene.services.keyring, account, "ada@example.com", mail))
+    elif kind == "webhook":
+        await scene.endpoint(account, receiver.url())
+    else:
+        digest = "HOURLY" if kind == "digest" else "IMMEDIATE"
+        await scene.subscription(account, "ada@example.com", digest=digest)
+    if kind != "transactional":
+        await scene.happen(account, count)
+        await Dispatcher(scene.database, lambda _: None).run()
+    due_at = clock.now() - timedelta(seconds=HOUR)
+    async with scene.database.transaction() as session:
+        for model in (Delivery, OutgoingMail):
+            await session.execute(update(model).values(due_at=due_at))
+
+
+@asynccontextmanager
+async def hanging(
+    url: str, tmp_path: Path, receiver: Receiver, smtp_sink: SmtpSink, kind: str, count: int
+) -> AsyncIterator[tuple[Scene, Process]]:
+    """A process whose attempts, at what has waited for an hour, are under way until the servers let go."""
+    settings = Settings(
+        database_url=url,
+        secret_key=SECRET,
+        data_dir=tmp_path,
+        webhook_allow_networks=["127.0.0.0/8"],
+        smtp_url=smtp_sink.url,
+    )
+    receiver.default = Answer(hold=True)
+    smtp_sink.hold()
+    async with open_scene(url) as scene:
+        await wait_for_an_hour(scene, receiver, kind, count)
+        process = Process(settings, public_url="http://127.0.0.1:8000", with_worker=True)
+        async with process.running():
+            asked = receiver.requests if kind == "webhook" else smtp_sink.attempts
+            await asked.wait_for(min(ARRIVING[kind], count))
+            yield scene, process
+
+
+@pytest.mark.parametrize("kind", IN_FLIGHT)
+async def test_what_is_due_and_under_way_is_told_by_kind(
+    migrated_url: str, tmp_path: Path, receiver: Receiver, smtp_sink: SmtpSink, kind: str
+) -> None:
+    async with hanging(migrated_url, tmp_path, receiver, smtp_sink, kind, WAITING) as (scene, process):
+        await scene.points.wait_for("sweep.counted")
+        before = told(process)
+        receiver.release()
+        smtp_sink.release()
+        if kind == "transactional":
+            await scene.points.wait_for("mail.recorded", WAITING)
+        await scene.settled()
+        after = told(process)
+    gauges = [
+        "voltwire_deliveries_in_flight",
+        "voltwire_deliveries_due",
+        "voltwire_oldest_due_seconds",
+    ]
+    in_flight, due, oldest = (before[name, kind] for name in gauges)
+    assert (in_flight, due) == (IN_FLIGHT[kind], WAITING)
+    assert oldest >= HOUR
+    others = IN_FLIGHT.keys() - {kind}
+    assert {before[name, other] for name in gauges for other in others} == {0}
+    assert after["voltwire_deliveries_in_flight", kind] == 0
+    assert after["voltwire_delivery_attempts_total", kind] == WAITING
+    assert after["voltwire_deliveries_total", kind] == WAITING
+    # A digest is one mail, however much is in it.
+    assert after["voltwire_delivery_attempt_seconds_count", kind] == (1 if kind == "digest" else WAITING)
+    assert {after["voltwire_delivery_leases_lost_total", one] for one in IN_FLIGHT} == {0}
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+async def test_attempts_that_others_took_over_are_told_by_kind(
+    migrated_url: str, tmp_path: Path, receiver: Receiver, smtp_sink: SmtpSink, kind: str
+) -> None:
+    async with hanging(migrated_url, tmp_path, receiver, smtp_sink, kind, 1) as (scene, process):
+        # As a claim by someone else does.
+        async with scene.database.transaction() as session:
+            for model in (Delivery, OutgoingMail):
+                await session.execute(update(model).values(fence=model.fence + 1))
+        receiver.release()
+        smtp_sink.release()
+        await scene.points.wait_for(RECORDED[kind])
+        counts = {one: told(process)["voltwire_delivery_leases_lost_total", one] for one in RECORDED}
+    assert counts == dict.fromkeys(RECORDED, 0) | {kind: 1}
+
+
 async def test_what_is_due_is_counted_by_kind(migrated_url: str) -> None:
     async with open_scene(migrated_url) as scene:
         account = await scene.account()
@@ -54,5 +176,6 @@ async def test_what_is_due_is_counted_by_kind(migrated_url: str) -> None:
         await Dispatcher(scene.database, lambda _: None).run()
         async with scene.database.reading() as session:
             counts = [await claims.count_due(session, prefix) for prefix in ("whe", "ems")]
+            digests = await claims.count_due(session, "ems", [Lane.DIGEST])
     # What waits for its digest is not due.
-    assert counts == [2, 2]
+    assert (counts, digests) == ([2, 2], 0)

@@ -53,11 +53,12 @@ POINTS = {
     "send.recorded": CHANGES,
     "mail.claimed": MAILS,
     "mail.sent": MAILS,
+    "mail.recorded": MAILS,
     "replay.before_commit": REPLAYS,
     "replay.committed": REPLAYS,
 }
 DIGESTS = {"digest.picked", "digest.claimed", "digest.sent", "digest.recorded"}
-BELOW = {"housekeeping.before_commit", "sweep.page", *DIGESTS}
+BELOW = {"housekeeping.before_commit", "sweep.page", "sweep.counted", *DIGESTS}
 """What does not come up all the time has tests of its own."""
 
 

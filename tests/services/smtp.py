@@ -1,5 +1,6 @@
 """A real mail server for tests: keeps what it is sent, refuses whom it is told to."""
 
+import asyncio
 import email
 import email.policy
 import socket
@@ -50,7 +51,7 @@ class SmtpSink:
     """An SMTP server on 127.0.0.1 in a thread of its own; a context manager.
 
     `refuse` answers RCPT for one address with an SMTP reply, as often as said, `refuse_data` the same
-    for DATA. `tls`, a server-side context, offers STARTTLS.
+    for DATA; `hold` leaves every RCPT unanswered. `tls`, a server-side context, offers STARTTLS.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -60,6 +61,8 @@ class SmtpSink:
         self._tls = tls
         self._recipients: dict[str, tuple[str, float]] = {}
         self._data: tuple[str, float] = ("", 0)
+        self._holds = False
+        self._released = asyncio.Event()
         self._thread = LoopThread("smtp-sink")
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -79,6 +82,14 @@ class SmtpSink:
     def refuse_data(self, reply: str = "451 4.3.0 Try again later", times: float = float("inf")) -> None:
         """Answers the content of any message with `reply` the next `times` times; 0 accepts again."""
         self._data = (reply, times)
+
+    def hold(self) -> None:
+        """Answers RCPT only once `release()` is called (or never, when the client leaves)."""
+        self._holds = True
+
+    def release(self) -> None:
+        """Lets every held answer go, now and from now on."""
+        self._thread.loop.call_soon_threadsafe(self._released.set)
 
     async def wait_for(self, wanted: int | Callable[[Mail], object], timeout: float = 30) -> list[Mail]:
         """The mails, once there are so many, or those that match once one does. Raises `TimeoutError`."""
@@ -126,6 +137,8 @@ class SmtpSink:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self.attempts.add(address)
+        if self._holds:
+            await self._released.wait()
         reply, times = self._recipients.get(address.lower(), ("", 0))
         if times > 0:
             self._recipients[address.lower()] = (reply, times - 1)
