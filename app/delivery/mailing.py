@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from email.utils import parseaddr
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Row, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -161,20 +162,47 @@ class EventMails:
         return Target(subscription.id, subscription.email, subscription, url)
 
     async def _suspend(self, session: AsyncSession, subscription_id: str, gone: Result) -> None:
-        suspended = await session.execute(
-            update(EmailSubscription)
-            .where(
-                col(EmailSubscription.id) == subscription_id,
-                col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
-            )
-            .values(
-                status=EmailSubscriptionStatus.SUSPENDED.value,
-                suspended_reason=gone.verdict.reason,
-                updated_at=database_now(),
-            )
-            .returning(col(EmailSubscription.id)),
-            execution_options={"synchronize_session": False},
+        suspended = await _suspend(
+            session,
+            gone.verdict.reason,
+            col(EmailSubscription.id) == subscription_id,
+            col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
         )
-        if suspended.first() is not None:
+        if suspended:
             await cancel_pending(session, subscription_id)
-            log.info("email_subscription_suspended", subscription_id=subscription_id)
+
+
+async def suspend_unconfirmed(
+    session: AsyncSession, account_id: str, email: str, written_at: datetime, reason: str | None
+) -> None:
+    """A mail to this address, written then, found no mailbox: it will not be confirmed, and shows why.
+
+    Asked for again since then, it waits for what becomes of the newer mail.
+    """
+    await _suspend(
+        session,
+        reason,
+        col(EmailSubscription.account_id) == account_id,
+        col(EmailSubscription.email) == email,
+        col(EmailSubscription.status) == EmailSubscriptionStatus.PENDING.value,
+        col(EmailSubscription.confirm_sent_at) <= written_at,
+    )
+
+
+async def _suspend(session: AsyncSession, reason: str | None, *conditions: ColumnElement[bool]) -> list[str]:
+    """Suspend those that meet all conditions; gives their ids."""
+    suspended = await session.execute(
+        update(EmailSubscription)
+        .where(*conditions)
+        .values(
+            status=EmailSubscriptionStatus.SUSPENDED.value,
+            suspended_reason=reason,
+            updated_at=database_now(),
+        )
+        .returning(col(EmailSubscription.id)),
+        execution_options={"synchronize_session": False},
+    )
+    ids = list(suspended.scalars())
+    for subscription_id in ids:
+        log.info("email_subscription_suspended", subscription_id=subscription_id)
+    return ids

@@ -15,11 +15,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
 from app.crypto import Keyring
-from app.database import Database, database_now
+from app.database import Database, UtcDateTime, database_now
 from app.delivery.claims import COUNTED_DUE
 from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop, insist
-from app.delivery.mailing import MOST_IN_FLIGHT, Postman
+from app.delivery.mailing import MOST_IN_FLIGHT, Postman, suspend_unconfirmed
 from app.delivery.models import OutgoingMail
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import DEFAULT_TIMEOUT
@@ -27,15 +27,18 @@ from app.sql import Sql
 
 LOOK_EVERY = 1.0
 
-_CLAIM = Sql("""
+_CLAIM = Sql(
+    """
     UPDATE outgoing_mails SET leased_until = @later(:seconds), fence = fence + 1
     WHERE id IN (
         SELECT id FROM outgoing_mails
         WHERE due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))
         ORDER BY due_at, id LIMIT :most @skip_locked(outgoing_mails)
     )
-    RETURNING id, account_id, recipient, content_encrypted, attempts_made, fence
-""")
+    RETURNING id, account_id, recipient, content_encrypted, attempts_made, fence, created_at
+""",
+    {"created_at": UtcDateTime()},
+)
 # The content goes with the last attempt, as it may hold a token.
 _RECORD = Sql("""
     UPDATE outgoing_mails SET attempts_made = :attempt, leased_until = NULL, error = :error,
@@ -157,7 +160,8 @@ class OutgoingMails:
             exchange = await self._postman.send(mail.id, mail.recipient, content)
         except asyncio.CancelledError:
             if self._is_broken_off:
-                await self._write(_RELEASE, {"id": mail.id, "fence": mail.fence})
+                async with self._database.transaction() as session:
+                    await _write(session, _RELEASE, {"id": mail.id, "fence": mail.fence})
             raise
         except Exception as error:
             self._log.error("attempt_failed", mail_id=mail.id, exc_info=error)
@@ -182,7 +186,12 @@ class OutgoingMails:
             "again": int(again),
             "delay": judged.delay or 0.0,
         }
-        held = await self._write(_RECORD, values)
+        async with self._database.transaction() as session:
+            held = await _write(session, _RECORD, values)
+            if held and judged.disable:
+                await suspend_unconfirmed(
+                    session, mail.account_id, mail.recipient, mail.created_at, judged.reason
+                )
         self.leases_lost += not held
         self.outcomes[exchange.outcome.value] += 1
         self.fates[judged.fate.value] += 1
@@ -199,11 +208,11 @@ class OutgoingMails:
             recorded=held,
         )
 
-    async def _write(self, statement: Sql, values: dict[str, Any]) -> bool:
-        """Whether it was still this worker's to write."""
-        async with self._database.transaction() as session:
-            done = await session.execute(statement.on(session), values)
-        return bool(done.rowcount)  # type: ignore[attr-defined]
+
+async def _write(session: AsyncSession, statement: Sql, values: dict[str, Any]) -> bool:
+    """Whether it was still this worker's to write."""
+    done = await session.execute(statement.on(session), values)
+    return bool(done.rowcount)  # type: ignore[attr-defined]
 
 
 def _between(now: datetime, due_at: datetime) -> float:

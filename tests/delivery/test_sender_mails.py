@@ -6,8 +6,9 @@ import orjson
 import pytest
 from sqlalchemy import select
 
+from app import clock
 from app.customers import actions as customers
-from app.delivery import mails
+from app.delivery import mails, subscriptions
 from app.delivery.dispatch import delivery_row, insert_deliveries
 from app.delivery.models import (
     DeliveryStatus,
@@ -16,7 +17,9 @@ from app.delivery.models import (
     OutgoingMail,
 )
 from app.delivery.tokens import unsubscribe_token, verified_subscription
+from tests.delivery.destinations import RESEND, SUBSCRIPTION, make_subscription
 from tests.delivery.scene import Scene, admin, open_scene
+from tests.meters.asking import run
 from tests.services.smtp import SmtpSink
 
 
@@ -175,6 +178,86 @@ async def test_other_mails_that_are_refused_are_given_up(scene: Scene, smtp_sink
     row = await scene.row(OutgoingMail, mail_id)
     assert (row.attempts_made, row.content_encrypted) == (1, None)
     assert row.error == "The mail server answered 550: 5.1.1 No such mailbox"
+
+
+async def a_minute_later(scene: Scene, subscription_id: str) -> None:
+    """As far as asking for another confirmation is concerned."""
+    sent_at = clock.now() - subscriptions.RESEND_AFTER
+    await scene.change(EmailSubscription, subscription_id, confirm_sent_at=sent_at)
+
+
+async def test_a_confirmation_that_finds_no_mailbox_suspends_and_tells_why(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("gone@example.com", times=1)
+    account = await scene.world.account()
+    subscription_id = await make_subscription(scene.world, account, "gone@example.com")
+    # Whoever else waits for this address hears of it by a mail of their own.
+    waits = {"status": EmailSubscriptionStatus.PENDING.value, "confirm_sent_at": clock.from_ms(0)}
+    other = await scene.subscription(await scene.account(), "gone@example.com", **waits)
+    query = f"query ($id: ID!) {{ emailSubscription(id: $id) {{ {SUBSCRIPTION} }} }}"
+    async with scene.worker():
+        await scene.points.wait_for("mail.recorded")
+        data = await scene.world.data(query, {"id": subscription_id}, key=account.key)
+        shown = data["emailSubscription"]
+        assert shown["status"] == "SUSPENDED"
+        assert shown["suspendedReason"] == "The mail server answered 550: 5.1.1 No such mailbox"
+        assert shown["updatedAt"] >= shown["createdAt"]
+        assert (await scene.row(EmailSubscription, other)).status == EmailSubscriptionStatus.PENDING.value
+        # Somebody has made the mailbox.
+        await a_minute_later(scene, subscription_id)
+        payload = await run(scene.world, account, RESEND, emailSubscriptionId=subscription_id)
+        asked = payload["emailSubscription"]
+        assert (asked["status"], asked["suspendedReason"]) == ("PENDING", None)
+        (mail,) = await smtp_sink.wait_for(1)
+    link = next(line for line in mail.text.splitlines() if "/confirm/" in line)
+    async with scene.database.transaction() as session:
+        found, _ = await subscriptions.confirm(session, link.rpartition("/")[2])
+    assert found is subscriptions.Confirmation.DONE
+
+
+async def test_a_confirmation_that_was_asked_for_again_decides_instead_of_the_one_before(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("late@example.com", times=1)
+    smtp_sink.hold()
+    account = await scene.world.account()
+    subscription_id = await make_subscription(scene.world, account, "late@example.com")
+    async with scene.worker():
+        await smtp_sink.attempts.wait_for(1)
+        await a_minute_later(scene, subscription_id)
+        payload = await run(scene.world, account, RESEND, emailSubscriptionId=subscription_id)
+        assert payload["userErrors"] == []
+        smtp_sink.release()
+        await scene.points.wait_for("mail.recorded", 2)
+    assert len(smtp_sink.mails) == 1
+    row = await scene.row(EmailSubscription, subscription_id)
+    assert (row.status, row.suspended_reason) == (EmailSubscriptionStatus.PENDING.value, None)
+
+
+async def test_a_confirmation_that_is_refused_otherwise_leaves_the_subscription_waiting(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("ada@example.com", "554 5.7.1 Not from you")
+    account = await scene.world.account()
+    subscription_id = await make_subscription(scene.world, account, "ada@example.com")
+    async with scene.worker():
+        await scene.points.wait_for("mail.recorded")
+    row = await scene.row(EmailSubscription, subscription_id)
+    assert (row.status, row.suspended_reason) == (EmailSubscriptionStatus.PENDING.value, None)
+
+
+async def test_a_mail_that_finds_no_mailbox_leaves_a_confirmed_subscription_alone(
+    scene: Scene, smtp_sink: SmtpSink
+) -> None:
+    smtp_sink.refuse("gone@example.com")
+    account = await scene.account()
+    subscription_id = await scene.subscription(account, "gone@example.com")
+    await queue(scene, account, "gone@example.com")
+    async with scene.worker():
+        await scene.points.wait_for("mail.recorded")
+    row = await scene.row(EmailSubscription, subscription_id)
+    assert (row.status, row.suspended_reason) == (EmailSubscriptionStatus.ACTIVE.value, None)
 
 
 async def test_several_workers_send_each_other_mail_once(scene: Scene, smtp_sink: SmtpSink) -> None:
