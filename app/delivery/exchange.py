@@ -31,7 +31,8 @@ class Exchange:
     `started_at` is epoch milliseconds. `status` is the HTTP status or the SMTP reply code. `response_body` is
     the answer's text (the first 16 KB of an HTTP body; the SMTP reply), valid Unicode without NUL. `error` is
     a sentence for the account's users. `retry_after` is the header as it came. `enhanced_status` is RFC
-    3463's code of an SMTP reply, such as `5.1.1`.
+    3463's code of an SMTP reply, such as `5.1.1`. `recipient_refused`: what was refused is the recipient's
+    address (RCPT TO), and nothing else of the mail.
     """
 
     started_at: int
@@ -42,6 +43,7 @@ class Exchange:
     error: str | None = None
     retry_after: str | None = None
     enhanced_status: str | None = None
+    recipient_refused: bool = False
 
 
 def impossible() -> Exchange:

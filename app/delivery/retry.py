@@ -71,10 +71,10 @@ def verdict(
 ) -> Verdict:
     """Judge attempt `attempt_number` (the first is 1). `now` is epoch seconds, for a Retry-After date.
 
-    2xx: done. 410, and a mail recipient that does not exist: given up, destination disabled. Another
-    permanent SMTP reply: given up. Everything else, redirects included, is tried again by the schedule, or
-    after Retry-After where that is later, until the schedule ends; 429, 502, 503 and 504 slow the destination
-    down.
+    2xx: done. 410, and a mail whose recipient is refused because it does not exist: given up, destination
+    disabled. Another permanent SMTP reply: given up. Everything else, redirects included, is tried again by
+    the schedule, or after Retry-After where that is later, until the schedule ends; 429, 502, 503 and 504 slow
+    the destination down.
     """
     if exchange.outcome is AttemptOutcome.SUCCEEDED:
         return _DONE
@@ -134,7 +134,12 @@ def _spread_after(seconds: float, rng: random.Random) -> float:
 def _destination_gone(exchange: Exchange) -> bool:
     if exchange.outcome is AttemptOutcome.HTTP_STATUS:
         return exchange.status == GONE
-    return exchange.outcome is AttemptOutcome.SMTP and exchange.enhanced_status in RECIPIENT_UNKNOWN
+    # The same codes, answered to MAIL FROM or to the data, may be about our own sender.
+    return (
+        exchange.recipient_refused
+        and exchange.enhanced_status in RECIPIENT_UNKNOWN
+        and _refused_for_good(exchange)
+    )
 
 
 def _refused_for_good(exchange: Exchange) -> bool:

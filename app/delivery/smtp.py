@@ -125,10 +125,18 @@ class SmtpMailer:
         """
         record = _Recorder()
         try:
-            sender, mailbox = plain_address(envelope_from), plain_address(recipient)
+            sender = plain_address(envelope_from)
+        except ValueError as error:
+            return record.done(AttemptOutcome.CONNECTION, f"The mail has no sender: {error}")
+        try:
+            mailbox = plain_address(recipient)
         except ValueError as error:
             return record.done(
-                AttemptOutcome.SMTP, str(error), status=BAD_ADDRESS_STATUS, enhanced=BAD_ADDRESS_CODE
+                AttemptOutcome.SMTP,
+                str(error),
+                status=BAD_ADDRESS_STATUS,
+                enhanced=BAD_ADDRESS_CODE,
+                recipient_refused=True,
             )
         content = mail_bytes(message, self._signer)
         try:
@@ -247,6 +255,7 @@ class _Recorder:
         status: int | None = None,
         reply: str | None = None,
         enhanced: str | None = None,
+        recipient_refused: bool = False,
     ) -> Exchange:
         return Exchange(
             started_at=self._started_at,
@@ -258,6 +267,7 @@ class _Recorder:
             else storable_text(reply.encode("utf-8", "replace")[:KEPT_BYTES]),
             error=error,
             enhanced_status=enhanced,
+            recipient_refused=recipient_refused,
         )
 
 
@@ -307,6 +317,7 @@ def _refused(record: _Recorder, failure: aiosmtplib.SMTPResponseException) -> Ex
         status=failure.code,
         reply=failure.message,
         enhanced=enhanced,
+        recipient_refused=is_recipient,
     )
 
 

@@ -57,6 +57,9 @@ CASES = {
         status=EmailSubscriptionStatus.SUSPENDED,
         mails=0,
     ),
+    "knows no such sender": Case(
+        {"MAIL": "550 5.1.1 No such user"}, all_alike("EXHAUSTED", ("SMTP", 550)), mails=0
+    ),
     "drops the connection after the data": Case(
         {"END": ["", "250 OK"]}, first(("CONNECTION", None), DONE), mails=EVENTS + 1
     ),

@@ -22,8 +22,16 @@ def answered(status: int, retry_after: str | None = None) -> Exchange:
     )
 
 
-def mail_refused(status: int, enhanced: str | None = None) -> Exchange:
-    return Exchange(0, 5, AttemptOutcome.SMTP, status=status, error="No.", enhanced_status=enhanced)
+def mail_refused(status: int, enhanced: str | None = None, *, recipient: bool = False) -> Exchange:
+    return Exchange(
+        0,
+        5,
+        AttemptOutcome.SMTP,
+        status=status,
+        error="No.",
+        enhanced_status=enhanced,
+        recipient_refused=recipient,
+    )
 
 
 def judge(exchange: Exchange, attempt: int = 1, schedule: tuple[float, ...] = (100, 200)) -> Verdict:
@@ -99,6 +107,9 @@ def test_retry_after_is_at_most_a_day() -> None:
         (mail_refused(550, "5.7.1"), Fate.EXHAUSTED),
         (mail_refused(552), Fate.EXHAUSTED),
         (mail_refused(554), Fate.EXHAUSTED),
+        (mail_refused(550, "5.7.1", recipient=True), Fate.EXHAUSTED),
+        # A passing failure, whatever the code beside it says.
+        (mail_refused(450, "5.1.1", recipient=True), Fate.FAILED),
         # About our login or encryption, not about this mail.
         (mail_refused(530, "5.7.0"), Fate.FAILED),
         (mail_refused(535, "5.7.8"), Fate.FAILED),
@@ -113,7 +124,13 @@ def test_smtp_replies(exchange: Exchange, expected: Fate) -> None:
 
 @pytest.mark.parametrize("enhanced", ["5.1.1", "5.1.3", "5.1.6", "5.1.10"])
 def test_a_recipient_that_does_not_exist_suspends(enhanced: str) -> None:
-    assert judge(mail_refused(550, enhanced)) == Verdict(Fate.EXHAUSTED, disable=True, reason="No.")
+    found = judge(mail_refused(550, enhanced, recipient=True))
+    assert found == Verdict(Fate.EXHAUSTED, disable=True, reason="No.")
+
+
+@pytest.mark.parametrize("enhanced", ["5.1.1", "5.1.3", "5.1.6", "5.1.10"])
+def test_the_same_codes_about_anything_else_suspend_nobody(enhanced: str) -> None:
+    assert judge(mail_refused(550, enhanced)) == Verdict(Fate.EXHAUSTED, reason="No.")
 
 
 def test_delays_are_the_schedule_with_a_fifth_of_jitter() -> None:

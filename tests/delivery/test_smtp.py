@@ -111,6 +111,7 @@ async def test_a_kept_connection_that_the_server_ends_with_421_is_replaced() -> 
         ({"RCPT": "553 What a name"}, 553, None),
         ({"RCPT": "450 4.2.1 Greylisted"}, 450, "4.2.1"),
         ({"RCPT": "452-4.2.2 Mailbox\r\n452 4.2.2 full"}, 452, "4.2.2"),
+        ({"MAIL": "550 5.1.1 No such sender"}, 550, "5.1.1"),
         ({"MAIL": "550 5.7.1 Sender refused"}, 550, "5.7.1"),
         ({"MAIL": "530 5.7.0 Must issue a STARTTLS command first"}, 530, "5.7.0"),
         ({"MAIL": "451 4.3.0 Later"}, 451, "4.3.0"),
@@ -137,6 +138,7 @@ async def test_replies_about_the_mail(
         status,
         enhanced,
     )
+    assert exchange.recipient_refused is ("RCPT" in replies)
     assert (exchange.error or "").startswith(f"The mail server answered {status}: ")
     assert exchange.response_body
     assert script.connections == 1
@@ -236,7 +238,16 @@ async def test_what_is_no_address_never_reaches_the_server(recipient: str) -> No
         553,
         "5.1.3",
     )
+    assert exchange.recipient_refused
     assert "is not an email address" in (exchange.error or "")
+    assert script.connections == 0
+
+
+async def test_a_sender_that_is_no_address_says_nothing_about_the_recipient() -> None:
+    async with scripted() as script, mailer_to(script.port) as mailer:
+        exchange = await mailer.send(mail(), "jö@voltwire.example", TO)
+    assert (exchange.outcome, exchange.recipient_refused) == (AttemptOutcome.CONNECTION, False)
+    assert exchange.error == "The mail has no sender: “jö@voltwire.example” is not an email address."
     assert script.connections == 0
 
 
