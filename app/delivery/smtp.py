@@ -18,17 +18,15 @@ import aiosmtplib
 
 from app.delivery.exchange import KEPT_BYTES, AttemptOutcome, Exchange, storable_line, storable_text
 from app.delivery.mime import Dkim, mail_bytes, plain_address
+from app.delivery.replies import enhanced_status
 
 DEFAULT_TIMEOUT = 60.0
 CONNECTIONS = 4
 IDLE_SECONDS = 30
 """Servers hang up on idle clients after a minute or more; a younger connection is most likely alive."""
 
-MAILBOX_UNAVAILABLE = 550
 BAD_ADDRESS_STATUS, BAD_ADDRESS_CODE = 553, "5.1.3"
-NO_SUCH_MAILBOX_CODE = "5.1.1"
 
-_ENHANCED = re.compile(r"\s*([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])")
 _FILE_CHARACTERS = re.compile(r"[^A-Za-z0-9@_.-]+")
 
 
@@ -120,8 +118,7 @@ class SmtpMailer:
         """One attempt within the timeout, the wait for a free connection included.
 
         A reply by the server gives SUCCEEDED or SMTP with its code; a refusal of the connection itself gives
-        CONNECTION, because it says nothing about this mail. A 550 for the recipient without an enhanced code
-        counts as 5.1.1, the mailbox does not exist.
+        CONNECTION, because it says nothing about this mail.
         """
         record = _Recorder()
         try:
@@ -141,7 +138,7 @@ class SmtpMailer:
         content = mail_bytes(message, self._signer)
         try:
             async with asyncio.timeout(self._timeout), self._slots:
-                reply = await self._transact(sender, mailbox, content)
+                reply = await self._transact(record, sender, mailbox, content)
         except (aiosmtplib.SMTPException, OSError, ValueError) as failure:
             return _failed(record, failure, self._timeout)
         return record.done(AttemptOutcome.SUCCEEDED, None, status=reply.code, reply=reply.message)
@@ -155,10 +152,13 @@ class SmtpMailer:
             except (aiosmtplib.SMTPException, OSError):
                 client.close()
 
-    async def _transact(self, sender: str, recipient: str, content: bytes) -> aiosmtplib.SMTPResponse:
+    async def _transact(
+        self, record: "_Recorder", sender: str, recipient: str, content: bytes
+    ) -> aiosmtplib.SMTPResponse:
         client = await self._connected(sender)
         healthy = False
         try:
+            record.enhanced_announced = client.supports_extension("ENHANCEDSTATUSCODES")
             await client.rcpt(recipient)
             reply = await client.data(content)
             healthy = True
@@ -244,6 +244,8 @@ class _Recorder:
     """Takes the time from its making on."""
 
     def __init__(self) -> None:
+        # Whether the server announced ENHANCEDSTATUSCODES.
+        self.enhanced_announced = False
         self._started_at = time.time_ns() // 1_000_000
         self._begun = time.perf_counter()
 
@@ -300,24 +302,19 @@ def _failed(record: _Recorder, failure: Exception, timeout: float) -> Exchange:
 
 
 def _refused(record: _Recorder, failure: aiosmtplib.SMTPResponseException) -> Exchange:
-    found = _ENHANCED.match(failure.message)
-    enhanced = found[1] if found else None
     about_mail: tuple[type[Exception], ...] = (
         aiosmtplib.SMTPSenderRefused,
         aiosmtplib.SMTPRecipientRefused,
         aiosmtplib.SMTPDataError,
         aiosmtplib.SMTPAuthenticationError,
     )
-    is_recipient = isinstance(failure, aiosmtplib.SMTPRecipientRefused)
-    if is_recipient and failure.code == MAILBOX_UNAVAILABLE and enhanced is None:
-        enhanced = NO_SUCH_MAILBOX_CODE
     return record.done(
         AttemptOutcome.SMTP if isinstance(failure, about_mail) else AttemptOutcome.CONNECTION,
         f"The mail server answered {failure.code}: {storable_line(failure.message)}",
         status=failure.code,
         reply=failure.message,
-        enhanced=enhanced,
-        recipient_refused=is_recipient,
+        enhanced=enhanced_status(failure, record.enhanced_announced),
+        recipient_refused=isinstance(failure, aiosmtplib.SMTPRecipientRefused),
     )
 
 

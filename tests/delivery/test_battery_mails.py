@@ -57,6 +57,20 @@ CASES = {
         status=EmailSubscriptionStatus.SUSPENDED,
         mails=0,
     ),
+    "knows no such recipient and says so in words": Case(
+        {"RCPT": "550 No such user"},
+        [("EXHAUSTED", [("SMTP", 550)])],
+        status=EmailSubscriptionStatus.SUSPENDED,
+        mails=0,
+    ),
+    "does not like where the mail comes from": Case(
+        {"RCPT": "550 Your IP address is blacklisted"}, all_alike("EXHAUSTED", ("SMTP", 550)), mails=0
+    ),
+    "gives codes, but none for this": Case(
+        {"EHLO": "250-mail.example\r\n250 ENHANCEDSTATUSCODES", "RCPT": "550 Go away"},
+        all_alike("EXHAUSTED", ("SMTP", 550)),
+        mails=0,
+    ),
     "knows no such sender": Case(
         {"MAIL": "550 5.1.1 No such user"}, all_alike("EXHAUSTED", ("SMTP", 550)), mails=0
     ),

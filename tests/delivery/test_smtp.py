@@ -21,6 +21,7 @@ from tests.services.ports import free_port
 
 FROM, TO = "events@voltwire.example", "jo@example.com"
 PATIENCE = 0.3
+ENHANCED = "250-mail.example\r\n250 ENHANCEDSTATUSCODES"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,11 @@ async def test_a_kept_connection_that_the_server_ends_with_421_is_replaced() -> 
     [
         ({"RCPT": "550 5.1.1 No such user here"}, 550, "5.1.1"),
         ({"RCPT": "550 No such user here"}, 550, "5.1.1"),
+        ({"RCPT": "550 Your IP address is blacklisted"}, 550, None),
+        ({"RCPT": "550-Unrouteable\r\n550 See our Policy"}, 550, None),
+        ({"RCPT": "550 No such user here", "EHLO": ENHANCED}, 550, None),
+        ({"RCPT": "550 5.1.1 No such user here", "EHLO": ENHANCED}, 550, "5.1.1"),
+        ({"RCPT": "551 User not local"}, 551, None),
         ({"RCPT": "550 5.7.1 Not welcome"}, 550, "5.7.1"),
         ({"RCPT": "553 What a name"}, 553, None),
         ({"RCPT": "450 4.2.1 Greylisted"}, 450, "4.2.1"),
