@@ -21,12 +21,15 @@ from app.delivery.exchange import Exchange
 from app.delivery.mime import build_message
 from app.delivery.models import EmailSubscription, EmailSubscriptionStatus
 from app.delivery.outcomes import Result
-from app.delivery.smtp import DEFAULT_TIMEOUT, Mailer
+from app.delivery.smtp import ATTEMPT_SECONDS, Mailer
 from app.delivery.tokens import unsubscribe_url
 from app.events.models import EventRecord
 
-MOST_IN_FLIGHT = 8
-"""A mailer has a few connections, and the wait for one of them is within an attempt's time."""
+MOST_IN_FLIGHT = 6
+"""Together with the digests and the other mails no more than the mailer's connections: no kind waits for another."""
+
+MOST_TO_ONE = 2
+"""Whoever's mail server hangs keeps others from no more places than this."""
 
 log = structlog.get_logger(__name__)
 
@@ -85,9 +88,9 @@ class EventMails:
     """Carries events to mail addresses, one mail for each."""
 
     prefix = "ems"
-    timeout = DEFAULT_TIMEOUT
+    timeout = ATTEMPT_SECONDS
     most_in_flight = MOST_IN_FLIGHT
-    most_each = MOST_IN_FLIGHT // 2
+    most_each = MOST_TO_ONE
     keeps_bodies = True
 
     def __init__(self, keyring: Keyring, postman: Postman, public_url: str) -> None:

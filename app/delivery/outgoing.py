@@ -19,13 +19,14 @@ from app.database import Database, UtcDateTime, database_now
 from app.delivery.claims import COUNTED_DUE
 from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop, insist
-from app.delivery.mailing import MOST_IN_FLIGHT, Postman, suspend_unconfirmed
+from app.delivery.mailing import Postman, suspend_unconfirmed
 from app.delivery.models import OutgoingMail
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
-from app.delivery.smtp import DEFAULT_TIMEOUT
+from app.delivery.smtp import ATTEMPT_SECONDS
 from app.sql import Sql
 
 LOOK_EVERY = 1.0
+MAILS_AT_ONCE = 6
 
 _CLAIM = Sql(
     """
@@ -114,7 +115,7 @@ class OutgoingMails:
         wait = await self._wait()
         if wait > 0:
             return wait
-        values = {"seconds": lease_seconds(DEFAULT_TIMEOUT), "most": MOST_IN_FLIGHT}
+        values = {"seconds": lease_seconds(ATTEMPT_SECONDS), "most": MAILS_AT_ONCE}
         async with self._database.transaction() as session:
             claimed = (await session.execute(_CLAIM.on(session), values)).all()
         points.reach("mail.claimed")

@@ -21,7 +21,15 @@ from app.delivery.mime import Dkim, mail_bytes, plain_address
 from app.delivery.replies import enhanced_status
 
 DEFAULT_TIMEOUT = 60.0
-CONNECTIONS = 4
+CONNECTIONS = 16
+"""One for every mail that a worker has under way at once, of whatever kind: none waits for another to end."""
+
+LONGEST_WAIT = 5.0
+"""How long a mail waits for a connection all the same, should there be none."""
+
+ATTEMPT_SECONDS = LONGEST_WAIT + DEFAULT_TIMEOUT
+"""What an attempt may take in all, and so what its lease must last for."""
+
 IDLE_SECONDS = 30
 """Servers hang up on idle clients after a minute or more; a younger connection is most likely alive."""
 
@@ -105,20 +113,22 @@ class SmtpMailer:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         connections: int = CONNECTIONS,
+        longest_wait: float = LONGEST_WAIT,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._server = server
         self._signer = signer
         self._timeout = timeout
         self._slots = asyncio.Semaphore(connections)
+        self._longest_wait = longest_wait
         self._ssl_context = ssl_context or _ssl_context(server.tls)
         self._idle: list[tuple[float, aiosmtplib.SMTP]] = []
 
     async def send(self, message: EmailMessage, envelope_from: str, recipient: str) -> Exchange:
-        """One attempt within the timeout, the wait for a free connection included.
+        """One attempt within the timeout, which begins when a connection is free.
 
         A reply by the server gives SUCCEEDED or SMTP with its code; a refusal of the connection itself gives
-        CONNECTION, because it says nothing about this mail.
+        CONNECTION, because it says nothing about this mail; so does a connection that did not become free.
         """
         record = _Recorder()
         try:
@@ -136,11 +146,16 @@ class SmtpMailer:
                 recipient_refused=True,
             )
         content = mail_bytes(message, self._signer)
+        if not await self._may_connect():
+            return record.done(AttemptOutcome.CONNECTION, "No connection to the mail server became free.")
+        record = _Recorder()
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
+            async with asyncio.timeout(self._timeout):
                 reply = await self._transact(record, sender, mailbox, content)
         except (aiosmtplib.SMTPException, OSError, ValueError) as failure:
             return _failed(record, failure, self._timeout)
+        finally:
+            self._slots.release()
         return record.done(AttemptOutcome.SUCCEEDED, None, status=reply.code, reply=reply.message)
 
     async def aclose(self) -> None:
@@ -151,6 +166,13 @@ class SmtpMailer:
                 await client.quit(timeout=1)
             except (aiosmtplib.SMTPException, OSError):
                 client.close()
+
+    async def _may_connect(self) -> bool:
+        try:
+            async with asyncio.timeout(self._longest_wait):
+                return await self._slots.acquire()
+        except TimeoutError:
+            return False
 
     async def _transact(
         self, record: "_Recorder", sender: str, recipient: str, content: bytes

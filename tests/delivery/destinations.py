@@ -8,6 +8,7 @@ from sqlmodel import col
 
 import app.emails  # noqa: F401 - registers the wording of mails, as the worker does
 from app import clock
+from app.delivery import mails
 from app.delivery.dispatch import Dispatcher
 from app.delivery.models import (
     Delivery,
@@ -134,6 +135,22 @@ async def outgoing_mails(world: World) -> list[tuple[str, dict[str, str]]]:
             (row.recipient, orjson.loads(world.services.keyring.decrypt(row.content_encrypted or "")))
             for row in rows
         ]
+
+
+async def queue_mail(world: World, account_id: str, recipient: str, subject: str = "Your code") -> str:
+    """Queue a mail that is not about an event; gives its id."""
+    content = mails.Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>")
+    mail = mails.outgoing(world.services.keyring, account_id, recipient, content)
+    async with world.database.transaction() as session:
+        session.add(mail)
+    return mail.id
+
+
+async def outgoing_done(world: World) -> bool:
+    """Whether all of them were sent or given up."""
+    async with world.database.reading() as session:
+        waiting = select(col(OutgoingMail.id)).where(col(OutgoingMail.due_at).is_not(None))
+        return (await session.execute(waiting)).first() is None
 
 
 async def confirmation_token(world: World) -> str:

@@ -10,16 +10,30 @@ from typing import Any
 from aiosmtpd.smtp import SMTP as SmtpProtocol
 from aiosmtpd.smtp import Envelope, Session
 
+from tests.services.records import Records
+
 
 @dataclass
 class Inbox:
-    """What an aiosmtpd server took."""
+    """What an aiosmtpd server took. RCPT TO one of `stuck` hangs until `let_go` is set."""
 
-    envelopes: list[Envelope] = field(default_factory=list)
+    envelopes: Records[Envelope] = field(default_factory=Records)
     sessions: list[Session] = field(default_factory=list)
+    stuck: set[str] = field(default_factory=set)
+    hung: Records[str] = field(default_factory=Records)
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle_RCPT(
+        self, server: SmtpProtocol, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address in self.stuck:
+            self.hung.add(address)
+            await self.let_go.wait()
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SmtpProtocol, session: Session, envelope: Envelope) -> str:
-        self.envelopes.append(envelope)
+        self.envelopes.add(envelope)
         self.sessions.append(session)
         return "250 2.0.0 Kept as 17"
 

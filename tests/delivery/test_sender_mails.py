@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 
 import orjson
 import pytest
-from sqlalchemy import select
 
 from app import clock
 from app.customers import actions as customers
-from app.delivery import mails, subscriptions
+from app.delivery import subscriptions
 from app.delivery.dispatch import delivery_row, insert_deliveries
 from app.delivery.models import (
     DeliveryStatus,
@@ -17,7 +16,7 @@ from app.delivery.models import (
     OutgoingMail,
 )
 from app.delivery.tokens import unsubscribe_token, verified_subscription
-from tests.delivery.destinations import RESEND, SUBSCRIPTION, make_subscription
+from tests.delivery.destinations import RESEND, SUBSCRIPTION, make_subscription, outgoing_done, queue_mail
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.meters.asking import run
 from tests.services.smtp import SmtpSink
@@ -136,30 +135,12 @@ async def test_a_mail_that_cannot_be_written_is_given_up_and_holds_up_no_other(
     assert len(smtp_sink.mails) == 1
 
 
-async def queue(scene: Scene, account_id: str, recipient: str, subject: str = "Your code") -> str:
-    mail = mails.outgoing(
-        scene.services.keyring,
-        account_id,
-        recipient,
-        mails.Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>"),
-    )
-    async with scene.database.transaction() as session:
-        session.add(mail)
-    return mail.id
-
-
-async def outgoing_done(scene: Scene) -> bool:
-    async with scene.database.reading() as session:
-        waiting = select(OutgoingMail.id).where(OutgoingMail.due_at.is_not(None))  # type: ignore
-        return (await session.execute(waiting)).first() is None
-
-
 async def test_other_mails_are_sent_and_forgotten(scene: Scene, smtp_sink: SmtpSink) -> None:
     smtp_sink.refuse("ada@example.com", "450 4.2.1 Busy", times=1)
     account = await scene.account()
-    mail_id = await queue(scene, account, "ada@example.com")
+    mail_id = await queue_mail(scene.world, account, "ada@example.com")
     async with scene.worker() as worker:
-        await scene.until(lambda: outgoing_done(scene))
+        await scene.until(lambda: outgoing_done(scene.world))
         assert worker.outgoing.sent == 1
     (mail,) = smtp_sink.mails
     assert (mail.subject, mail.text) == ("Your code", "It is 123456.\n")
@@ -172,9 +153,9 @@ async def test_other_mails_are_sent_and_forgotten(scene: Scene, smtp_sink: SmtpS
 async def test_other_mails_that_are_refused_are_given_up(scene: Scene, smtp_sink: SmtpSink) -> None:
     smtp_sink.refuse("gone@example.com")
     account = await scene.account()
-    mail_id = await queue(scene, account, "gone@example.com")
+    mail_id = await queue_mail(scene.world, account, "gone@example.com")
     async with scene.worker():
-        await scene.until(lambda: outgoing_done(scene))
+        await scene.until(lambda: outgoing_done(scene.world))
     row = await scene.row(OutgoingMail, mail_id)
     assert (row.attempts_made, row.content_encrypted) == (1, None)
     assert row.error == "The mail server answered 550: 5.1.1 No such mailbox"
@@ -253,7 +234,7 @@ async def test_a_mail_that_finds_no_mailbox_leaves_a_confirmed_subscription_alon
     smtp_sink.refuse("gone@example.com")
     account = await scene.account()
     subscription_id = await scene.subscription(account, "gone@example.com")
-    await queue(scene, account, "gone@example.com")
+    await queue_mail(scene.world, account, "gone@example.com")
     async with scene.worker():
         await scene.points.wait_for("mail.recorded")
     row = await scene.row(EmailSubscription, subscription_id)
@@ -263,9 +244,9 @@ async def test_a_mail_that_finds_no_mailbox_leaves_a_confirmed_subscription_alon
 async def test_several_workers_send_each_other_mail_once(scene: Scene, smtp_sink: SmtpSink) -> None:
     account = await scene.account()
     for number in range(20):
-        await queue(scene, account, "ada@example.com", f"Mail {number}")
+        await queue_mail(scene.world, account, "ada@example.com", f"Mail {number}")
     async with scene.worker(), scene.worker(), scene.worker():
-        await scene.until(lambda: outgoing_done(scene))
+        await scene.until(lambda: outgoing_done(scene.world))
     assert sorted(mail.subject for mail in smtp_sink.mails) == sorted(f"Mail {one}" for one in range(20))
 
 

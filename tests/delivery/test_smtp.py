@@ -186,13 +186,31 @@ async def test_after_a_timeout_the_next_mail_gets_a_new_connection() -> None:
     assert script.connections == 2
 
 
-async def test_the_wait_for_a_connection_counts() -> None:
+async def test_the_wait_for_a_connection_is_not_the_servers_time() -> None:
     async with (
-        scripted(END=None) as script,
+        scripted(END=[None, None, "250 OK"]) as script,
         mailer_to(script.port, timeout=PATIENCE, connections=1) as mailer,
     ):
         exchanges = await asyncio.gather(*(mailer.send(mail(), FROM, TO) for _ in range(3)))
-    assert [one.outcome for one in exchanges] == [AttemptOutcome.TIMEOUT] * 3
+    assert [one.outcome.value for one in exchanges] == ["TIMEOUT", "TIMEOUT", "SUCCEEDED"]
+    assert script.connections == 3
+
+
+async def test_a_connection_that_does_not_become_free() -> None:
+    async with good_server() as (port, inbox), mailer_to(port, connections=1, longest_wait=0.05) as mailer:
+        inbox.stuck.add(TO)
+        stuck = asyncio.create_task(mailer.send(mail(), FROM, TO))
+        await inbox.hung.wait_for(1)
+        exchange = await mailer.send(mail(), FROM, "ann@example.com")
+        inbox.let_go.set()
+        assert (await stuck).outcome is AttemptOutcome.SUCCEEDED
+        after = await mailer.send(mail(), FROM, "ann@example.com")
+    assert (exchange.outcome, exchange.error) == (
+        AttemptOutcome.CONNECTION,
+        "No connection to the mail server became free.",
+    )
+    assert after.outcome is AttemptOutcome.SUCCEEDED
+    assert [one.rcpt_tos for one in inbox.envelopes] == [[TO], ["ann@example.com"]]
 
 
 async def test_a_cancelled_mail_gives_its_place_back() -> None:

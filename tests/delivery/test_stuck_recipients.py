@@ -1,0 +1,92 @@
+"""A mail server that hangs at one recipient: everybody else's mails arrive meanwhile, of whatever kind."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from sqlalchemy import update
+from sqlmodel import col
+
+from app import clock
+from app.delivery import digests, mailing, outgoing, smtp
+from app.delivery.models import Delivery, Lane
+from app.delivery.retry import RECORDING_SECONDS
+from tests.delivery.destinations import outgoing_done, queue_mail
+from tests.delivery.mail_servers import Inbox, good_server
+from tests.delivery.scene import Scene, open_scene
+
+STUCK = "stuck@example.com"
+LONGEST_ATTEMPT = timedelta(seconds=smtp.LONGEST_WAIT + smtp.DEFAULT_TIMEOUT + RECORDING_SECONDS)
+
+
+@asynccontextmanager
+async def stuck_scene(database_url: str) -> AsyncIterator[tuple[Scene, Inbox]]:
+    """Mails to STUCK hang until they are let go at the end; then all must have come at the first attempt."""
+    async with good_server() as (port, inbox):
+        inbox.stuck.add(STUCK)
+        settings = {"smtp_url": f"smtp://127.0.0.1:{port}", "mail_from": "Voltwire <events@mail.example>"}
+        async with open_scene(database_url, **settings) as scene, scene.worker():
+            yield scene, inbox
+            inbox.let_go.set()
+            await scene.settled()
+            await scene.until(lambda: outgoing_done(scene.world))
+            for delivery in await scene.deliveries():
+                assert (delivery.status, delivery.attempts_made) == ("SUCCEEDED", 1)
+
+
+async def came(inbox: Inbox, *recipients: str) -> None:
+    for recipient in recipients:
+        await inbox.envelopes.wait_for(lambda one, wanted=recipient: wanted in one.rcpt_tos)
+
+
+async def make_digests_due(scene: Scene, count: int) -> None:
+    """Once so many deliveries wait for one."""
+
+    async def wait() -> bool:
+        return len(await scene.deliveries(lane=Lane.DIGEST)) == count
+
+    await scene.until(wait)
+    async with scene.database.transaction() as session:
+        waiting = update(Delivery).where(col(Delivery.lane) == Lane.DIGEST, col(Delivery.due_at).is_not(None))
+        await session.execute(waiting.values(due_at=clock.now()))
+
+
+async def test_an_event_mail_that_hangs(database_url: str) -> None:
+    async with stuck_scene(database_url) as (scene, inbox):
+        account = await scene.account()
+        stuck = await scene.subscription(account, STUCK)
+        await scene.happen(account, 10)
+        await inbox.hung.wait_for(mailing.MOST_TO_ONE)
+
+        await scene.subscription(account, "ada@example.com")
+        await scene.subscription(account, "grace@example.com", digest="HOURLY")
+        await queue_mail(scene.world, account, "katherine@example.com")
+        await scene.happen(account)
+        await make_digests_due(scene, 1)
+        await came(inbox, "ada@example.com", "grace@example.com", "katherine@example.com")
+        assert len(inbox.hung) == mailing.MOST_TO_ONE
+        for one in await scene.deliveries(destination_id=stuck):
+            assert one.due_at is not None
+            assert one.leased_until is None or one.leased_until - one.due_at >= LONGEST_ATTEMPT
+
+
+async def test_a_digest_that_hangs(database_url: str) -> None:
+    async with stuck_scene(database_url) as (scene, inbox):
+        account = await scene.account()
+        for recipient in (STUCK, "grace@example.com"):
+            await scene.subscription(account, recipient, digest="HOURLY")
+        await scene.happen(account)
+        await make_digests_due(scene, 2)
+        await inbox.hung.wait_for(1)
+
+        other = await scene.account()
+        await scene.subscription(other, "ada@example.com")
+        await queue_mail(scene.world, account, "katherine@example.com")
+        await scene.happen(other)
+        await came(inbox, "ada@example.com", "grace@example.com", "katherine@example.com")
+        assert len(inbox.hung) == 1
+
+
+def test_there_is_a_connection_for_every_mail() -> None:
+    at_once = mailing.MOST_IN_FLIGHT + digests.MAILS_AT_ONCE + outgoing.MAILS_AT_ONCE
+    assert at_once <= smtp.CONNECTIONS
