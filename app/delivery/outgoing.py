@@ -9,35 +9,50 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, func, select
-from sqlmodel import col
+from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
 from app.crypto import Keyring
-from app.database import Database, UtcDateTime, database_now
+from app.database import Database, UtcDateTime
 from app.delivery.claims import COUNTED_DUE
 from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop, insist
-from app.delivery.mailing import Postman, suspend_unconfirmed
-from app.delivery.models import OutgoingMail
+from app.delivery.mailing import MOST_TO_ONE, Postman, suspend_unconfirmed
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import ATTEMPT_SECONDS
-from app.sql import Sql
+from app.sql import Sql, rows
 
 LOOK_EVERY = 1.0
 MAILS_AT_ONCE = 6
+MOST_OF_ACCOUNT = MAILS_AT_ONCE // 2
 
+_IS_UNHELD = "(leased_until IS NULL OR leased_until <= (SELECT @now))"
+# The rows are who has as many mails under way as they may.
+_IS_FREE = f"""
+    {_IS_UNHELD} AND NOT EXISTS (
+        SELECT 1 FROM @rows(account_id text, recipient text)
+        WHERE given.account_id = outgoing_mails.account_id OR given.recipient = outgoing_mails.recipient
+    )
+"""  # noqa: S608 - our own text
+_NEXT = Sql(
+    f"""
+    SELECT (SELECT @now) AS now,
+        (SELECT MIN(due_at) FROM outgoing_mails WHERE due_at IS NOT NULL AND {_IS_FREE}) AS due_at,
+        (SELECT MIN(due_at) FROM outgoing_mails WHERE due_at IS NOT NULL AND {_IS_UNHELD}) AS oldest
+    """,  # noqa: S608 - our own text
+    {"now": UtcDateTime(), "due_at": UtcDateTime(), "oldest": UtcDateTime()},
+)
 _CLAIM = Sql(
-    """
+    f"""
     UPDATE outgoing_mails SET leased_until = @later(:seconds), fence = fence + 1
     WHERE id IN (
         SELECT id FROM outgoing_mails
-        WHERE due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))
-        ORDER BY due_at, id LIMIT :most @skip_locked(outgoing_mails)
+        WHERE due_at <= (SELECT @now) AND {_IS_FREE}
+        ORDER BY due_at, id LIMIT 1 @skip_locked(outgoing_mails)
     )
     RETURNING id, account_id, recipient, content_encrypted, attempts_made, fence, created_at
-""",
+    """,  # noqa: S608 - our own text
     {"created_at": UtcDateTime()},
 )
 # The content goes with the last attempt, as it may hold a token.
@@ -58,7 +73,7 @@ log = structlog.get_logger(__name__)
 
 
 class OutgoingMails:
-    """Sends what is queued, a few at a time. `run()` until `stop()`."""
+    """Sends what is queued, a few at a time and few of them to one recipient. `run()` until `stop()`."""
 
     def __init__(
         self,
@@ -74,7 +89,8 @@ class OutgoingMails:
         self._schedule = schedule
         self._log = log.bind(worker_id=worker_id)
         self._loop = Loop("outgoing mails", self._turn)
-        self._sending: asyncio.Future[Any] | None = None
+        self._sending: dict[asyncio.Task[None], Row[Any]] = {}
+        self._grace = 0.0
         self._is_broken_off = False
         self.sent = 0
         self.observe_seconds: Callable[[float], None] | None = None
@@ -99,55 +115,65 @@ class OutgoingMails:
         self._loop.bell.ring()
 
     async def run(self) -> None:
-        await self._loop.run()
+        try:
+            await self._loop.run()
+            if self._sending:
+                await asyncio.wait(self._sending, timeout=self._grace)
+            self._is_broken_off = True
+        finally:
+            for sending in self._sending:
+                sending.cancel()
+            await asyncio.gather(*self._sending, return_exceptions=True)
 
     def stop(self, seconds: float) -> None:
         """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
+        self._grace = seconds
         self._loop.stop()
-        if self._sending is not None:
-            asyncio.get_running_loop().call_later(seconds, self._break_off, self._sending)
-
-    def _break_off(self, sending: asyncio.Future[Any]) -> None:
-        self._is_broken_off = True
-        sending.cancel()
 
     async def _turn(self) -> float:
-        wait = await self._wait()
+        """Claim the next mail, if a place is free, and send it while the turns go on."""
+        self._forget_ended()
+        busy = rows(self._busy())
+        wait = await self._wait(busy)
+        if len(self._sending) >= MAILS_AT_ONCE:
+            return LOOK_EVERY
         if wait > 0:
             return wait
-        values = {"seconds": lease_seconds(ATTEMPT_SECONDS), "most": MAILS_AT_ONCE}
+        values = {"seconds": lease_seconds(ATTEMPT_SECONDS), "rows": busy}
+        until = time.monotonic() + lease_seconds(ATTEMPT_SECONDS)
         async with self._database.transaction() as session:
-            claimed = (await session.execute(_CLAIM.on(session), values)).all()
-        points.reach("mail.claimed")
-        until = time.monotonic() + values["seconds"]
-        # Whatever comes of one, the others are waited for.
-        self._sending = asyncio.gather(
-            *(self._deliver(mail, until) for mail in claimed), return_exceptions=True
-        )
-        try:
-            done = await self._sending
-        except asyncio.CancelledError:
-            if not self._is_broken_off:
-                raise
+            mail = (await session.execute(_CLAIM.on(session), values)).first()
+        if mail is None:
             return 0.0
-        finally:
-            self._sending = None
-        for one in done:
-            if isinstance(one, BaseException):
-                raise one
+        points.reach("mail.claimed")
+        sending = asyncio.create_task(self._deliver(mail, until), name="outgoing mail")
+        self._sending[sending] = mail
+        sending.add_done_callback(lambda _: self._loop.bell.ring())
         return 0.0
 
-    async def _wait(self) -> float:
-        """Seconds until the next mail is due; 0: one is."""
-        now = database_now()
-        first = select(func.min(col(OutgoingMail.due_at)), now).where(
-            col(OutgoingMail.due_at).is_not(None),
-            col(OutgoingMail.leased_until).is_(None) | (col(OutgoingMail.leased_until) <= now),
-        )
+    def _forget_ended(self) -> None:
+        """Make their places free; raises what one of them ended in."""
+        ended = [sending for sending in self._sending if sending.done()]
+        for sending in ended:
+            del self._sending[sending]
+        errors = [error for sending in ended if (error := sending.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def _busy(self) -> list[dict[str, str]]:
+        recipients = Counter(mail.recipient for mail in self._sending.values())
+        accounts = Counter(mail.account_id for mail in self._sending.values())
+        return [
+            *({"recipient": one} for one, count in recipients.items() if count >= MOST_TO_ONE),
+            *({"account_id": one} for one, count in accounts.items() if count >= MOST_OF_ACCOUNT),
+        ]
+
+    async def _wait(self, busy: str) -> float:
+        """Seconds until the next mail is due that may be sent; 0: one is."""
         async with self._database.reading() as session:
-            due_at, at = (await session.execute(first)).one()
-        self.oldest_due_seconds = 0.0 if due_at is None else max((at - due_at).total_seconds(), 0.0)
-        return LOOK_EVERY if due_at is None else _between(at, due_at)
+            found = (await session.execute(_NEXT.on(session), {"rows": busy})).one()
+        self.oldest_due_seconds = _passed(found.oldest, found.now)
+        return LOOK_EVERY if found.due_at is None else _between(found.now, found.due_at)
 
     async def _deliver(self, mail: Row[Any], until: float) -> None:
         try:
@@ -214,6 +240,10 @@ async def _write(session: AsyncSession, statement: Sql, values: dict[str, Any]) 
     """Whether it was still this worker's to write."""
     done = await session.execute(statement.on(session), values)
     return bool(done.rowcount)  # type: ignore[attr-defined]
+
+
+def _passed(due_at: datetime | None, now: datetime) -> float:
+    return 0.0 if due_at is None else max((now - due_at).total_seconds(), 0.0)
 
 
 def _between(now: datetime, due_at: datetime) -> float:

@@ -13,7 +13,7 @@ from app import clock
 from app.delivery import claims, mails
 from app.delivery.channels import FIRST_LIMIT
 from app.delivery.dispatch import Dispatcher
-from app.delivery.mailing import MOST_IN_FLIGHT
+from app.delivery.mailing import MOST_TO_ONE
 from app.delivery.models import Delivery, Lane, OutgoingMail
 from app.main import Process
 from app.settings import Settings
@@ -25,13 +25,18 @@ from tests.support import SECRET
 WAITING = 10
 IN_FLIGHT = {
     "webhook": int(FIRST_LIMIT),
-    "email": int(FIRST_LIMIT),
+    "email": MOST_TO_ONE,
     "digest": WAITING,
-    "transactional": MOST_IN_FLIGHT,
+    "transactional": MOST_TO_ONE,
 }
 """How many of those that wait are tried at once."""
 
-ARRIVING = {"webhook": int(FIRST_LIMIT), "email": 1, "digest": 1, "transactional": 1}
+ARRIVING = {
+    "webhook": int(FIRST_LIMIT),
+    "email": MOST_TO_ONE,
+    "digest": 1,
+    "transactional": MOST_TO_ONE,
+}
 """How many requests or recipients a server that hangs is asked for at least."""
 
 RECORDED = {
