@@ -5,6 +5,7 @@ cache. Strawberry defines the schema; graphql-core's executor runs it.
 """
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,11 +44,14 @@ from app.api.limits import Limits, check_shape, cost_of
 from app.api.persisted import PersistedDocuments
 from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
 
-CACHED_DOCUMENTS = 1000
-# Of all documents together: plans and their statements, tens of kilobytes each.
-CACHED_PLANS = 4000
-# A document longer than this is executed, but not kept.
+CACHED_DOCUMENTS, CACHED_BYTES = 1000, 32_000_000
+# Of all documents together: plans, and their statements of ten kilobytes a column.
+CACHED_PLANS, CACHED_PLANS_BYTES = 4000, 96_000_000
+# A document longer than this is executed, but not kept; nor is what was compiled of it, once it is gone.
 CACHED_LENGTH = 20_000
+OWN_PLANS, OWN_PLANS_BYTES = 64, 2_000_000
+# Bytes, as measured: of a document, and of each of its tokens with what was parsed from it.
+DOCUMENT_WEIGHT, TOKEN_WEIGHT = 16_000, 620
 MAX_ERRORS = 20
 
 # What a request without credentials may select.
@@ -112,8 +116,8 @@ class Engine:
         self._limits = limits
         self._allowed = None if operations is None else frozenset(operations.values())
         self._documents = PersistedDocuments(operations)
-        self._kept: Kept[tuple[str, str | None], Prepared] = Kept(CACHED_DOCUMENTS)
-        self._plans: Kept[Any, Any] = Kept(CACHED_PLANS)
+        self._kept: Kept[tuple[str, str | None], Prepared] = Kept(CACHED_DOCUMENTS, CACHED_BYTES)
+        self._plans: Kept[Any, Any] = Kept(CACHED_PLANS, CACHED_PLANS_BYTES)
 
     def prepare(
         self, query: str | None, operation_name: str | None, *, authenticated: bool, named: str | None = None
@@ -131,7 +135,7 @@ class Engine:
             except ApiError as error:
                 raise RequestErrors.of(error) from None
             if len(query) <= CACHED_LENGTH:
-                self._kept.put(key, prepared)
+                self._kept.put(key, prepared, _weight_of(prepared.document, query))
         if not authenticated and not prepared.is_open:
             raise RequestErrors.of(
                 Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
@@ -163,11 +167,13 @@ class Engine:
             raise refused(errors, document)
         operation = _operation(document, operation_name)
         reads = self._compiled and operation.operation is not OperationType.MUTATION
+        is_kept = len(query) <= CACHED_LENGTH
+        plans: Kept[Any, Any] = self._plans if is_kept else Kept(OWN_PLANS, OWN_PLANS_BYTES)
         return Prepared(
             document,
             operation,
             is_open=_root_fields(document, operation) <= OPEN_FIELDS,
-            plans=Plans(document, operation, self._plans) if reads else None,
+            plans=Plans(document, operation, plans) if reads else None,
             cost=None if operation.variable_definitions else cost_of(self.schema, document, operation, {}),
         )
 
@@ -262,6 +268,14 @@ def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
     if result.errors:
         return {"errors": [shown_error(error, document) for error in result.errors], "data": result.data}
     return {"data": result.data}
+
+
+def _weight_of(document: DocumentNode, query: str) -> int:
+    """Bytes, about."""
+    tokens, token = 0, document.loc.start_token if document.loc else None
+    while token is not None:
+        tokens, token = tokens + 1, token.next
+    return DOCUMENT_WEIGHT + TOKEN_WEIGHT * tokens + sys.getsizeof(query)
 
 
 def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode:

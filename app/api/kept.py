@@ -9,11 +9,17 @@ V = TypeVar("V")
 
 
 class Kept(Generic[K, V]):
-    """At most `size` values; of more, those go that were not used for the longest time."""
+    """At most `size` values, of at most `limit` bytes by what each is said to weigh; of more, those go that were not
+    used for the longest time.
+    """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, limit: int) -> None:
         self._size = size
+        self._limit = limit
         self._values: OrderedDict[K, V] = OrderedDict()
+        self._weights: dict[K, int] = {}
+        # Of all together.
+        self.weight = 0
 
     def __len__(self) -> int:
         return len(self._values)
@@ -28,8 +34,18 @@ class Kept(Generic[K, V]):
             self._values.move_to_end(key)
         return value
 
-    def put(self, key: K, value: V) -> None:
+    def put(self, key: K, value: V, weight: int) -> None:
+        """Keep a value, unless it alone weighs more than all may."""
+        self._drop(key)
+        if weight > self._limit:
+            return
         self._values[key] = value
-        self._values.move_to_end(key)
-        if len(self._values) > self._size:
-            self._values.popitem(last=False)
+        self._weights[key] = weight
+        self.weight += weight
+        while len(self._values) > self._size or self.weight > self._limit:
+            self._drop(next(iter(self._values)))
+
+    def _drop(self, key: K) -> None:
+        if key in self._values:
+            del self._values[key]
+            self.weight -= self._weights.pop(key)

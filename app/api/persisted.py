@@ -6,6 +6,7 @@ Source: apollographql.com/docs/apollo-server/performance/apq.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from app.api.kept import Kept
 from app.errors import BadUserInput, PersistedQueryNotFound
 
 KEPT: Final = 1000
+KEPT_BYTES: Final = 16_000_000
 # A longer document is executed, but not kept.
 KEPT_LENGTH: Final = 20_000
 
@@ -51,7 +53,7 @@ class PersistedDocuments:
 
     def __init__(self, operations: Mapping[str, str] | None = None) -> None:
         self._operations = operations
-        self._learned: Kept[str, str] = Kept(KEPT)
+        self._learned: Kept[str, str] = Kept(KEPT, KEPT_BYTES)
 
     def text_of(self, query: str | None, named: str | None) -> str:
         """The document that is meant by what was sent: a document, its hash, or both. Raises RequestErrors."""
@@ -71,7 +73,7 @@ class PersistedDocuments:
         """Keep a document that was found to be valid, under its hash."""
         if named is None or self._operations is not None or len(query) > KEPT_LENGTH:
             return
-        self._learned.put(named, query)
+        self._learned.put(named, query, sys.getsizeof(query))
 
     def _found(self, named: str) -> str | None:
         return (self._learned if self._operations is None else self._operations).get(named)

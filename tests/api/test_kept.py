@@ -6,19 +6,42 @@ from app.api.kept import Kept
 
 
 def test_of_more_than_it_keeps_those_go_that_were_used_longest_ago() -> None:
-    kept: Kept[str, int] = Kept(2)
-    kept.put("a", 1)
-    kept.put("b", 2)
+    kept: Kept[str, int] = Kept(2, 100)
+    kept.put("a", 1, 1)
+    kept.put("b", 2, 1)
     assert kept.get("a") == 1
-    kept.put("c", 3)
+    kept.put("c", 3, 1)
     assert [kept.get(one) for one in "abc"] == [1, None, 3]
-    kept.put("a", 4)
-    kept.put("d", 5)
+    kept.put("a", 4, 1)
+    kept.put("d", 5, 1)
     assert list(kept) == [4, 5]
     assert len(kept) == 2
 
 
+def test_what_it_keeps_weighs_no_more_than_it_may() -> None:
+    kept: Kept[str, int] = Kept(100, 10)
+    kept.put("a", 1, 4)
+    kept.put("b", 2, 4)
+    assert (list(kept), kept.weight) == ([1, 2], 8)
+    # What takes another's place weighs in its stead.
+    kept.put("a", 3, 6)
+    assert (list(kept), kept.weight) == ([2, 3], 10)
+    kept.put("c", 4, 1)
+    assert (list(kept), kept.weight) == ([3, 4], 7)
+    kept.put("d", 5, 10)
+    assert (list(kept), kept.weight) == ([5], 10)
+
+
+def test_what_is_too_heavy_takes_nobodys_place() -> None:
+    kept: Kept[str, int] = Kept(100, 10)
+    kept.put("a", 1, 4)
+    kept.put("b", 2, 11)
+    assert (list(kept), kept.weight) == ([1], 4)
+    kept.put("a", 3, 11)
+    assert (list(kept), kept.weight) == ([], 0)
+
+
 def test_a_key_must_be_hashable() -> None:
-    kept: Kept[tuple[list[int]], int] = Kept(1)
+    kept: Kept[tuple[list[int]], int] = Kept(1, 1)
     with pytest.raises(TypeError):
         kept.get(([],))

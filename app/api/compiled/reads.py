@@ -3,7 +3,9 @@
 Each goes the compiled way where that can be gone, and else the ordinary way with the same answer.
 """
 
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import count
 from typing import Any
 
 from graphql import (
@@ -19,6 +21,7 @@ from graphql import (
 )
 from graphql.language import SKIP, ArgumentNode
 from sqlalchemy import Select, select
+from sqlalchemy.sql.visitors import iterate
 
 from app import clock
 from app.api.compiled import statements
@@ -36,13 +39,18 @@ from app.direct import padded
 
 # A statement with a longer filter is built each time.
 LONGEST_FILTER = 1000
+# Characters of all variables that decide over a plan; no cursor is as long.
+LONGEST_VALUES = 1000
+# Bytes, as measured: of a plan, of each column that it reads, of each element of a statement, of a name of either.
+PLAN_WEIGHT, COLUMN_WEIGHT, ELEMENT_WEIGHT, KEY_WEIGHT = 3000, 800, 1500, 500
 # What was found not to be compilable.
 _NEVER = object()
+_numbers = count()
 
 
 class Plans:
     """The compiled reads of one operation of a document: a plan for each root field and each set of values of the
-    variables that decide over its shape, and the statements of each. All documents share one memory, `kept`.
+    variables that decide over its shape, and the statements of each, in a memory that documents may share, `kept`.
     """
 
     def __init__(
@@ -50,8 +58,10 @@ class Plans:
     ) -> None:
         self._variables = _structural(document, operation)
         roots = operation.selection_set.selections
-        # Kept as long as what is remembered of it, so that ids of its nodes are not given to others.
+        # Lives as long as this, so that ids of its nodes are not given to others.
         self._document = document
+        # Stands for this in keys, which would keep the document alive.
+        self._number = next(_numbers)
         self.has_one_root = len(roots) == 1 and isinstance(roots[0], FieldNode)
         self.kept = kept
 
@@ -60,17 +70,21 @@ class Plans:
         coerced = info.variable_values.coerced
         # By its nodes and not by its path: one path leads through events of several types to several fields.
         nodes = tuple(map(id, info.field_nodes))
-        key = (self, nodes, kind, *(coerced.get(name, Undefined) for name in self._variables))
+        values = tuple([coerced.get(name, Undefined) for name in self._variables])
+        key = (self._number, nodes, kind, values)
         try:
             found = self.kept.get(key)
         except TypeError:
             raise NotCompiled("variables") from None
         if found is None:
+            if sum(len(one) for one in values if isinstance(one, str)) > LONGEST_VALUES:
+                raise NotCompiled("variables")
             try:
                 found = build(Compiler(info))
             except NotCompiled:
                 found = _NEVER
-            self.kept.put(key, found)
+            named = KEY_WEIGHT + sum(map(sys.getsizeof, (nodes, *nodes, *values)))
+            self.kept.put(key, found, named + _weight_of(found))
         if found is _NEVER:
             raise NotCompiled
         return found
@@ -264,11 +278,20 @@ def _is_alone(context: Context, plan: Plan) -> bool:
 def _kept(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> Select[Any]:
     if context.plans is None or len(shape.filter) > LONGEST_FILTER:
         return build()
-    statement: Select[Any] | None = context.plans.kept.get((plan, shape))
+    key = (plan.number, shape)
+    statement: Select[Any] | None = context.plans.kept.get(key)
     if statement is None:
         statement = build()
-        context.plans.kept.put((plan, shape), statement)
+        elements = sum(1 for _ in iterate(statement))
+        weight = KEY_WEIGHT + sys.getsizeof(shape.filter) + ELEMENT_WEIGHT * elements
+        context.plans.kept.put(key, statement, weight)
     return statement
+
+
+def _weight_of(compiled: Any) -> int:
+    if compiled is _NEVER:
+        return 0
+    return PLAN_WEIGHT + COLUMN_WEIGHT * (compiled.columns if isinstance(compiled, Plan) else 0)
 
 
 def _structural(document: DocumentNode, operation: OperationDefinitionNode) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Methods that begin with `_` give expressions; see `values.py`.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from graphql import (
@@ -29,6 +30,7 @@ from app.errors import BadUserInput
 
 # The arguments of connections.
 PAGE_ARGUMENTS = ("first", "after", "last", "before")
+_numbers = count()
 
 
 class Scope:
@@ -76,6 +78,8 @@ class Plan:
     """Rows of one model, shaped by `shape`; children are nested connections and lists, read for all rows at once."""
 
     def __init__(self, model: Any, key: str, *, descending: bool = False) -> None:
+        # Stands for it where it need not be kept alive.
+        self.number = next(_numbers)
         self.model = model
         self.descending = descending
         self.scopes: list[Scope] = []
@@ -88,6 +92,11 @@ class Plan:
         self.shape: Callable[[Any, Run], Any]
         # Whether what `shape` makes the executor has still to complete.
         self.is_unready = False
+
+    @property
+    def columns(self) -> int:
+        """How many columns it reads, with its children."""
+        return len(self.places) + sum(child.plan.columns for child in self.children)
 
     def place(self, scope: Scope, attribute: str) -> int:
         wanted = (scope, attribute)
