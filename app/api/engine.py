@@ -5,7 +5,6 @@ cache. Strawberry defines the schema; graphql-core's executor runs it.
 """
 
 import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,17 +40,9 @@ from app.api.context import Context
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.kept import Kept
 from app.api.limits import Limits, check_shape, cost_of
-from app.api.persisted import PersistedDocuments
+from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
 from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
 
-CACHED_DOCUMENTS, CACHED_BYTES = 1000, 32_000_000
-# Of all documents together: plans, and their statements of ten kilobytes a column.
-CACHED_PLANS, CACHED_PLANS_BYTES = 4000, 96_000_000
-# A document longer than this is executed, but not kept; nor is what was compiled of it, once it is gone.
-CACHED_LENGTH = 20_000
-OWN_PLANS, OWN_PLANS_BYTES = 64, 2_000_000
-# Bytes, as measured: of a document, and of each of its tokens with what was parsed from it.
-DOCUMENT_WEIGHT, TOKEN_WEIGHT = 16_000, 620
 MAX_ERRORS = 20
 
 # What a request without credentials may select.
@@ -115,9 +106,8 @@ class Engine:
         self._compiled = compiled
         self._limits = limits
         self._allowed = None if operations is None else frozenset(operations.values())
-        self._documents = PersistedDocuments(operations)
-        self._kept: Kept[tuple[str, str | None], Prepared] = Kept(CACHED_DOCUMENTS, CACHED_BYTES)
-        self._plans: Kept[Any, Any] = Kept(CACHED_PLANS, CACHED_PLANS_BYTES)
+        self._memory = Memory(OF_ACCOUNTS, operations)
+        self._strangers = Memory(OF_STRANGERS, operations)
 
     def prepare(
         self, query: str | None, operation_name: str | None, *, authenticated: bool, named: str | None = None
@@ -126,21 +116,20 @@ class Engine:
 
         Raises RequestErrors: what is wrong with the document, or 401 where credentials are missing.
         """
-        query = self._documents.text_of(query, named)
-        key = (query, operation_name)
-        prepared = self._kept.get(key)
+        memory = self._memory if authenticated else self._strangers
+        query = memory.named.text_of(query, named)
+        prepared = memory.get(query, operation_name)
         if prepared is None:
             try:
-                prepared = self._prepare(query, operation_name)
+                prepared = self._prepare(query, operation_name, memory.plans_for(query))
             except ApiError as error:
                 raise RequestErrors.of(error) from None
-            if len(query) <= CACHED_LENGTH:
-                self._kept.put(key, prepared, _weight_of(prepared.document, query))
-        if not authenticated and not prepared.is_open:
-            raise RequestErrors.of(
-                Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
-            )
-        self._documents.learn(query, named)
+            if not authenticated and not prepared.is_open:
+                raise RequestErrors.of(
+                    Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
+                )
+            memory.put(query, operation_name, prepared)
+        memory.named.learn(query, named)
         return prepared
 
     def require_valid(self, query: str) -> None:
@@ -153,7 +142,7 @@ class Engine:
             if isinstance(one, OperationDefinitionNode):
                 self.prepare(query, one.name.value if one.name else None, authenticated=True)
 
-    def _prepare(self, query: str, operation_name: str | None) -> Prepared:
+    def _prepare(self, query: str, operation_name: str | None, plans: Kept[Any, Any]) -> Prepared:
         if self._allowed is not None and query not in self._allowed:
             raise OperationNotAllowed(
                 "This server only executes documents of its list: send one of them, to the letter, or its hash."
@@ -167,8 +156,6 @@ class Engine:
             raise refused(errors, document)
         operation = _operation(document, operation_name)
         reads = self._compiled and operation.operation is not OperationType.MUTATION
-        is_kept = len(query) <= CACHED_LENGTH
-        plans: Kept[Any, Any] = self._plans if is_kept else Kept(OWN_PLANS, OWN_PLANS_BYTES)
         return Prepared(
             document,
             operation,
@@ -268,14 +255,6 @@ def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
     if result.errors:
         return {"errors": [shown_error(error, document) for error in result.errors], "data": result.data}
     return {"data": result.data}
-
-
-def _weight_of(document: DocumentNode, query: str) -> int:
-    """Bytes, about."""
-    tokens, token = 0, document.loc.start_token if document.loc else None
-    while token is not None:
-        tokens, token = tokens + 1, token.next
-    return DOCUMENT_WEIGHT + TOKEN_WEIGHT * tokens + sys.getsizeof(query)
 
 
 def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode:

@@ -18,8 +18,6 @@ from app.api.failures import RequestErrors
 from app.api.kept import Kept
 from app.errors import BadUserInput, PersistedQueryNotFound
 
-KEPT: Final = 1000
-KEPT_BYTES: Final = 16_000_000
 # A longer document is executed, but not kept.
 KEPT_LENGTH: Final = 20_000
 
@@ -49,11 +47,13 @@ def read_operations(path: Path) -> dict[str, str]:
 
 
 class PersistedDocuments:
-    """The documents that clients may name by their hashes: those of the list, or the latest that were executed."""
+    """The documents that clients may name by their hashes: those of the list, or the latest that were executed, which
+    are `size` with `limit` bytes at most.
+    """
 
-    def __init__(self, operations: Mapping[str, str] | None = None) -> None:
+    def __init__(self, operations: Mapping[str, str] | None, size: int, limit: int) -> None:
         self._operations = operations
-        self._learned: Kept[str, str] = Kept(KEPT, KEPT_BYTES)
+        self._learned: Kept[str, str] = Kept(size, limit)
 
     def text_of(self, query: str | None, named: str | None) -> str:
         """The document that is meant by what was sent: a document, its hash, or both. Raises RequestErrors."""

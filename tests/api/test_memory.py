@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Select
 
-from app.api import engine as engines
+from app.api import memory as memories
 from app.api.compiled import reads
 from app.api.compiled.selection import Plan
 from app.api.context import Context
 from app.api.engine import Engine, Prepared
+from app.api.failures import RequestErrors
 from app.api.kept import Kept
+from app.api.memory import Memory
+from app.api.persisted import hash_of
 from app.auth.actor import Actor
 from tests.api.compiled_scene import random_account
 from tests.api.test_compiled import WIDE
@@ -31,7 +34,7 @@ DOCUMENTS = (
     "query Q%d { meters(filter: {statuses: [ACTIVE]}) { nodes { id } } }",
     f"query Q%d {{ meters {{ nodes {{ {' '.join([METER] * 100)} }} }} }}",
 )
-LONG = "#" + "x" * engines.CACHED_LENGTH
+LONG = "#" + "x" * memories.LONGEST
 
 
 async def run(
@@ -52,7 +55,7 @@ async def test_a_document_too_long_to_be_kept_leaves_nothing_behind(small_world:
         assert "errors" not in await run(small_world, engine, prepared, owner)
         # As long as it is used, as a subscription is, what was compiled of it is not built anew.
         assert sum(isinstance(one, Plan) for one in plans_of(prepared)) == 1
-    assert len(engine._kept) == len(engine._plans) == 0
+    assert len(engine._memory.documents) == len(engine._memory.plans) == 0
     document = weakref.ref(prepared)
     del prepared
     gc.collect()
@@ -65,7 +68,7 @@ async def test_plans_do_not_keep_a_document_that_is_gone(small_world: World, own
     await run(small_world, engine, prepared, owner)
     document = weakref.ref(prepared)
     del prepared
-    for number in range(engines.CACHED_DOCUMENTS):
+    for number in range(memories.OF_ACCOUNTS.documents[0]):
         engine.prepare(f"{{ a{number}: __typename }}", None, authenticated=True)
     gc.collect()
     assert document() is None
@@ -79,18 +82,53 @@ async def test_long_values_are_not_kept(small_world: World, owner: Actor) -> Non
         assert await run(small_world, engine, prepared, owner, c=cursor) == {
             "data": {"customers": {"nodes": []}}
         }
-    assert len(engine._plans) == 1
-    assert engine._plans.weight < 10 * reads.LONGEST_VALUES
+    assert len(engine._memory.plans) == 1
+    assert engine._memory.plans.weight < 10 * reads.LONGEST_VALUES
 
 
 def test_documents_are_bounded_by_their_bytes() -> None:
     engine = Engine(the_schema(), WIDE)
     # Comments are not counted as tokens of a document, but lie in memory as these do.
-    comments = "#\n" * (engines.CACHED_LENGTH // 2 - 20)
+    comments = "#\n" * (memories.LONGEST // 2 - 20)
     for number in range(10):
         engine.prepare(f"{{ a{number}: __typename }} {comments}", None, authenticated=True)
-    assert 0 < len(engine._kept) < 10
-    assert engines.CACHED_BYTES * 0.7 < engine._kept.weight <= engines.CACHED_BYTES
+    assert 0 < len(engine._memory.documents) < 10
+    limit = memories.OF_ACCOUNTS.documents[1]
+    assert limit * 0.7 < engine._memory.documents.weight <= limit
+
+
+def kept(memory: Memory) -> tuple[int, int, int]:
+    """How many documents, plans and statements, and names."""
+    return len(memory.documents), len(memory.plans), len(memory.named._learned)
+
+
+async def test_strangers_leave_the_memory_of_accounts_as_it_is(small_world: World, owner: Actor) -> None:
+    engine = Engine(the_schema(), WIDE)
+    known = [DOCUMENTS[0] % number for number in range(3)]
+    for query in known:
+        prepared = engine.prepare(query, None, authenticated=True, named=hash_of(query))
+        await run(small_world, engine, prepared, owner)
+    before, order = kept(engine._memory), list(engine._memory.documents)
+    assert before == (3, 6, 3)
+    for query in (*known, "{ viewer { scopes } }", "subscription { events { id } }"):
+        for named in (None, hash_of(query)):
+            with pytest.raises(RequestErrors) as refused:
+                engine.prepare(query, None, authenticated=False, named=named)
+            assert refused.value.status == 401
+    assert kept(engine._strangers) == (0, 0, 0)
+    for number in range(150):
+        query = f"{{ eventTypes {{ a{number}: name }} }}"
+        prepared = engine.prepare(query, None, authenticated=False, named=hash_of(query))
+        context = Context(small_world.services, None)
+        assert "errors" not in await engine.execute(prepared, None, context)
+    assert kept(engine._strangers) == (100, 0, 100)
+    # What they may ask is prepared once for them as well.
+    assert engine.prepare(query, None, authenticated=False) is prepared
+    assert kept(engine._memory) == before
+    assert list(engine._memory.documents) == order
+    with pytest.raises(RequestErrors):
+        engine.prepare(None, None, authenticated=False, named=hash_of(known[0]))
+    assert engine.prepare(None, None, authenticated=True, named=hash_of(known[0])) is order[0]
 
 
 @contextmanager
@@ -113,7 +151,7 @@ async def test_what_things_weigh_is_about_what_they_take(small_world: World, que
     engine = Engine(the_schema(), WIDE)
     # What is made once for all documents is not theirs.
     await run(small_world, engine, engine.prepare(query % 0, None, authenticated=True), viewer)
-    documents, plans = engine._kept.weight, engine._plans.weight
+    documents, plans = engine._memory.documents.weight, engine._memory.plans.weight
     with traced():
         before = used()
         some = [engine.prepare(query % number, None, authenticated=True) for number in range(1, 5)]
@@ -121,9 +159,9 @@ async def test_what_things_weigh_is_about_what_they_take(small_world: World, que
         for one in some:
             await run(small_world, engine, one, viewer)
         executed = used()
-    assert any(isinstance(one, Select) for one in engine._plans)
+    assert any(isinstance(one, Select) for one in engine._memory.plans)
     for taken, weighed in (
-        (prepared - before, engine._kept.weight - documents),
-        (executed - prepared, engine._plans.weight - plans),
+        (prepared - before, engine._memory.documents.weight - documents),
+        (executed - prepared, engine._memory.plans.weight - plans),
     ):
         assert taken * 0.7 < weighed < taken * 3

@@ -111,8 +111,8 @@ async def test_what_is_refused_is_not_learned(world: World, http: httpx.AsyncCli
 
 
 def test_the_latest_documents_are_kept() -> None:
-    documents = PersistedDocuments()
-    every = [f"{{ a{number}: __typename }}" for number in range(persisted.KEPT + 1)]
+    documents = PersistedDocuments(None, 100, 1_000_000)
+    every = [f"{{ a{number}: __typename }}" for number in range(101)]
     for one in every[:-1]:
         documents.learn(one, hash_of(one))
     documents.learn(every[0], hash_of(every[0]))
