@@ -1,12 +1,13 @@
 """How an answer goes out: its status, what may keep it, how it is compressed.
 
 Answers are one account's and may hold personal data. What POST brings is kept by nobody. What GET brings may lie in the
-client's own cache, where it is asked for again each time, and need not be sent again where nothing has changed.
+client's own cache, where it is asked for again each time, and need not be sent again where nothing has changed; but not
+what opens something, such as a consent's link, or was opened by it.
 
 Compressed answers tell by their length what repeats in them (BREACH). That takes somebody who makes the victim send
 requests with its credentials and with words of his own; credentials here are headers, which no page of another origin
-can make a browser send, never cookies. Still mutations, which alone show secrets, go out as they are, as do streams and
-the consent's pages.
+can make a browser send, never cookies. Still what shows secrets goes out as it is, mutations and queries for what opens
+something, as do streams and the consent's pages.
 """
 
 from hashlib import blake2b
@@ -30,7 +31,7 @@ _UNKEPT = {"Cache-Control": "no-store", "Vary": VARY}
 async def success(request: Request, prepared: Prepared, answer: dict[str, Any], media: str) -> Response:
     """What was executed; a field's errors are in it."""
     body, headers = dumps(answer), _UNKEPT
-    if request.method != "POST" and "errors" not in answer:
+    if request.method != "POST" and "errors" not in answer and not prepared.is_secret:
         # Weak, because it stands for the compressed answer as well.
         tag = f'W/"{blake2b(body, digest_size=16).hexdigest()}"'
         headers = {"Cache-Control": "private, no-cache", "ETag": tag, "Vary": VARY}
@@ -39,6 +40,7 @@ async def success(request: Request, prepared: Prepared, answer: dict[str, Any], 
     if (
         len(body) >= SHORTEST
         and prepared.operation_type == "query"
+        and not prepared.is_secret
         and takes_gzip(request.headers.get("accept-encoding"))
     ):
         body, headers = await gzipped(body), {**headers, "Content-Encoding": "gzip"}

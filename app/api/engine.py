@@ -41,6 +41,7 @@ from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.kept import Kept
 from app.api.limits import Limits, check_shape, cost_of
 from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
+from app.api.secret_fields import secret_fields
 from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
 
 MAX_ERRORS = 20
@@ -67,6 +68,8 @@ class Prepared:
     operation: OperationDefinitionNode
     # Whether it selects only what needs no credentials.
     is_open: bool
+    # Whether the answer to it, a query, shows what opens something, or it names such a thing itself.
+    is_secret: bool = False
     # Its compiled reads, if it reads.
     plans: Plans | None = None
     # Where it does not depend on variables.
@@ -155,11 +158,13 @@ class Engine:
                 raise QueryTooComplex("The document selects too many fields; ask in several requests.")
             raise refused(errors, document)
         operation = _operation(document, operation_name)
-        reads = self._compiled and operation.operation is not OperationType.MUTATION
+        kind = operation.operation
+        reads = self._compiled and kind is not OperationType.MUTATION
         return Prepared(
             document,
             operation,
             is_open=_root_fields(document, operation) <= OPEN_FIELDS,
+            is_secret=kind is OperationType.QUERY and bool(secret_fields(self.schema, document)),
             plans=Plans(document, operation, plans) if reads else None,
             cost=None if operation.variable_definitions else cost_of(self.schema, document, operation, {}),
         )

@@ -13,12 +13,7 @@ from graphql import (
     GraphQLError,
     OperationDefinitionNode,
     OperationType,
-    TypeInfo,
-    TypeInfoVisitor,
-    Visitor,
-    get_named_type,
     parse,
-    visit,
 )
 from sqlalchemy import Row
 
@@ -26,6 +21,7 @@ from app import clock
 from app.api.context import Services
 from app.api.engine import Engine, Prepared
 from app.api.failures import RequestErrors
+from app.api.secret_fields import secret_fields
 from app.auth.actor import Actor, Scope
 from app.delivery.mailing import event_of
 from app.errors import ErrorCode, Refusal, Refusals
@@ -35,10 +31,6 @@ from app.events.responses import respond
 MAX_LENGTH: Final = 10_000
 MAX_TOLD: Final = 10
 AT_ONCE: Final = 20
-
-# By name, wherever they are: what opens something must not lie in another server's logs.
-SECRET_FIELDS: Final = frozenset({"link", "secret", "token"})
-SECRET_TYPES: Final = frozenset({"HostedConsentEvidence"})
 
 _LEAD: Final = "subscription{events"
 
@@ -153,27 +145,14 @@ def _require_selection(selection: str) -> None:
 
 
 def _require_nothing_secret(engine: Engine, prepared: Prepared) -> None:
-    info = TypeInfo(engine.schema)
-    finder = _Secrets(info)
-    visit(prepared.document, TypeInfoVisitor(info, finder))
-    if finder.found:
-        raise Refusals(finder.found[:MAX_TOLD])
+    if found := secret_fields(engine.schema, prepared.document)[:MAX_TOLD]:
+        raise Refusals([_never_sent(node) for node in found])
 
 
-class _Secrets(Visitor):
-    def __init__(self, info: TypeInfo) -> None:
-        super().__init__()
-        self._info = info
-        self.found: list[Refusal] = []
-
-    def enter_field(self, node: FieldNode, *_: Any) -> None:
-        kind = self._info.get_type()
-        named = get_named_type(kind).name if kind is not None else ""
-        if node.name.value not in SECRET_FIELDS and named not in SECRET_TYPES:
-            return
-        place = node.loc.source.get_location(node.loc.start) if node.loc else None
-        sentence = f"{node.name.value} is never sent to another server; leave it out."
-        self.found.append(_refusal(_placed(sentence, *_moved(place and place.line, place and place.column))))
+def _never_sent(node: FieldNode) -> Refusal:
+    place = node.loc.source.get_location(node.loc.start) if node.loc else None
+    sentence = f"{node.name.value} is never sent to another server; leave it out."
+    return _refusal(_placed(sentence, *_moved(place and place.line, place and place.column)))
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from app.api.compression import BESIDE, SHORTEST, gzipped, takes_gzip
 from tests.accounts.state import mutation
 from tests.api.test_view import GRAPHQL, JSON, client
+from tests.consents.helpers import ask_for_consent
 from tests.meters.asking import make_customer
 from tests.support import TestAccount, World
 
@@ -98,6 +99,40 @@ async def test_what_is_short_shows_secrets_or_is_a_stream_goes_out_as_it_is(worl
     assert response.json()["data"]["createApiKey"]["secret"].startswith("vw_live_")
     assert "content-encoding" not in response.headers
     assert response.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "consents: hostedConsents { nodes { link } }",
+        "consents: hostedConsents { nodes { ...F } }",
+        'hostedConsentByToken(token: "vw_consent_x") { id }',
+        "events { nodes { ... on HostedConsentApprovedEvent { hostedConsent { other: link } } } }",
+        'node(id: "x") { ... on HostedConsentEvidence { url } }',
+        'hostedConsentEvidence(hostedConsentId: "x") { fileName }',
+    ],
+)
+async def test_what_opens_something_is_kept_by_nobody_and_goes_out_as_it_is(
+    world: World, selection: str
+) -> None:
+    consent = await ask_for_consent(world)
+    account = TestAccount(consent.account_id, "", consent.key)
+    many = f"hostedConsents {{ nodes {{ {' '.join(f'a{number}: redirectUrl' for number in range(25))} }} }}"
+    fragment = "fragment F on HostedConsent { link }" if "...F" in selection else ""
+    query = f"{{ {selection} {many} }} {fragment}"
+    for method in ("GET", "POST"):
+        response, body = await asked(world, account, method, query, **{"accept-encoding": "gzip"})
+        assert "errors" not in json.loads(body)
+        assert len(body) > SHORTEST
+        assert response.headers["cache-control"] == "no-store"
+        assert not {"etag", "content-encoding"} & set(response.headers)
+        response, _ = await asked(world, account, method, query, **{"if-none-match": "*"})
+        assert response.status_code == 200
+    # What stands beside it is kept as ever.
+    query = f"{{ {many} }}"
+    response, _ = await asked(world, account, "GET", query, **{"accept-encoding": "gzip"})
+    assert response.headers["cache-control"] == "private, no-cache"
+    assert response.headers["content-encoding"] == "gzip"
 
 
 async def test_nobody_keeps_an_answer_to_post_or_an_error(world: World) -> None:
