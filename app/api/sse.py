@@ -52,6 +52,10 @@ async def sse_response(
         raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
     if live.is_full(credential.actor.account_id):
         raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
+    if request.method == "HEAD":
+        # How a stream would begin; nothing follows it, and so nothing is subscribed.
+        live.engine.root_of(prepared, variables)
+        return _unsized(Response(headers=HEADERS))
     stream = EventStream(live, credential)
     try:
         after = request.headers.get("last-event-id") or None
@@ -67,7 +71,7 @@ class EventStream(Response):
 
     def __init__(self, live: Live, credential: Credential) -> None:
         super().__init__(headers=HEADERS)
-        del self.headers["content-length"]
+        _unsized(self)
         self.credential: Credential | None = credential
         self._live = live
         self._account_id = credential.actor.account_id
@@ -210,6 +214,12 @@ class EventStream(Response):
         self._is_behind = self._is_behind and self._queued >= ROOM
         self._moved_at = self._live.hub.now()
         self._taken.set()
+
+
+def _unsized(response: Response) -> Response:
+    """Nobody knows how long a stream will be."""
+    del response.headers["content-length"]
+    return response
 
 
 def _block(payload: Payload) -> bytes:

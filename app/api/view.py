@@ -47,7 +47,8 @@ class GraphQLView:
             return RedirectResponse("/", 303, {"Vary": "Accept"})
         accepted = preferred(accept, OFFERS)
         if accepted is None:
-            return Response(f"This offers {', '.join(OFFERS)}.", 406, media_type="text/plain")
+            offered = f"This offers {', '.join(OFFERS)}."
+            return Response(offered, 406, {"Vary": "Accept"}, media_type="text/plain")
         try:
             return await self._answer(request, accepted)
         except Unauthenticated as error:
@@ -97,7 +98,7 @@ class GraphQLView:
 
 def _is_a_look(request: Request, accept: str | None) -> bool:
     """Whether somebody opened the endpoint in a browser; the start page has an explorer."""
-    if accept is None or HTML not in accept or request.method != "GET":
+    if accept is None or HTML not in accept or request.method == "POST":
         return False
     is_asking = any(name in request.query_params for name in ("query", "extensions"))
     return not is_asking and preferred(accept, (*OFFERS, HTML)) == HTML

@@ -123,7 +123,7 @@ def session_of(served: Serving, number: int) -> Session:
 
 def application(live: Live) -> Starlette:
     async def graphql(request: Request) -> Response:
-        asked = dict(request.query_params) if request.method == "GET" else await request.json()
+        asked = dict(request.query_params) if request.method != "POST" else await request.json()
         variables = asked.get("variables")
         variables = json.loads(variables) if isinstance(variables, str) else variables
         given = credential_from_headers(request.headers)

@@ -202,8 +202,10 @@ async def test_the_cost_is_told_when_it_is_asked_for(world: World) -> None:
 async def test_a_browser_is_led_to_the_start_page(world: World) -> None:
     async with client(world) as opened:
         for accept in (BROWSER, "text/html"):
-            response = await opened.get("/graphql", headers={"accept": accept})
-            assert (response.status_code, response.headers["location"]) == (303, "/")
+            for method in ("GET", "HEAD"):
+                response = await opened.request(method, "/graphql", headers={"accept": accept})
+                assert (response.status_code, response.headers["location"]) == (303, "/")
+                assert response.headers["vary"] == "Accept"
         # Whoever asks something gets an answer.
         response = await opened.get(
             "/graphql", params={"query": "{ __typename }"}, headers={"accept": BROWSER}
@@ -211,4 +213,5 @@ async def test_a_browser_is_led_to_the_start_page(world: World) -> None:
         assert response.json() == {"data": {"__typename": "Query"}}
         for accept in ("*/*", JSON, f"{JSON}, text/html;q=0.5"):
             assert (await opened.get("/graphql", headers={"accept": accept})).status_code == 400
-        assert (await opened.post("/graphql", headers={"accept": "text/html"})).status_code == 406
+        response = await opened.post("/graphql", headers={"accept": "text/html"})
+        assert (response.status_code, response.headers["vary"]) == (406, "Accept")

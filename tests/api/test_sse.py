@@ -11,7 +11,7 @@ from urllib.parse import quote
 from app.accounts import actions as accounts
 from app.api.live import Timing
 from app.api.outbox import FULL
-from app.api.sse import EventStream
+from app.api.sse import HEADERS, EventStream
 from app.auth.actor import Actor
 from tests.api.event_streams import stream
 from tests.api.serving import EVENTS, Serving, serving
@@ -40,6 +40,37 @@ async def test_a_subscription_streams_events_with_their_cursors(
             assert all(cursor == response["data"]["events"]["cursor"] for cursor, response in heard)
         await served.subscriptions(0)
     await becomes(lambda: len(served.live) == 0)
+
+
+async def test_head_tells_how_a_stream_begins_and_opens_none(served: Serving, holder: TestAccount) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+    async def head(query: str) -> list[str]:
+        lines = (
+            f"HEAD /graphql?query={quote(query)} HTTP/1.1",
+            "host: x",
+            "accept: text/event-stream",
+            f"x-api-key: {holder.key}",
+        )
+        writer.write("\r\n".join((*lines, "\r\n")).encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        return answer.decode().lower().split("\r\n")
+
+    async with stream(served, holder.key, method="GET") as opened:
+        expected = {name: opened.response.headers[name] for name in HEADERS}
+    await served.subscriptions(0)
+    # All over one connection: a stream would not let the next one through.
+    for _ in range(2):
+        status, *headers = await head(EVENTS)
+        assert status == "http/1.1 200 ok"
+        assert {f"{name}: {value}".lower() for name, value in expected.items()} <= set(headers)
+        assert not any(one.startswith("content-length") for one in headers)
+    assert (await head("subscription { events { nothing } }"))[0].startswith("http/1.1 400")
+    status, *headers = await head("{ __typename }")
+    assert status == "http/1.1 200 ok"
+    assert served.live.hub.subscriptions == len(served.live) == 0
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_last_event_id_beats_after(served: Serving, holder: TestAccount, owner: Actor) -> None:
