@@ -10,6 +10,7 @@ from app.api.engine import Prepared, dumps
 from app.api.failures import RequestErrors, internal_error
 from app.api.limits import retry_after
 from app.api.outbox import frames_of
+from app.api.persisted import named_document
 from app.api.protocol import Subscribe
 from app.auth.actor import Actor
 from app.errors import RateLimited
@@ -113,7 +114,10 @@ class Operation:
         assert asked is not None  # noqa: S101 - run once
         live = self._session.live
         try:
-            prepared = live.engine.prepare(asked.query, asked.operation_name, authenticated=True)
+            named = named_document(asked.extensions) if asked.extensions else None
+            prepared = live.engine.prepare(asked.query, asked.operation_name, authenticated=True, named=named)
+            if asked.extensions.get("cost") is True:
+                prepared = prepared.telling_cost()
             self._require_rate(prepared)
             if prepared.operation_type == "subscription":
                 await self._subscribe(prepared, asked.variables)

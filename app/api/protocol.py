@@ -1,5 +1,7 @@
 """The messages of graphql-transport-ws, checked to the letter.
 
+The protocol has a `query` in each `subscribe`, and says nothing about documents that are named by their hash. Who names
+one in `extensions.persistedQuery` sends an empty `query`, or none.
 Source: github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md.
 """
 
@@ -58,9 +60,10 @@ class Pong:
 @dataclass(frozen=True)
 class Subscribe:
     id: str
-    query: str
+    query: str | None
     operation_name: str | None
     variables: dict[str, Any] | None
+    extensions: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,14 @@ def _subscribe(message: dict[str, Any]) -> Subscribe:
     identifier = _id(message)
     payload = _object(message.get("payload"), "The payload of subscribe")
     query, name = payload.get("query"), payload.get("operationName")
-    if not isinstance(query, str) or not query:
+    extensions = _optional(payload, "extensions", "subscribe") or {}
+    is_named = query in (None, "") and extensions.get("persistedQuery") is not None
+    if not is_named and (not isinstance(query, str) or not query):
         raise _bad("The payload of subscribe needs a query that is a string")
     if name is not None and not isinstance(name, str):
         raise _bad("operationName must be a string")
-    _optional(payload, "extensions", "subscribe")
-    return Subscribe(identifier, query, name or None, _optional(payload, "variables", "subscribe"))
+    variables = _optional(payload, "variables", "subscribe")
+    return Subscribe(identifier, query or None, name or None, variables, extensions)
 
 
 def _id(message: dict[str, Any]) -> str:

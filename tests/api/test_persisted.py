@@ -14,10 +14,11 @@ from app.api.engine import Engine
 from app.api.failures import RequestErrors
 from app.api.limits import limits_of
 from app.api.persisted import PersistedDocuments, hash_of, read_operations
+from app.auth.actor import Actor
 from app.errors import CommandError
 from app.main import Process
 from app.settings import Settings
-from tests.api.serving import serving
+from tests.api.serving import EVENTS, Client, Serving, serving
 from tests.api.test_view import GRAPHQL, JSON, client
 from tests.support import SECRET, TestAccount, World, the_schema
 
@@ -159,6 +160,56 @@ async def test_the_list_holds_over_sockets_as_well(listed: World) -> None:
         refused = await socket.hear()
         assert refused["type"] == "error"
         assert refused["payload"][0]["extensions"] == {"code": "OPERATION_NOT_ALLOWED"}
+        await socket.subscribe("", "3", extensions=named(SCOPES))
+        assert (await socket.hear())["type"] == "next"
+
+
+async def test_a_document_is_named_over_sockets_as_well(
+    served: Serving, small_world: World, holder: TestAccount
+) -> None:
+    expected = {"data": {"viewer": {"scopes": ["READ", "WRITE", "ADMIN"]}}}
+
+    async def refused(socket: Client, payload: dict[str, Any]) -> Any:
+        await socket.say(id="1", type="subscribe", payload=payload)
+        message = await socket.hear()
+        assert (message["id"], message["type"]) == ("1", "error")
+        return {"errors": message["payload"]}
+
+    async def answered(socket: Client, payload: dict[str, Any]) -> Any:
+        await socket.say(id="1", type="subscribe", payload=payload)
+        message = await socket.hear()
+        assert await socket.hear() == {"id": "1", "type": "complete"}
+        return message["payload"]
+
+    async with served.connect(holder.key) as socket:
+        for more in ({}, {"query": ""}, {"query": None}):
+            assert not_found(await refused(socket, {"extensions": named(SCOPES), **more}))
+        for other in ("{ __typename }", "{ broken"):
+            errors = await refused(socket, {"query": SCOPES, "extensions": named(other)})
+            assert errors["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        errors = await refused(socket, {"extensions": {"persistedQuery": {"version": 2}}})
+        assert errors["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        assert await answered(socket, {"query": SCOPES, "extensions": named(SCOPES)}) == expected
+        for more in ({}, {"query": ""}, {"query": None}):
+            assert await answered(socket, {"extensions": named(SCOPES), **more}) == expected
+        # What one transport learned, the other knows.
+        async with client(small_world) as http:
+            assert await ask(http, holder, {"extensions": named(SCOPES)}) == (200, expected)
+        # A name does not stand for another thing than a document.
+        await socket.say(id="1", type="subscribe", payload={"query": 1, "extensions": named(SCOPES)})
+        assert await socket.closed() == (4400, "The payload of subscribe needs a query that is a string")
+
+
+async def test_a_subscription_may_be_named(served: Serving, holder: TestAccount, owner: Actor) -> None:
+    async with served.connect(holder.key) as socket:
+        await socket.subscribe(EVENTS, "1", extensions=named(EVENTS))
+        await served.subscriptions(1)
+        await socket.subscribe("", "2", extensions=named(EVENTS))
+        await served.subscriptions(2)
+        await served.hub.customer(owner)
+        first, second = await socket.hear(), await socket.hear()
+        assert {first["id"], second["id"]} == {"1", "2"}
+        assert first["payload"] == second["payload"]
 
 
 @pytest.mark.parametrize(

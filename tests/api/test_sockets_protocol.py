@@ -60,6 +60,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         GOOD | {"payload": {"query": ""}},
         "The payload of subscribe needs a query that is a string",
     ),
+    "no query and other extensions": (
+        GOOD | {"payload": {"query": "", "extensions": {"persistedQuery": None, "cost": True}}},
+        "The payload of subscribe needs a query that is a string",
+    ),
     "operationName": (
         GOOD | {"payload": {"query": "{ a }", "operationName": 1}},
         "operationName must be a string",
@@ -228,6 +232,26 @@ async def test_members_of_the_payload_may_be_null(served: Serving, holder: TestA
         payload = {"query": "{ __typename }", "operationName": None, "variables": None, "extensions": None}
         await client.say(id="1", type="subscribe", payload=payload, more="is ignored")
         assert (await client.hear())["type"] == "next"
+
+
+async def test_the_cost_is_told_when_it_is_asked_for(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    query = "query ($n: Int!) { customers(first: $n) { nodes { id } } }"
+    async with served.connect(holder.key) as client:
+        await client.subscribe(query, variables={"n": 7}, extensions={"cost": True})
+        answer = {"data": {"customers": {"nodes": []}}, "extensions": {"cost": 7}}
+        assert await client.hear() == {"id": "1", "type": "next", "payload": answer}
+        assert (await client.hear())["type"] == "complete"
+        for extensions in (None, {}, {"cost": False}, {"cost": 1}):
+            await client.subscribe(query, variables={"n": 7}, extensions=extensions)
+            assert list((await client.hear())["payload"]) == ["data"]
+            assert (await client.hear())["type"] == "complete"
+        # A subscription's answers are those of all that ask the same.
+        await client.subscribe(identifier="all", extensions={"cost": True})
+        await served.subscriptions(1)
+        await served.hub.customer(owner)
+        assert list((await client.hear())["payload"]) == ["data"]
 
 
 async def test_a_revoked_key_ends_its_sockets(
