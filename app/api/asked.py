@@ -41,6 +41,8 @@ class GraphQLRequest:
         if extensions is not None and not isinstance(extensions, dict):
             raise _bad("extensions must be a JSON object.")
         self.named: str | None = named_document(extensions) if extensions else None
+        if query == "" and self.named is not None:
+            query = None
         if (query is not None or self.named is None) and (not isinstance(query, str) or not query):
             raise _bad("Send the document as the string `query`.")
         if name is not None and not isinstance(name, str):

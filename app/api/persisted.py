@@ -84,7 +84,9 @@ def named_document(extensions: Mapping[str, Any]) -> str | None:
     persisted = extensions.get("persistedQuery")
     if persisted is None:
         return None
-    if not isinstance(persisted, dict) or persisted.get("version") != 1:
+    version = persisted.get("version") if isinstance(persisted, dict) else None
+    # To Python true is 1.
+    if isinstance(version, bool) or version != 1:
         raise RequestErrors.of(
             BadUserInput('persistedQuery must be {"version": 1, "sha256Hash": …}; no other version is known.')
         )

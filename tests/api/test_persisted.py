@@ -65,9 +65,19 @@ async def test_a_document_is_sent_once_and_then_named(world: World, http: httpx.
     expected = (200, {"data": {"viewer": {"scopes": ["READ", "WRITE", "ADMIN"]}}})
     assert await ask(http, account, {"query": SCOPES, "extensions": named(SCOPES)}) == expected
     assert await ask(http, account, {"extensions": named(SCOPES)}) == expected
-    parameters = {"extensions": json.dumps(named(SCOPES))}
-    response = await http.get("/graphql", params=parameters, headers={"x-api-key": account.key})
-    assert (response.status_code, response.json()) == expected
+    assert await ask(http, account, {"query": None, "extensions": named(SCOPES)}) == expected
+    # Some clients always send a query, and leave it empty.
+    assert await ask(http, account, {"query": "", "extensions": named(SCOPES)}) == expected
+    for more in ({}, {"query": ""}):
+        parameters = {"extensions": json.dumps(named(SCOPES)), **more}
+        response = await http.get("/graphql", params=parameters, headers={"x-api-key": account.key})
+        assert (response.status_code, response.json()) == expected
+    status, answer = await ask(http, account, {"query": "", "extensions": named("{ __typename }")})
+    assert status == 400
+    assert not_found(answer)
+    for no_text in (0, False, [], {}):
+        status, answer = await ask(http, account, {"query": no_text, "extensions": named(SCOPES)})
+        assert (status, answer["errors"][0]["extensions"]["code"]) == (400, "BAD_USER_INPUT")
 
 
 async def test_operation_name_and_variables_go_with_a_hash(world: World, http: httpx.AsyncClient) -> None:
@@ -83,6 +93,8 @@ async def test_operation_name_and_variables_go_with_a_hash(world: World, http: h
     [
         named("{ __typename }"),
         {"persistedQuery": {"version": 2, "sha256Hash": hash_of(SCOPES)}},
+        {"persistedQuery": {"version": True, "sha256Hash": hash_of(SCOPES)}},
+        {"persistedQuery": {"version": "1", "sha256Hash": hash_of(SCOPES)}},
         {"persistedQuery": {"sha256Hash": hash_of(SCOPES)}},
         {"persistedQuery": {"version": 1}},
         {"persistedQuery": {"version": 1, "sha256Hash": hash_of(SCOPES).upper()}},
