@@ -7,6 +7,7 @@ what a transaction writes.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -108,10 +109,16 @@ def as_it_is(value: Any) -> Any:
 
 def _picked(name: str, at: int | None, turned: Callable[[Any], Any]) -> Callable[[Given], Any]:
     if at is not None:
-        return lambda given: turned(given[name][at])
+        return _of_list(name, at) if turned is as_it_is else lambda given: turned(given[name][at])
     if turned is as_it_is:
         return lambda given: given[name]
     return lambda given: turned(given[name])
+
+
+@lru_cache(16_384)
+def _of_list(name: str, at: int) -> Callable[[Given], Any]:
+    # Shared by all statements, each of which may take thousands of them.
+    return lambda given: given[name][at]
 
 
 def _fixed(value: Any) -> Callable[[Given], Any]:

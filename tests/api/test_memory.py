@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Select
+from sqlalchemy import Dialect, Select, bindparam, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlmodel import col
 
 from app.api import memory as memories
 from app.api.compiled import reads
@@ -21,6 +24,8 @@ from app.api.kept import Kept
 from app.api.memory import Memory
 from app.api.persisted import hash_of
 from app.auth.actor import Actor
+from app.direct import Prepared as Statement
+from app.meters.models import Meter
 from tests.api.compiled_scene import random_account
 from tests.api.test_compiled import WIDE
 from tests.support import World, the_schema
@@ -143,6 +148,21 @@ def traced() -> Iterator[None]:
 def used() -> int:
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(paramstyle="qmark"), asyncpg.dialect()])
+def test_a_statement_for_a_long_list_takes_little_more_than_its_text(dialect: Dialect) -> None:
+    parents = bindparam("parents", expanding=True)
+    statement = select(Meter.id).where(col(Meter.customer_id).in_(parents))
+    given = {"parents": ["x"] * 4096}
+    # What picks a value of a list is made for the first of all statements.
+    first = Statement(statement, given, dialect)
+    with traced():
+        before = used()
+        second = Statement(statement, given, dialect)
+        taken = used() - before
+    assert taken < 2 * len(second.text) + 100_000
+    assert first.arguments(given) == second.arguments(given) == given["parents"]
 
 
 @pytest.mark.parametrize("query", DOCUMENTS)
