@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     max_depth: int = Field(default=12, ge=1)
     max_tokens: int = Field(default=2000, ge=10)
     max_aliases: int = Field(default=30, ge=0)
-    max_cost: int = Field(default=5000, ge=1)
+    # Costs are counted up to 2^53 - 1, which must be too much.
+    max_cost: int = Field(default=5000, ge=1, lt=2**53 - 1)
     max_sockets: int = Field(default=10_000, ge=1)
     max_subscriptions: int = Field(default=100, ge=1)
     rate_limit: float = Field(default=100, gt=0, allow_inf_nan=False)

@@ -36,6 +36,8 @@ from app.errors import QueryTooComplex
 from app.settings import Settings
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100
+# Fragments multiply beyond any number; this is the greatest that every client reads from JSON as it was written.
+MAX_COST = 2**53 - 1
 # Lists that are not connections are short; a period of interval data is up to 17,568 small rows of one index range.
 LIST_COST, INTERVALS_COST = 10, 50
 # Tools introspect deeper than any query needs to go; graphql-core bounds what introspection can expand to.
@@ -108,7 +110,7 @@ def cost_of(
     operation: OperationDefinitionNode,
     variables: dict[str, Any],
 ) -> int:
-    """How many rows the operation may bring back, with these coerced variables."""
+    """How many rows the operation may bring back, with these coerced variables; at most MAX_COST is counted."""
     fragments = {
         one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
     }
@@ -171,7 +173,7 @@ def cost_of(
                 total += costs[name]
         return total
 
-    return selection_cost(operation.selection_set, schema.get_root_type(operation.operation))
+    return min(selection_cost(operation.selection_set, schema.get_root_type(operation.operation)), MAX_COST)
 
 
 def _truth(value: ValueNode, variables: dict[str, Any]) -> bool:

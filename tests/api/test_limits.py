@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from graphql import get_introspection_query
 
-from app.api.limits import RateLimiter, retry_after
+from app.api.limits import MAX_COST, RateLimiter, retry_after
+from tests.api.serving import serving
+from tests.api.test_view import post
 from tests.meters.asking import make_customer
 from tests.support import World, world
 
@@ -134,6 +136,35 @@ async def test_fragments_that_double_180_times_come_to_an_end(
     response = await world.ask(query, key=account.key)
     codes = {one["extensions"]["code"] for one in response.get("errors", [])}
     assert codes <= {"QUERY_TOO_COMPLEX"}
+
+
+def pages_in_pages(deep: int) -> str:
+    """A hundred times as many rows with each of so many levels."""
+    below = "id"
+    for _ in range(deep):
+        below = f"customer {{ meters(first: 100) {{ nodes {{ {below} }} }} }}"
+    return f'{{ meter(id: "mtr_1") {{ {below} }} }}'
+
+
+def spread_ten_times(deep: int) -> str:
+    """So many fragments, each of which spreads the next ten times."""
+    fragments = [f"fragment F{at} on Query {{ {' '.join([f'...F{at + 1}'] * 10)} }}" for at in range(deep)]
+    return " ".join(["{ ...F0 }", *fragments, f"fragment F{deep} on Query {{ eventTypes {{ name }} }}"])
+
+
+@pytest.mark.parametrize("query", [pages_in_pages(12), spread_ten_times(20)])
+async def test_a_cost_beyond_all_numbers_is_too_complex_over_http_and_sockets(
+    database_url: str, query: str
+) -> None:
+    async with world(database_url, max_depth=40) as opened:
+        key = (await opened.account()).key
+        response = await post(opened, {"query": query}, key)
+        assert response.status_code == 400
+        [error] = response.json()["errors"]
+        assert error["extensions"] == {"code": "QUERY_TOO_COMPLEX", "cost": MAX_COST, "limit": 5000}
+        async with serving(opened) as served, served.connect(key) as socket:
+            await socket.subscribe(query)
+            assert await socket.hear() == {"id": "1", "type": "error", "payload": [error]}
 
 
 @pytest.mark.parametrize(
