@@ -37,9 +37,10 @@ from app import points
 from app.api.compiled.executor import ReadyExecutor
 from app.api.compiled.reads import Plans
 from app.api.context import Context
+from app.api.costs import Costs
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.kept import Kept
-from app.api.limits import Limits, check_shape, cost_of
+from app.api.limits import Limits, check_shape
 from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
 from app.api.secret_fields import secret_fields
 from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
@@ -68,12 +69,11 @@ class Prepared:
     operation: OperationDefinitionNode
     # Whether it selects only what needs no credentials.
     is_open: bool
+    costs: Costs
     # Whether the answer to it, a query, shows what opens something, or it names such a thing itself.
     is_secret: bool = False
     # Its compiled reads, if it reads.
     plans: Plans | None = None
-    # Where it does not depend on variables.
-    cost: int | None = None
     # Whether the response tells its cost.
     tells_cost: bool = False
 
@@ -165,8 +165,8 @@ class Engine:
             operation,
             is_open=_root_fields(document, operation) <= OPEN_FIELDS,
             is_secret=kind is OperationType.QUERY and bool(secret_fields(self.schema, document)),
+            costs=Costs(self.schema, document, operation),
             plans=Plans(document, operation, plans) if reads else None,
-            cost=None if operation.variable_definitions else cost_of(self.schema, document, operation, {}),
         )
 
     def _parse(self, query: str) -> DocumentNode:
@@ -234,10 +234,10 @@ class Engine:
         )
         if isinstance(executor, list):
             raise refused(executor, prepared.document)
-        cost = prepared.cost
-        if cost is None:
-            coerced = executor.variable_values.coerced
-            cost = cost_of(self.schema, prepared.document, prepared.operation, coerced)
+        try:
+            cost = prepared.costs.of(executor.variable_values.coerced)
+        except QueryTooComplex as error:
+            raise RequestErrors.of(error) from None
         if cost > self._limits.cost:
             raise RequestErrors.of(
                 QueryTooComplex(
