@@ -13,7 +13,9 @@ from app.api.context import Context
 from app.api.engine import Engine, Prepared
 from app.api.failures import RequestErrors
 from app.api.limits import Limits
+from app.api.pagination import id_cursor
 from app.auth.actor import Actor
+from app.ids import new_id
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene
 from tests.api.documents import Document, Documents, dropping
@@ -150,6 +152,58 @@ async def test_a_repeated_document_builds_nothing_anew(world: World, scene: Scen
     assert await kept(n=2, all=True) == (1, 1)
     assert await kept(n=2, all=False) == (2, 2)
     assert await kept(n=1, all=True) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("selection", "statements"),
+    [
+        ("{ meters(first: 2, after: $c) { nodes { id } } }", 1),
+        ("{ ...P } fragment P on Query { meters(after: $c) { nodes { id } } }", 1),
+        ("{ ... { a: meters(before: $c) { nodes { id } } } }", 1),
+        ("{ customers { nodes { meters(after: $c) { nodes { id } } } } }", 2),
+        ("{ meters { nodes { hostedConsent { meters(last: 2, before: $c) { nodes { number } } } } } }", 2),
+        ("{ customers { nodes { hostedConsents { nodes { meters(after: $c) { nodes { id } } } } } } }", 3),
+    ],
+)
+async def test_a_hundred_cursors_share_what_the_first_one_built(
+    world: World, scene: Scene, selection: str, statements: int
+) -> None:
+    engine, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
+    query = f"query ($c: String) {selection}"
+    prepared, viewer = engine.prepare(query, None, authenticated=True), scene.viewers["admin"]
+    cursors = [*scene.known.cursors["Meter"], *(id_cursor(new_id("mtr")) for _ in range(100))]
+    for cursor in cursors:
+        document = Document(query, {"c": cursor})
+        found = await answer(world, engine, document, viewer)
+        if cursor in scene.known.cursors["Meter"][:5]:
+            assert found == await answer(world, ordinary, document, viewer)
+        assert "errors" not in orjson.loads(found)
+    assert counted(prepared) == (1, statements)
+
+
+async def test_a_page_that_cannot_be_is_refused_whatever_came_before(world: World, scene: Scene) -> None:
+    """And those after it are compiled, whatever it was."""
+    engine, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
+    query = "query ($n: Int, $c: String) { customers { nodes { meters(first: $n, after: $c) { nodes { id } } } } }"
+    own, others = scene.known.cursors["Meter"][0], scene.known.cursors["Customer"][0]
+    for variables in (
+        {"n": 0},
+        {"n": 1},
+        {"n": 1, "c": own},
+        {"n": 101, "c": own},
+        {"n": 2, "c": others},
+        {"n": 2, "c": None},
+        {"c": "nonsense"},
+        {},
+    ):
+        document = Document(query, variables)
+        expected = await answer(world, ordinary, document, scene.viewers["admin"])
+        with reads(world.database) as statements:
+            assert await answer(world, engine, document, scene.viewers["admin"]) == expected
+        if "errors" not in orjson.loads(expected):
+            assert len(statements) == 2
+    # Of nested pages those with a cursor and those without.
+    assert counted(engine.prepare(query, None, authenticated=True)) == (1, 3)
 
 
 async def test_a_repeated_filter_builds_nothing_anew(world: World, scene: Scene) -> None:

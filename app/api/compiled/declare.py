@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
+from graphql.execution.values import VariableValues
 from sqlalchemy import ColumnElement
 
 from app.api.context import Services
@@ -23,11 +24,12 @@ Columns = Callable[[str], ColumnElement[Any]]
 
 @dataclass(frozen=True)
 class Asked:
-    """Who asks, when, and what the functions of columns may need beside the columns."""
+    """Who asks, when and with which variables, and what the functions of columns may need beside the columns."""
 
     viewer: Actor
     services: Services
     at: datetime
+    variables: VariableValues
 
 
 @dataclass(frozen=True)

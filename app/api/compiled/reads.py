@@ -4,7 +4,7 @@ Each goes the compiled way where that can be gone, and else the ordinary way wit
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -27,7 +27,7 @@ from app import clock
 from app.api.compiled import statements
 from app.api.compiled.declare import Asked, Listed
 from app.api.compiled.partly import Ready, handed
-from app.api.compiled.selection import PAGE_ARGUMENTS, Child, Compiler, Plan, Run
+from app.api.compiled.selection import Child, Compiler, Plan, Run
 from app.api.compiled.statements import Filter, Shape
 from app.api.compiled.values import NotCompiled
 from app.api.context import Context, Info
@@ -56,7 +56,9 @@ class Plans:
     def __init__(
         self, document: DocumentNode, operation: OperationDefinitionNode, kept: Kept[Any, Any]
     ) -> None:
-        self._variables = _structural(document, operation)
+        deciding = _Deciding()
+        visit(document, deciding)
+        self._variables = tuple(sorted(deciding.names))
         roots = operation.selection_set.selections
         # Lives as long as this, so that ids of its nodes are not given to others.
         self._document = document
@@ -115,7 +117,7 @@ async def connection(
             lambda compiler, raw: compiler.connection(model, key, *raw, descending=descending),
         )
         require_own(model, request)
-        return handed(await _page(context, plan, request, filter))
+        return handed(await _page(_asked(context, info._raw_info), context, plan, request, filter))
     except NotCompiled:
         pass
     if ordinary is not None:
@@ -139,7 +141,7 @@ async def one(
         return None
     try:
         plan = _plan(context, info._raw_info, model, lambda compiler, raw: compiler.rows(model, "id", *raw))
-        return await _row(context, plan, identifier)
+        return await _row(_asked(context, info._raw_info), context, plan, identifier)
     except NotCompiled:
         pass
     if ordinary is not None:
@@ -160,7 +162,7 @@ async def several(
     if plan.is_unready:
         raise NotCompiled("unready")
     viewer = context.viewer
-    asked = Asked(viewer, context.services, clock.now())
+    asked = _asked(context, info)
     if len(plan.scopes) == 1 and not plan.children:
         rows: Sequence[Any] = [tuple([getattr(row, name) for _, name in plan.places]) for row in at_hand]
     else:
@@ -201,9 +203,14 @@ def _plan(
     return plan
 
 
-async def _page(context: Context, plan: Plan, request: PageRequest, filter: Filter | None) -> Any:
-    viewer = context.viewer
-    asked = Asked(viewer, context.services, clock.now())
+def _asked(context: Context, info: GraphQLResolveInfo[Any]) -> Asked:
+    return Asked(context.viewer, context.services, clock.now(), info.variable_values)
+
+
+async def _page(
+    asked: Asked, context: Context, plan: Plan, request: PageRequest, filter: Filter | None
+) -> Any:
+    viewer = asked.viewer
     shape = statements.shape_of(viewer, request, filter)
     statement = _kept(context, plan, shape, lambda: statements.listed(plan, viewer, request, filter))
     await _begin(context, plan)
@@ -213,9 +220,8 @@ async def _page(context: Context, plan: Plan, request: PageRequest, filter: Filt
     return plan.shape(page, await _run(context, plan, asked, page.rows))
 
 
-async def _row(context: Context, plan: Plan, identifier: str) -> Any:
-    viewer = context.viewer
-    asked = Asked(viewer, context.services, clock.now())
+async def _row(asked: Asked, context: Context, plan: Plan, identifier: str) -> Any:
+    viewer = asked.viewer
     shape = statements.shape_of(viewer)
     statement = _kept(context, plan, shape, lambda: statements.single(plan, viewer))
     await _begin(context, plan)
@@ -246,22 +252,25 @@ async def _nested(context: Context, child: Child, asked: Asked, rows: Sequence[A
     parents = [one for one in parents if one is not None]
     if not parents:
         return {}
-    statement, given = _of_child(context, child)
+    request = None if child.request is None else child.request(asked.variables)
+    statement, given = _of_child(context, child, request)
     given |= statements.parameters(viewer, asked.at) | {statements.PARENTS: padded(parents)}
     by_parent: dict[str, list[Any]] = {one: [] for one in parents}
     for row in await context.rows(statement, given, alone=False):
         by_parent[row[-1]].append(row)
-    if child.request is None:
+    if request is None:
         run = await _run(context, plan, asked, [row for found in by_parent.values() for row in found])
         return {one: plan.shape(found, run) for one, found in by_parent.items()}
-    pages = {one: Page.cut(found, child.request, id_cursor) for one, found in by_parent.items()}
+    pages = {one: Page.cut(found, request, id_cursor) for one, found in by_parent.items()}
     run = await _run(context, plan, asked, [row for page in pages.values() for row in page.rows])
     return {one: plan.shape(page, run) for one, page in pages.items()}
 
 
-def _of_child(context: Context, child: Child) -> tuple[Select[Any], dict[str, Any]]:
+def _of_child(
+    context: Context, child: Child, request: PageRequest | None
+) -> tuple[Select[Any], dict[str, Any]]:
     """The statement for all parents, and which page of each it takes."""
-    plan, source, request, viewer = child.plan, child.source, child.request, context.viewer
+    plan, source, viewer = child.plan, child.source, context.viewer
     shape = statements.shape_of(viewer, request)
     if isinstance(source, Listed):
         return _kept(context, plan, shape, lambda: statements.of_parents(plan, source, viewer)), {}
@@ -294,31 +303,14 @@ def _weight_of(compiled: Any) -> int:
     return PLAN_WEIGHT + COLUMN_WEIGHT * (compiled.columns if isinstance(compiled, Plan) else 0)
 
 
-def _structural(document: DocumentNode, operation: OperationDefinitionNode) -> tuple[str, ...]:
-    """The variables that decide over a plan: those of directives, and of nested fields' pages."""
-    roots = [
-        argument
-        for node in operation.selection_set.selections
-        if isinstance(node, FieldNode)
-        for argument in node.arguments or ()
-    ]
-    finder = _Variables(roots)
-    visit(document, finder)
-    return tuple(sorted(finder.names))
+class _Deciding(Visitor):
+    """The variables that decide over a plan: those of directives. All others are parameters of its statements."""
 
-
-class _Variables(Visitor):
-    def __init__(self, passed: Iterable[ArgumentNode]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._passed = {id(one) for one in passed}
         self.names: set[str] = set()
 
     def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
-        decides = node.name.value in ("if", *PAGE_ARGUMENTS) and id(node) not in self._passed
-        return None if decides else SKIP
-
-    def enter_variable_definition(self, *_: Any) -> Any:
+        if node.name.value == "if" and isinstance(node.value, VariableNode):
+            self.names.add(node.value.name.value)
         return SKIP
-
-    def enter_variable(self, node: VariableNode, *_: Any) -> None:
-        self.names.add(node.name.value)

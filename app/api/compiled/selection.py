@@ -13,13 +13,14 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLResolveInfo,
+    VariableNode,
     get_named_type,
     is_leaf_type,
     is_list_type,
     is_non_null_type,
 )
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_subfields
-from graphql.execution.values import get_argument_values
+from graphql.execution.values import VariableValues, get_argument_values
 
 from app.api.compiled.declare import Asked, Column, Computed, Declared, Listed, Many, One, declared
 from app.api.compiled.partly import Level, Partly, Ready, source_of
@@ -107,11 +108,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Child:
-    """A nested connection or list below the rows of a plan; a list has no page request."""
+    """A nested connection or list below the rows of a plan; a list has no page request.
+
+    `request` is a function of the variables; it raises NotCompiled where the arguments are wrong.
+    """
 
     plan: Plan
     source: Many | Listed
-    request: PageRequest | None
+    request: Callable[[VariableValues], PageRequest] | None
     # Where the parent's row has its id.
     parent_index: int
 
@@ -331,12 +335,10 @@ class Compiler:
         target = declared(_origin(target_type))
         if target is None:
             raise NotCompiled(target_type.name)
-        arguments = get_argument_values(field_, nodes[0], self._variables)
-        try:
-            request = page_request(*(arguments.get(one) for one in PAGE_ARGUMENTS))
-            require_own(target.model, request)
-        except BadUserInput:
-            raise NotCompiled("arguments") from None
+        request = _requested(field_, nodes[0], target.model)
+        if not any(isinstance(one.value, VariableNode) for one in nodes[0].arguments or ()):
+            always = request(self._variables)
+            request = lambda _: always  # noqa: E731
         plan = self.connection(target.model, "id", type_, nodes, descending=source.descending)
         return self._child(plan, source, request, scope)
 
@@ -350,7 +352,13 @@ class Compiler:
         self._shape(plan, "rows, run", _like(node, f"[{node} for row in rows]"))
         return self._child(plan, source, None, scope)
 
-    def _child(self, plan: Plan, source: Many | Listed, request: PageRequest | None, scope: Scope) -> str:
+    def _child(
+        self,
+        plan: Plan,
+        source: Many | Listed,
+        request: Callable[[VariableValues], PageRequest] | None,
+        scope: Scope,
+    ) -> str:
         children, parent = scope.plan.children, scope.index("id")
         children.append(Child(plan, source, request, parent))
         page = f"run.pages[{len(children) - 1}][row[{parent}]]"
@@ -371,6 +379,21 @@ class Compiler:
         else:
             show = show_value(named)
         return self._code.shown(value, show, may_be_null=not is_non_null_type(kind))
+
+
+def _requested(field_: Any, node: FieldNode, model: Any) -> Callable[[VariableValues], PageRequest]:
+    """Which page of a nested connection is asked for, by the variables."""
+
+    def request(variables: VariableValues) -> PageRequest:
+        arguments = get_argument_values(field_, node, variables)
+        try:
+            asked = page_request(*(arguments.get(one) for one in PAGE_ARGUMENTS))
+            require_own(model, asked)
+        except BadUserInput:
+            raise NotCompiled("arguments") from None
+        return asked
+
+    return request
 
 
 def _like(part: str | None, expression: str) -> str:
