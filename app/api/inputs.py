@@ -24,6 +24,11 @@ def require_bounded(filter: Any) -> None:
             )
 
 
+def given_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of a filter that are not null."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def given(input: Any, *names: str, **renamed: str) -> dict[str, Any]:
     """The fields that the client gave, null included; `metadata="labels"` renames on the way."""
     pairs = {**{name: name for name in names}, **renamed}

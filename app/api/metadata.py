@@ -1,10 +1,13 @@
 """Filters over metadata."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sqlalchemy import Boolean, ColumnElement, and_, literal, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+PARTS: Final = ("label_key_", "label_value_")
 
 
 class has_label(FunctionElement[bool]):
@@ -24,6 +27,19 @@ def _postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
 def _sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     column, key, value = (compiler.process(clause, **kwargs) for clause in element.clauses)
     return f"EXISTS (SELECT 1 FROM json_each({column}) AS label WHERE label.key = {key} AND label.value = {value})"  # noqa: S608 - compiled clauses
+
+
+def label_values(wanted: Mapping[str, str] | None) -> dict[str, str]:
+    """The keys and values of a filter by metadata, each by a name of its own."""
+    pairs = enumerate((wanted or {}).items())
+    return {f"{part}{at}": one for at, pair in pairs for part, one in zip(PARTS, pair, strict=True)}
+
+
+def labels_are(column: Any, wanted: Mapping[str, Any]) -> ColumnElement[bool]:
+    """As SQL: the JSON column has these pairs, with parameters by the names that `label_values` gives."""
+    count = sum(name.startswith(PARTS[0]) for name in wanted)
+    pairs = ([wanted[f"{part}{at}"] for part in PARTS] for at in range(count))
+    return and_(true(), *(has_label(column, *pair) for pair in pairs))
 
 
 def labels_contain(column: Any, wanted: dict[str, str]) -> ColumnElement[bool]:

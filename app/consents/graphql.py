@@ -1,5 +1,6 @@
 """Hosted consents and their evidence in GraphQL."""
 
+from collections.abc import Hashable, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from app.api.compiled.declare import Asked, Many, compiled, computed, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Context, Info, Services
-from app.api.inputs import given, require_bounded
+from app.api.inputs import given, given_values, require_bounded
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
@@ -235,17 +236,22 @@ class HostedConsentFilter:
     flow_types: list[ConsentFlowType] | None = None
     valid: bool | None = None
 
-    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
+    def wanted(self) -> dict[str, Any]:
         require_bounded(self)
+        flow_types = None if self.flow_types is None else [one.name for one in self.flow_types]
+        return given_values({"customer_id": self.customer_ids, "flow_type": flow_types})
+
+    def form(self) -> Hashable:
+        return (None if self.statuses is None else frozenset(self.statuses), self.valid)
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
         model = models.HostedConsent
-        if self.customer_ids is not None:
-            statement = statement.where(col(model.customer_id).in_(self.customer_ids))
+        for name, values in wanted.items():
+            statement = statement.where(getattr(model, name).in_(values))
         if self.statuses is not None:
-            wanted = [model.has_status(one, at) for one in self.statuses]
+            states = [model.has_status(one, at) for one in self.statuses]
             # An empty list matches nothing, as in every filter.
-            statement = statement.where(or_(*wanted) if wanted else col(model.id).is_(None))
-        if self.flow_types is not None:
-            statement = statement.where(col(model.flow_type).in_([one.name for one in self.flow_types]))
+            statement = statement.where(or_(*states) if states else col(model.id).is_(None))
         if self.valid is not None:
             in_force = model.in_force(at)
             statement = statement.where(in_force if self.valid else ~in_force)

@@ -1,5 +1,6 @@
 """Customers in GraphQL."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,8 @@ from app.api.compiled.declare import column, compiled, many, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
-from app.api.inputs import given, require_bounded
-from app.api.metadata import labels_contain
+from app.api.inputs import given, given_values, require_bounded
+from app.api.metadata import label_values, labels_are
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
@@ -119,14 +120,18 @@ class CustomerFilter:
     emails: list[str] | None = None
     metadata: Metadata | None = None
 
-    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
+    def wanted(self) -> dict[str, Any]:
         require_bounded(self)
-        if self.emails is not None:
-            lowered = [one.lower() for one in self.emails]
-            statement = statement.where(func.lower(col(models.Customer.email)).in_(lowered))
-        if self.metadata is not None:
-            statement = statement.where(labels_contain(col(models.Customer.labels), self.metadata))
-        return statement
+        lowered = None if self.emails is None else [one.lower() for one in self.emails]
+        return given_values({"email": lowered}) | label_values(self.metadata)
+
+    def form(self) -> None:
+        return None
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
+        if "email" in wanted:
+            statement = statement.where(func.lower(col(models.Customer.email)).in_(wanted["email"]))
+        return statement.where(labels_are(col(models.Customer.labels), wanted))
 
 
 @strawberry.type

@@ -1,14 +1,14 @@
 """The inputs and payloads of the mutations over destinations and deliveries."""
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import strawberry
 from sqlalchemy import Select
-from sqlmodel import col
 from strawberry.scalars import JSON
 
-from app.api.inputs import require_bounded
+from app.api.inputs import given_values, require_bounded
 from app.api.mutate import UserError
 from app.api.scalars import Metadata
 from app.delivery import filters, models
@@ -28,26 +28,38 @@ class DeliveryFilter:
     created_from: datetime | None = None
     created_to: datetime | None = None
 
-    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
+    def wanted(self) -> dict[str, Any]:
         require_bounded(self)
-        delivery = models.Delivery
-        for destination_id, prefix in (
-            (self.webhook_endpoint_id, "whe_"),
-            (self.email_subscription_id, "ems_"),
-        ):
-            if destination_id is not None:
-                # An endpoint's id given as a subscription's must find nothing.
-                wanted = destination_id if destination_id.startswith(prefix) else ""
-                statement = statement.where(col(delivery.destination_id) == wanted)
-        if self.event_id is not None:
-            statement = statement.where(col(delivery.event_id) == self.event_id)
-        if self.statuses is not None:
-            statement = statement.where(col(delivery.status).in_([one.value for one in self.statuses]))
-        if self.created_from is not None:
-            statement = statement.where(col(delivery.created_at) >= self.created_from)
-        if self.created_to is not None:
-            statement = statement.where(col(delivery.created_at) < self.created_to)
-        return statement
+        return given_values(
+            {
+                "endpoint_id": _of_kind(self.webhook_endpoint_id, "whe_"),
+                "subscription_id": _of_kind(self.email_subscription_id, "ems_"),
+                "event_id": self.event_id,
+                "statuses": None if self.statuses is None else [one.value for one in self.statuses],
+                "created_from": self.created_from,
+                "created_to": self.created_to,
+            }
+        )
+
+    def form(self) -> None:
+        return None
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
+        delivery: Any = models.Delivery
+        tests: dict[str, Callable[[Any], Any]] = {
+            "endpoint_id": delivery.destination_id.__eq__,
+            "subscription_id": delivery.destination_id.__eq__,
+            "event_id": delivery.event_id.__eq__,
+            "statuses": delivery.status.in_,
+            "created_from": delivery.created_at.__ge__,
+            "created_to": delivery.created_at.__lt__,
+        }
+        return statement.where(*(tests[name](value) for name, value in wanted.items()))
+
+
+def _of_kind(identifier: str | None, prefix: str) -> str | None:
+    """An endpoint's id given as a subscription's must find nothing."""
+    return identifier if identifier is None or identifier.startswith(prefix) else ""
 
 
 @strawberry.input(description=FILTER)

@@ -4,7 +4,7 @@ A feature declares the type of its event with `@event_type(EventType.X)` above a
 nested objects as they are now; `data` is as of the event.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -149,8 +149,14 @@ class EventFilter:
     meter_ids: list[strawberry.ID] | None = None
     customer_ids: list[strawberry.ID] | None = None
 
-    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
-        return self.rule().narrow(statement)
+    def wanted(self) -> dict[str, Any]:
+        return {name: sorted(values) for name, values in self.rule().values().items()}
+
+    def form(self) -> None:
+        return None
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
+        return log.narrow(statement, wanted)
 
     def rule(self) -> log.EventFilter:
         require_bounded(self)

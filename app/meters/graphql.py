@@ -1,5 +1,6 @@
 """Meters in GraphQL."""
 
+from collections.abc import Hashable, Mapping
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +15,8 @@ from app.api.compiled.declare import Asked, Computed, One, column, compiled, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
-from app.api.inputs import given, require_bounded
-from app.api.metadata import labels_contain
+from app.api.inputs import given, given_values, require_bounded
+from app.api.metadata import label_values, labels_are
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, page_request
@@ -194,8 +195,7 @@ class MeterFilter:
     is_disabled_by_user: bool | None = None
     has_invalid_meter_number: bool | None = None
 
-    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]:
-        """OR within a list, AND across; [] matches nothing, null everything."""
+    def wanted(self) -> dict[str, Any]:
         require_bounded(self)
         lists = {
             "customer_id": self.customer_ids,
@@ -203,11 +203,19 @@ class MeterFilter:
             "type": None if self.types is None else [one.name for one in self.types],
             "data_source": None if self.data_sources is None else [one.name for one in self.data_sources],
         }
-        for name, wanted in lists.items():
-            if wanted is not None:
-                statement = statement.where(getattr(models.Meter, name).in_(wanted))
-        if self.metadata is not None:
-            statement = statement.where(labels_contain(col(models.Meter.labels), self.metadata))
+        return given_values(lists) | label_values(self.metadata)
+
+    def form(self) -> Hashable:
+        statuses = None if self.statuses is None else frozenset(self.statuses)
+        flags = (self.is_disabled_by_user, self.has_invalid_meter_number)
+        return (statuses, self.missing_consent, self.expired_consent, *flags)
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
+        """OR within a list, AND across; [] matches nothing, null everything."""
+        for name in ("customer_id", "number", "type", "data_source"):
+            if name in wanted:
+                statement = statement.where(getattr(models.Meter, name).in_(wanted[name]))
+        statement = statement.where(labels_are(col(models.Meter.labels), wanted))
         if self.is_disabled_by_user is not None:
             statement = statement.where(col(models.Meter.is_disabled).is_(self.is_disabled_by_user))
         if self.has_invalid_meter_number is not None:

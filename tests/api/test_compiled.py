@@ -2,6 +2,7 @@
 
 import gc
 import random
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -223,6 +224,69 @@ async def test_a_repeated_filter_builds_nothing_anew(world: World, scene: Scene)
         found.append({one["status"] for one in response["data"]["meters"]["nodes"]})
         assert counted(prepared) == (1, statements)
     assert found == [{"ACTIVE"}, {"INACTIVE"}, {"ACTIVE"}, set(), {"ACTIVE"}]
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "value"),
+    [
+        ("meters", "Meter", lambda n: {"numbers": [f"{n:010d}"] * (n % 4 + 1)}),
+        ("meters", "Meter", lambda n: {"customerIds": [f"cus_{n}"], "statuses": ["ACTIVE"]}),
+        ("meters", "Meter", lambda n: {"metadata": {f"site {n}": f"a {n}", "b": f"{n}"}, "numbers": []}),
+        ("customers", "Customer", lambda n: {"emails": [f"c{n}@example.com"], "metadata": {"site": f"{n}"}}),
+        ("hostedConsents", "HostedConsent", lambda n: {"customerIds": [f"cus_{n}"], "valid": True}),
+        ("events", "Event", lambda n: {"meterIds": [f"mtr_{n}"], "customerIds": [f"c{n}"], "types": []}),
+        ("deliveries", "Delivery", lambda n: {"webhookEndpointId": f"whe_{n}", "eventId": f"evt_{n}"}),
+        ("deliveries", "Delivery", lambda n: {"createdFrom": f"20{n:02d}-01-01T00:00:00Z", "statuses": []}),
+    ],
+)
+async def test_a_hundred_values_of_a_filter_share_one_statement(
+    world: World, scene: Scene, field: str, kind: str, value: Callable[[int], Any]
+) -> None:
+    engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
+    query = f"query ($f: {kind}Filter) {{ {field}(filter: $f) {{ nodes {{ id }} }} }}"
+    prepared = engine.prepare(query, None, authenticated=True)
+    for number in range(100):
+        response = await engine.execute(prepared, {"f": value(number)}, Context(world.services, viewer))
+        assert "errors" not in response
+    assert counted(prepared) == (1, 1)
+
+
+async def test_filters_of_one_form_take_what_each_asks_for(world: World, scene: Scene) -> None:
+    """As the ordinary way does, with lists of several lengths, repeated and empty ones included."""
+    engine, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
+    ids, numbers = scene.known.ids, scene.known.numbers
+    chosen: list[tuple[str, str, list[Any]]] = [
+        ("meters", "Meter", [{"numbers": numbers[:n]} for n in (1, 0, 2, 3, 5, 70)]),
+        ("meters", "Meter", [{"metadata": one} for one in ({"site": "b"}, {"site": "a"}, {'x"y': "1"}, {})]),
+        ("meters", "Meter", [{"customerIds": ids["Customer"][n : n + 2]} for n in range(3)]),
+        ("customers", "Customer", [{"emails": [f"C{n}@Example.com", "c1@example.com"]} for n in range(3)]),
+        ("customers", "Customer", [{"metadata": {"site": one}} for one in "ab"]),
+        ("hostedConsents", "HostedConsent", [{"customerIds": [one]} for one in ids["Customer"]]),
+        ("events", "Event", [{"meterIds": [one] * 3} for one in ids["Meter"][:4]]),
+        ("events", "Event", [{"types": [one]} for one in ("METER_CREATED", "CUSTOMER_CREATED")]),
+        ("deliveries", "Delivery", [{"webhookEndpointId": one} for one in ids["WebhookEndpoint"]]),
+        ("deliveries", "Delivery", [{"emailSubscriptionId": one} for one in ids["WebhookEndpoint"]]),
+        ("deliveries", "Delivery", [{"createdTo": f"2{n}20-01-01T00:00:00.5Z"} for n in (0, 1)]),
+    ]
+    found = set()
+    for field, kind, filters in chosen:
+        query = f"query ($f: {kind}Filter) {{ {field}(first: 100, filter: $f) {{ nodes {{ id }} }} }}"
+        for one in filters:
+            document = Document(query, {"f": one})
+            expected = await answer(world, ordinary, document, scene.viewers["admin"])
+            assert await answer(world, engine, document, scene.viewers["admin"]) == expected, document
+            found.add(expected)
+    assert len(found) > 20
+
+
+async def test_lists_of_many_values_are_refused(world: World, scene: Scene) -> None:
+    for compiled in (True, False):
+        engine = Engine(the_schema(), WIDE, compiled=compiled)
+        query = "query ($f: MeterFilter) { meters(filter: $f) { nodes { id } } }"
+        for name, value in (("customerIds", "cus_1"), ("statuses", "ACTIVE")):
+            document = Document(query, {"f": {name: [value] * 1001}})
+            response = orjson.loads(await answer(world, engine, document, scene.viewers["admin"]))
+            assert response["errors"][0]["extensions"]["field"] == ["filter", name]
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -3,7 +3,6 @@
 Each goes the compiled way where that can be gone, and else the ordinary way with the same answer.
 """
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any
@@ -37,9 +36,9 @@ from app.api.pagination import Connection, Page, PageRequest, id_cursor, page_of
 from app.auth.actor import visible
 from app.direct import padded
 
-# A statement with a longer filter is built each time.
-LONGEST_FILTER = 1000
-# Characters of all variables that decide over a plan; no cursor is as long.
+# A statement for a filter of more values is built each time.
+LONGEST_FILTER = 64
+# Characters of all variables that decide over a plan.
 LONGEST_VALUES = 1000
 # Bytes, as measured: of a plan, of each column that it reads, of each element of a statement, of a name of either.
 PLAN_WEIGHT, COLUMN_WEIGHT, ELEMENT_WEIGHT, KEY_WEIGHT = 3000, 800, 1500, 500
@@ -124,7 +123,9 @@ async def connection(
         return await ordinary()
     statement = visible(select(model).options(*options), viewer)
     if filter is not None:
-        statement = filter.narrow(statement, clock.now())
+        wanted = filter.wanted()
+        statement = statements.narrowed(statement, filter, wanted, clock.now())
+        statement = statement.params(statements.wanted_parameters(wanted))
     page = await page_of(context, statement, request, getattr(model, key), descending=descending)
     return Connection.of(page, lambda row: shown(row, viewer))
 
@@ -211,10 +212,18 @@ async def _page(
     asked: Asked, context: Context, plan: Plan, request: PageRequest, filter: Filter | None
 ) -> Any:
     viewer = asked.viewer
-    shape = statements.shape_of(viewer, request, filter)
-    statement = _kept(context, plan, shape, lambda: statements.listed(plan, viewer, request, filter))
+    wanted = {} if filter is None else filter.wanted()
+    form = None if filter is None else (*wanted, filter.form())
+    shape = statements.shape_of(viewer, request, form)
+
+    def build() -> Select[Any]:
+        return statements.listed(plan, viewer, request, filter, wanted)
+
+    is_long = sum(len(one) for one in wanted.values() if isinstance(one, list)) > LONGEST_FILTER
+    statement = build() if is_long or len(wanted) > LONGEST_FILTER else _kept(context, plan, shape, build)
     await _begin(context, plan)
     given = statements.parameters(viewer, asked.at) | statements.page_parameters(request)
+    given |= statements.wanted_parameters(wanted)
     rows = list(await context.rows(statement, given, alone=_is_alone(context, plan)))
     page = Page.cut(rows, request, id_cursor)
     return plan.shape(page, await _run(context, plan, asked, page.rows))
@@ -285,14 +294,14 @@ def _is_alone(context: Context, plan: Plan) -> bool:
 
 
 def _kept(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> Select[Any]:
-    if context.plans is None or len(shape.filter) > LONGEST_FILTER:
+    if context.plans is None:
         return build()
     key = (plan.number, shape)
     statement: Select[Any] | None = context.plans.kept.get(key)
     if statement is None:
         statement = build()
         elements = sum(1 for _ in iterate(statement))
-        weight = KEY_WEIGHT + sys.getsizeof(shape.filter) + ELEMENT_WEIGHT * elements
+        weight = KEY_WEIGHT + len(repr(shape.filter)) + ELEMENT_WEIGHT * elements
         context.plans.kept.put(key, statement, weight)
     return statement
 

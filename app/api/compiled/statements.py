@@ -1,10 +1,11 @@
 """From a plan to SQL. What differs between two requests of one shape is a parameter, so a statement is built once."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 
-from sqlalchemy import Integer, Select, bindparam, func, select
+from sqlalchemy import Integer, Select, String, bindparam, func, select
 from sqlalchemy.sql.util import ClauseAdapter
 
 from app.api.compiled.declare import Columns, Listed, Many
@@ -12,20 +13,26 @@ from app.api.compiled.selection import Plan, Scope
 from app.api.pagination import PageRequest, direction, narrow
 from app.auth.actor import Actor
 from app.database import UtcDateTime
+from app.direct import padded
 
 
 class Filter(Protocol):
-    """Narrows a statement over a model's rows; `at` is the current time, or what stands for it in SQL.
+    """Narrows a statement over a model's rows, of which one serves all filters with the same form."""
 
-    What two filters say is the same where their `repr` is.
-    """
+    def wanted(self) -> dict[str, Any]:
+        """What rows are compared with: texts, times and lists by name, each a parameter. Raises BadUserInput."""
 
-    def narrow(self, statement: Select[Any], at: Any) -> Select[Any]: ...
+    def form(self) -> Hashable:
+        """What else it says, which decides over the statement."""
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
+        """`at` is the current time, or what stands for it in SQL; `wanted` what stands for the values."""
 
 
 ACCOUNT, CUSTOMER, AT = "asked_account", "asked_customer", "asked_at"
 LIMIT, AFTER, BEFORE, PARENTS = "asked_limit", "asked_after", "asked_before", "asked_parents"
 ID, KEYS = "asked_id", "asked_keys"
+WANTED = "wanted_"
 
 
 def parameters(viewer: Actor, at: datetime) -> dict[str, Any]:
@@ -37,6 +44,11 @@ def page_parameters(request: PageRequest) -> dict[str, Any]:
     return {LIMIT: request.limit + 1, AFTER: request.after, BEFORE: request.before}
 
 
+def wanted_parameters(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """A filter's values by the names of their parameters."""
+    return {WANTED + name: padded(one) if isinstance(one, list) else one for name, one in wanted.items()}
+
+
 class Shape(NamedTuple):
     """What of a request its statement depends on beside the plan."""
 
@@ -44,23 +56,33 @@ class Shape(NamedTuple):
     is_backwards: bool = False
     has_after: bool = False
     has_before: bool = False
-    filter: str = ""
+    filter: Hashable = None
 
 
-def shape_of(viewer: Actor, request: PageRequest | None = None, filter: Filter | None = None) -> Shape:
+def shape_of(viewer: Actor, request: PageRequest | None = None, filter: Hashable = None) -> Shape:
     if request is None:
         return Shape(viewer.sees_whole_account)
     cursors = (request.after is not None, request.before is not None)
-    said = "" if filter is None else repr(filter)
-    return Shape(viewer.sees_whole_account, request.backwards, *cursors, said)
+    return Shape(viewer.sees_whole_account, request.backwards, *cursors, filter)
 
 
-def listed(plan: Plan, viewer: Actor, request: PageRequest, filter: Filter | None = None) -> Select[Any]:
+def narrowed(statement: Select[Any], filter: Filter, wanted: Mapping[str, Any], at: Any) -> Select[Any]:
+    """By a filter whose values, such as these, are parameters."""
+    return filter.narrow(statement, at, {name: _wanted(name, one) for name, one in wanted.items()})
+
+
+def listed(
+    plan: Plan,
+    viewer: Actor,
+    request: PageRequest,
+    filter: Filter | None = None,
+    wanted: Mapping[str, Any] = MappingProxyType({}),
+) -> Select[Any]:
     """One page of the plan's rows, in reading direction."""
     asked, key = _template(request), getattr(plan.model, plan.key)
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     if filter is not None:
-        rows = filter.narrow(rows, _now())
+        rows = narrowed(rows, filter, wanted, _now())
     rows = narrow(rows, key, asked, plan.descending).order_by(direction(key, asked, plan.descending))
     page = rows.limit(bindparam(LIMIT, type_=Integer())).subquery("page")
     return _with_relations(plan, viewer, page).order_by(direction(page.c[plan.key], asked, plan.descending))
@@ -141,6 +163,12 @@ def _viewer(viewer: Actor) -> Actor:
     """A viewer of the same kind whose ids are parameters."""
     customer: Any = None if viewer.sees_whole_account else bindparam(CUSTOMER)
     return Actor(cast(Any, bindparam(ACCOUNT)), viewer.scopes, customer_id=customer)
+
+
+def _wanted(name: str, value: Any) -> Any:
+    # Without a type it takes that of the column it is compared with; but keys of metadata are no columns.
+    type_ = String() if isinstance(value, str) else None
+    return bindparam(WANTED + name, type_=type_, expanding=isinstance(value, list))
 
 
 def _template(request: PageRequest) -> PageRequest:
