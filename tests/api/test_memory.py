@@ -15,7 +15,6 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlmodel import col
 
 from app.api import memory as memories
-from app.api.compiled import reads
 from app.api.compiled.selection import Plan
 from app.api.context import Context
 from app.api.engine import Engine, Prepared
@@ -83,12 +82,13 @@ async def test_long_values_are_not_kept(small_world: World, owner: Actor) -> Non
     engine = Engine(the_schema(), WIDE)
     query = "query ($c: String) { customers { nodes { meters(after: $c) { nodes { id } } } } }"
     prepared = engine.prepare(query, None, authenticated=True)
-    for cursor in ("x" * reads.LONGEST_VALUES, "x" * (reads.LONGEST_VALUES + 1), "x" * 100_000):
+    kept = []
+    for cursor in ("x", "x" * 1_000, "x" * 100_000):
         assert await run(small_world, engine, prepared, owner, c=cursor) == {
             "data": {"customers": {"nodes": []}}
         }
-    assert len(engine._memory.plans) == 1
-    assert engine._memory.plans.weight < 10 * reads.LONGEST_VALUES
+        kept.append((len(engine._memory.plans), engine._memory.plans.weight))
+    assert len(set(kept)) == 1
 
 
 def test_documents_are_bounded_by_their_bytes() -> None:

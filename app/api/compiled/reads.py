@@ -3,6 +3,7 @@
 Each goes the compiled way where that can be gone, and else the ordinary way with the same answer.
 """
 
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any
@@ -38,8 +39,6 @@ from app.direct import padded
 
 # A statement for a filter of more values is built each time.
 LONGEST_FILTER = 64
-# Characters of all variables that decide over a plan.
-LONGEST_VALUES = 1000
 # Bytes, as measured: of a plan, of each column that it reads, of each element of a statement, of a name of either.
 PLAN_WEIGHT, COLUMN_WEIGHT, ELEMENT_WEIGHT, KEY_WEIGHT = 3000, 800, 1500, 500
 # What was found not to be compilable.
@@ -78,8 +77,6 @@ class Plans:
         except TypeError:
             raise NotCompiled("variables") from None
         if found is None:
-            if sum(len(one) for one in values if isinstance(one, str)) > LONGEST_VALUES:
-                raise NotCompiled("variables")
             try:
                 found = build(Compiler(info))
             except NotCompiled:
