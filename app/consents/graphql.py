@@ -61,7 +61,12 @@ def _compiled_link(asked: Asked, identifier: str, decision: str, expires_at: dat
     consented_at=computed(lambda _, *decided: models.consented_at(*decided), "decision", "decided_at"),
     link=computed(_compiled_link, "id", "decision", "expires_at", "token_encrypted"),
     customer=one("customer_id"),
-    meters=Many(ConsentMeter.hosted_consent_id, ConsentMeter, col(ConsentMeter.meter_id) == col(MeterRow.id)),
+    meters=Many(
+        ConsentMeter.hosted_consent_id,
+        ConsentMeter,
+        col(ConsentMeter.meter_id) == col(MeterRow.id),
+        col(ConsentMeter.meter_id),
+    ),
 )
 @strawberry.type
 class HostedConsent(Node):

@@ -203,10 +203,11 @@ class ConsentMeter(SQLModel, table=True):
     """A consent covers a meter. Rows are made when either comes into being, and replaced by `setMeterConsent`."""
 
     __tablename__ = "consent_meters"
+    __table_args__ = (Index("ix_consent_meters_consent", "hosted_consent_id", "meter_id"),)
 
     meter_id: str = Field(primary_key=True, foreign_key="meters.id", sa_type=Text, ondelete="CASCADE")
     hosted_consent_id: str = Field(
-        primary_key=True, foreign_key="hosted_consents.id", sa_type=Text, ondelete="CASCADE", index=True
+        primary_key=True, foreign_key="hosted_consents.id", sa_type=Text, ondelete="CASCADE"
     )
 
 

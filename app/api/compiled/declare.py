@@ -56,12 +56,14 @@ class One:
 class Many:
     """A nested connection. `parent` is the column, of the other model or of `through`, that holds this row's id.
 
-    `through` is a link table that is joined by `on`.
+    `through` is a link table that is joined by `on` and holds the other model's id in `key`. An index of the parent and
+    the id makes a page cost the same however many rows its parent has.
     """
 
     parent: Any
     through: Any = None
     on: Any = None
+    key: Any = None
     descending: bool = False
 
 

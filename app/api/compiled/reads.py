@@ -281,7 +281,12 @@ def _of_child(
     if isinstance(source, Listed):
         return _kept(context, plan, shape, lambda: statements.of_parents(plan, source, viewer)), {}
     assert request is not None  # noqa: S101 - a connection has one
-    statement = _kept(context, plan, shape, lambda: statements.nested(plan, source, viewer, request))
+
+    def build() -> Select[Any]:
+        on_sqlite = context.services.database.is_sqlite
+        return statements.nested(plan, source, child.parent_model, viewer, request, on_sqlite=on_sqlite)
+
+    statement = _kept(context, plan, shape, build)
     return statement, statements.page_parameters(request)
 
 

@@ -116,7 +116,8 @@ class Child:
     plan: Plan
     source: Many | Listed
     request: Callable[[VariableValues], PageRequest] | None
-    # Where the parent's row has its id.
+    # Of the parent, and where its row has its id.
+    parent_model: Any
     parent_index: int
 
 
@@ -360,7 +361,7 @@ class Compiler:
         scope: Scope,
     ) -> str:
         children, parent = scope.plan.children, scope.index("id")
-        children.append(Child(plan, source, request, parent))
+        children.append(Child(plan, source, request, scope.model, parent))
         page = f"run.pages[{len(children) - 1}][row[{parent}]]"
         return Unready(page) if plan.is_unready else page
 

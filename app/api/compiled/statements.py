@@ -1,12 +1,16 @@
 """From a plan to SQL. What differs between two requests of one shape is a parameter, so a statement is built once."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 
-from sqlalchemy import Integer, Select, String, bindparam, func, select
+from sqlalchemy import ColumnElement, Integer, Select, String, any_, bindparam, select, true
+from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy.sql.visitors import replacement_traverse
 
 from app.api.compiled.declare import Columns, Listed, Many
 from app.api.compiled.selection import Plan, Scope
@@ -102,19 +106,42 @@ def several(plan: Plan, viewer: Actor) -> Select[Any]:
     return _with_relations(plan, viewer, rows.subquery("page"))
 
 
-def nested(plan: Plan, many: Many, viewer: Actor, request: PageRequest) -> Select[Any]:
-    """The same page of each parent, with the parent's id as the last column."""
-    asked, key, parent = _template(request), getattr(plan.model, plan.key), many.parent
-    rank = func.row_number().over(partition_by=parent, order_by=direction(key, asked, plan.descending))
-    table = plan.model.__table__
-    linked = table if many.through is None else table.join(many.through.__table__, many.on)
-    rows = select(*_columns(plan), parent.label("page_parent"), rank.label("page_rank")).select_from(linked)
-    rows = rows.where(plan.model.seen_by(_viewer(viewer)), parent.in_(bindparam(PARENTS, expanding=True)))
-    page = narrow(rows, key, asked, plan.descending).subquery("page")
-    statement = _with_relations(plan, viewer, page).add_columns(page.c.page_parent)
-    return statement.where(page.c.page_rank <= bindparam(LIMIT, type_=Integer())).order_by(
-        page.c.page_parent, page.c.page_rank
-    )
+def nested(
+    plan: Plan, many: Many, parent_model: Any, viewer: Actor, request: PageRequest, *, on_sqlite: bool
+) -> Select[Any]:
+    """The same page of each parent, with the parent's id as the last column.
+
+    Of each parent no more rows are read than its page has, by an index that has them in order.
+    """
+    asked, table = _template(request), plan.model.__table__
+    parents, linked = parent_model.__table__.alias("parent"), table
+    # Where the index of a parent's rows has what they are ordered by.
+    key = getattr(plan.model, plan.key)
+    if many.through is not None:
+        linked, key = table.join(many.through.__table__, many.on), many.key
+    seen = replacement_traverse(plan.model.seen_by(_viewer(viewer)), {}, _unsearched_of(table))
+    # By how many rows parents have on the average, PostgreSQL would go through those of all in the order of their keys
+    # until it has met enough of one. Only an index by parents is in the order asked for here; with a plain equality
+    # PostgreSQL would see through that.
+    mine = many.parent == (parents.c.id if on_sqlite else any_(array([parents.c.id])))
+
+    def page_of_each(*columns: Any) -> Select[Any]:
+        rows = narrow(select(*columns).select_from(linked).where(mine, seen), key, asked, plan.descending)
+        rows = rows.order_by(*(direction(one, asked, plan.descending) for one in (many.parent, key)))
+        return rows.limit(bindparam(LIMIT, type_=Integer())).correlate(parents)
+
+    if on_sqlite:
+        # It knows no LATERAL; but what a subquery finds for one parent it looks up before it goes on to the next.
+        page: Any = table.alias("page")
+        columns = _of_table(plan.model, page)
+        joined = parents.join(page, columns(plan.key).in_(page_of_each(key)))
+    else:
+        page = page_of_each(*_columns(plan)).lateral("page")
+        columns = page.c.__getitem__
+        joined = parents.join(page, true())
+    statement = _with_relations(plan, viewer, joined, columns).add_columns(parents.c.id)
+    statement = statement.where(parents.c.id.in_(bindparam(PARENTS, expanding=True)))
+    return statement.order_by(parents.c.id, direction(columns(plan.key), asked, plan.descending))
 
 
 def of_parents(plan: Plan, source: Listed, viewer: Actor) -> Select[Any]:
@@ -129,9 +156,10 @@ def _columns(plan: Plan) -> list[Any]:
     return [getattr(plan.model, one).label(one) for one in plan.root.attributes]
 
 
-def _with_relations(plan: Plan, viewer: Actor, page: Any) -> Select[Any]:
+def _with_relations(plan: Plan, viewer: Actor, page: Any, root: Columns | None = None) -> Select[Any]:
+    """What the plan reads, of its own rows as `root` has their columns and of what they are joined with."""
     at = _now()
-    columns: dict[Scope, Columns] = {plan.root: page.c.__getitem__}
+    columns: dict[Scope, Columns] = {plan.root: root or page.c.__getitem__}
     joined = page
     for scope in plan.scopes:
         if scope.parent is None or scope.via is None:
@@ -148,6 +176,31 @@ def _with_relations(plan: Plan, viewer: Actor, page: Any) -> Select[Any]:
         joined = joined.outerjoin(table, condition)
     wanted = [columns[scope](name).label(f"v{n}") for n, (scope, name) in enumerate(plan.places)]
     return select(*wanted).select_from(joined)
+
+
+class unsearched(FunctionElement[Any]):
+    """A column by whose index SQLite looks for no rows: it takes an account's rows for as few as those of a parent."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self.type = column.type
+        super().__init__(column)
+
+
+@compiles(unsearched)
+def _column(element: Any, compiler: Any, **kwargs: Any) -> str:
+    [column] = element.clauses
+    return compiler.process(column, **kwargs)  # type: ignore[no-any-return]
+
+
+@compiles(unsearched, "sqlite")
+def _unsearched(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"+{_column(element, compiler, **kwargs)}"
+
+
+def _unsearched_of(table: Any) -> Callable[..., Any]:
+    return lambda element, **_: unsearched(element) if getattr(element, "table", None) is table else None
 
 
 def _of_table(model: Any, table: Any) -> Columns:

@@ -346,7 +346,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("meter_id", "hosted_consent_id"),
     )
     op.create_index(
-        op.f("ix_consent_meters_hosted_consent_id"), "consent_meters", ["hosted_consent_id"], unique=False
+        "ix_consent_meters_consent", "consent_meters", ["hosted_consent_id", "meter_id"], unique=False
     )
     op.create_table(
         "evidence",
