@@ -1,12 +1,14 @@
 """The open streams of a process, over WebSocket and SSE alike: how many, whether they may go on, and their end.
 
-One task looks after all of them: a credential that no longer counts ends its streams within two seconds, whatever the
-broadcaster does; idle streams are told how far they have read; a peer that takes nothing is given up.
+One task checks all their credentials: one that no longer counts ends its streams within two seconds, whatever the
+broadcaster does. Another looks after the streams by the clock alone: idle ones are told how far they have read; a peer
+that takes nothing is given up.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -32,9 +34,9 @@ class Timing:
 
     # From the upgrade to `connection_init`.
     init: float = 10
-    # Between two looks at all credentials.
+    # Between two looks, at all credentials and at the streams.
     check: float = 0.75
-    # Each stream is looked after once in so many checks.
+    # Each stream is looked after once in so many looks.
     rounds: int = 4
     # After this an idle subscription is told how far it has read; the contract's 20 s less what a round takes.
     idle: float = 14
@@ -88,7 +90,7 @@ class Live:
         self._by_account: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._check_now = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         services.database.on_commit(self._committed)
 
     def __len__(self) -> int:
@@ -103,9 +105,10 @@ class Live:
         """A stream is open."""
         self._opened += 1
         self._streams[stream] = self._opened
-        if self._keeper is None or self._keeper.done():
-            self._keeper = self.hub.spawn(self._keep(), "streams")
-            self.hub.spawn(self._hear(), "keys")
+        for name, work in (("streams", self._look), ("credentials", self._check), ("keys", self._hear)):
+            task = self._tasks.get(name)
+            if task is None or task.done():
+                self._tasks[name] = self.hub.spawn(work(), name)
 
     def claim(self, account_id: str) -> None:
         """One more stream of this account."""
@@ -147,27 +150,30 @@ class Live:
                 self.authenticator.forget()
                 self._check_now.set()
 
-    async def _keep(self) -> None:
+    async def _look(self) -> None:
         turn = 0
         while True:
-            try:
-                async with asyncio.timeout(self.timing.check):
-                    await self._check_now.wait()
-            except TimeoutError:
-                turn = (turn + 1) % self.timing.rounds
-                self._look_after(turn)
-            self._check_now.clear()
-            try:
-                await self._check_credentials()
-            except Exception:
-                # Nobody is thrown out because the database is away; the next round asks again.
-                log.warning("checking the credentials of open streams failed", exc_info=True)
+            await asyncio.sleep(self.timing.check)
+            turn = (turn + 1) % self.timing.rounds
+            self._look_after(turn)
 
     def _look_after(self, turn: int) -> None:
         now = self.hub.now()
         for stream, number in list(self._streams.items()):
             if number % self.timing.rounds == turn:
                 stream.look_after(now)
+
+    async def _check(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.timing.check):
+                    await self._check_now.wait()
+            self._check_now.clear()
+            try:
+                await self._check_credentials()
+            except Exception:
+                # Nobody is thrown out because the database is away; the next round asks again.
+                log.warning("checking the credentials of open streams failed", exc_info=True)
 
     async def _check_credentials(self) -> None:
         holders: dict[Credential, list[Stream]] = {}

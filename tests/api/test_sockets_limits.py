@@ -1,5 +1,6 @@
 """When open sockets and streams have to end, and when they must not: tokens, keys, and a database that is away."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -87,6 +88,32 @@ async def test_a_secret_that_was_rotated_ends_with_its_overlap(quick: Serving, o
             assert await client.closed() == GONE
             assert clock.now() >= until
             await renewed.settled()
+
+
+async def test_idle_streams_are_told_however_often_others_change_their_keys(
+    small_world: World, holder: TestAccount
+) -> None:
+    other = await small_world.account()
+    admin = await small_world.authenticator.authenticate(other.key)
+    assert admin.api_key_id is not None
+
+    async def rotate(key_id: str) -> None:
+        while True:
+            async with small_world.database.transaction() as session:
+                await accounts.rotate_api_key(session, admin, key_id)
+
+    # Far less time between two changes than between two looks.
+    timing = Timing(check=0.3, rounds=1, idle=0.5)
+    async with serving(small_world, timing=timing) as served, served.connect(holder.key) as client:
+        rotating = asyncio.create_task(rotate(admin.api_key_id))
+        async with stream(served, holder.key) as reader:
+            await client.subscribe()
+            message = await client.hear()
+            assert (message["type"], list(message["payload"]["cursors"])) == ("ping", ["1"])
+            assert [await reader.block(), list(await reader.block() or ())] == [{"": ""}, ["", "id"]]
+        rotating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await rotating
 
 
 async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> None:
