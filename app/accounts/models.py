@@ -2,6 +2,7 @@
 
 import enum
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Index, text
 from sqlmodel import Field, SQLModel
@@ -51,6 +52,30 @@ class User(AccountWide, SQLModel, table=True):
     updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
 
+class KeyState(NamedTuple):
+    """What decides whether a key, and a secret of it, counts."""
+
+    id: str
+    secret_hash: str
+    previous_hash: str | None
+    previous_until: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def is_live(self, at: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+    def accepts(self, secret_hash: str, at: datetime) -> bool:
+        """Whether a secret with this hash opens the account now."""
+        if not self.is_live(at):
+            return False
+        if secret_hash == self.secret_hash:
+            return True
+        return (
+            secret_hash == self.previous_hash and self.previous_until is not None and at < self.previous_until
+        )
+
+
 class ApiKey(AccountWide, SQLModel, table=True):
     """An API key. Only hashes are kept; after a rotation the previous secret works until its overlap ends."""
 
@@ -93,15 +118,13 @@ class ApiKey(AccountWide, SQLModel, table=True):
         self.secret_hash, self.prefix = digest(secret), secret[:SHOWN]
         return secret
 
+    @property
+    def state(self) -> KeyState:
+        return KeyState(*(getattr(self, name) for name in KeyState._fields))
+
     def is_live(self, at: datetime) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+        return self.state.is_live(at)
 
     def accepts(self, secret_hash: str, at: datetime) -> bool:
         """Whether a secret with this hash opens the account now."""
-        if not self.is_live(at):
-            return False
-        if secret_hash == self.secret_hash:
-            return True
-        return (
-            secret_hash == self.previous_hash and self.previous_until is not None and at < self.previous_until
-        )
+        return self.state.accepts(secret_hash, at)

@@ -7,7 +7,7 @@ that takes nothing is given up.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -22,8 +22,6 @@ from app.events.hub import Hub
 
 KEYS_CHANNEL: Final = "keys"
 """Carries the ids of accounts whose keys were rotated, revoked or changed."""
-
-CHECKED_AT_ONCE: Final = 50
 
 log = structlog.get_logger(__name__)
 
@@ -180,12 +178,6 @@ class Live:
         for stream in self._streams:
             if stream.credential is not None:
                 holders.setdefault(stream.credential, []).append(stream)
-        for some in _chunks(list(holders), CHECKED_AT_ONCE):
-            valid = await asyncio.gather(*map(self.authenticator.still_valid, some))
-            for credential, is_valid in zip(some, valid, strict=True):
-                for stream in () if is_valid else holders[credential]:
-                    stream.forbid()
-
-
-def _chunks(items: list[Credential], size: int) -> Iterator[list[Credential]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+        for credential in await self.authenticator.ended(holders):
+            for stream in holders[credential]:
+                stream.forbid()

@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
 import websockets
+from sqlalchemy import update
+from sqlmodel import col
 from structlog.testing import capture_logs
 
 from app import clock
 from app.accounts import actions as accounts
+from app.accounts.models import ApiKey
 from app.api.live import Timing
 from app.auth import stream_tokens
 from app.auth.actor import Actor
 from app.auth.authenticate import REMEMBERED_FOR
 from app.auth.stream_tokens import StreamToken
+from tests.accounts.state import reads
 from tests.api.event_streams import stream
 from tests.api.serving import Serving, serving
 from tests.events.broadcasters import becomes
@@ -74,6 +79,24 @@ async def test_a_revoked_key_ends_the_streams_of_its_tokens(quick: Serving, owne
         async with database.transaction() as session:
             await accounts.revoke_api_key(session, owner, key.id)
         assert await client.closed() == GONE
+
+
+async def test_the_keys_of_all_streams_are_read_by_one_statement_a_round(world: World) -> None:
+    held = [await world.account() for _ in range(20)]
+    async with serving(world, timing=Timing(check=0.02)) as served, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(served.connect(one.key)) for one in held]
+        with reads(world.database) as statements:
+            await becomes(lambda: len(statements) >= 5)
+        # The same for each round, and it asks for all of them.
+        (statement,) = set(statements)
+        assert "api_keys" in statement
+        owner = await world.authenticator.authenticate(held[7].key)
+        async with world.database.transaction() as session:
+            revoking = update(ApiKey).where(col(ApiKey.id) == owner.api_key_id)
+            await session.execute(revoking.values(revoked_at=clock.now()))
+        assert await clients[7].closed() == GONE
+        for client in clients[:7] + clients[8:]:
+            await client.settled()
 
 
 async def test_a_secret_that_was_rotated_ends_with_its_overlap(quick: Serving, owner: Actor) -> None:
