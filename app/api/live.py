@@ -1,8 +1,8 @@
 """The open streams of a process, over WebSocket and SSE alike: how many, whether they may go on, and their end.
 
-One task checks all their credentials: one that no longer counts ends its streams within two seconds, whatever the
-broadcaster does. Another looks after the streams by the clock alone: idle ones are told how far they have read; a peer
-that takes nothing is given up.
+One task reads all their keys anew: a credential that no longer counts ends its streams within two seconds, whatever the
+broadcaster does. Another looks at the streams by the clock alone, whatever the database does: it ends those whose time
+is over, tells idle ones how far they have read, and gives up peers that take nothing.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from app import clock
 from app.api.context import Services
 from app.api.engine import Engine
 from app.api.limits import RateLimiter
@@ -36,6 +37,8 @@ class Timing:
     check: float = 0.75
     # Each stream is looked after once in so many looks.
     rounds: int = 4
+    # For so long the database may keep the answer about the keys; then it is asked again, over another connection.
+    answer: float = 5
     # After this an idle subscription is told how far it has read; the contract's 20 s less what a round takes.
     idle: float = 14
     # A peer that takes no byte for so long, with as much unsent as is ever kept, cannot keep up.
@@ -153,7 +156,14 @@ class Live:
         while True:
             await asyncio.sleep(self.timing.check)
             turn = (turn + 1) % self.timing.rounds
+            self._end_expired()
             self._look_after(turn)
+
+    def _end_expired(self) -> None:
+        at = clock.now()
+        for stream in list(self._streams):
+            if stream.credential is not None and stream.credential.is_over(at):
+                stream.forbid()
 
     def _look_after(self, turn: int) -> None:
         now = self.hub.now()
@@ -168,7 +178,8 @@ class Live:
                     await self._check_now.wait()
             self._check_now.clear()
             try:
-                await self._check_credentials()
+                async with asyncio.timeout(self.timing.answer):
+                    await self._check_credentials()
             except Exception:
                 # Nobody is thrown out because the database is away; the next round asks again.
                 log.warning("checking the credentials of open streams failed", exc_info=True)

@@ -71,11 +71,15 @@ class Credential:
     # Only of an API key: the hash by which it was found, which a rotation may end.
     secret_hash: str | None = None
 
+    def is_over(self, at: datetime) -> bool:
+        """Whether its time has run out, which needs no look at its key: nothing makes that longer."""
+        return self.expires_at is not None and at >= self.expires_at
+
     def holds(self, key: KeyState, at: datetime) -> bool:
         """Whether it still counts, given how its key is now."""
         if self.secret_hash is not None:
             return key.accepts(self.secret_hash, at)
-        return key.is_live(at) and (self.expires_at is None or at < self.expires_at)
+        return key.is_live(at) and not self.is_over(at)
 
 
 class Authenticator:

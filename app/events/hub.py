@@ -32,6 +32,8 @@ from app.events.subscriber import Subscription
 T = TypeVar("T")
 
 LOOK_EVERY: Final = 1.0
+# A look that gets no answer for so long is given up: the next one asks over another connection.
+LOOK_WITHIN: Final = 5.0
 # One statement looks at all active accounts, as many as fit into its parameters.
 ACCOUNTS_AT_ONCE: Final = 10_000
 LIVE_SLOTS: Final = 8
@@ -63,7 +65,13 @@ class Hub:
     """`async with Hub(services, engine, doorbell) as hub`; the doorbell must be open."""
 
     def __init__(
-        self, services: Services, engine: Engine, doorbell: Doorbell, *, look_every: float = LOOK_EVERY
+        self,
+        services: Services,
+        engine: Engine,
+        doorbell: Doorbell,
+        *,
+        look_every: float = LOOK_EVERY,
+        look_within: float = LOOK_WITHIN,
     ) -> None:
         self.services = services
         self.engine = engine
@@ -72,7 +80,7 @@ class Hub:
         self.stats = Stats()
         self.live_slots = asyncio.Semaphore(LIVE_SLOTS)
         self.page_slots = asyncio.Semaphore(PAGE_SLOTS)
-        self._look_every = look_every
+        self._look_every, self._look_within = look_every, look_within
         self._look_now = asyncio.Event()
         self._feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -197,7 +205,8 @@ class Hub:
             self._look_now.clear()
             self.shelf.clear_old(self.now())
             try:
-                await self._look()
+                async with asyncio.timeout(self._look_within):
+                    await self._look()
             except Exception:
                 log.warning("looking at the streams failed, it will be tried again", exc_info=True)
 

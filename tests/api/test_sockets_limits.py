@@ -22,7 +22,7 @@ from app.auth.stream_tokens import StreamToken
 from tests.accounts.state import reads
 from tests.api.event_streams import stream
 from tests.api.serving import Serving, serving
-from tests.events.broadcasters import becomes
+from tests.events.broadcasters import becomes, unanswered
 from tests.services.postgres import Postgres
 from tests.support import TestAccount, World
 from tests.support import world as open_world
@@ -146,7 +146,9 @@ async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> N
     with capture_logs() as logged:
         async with open_world(url) as world, serving(world, timing=Timing(check=0.1)) as served:
             account, other = await world.account(), await world.account()
-            async with served.connect(account.key) as connected:
+            holder = await world.authenticator.authenticate(account.key)
+            token = token_of(served, holder, timedelta(seconds=1))
+            async with served.connect(account.key) as connected, served.connect(token) as brief:
                 await postgres.drop_database(url)
                 with pytest.raises(websockets.InvalidStatus) as refused:
                     async with served.open(additional_headers={"x-api-key": other.key}):
@@ -159,4 +161,35 @@ async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> N
                 # By then its own credential could not be checked for a while, either.
                 away = "checking the credentials of open streams failed"
                 await becomes(lambda: [one["event"] for one in logged].count(away) >= 3)
+                # When a token ends is known without the database.
+                assert await brief.closed() == GONE
                 await connected.settled()
+
+
+async def test_a_read_that_is_never_answered_holds_up_nothing(migrated_postgres_url: str) -> None:
+    timing = Timing(check=0.02, rounds=1, idle=0.1, answer=1.5)
+    async with (
+        open_world(migrated_postgres_url) as world,
+        serving(world, timing=timing) as served,
+        AsyncExitStack() as stack,
+    ):
+        account = await world.account()
+        holder = await world.authenticator.authenticate(account.key)
+        async with world.database.transaction() as session:
+            key, secret = await accounts.create_api_key(session, holder, name="second")
+        idle = await stack.enter_async_context(served.connect(account.key))
+        revoked = await stack.enter_async_context(served.connect(secret))
+        await idle.subscribe()
+        await served.subscriptions(1)
+        token = token_of(served, holder, timedelta(seconds=1))
+        brief = await stack.enter_async_context(served.connect(token))
+        with capture_logs() as logged:
+            async with unanswered(migrated_postgres_url, "api_keys"):
+                assert (await idle.hear())["type"] == "ping"
+                assert await brief.closed() == GONE
+                # Another process revokes a key. It is seen once the read is given up.
+                async with world.database.transaction() as session:
+                    revoking = update(ApiKey).where(col(ApiKey.id) == key.id)
+                    await session.execute(revoking.values(revoked_at=clock.now()))
+                assert await revoked.closed() == GONE
+        assert [one["event"] for one in logged] == ["checking the credentials of open streams failed"]

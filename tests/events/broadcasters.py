@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import asyncpg
 from redis.asyncio import Redis
@@ -83,3 +83,23 @@ def frozen(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.asynccontextmanager
+async def unanswered(url: str, table: str) -> AsyncIterator[None]:
+    """The next read of the table is never answered, while others are: of all connections that one says nothing."""
+    locking, watching = await asyncpg.connect(url), await asyncpg.connect(url)
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            async with locking.transaction():
+                await locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                while (pid := await watching.fetchval(waiting)) is None:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.002)
+                stack.enter_context(frozen(pid))
+            yield
+    finally:
+        await locking.close()
+        await watching.close()

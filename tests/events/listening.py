@@ -127,12 +127,18 @@ class Listening:
 
 @asynccontextmanager
 async def listening(
-    world: World, url: str = "memory://", *, rings: bool = True, local: bool = True, look_every: float = 1.0
+    world: World,
+    url: str = "memory://",
+    *,
+    rings: bool = True,
+    local: bool = True,
+    look_every: float = 1.0,
+    look_within: float = 5.0,
 ) -> AsyncIterator[Listening]:
     """Without `rings` nobody is told of a commit; without `local` only the doorbell tells."""
     async with AsyncExitStack() as stack:
         doorbell = await stack.enter_async_context(Doorbell.from_url(url))
-        hub = Hub(world.services, world.engine, doorbell, look_every=look_every)
+        hub = Hub(world.services, world.engine, doorbell, look_every=look_every, look_within=look_within)
         if rings:
             await stack.enter_async_context(Ring(world.database, doorbell, hub if local else None))
         await stack.enter_async_context(hub)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from app.auth.actor import Actor
-from tests.events.broadcasters import cut_listeners, url_of
+from tests.events.broadcasters import cut_listeners, unanswered, url_of
 from tests.events.listening import Collector, Listening, listening
 from tests.services.postgres import Postgres
 from tests.services.process import Service
@@ -130,3 +130,16 @@ async def test_a_database_that_restarts_costs_no_event(own_postgres: Postgres) -
             await sink.until(lambda sink=sink, first=first: len(sink.payloads) >= 202 - first)
             assert sink.sequences == list(range(first, 202))
         slow_subscription.end()
+
+
+async def test_a_look_that_is_never_answered_costs_no_event(migrated_postgres_url: str) -> None:
+    async with (
+        open_world(migrated_postgres_url) as world,
+        # Nobody is told of a commit: all there is are the looks.
+        listening(world, rings=False, look_every=0.02, look_within=0.5) as live,
+    ):
+        actor = await owner(live)
+        _, sink = await live.subscribe(actor)
+        async with unanswered(migrated_postgres_url, "streams"):
+            await live.customer(actor)
+            await sink.count(1)
