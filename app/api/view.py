@@ -62,9 +62,7 @@ class GraphQLView:
         credential = credential_from_headers(request.headers)
         held = await self._authenticator.check(credential) if credential is not None else None
         actor = held.actor if held is not None else None
-        self._require_rate(request, actor)
-        asked = await read_request(request, self._services.settings.max_body)
-        prepared = self._prepare(request, asked, actor)
+        asked, prepared = await self._read(request, accepted, actor)
         if accepted == EVENT_STREAM and self._live is not None:
             return await sse_response(self._live, request, prepared, asked.variables, held)
         if prepared.operation_type == "subscription":
@@ -76,6 +74,28 @@ class GraphQLView:
             )
         answer = await self._engine.execute(prepared, asked.variables, Context(self._services, actor))
         return await success(request, prepared, answer, accepted)
+
+    async def _read(
+        self, request: Request, accepted: str, actor: Actor | None
+    ) -> tuple[GraphQLRequest, Prepared]:
+        """What is asked, once it is within the rate.
+
+        An account's subscriptions are free, as they are on a socket, else a deploy, after which all clients come back
+        at once, would refuse most of them; and browsers do not ask again after that.
+        """
+        may_be_free = actor is not None and accepted == EVENT_STREAM and self._live is not None
+        if not may_be_free:
+            self._require_rate(request, actor)
+        try:
+            asked = await read_request(request, self._services.settings.max_body)
+            prepared = self._prepare(request, asked, actor)
+        except RequestErrors:
+            if may_be_free:
+                self._require_rate(request, actor)
+            raise
+        if may_be_free and prepared.operation_type != "subscription":
+            self._require_rate(request, actor)
+        return asked, prepared
 
     def _prepare(self, request: Request, asked: GraphQLRequest, actor: Actor | None) -> Prepared:
         prepared = self._engine.prepare(

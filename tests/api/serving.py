@@ -11,19 +11,15 @@ from typing import Any
 import uvicorn
 import websockets
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import ClientConnection
 
-from app.api.failures import RequestErrors
 from app.api.frame_protocol import FrameProtocol
 from app.api.limits import RateLimiter
 from app.api.live import Live, Timing
 from app.api.session import Session
 from app.api.sockets import SocketEndpoint
-from app.api.sse import sse_response
-from app.auth.credentials import credential_from_headers
+from app.api.view import GraphQLView
 from tests.events.listening import Listening, listening
 from tests.support import World
 
@@ -122,21 +118,10 @@ def session_of(served: Serving, number: int) -> Session:
 
 
 def application(live: Live) -> Starlette:
-    async def graphql(request: Request) -> Response:
-        asked = dict(request.query_params) if request.method != "POST" else await request.json()
-        variables = asked.get("variables")
-        variables = json.loads(variables) if isinstance(variables, str) else variables
-        given = credential_from_headers(request.headers)
-        credential = None if given is None else await live.authenticator.check(given)
-        try:
-            prepared = live.engine.prepare(asked["query"], None, authenticated=credential is not None)
-            return await sse_response(live, request, prepared, variables, credential)
-        except RequestErrors as error:
-            return JSONResponse({"errors": error.errors}, error.status)
-
+    view = GraphQLView(live.services, live.engine, live.authenticator, live.limiter, live)
     return Starlette(
         routes=[
-            Route("/graphql", graphql, methods=["GET", "POST"]),
+            Route("/graphql", view.__call__, methods=["GET", "POST"]),
             WebSocketRoute("/graphql", SocketEndpoint(live)),
         ]
     )

@@ -4,9 +4,12 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import httpx
 
 from app.accounts import actions as accounts
 from app.api.live import Timing
@@ -121,6 +124,37 @@ async def test_streams_count_as_sockets(tmp_path: Any) -> None:
         await becomes(lambda: len(served.live) == 0)
         async with stream(served, account.key) as third:
             assert third.response.status_code == 200
+
+
+async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'rate.db'}"
+    async with (
+        open_world(database, rate_limit=1) as world,
+        serving(world) as served,
+        AsyncExitStack() as stack,
+    ):
+        account = await world.account()
+
+        async def refused(query: str) -> bool:
+            """Asked often enough, it is for the rate."""
+            async with stream(served, account.key, query) as reader:
+                response = reader.response
+                return response.status_code == 429 and response.headers["retry-after"] == "1"
+
+        for query in ("{ viewer { scopes } }", "{ nothing }", "subscription {", "mutation { nothing }"):
+            while not await refused(query):
+                pass
+            # All clients of a server that has gone come back at once, and none of them would ask twice.
+            for method in ("GET", "POST"):
+                reader = await stack.enter_async_context(stream(served, account.key, method=method))
+                assert reader.response.status_code == 200
+        await served.subscriptions(8)
+        # Strangers, who may not subscribe, count whatever they ask for.
+        async with httpx.AsyncClient(headers={"accept": "text/event-stream"}) as stranger:
+            statuses = set()
+            while 429 not in statuses:
+                statuses.add((await stranger.post(served.http_url, json={"query": EVENTS})).status_code)
+            assert statuses == {401, 429}
 
 
 async def test_an_idle_stream_is_told_how_far_it_has_read(
