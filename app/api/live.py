@@ -7,8 +7,8 @@ is over, tells idle ones how far they have read, and gives up peers that take no
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -45,7 +45,9 @@ class Timing:
     stalled: float = 30
     # How long a socket that was told to close may take to hear of it, where only the server's buffer knows.
     close: float = 10
-    # How long a deploy waits for the streams to be gone.
+    # How long a deploy waits for what is under way on sockets to be answered.
+    finish: float = 4
+    # And then for the streams to be gone.
     drain: float = 5
 
 
@@ -89,6 +91,8 @@ class Live:
         self._streams: dict[Stream, int] = {}
         self._opened = 0
         self._by_account: Counter[str] = Counter()
+        self._under_way: Counter[Stream] = Counter()
+        self._idle = asyncio.Event()
         self._empty = asyncio.Event()
         self._check_now = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -127,9 +131,37 @@ class Live:
         if not self._streams:
             self._empty.set()
 
+    @contextmanager
+    def answering(self, stream: Stream) -> Iterator[None]:
+        """Something is under way for the stream that a deploy waits for."""
+        self._under_way[stream] += 1
+        try:
+            yield
+        finally:
+            self._under_way[stream] -= 1
+            if not self._under_way[stream]:
+                del self._under_way[stream]
+                if self.is_closing and stream in self._streams:
+                    stream.go_away()
+            if not self._under_way:
+                self._idle.set()
+
     async def close(self) -> None:
-        """Tell all streams that the server goes away, and wait for their end a little."""
+        """Tell all streams that the server goes away, those with something under way once it is answered.
+
+        Waits for that a little, and for their end.
+        """
         self.is_closing = True
+        for stream in list(self._streams):
+            if stream not in self._under_way:
+                stream.go_away()
+        try:
+            async with asyncio.timeout(self.timing.finish):
+                while self._under_way:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            log.info("operations on sockets did not end in time", sockets=len(self._under_way))
         for stream in list(self._streams):
             stream.go_away()
         try:

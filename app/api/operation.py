@@ -114,6 +114,18 @@ class Operation:
         assert asked is not None  # noqa: S101 - run once
         live = self._session.live
         try:
+            # Nothing is begun on a socket that is about to close: its client asks again elsewhere.
+            if not live.is_closing:
+                with live.answering(self._session):
+                    await self._answer(asked)
+                    if live.is_closing:
+                        await self._session.outbox.emptied()
+        finally:
+            self._task = None
+
+    async def _answer(self, asked: Subscribe) -> None:
+        live = self._session.live
+        try:
             named = named_document(asked.extensions) if asked.extensions else None
             prepared = live.engine.prepare(asked.query, asked.operation_name, authenticated=True, named=named)
             if asked.extensions.get("cost") is True:
@@ -127,8 +139,6 @@ class Operation:
             self.error(error.errors)
         except Exception as fault:
             self.error([internal_error(fault)])
-        finally:
-            self._task = None
 
     def _require_rate(self, prepared: Prepared) -> None:
         """Queries and mutations count as requests. A socket's first subscriptions are free, else a deploy, after which
@@ -150,8 +160,7 @@ class Operation:
 
     async def _execute(self, prepared: Prepared, variables: dict[str, Any] | None) -> None:
         live, outbox = self._session.live, self._session.outbox
-        context = Context(live.services, self._actor)
-        execution = live.hub.spawn(live.engine.execute(prepared, variables, context), "execute")
+        execution = live.hub.spawn(self._executed(prepared, variables), "execute")
         try:
             # A mutation is not cut off in its transaction because its client is gone.
             response = await (
@@ -167,3 +176,9 @@ class Operation:
             self._session.ended(self)
             outbox.text(frames.next_text(self._lead, dumps(response)))
             outbox.text(frames.complete_text(self.id))
+
+    async def _executed(self, prepared: Prepared, variables: dict[str, Any] | None) -> dict[str, Any]:
+        live = self._session.live
+        # A mutation goes on without its socket.
+        with live.answering(self._session):
+            return await live.engine.execute(prepared, variables, Context(live.services, self._actor))

@@ -85,6 +85,14 @@ class Outbox(ABC, Generic[M]):
             self._changed.clear()
             await self._changed.wait()
 
+    async def emptied(self) -> None:
+        """Return when nothing waits here any more, which a close would drop, or when the socket is closed."""
+        while self._queue and not self.closed:
+            if self._changed is None:
+                self._changed = asyncio.Event()
+            self._changed.clear()
+            await self._changed.wait()
+
     def lose(self) -> None:
         """The peer is gone."""
         self.closed = True
