@@ -24,6 +24,10 @@ from app.events.hub import Hub
 KEYS_CHANNEL: Final = "keys"
 """Carries the ids of accounts whose keys were rotated, revoked or changed."""
 
+SHUTTING_DOWN: Final = "The server is shutting down; connect again."
+TRY_AGAIN_AFTER: Final = "30"
+"""Seconds."""
+
 log = structlog.get_logger(__name__)
 
 

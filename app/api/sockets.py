@@ -11,15 +11,13 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app.api.failures import internal_error
-from app.api.live import Live
+from app.api.live import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
 from app.api.outbox import outbox_of
 from app.api.protocol import SUBPROTOCOL, CloseCode
 from app.api.session import Session
 from app.auth.authenticate import Credential
 from app.auth.credentials import credential_from_headers
 from app.errors import Unauthenticated
-
-TRY_AGAIN_AFTER = "30"
 
 
 class SocketEndpoint:
@@ -34,9 +32,6 @@ class SocketEndpoint:
         if not is_allowed_origin(headers, self._live.services.settings.allowed_origins, self._public_origin):
             await _deny(scope, send, 403, "This origin is not in VOLTWIRE_ALLOWED_ORIGINS.")
             return
-        if self._live.is_closing:
-            await _deny(scope, send, 503, "The server is shutting down; connect again.", TRY_AGAIN_AFTER)
-            return
         if SUBPROTOCOL not in scope.get("subprotocols", ()):
             reason = f"Speak the subprotocol {SUBPROTOCOL}"
             await self._refuse(send, None, CloseCode.WRONG_SUBPROTOCOL, reason)
@@ -49,6 +44,10 @@ class SocketEndpoint:
         except Exception as fault:
             internal_error(fault)
             await _deny(scope, send, 503, "Credentials cannot be checked now; try again.", TRY_AGAIN_AFTER)
+            return
+        # Not before the credential is read, which takes time.
+        if self._live.is_closing:
+            await _deny(scope, send, 503, SHUTTING_DOWN, TRY_AGAIN_AFTER)
             return
         if credential is not None and self._live.is_full(credential.actor.account_id):
             await _deny(scope, send, 429, "The account has too many open sockets.", TRY_AGAIN_AFTER)

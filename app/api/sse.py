@@ -17,7 +17,7 @@ from app.api.context import Context
 from app.api.engine import Prepared, dumps
 from app.api.failures import RequestErrors, internal_error
 from app.api.frames import event_block, progress_block
-from app.api.live import Live
+from app.api.live import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
 from app.api.outbox import FULL, ROOM
 from app.auth.authenticate import Credential
 from app.errors import RateLimited, Unauthenticated
@@ -50,6 +50,10 @@ async def sse_response(
         return Response(content, headers=HEADERS)
     if credential is None:
         raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
+    if live.is_closing:
+        return Response(
+            SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
+        )
     if live.is_full(credential.actor.account_id):
         raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
     if request.method == "HEAD":

@@ -2,11 +2,16 @@
 
 import asyncio
 
+import pytest
+import websockets
+
 from app.api.live import Timing
+from tests.api.event_streams import stream
 from tests.api.serving import Serving, serving, session_of
 from tests.api.test_sockets_slow import small_client
-from tests.events.broadcasters import becomes
+from tests.events.broadcasters import becomes, locked
 from tests.support import TestAccount, World
+from tests.support import world as open_world
 
 AWAY = (1012, "The server is restarting")
 MAKE = (
@@ -105,3 +110,41 @@ async def test_what_does_not_end_is_not_waited_for_for_ever(small_world: World, 
         assert await busy.closed() == AWAY
         await served.live.hub.close()
     assert await emails(small_world, holder) == []
+
+
+async def test_who_comes_meanwhile_is_told_to_come_again(served: Serving, holder: TestAccount) -> None:
+    await served.live.close()
+    async with stream(served, holder.key) as reader:
+        assert reader.response.status_code == 503
+        assert reader.response.headers["retry-after"] == "30"
+        assert await reader.response.aread() == b"The server is shutting down; connect again."
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with served.connect(holder.key):
+            pass
+    assert refused.value.response.status_code == 503
+    assert refused.value.response.headers["Retry-After"] == "30"
+    # What needs no stream is answered.
+    async with stream(served, holder.key, "{ viewer { scopes } }") as reader:
+        assert [(await reader.block() or {})["event"] for _ in range(2)] == ["next", "complete"]
+
+
+@pytest.mark.parametrize("way", ["socket", "events"])
+async def test_who_has_come_just_before_is_told_so_too(migrated_postgres_url: str, way: str) -> None:
+    async with open_world(migrated_postgres_url) as world, serving(world) as served:
+        account = await world.account()
+
+        async def come() -> int:
+            if way == "events":
+                async with stream(served, account.key) as reader:
+                    return reader.response.status_code
+            with pytest.raises(websockets.InvalidStatus) as refused:
+                async with served.open(additional_headers={"x-api-key": account.key}):
+                    pass
+            return refused.value.response.status_code
+
+        # Closing begins while the key is being read.
+        async with locked(migrated_postgres_url, "api_keys") as reading:
+            coming = asyncio.create_task(come())
+            await reading()
+            await served.live.close()
+        assert await coming == 503

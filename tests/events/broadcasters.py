@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import asyncpg
 from redis.asyncio import Redis
@@ -86,20 +86,31 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def unanswered(url: str, table: str) -> AsyncIterator[None]:
-    """The next read of the table is never answered, while others are: of all connections that one says nothing."""
+async def locked(url: str, table: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """Whoever reads the table has to wait. The function waits for somebody to do so, and tells by which process."""
     locking, watching = await asyncpg.connect(url), await asyncpg.connect(url)
     waiting = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
+
+    async def reader() -> int:
+        while (pid := await watching.fetchval(waiting)) is None:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.002)
+        return int(pid)
+
     try:
-        async with contextlib.AsyncExitStack() as stack:
-            async with locking.transaction():
-                await locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-                while (pid := await watching.fetchval(waiting)) is None:  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.002)
-                stack.enter_context(frozen(pid))
-            yield
+        async with locking.transaction():
+            await locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield reader
     finally:
         await locking.close()
         await watching.close()
+
+
+@contextlib.asynccontextmanager
+async def unanswered(url: str, table: str) -> AsyncIterator[None]:
+    """The next read of the table is never answered, while others are: of all connections that one says nothing."""
+    with contextlib.ExitStack() as stack:
+        async with locked(url, table) as reader:
+            stack.enter_context(frozen(await reader()))
+        yield
