@@ -183,6 +183,8 @@ async def test_a_read_that_is_never_answered_holds_up_nothing(migrated_postgres_
         await served.subscriptions(1)
         token = token_of(served, holder, timedelta(seconds=1))
         brief = await stack.enter_async_context(served.connect(token))
+        # The notes of their use are written, so that the next to ask for keys is the look at the streams.
+        await world.authenticator.close()
         with capture_logs() as logged:
             async with unanswered(migrated_postgres_url, "api_keys"):
                 assert (await idle.hear())["type"] == "ping"
