@@ -1,6 +1,7 @@
 """From a GraphQL input to the arguments of an action."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Final
 
 import strawberry
@@ -14,10 +15,13 @@ MAX_VALUES: Final = 1000
 
 def require_bounded(filter: Any) -> None:
     """Raises BadUserInput where a list of a filter has more values than one statement should carry."""
-    for one in dataclasses.fields(filter):
-        value = getattr(filter, one.name)
+    require_few({to_camel(one.name): getattr(filter, one.name) for one in dataclasses.fields(filter)})
+
+
+def require_few(filter: Mapping[str, Any]) -> None:
+    """The same for a filter by its names in GraphQL."""
+    for name, value in filter.items():
         if isinstance(value, list | dict) and len(value) > MAX_VALUES:
-            name = to_camel(one.name)
             raise BadUserInput(
                 f"filter.{name} has {len(value)} values; give at most {MAX_VALUES} at once.",
                 field=["filter", name],

@@ -9,6 +9,7 @@ from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visit
 from graphql.execution.values import get_argument_values
 
 from app.api.engine import Engine, Prepared
+from app.api.inputs import require_few
 from app.events.log import EventFilter
 
 # How often a document names each of its variables: the definition counts as one.
@@ -30,7 +31,7 @@ class Asked:
 
 
 def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -> Asked:
-    """Raises RequestErrors."""
+    """Raises RequestErrors and BadUserInput."""
     root = engine.root_of(prepared, variables)
     node = root.field_nodes[0]
     arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
@@ -38,6 +39,7 @@ def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -
     if cursor_variable := _only_cursor(prepared, node):
         kept.pop(cursor_variable, None)
     wanted = arguments.get("filter") or {}
+    require_few(wanted)
     return Asked(
         prepared=prepared,
         variables=variables,

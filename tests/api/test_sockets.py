@@ -1,6 +1,7 @@
 """The socket's way: from the upgrade to events, on a server with ready-made frames and on plain ASGI."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,34 @@ async def test_errors_before_execution_end_the_operation_only(served: Serving, h
             assert answer["payload"][0]["extensions"]["code"] == "BAD_USER_INPUT"
         await client.subscribe("query A { __typename } query B { b: __typename }", operationName="B")
         assert (await client.hear())["payload"] == {"data": {"b": "Query"}}
+
+
+async def test_a_filter_names_no_more_than_that_of_a_query(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    async with served.connect(holder.key) as client:
+        for name in ("meterIds", "customerIds", "types"):
+            one = "USER_CREATED" if name == "types" else "x"
+            await client.subscribe(variables={"filter": {name: [one] * 1001}})
+            answer = await client.hear()
+            assert (answer["id"], answer["type"]) == ("1", "error")
+            (error,) = answer["payload"]
+            asked = {"filter": {name: [one] * 1001}}
+            query = "query($filter: EventFilter) { events(filter: $filter) { nodes { id } } }"
+            await client.subscribe(query, variables=asked)
+            (same,) = (await client.hear())["payload"]["errors"]
+            assert (error["message"], error["extensions"]) == (same["message"], same["extensions"])
+            assert error["extensions"] == {"code": "BAD_USER_INPUT", "field": ["filter", name]}
+            assert (await client.hear())["type"] == "complete"
+        written = json.dumps([f"mtr_{number}" for number in range(1001)])
+        await client.subscribe(f"subscription {{ events(filter: {{meterIds: {written}}}) {{ id }} }}")
+        assert (await client.hear())["payload"][0]["extensions"]["field"] == ["filter", "meterIds"]
+        assert served.live.hub.subscriptions == 0
+        customer = await served.hub.customer(owner)
+        just = [*(f"cus_{number}" for number in range(999)), customer.id]
+        after = (await served.world.data("{ eventStream { oldestCursor } }", key=holder.key))["eventStream"]
+        await client.subscribe(variables={"after": after["oldestCursor"], "filter": {"customerIds": just}})
+        assert await client.events(1) == [2]
 
 
 async def test_complete_ends_a_subscription(served: Serving, holder: TestAccount, owner: Actor) -> None:

@@ -110,6 +110,11 @@ async def test_a_refused_request_is_no_stream(served: Serving, holder: TestAccou
             assert reader.response.status_code == 400
             body = json.loads(await reader.response.aread())
             assert body["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    many = {"filter": {"customerIds": [f"cus_{number}" for number in range(1001)]}}
+    async with stream(served, holder.key, variables=many) as reader:
+        assert reader.response.status_code == 400
+        (error,) = json.loads(await reader.response.aread())["errors"]
+        assert error["extensions"] == {"code": "BAD_USER_INPUT", "field": ["filter", "customerIds"]}
     assert len(served.live) == 0
     assert served.live.hub.subscriptions == 0
 
