@@ -6,12 +6,13 @@ socket whose peer takes nothing.
 """
 
 import asyncio
-import socket
 from asyncio.transports import BaseTransport
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from app.api.reach import Reach, keep_little_unsent, reach_of
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -25,8 +26,6 @@ UNRESPONSIVE: Final = 1013
 NOT_TEXT: Final = 1007
 LINGER: Final = 60.0
 """Seconds that a closed socket may still take to read what was sent."""
-UNSENT_IN_KERNEL: Final = 64 * 1024
-"""Bytes that the kernel takes beyond what is on its way to the peer."""
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -41,13 +40,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     _abort_timer: asyncio.TimerHandle | None = None
     # Answers to the last pings of a peer that takes nothing.
     _pongs = b""
+    # Where the peer was when it was last looked at, and whether it had not moved by then.
+    _reach = Reach(0, 0, 0)
+    _was_still = False
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        # Else it keeps megabytes for a slow peer: a ping behind them comes too late, and nobody sees what is taken.
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
+        keep_little_unsent(transport)
 
     @property
     def close_sent(self) -> bool:
@@ -63,10 +62,10 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     @property
     def is_open(self) -> bool:
         """Whether frames can be sent now."""
-        return self.writable.is_set() and not self._is_over
+        return self.writable.is_set() and not self.is_over
 
     @property
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether a close was sent, as an answer or by us, or the connection is lost."""
         return self.close_sent or self.disconnected or self.transport.is_closing()
 
@@ -75,9 +74,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         """Bytes in the transport that the kernel has not taken."""
         return 0 if self.disconnected else self.transport.get_write_buffer_size()
 
+    @property
+    def taken(self) -> int:
+        """Changes when the peer takes something."""
+        return reach_of(self.transport).taken
+
     def write_frame(self, frame: bytes) -> bool:
         """Send a whole frame; False where it would have to wait. On a closed connection it is dropped."""
-        if self._is_over:
+        if self.is_over:
             return True
         if not self.writable.is_set():
             return False
@@ -86,7 +90,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def close_with(self, code: int, reason: str) -> None:
         """Close, whether or not the peer takes anything now."""
-        if self._is_over:
+        if self.is_over:
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
@@ -95,7 +99,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self._leave_later()
         self._abort_timer = self.loop.call_later(LINGER, self.transport.abort)
 
     def handle_connect(self, event: "Request") -> None:
@@ -181,12 +185,49 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.on_blocked is not None:
             self.on_blocked()
 
+    def _leave_later(self) -> None:
+        self._reach = reach_of(self.transport)
+        self.close_timer = self.loop.call_later(self.close_timeout, self._leave)
+
+    def _leave(self) -> None:
+        """Wait for a closed peer's answer no longer, unless it is still on its way to the close.
+
+        Whatever it sends once nobody reads would reset the connection, and it would never see the code.
+        """
+        if reach_of(self.transport).moved_from(self._reach):
+            self._leave_later()
+        else:
+            self.transport.close()
+
+    def send_keepalive_ping(self) -> None:
+        self._reach, self._was_still = reach_of(self.transport), False
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
         """A peer that answers no ping may be a laptop that slept: with this code its client comes back."""
         self.pong_timer = None
+        if self.is_over:
+            return
+        if self._is_there():
+            self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
+            return
         self.pending_ping_payload = None
         self.close_with(UNRESPONSIVE, "no answer to a ping")
-        self.transport.close()
+
+    def _is_there(self) -> bool:
+        """Whether a peer whose answer was not heard shows in another way that it is there.
+
+        The ping may wait behind what a slow peer has not taken, and the answer where nobody reads while it is behind.
+        """
+        before, self._reach = self._reach, reach_of(self.transport)
+        if self._reach.moved_from(before):
+            self._was_still = False
+            return self.read_paused or before.waiting > 0
+        if self.read_paused and not self._reach.waiting:
+            return True
+        # One that takes nothing for a while may go on: how long it may stand still is not for a ping to say.
+        was_still, self._was_still = self._was_still, True
+        return not (was_still or self.writable.is_set())
 
     async def send(self, message: "ASGISendEvent") -> None:
         if message["type"] == "websocket.close" and self.handshake_complete:

@@ -157,6 +157,10 @@ class FrameOutbox(Outbox[bytes]):
         frames = frames_of(lead, batch)
         return self._offer(frames, len(frames))
 
+    @property
+    def taken(self) -> int:
+        return self._protocol.taken
+
     def close(self, code: int, reason: str) -> None:
         if not self.closed:
             self.lose()
@@ -170,7 +174,10 @@ class FrameOutbox(Outbox[bytes]):
         self._change()
 
     def _change(self) -> None:
-        if self.on_change is not None:
+        if self._protocol.is_over and not self.closed:
+            # What waits would be kept until the connection is gone as well.
+            self.lose()
+        elif self.on_change is not None:
             self.on_change()
 
     def _flush(self) -> None:

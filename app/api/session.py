@@ -39,7 +39,9 @@ class Session:
         self._closed = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._taken = (0, live.hub.now())
+        # What the peer had taken when it was last seen to take something, while it is behind.
+        self._taken: int | None = None
+        self._moved_at = 0.0
         if credential is not None:
             live.claim(credential.actor.account_id)
         live.enter(self)
@@ -97,14 +99,16 @@ class Session:
     def look_after(self, now: float) -> None:
         if self._closed:
             return
-        taken, since = self._taken
-        if self.outbox.has_room or self.outbox.taken != taken:
-            self._taken = (self.outbox.taken, now)
-        elif now - since >= self.live.timing.stalled:
-            self._close(Closing(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))
+        if self.outbox.has_room:
+            self._taken = None
+            if self._initialised:
+                self._tell_progress(now)
             return
-        if self._initialised and self.outbox.has_room:
-            self._tell_progress(now)
+        taken, self._taken = self._taken, self.outbox.taken
+        if self._taken != taken:
+            self._moved_at = now
+        elif now - self._moved_at >= self.live.timing.stalled:
+            self._close(Closing(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))
 
     def ended(self, operation: Operation) -> None:
         """The operation has had its last message."""
