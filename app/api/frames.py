@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from app.events.payload import FRAMES_KEPT, Payload
+from app.events.payload import Payload
 
 ACK: Final = '{"type":"connection_ack"}'
 PONG: Final = '{"type":"pong"}'
@@ -32,8 +32,7 @@ def payload_text(lead: str, payload: Payload) -> str:
     text: str | None = payload.frames.get(lead)
     if text is None:
         text = next_text(lead, payload.body)
-        if len(payload.frames) < FRAMES_KEPT:
-            payload.frames[lead] = text
+        payload.keep(lead, text)
     return text
 
 

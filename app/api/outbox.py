@@ -200,8 +200,7 @@ def _frame(lead: str, payload: Payload) -> bytes:
     frame: bytes | None = payload.frames.get(lead)
     if frame is None:
         frame = text_frame(b"".join((lead.encode(), payload.body, b"}")))
-        if len(payload.frames) < FRAMES_KEPT:
-            payload.frames[lead] = frame
+        payload.keep(lead, frame)
     return frame
 
 

@@ -229,7 +229,8 @@ def _unsized(response: Response) -> Response:
 def _block(payload: Payload) -> bytes:
     block: bytes | None = payload.frames.get(BLOCK)
     if block is None:
-        block = payload.frames[BLOCK] = event_block("next", payload.body, payload.cursor)
+        block = event_block("next", payload.body, payload.cursor)
+        payload.keep(BLOCK, block)
     return block
 
 

@@ -9,7 +9,7 @@ from app.auth.actor import Actor
 from app.events import pages
 from app.events.asked import Asked
 from app.events.log import Appended
-from app.events.payload import OVERHEAD, Batch, Page, Payload
+from app.events.payload import Batch, Page, Payload
 from app.events.receivers import Receivers
 from app.events.subscriber import Stage, Subscription
 
@@ -141,7 +141,6 @@ class Group:
                 subscription.give(missing)
                 self.hub.stats.deliveries += len(missing)
         for payload in batch:
-            payload.frames.clear()
             self._remember(payload)
         self._current, self.delivered = None, batch.sequence
 
@@ -153,7 +152,7 @@ class Group:
                 self.recent.popleft()
                 self.floor = max(self.floor, payload.sequence)
 
-        self.hub.shelf.put(self.hub.now(), len(payload.body) + OVERHEAD, forget)
+        self.hub.shelf.put(self.hub.now(), payload.remember(), forget)
 
     async def read(self, subscription: Subscription) -> Page:
         """The page of the log after the subscription's position; one that is at hand, where that is fresh enough."""
@@ -173,7 +172,7 @@ class Group:
             if self.pages and self.pages[0] is page:
                 self.pages.popleft()
 
-        self.hub.shelf.put(self.hub.now(), page.size, forget)
+        self.hub.shelf.put(self.hub.now(), page.remember(), forget)
 
 
 def may_see(actor: Actor, event: Appended) -> bool:

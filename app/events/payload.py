@@ -6,15 +6,18 @@ from typing import Any, Final, NamedTuple, Protocol
 
 SHELF_BYTES: Final = 32 * 1024 * 1024
 SHELF_SECONDS: Final = 5.0
-# What a payload weighs beside its bytes.
+# What a payload or a ready-made message weighs beside its bytes.
 OVERHEAD: Final = 500
+# Ready-made messages that a payload has while it is handed out, and while it is remembered: after that most ids of
+# operations are never seen again.
 FRAMES_KEPT: Final = 64
+FRAMES_REMEMBERED: Final = 1
 
 
 class Payload:
     """The response to one event, executed and encoded once for all subscriptions of a group."""
 
-    __slots__ = ("begun", "body", "cursor", "frames", "sequence")
+    __slots__ = ("begun", "body", "cursor", "frames", "frames_kept", "sequence")
 
     def __init__(self, sequence: int, cursor: str, body: bytes, begun: float) -> None:
         self.sequence = sequence
@@ -24,6 +27,18 @@ class Payload:
         self.begun = begun
         # Ready-made messages by how they begin; made by the transports, which know what that is.
         self.frames: dict[str, Any] = {}
+        self.frames_kept = FRAMES_KEPT
+
+    def keep(self, lead: str, message: Any) -> None:
+        """Keep a ready-made message if there is room for it."""
+        if len(self.frames) < self.frames_kept:
+            self.frames[lead] = message
+
+    def remember(self) -> int:
+        """From now on it only waits for who still lacks it; gives the bytes that it may come to."""
+        self.frames.clear()
+        self.frames_kept = FRAMES_REMEMBERED
+        return (1 + FRAMES_REMEMBERED) * (len(self.body) + OVERHEAD)
 
 
 class Batch:
@@ -63,9 +78,9 @@ class Page:
         self.payloads = payloads
         self.begun = begun
 
-    @property
-    def size(self) -> int:
-        return OVERHEAD + sum(len(payload.body) + OVERHEAD for payload in self.payloads)
+    def remember(self) -> int:
+        """As of its payloads."""
+        return OVERHEAD + sum(payload.remember() for payload in self.payloads)
 
 
 Write = Callable[[bytes], Any]

@@ -10,6 +10,7 @@ import pytest
 from app.api.live import Timing
 from app.api.outbox import FULL
 from app.auth.actor import Actor
+from tests.api.event_streams import stream
 from tests.api.serving import Client, Serving, serving, session_of
 from tests.events.broadcasters import becomes
 from tests.support import TestAccount, World
@@ -86,6 +87,37 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(
         await becomes(lambda: not session_of(served, 0).outbox.has_room)
         gone.connection.transport.abort()
     await served.subscriptions(0)
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_what_is_remembered_for_who_lacks_it_is_counted(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    """Ids of operations are mostly never seen again, and a message made ready for one would be kept for nothing."""
+    await served.hub.customers(owner, 20)
+    begin = await served.world.data("{ eventStream { oldestCursor } }", key=holder.key)
+    after = {"after": begin["eventStream"]["oldestCursor"]}
+    query = WIDE.replace("subscription {", "subscription($after: String) {").replace(
+        "events {", "events(after: $after) {"
+    )
+    async with served.connect(holder.key) as client, stream(served, holder.key, query, after) as reader:
+        for number in range(20):
+            await client.subscribe(query, f"{number}-of-many", after)
+        assert len(await client.events(20 * 21)) == 20 * 21
+        assert [(await reader.event())[1]["data"]["events"]["sequence"] for _ in range(21)] == list(
+            range(1, 22)
+        )
+        await served.hub.customer(owner)
+        await client.events(20)
+        late = [f"{number}-late" for number in range(20)]
+        for identifier in late:
+            await client.subscribe(query, identifier, after)
+        await client.events(20 * 22)
+        (group,) = served.live.hub._groups()
+        assert group.pages
+        remembered = [payload for page in group.pages for payload in page.payloads] + list(group.recent)
+        kept = [len(payload.body) + sum(map(len, payload.frames.values())) for payload in remembered]
+        assert sum(kept) <= served.live.hub.shelf.bytes < 3 * sum(len(one.body) for one in remembered)
     await becomes(lambda: len(served.live) == 0)
 
 
