@@ -1,4 +1,4 @@
-"""uvicorn's own HTTP protocol, with an end to its patience for the head of a request.
+"""uvicorn's own HTTP protocol, with an end to its patience for the head of a request, and a view of its transport.
 
 Give it to uvicorn as `http`. It would wait for the head's end for ever, and keep it at any length. The body is bounded
 where it is read (see `body`), and between two requests uvicorn closes by itself.
@@ -8,6 +8,9 @@ import asyncio
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+EXTENSION: Final = "voltwire.transport"
+"""The key in the scope's extensions; its value is `{"transport": Transport}`, to see what the peer has taken."""
 
 HEAD_SECONDS: Final = 10.0
 """From the connection, or the first byte of a later request, to the end of its headers."""
@@ -50,6 +53,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {"transport": self.transport}}
         self._in_head = self._in_message = True
 
     def on_headers_complete(self) -> None:

@@ -31,6 +31,25 @@ class Reach(NamedTuple):
         return self[:2] != before[:2]
 
 
+class Patience:
+    """With a peer that is behind: it ends when nothing was taken for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._taken: int | None = None
+        self._moved_at = 0.0
+
+    def renew(self) -> None:
+        """The peer keeps up."""
+        self._taken = None
+
+    def is_over(self, now: float, taken: int) -> bool:
+        """Look at a peer that is behind, and has taken so much."""
+        if taken != self._taken:
+            self._taken, self._moved_at = taken, now
+        return now - self._moved_at >= self._seconds
+
+
 def keep_little_unsent(transport: BaseTransport) -> None:
     """Else the kernel keeps megabytes for a slow peer: what is sent behind them comes too late."""
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):

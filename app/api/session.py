@@ -12,6 +12,7 @@ from app.api.live import Live
 from app.api.operation import Operation
 from app.api.outbox import AsgiOutbox, FrameOutbox
 from app.api.protocol import CloseCode, Closing
+from app.api.reach import Patience
 from app.auth.authenticate import Credential
 from app.auth.credentials import credential_from_init
 from app.errors import RateLimited, Unauthenticated
@@ -39,9 +40,7 @@ class Session:
         self._closed = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # What the peer had taken when it was last seen to take something, while it is behind.
-        self._taken: int | None = None
-        self._moved_at = 0.0
+        self._patience = Patience(live.timing.stalled)
         if credential is not None:
             live.claim(credential.actor.account_id)
         live.enter(self)
@@ -100,14 +99,10 @@ class Session:
         if self._closed:
             return
         if self.outbox.has_room:
-            self._taken = None
+            self._patience.renew()
             if self._initialised:
                 self._tell_progress(now)
-            return
-        taken, self._taken = self._taken, self.outbox.taken
-        if self._taken != taken:
-            self._moved_at = now
-        elif now - self._moved_at >= self.live.timing.stalled:
+        elif self._patience.is_over(now, self.outbox.taken):
             self._close(Closing(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))
 
     def ended(self, operation: Operation) -> None:

@@ -17,8 +17,10 @@ from app.api.context import Context
 from app.api.engine import Prepared, dumps
 from app.api.failures import RequestErrors, internal_error
 from app.api.frames import event_block, progress_block
+from app.api.http_protocol import EXTENSION
 from app.api.live import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
 from app.api.outbox import FULL, ROOM
+from app.api.reach import Patience, keep_little_unsent, reach_of
 from app.auth.authenticate import Credential
 from app.errors import RateLimited, Unauthenticated
 from app.events.payload import Batch, Payload
@@ -84,7 +86,11 @@ class EventStream(Response):
         self._queued = 0
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
-        self._told_at = self._moved_at = live.hub.now()
+        self._told_at = live.hub.now()
+        self._patience = Patience(live.timing.stalled)
+        self._sent = 0
+        # Of the server, where it offers it.
+        self._transport: asyncio.Transport | None = None
         self._is_behind = False
         self._is_over = False
         self._sending: asyncio.Task[None] | None = None
@@ -100,6 +106,10 @@ class EventStream(Response):
         self._subscription = await self._live.hub.subscribe(prepared, variables, actor, self, after)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        offered = scope.get("extensions", {}).get(EXTENSION)
+        if offered:
+            self._transport = offered["transport"]
+            keep_little_unsent(offered["transport"])
         sending = self._sending = asyncio.create_task(self._send(send), name="event stream")
         leaving = asyncio.create_task(_disconnected(receive), name="event stream peer")
         try:
@@ -132,12 +142,12 @@ class EventStream(Response):
     def look_after(self, now: float) -> None:
         if self._subscription is None or self._is_over:
             return
-        if self._is_behind and now - self._moved_at >= self._live.timing.stalled:
-            self._stop()
-        elif (
-            self.has_room
-            and max(self._subscription.last_sent_at, self._told_at) <= now - self._live.timing.idle
-        ):
+        if self._is_behind:
+            if self._patience.is_over(now, self._bytes_taken):
+                self._stop()
+            return
+        self._patience.renew()
+        if max(self._subscription.last_sent_at, self._told_at) <= now - self._live.timing.idle:
             self._told_at = now
             self._add(progress_block(self._live.hub.progress(self._subscription)))
 
@@ -167,6 +177,11 @@ class EventStream(Response):
     def error(self, errors: list[dict[str, Any]]) -> None:
         self._add(event_block("next", dumps({"errors": errors})) + event_block("complete", b""))
         self._is_over = True
+
+    @property
+    def _bytes_taken(self) -> int:
+        """Changes when the peer takes something, as far as is known."""
+        return self._sent if self._transport is None else reach_of(self._transport).taken
 
     def _stop(self) -> None:
         """End without `complete`, so that the client comes back."""
@@ -208,15 +223,15 @@ class EventStream(Response):
             internal_error(fault)
 
     async def _send_some(self, send: Send) -> None:
-        # A part at a time: a peer that takes a little all the while is seen to go on.
+        # A part at a time: what a peer takes is seen by that, where the transport is not.
         blocks = self._queue.popleft()
         while self._queue and len(blocks) < PART:
             blocks += self._queue.popleft()
         await send({"type": "http.response.body", "body": blocks, "more_body": True})
         # Until here they counted as unsent.
         self._queued -= len(blocks)
+        self._sent += len(blocks)
         self._is_behind = self._is_behind and self._queued >= ROOM
-        self._moved_at = self._live.hub.now()
         self._taken.set()
 
 

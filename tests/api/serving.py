@@ -15,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import ClientConnection
 
 from app.api.frame_protocol import FrameProtocol
+from app.api.http_protocol import HttpProtocol
 from app.api.limits import RateLimiter
 from app.api.live import Live, Timing
 from app.api.session import Session
@@ -136,7 +137,7 @@ async def serving(
     ping: float = 20,
     **options: Any,
 ) -> AsyncIterator[Serving]:
-    """`frames`: with the server's own door to ready-made frames, else plain ASGI. `ping`: seconds between pings."""
+    """`frames`: with our own protocols and their doors to the transport, else plain ASGI. `ping`: seconds between."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(listening(world, **options))
         limiter = RateLimiter(world.services.settings.rate_limit)
@@ -147,6 +148,7 @@ async def serving(
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             application(live),
+            http=HttpProtocol if frames else "httptools",
             ws=FrameProtocol if frames else "websockets-sansio",
             ws_per_message_deflate=False,
             ws_max_size=world.services.settings.max_body + 1000,

@@ -298,3 +298,51 @@ async def test_a_reader_that_takes_a_little_all_the_time_is_not(
         await served.hub.customers(owner, 500)
         sequences = blocks(reader, pause=0.005)
         assert [await anext(sequences) for _ in range(500)] == list(range(2, 502))
+
+
+async def test_nor_is_one_that_takes_less_than_the_server_hands_over_at_once(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=0.7)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 400)
+        slow = stream_of(served)
+        await becomes(lambda: not slow.has_room)
+        # 40 KB a second: 64 KiB, and what the kernel has taken beside it, take longer than it may stand still.
+        sequences = blocks(reader, pause=0.1)
+        assert [await anext(sequences) for _ in range(25)] == list(range(2, 27))
+        assert served.live.hub.subscriptions == 1
+        sequences = blocks(reader)
+        rest = [await anext(sequences) for _ in range(300)]
+        assert rest == list(range(rest[0], rest[0] + 300))
+
+
+async def test_a_reader_is_given_all_the_time_there_is_from_where_it_fell_behind(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=600, stalled=30)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        slow, now = stream_of(served), served.live.hub.now()
+        await served.hub.customers(owner, 400)
+        await becomes(lambda: not slow.has_room)
+        # Before, it had nothing to take for as long as one likes.
+        slow.look_after(now + 1000)
+        slow.look_after(now + 1029)
+        assert served.live.hub.subscriptions == 1
+        taken = slow._bytes_taken
+        while slow._bytes_taken == taken:
+            await reader.read(1024)
+            await asyncio.sleep(0)
+        slow.look_after(now + 1040)
+        slow.look_after(now + 1069)
+        assert served.live.hub.subscriptions == 1
+        slow.look_after(now + 1070)
+        assert served.live.hub.subscriptions == 0
