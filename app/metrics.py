@@ -39,7 +39,9 @@ class Metrics(Collector):
         self._registry.register(self)
         lag = Histogram(
             "voltwire_live_lag_seconds",
-            "From an event's commit to its hand-over to the last of a viewer's subscriptions.",
+            "From an event's occurred_at, which the database's clock says just before the commit, to its hand-over to "
+            "the last of one viewer's live subscriptions: once for each event and viewer. What is read from the log, "
+            "by who resumes or has fallen behind, is not in it.",
             buckets=LAG_BUCKETS,
             registry=self._registry,
         )
@@ -75,19 +77,31 @@ class Metrics(Collector):
     def _live(self) -> Iterator[Metric]:
         hub, stats = self._process.hub, self._process.hub.stats
         closes = CounterMetricFamily(
-            "voltwire_socket_closes", "Sockets closed by us, by code.", labels=["code"]
+            "voltwire_socket_closes",
+            "Sockets that ended: closed by us, by code, or by the peer or with its connection, as peer.",
+            labels=["code"],
         )
         for code, count in self._process.live.closes.items():
-            closes.add_metric([str(int(code))], count)
+            closes.add_metric([code if isinstance(code, str) else str(int(code))], count)
         yield closes
-        yield _gauge("voltwire_streams", "Open sockets and event streams.", len(self._process.live))
+        streams = GaugeMetricFamily(
+            "voltwire_streams", "Open sockets and event streams.", labels=["transport"]
+        )
+        for transport, count in self._process.live.by_transport().items():
+            streams.add_metric([transport], count)
+        yield streams
         yield _gauge("voltwire_subscriptions", "Open subscriptions.", hub.subscriptions)
         yield _gauge("voltwire_subscription_groups", "Groups of equal subscriptions.", hub.groups)
         yield _counter("voltwire_live_events", "Events that came into the hub.", stats.events)
         yield _counter(
             "voltwire_live_executions", "Executions, one for each event and group.", stats.executions
         )
-        yield _counter("voltwire_live_deliveries", "Events handed to a subscription.", stats.deliveries)
+        yield _counter(
+            "voltwire_live_deliveries",
+            "Messages that carry an event, one for each event and subscription: WebSocket frames and blocks of event "
+            "streams, however many of them go out in one write.",
+            stats.deliveries,
+        )
         yield _counter(
             "voltwire_live_catch_ups", "Times a subscription read the log at its own pace.", stats.catch_ups
         )

@@ -28,6 +28,10 @@ SHUTTING_DOWN: Final = "The server is shutting down; connect again."
 TRY_AGAIN_AFTER: Final = "30"
 """Seconds."""
 
+TRANSPORTS: Final = ("websocket", "sse")
+PEER: Final = "peer"
+"""Who closed a socket, where it was not us."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -57,6 +61,9 @@ class Timing:
 
 class Stream(Protocol):
     """An open socket or event stream."""
+
+    transport: str
+    """One of TRANSPORTS."""
 
     @property
     def credential(self) -> Credential | None:
@@ -90,7 +97,8 @@ class Live:
         self.limiter = limiter
         self.hub = hub
         self.timing = timing or Timing()
-        self.closes: Counter[int] = Counter()
+        # By our code, or PEER.
+        self.closes: Counter[int | str] = Counter()
         self.is_closing = False
         self._streams: dict[Stream, int] = {}
         self._opened = 0
@@ -105,6 +113,11 @@ class Live:
     def __len__(self) -> int:
         """How many streams are open."""
         return len(self._streams)
+
+    def by_transport(self) -> dict[str, int]:
+        """How many are open of each kind."""
+        counted = Counter(stream.transport for stream in self._streams)
+        return {transport: counted[transport] for transport in TRANSPORTS}
 
     def is_full(self, account_id: str) -> bool:
         """Whether the account has as many streams as it may have."""

@@ -21,6 +21,8 @@ FULL: Final = 1024 * 1024
 """Unsent bytes from which on a consumer is behind: what is more stays in the log until it has taken some of them."""
 ROOM: Final = FULL // 2
 """Unsent bytes below which it has caught up."""
+# For what breaks the protocol, and for what is broken itself; ASGI does not tell whose they are.
+SERVERS_CODES: Final = (1002, 1007, 1009, 1011, 1012)
 
 M = TypeVar("M")
 
@@ -53,6 +55,10 @@ class Outbox(ABC, Generic[M]):
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
         """Drop what waits and close the socket; once."""
+
+    @abstractmethod
+    def server_closed(self, code: int) -> bool:
+        """Whether it was the server itself, and not the peer, that ended the connection with this code."""
 
     @property
     def write(self) -> Write | None:
@@ -166,6 +172,9 @@ class FrameOutbox(Outbox[bytes]):
             self.lose()
             self._protocol.close_with(code, reason)
 
+    def server_closed(self, code: int) -> bool:
+        return self._protocol.close_sent
+
     def _write(self, message: bytes) -> bool:
         return self._protocol.write_frame(message)
 
@@ -232,6 +241,9 @@ class AsgiOutbox(Outbox[str]):
         self._last = {"type": "websocket.close", "code": code, "reason": reason}
         if self._sender is None:
             self._start(self._last)
+
+    def server_closed(self, code: int) -> bool:
+        return code in SERVERS_CODES
 
     def _write(self, message: str) -> bool:
         if self._sender is not None:

@@ -8,7 +8,7 @@ from starlette.types import Receive
 
 from app.api import frames, protocol
 from app.api.failures import internal_error
-from app.api.live import Live
+from app.api.live import PEER, Live
 from app.api.operation import Operation
 from app.api.outbox import AsgiOutbox, FrameOutbox
 from app.api.protocol import CloseCode, Closing
@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 class Session:
     """Reads the client's messages one after the other; the answers come from its operations."""
+
+    transport = "websocket"
 
     def __init__(
         self,
@@ -57,7 +59,9 @@ class Session:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     if not self._closed:
-                        self.live.closes[message.get("code") or 1005] += 1
+                        code = message.get("code") or 1005
+                        # Its own code is no label: there are as many of them as anyone likes.
+                        self.live.closes[code if self.outbox.server_closed(code) else PEER] += 1
                     break
                 await self._take(message)
                 # A client that sends without reading is read no faster than it takes the answers.

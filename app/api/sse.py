@@ -75,6 +75,8 @@ async def sse_response(
 class EventStream(Response):
     """The response to one subscription, and the sink of it."""
 
+    transport = "sse"
+
     def __init__(self, live: Live, credential: Credential) -> None:
         super().__init__(headers=HEADERS)
         _unsized(self)

@@ -42,6 +42,7 @@ async def test_hundred_sockets_get_the_same(served: Serving, holder: TestAccount
     for heard in await asyncio.gather(*listeners):
         assert heard == list(range(2, 12))
     assert served.live.hub.stats.executions == 10
+    assert served.live.hub.stats.deliveries == 10 * 100
 
 
 async def test_queries_and_mutations_work_too(served: Serving, holder: TestAccount) -> None:

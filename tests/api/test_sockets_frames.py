@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from app.api.live import PEER
 from app.api.outbox import FrameOutbox
 from tests.api.raw_socket import (
     BROKEN,
@@ -99,6 +100,20 @@ async def test_a_close_is_answered_with_its_own_code(served: Serving, holder: Te
         async with connected(served, holder.key) as client:
             client.send(closing(code, b"bye"))
             assert await client.closed() == code
+
+
+async def test_a_peers_own_code_is_not_taken_for_ours(small_world: World, holder: TestAccount) -> None:
+    async with serving(small_world) as served:
+        for code in (1000, 1002, 1013, 4403, 4999):
+            async with connected(served, holder.key) as client:
+                client.send(closing(code))
+                assert await client.closed() == code
+        async with connected(served, holder.key) as client:
+            client.writer.transport.abort()
+        async with connected(served) as client:
+            client.send(text({"type": "connection_init", "payload": {"apiKey": "wrong"}}))
+            assert await client.closed() == 4403
+        assert served.live.closes == {PEER: 6, 4403: 1}
 
 
 async def test_an_empty_close_is_answered_with_one(served: Serving) -> None:

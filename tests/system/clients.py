@@ -109,6 +109,10 @@ class Socket:
         code = self._connection.close_code
         return (1006 if code is None else code), self._connection.close_reason or ""
 
+    async def close(self, code: int) -> None:
+        """Close with a code of the client's choice."""
+        await self._connection.close(code)
+
     def abort(self) -> None:
         """Drop the connection without a word, as a phone in a tunnel does."""
         self._connection.transport.abort()

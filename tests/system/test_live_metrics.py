@@ -41,7 +41,8 @@ async def test_sockets_subscriptions_events_frames_and_closes_are_counted(tmp_pa
             if name.startswith(("live_", "streams", "subscription", "socket_", "broadcaster_"))
         }
         assert live == {
-            "streams": 0,
+            "streams websocket": 0,
+            "streams sse": 0,
             "subscriptions": 0,
             "subscription_groups": 0,
             "live_events_total": 0,
@@ -62,7 +63,7 @@ async def test_sockets_subscriptions_events_frames_and_closes_are_counted(tmp_pa
         await clients[2].subscribe("2", NAMES)
         stream = await stack.enter_async_context(event_stream(api))
         silent = await stack.enter_async_context(socket(process.socket_url, account.key))
-        open_now = {"streams": 5, "subscriptions": 7, "subscription_groups": 2}
+        open_now = {"streams websocket": 4, "streams sse": 1, "subscriptions": 7, "subscription_groups": 2}
         await eventually(lambda: shows(**open_now))
 
         for number in range(4):
@@ -96,21 +97,25 @@ async def test_sockets_subscriptions_events_frames_and_closes_are_counted(tmp_pa
         }
         await eventually(lambda: shows(**resumed))
 
-        # Closes are counted by their codes, those of the clients as well.
+        # Closes are counted by their codes, and those by the clients together, whatever theirs are.
         await clients[0].say(type="connection_init")
         assert (await clients[0].closed())[0] == 4429
         await clients[1].say(type="nonsense")
         assert (await clients[1].closed())[0] == 4400
         clients[2].abort()
+        for code in (1000, 1013, 4403):
+            async with socket(process.socket_url, account.key) as other:
+                await other.close(code)
         await eventually(
             lambda: shows(
                 **{
-                    "streams": 2,
+                    "streams websocket": 1,
+                    "streams sse": 1,
                     "subscriptions": 2,
                     "subscription_groups": 2,
                     "socket_closes_total 4429": 1,
                     "socket_closes_total 4400": 1,
-                    "socket_closes_total 1005": 1,
+                    "socket_closes_total peer": 4,
                 }
             )
         )
