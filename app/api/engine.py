@@ -78,6 +78,12 @@ class Prepared:
     tells_cost: bool = False
 
     @property
+    def text(self) -> str:
+        """The document, to the letter."""
+        assert self.document.loc is not None  # noqa: S101 - it was parsed with locations
+        return self.document.loc.source.body
+
+    @property
     def operation_type(self) -> str:
         """query, mutation or subscription."""
         return self.operation.operation.value

@@ -49,8 +49,8 @@ def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -
             meter_ids=_set(wanted.get("meterIds")),
             customer_ids=_set(wanted.get("customerIds")),
         ),
-        # A document is itself, not its text: the group that has this key keeps it alive.
-        key=(prepared, frozen(kept)),
+        # Its text, not the document: one that is long or was not asked for lately is parsed anew.
+        key=(prepared.text, prepared.operation_name, frozen(kept)),
         root=root,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.api.engine import CACHED_DOCUMENTS, CACHED_LENGTH
 from app.api.failures import RequestErrors
 from app.auth.actor import Actor, Scope
 from app.clock import now
@@ -19,6 +20,7 @@ from app.events.group import may_see
 from app.events.index import Index
 from app.events.log import Appended, EventFilter
 from app.events.models import EventRecord
+from app.events.subscriber import Subscription
 from tests.events.broadcasters import becomes
 from tests.events.listening import Collector, Listening, listening
 from tests.support import World
@@ -56,6 +58,27 @@ async def test_only_equal_subscriptions_share_a_group(world: World) -> None:
         )
         assert one is same is defaulted
         assert len({one, other, absent, null}) == 4
+
+
+async def test_a_document_is_equal_by_its_text_kept_or_not(world: World) -> None:
+    async with listening(world) as live:
+        actor = await owner(world)
+        plain = "subscription A { events { id } } subscription B { events { sequence } }"
+        long = plain + " #" + "x" * CACHED_LENGTH
+
+        async def operation(text: str, name: str) -> Subscription:
+            prepared = world.engine.prepare(text, name, authenticated=True)
+            return await live.hub.subscribe(prepared, None, actor, Collector())
+
+        first, other = await operation(plain, "A"), await operation(plain, "B")
+        longer, same = await operation(long, "A"), await operation(long, "A")
+        for number in range(CACHED_DOCUMENTS):
+            world.engine.prepare(f"{{ a{number}: __typename }}", None, authenticated=True)
+        again = await operation(plain, "A")
+        assert again.group is first.group
+        assert longer.group is same.group
+        assert len({first.group, other.group, longer.group}) == live.hub.groups == 3
+        assert again.group.asked.prepared is not world.engine.prepare(plain, "A", authenticated=True)
 
 
 async def test_only_the_cursor_may_differ_within_a_group(world: World) -> None:
