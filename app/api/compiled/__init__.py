@@ -7,7 +7,8 @@ asked for. Here the selection below a root field is compiled once per document, 
 - `selection.py`  The selection becomes a plan: which columns of which tables, and how a row becomes a dict.
 - `values.py`  What a plan makes of rows is Python code of its own, made from the selection.
 - `statements.py`  The plan becomes SQL with the viewer's scope inside: to-one relations are joins, each nested
-  connection or list is one more statement for all its parents. Account, time, cursors and page size are parameters.
+  connection or list is one more statement for all its parents. Account, time, cursors, page size and the values of
+  filters are parameters.
 - `reads.py`  What resolvers call: `connection` and `one` run the plan and give a `Ready` value; and `several`, which
   shows rows that are at hand as a root field selects them, such as the events of a subscription.
 - `partly.py`  What has a resolver of its own is left to the executor, with all around it at hand.
