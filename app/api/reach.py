@@ -1,5 +1,6 @@
 """How far a connection's peer has got, as the kernel knows it: to the byte, where a transport only sees great steps."""
 
+import contextlib
 import fcntl
 import socket
 import struct
@@ -54,7 +55,9 @@ def keep_little_unsent(transport: BaseTransport) -> None:
     """Else the kernel keeps megabytes for a slow peer: what is sent behind them comes too late."""
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
+        # It may be gone already.
+        with contextlib.suppress(OSError, ValueError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
 def reach_of(transport: WriteTransport) -> Reach:
@@ -68,7 +71,7 @@ def reach_of(transport: WriteTransport) -> Reach:
 
 
 def _counted(connection: socket.socket) -> tuple[int, int, int] | None:
-    """Taken, given and queued; None where this kernel does not tell."""
+    """Taken, given and queued; None where this kernel does not tell, or the connection is gone."""
     if sys.platform != "linux":
         return None
     try:
@@ -76,6 +79,6 @@ def _counted(connection: socket.socket) -> tuple[int, int, int] | None:
             connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTS.size)
         )
         (queued,) = _QUEUED.unpack(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(_QUEUED.size)))
-    except (OSError, struct.error):
+    except (OSError, ValueError, struct.error):
         return None
     return taken, given, queued
