@@ -35,7 +35,13 @@ async def crash(scene: Scene, point: str) -> None:
     """Run a worker that drops dead at the point, whatever it holds."""
     worker = Worker(scene.services, scene.doorbell)
     running = asyncio.create_task(worker.run())
-    scene.points.on[point] = running.cancel
+
+    def drop_dead() -> None:
+        running.cancel()
+        # At once where it is, which the worker would end only after its other parts.
+        raise asyncio.CancelledError
+
+    scene.points.on[point] = drop_dead
     with pytest.raises(asyncio.CancelledError):
         await running
     del scene.points.on[point]
