@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.api.engine import CACHED_DOCUMENTS, CACHED_LENGTH
+from app.api.memory import LONGEST, OF_ACCOUNTS
 from app.api.failures import RequestErrors
 from app.auth.actor import Actor, Scope
 from app.clock import now
@@ -64,7 +64,7 @@ async def test_a_document_is_equal_by_its_text_kept_or_not(world: World) -> None
     async with listening(world) as live:
         actor = await owner(world)
         plain = "subscription A { events { id } } subscription B { events { sequence } }"
-        long = plain + " #" + "x" * CACHED_LENGTH
+        long = plain + " #" + "x" * LONGEST
 
         async def operation(text: str, name: str) -> Subscription:
             prepared = world.engine.prepare(text, name, authenticated=True)
@@ -72,7 +72,7 @@ async def test_a_document_is_equal_by_its_text_kept_or_not(world: World) -> None
 
         first, other = await operation(plain, "A"), await operation(plain, "B")
         longer, same = await operation(long, "A"), await operation(long, "A")
-        for number in range(CACHED_DOCUMENTS):
+        for number in range(OF_ACCOUNTS.documents[0]):
             world.engine.prepare(f"{{ a{number}: __typename }}", None, authenticated=True)
         again = await operation(plain, "A")
         assert again.group is first.group
