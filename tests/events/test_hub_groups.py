@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.api.memory import LONGEST, OF_ACCOUNTS
 from app.api.failures import RequestErrors
+from app.api.memory import LONGEST, OF_ACCOUNTS
 from app.auth.actor import Actor, Scope
 from app.clock import now
 from app.events import cursors, log
