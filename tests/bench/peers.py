@@ -60,8 +60,8 @@ class Peer:
 
 LIVE = (
     Peer("plain.py", (*UVICORN, "plain:app"), events=5),
-    Peer("bare_starlette.py", (*UVICORN, "bare_starlette:app", *BARE_UVICORN), env=(("MODE", "loop"),)),
-    Peer("bare_uvloop.py", ("{python}", "bare_uvloop.py")),
+    Peer("bare_starlette.py", (*UVICORN, "bare_starlette:app", *BARE_UVICORN), 200, (("MODE", "loop"),)),
+    Peer("bare_uvloop.py", ("{python}", "bare_uvloop.py"), events=200),
     Peer("yoga.mjs", ("{node}", "yoga.mjs")),
     Peer("merc.mjs", ("{node}", "merc.mjs")),
 )

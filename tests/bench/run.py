@@ -19,7 +19,8 @@ class Sizes:
 
     rounds: int = 3
     sockets: int = 1000
-    events: int = 40
+    # About a second of ours: in less than that chance decides.
+    events: int = 200
     baseline_events: int = 5
     latency_events: int = 10
     bystanders: int = 9900
