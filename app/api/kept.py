@@ -28,7 +28,7 @@ class Kept(Generic[K, V]):
         return iter(self._values.values())
 
     def get(self, key: K) -> V | None:
-        """Raises TypeError for a key that cannot be hashed."""
+        """What is kept under the key, which is the last to go from now on."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)

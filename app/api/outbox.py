@@ -86,18 +86,19 @@ class Outbox(ABC, Generic[M]):
     async def room(self) -> None:
         """Return when the peer keeps up, or when the socket is closed."""
         while self._is_behind and not self.closed:
-            if self._changed is None:
-                self._changed = asyncio.Event()
-            self._changed.clear()
-            await self._changed.wait()
+            await self._moved()
 
     async def emptied(self) -> None:
         """Return when nothing waits here any more, which a close would drop, or when the socket is closed."""
         while self._queue and not self.closed:
-            if self._changed is None:
-                self._changed = asyncio.Event()
-            self._changed.clear()
-            await self._changed.wait()
+            await self._moved()
+
+    async def _moved(self) -> None:
+        """Until something is taken from here, or the socket is closed."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        self._changed.clear()
+        await self._changed.wait()
 
     def lose(self) -> None:
         """The peer is gone."""

@@ -72,10 +72,7 @@ class Plans:
         nodes = tuple(map(id, info.field_nodes))
         values = tuple([coerced.get(name, Undefined) for name in self._variables])
         key = (self._number, nodes, kind, values)
-        try:
-            found = self.kept.get(key)
-        except TypeError:
-            raise NotCompiled("variables") from None
+        found = self.kept.get(key)
         if found is None:
             try:
                 found = build(Compiler(info))
