@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphql import GraphQLSchema, build_schema, find_breaking_changes
+from graphql import GraphQLSchema, build_schema, find_breaking_changes, is_non_null_type, print_ast
 from jsonschema import Draft202012Validator
 
 from app.api.engine import OPEN_FIELDS
@@ -36,7 +36,34 @@ def test_the_schema_file_can_be_read_by_any_tool() -> None:
 
 @pytest.mark.skipif(not CORE.is_file(), reason="the promised core is not beside the repository")
 def test_the_promised_core_is_served_as_promised() -> None:
-    assert find_breaking_changes(build_schema(CORE.read_text()), served()) == []
+    core = build_schema(CORE.read_text())
+    assert find_breaking_changes(core, served()) == []
+    promised, kept = shapes(core), shapes(build_schema(schema_text(the_schema())))
+    assert {name: kept.get(name) for name in promised} == promised
+
+
+def shapes(schema: GraphQLSchema) -> dict[str, str]:
+    """The exact type of each field, argument and input field, by its coordinate; a default but null beside it."""
+    found: dict[str, str] = {}
+    for type in schema.type_map.values():
+        fields: dict[str, Any] = {} if type.name.startswith("__") else getattr(type, "fields", {})
+        for name, field in fields.items():
+            found[f"{type.name}.{name}"] = shape(field.ast_node)
+            for argument, one in getattr(field, "args", {}).items():
+                found[f"{type.name}.{name}({argument}:)"] = shape(one.ast_node)
+    return found
+
+
+def shape(node: Any) -> str:
+    default = getattr(node, "default_value", None)
+    text = "null" if default is None else print_ast(default)
+    return print_ast(node.type) + ("" if text == "null" else f" = {text}")
+
+
+def test_a_mutation_that_fails_takes_no_other_with_it() -> None:
+    root = served().mutation_type
+    assert root is not None
+    assert [name for name, field in root.fields.items() if is_non_null_type(field.type)] == []
 
 
 async def test_the_served_schema_is_what_introspection_shows(world: World) -> None:

@@ -292,7 +292,7 @@ class CreateStreamTokenPayload:
 @strawberry.type
 class AccountMutations:
     @strawberry.mutation
-    async def update_account(self, info: Info, input: UpdateAccountInput) -> UpdateAccountPayload:
+    async def update_account(self, info: Info, input: UpdateAccountInput) -> UpdateAccountPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "name", "logo_url")
             return {"account": await actions.update_account(session, actor, changes)}
@@ -300,7 +300,7 @@ class AccountMutations:
         return await mutate(info, input, UpdateAccountPayload, run, needs=Scope.ADMIN)
 
     @strawberry.mutation
-    async def create_user(self, info: Info, input: CreateUserInput) -> CreateUserPayload:
+    async def create_user(self, info: Info, input: CreateUserInput) -> CreateUserPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             values = given(input, "email", "name", "role")
             return {"user": await actions.create_user(session, actor, **values)}
@@ -308,7 +308,7 @@ class AccountMutations:
         return await mutate(info, input, CreateUserPayload, run, needs=Scope.ADMIN)
 
     @strawberry.mutation
-    async def update_user(self, info: Info, input: UpdateUserInput) -> UpdateUserPayload:
+    async def update_user(self, info: Info, input: UpdateUserInput) -> UpdateUserPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "email", "name", "role")
             return {"user": await actions.update_user(session, actor, input.user_id, changes)}
@@ -316,14 +316,14 @@ class AccountMutations:
         return await mutate(info, input, UpdateUserPayload, run, needs=Scope.ADMIN)
 
     @strawberry.mutation
-    async def delete_user(self, info: Info, input: DeleteUserInput) -> DeleteUserPayload:
+    async def delete_user(self, info: Info, input: DeleteUserInput) -> DeleteUserPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await actions.delete_user(session, actor, input.user_id)}
 
         return await mutate(info, input, DeleteUserPayload, run, needs=Scope.ADMIN)
 
     @strawberry.mutation
-    async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreateApiKeyPayload:
+    async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreateApiKeyPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             values = given(input, "name", "scopes", "expires_at")
             key, secret = await actions.create_api_key(session, actor, **values)
@@ -334,7 +334,7 @@ class AccountMutations:
     @strawberry.mutation(
         description="Same apiKeyId, new secret and prefix; the old secret works for overlapSeconds more."
     )
-    async def rotate_api_key(self, info: Info, input: RotateApiKeyInput) -> RotateApiKeyPayload:
+    async def rotate_api_key(self, info: Info, input: RotateApiKeyInput) -> RotateApiKeyPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             key, secret = await actions.rotate_api_key(
                 session, actor, input.api_key_id, input.overlap_seconds
@@ -346,7 +346,7 @@ class AccountMutations:
     @strawberry.mutation(
         description="It and its stream tokens open nothing any more. The last live key with ADMIN stays: CONFLICT."
     )
-    async def revoke_api_key(self, info: Info, input: RevokeApiKeyInput) -> RevokeApiKeyPayload:
+    async def revoke_api_key(self, info: Info, input: RevokeApiKeyInput) -> RevokeApiKeyPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"api_key": await actions.revoke_api_key(session, actor, input.api_key_id)}
 
@@ -360,7 +360,7 @@ class AccountMutations:
         self,
         info: Info,
         input: CreateStreamTokenInput,
-    ) -> CreateStreamTokenPayload:
+    ) -> CreateStreamTokenPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             token, expires_at = await actions.create_stream_token(
                 session,

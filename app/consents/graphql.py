@@ -385,7 +385,7 @@ class ConsentMutations:
         self,
         info: Info,
         input: CreateHostedConsentInput,
-    ) -> CreateHostedConsentPayload:
+    ) -> CreateHostedConsentPayload | None:
         values = given(
             input,
             *("customer_id", "flow_type", "expiry", "redirect_url", "description", "meter_numbers"),
@@ -403,7 +403,7 @@ class ConsentMutations:
         self,
         info: Info,
         input: UpdateHostedConsentInput,
-    ) -> UpdateHostedConsentPayload:
+    ) -> UpdateHostedConsentPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             changes = given(input, "description", "expiry")
             return {"hosted_consent": await actions.update(session, actor, input.hosted_consent_id, changes)}
@@ -415,7 +415,7 @@ class ConsentMutations:
         self,
         info: Info,
         input: ApproveHostedConsentInput,
-    ) -> ApproveHostedConsentPayload:
+    ) -> ApproveHostedConsentPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             consent = await decisions.approve(
                 session,
@@ -435,7 +435,7 @@ class ConsentMutations:
         self,
         info: Info,
         input: DeclineHostedConsentInput,
-    ) -> DeclineHostedConsentPayload:
+    ) -> DeclineHostedConsentPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"hosted_consent": await decisions.decline(session, actor, input.reason)}
 
@@ -446,7 +446,7 @@ class ConsentMutations:
         self,
         info: Info,
         input: RevokeHostedConsentInput,
-    ) -> RevokeHostedConsentPayload:
+    ) -> RevokeHostedConsentPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             consent_id = input.hosted_consent_id
             return {"hosted_consent": await decisions.revoke(session, actor, consent_id, input.reason)}

@@ -202,7 +202,7 @@ class DeleteCustomerPayload:
 @strawberry.type
 class CustomerMutations:
     @strawberry.mutation
-    async def create_customer(self, info: Info, input: CreateCustomerInput) -> CreateCustomerPayload:
+    async def create_customer(self, info: Info, input: CreateCustomerInput) -> CreateCustomerPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             values = given(input, "name", "email", "address", "logo_url", metadata="labels")
             return {"customer": await actions.create(session, actor, **values)}
@@ -210,7 +210,7 @@ class CustomerMutations:
         return await mutate(info, input, CreateCustomerPayload, run)
 
     @strawberry.mutation
-    async def update_customer(self, info: Info, input: UpdateCustomerInput) -> UpdateCustomerPayload:
+    async def update_customer(self, info: Info, input: UpdateCustomerInput) -> UpdateCustomerPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "name", "email", "address", "logo_url", metadata="labels")
             return {"customer": await actions.update(session, actor, input.customer_id, changes)}
@@ -218,7 +218,7 @@ class CustomerMutations:
         return await mutate(info, input, UpdateCustomerPayload, run)
 
     @strawberry.mutation
-    async def delete_customer(self, info: Info, input: DeleteCustomerInput) -> DeleteCustomerPayload:
+    async def delete_customer(self, info: Info, input: DeleteCustomerInput) -> DeleteCustomerPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await actions.delete(session, actor, input.customer_id)}
 

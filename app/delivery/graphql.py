@@ -115,7 +115,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: CreateWebhookEndpointInput,
-    ) -> CreateWebhookEndpointPayload:
+    ) -> CreateWebhookEndpointPayload | None:
         services = info.context.services
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: UpdateWebhookEndpointInput,
-    ) -> UpdateWebhookEndpointPayload:
+    ) -> UpdateWebhookEndpointPayload | None:
         services = info.context.services
         networks = services.settings.webhook_allow_networks
 
@@ -152,7 +152,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: DeleteWebhookEndpointInput,
-    ) -> DeleteWebhookEndpointPayload:
+    ) -> DeleteWebhookEndpointPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await endpoints.delete(session, actor, input.webhook_endpoint_id)}
 
@@ -163,7 +163,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: RotateWebhookSecretInput,
-    ) -> RotateWebhookSecretPayload:
+    ) -> RotateWebhookSecretPayload | None:
         keyring = info.context.services.keyring
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class DeliveryMutations:
         description='The catalogue\'s example: id evt_test_…, sequence 0, "test": true, outside the log and the '
         "streams."
     )
-    async def send_test_event(self, info: Info, input: SendTestEventInput) -> SendTestEventPayload:
+    async def send_test_event(self, info: Info, input: SendTestEventInput) -> SendTestEventPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             delivery = await deliveries.send_test(session, actor, input.webhook_endpoint_id, input.type)
             return {"delivery": delivery}
@@ -190,7 +190,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: CreateEmailSubscriptionInput,
-    ) -> CreateEmailSubscriptionPayload:
+    ) -> CreateEmailSubscriptionPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             values = _options(info, given(input, "email", "description", "event_types", "filter", "digest"))
             return {"email_subscription": await subscriptions.create(session, actor, _post(info), **values)}
@@ -202,7 +202,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: UpdateEmailSubscriptionInput,
-    ) -> UpdateEmailSubscriptionPayload:
+    ) -> UpdateEmailSubscriptionPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             changes = _options(info, given(input, "description", "event_types", "filter", "digest"))
             changed = await subscriptions.update(session, actor, input.email_subscription_id, changes)
@@ -215,7 +215,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: DeleteEmailSubscriptionInput,
-    ) -> DeleteEmailSubscriptionPayload:
+    ) -> DeleteEmailSubscriptionPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await subscriptions.delete(session, actor, input.email_subscription_id)}
 
@@ -228,7 +228,7 @@ class DeliveryMutations:
         self,
         info: Info,
         input: ResendConfirmationInput,
-    ) -> ResendConfirmationPayload:
+    ) -> ResendConfirmationPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             asked = await subscriptions.resend_confirmation(
                 session, actor, _post(info), input.email_subscription_id
@@ -240,7 +240,7 @@ class DeliveryMutations:
     @strawberry.mutation(
         description="Due now, its schedule begun anew. One that succeeded is sent once more, under the same webhook-id."
     )
-    async def retry_delivery(self, info: Info, input: RetryDeliveryInput) -> RetryDeliveryPayload:
+    async def retry_delivery(self, info: Info, input: RetryDeliveryInput) -> RetryDeliveryPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"delivery": await deliveries.send_again(session, actor, input.delivery_id)}
 
@@ -249,7 +249,7 @@ class DeliveryMutations:
     @strawberry.mutation(
         description="To one endpoint: the events after a cursor through another, or all that failed since a time."
     )
-    async def replay_events(self, info: Info, input: ReplayEventsInput) -> ReplayEventsPayload:
+    async def replay_events(self, info: Info, input: ReplayEventsInput) -> ReplayEventsPayload | None:
         services = info.context.services
         retention = timedelta(days=services.settings.event_retention_days)
 

@@ -352,7 +352,7 @@ class SetMeterConsentPayload:
 @strawberry.type
 class MeterMutations:
     @strawberry.mutation
-    async def create_meter(self, info: Info, input: CreateMeterInput) -> CreateMeterPayload:
+    async def create_meter(self, info: Info, input: CreateMeterInput) -> CreateMeterPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             names = ("customer_id", "number", "type", "description", "address", "data_source")
             values = given(input, *names, metadata="labels")
@@ -361,7 +361,7 @@ class MeterMutations:
         return await mutate(info, input, CreateMeterPayload, run)
 
     @strawberry.mutation
-    async def update_meter(self, info: Info, input: UpdateMeterInput) -> UpdateMeterPayload:
+    async def update_meter(self, info: Info, input: UpdateMeterInput) -> UpdateMeterPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "description", "address", "data_source", metadata="labels")
             return {"meter": await actions.update(session, actor, input.meter_id, changes)}
@@ -369,28 +369,30 @@ class MeterMutations:
         return await mutate(info, input, UpdateMeterPayload, run)
 
     @strawberry.mutation
-    async def delete_meter(self, info: Info, input: DeleteMeterInput) -> DeleteMeterPayload:
+    async def delete_meter(self, info: Info, input: DeleteMeterInput) -> DeleteMeterPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await actions.delete(session, actor, input.meter_id)}
 
         return await mutate(info, input, DeleteMeterPayload, run)
 
     @strawberry.mutation
-    async def enable_meter(self, info: Info, input: EnableMeterInput) -> EnableMeterPayload:
+    async def enable_meter(self, info: Info, input: EnableMeterInput) -> EnableMeterPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"meter": await actions.enable(session, actor, input.meter_id)}
 
         return await mutate(info, input, EnableMeterPayload, run)
 
     @strawberry.mutation
-    async def disable_meter(self, info: Info, input: DisableMeterInput) -> DisableMeterPayload:
+    async def disable_meter(self, info: Info, input: DisableMeterInput) -> DisableMeterPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"meter": await actions.disable(session, actor, input.meter_id)}
 
         return await mutate(info, input, DisableMeterPayload, run)
 
     @strawberry.mutation(description="hostedConsentId null removes.")
-    async def set_meter_consent(self, info: Info, input: SetMeterConsentInput) -> SetMeterConsentPayload:
+    async def set_meter_consent(
+        self, info: Info, input: SetMeterConsentInput
+    ) -> SetMeterConsentPayload | None:
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             consent_id = input.hosted_consent_id
             return {"meter": await actions.set_consent(session, actor, input.meter_id, consent_id)}

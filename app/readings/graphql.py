@@ -202,7 +202,7 @@ class RecordReadingsPayload:
 @strawberry.type
 class ReadingMutations:
     @strawberry.mutation
-    async def record_readings(self, info: Info, input: RecordReadingsInput) -> RecordReadingsPayload:
+    async def record_readings(self, info: Info, input: RecordReadingsInput) -> RecordReadingsPayload | None:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             readings = [
                 (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)

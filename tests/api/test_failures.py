@@ -76,6 +76,34 @@ async def test_a_fault_in_a_mutation_leaves_nothing(world: World) -> None:
     assert data == {"customers": {"nodes": []}, "events": {"nodes": [{"sequence": 1}]}}
 
 
+async def test_a_fault_in_one_mutation_leaves_what_another_gave(world: World) -> None:
+    account = await world.account()
+    made = await world.data(
+        mutation("createWebhookEndpoint", "webhookEndpoint { id } secret"),
+        {"input": {"url": "https://example.com/hook"}},
+        key=account.key,
+    )
+    async with world.database.transaction() as session:
+        await session.execute(text("ALTER TABLE events RENAME COLUMN data TO donnees"))
+    with capture_logs():
+        response = await world.ask(
+            "mutation ($rotate: RotateWebhookSecretInput!, $create: CreateCustomerInput!) {"
+            " rotateWebhookSecret(input: $rotate) { secret } createCustomer(input: $create) { customer { id } } }",
+            {
+                "rotate": {"webhookEndpointId": made["createWebhookEndpoint"]["webhookEndpoint"]["id"]},
+                "create": {"name": "Ada", "email": "ada@example.com"},
+            },
+            key=account.key,
+        )
+    [error] = response["errors"]
+    assert (error["extensions"]["code"], error["path"]) == ("INTERNAL", ["createCustomer"])
+    assert response["data"]["createCustomer"] is None
+    # The only copy of the secret, which counts from now on, must arrive.
+    secret = response["data"]["rotateWebhookSecret"]["secret"]
+    assert secret.startswith("whsec_")
+    assert secret != made["createWebhookEndpoint"]["secret"]
+
+
 @pytest.mark.parametrize(
     ("document", "given", "field"),
     [
