@@ -79,7 +79,7 @@ class BadUserInput(ApiError):
 
 
 class CursorExpired(ApiError):
-    """The log no longer reaches back to the cursor; `oldestCursor` is where it begins."""
+    """The log cannot be gone on with after the cursor; `oldestCursor` is where it begins."""
 
     code = "CURSOR_EXPIRED"
 

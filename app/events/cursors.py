@@ -8,10 +8,15 @@ in silence.
 import base64
 import binascii
 import struct
+from typing import Final
 
 from app.crypto import Keyring
 from app.errors import BadUserInput, CursorExpired
 from app.events.models import Stream
+
+PAST_RETENTION: Final = "The events after this cursor are past retention and gone"
+OF_ANOTHER_LOG: Final = "This cursor is of an earlier log, which another one has replaced"
+AHEAD: Final = "This cursor is ahead of the log, which was restored to an earlier state"
 
 _SIGNATURE = 16
 
@@ -33,15 +38,27 @@ def decode(keyring: Keyring, stream: Stream, cursor: str, argument: str = "after
         raise _bad(argument) from None
     if not keyring.verifies("cursor", stream.account_id.encode() + position, signature):
         raise _bad(argument)
-    # One before the first kept event still lets a reader go on without a gap.
-    reachable = stream.first_sequence - 1 <= sequence <= stream.last_sequence
-    if position[8:].decode() != stream.epoch or not reachable:
-        raise CursorExpired(
-            "The log no longer reaches back to this cursor: go on from oldestCursor, or read the state anew "
-            "and subscribe after eventStream's latestCursor.",
-            oldestCursor=oldest(keyring, stream),
-        )
+    if cause := _cause(stream, position[8:].decode(), sequence):
+        raise expired(keyring, stream, cause)
     return int(sequence)
+
+
+def expired(keyring: Keyring, stream: Stream, cause: str) -> CursorExpired:
+    """The error of a position that cannot be gone on from; `cause` is a sentence without its end."""
+    return CursorExpired(
+        f"{cause}: go on from oldestCursor, or read the state anew and subscribe after eventStream's latestCursor.",
+        oldestCursor=oldest(keyring, stream),
+    )
+
+
+def _cause(stream: Stream, epoch: str, sequence: int) -> str | None:
+    """The reason why the log cannot be gone on with after this position; None where it can."""
+    if epoch != stream.epoch:
+        return OF_ANOTHER_LOG
+    if sequence > stream.last_sequence:
+        return AHEAD
+    # One before the first kept event still lets a reader go on without a gap.
+    return PAST_RETENTION if sequence < stream.first_sequence - 1 else None
 
 
 def oldest(keyring: Keyring, stream: Stream) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from app.auth.actor import Actor
-from app.errors import CursorExpired
 from app.events import cursors, log
 from app.events.asked import Asked
 from app.events.audience import Audience
@@ -185,11 +184,8 @@ class Feed:
 
     def _restart(self, stream: Stream) -> None:
         """The log is another one than before, a restored backup: no position in it counts any more."""
-        error = CursorExpired(
-            "The event log was restored to an earlier state: read the state anew and subscribe after "
-            "eventStream's latestCursor.",
-            oldestCursor=cursors.oldest(self.hub.services.keyring, stream),
-        )
+        cause = cursors.AHEAD if stream.epoch == self.epoch else cursors.OF_ANOTHER_LOG
+        error = cursors.expired(self.hub.services.keyring, stream, cause)
         self.epoch, self.position, self._known = stream.epoch, stream.last_sequence, stream.last_sequence
         self._cursor = (0, "")
         for group in self._groups():

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from app.api.engine import dumps
 from app.api.failures import internal_error
 from app.auth.actor import Actor
-from app.errors import CursorExpired
 from app.events import cursors, log
 from app.events.log import Appended
 from app.events.models import EventRecord, Stream
@@ -58,12 +57,11 @@ async def read(group: "Group", after: int) -> Page:
 
 def require_reach(feed: "Feed", stream: Stream, after: int) -> None:
     """Raises CursorExpired where the log no longer has everything after this sequence."""
-    if stream.epoch != feed.epoch or after < stream.first_sequence - 1:
-        raise CursorExpired(
-            "The log no longer reaches back to where this subscription is: read the state anew and subscribe "
-            "after eventStream's latestCursor, or go on from oldestCursor.",
-            oldestCursor=cursors.oldest(feed.hub.services.keyring, stream),
-        )
+    keyring = feed.hub.services.keyring
+    if stream.epoch != feed.epoch:
+        raise cursors.expired(keyring, stream, cursors.OF_ANOTHER_LOG)
+    if after < stream.first_sequence - 1:
+        raise cursors.expired(keyring, stream, cursors.PAST_RETENTION)
 
 
 async def _execute(feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", EventRecord]]) -> list[Payload]:

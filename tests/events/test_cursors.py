@@ -84,6 +84,25 @@ def is_reached(log: Stream, sequence: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize(
+    ("sequence", "epoch", "cause"),
+    [
+        (99, "abcd1234", "The events after this cursor are past retention and gone: "),
+        (201, "abcd1234", "This cursor is ahead of the log, which was restored to an earlier state: "),
+        (150, "wxyz9876", "This cursor is of an earlier log, which another one has replaced: "),
+        (201, "wxyz9876", "This cursor is of an earlier log, which another one has replaced: "),
+    ],
+)
+def test_an_expired_cursor_is_told_why(sequence: int, epoch: str, cause: str) -> None:
+    log = stream(first=101, last=200)
+    with pytest.raises(CursorExpired) as caught:
+        cursors.decode(KEYRING, log, encode(sequence, epoch=epoch))
+    assert caught.value.message == cause + (
+        "go on from oldestCursor, or read the state anew and subscribe after eventStream's latestCursor."
+    )
+    assert caught.value.extensions == {"code": "CURSOR_EXPIRED", "oldestCursor": cursors.oldest(KEYRING, log)}
+
+
 def test_a_cursor_of_another_epoch_is_expired() -> None:
     log = stream(last=5, epoch="wxyz9876")
     with pytest.raises(CursorExpired) as caught:
