@@ -22,6 +22,8 @@ from tests.services.valkey import Valkey
 from tests.support import World
 from tests.support import world as open_world
 
+pytest_plugins = ["tests.batteries"]
+
 # The default draws each traceback with the values of its variables, which takes seconds.
 structlog.configure(
     processors=[

@@ -1,9 +1,7 @@
 """The event log: gapless, in commit order, and there exactly when its change is there."""
 
 import asyncio
-import os
 import random
-import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
@@ -26,15 +24,6 @@ from app.ids import new_id
 from app.readings.events import MeterDataReceived
 from tests.events.writing import Outcome, Undone, write, write_elsewhere
 from tests.support import World
-
-CHECKED_TIMES = 3
-
-
-def seed() -> str:
-    """A seed that the test prints when it fails; `VOLTWIRE_TEST_SEED` repeats one."""
-    chosen = os.environ.get("VOLTWIRE_TEST_SEED") or secrets.token_hex(4)
-    print(f"VOLTWIRE_TEST_SEED={chosen}")
-    return chosen
 
 
 def actor(account_id: str) -> Actor:
@@ -115,12 +104,12 @@ class Follower:
         seen.extend(new)
 
 
-@pytest.mark.parametrize("turn", range(CHECKED_TIMES))
+@pytest.mark.long(keep=3, of="turn")
+@pytest.mark.parametrize("turn", range(30))
 async def test_writers_at_once_leave_whole_numbers_in_commit_order(
-    world: World, migrated_url: str, turn: int
+    world: World, migrated_url: str, turn: int, seed: str
 ) -> None:
     """Tasks over several database objects and processes, with every way of ending badly, while others read."""
-    chosen = f"{seed()}.{turn}"
     accounts = [(await world.account()).id for _ in range(4)]
     begun = {account_id: await records(world.database, account_id) for account_id in accounts}
     others = [Database(migrated_url) for _ in range(2)]
@@ -128,8 +117,8 @@ async def test_writers_at_once_leave_whole_numbers_in_commit_order(
     following = [asyncio.create_task(one.follow()) for one in followers]
     outcome = Outcome()
     for one in await asyncio.gather(
-        *(write(database, accounts, f"{chosen}.{n}", 6, 10) for n, database in enumerate(others)),
-        *(write_elsewhere(migrated_url, accounts, f"{chosen}.p{n}", 3, 15) for n in range(2)),
+        *(write(database, accounts, f"{seed}.{n}", 6, 10) for n, database in enumerate(others)),
+        *(write_elsewhere(migrated_url, accounts, f"{seed}.p{n}", 3, 15) for n in range(2)),
     ):
         outcome.add(one)
     for follower in followers:
@@ -276,9 +265,9 @@ async def test_whoever_holds_the_position_knows_what_comes_after(world: World, m
     await other.dispose()
 
 
-async def test_a_page_is_what_the_filter_takes_and_the_viewer_sees(world: World) -> None:
+async def test_a_page_is_what_the_filter_takes_and_the_viewer_sees(world: World, seed: str) -> None:
     """The filter says the same of a record as it says in SQL, for whatever it is asked."""
-    chance = random.Random(seed())
+    chance = random.Random(seed)
     account, other = await world.account(), await world.account()
     customer_ids = [new_id("cus") for _ in range(4)]
     meter_ids = {customer_id: [new_id("mtr") for _ in range(3)] for customer_id in customer_ids}

@@ -1,8 +1,6 @@
 """Servers are killed at random instants, a hundred on each database: no event and no delivery is lost."""
 
-import os
 import random
-import secrets
 
 from tests.faults.load import Load
 from tests.faults.rig import Rig
@@ -21,9 +19,7 @@ START_SECONDS = 0.3
 BUSY_SECONDS = 0.2
 
 
-async def test_servers_killed_at_random_instants_lose_nothing(rig: Rig) -> None:
-    seed = os.environ.get("VOLTWIRE_TEST_SEED") or secrets.token_hex(4)
-    print(f"VOLTWIRE_TEST_SEED={seed}")
+async def test_servers_killed_at_random_instants_lose_nothing(rig: Rig, seed: str) -> None:
     chance = random.Random(seed)
     loads = [Load(await rig.tenant(), random.Random(f"{seed}.{number}"), WEIGHTS) for number in range(2)]
     for _ in range(KILLS):

@@ -1,0 +1,91 @@
+"""Decides how much of the long batteries a run of the suite takes on; `--all` takes on everything.
+
+Without `--all` a run is a bounded sample, the same each time: `@pytest.mark.long(keep=N)` keeps N cases of a test,
+which the test's name chooses (with `of="turn"`, N values of that parameter for each combination of the others), and
+the `seed` fixture is made of that name. In CI that holds for property tests too.
+With `--all` every case runs, seeds are fresh and property tests try many more examples.
+"""
+
+import hashlib
+import os
+import random
+import secrets
+from collections import defaultdict
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+EXAMPLES: Final = 3_000
+"""Examples of a property test with `--all`."""
+TIMEOUT: Final = 3_600
+"""Seconds that a test may take with `--all`; without it, `timeout` in pyproject.toml is the bound."""
+SEED: Final = "VOLTWIRE_TEST_SEED"
+"""The environment variable that repeats a seed."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="run every case of the long batteries, with fresh seeds"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "long(keep=0, of=None): a battery of which a run without --all keeps so many cases"
+    )
+    # How long an example takes says something about the machine, and nothing about the code.
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+    settings.register_profile("sample", patient)
+    settings.register_profile("ci", patient, derandomize=True, database=None)
+    settings.register_profile("all", patient, max_examples=EXAMPLES)
+    if config.getoption("--all"):
+        settings.load_profile("all")
+    else:
+        settings.load_profile("ci" if os.environ.get("CI") else "sample")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(TIMEOUT), append=False)
+        return
+    batteries: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        marker = item.get_closest_marker("long")
+        if marker is not None:
+            batteries[_battery(item, marker)].append(item)
+    left_out = {case for (name, _), cases in batteries.items() for case in _left_out(name, cases)}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _battery(case: pytest.Item, marker: pytest.Mark) -> tuple[str, str]:
+    """The test's name and its parameters but the sampled one: cases that agree in both are one battery."""
+    parameters = getattr(case, "callspec", None)
+    others = {} if parameters is None or "of" not in marker.kwargs else dict(parameters.params)
+    others.pop(marker.kwargs.get("of"), None)
+    return case.nodeid.partition("[")[0], repr(others)
+
+
+def _left_out(name: str, cases: list[pytest.Item]) -> list[pytest.Item]:
+    marker = cases[0].get_closest_marker("long")
+    assert marker is not None
+    kept = min(marker.kwargs.get("keep", 0), len(cases))
+    return random.Random(name).sample(cases, len(cases) - kept)
+
+
+@pytest.fixture
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether this is a run with `--all`, in which a battery may take its time."""
+    return bool(request.config.getoption("--all"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest, thorough: bool) -> str:
+    """The seed of a test's chance, shown when the test fails; `VOLTWIRE_TEST_SEED` repeats it."""
+    own = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]
+    chosen = os.environ.get(SEED) or (secrets.token_hex(4) if thorough else own)
+    print(f"{SEED}={chosen}")
+    return chosen
