@@ -10,7 +10,6 @@ from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -21,6 +20,7 @@ from app.api.failures import RequestErrors
 from app.api.limits import RateLimiter, limits_of
 from app.api.live import Live
 from app.api.masked import MaskFaults
+from app.api.origins import Origins, cors
 from app.api.persisted import read_operations
 from app.api.schema import build_schema
 from app.api.sockets import SocketEndpoint
@@ -132,27 +132,19 @@ def create_app(process: Process) -> Starlette:
         async with process.running():
             yield
 
-    origins = process.settings.allowed_origins
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=origins,
-        allow_methods=["GET", "POST", "PUT"],
-        allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", "x-api-key"],
-        expose_headers=["retry-after"],
-        max_age=600,
-    )
+    origins = Origins(process.services)
     return Starlette(
-        routes=_routes(process),
-        middleware=[*([cors] if origins else []), Middleware(MaskFaults)],
+        routes=_routes(process, origins),
+        middleware=[*cors(origins, process.settings.allowed_origins), Middleware(MaskFaults)],
         exception_handlers={HTTPException: _on_http_error},
         lifespan=lifespan,
     )
 
 
-def _routes(process: Process) -> list[BaseRoute]:
+def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
     view = GraphQLView(services, process.engine, authenticator, process.limiter, process.live)
-    sockets = SocketEndpoint(process.live)
+    sockets = SocketEndpoint(process.live, origins)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -67,7 +67,7 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         http=HttpProtocol,
         ws=FrameProtocol,
         ws_per_message_deflate=False,
-        ws_max_size=settings.max_body,
+        ws_max_size=settings.max_message,
         # Liveness is the protocol's own ping; this one finds peers that are gone without a word.
         ws_ping_interval=20,
         ws_ping_timeout=20,

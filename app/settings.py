@@ -20,6 +20,7 @@ _DATABASE_FORM = "must be sqlite:///path or postgresql://user:password@host:port
 _BROADCAST_FORM = "must be memory://, redis://host:port or postgresql://user:password@host:port/name"
 _SCHEDULE_FORM = "must be seconds of 0 to 2592000 (30 days), separated by commas"
 _LONGEST_DELAY = 30 * 86_400.0
+_LONGEST_MESSAGE = 1_048_576
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
 
 
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
     ]  # fmt: skip
     webhook_timeout: float = Field(default=15, gt=0, le=300)
     event_retention_days: int = Field(default=90, ge=1, le=36_500)
-    max_body: int = Field(default=1_048_576, ge=1024)
+    max_body: int = Field(default=4_194_304, ge=1024)
     max_depth: int = Field(default=12, ge=1)
     max_tokens: int = Field(default=2000, ge=10)
     max_aliases: int = Field(default=30, ge=0)
@@ -143,6 +144,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's URL, the default one made absolute."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'voltwire.db'}"
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of one message on a socket: never more than 1 MiB, since a server holds thousands of sockets."""
+        return min(self.max_body, _LONGEST_MESSAGE)
 
     @cached_property
     def secret_keys(self) -> list[str]:

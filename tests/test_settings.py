@@ -114,7 +114,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         "webhook_retry_schedule": [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400],
         "webhook_timeout": 15,
         "event_retention_days": 90,
-        "max_body": 1_048_576,
+        "max_body": 4_194_304,
         "max_depth": 12,
         "max_tokens": 2000,
         "max_aliases": 30,

@@ -78,8 +78,10 @@ async def _read_body(request: Request, limit: int) -> Any:
     except BodyCutOff as error:
         raise _bad(error.detail) from None
     except BodyTooLarge:
-        headers = {"Connection": "close"}
-        raise _refused(f"The body is longer than {limit} bytes; send less at once.", 413, headers) from None
+        message = (
+            f"The body is longer than {limit} bytes; send less at once, and many readings by POST /readings."
+        )
+        raise _refused(message, 413, {"Connection": "close"}) from None
     return _parse(body, "body")
 
 

@@ -19,6 +19,7 @@ LONGEST_REASON: Final = 123
 class CloseCode:
     """Why a socket is closed. After 1012, 1013, 4403 and 4408 the usual client comes back, after others it gives up."""
 
+    POLICY: Final = 1008
     TOO_BIG: Final = 1009
     GOING_AWAY: Final = 1012
     TRY_LATER: Final = 1013

@@ -144,7 +144,7 @@ class Session:
         text = message.get("text")
         if text is None:
             raise Closing(CloseCode.BAD_MESSAGE, "Send messages as text")
-        limit = self.live.services.settings.max_body
+        limit = self.live.services.settings.max_message
         if len(text) > limit or (4 * len(text) > limit and len(text.encode(errors="replace")) > limit):
             raise Closing(CloseCode.TOO_BIG, f"A message may have {limit} bytes at most")
         match protocol.read(text):

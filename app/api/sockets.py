@@ -1,17 +1,17 @@
 """GraphQL over WebSocket: who is let in, before and right after the upgrade.
 
 What was chosen where the contract leaves it open: a wrong credential in the headers is told by 4403 after the upgrade,
-as one in `connection_init` is; an account with too many sockets gets 429 before the upgrade if the headers say who it
-is, and 1013 (try again later) after `connection_init` otherwise.
+as one in `connection_init` is; a page of a refused origin by 1008, for browsers show the page a close's reason but
+nothing of a refused upgrade, and clients do not come back after it; an account with too many sockets gets 429 before
+the upgrade if the headers say who it is, and 1013 (try again later) after `connection_init` otherwise.
 """
-
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app.api.failures import internal_error
 from app.api.live import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
+from app.api.origins import REFUSAL, Origins
 from app.api.outbox import outbox_of
 from app.api.protocol import SUBPROTOCOL, CloseCode
 from app.api.session import Session
@@ -23,16 +23,19 @@ from app.errors import Unauthenticated
 class SocketEndpoint:
     """An ASGI application for WebSocket connections."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, origins: Origins) -> None:
         self._live = live
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         headers = Headers(scope=scope)
-        if not is_allowed_origin(headers, self._live.services.settings.allowed_origins, self._public_origin):
-            await _deny(scope, send, 403, "This origin is not in VOLTWIRE_ALLOWED_ORIGINS.")
+        speaks = SUBPROTOCOL in scope.get("subprotocols", ())
+        if not self._origins.allows(headers):
+            self._origins.log_refusal(headers)
+            await self._refuse(send, SUBPROTOCOL if speaks else None, CloseCode.POLICY, REFUSAL)
             return
-        if SUBPROTOCOL not in scope.get("subprotocols", ()):
+        if not speaks:
             reason = f"Speak the subprotocol {SUBPROTOCOL}"
             await self._refuse(send, None, CloseCode.WRONG_SUBPROTOCOL, reason)
             return
@@ -60,10 +63,6 @@ class SocketEndpoint:
             raise
         await session.run()
 
-    @property
-    def _public_origin(self) -> str:
-        return urlsplit(self._live.services.public_url).netloc.lower()
-
     async def _credential(self, headers: Headers) -> Credential | None:
         given = credential_from_headers(headers)
         return None if given is None else await self._live.authenticator.check(given)
@@ -72,20 +71,6 @@ class SocketEndpoint:
         self._live.closes[code] += 1
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
         await send({"type": "websocket.close", "code": code, "reason": reason[:120]})
-
-
-def is_allowed_origin(headers: Headers, allowed: list[str], public_host: str) -> bool:
-    """Whether a page of this origin may open a socket. Programs send no Origin, and they may.
-
-    The same host counts whatever the scheme, because a proxy in front may speak TLS for us.
-    """
-    origin = headers.get("origin")
-    if origin is None:
-        return True
-    if "*" in allowed or origin.rstrip("/") in (one.rstrip("/") for one in allowed):
-        return True
-    host = urlsplit(origin).netloc.lower()
-    return bool(host) and host in (headers.get("host", "").lower(), public_host)
 
 
 async def _deny(scope: Scope, send: Send, status: int, text: str, retry_after: str | None = None) -> None:

@@ -72,6 +72,11 @@ async def sse_response(
     return stream
 
 
+def sse_errors(errors: list[dict[str, Any]]) -> Response:
+    """A request that is refused, told in the stream that its client waits for: `next` with the errors, `complete`."""
+    return Response(_last(errors), headers=HEADERS)
+
+
 class EventStream(Response):
     """The response to one subscription, and the sink of it."""
 
@@ -177,7 +182,7 @@ class EventStream(Response):
             await self._taken.wait()
 
     def error(self, errors: list[dict[str, Any]]) -> None:
-        self._add(event_block("next", dumps({"errors": errors})) + event_block("complete", b""))
+        self._add(_last(errors))
         self._is_over = True
 
     @property
@@ -235,6 +240,10 @@ class EventStream(Response):
         self._sent += len(blocks)
         self._is_behind = self._is_behind and self._queued >= ROOM
         self._taken.set()
+
+
+def _last(errors: list[dict[str, Any]]) -> bytes:
+    return event_block("next", dumps({"errors": errors})) + event_block("complete", b"")
 
 
 def _unsized(response: Response) -> Response:

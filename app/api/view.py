@@ -16,10 +16,10 @@ from app.api.failures import RequestErrors
 from app.api.limits import RateLimiter, retry_after
 from app.api.live import Live
 from app.api.negotiation import preferred
-from app.api.sse import sse_response
+from app.api.sse import sse_errors, sse_response
 from app.auth.actor import Actor
 from app.auth.authenticate import Authenticator
-from app.auth.credentials import credential_from_headers
+from app.auth.credentials import credential_from_headers, credential_from_url
 from app.errors import BadUserInput, RateLimited, Unauthenticated
 
 HTML = "text/html"
@@ -54,12 +54,15 @@ class GraphQLView:
         except Unauthenticated as error:
             return failure(RequestErrors.of(error), accepted)
         except RequestErrors as error:
+            # Clients of event streams take what is no stream for a broken connection, and show nobody why.
+            if accepted == EVENT_STREAM and error.status == 400:
+                return sse_errors(error.errors)
             return failure(error, accepted)
         except Exception as fault:
             return unexpected(fault, accepted)
 
     async def _answer(self, request: Request, accepted: str) -> Response:
-        credential = credential_from_headers(request.headers)
+        credential = _credential(request, accepted)
         held = await self._authenticator.check(credential) if credential is not None else None
         actor = held.actor if held is not None else None
         asked, prepared = await self._read(request, accepted, actor)
@@ -114,6 +117,17 @@ class GraphQLView:
             after = retry_after(wait)
             errors = RequestErrors.of(RateLimited(f"Too many requests; try again in {after} s.")).errors
             raise Refused(errors, 429, {"Retry-After": after})
+
+
+def _credential(request: Request, accepted: str) -> str | None:
+    """The request's credential; a browser's own EventSource can put one nowhere but into the address."""
+    if b"access_token=" not in request.scope["query_string"]:
+        return credential_from_headers(request.headers)
+    if request.method == "POST" or accepted != EVENT_STREAM:
+        raise Unauthenticated(
+            "access_token counts for event streams by GET only; send the credential in a header."
+        )
+    return credential_from_url(request.query_params.getlist("access_token"), request.headers)
 
 
 def _is_a_look(request: Request, accept: str | None) -> bool:

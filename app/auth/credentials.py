@@ -1,9 +1,10 @@
 """Where a request or a socket carries its credential. What it is worth is told by `authenticate`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from starlette.datastructures import Headers
 
+from app.auth.stream_tokens import PREFIX
 from app.errors import Unauthenticated
 
 
@@ -21,6 +22,16 @@ def credential_from_headers(headers: Headers) -> str | None:
     """
     bearers = (bearer_of(value) for value in headers.getlist("authorization"))
     return _only_one([*(value.strip() for value in headers.getlist("x-api-key")), *bearers])
+
+
+def credential_from_url(tokens: Sequence[str], headers: Headers) -> str | None:
+    """The stream token in a request's address. Raises Unauthenticated for anything else there, and for a second one.
+
+    Addresses stay in histories and in the logs of proxies: a token there soon means nothing, a key would for years.
+    """
+    if not all(token.startswith(PREFIX) for token in tokens):
+        raise Unauthenticated("access_token takes a stream token only; never put a key into an address.")
+    return _only_one([*tokens, credential_from_headers(headers)])
 
 
 def credential_from_init(payload: object) -> str | None:
@@ -45,5 +56,5 @@ def credential_from_init(payload: object) -> str | None:
 def _only_one(values: Iterable[str | None]) -> str | None:
     different = {value for value in values if value is not None}
     if len(different) > 1:
-        raise Unauthenticated("Send one credential: x-api-key and Authorization differ.")
+        raise Unauthenticated("Send one credential: x-api-key, Authorization and access_token differ.")
     return different.pop() if different else None

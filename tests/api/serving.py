@@ -18,6 +18,7 @@ from app.api.frame_protocol import FrameProtocol
 from app.api.http_protocol import HttpProtocol
 from app.api.limits import RateLimiter
 from app.api.live import Live, Timing
+from app.api.origins import Origins
 from app.api.session import Session
 from app.api.sockets import SocketEndpoint
 from app.api.view import GraphQLView
@@ -123,7 +124,7 @@ def application(live: Live) -> Starlette:
     return Starlette(
         routes=[
             Route("/graphql", view.__call__, methods=["GET", "POST"]),
-            WebSocketRoute("/graphql", SocketEndpoint(live)),
+            WebSocketRoute("/graphql", SocketEndpoint(live, Origins(live.services))),
         ]
     )
 
@@ -151,7 +152,7 @@ async def serving(
             http=HttpProtocol if frames else "httptools",
             ws=FrameProtocol if frames else "websockets-sansio",
             ws_per_message_deflate=False,
-            ws_max_size=world.services.settings.max_body + 1000,
+            ws_max_size=world.services.settings.max_message + 1000,
             ws_ping_interval=ping,
             ws_ping_timeout=ping,
             log_level="warning",

@@ -110,7 +110,7 @@ async def test_a_binary_message_closes_4400(served: Serving, holder: TestAccount
 
 
 async def test_a_message_that_is_too_long_closes_1009(served: Serving, holder: TestAccount) -> None:
-    limit = served.world.services.settings.max_body
+    limit = served.world.services.settings.max_message
     async with served.connect(holder.key) as client:
         await client.say(type="ping", payload={"x": "é" * (limit // 12)})
         assert (await client.hear())["type"] == "pong"

@@ -10,13 +10,15 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 
 from app.accounts import actions as accounts
 from app.api.live import Timing
 from app.api.outbox import FULL
 from app.api.sse import HEADERS, EventStream
 from app.auth.actor import Actor
-from tests.api.event_streams import stream
+from app.auth.authenticate import REFUSED
+from tests.api.event_streams import Reader, stream
 from tests.api.serving import EVENTS, Serving, serving
 from tests.events.broadcasters import becomes
 from tests.support import TestAccount, World
@@ -68,7 +70,7 @@ async def test_head_tells_how_a_stream_begins_and_opens_none(served: Serving, ho
         assert status == "http/1.1 200 ok"
         assert {f"{name}: {value}".lower() for name, value in expected.items()} <= set(headers)
         assert not any(one.startswith("content-length") for one in headers)
-    assert (await head("subscription { events { nothing } }"))[0].startswith("http/1.1 400")
+    assert (await head("subscription { events { nothing } }"))[0] == "http/1.1 200 ok"
     status, *headers = await head("{ __typename }")
     assert status == "http/1.1 200 ok"
     assert served.live.hub.subscriptions == len(served.live) == 0
@@ -103,20 +105,104 @@ async def test_queries_and_mutations_give_one_result(served: Serving, holder: Te
         assert await reader.block() is None
 
 
-async def test_a_refused_request_is_no_stream(served: Serving, holder: TestAccount) -> None:
-    wrong = {"{ nothing }": None, "subscription { events { nothing } }": None, EVENTS: {"after": "wrong"}}
+async def refused(reader: Reader) -> Any:
+    """The one error of a request that is refused in the stream."""
+    assert reader.response.status_code == 200
+    assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    block = await reader.block()
+    assert block is not None
+    assert set(block) == {"event", "data"}
+    assert block["event"] == "next"
+    (error,) = json.loads(block["data"])["errors"]
+    assert [await reader.block(), await reader.block()] == [{"event": "complete", "data": ""}, None]
+    return error
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_refused_request_is_told_in_the_stream(
+    served: Serving, holder: TestAccount, method: str
+) -> None:
+    wrong = {
+        "{ nothing }": None,
+        "subscription {": None,
+        "subscription { events { nothing } }": None,
+        "subscription ($after: String!) { events(after: $after) { sequence } }": None,
+        EVENTS: {"after": "wrong"},
+    }
     for query, variables in wrong.items():
-        async with stream(served, holder.key, query, variables) as reader:
-            assert reader.response.status_code == 400
-            body = json.loads(await reader.response.aread())
-            assert body["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        async with stream(served, holder.key, query, variables, method) as reader:
+            assert (await refused(reader))["extensions"]["code"] == "BAD_USER_INPUT"
     many = {"filter": {"customerIds": [f"cus_{number}" for number in range(1001)]}}
     async with stream(served, holder.key, variables=many) as reader:
-        assert reader.response.status_code == 400
-        (error,) = json.loads(await reader.response.aread())["errors"]
-        assert error["extensions"] == {"code": "BAD_USER_INPUT", "field": ["filter", "customerIds"]}
+        extensions = (await refused(reader))["extensions"]
+        assert extensions == {"code": "BAD_USER_INPUT", "field": ["filter", "customerIds"]}
+    async with stream(served, "vw_live_" + "x" * 43, "{ nothing }", method=method) as reader:
+        assert reader.response.status_code == 401
     assert len(served.live) == 0
     assert served.live.hub.subscriptions == 0
+
+
+async def test_a_body_that_is_no_request_is_told_in_the_stream(served: Serving, holder: TestAccount) -> None:
+    headers = {"accept": "text/event-stream", "x-api-key": holder.key, "content-type": "application/json"}
+    async with (
+        httpx.AsyncClient() as client,
+        client.stream("POST", served.http_url, headers=headers, content=b"{") as response,
+    ):
+        assert (await refused(Reader(response)))["message"] == "The body is not valid JSON."
+
+
+async def test_a_mutation_by_get_stays_an_http_error(served: Serving, holder: TestAccount) -> None:
+    async with stream(served, holder.key, "mutation { __typename }", method="GET") as reader:
+        assert reader.response.status_code == 405
+
+
+async def test_a_browser_may_put_a_stream_token_into_the_address(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    made = await served.world.data("mutation { createStreamToken(input: {}) { token } }", key=holder.key)
+    token = made["createStreamToken"]["token"]
+
+    async def opened(method: str = "GET", accept: str = "text/event-stream", **sent: Any) -> httpx.Response:
+        """The head of an answer, and its body where it is no stream that goes on."""
+        headers = {"accept": accept, **sent.pop("headers", {})}
+        given = {"query": EVENTS} | sent.pop("params", {"access_token": token})
+        async with httpx.AsyncClient() as client:
+            request = client.build_request(method, served.http_url, params=given, headers=headers, **sent)
+            response = await client.send(request, stream=True)
+            if response.status_code != 200:
+                await response.aread()
+            await response.aclose()
+            return response
+
+    for headers in ({}, {"x-api-key": token}, {"authorization": f"Bearer {token}"}):
+        response = await opened(headers=headers)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-store"
+    await becomes(lambda: len(served.live) == 0)
+
+    refusals = {
+        "access_token takes a stream token only; never put a key into an address.": [
+            await opened(params={"access_token": holder.key}),
+            await opened(params={"access_token": ""}),
+            await opened(params={"access_token": [token, "vw_consent_x"]}),
+        ],
+        "access_token counts for event streams by GET only; send the credential in a header.": [
+            await opened(accept="application/json"),
+            await opened("POST", json={"query": EVENTS}),
+        ],
+        "Send one credential: x-api-key, Authorization and access_token differ.": [
+            await opened(headers={"x-api-key": holder.key}),
+            await opened(params={"access_token": [token, token + "x"]}),
+        ],
+        REFUSED: [await opened(params={"access_token": token[:-3] + "xxx"})],
+    }
+    for sentence, responses in refusals.items():
+        for response in responses:
+            assert response.status_code == 401
+            assert response.headers["cache-control"] == "no-store"
+            assert [error["message"] for error in response.json()["errors"]] == [sentence]
+    assert len(served.live) == 0
 
 
 async def test_streams_count_as_sockets(tmp_path: Any) -> None:

@@ -12,6 +12,7 @@ import orjson
 
 from app.clock import HALF_HOUR, format_utc, parse_utc
 from app.events.models import EventRecord
+from app.readings.actions import MAX_READINGS
 from app.readings.kinds import ReadingQuality
 from tests.accounts.state import events, mutation
 from tests.meters.asking import make_consent, make_customer, make_meter, run
@@ -25,8 +26,6 @@ INTERVALS = (
     "{ meter { id } from to granularity unit total missingCount "
     "intervals { startAt endAt consumption quality missingCount } } }"
 )
-# One mutation has to fit into VOLTWIRE_MAX_BODY.
-AT_ONCE = 8_000
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Metered:
 
     async def record_year(self, readings: Sequence[YearReading]) -> None:
         """A whole year, in as many mutations as it takes."""
-        for start in range(0, len(readings), AT_ONCE):
-            some = readings[start : start + AT_ONCE]
+        for start in range(0, len(readings), MAX_READINGS):
+            some = readings[start : start + MAX_READINGS]
             payload = await self.record(*(reading(at, kwh, quality.name) for at, kwh, quality in some))
             assert payload == {
                 "meter": {"id": self.meter_id},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.clock import HALF_HOUR, UK, half_hours_in_uk_day, parse_utc
+from app.readings.actions import MAX_READINGS
 from app.readings.kinds import ReadingQuality
 from tests.readings.generated_year import (
     DAYS,
@@ -26,7 +27,7 @@ from tests.readings.generated_year import (
     shared_year,
     shared_year_path,
 )
-from tests.readings.metered import AT_ONCE, as_csv, as_intervals, as_ndjson, plain, reading, sums
+from tests.readings.metered import as_csv, as_intervals, as_ndjson, plain, reading, sums
 from tests.system.clients import Api
 
 PERIOD = {"from": "2024-01-01T00:00:00.000Z", "to": "2024-12-02T00:00:00.000Z"}
@@ -87,10 +88,10 @@ async def make_meter(api: Api) -> str:
 
 
 async def by_mutation(api: Api, meter: str, readings: Sequence[YearReading]) -> list[int]:
-    """As many mutations as the request limit makes it; the number of readings in each."""
+    """As many mutations as their limit makes it; the number of readings in each."""
     sizes = []
-    for start in range(0, len(readings), AT_ONCE):
-        some = [reading(at, kwh, quality.name) for at, kwh, quality in readings[start : start + AT_ONCE]]
+    for start in range(0, len(readings), MAX_READINGS):
+        some = [reading(at, kwh, quality.name) for at, kwh, quality in readings[start : start + MAX_READINGS]]
         recorded = await api.mutate("recordReadings", "accepted changed", meterId=meter, readings=some)
         assert recorded == {"accepted": len(some), "changed": len(some)}
         sizes.append(len(some))
