@@ -1,11 +1,10 @@
 """What a GraphQL request over HTTP asks: its parameters, from the URL or from a JSON body, their types checked."""
 
-import json
-from decimal import Decimal
 from typing import Any
 
 from starlette.requests import Request
 
+from app.api import exact
 from app.api.body import BodyCutOff, BodyTooLarge, read_body
 from app.api.failures import RequestErrors
 from app.api.persisted import named_document
@@ -87,24 +86,11 @@ async def _read_body(request: Request, limit: int) -> Any:
 
 def _parse(text: str | bytes, what: str) -> Any:
     try:
-        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        return exact.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except UnicodeDecodeError:
         raise _bad(f"The {what} is not valid JSON.") from None
-
-
-class _Exact(Decimal):
-    """A number with a point, shown in errors as it was sent."""
-
-    def __inspect__(self) -> str:
-        return str(self)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-# Python's own parser, because it hands over the digits of a decimal as they were written.
-_DECODER = json.JSONDecoder(parse_float=_Exact, parse_constant=_no_constant)
+    except ValueError as error:
+        raise _bad(f"The {what} {error}.") from None
 
 
 def _bad(message: str) -> RequestErrors:

@@ -1,24 +1,42 @@
 """JSON whose numbers keep the digits they were sent with."""
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 
 class Number(Decimal):
-    """A number with a point, shown in errors as it was sent."""
+    """A number with a point or an exponent, shown in errors as it was sent."""
 
     def __inspect__(self) -> str:
         return str(self)
 
 
-def loads(text: str | bytes) -> Any:
-    """Any JSON value. Raises ValueError. A faster parser would round numbers to floats."""
+def number(text: str) -> Number:
+    """The number in these digits. Raises ValueError for an exponent beyond all use."""
     try:
-        return json.loads(text, parse_float=Number, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("This is nested too deeply.") from None
+        return Number(text)
+    except InvalidOperation:
+        raise _out_of_range() from None
+
+
+def loads(text: str) -> Any:
+    """Any JSON value. Raises ValueError with what the text does wrong: "is not valid JSON"."""
+    try:
+        return _DECODER.decode(text)
+    except InvalidOperation:
+        raise _out_of_range() from None
+    except (ValueError, RecursionError):
+        raise ValueError("is not valid JSON") from None
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _out_of_range() -> ValueError:
+    return ValueError("has a number that is out of range")
+
+
+# Python's own parser, because a faster one would round numbers to floats.
+_DECODER = json.JSONDecoder(parse_float=Number, parse_constant=_no_constant)

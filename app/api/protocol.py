@@ -7,8 +7,9 @@ Source: github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md.
 
 import json
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
+
+from app.api import exact
 
 SUBPROTOCOL: Final = "graphql-transport-ws"
 LONGEST_ID: Final = 255
@@ -140,15 +141,10 @@ def _echo(text: str) -> str:
 
 
 def _parse(text: str) -> Any:
-    # Python's own parser, because it hands over the digits of a decimal as they were written.
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        return exact.loads(text)
+    except ValueError:
         raise _bad("A message must be JSON") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _bad(reason: str) -> Closing:

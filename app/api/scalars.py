@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any, NewType
 
 import strawberry
@@ -19,6 +18,7 @@ from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
 from app import clock
+from app.api import exact
 from app.readings.decimals import format_micro, to_micro
 
 __all__ = ["JSON", "SCALARS", "Long", "Metadata", "MicroKwh"]
@@ -64,7 +64,10 @@ def _parse_decimal(value: Any) -> int:
 def _decimal_of(node: ValueNode, _variables: dict[str, Any] | None) -> Any:
     # The literal's own digits, because a float would round them.
     if isinstance(node, FloatValueNode | IntValueNode):
-        return Decimal(node.value)
+        try:
+            return exact.number(node.value)
+        except ValueError as error:
+            raise GraphQLError(f"Decimal {error}.") from None
     return value_from_ast_untyped(node)
 
 

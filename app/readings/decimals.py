@@ -9,18 +9,14 @@ MICRO = 1_000_000
 
 _TOO_LARGE = 1_000_000_000_000
 _PLAIN = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
-# From here on doubles lie further apart than a millionth, and only 15 digits are sure to survive in one.
-_COARSE_FLOAT = 2.0**33
-_SURE_FLOAT_DIGITS = 15
 
 
 def to_micro(value: object) -> int:
-    """Millionths of a decimal given as str, int, float or Decimal: `to_micro("295005.6") == 295_005_600_000`.
+    """Millionths of a decimal given as str, int or Decimal: `to_micro("295005.6") == 295_005_600_000`.
 
     At most 12 integer and 6 fraction digits, counted as written; more is an error, never rounded. A string is
-    plain (`-12.5`; no exponent, no sign +, digits on both sides of a point). A float stands for the shortest
-    decimal that reads back as it, and is refused where it may have been rounded before it came here.
-    Raises ValueError with a sentence.
+    plain (`-12.5`; no exponent, no sign +, digits on both sides of a point). A float is refused, whatever its
+    value, because digits of the decimal that it was read from may be lost. Raises ValueError with a sentence.
     """
     if isinstance(value, str):
         return _from_text(value)
@@ -31,7 +27,7 @@ def to_micro(value: object) -> int:
             raise _too_large()
         return value * MICRO
     if isinstance(value, float):
-        return _from_float(value)
+        raise ValueError("A float has lost digits on the way: send a string.")
     if isinstance(value, Decimal):
         return _from_decimal(value)
     raise ValueError('A decimal is a number or a string such as "295005.6".')
@@ -59,14 +55,6 @@ def _from_text(text: str) -> int:
         raise _too_fine()
     micro = int(whole) * MICRO + int(fraction.ljust(FRACTION_DIGITS, "0"))
     return -micro if text[0] == "-" else micro
-
-
-def _from_float(value: float) -> int:
-    decimal = Decimal(repr(value))
-    micro = _from_decimal(decimal)
-    if abs(value) >= _COARSE_FLOAT and len(decimal.as_tuple().digits) > _SURE_FLOAT_DIGITS:
-        raise ValueError("A number of this size has lost digits on the way: send it as a string.")
-    return micro
 
 
 def _from_decimal(value: Decimal) -> int:
