@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -29,6 +30,23 @@ accounts_app = typer.Typer(help="Accounts.", no_args_is_help=True)
 consents_app = typer.Typer(help="Hosted consents.", no_args_is_help=True)
 app.add_typer(accounts_app, name="accounts")
 app.add_typer(consents_app, name="consents")
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"voltwire {version('voltwire')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """What every command takes."""
+
 
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")]

@@ -11,10 +11,15 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_FORM: Final = (
+    "keys of at least 16 characters each, separated by commas; best is one of 32 random bytes in base64"
+)
 
 
 class Keyring:
@@ -22,7 +27,7 @@ class Keyring:
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys or any(len(key) < 16 for key in keys):
-            raise ValueError("VOLTWIRE_SECRET_KEY needs keys of at least 16 characters each.")
+            raise ValueError(f"VOLTWIRE_SECRET_KEY: must be {KEY_FORM}.")
         self._keys = tuple(key.encode() for key in keys)
         self._fernet = MultiFernet(
             [Fernet(base64.urlsafe_b64encode(_derive(key, "encryption"))) for key in self._keys]

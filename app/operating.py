@@ -3,9 +3,11 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import structlog
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from sqlalchemy.exc import DBAPIError
@@ -19,12 +21,15 @@ from app.database import Database
 from app.delivery.mime import load_dkim
 from app.delivery.smtp import parse_smtp_url
 from app.errors import CommandError, Refusal, Refusals
+from app.migrations import is_ours
 from app.migrations import migrate as migrate_database
 from app.server import run_server, run_worker
-from app.settings import Settings
+from app.settings import Settings, unknown_variables
 from app.telemetry import configure_logs
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 def serve(host: str, port: int, *, with_worker: bool) -> None:
@@ -45,12 +50,11 @@ def create_account(name: str, email: str) -> dict[str, str]:
     """The new account's ids and its key."""
 
     async def create(database: Database) -> dict[str, str]:
-        await migrate_database(database)
         async with database.transaction() as session:
             created = await accounts.create_account(session, name=name, email=email)
             return {"accountId": created.account.id, "userId": created.user.id, "apiKey": created.secret}
 
-    return _with_database(create)
+    return _with_known_database(create)
 
 
 def revoke_consent(consent_id: str, reason: str | None) -> str:
@@ -61,11 +65,11 @@ def revoke_consent(consent_id: str, reason: str | None) -> str:
             operator = await consents.operator_of(session, consent_id)
             return (await decisions.revoke(session, operator, consent_id, reason)).id
 
-    return _with_database(revoke)
+    return _with_known_database(revoke)
 
 
-def _settings() -> Settings:
-    """The settings, each of them tried as far as that can be done alone."""
+def _read_settings() -> Settings:
+    """The settings as they are written. Raises CommandError for what is wrong with one by itself."""
     configure_logs()
     # What is written holds keys and personal data: the database, its key, mails. It is the owner's alone.
     os.umask(0o077)
@@ -73,6 +77,14 @@ def _settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise CommandError("\n".join(_problem(one) for one in error.errors())) from None
+    for sentence in unknown_variables(os.environ):
+        log.warning(sentence)
+    return settings
+
+
+def _settings() -> Settings:
+    """The settings, each of them tried as far as that can be done alone."""
+    settings = _read_settings()
     try:
         Keyring(settings.secret_keys)
     except ValueError as error:
@@ -114,6 +126,30 @@ def _ready() -> Settings:
     settings = _settings()
     _with_database(migrate_database, settings)
     return settings
+
+
+def _with_known_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Run an act on a database that is there already; it is brought to this version's tables.
+
+    Else a command that was run in another folder than the server's would make a database that nobody serves.
+    """
+    settings = _read_settings()
+    path = settings.database.removeprefix("sqlite:///")
+    if path != settings.database and not Path(path).exists():
+        raise CommandError(
+            f"There is no database at {path}. Run this in the folder that the server was started in, set "
+            "VOLTWIRE_DATA_DIR or VOLTWIRE_DATABASE_URL as for the server, or make one with `voltwire migrate`."
+        )
+
+    async def run(database: Database) -> T:
+        if not await is_ours(database):
+            raise CommandError(
+                "VOLTWIRE_DATABASE_URL: the database has no tables of Voltwire yet; run `voltwire migrate` first."
+            )
+        await migrate_database(database)
+        return await act(database)
+
+    return _with_database(run)
 
 
 def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None) -> T:

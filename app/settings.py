@@ -1,9 +1,11 @@
 """Settings, all from the environment; the README's table lists them."""
 
+import difflib
 import ipaddress
 import os
 import re
 import secrets
+from collections.abc import Iterator, Mapping
 from email.utils import parseaddr
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +15,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.crypto import KEY_FORM
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[list[Network], NoDecode]
 
+# The key of `voltwire listen` and `trigger`, which call a server.
+_OF_CLIENTS = "api_key"
 _DATABASE_FORM = "must be sqlite:///path or postgresql://user:password@host:port/name"
 _BROADCAST_FORM = "must be memory://, redis://host:port or postgresql://user:password@host:port/name"
 _SCHEDULE_FORM = "must be seconds of 0 to 2592000 (30 days), separated by commas"
@@ -156,10 +162,20 @@ class Settings(BaseSettings):
         if self.secret_key:
             return _comma_list(self.secret_key)  # type: ignore[no-any-return]
         if self.database.startswith("postgresql"):
-            raise ValueError(
-                "VOLTWIRE_SECRET_KEY is required with PostgreSQL: set it to 32 random characters or more."
-            )
+            raise ValueError(f"VOLTWIRE_SECRET_KEY is required with PostgreSQL: must be {KEY_FORM}.")
         return [_kept_key(self.data_dir / "secret.key")]
+
+
+def unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each `VOLTWIRE_…` variable that nothing reads, with the known name that is closest to it."""
+    known = [name.upper() for name in (*Settings.model_fields, _OF_CLIENTS)]
+    for variable in sorted(environment):
+        prefix, _, name = variable.upper().partition("_")
+        if prefix != "VOLTWIRE" or name in known:
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        meant = f"Did you mean VOLTWIRE_{close[0]}?" if close else "The README lists those that there are."
+        yield f"{variable} is no setting and changes nothing. {meant}"
 
 
 def _network(text: Any) -> Any:

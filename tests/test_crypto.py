@@ -36,7 +36,7 @@ def test_the_first_key_encrypts_and_all_of_them_decrypt() -> None:
 
 @pytest.mark.parametrize("keys", [[], ["short"], [OLD, ""], [OLD, "fifteen letters"]])
 def test_keys_that_are_too_short_are_refused(keys: list[str]) -> None:
-    with pytest.raises(ValueError, match="VOLTWIRE_SECRET_KEY needs keys of at least 16 characters each"):
+    with pytest.raises(ValueError, match="VOLTWIRE_SECRET_KEY: must be keys of at least 16 characters each"):
         Keyring(keys)
 
 

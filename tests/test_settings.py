@@ -8,11 +8,13 @@ import re
 import stat
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from app.crypto import KEY_FORM
 from app.settings import Settings
 from tests.services.ports import free_port
 
@@ -199,10 +201,13 @@ UNUSABLE = [
         {"DKIM_DOMAIN": "example.com", "DKIM_SELECTOR": "one", "DKIM_KEY": "/nowhere.pem"},
         "VOLTWIRE_DKIM_KEY: The DKIM key file cannot be read: No such file or directory.",
     ),
-    ({"SECRET_KEY": f"{KEY},short"}, "VOLTWIRE_SECRET_KEY needs keys of at least 16 characters each."),
+    (
+        {"SECRET_KEY": f"{KEY},short"},
+        f"VOLTWIRE_SECRET_KEY: must be {KEY_FORM}.",
+    ),
     (
         {"DATABASE_URL": POSTGRES},
-        "VOLTWIRE_SECRET_KEY is required with PostgreSQL: set it to 32 random characters or more.",
+        f"VOLTWIRE_SECRET_KEY is required with PostgreSQL: must be {KEY_FORM}.",
     ),
     (
         {"OPERATIONS_FILE": "/nowhere.json"},
@@ -244,6 +249,51 @@ def test_the_program_says_that_its_database_is_away_and_ends() -> None:
     (sentence,) = said.splitlines()
     assert sentence.startswith("VOLTWIRE_DATABASE_URL: the database cannot be used: ")
     assert "secret" not in sentence
+
+
+@pytest.mark.parametrize(
+    "command", [("accounts", "create", "Acme", "--email", "ops@acme.example"), ("consents", "revoke", "hc_1")]
+)
+def test_an_operators_command_elsewhere_makes_no_database(command: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, said = run(*command)
+    assert (code, out) == (1, "")
+    assert said == (
+        f"There is no database at {tmp_path}/.voltwire/voltwire.db. Run this in the folder that the server was "
+        "started in, set VOLTWIRE_DATA_DIR or VOLTWIRE_DATABASE_URL as for the server, or make one with "
+        "`voltwire migrate`.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert run("migrate")[0] == 0
+    code, _, said = run(*command)
+    assert (code, said) in [
+        (0, ""),
+        (1, "There is no such hosted consent; check the id.\n"),
+    ]
+
+
+def test_an_account_needs_a_database_with_our_tables(postgres_url: str) -> None:
+    code, out, said = run(
+        "accounts", "create", "Acme", "--email", "ops@acme.example", DATABASE_URL=postgres_url, SECRET_KEY=KEY
+    )
+    assert (code, out) == (1, "")
+    assert said == (
+        "VOLTWIRE_DATABASE_URL: the database has no tables of Voltwire yet; run `voltwire migrate` first.\n"
+    )
+
+
+def test_unknown_variables_are_warned_of_with_what_was_meant() -> None:
+    code, _, said = run("migrate", RATE_LIMT="5", api_key="vw_live_x", NONSENSE_AT_ALL="1", Max_Body="5000")
+    assert code == 0
+    assert [
+        json.loads(line)["event"] for line in said.splitlines() if json.loads(line)["level"] == "warning"
+    ] == [
+        "VOLTWIRE_NONSENSE_AT_ALL is no setting and changes nothing. The README lists those that there are.",
+        "VOLTWIRE_RATE_LIMT is no setting and changes nothing. Did you mean VOLTWIRE_RATE_LIMIT?",
+    ]
+
+
+def test_the_program_tells_its_version() -> None:
+    assert run("--version") == (0, f"voltwire {version('voltwire')}\n", "")
 
 
 def test_a_data_folder_gets_one_key_which_only_its_owner_can_read(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from app.database import Database
 
@@ -17,6 +17,12 @@ async def migrate(database: Database) -> None:
     async with database.engine.connect() as connection:
         await connection.run_sync(_upgrade)
         await connection.commit()
+
+
+async def is_ours(database: Database) -> bool:
+    """Whether any version of Voltwire has made its tables in this database."""
+    async with database.engine.connect() as connection:
+        return await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version"))
 
 
 def _upgrade(connection: Connection) -> None:

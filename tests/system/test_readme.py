@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from playwright.async_api import Page
 from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup
 
@@ -150,7 +151,7 @@ async def test_first_subscription(newcomer: Newcomer) -> None:
 
 
 async def test_first_subscription_in_a_browser(newcomer: Newcomer, tmp_path: Path) -> None:
-    (script,) = [text for language, text in BLOCKS["First subscription"] if language == "js"]
+    script, _ = [text for language, text in BLOCKS["First subscription"] if language == "js"]
     seen = "variables.after = data.events.cursor;"
     assert script.count(seen) == 1
     script = (
@@ -167,6 +168,21 @@ async def test_first_subscription_in_a_browser(newcomer: Newcomer, tmp_path: Pat
             await api.mutate("createCustomer", "customer { id }", name="Cy", email="cy@example.test")
             assert node.stdout is not None
             assert int(await node.stdout.readline()) == last + 1
+
+
+async def test_first_subscription_with_a_browsers_own_event_source(newcomer: Newcomer, page: Page) -> None:
+    _, script = [text for language, text in BLOCKS["First subscription"] if language == "js"]
+    async with Api(newcomer.url, newcomer.key) as api:
+        made = await api.mutate("createStreamToken", "token")
+        newcomer.deployment.secrets.append(made["token"])
+        last, after = await api.last_sequence(), await api.latest_cursor()
+        await api.mutate("createCustomer", "customer { id }", name="Di", email="di@example.test")
+        await page.goto(newcomer.url)
+        shown = await page.evaluate(
+            f"([query, token]) => new Promise((show) => {{ {script} }})",
+            [f'subscription {{ events(after: "{after}") {{ sequence }} }}', made["token"]],
+        )
+    assert shown == {"data": {"events": {"sequence": last + 1}}}
 
 
 async def test_first_webhook(newcomer: Newcomer, receiver: Receiver) -> None:
