@@ -1,30 +1,44 @@
-"""`python -m tests.bench [live|delivery|reads|readings …] [--quick] [--peers DIR] [--json FILE]`."""
+"""`python -m tests.bench [BENCHMARK …] [--against REVISION] [--quick] [--peers DIR] [--json FILE]`."""
 
 import argparse
+import asyncio
+import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
+from tests.bench.checkout import checked_out
 from tests.bench.databases import Databases
-from tests.bench.delivery import run_delivery
-from tests.bench.live import run_live
+from tests.bench.delivery import delivery_against, run_delivery
+from tests.bench.live import live_against, run_live
 from tests.bench.machine import BenchError, Cores, describe
-from tests.bench.readings import run_readings
-from tests.bench.reads import run_reads
+from tests.bench.readings import readings_against, run_readings
+from tests.bench.reads import reads_against, run_reads
 from tests.bench.report import Report
-from tests.bench.run import FULL, QUICK, Run
+from tests.bench.run import AGAINST, FULL, QUICK, QUICK_AGAINST, Revision, Run, Sizes
+from tests.bench.servers import Checkout
 
 WIDTH = 120
 
-BENCHMARKS: dict[str, Callable[[Run], Awaitable[None]]] = {
+Benchmark = Callable[[Run], Awaitable[None]]
+Comparison = Callable[[Run, Revision], Awaitable[None]]
+
+BENCHMARKS: dict[str, Benchmark] = {
     "live": run_live,
     "delivery": run_delivery,
     "reads": run_reads,
     "readings": run_readings,
+}
+AGAINST_REVISION: dict[str, Comparison] = {
+    "live": live_against,
+    "delivery": delivery_against,
+    "reads": reads_against,
+    "readings": readings_against,
 }
 
 
@@ -35,6 +49,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="which to run (all)")
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, under a minute: shows that it works"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="instead of baselines, the same figures of this git revision, in interleaved pairs",
     )
     parser.add_argument("--peers", type=Path, metavar="DIR", help="also measure the baselines in this folder")
     parser.add_argument(
@@ -52,19 +71,28 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in given.benchmarks if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
+    if given.peers and given.against:
+        parser.error("--peers and --against are two comparisons: choose one")
     if given.peers and not given.peers.is_dir():
         parser.error("--peers must be a folder")
     return given
 
 
+def sizes_of(given: argparse.Namespace) -> Sizes:
+    if given.against:
+        return QUICK_AGAINST if given.quick else AGAINST
+    return QUICK if given.quick else FULL
+
+
 async def measure(given: argparse.Namespace, console: Console) -> Report:
+    end_in_order()
     cores = Cores()
     report = Report(describe(cores), console)
     run = Run(
-        program=given.program.absolute(),
+        checkout=Checkout.of_today(given.program.absolute()),
         cores=cores,
         report=report,
-        sizes=QUICK if given.quick else FULL,
+        sizes=sizes_of(given),
         databases=Databases(),
         quick=given.quick,
         peers=given.peers and given.peers.absolute(),
@@ -77,15 +105,41 @@ async def measure(given: argparse.Namespace, console: Console) -> Report:
     )
     if given.quick:
         report.say("a quick run: too small and short for its figures to mean anything")
-    cores.pin_client()
     try:
-        for name in given.benchmarks or BENCHMARKS:
-            started = time.perf_counter()
-            await BENCHMARKS[name](run)
-            report.progress(f"{name} took {time.perf_counter() - started:.0f} s")
+        if given.against:
+            await compare(run, given.benchmarks or AGAINST_REVISION, given.against)
+        else:
+            cores.pin_client()
+            await each(run, {name: BENCHMARKS[name] for name in given.benchmarks or BENCHMARKS})
     finally:
         run.databases.close()
     return report
+
+
+async def compare(run: Run, names: Iterable[str], revision: str) -> None:
+    async with checked_out(revision, run.report) as checkout:
+        run.cores.pin_client()
+        other = Revision(revision, checkout)
+        await each(run, {name: partial(_against, AGAINST_REVISION[name], other) for name in names})
+        run.report.print_against(revision)
+
+
+async def each(run: Run, benchmarks: Mapping[str, Benchmark]) -> None:
+    for name, benchmark in benchmarks.items():
+        started = time.perf_counter()
+        await benchmark(run)
+        run.report.progress(f"{name} took {time.perf_counter() - started:.0f} s")
+
+
+async def _against(benchmark: Comparison, other: Revision, run: Run) -> None:
+    await benchmark(run, other)
+
+
+def end_in_order() -> None:
+    """Told to end (SIGTERM), a run stops its servers and removes its folders, as it does at Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def main() -> int:
@@ -98,6 +152,8 @@ def main() -> int:
     except BenchError as error:
         console.print(f"bench: {error}", style="red", markup=False, highlight=False)
         return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
     if given.json:
         report.write_json(given.json)
     return 0

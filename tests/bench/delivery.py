@@ -2,18 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from tests.bench.api import Api
-from tests.bench.backlog import Backlog
-from tests.bench.isolation import dead_endpoint
+from tests.bench.backlog import Backlog, make_template
+from tests.bench.isolation import dead_endpoint, dead_endpoint_against
 from tests.bench.machine import BenchError, cpu_seconds
 from tests.bench.receiver import Receiver
 from tests.bench.report import Better, Figure
-from tests.bench.run import Run, interleaved
-from tests.bench.servers import ROOT, Product, Voltwire, clean_environment, process, voltwire
+from tests.bench.run import Revision, Run, interleaved
+from tests.bench.servers import ROOT, Checkout, Product, Voltwire, clean_environment, process, voltwire
 
 PATIENCE_SECONDS = 120
 STOCK = "stock httpx, bare signed POSTs"
@@ -41,10 +41,15 @@ class Burst:
         return self.cpu / self.events * 1e6
 
 
+ON_SQLITE = "SQLite, API and worker in one process"
+ON_POSTGRES = "PostgreSQL, one worker process"
+AT_TWO = "deliveries a second, a second worker beside it on either core"
+
+
 async def run_delivery(run: Run) -> None:
-    await on_database(run, "SQLite, API and worker in one process", None, split=False)
+    await on_database(run, ON_SQLITE, None)
     if await run.on_postgres():
-        await on_database(run, "PostgreSQL, one worker process", await run.databases.create(), split=True)
+        await on_database(run, ON_POSTGRES, await run.databases.create())
         await dead_endpoint(run, await run.databases.create())
     run.report.print_table(
         "delivery",
@@ -52,56 +57,94 @@ async def run_delivery(run: Run) -> None:
     )
 
 
-async def on_database(run: Run, place: str, database_url: str | None, *, split: bool) -> None:
+async def delivery_against(run: Run, other: Revision) -> None:
+    await on_database_against(run, other, ON_SQLITE, [None, None])
+    if await run.on_postgres():
+        urls = [await run.databases.create() for _ in range(4)]
+        await on_database_against(run, other, ON_POSTGRES, urls[:2])
+        await dead_endpoint_against(run, other, urls[2:])
+
+
+async def on_database(run: Run, place: str, database_url: str | None) -> None:
+    run.report.progress(f"bursts on {place}")
+    async with bursting(run, run.checkout, database_url) as bursts:
+        first = bursts.first
+
+        async def posts() -> Burst:
+            return await stock_posts(run, bursts.receiver, first.connections, first.body_size)
+
+        measures = [bursts.fire, posts, bursts.fire_at_two] if database_url else [bursts.fire, posts]
+        ours, stock, *two = await interleaved(run.sizes.rounds, *measures)
+    note = f"bodies of {first.body_size:,} bytes, {first.connections} connections on both sides"
+    report(run, place, note, STOCK, ours, stock)
+    if two:
+        add(run, AT_TWO, "", "higher", ONE, rates(two[0]), rates(ours))
+    tell_repeats(run, place, *two, ours)
+
+
+async def on_database_against(
+    run: Run, other: Revision, place: str, database_urls: Sequence[str | None]
+) -> None:
+    run.report.progress(f"bursts on {place}")
+    async with (
+        bursting(run, run.checkout, database_urls[0]) as new,
+        bursting(run, other.checkout, database_urls[1]) as old,
+    ):
+        measures = [new.fire, old.fire]
+        if database_urls[0]:
+            measures += [new.fire_at_two, old.fire_at_two]
+        one, two, *beside = await interleaved(run.sizes.rounds, *measures)
+    report(run, place, f"bodies of {new.first.body_size:,} bytes", other.name, one, two)
+    if beside:
+        add(run, AT_TWO, "", "higher", other.name, rates(beside[0]), rates(beside[1]))
+    tell_repeats(run, place, one, two, *beside)
+
+
+def rates(bursts: Sequence[Burst]) -> list[float]:
+    return [one.per_second for one in bursts]
+
+
+def report(run: Run, place: str, note: str, beside: str, ours: list[Burst], theirs: list[Burst]) -> None:
+    name = f"deliveries a second, {place}"
+    add(run, name, "", "higher", beside, rates(ours), rates(theirs), note)
+    if all(one.cpu for one in ours):
+        costs, base = ([one.cpu_each for one in side] for side in (ours, theirs))
+        add(run, f"computing for a delivery, {place}", "µs", "lower", beside, costs, base, note)
+
+
+def add(
+    run: Run,
+    name: str,
+    unit: str,
+    better: Better,
+    beside: str,
+    ours: list[float],
+    theirs: list[float],
+    note: str = "",
+) -> None:
+    run.report.add(Figure("delivery", name, unit, better, ours, beside, theirs, note))
+
+
+def tell_repeats(run: Run, place: str, *sides: Sequence[Burst]) -> None:
+    if repeats := sum(one.repeats for side in sides for one in side):
+        run.report.say(f"{repeats} deliveries on {place} arrived more than once")
+
+
+@asynccontextmanager
+async def bursting(run: Run, checkout: Checkout, database_url: str | None) -> AsyncIterator["Bursts"]:
+    """Bursts on SQLite in one process, or on PostgreSQL with a worker of its own, after a first one."""
     async with (
         Receiver() as receiver,
-        voltwire(run.program, run.cores, database_url, split) as product,
+        voltwire(checkout, run.cores, database_url, split=database_url is not None) as product,
         Backlog(product.installation) as backlog,
         AsyncExitStack() as clients,
     ):
-        run.report.progress(f"bursts on {place}")
         bursts = Bursts(run, product, backlog, receiver)
         secrets = await bursts.open(clients)
-        first = await bursts.fire()
+        bursts.first = await bursts.fire()
         receiver.check_signatures(secrets)
         await backlog.analyze()
-        concurrency = max(first.connections, 1)
-
-        async def posts() -> Burst:
-            return await stock_posts(run, receiver, concurrency, first.body_size)
-
-        measures = [bursts.fire, posts, bursts.fire_at_two] if split else [bursts.fire, posts]
-        rounds = await interleaved(run.sizes.rounds, *measures)
-    note = f"bodies of {first.body_size:,} bytes, {concurrency} connections on both sides"
-    report(run, place, note, *rounds)
-
-
-def report(
-    run: Run, place: str, note: str, ours: list[Burst], stock: list[Burst], two: Sequence[Burst] = ()
-) -> None:
-    def add(
-        name: str, unit: str, better: Better, product: list[float], beside: str, base: list[float]
-    ) -> None:
-        run.report.add(Figure("delivery", name, unit, better, product, beside, base, note))
-
-    rates = [one.per_second for one in ours]
-    add(f"deliveries a second, {place}", "", "higher", rates, STOCK, [one.per_second for one in stock])
-    if all(one.cpu for one in ours):
-        costs = [one.cpu_each for one in ours]
-        add(
-            f"computing for a delivery, {place}", "µs", "lower", costs, STOCK, [one.cpu_each for one in stock]
-        )
-    if two:
-        add(
-            "deliveries a second, a second worker beside it on either core",
-            "",
-            "higher",
-            [one.per_second for one in two],
-            ONE,
-            rates,
-        )
-    if repeats := sum(one.repeats for one in [*ours, *two]):
-        run.report.say(f"{repeats} deliveries on {place} arrived more than once")
+        yield bursts
 
 
 class Bursts:
@@ -114,6 +157,7 @@ class Bursts:
         self.receiver = receiver
         self.account_ids = [product.account_id]
         self.apis: list[Api] = []
+        self.first: Burst
 
     async def open(self, clients: AsyncExitStack) -> list[str]:
         """Make the other accounts, and an endpoint for each; gives the endpoints' secrets."""
@@ -123,6 +167,8 @@ class Bursts:
             self.account_ids.append(account_id)
             products.append(Product(self.product.port, key, account_id))
         self.apis = [await clients.enter_async_context(Api(product)) for product in products]
+        for api in self.apis:
+            await make_template(api)
         endpoints = [await api.endpoint(self.receiver.url) for api in self.apis]
         return [secret for _, secret in endpoints]
 

@@ -1,270 +1,236 @@
 """Live events: one mutation, a thousand sockets, each event with its meter and customer."""
 
-import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from itertools import count
+from statistics import median
 
-from tests.bench.api import Api, record_body
+from tests.bench.api import Api
+from tests.bench.live_sides import (
+    EVENT,
+    IDIOMATIC,
+    SUBSCRIPTION,
+    Side,
+    Watched,
+    baseline,
+    frame_bytes,
+    opened,
+    same_length,
+    watched,
+)
 from tests.bench.machine import raise_open_files, resident_kib
 from tests.bench.peers import live_peers
 from tests.bench.posting import Target
 from tests.bench.report import Better, Figure
-from tests.bench.run import Run, interleaved
-from tests.bench.servers import ROOT, Product, Voltwire, clean_environment, process, uvicorn, voltwire
-from tests.bench.sockets import Fanout, Round, subscribe_message
+from tests.bench.run import Revision, Run, interleaved
+from tests.bench.servers import ROOT, clean_environment, process
+from tests.bench.sockets import Fanout, subscribe_message
 from tests.services.ports import free_port
 
-IN_FLIGHT = 4
 GROUPS = 100
-SANSIO = ("--ws", "websockets-sansio", "--ws-per-message-deflate", "false")
-TIMES = ("first_ms", "last_ms")
 WATCHERS = 10
+FEW = 100
 MISSED = 20
-IDIOMATIC = "idiomatic Strawberry + broadcaster"
+RATE = "deliveries a second"
 BARE = "bare sockets, no GraphQL"
-LONG_NAME = "The Benchmark Company of Some Length, Limited ({:05d})"
-
-EVENT = (
-    "events{filter} {{ id name sequence occurredAt ... on MeterDataReceivedEvent"
-    " {{ meter {{ id number type customer {{ id name email }} }} }} }}"
-)
-SUBSCRIPTION = "subscription { " + EVENT.format(filter="") + " }"
 RESUMED = "subscription($after: String!) { " + EVENT.format(filter="(after: $after)") + " }"
 FILTERED = "subscription($f: EventFilter) { " + EVENT.format(filter="(filter: $f)") + " }"
-METER = "query($id: ID!) { meter(id: $id) { id number type customer { id name email } } }"
-
-Mutation = Callable[[], bytes]
-
-
-def new_readings(meter_id: str, first: int = 0) -> Mutation:
-    """Each call is a request that records one reading more."""
-    numbers = count(first)
-    return lambda: record_body(meter_id, next(numbers))
-
-
-@asynccontextmanager
-async def opened(target: Target, messages: Sequence[bytes]) -> AsyncIterator[tuple[Fanout, float]]:
-    """A fan-out with its sockets, and the seconds that took."""
-    fanout = Fanout(target)
-    try:
-        yield fanout, await fanout.open(messages)
-    finally:
-        fanout.close()
-
-
-async def frame_bytes(target: Target, mutation: Mutation) -> float:
-    """The length of one event's message on this server."""
-    async with opened(target, [subscribe_message(SUBSCRIPTION)]) as (fanout, _):
-        await fanout.warm_up(mutation)
-        return (await fanout.fire(1, mutation)).bytes_per_frame
-
-
-@asynccontextmanager
-async def baseline(run: Run, meter: dict[str, object]) -> AsyncIterator[tuple[Target, list[int]]]:
-    app = "tests.bench.baselines.live_app:app"
-    async with uvicorn(app, run.cores, {"BENCH_METER": json.dumps(meter)}) as server:
-        yield Target(server.port), [server.pid]
-
-
-async def same_length(run: Run, meter: dict[str, object], wanted: float) -> dict[str, object]:
-    """The meter with its customer's name cut or padded until both sides' messages are equally long."""
-    async with baseline(run, meter) as (target, _):
-        difference = round(wanted - await frame_bytes(target, new_readings(str(meter["id"]))))
-    customer = dict(meter["customer"])  # type: ignore[call-overload]
-    name = customer["name"]
-    customer["name"] = name[:difference] if difference < 0 else name + "." * difference
-    return meter | {"customer": customer}
 
 
 async def run_live(run: Run) -> None:
     raise_open_files()
-    async with voltwire(run.program, run.cores) as product:
-        async with Api(product) as api:
-            watched, other = await api.metered_customer(2, LONG_NAME)
-            meter = (await api.run(METER, {"id": watched}))["meter"]
-        mutation = new_readings(watched)
-        length = await frame_bytes(product.target, mutation)
-        meter = await same_length(run, meter, length)
-        async with baseline(run, meter) as (target, pids):
-            await fan_out(run, product, mutation, target, pids, str(meter["id"]))
-            await resuming(run, product, mutation, target)
-            await plain_asgi(run, product, mutation, target, str(meter["id"]))
-        await beside_bare(run, product, mutation, round(length))
-        await groups(run, product, mutation, meter)
-        await bystanders(run, product, mutation, watched, other)
+    async with watched(run, run.checkout) as ours:
+        length = await frame_bytes(ours.target, ours.mutation)
+        async with baseline(run, await same_length(run, ours, length)) as plain:
+            await fan_out(run, ours, plain)
+            await connecting(run, ours, plain)
+            await resuming(run, ours, plain)
+            async with ours.plain_asgi(run) as server:
+                await throughput(run, f"{RATE}, plain ASGI", ours.at(server.port), plain)
+            await groups(run, ours.halved(), plain)
+        await beside_bare(run, ours, round(length))
+        await bystanders(run, ours)
         if run.peers:
-            await live_peers(run, product, watched, SUBSCRIPTION)
+            await live_peers(run, ours.product, str(ours.meter["id"]), SUBSCRIPTION)
     run.report.print_table(
         "live", f"live · one event to {run.sizes.sockets:,} sockets, with its meter and customer"
     )
 
 
-async def fan_out(
-    run: Run, product: Product, mutation: Mutation, target: Target, pids: list[int], meter_id: str
-) -> None:
-    """Throughput, first and last socket, connecting and memory, beside the idiomatic app."""
-    sizes = run.sizes
-    messages = [subscribe_message(SUBSCRIPTION)] * sizes.sockets
-    plain_mutation = new_readings(meter_id)
-    before = resident_kib(product.pids), resident_kib(pids)
-    async with (
-        opened(product.target, messages) as (ours, our_seconds),
-        opened(target, messages) as (plain, plain_seconds),
-    ):
-        await ours.warm_up(mutation)
-        await plain.warm_up(plain_mutation)
-        after = resident_kib(product.pids), resident_kib(pids)
-        run.report.progress(f"{sizes.sockets:,} sockets on each side")
-        burst = await interleaved(
-            sizes.rounds,
-            lambda: ours.fire(sizes.events, mutation, IN_FLIGHT),
-            lambda: plain.fire(sizes.baseline_events, plain_mutation, IN_FLIGHT),
-        )
-        lone = await interleaved(
-            sizes.rounds,
-            lambda: ours.fire(sizes.latency_events, mutation),
-            lambda: plain.fire(sizes.baseline_events, plain_mutation),
-        )
-    memory = [(late - early) / sizes.sockets for early, late in zip(before, after, strict=True)]
-
-    def add(name: str, unit: str, better: Better, ours: list[float], theirs: list[float]) -> None:
-        run.report.add(Figure("live", name, unit, better, ours, IDIOMATIC, theirs))
-
-    first, last = ([[ms for one in side for ms in getattr(one, name)] for side in lone] for name in TIMES)
-    lengths = [[one.bytes_per_frame for one in side] for side in burst]
-    add("deliveries a second", "", "higher", *rates(burst))
-    add("mutation to the first socket", "ms", "lower", *first)
-    add("mutation to the last socket", "ms", "lower", *last)
-    add("all connected", "s", "lower", [our_seconds], [plain_seconds])
-    if all(memory):
-        add("memory per idle subscribed socket", "KiB", "lower", [memory[0]], [memory[1]])
-    add("message", "bytes", "lower", *lengths)
+async def live_against(run: Run, other: Revision) -> None:
+    raise_open_files()
+    async with watched(run, run.checkout) as new, watched(run, other.checkout, other.name) as old:
+        await fan_out(run, new, old)
+        await connecting(run, new, old)
+        await resuming(run, new, old)
+        async with new.plain_asgi(run) as one, old.plain_asgi(run) as two:
+            await throughput(run, f"{RATE}, plain ASGI", new.at(one.port), old.at(two.port))
+        await groups(run, new.halved(), old.halved())
+        await beside_crowds(run, new, old)
 
 
-async def resuming(run: Run, product: Product, mutation: Mutation, target: Target) -> None:
+async def throughput(run: Run, name: str, ours: Side, theirs: Side, messages: Sequence[bytes] = ()) -> None:
+    """A figure of deliveries a second to as many sockets as there are messages; all equal without any."""
+    messages = messages or [subscribe_message(SUBSCRIPTION)] * run.sizes.sockets
+    async with opened(ours.target, messages) as (one, _), opened(theirs.target, messages) as (other, _):
+        await one.warm_up(ours.mutation)
+        await other.warm_up(theirs.mutation)
+        rounds = await interleaved(run.sizes.rounds, lambda: ours.burst(one), lambda: theirs.burst(other))
+    add(run, theirs, name, "", "higher", [[one.per_second for one in side] for side in rounds])
+
+
+def add(run: Run, theirs: Side, name: str, unit: str, better: Better, values: list[list[float]]) -> None:
+    run.report.add(Figure("live", name, unit, better, values[0], theirs.name, values[1]))
+
+
+async def fan_out(run: Run, ours: Side, theirs: Side) -> None:
+    """Throughput, and the first and the last socket of one event alone."""
+    rounds, messages = run.sizes.rounds, [subscribe_message(SUBSCRIPTION)] * run.sizes.sockets
+    async with opened(ours.target, messages) as (one, _), opened(theirs.target, messages) as (other, _):
+        await one.warm_up(ours.mutation)
+        await other.warm_up(theirs.mutation)
+        run.report.progress(f"{run.sizes.sockets:,} sockets on each side")
+        burst = await interleaved(rounds, lambda: ours.burst(one), lambda: theirs.burst(other))
+        lone = await interleaved(rounds, lambda: ours.lone(one), lambda: theirs.lone(other))
+    add(run, theirs, RATE, "", "higher", [[one.per_second for one in side] for side in burst])
+    for what in ("first", "last"):
+        times = [[median(getattr(one, f"{what}_ms")) for one in side] for side in lone]
+        add(run, theirs, f"mutation to the {what} socket", "ms", "lower", times)
+    add(run, theirs, "message", "bytes", "lower", [[one.bytes_per_frame for one in side] for side in burst])
+
+
+async def connecting(run: Run, ours: Side, theirs: Side) -> None:
+    """How soon a fresh process has all sockets, and what memory they take."""
+    sockets = run.sizes.sockets
+    messages = [subscribe_message(SUBSCRIPTION)] * sockets
+
+    async def connect(side: Side) -> tuple[float, float]:
+        async with side.fresh() as server:
+            before = resident_kib([server.pid])
+            async with opened(replace(side.target, port=server.port), messages) as (fanout, seconds):
+                await fanout.warm_up(side.mutation)
+                return seconds, (resident_kib([server.pid]) - before) / sockets
+
+    rounds = await interleaved(run.sizes.rounds, lambda: connect(ours), lambda: connect(theirs))
+    seconds, memory = ([[one[n] for one in side] for side in rounds] for n in (0, 1))
+    add(run, theirs, "all connected", "s", "lower", seconds)
+    if all(value > 0 for side in memory for value in side):
+        add(run, theirs, "memory per idle subscribed socket", "KiB", "lower", memory)
+
+
+async def resuming(run: Run, ours: Watched, theirs: Side) -> None:
     """All clients come back at once after a deploy, and read what they missed; the idiomatic app has lost it."""
     sockets = run.sizes.sockets
-    async with Api(product) as api:
-        cursor = (await api.run("{ eventStream { latestCursor } }"))["eventStream"]["latestCursor"]
-        for _ in range(MISSED):
-            await api.record(mutation())
-    ours, theirs = [], []
-    for _ in range(run.sizes.rounds):
-        fanout = Fanout(product.target)
+
+    async def cursor_of(side: Watched) -> str:
+        async with Api(side.product) as api:
+            found = await api.run("{ eventStream { latestCursor } }")
+            for _ in range(MISSED):
+                await api.record(side.mutation())
+        return str(found["eventStream"]["latestCursor"])
+
+    async def resume(side: Side, cursor: str) -> float:
+        message = subscribe_message(RESUMED, {"after": cursor})
+        fanout = Fanout(side.target)
         try:
             fanout.reset(MISSED, sockets)
-            message = subscribe_message(RESUMED, {"after": cursor})
-            ours.append(await fanout.open([message] * sockets) + await fanout.all_reached())
+            return await fanout.open([message] * sockets) + await fanout.all_reached()
         finally:
             fanout.close()
-        async with opened(target, [subscribe_message(SUBSCRIPTION)] * sockets) as (_, seconds):
-            theirs.append(seconds)
-    name = f"all connected, and {MISSED} missed events resumed"
-    beside = f"{IDIOMATIC}, connected only"
-    run.report.add(Figure("live", name, "s", "lower", ours, beside, theirs))
 
+    async def connect() -> float:
+        async with opened(theirs.target, [subscribe_message(SUBSCRIPTION)] * sockets) as (_, seconds):
+            return seconds
 
-async def plain_asgi(run: Run, product: Voltwire, mutation: Mutation, target: Target, meter_id: str) -> None:
-    """Voltwire under a server that does not lend it its transport."""
-    messages = [subscribe_message(SUBSCRIPTION)] * run.sizes.sockets
-    plain_mutation = new_readings(meter_id)
-    app = "tests.bench.baselines.asgi_app:app"
-    async with (
-        uvicorn(app, run.cores, product.installation.env, SANSIO) as server,
-        opened(replace(product.target, port=server.port), messages) as (ours, _),
-        opened(target, messages) as (plain, _),
-    ):
-        await ours.warm_up(mutation)
-        await plain.warm_up(plain_mutation)
+    start = await cursor_of(ours)
+    if isinstance(theirs, Watched):
+        other = await cursor_of(theirs)
         rounds = await interleaved(
-            run.sizes.rounds,
-            lambda: ours.fire(run.sizes.events, mutation, IN_FLIGHT),
-            lambda: plain.fire(run.sizes.baseline_events, plain_mutation, IN_FLIGHT),
+            run.sizes.rounds, lambda: resume(ours, start), lambda: resume(theirs, other)
         )
-    ours_rate, plain_rate = rates(rounds)
-    run.report.add(
-        Figure("live", "deliveries a second, plain ASGI", "", "higher", ours_rate, IDIOMATIC, plain_rate)
-    )
+    else:
+        theirs = replace(theirs, name=f"{IDIOMATIC}, connected only")
+        rounds = await interleaved(run.sizes.rounds, lambda: resume(ours, start), connect)
+    name = f"all connected, and {MISSED} missed events resumed"
+    add(run, theirs, name, "s", "lower", list(rounds))
 
 
-def rates(rounds: Sequence[list[Round]]) -> list[list[float]]:
-    """Deliveries a second of each round of each side."""
-    return [[one.per_second for one in side] for side in rounds]
-
-
-async def beside_bare(run: Run, product: Product, mutation: Mutation, length: int) -> None:
+async def beside_bare(run: Run, ours: Side, length: int) -> None:
     """The same beside the limit, which no server of any kind gets past on this machine."""
     port = free_port()
     frame = '{"id":"1","type":"next","payload":{"data":{"events":"' + "x" * (length - 56) + '"}}}'
-    env = clean_environment() | {"BENCH_FRAME": frame}
     argv = [run.python, "-m", "tests.bench.baselines.bare_sockets", str(port)]
-    messages = [subscribe_message(SUBSCRIPTION)] * run.sizes.sockets
-    target = Target(port)
-    async with AsyncExitStack() as stack:
-        server = stack.enter_context(process(argv, env, ROOT, run.cores, port))
+    with process(argv, clean_environment() | {"BENCH_FRAME": frame}, ROOT, run.cores, port) as server:
         await server.ready("/")
-        ours, _ = await stack.enter_async_context(opened(product.target, messages))
-        bare, _ = await stack.enter_async_context(opened(target, messages))
-        await ours.warm_up(mutation)
-        await bare.warm_up(lambda: b"{}")
-        rounds = await interleaved(
-            run.sizes.rounds,
-            lambda: ours.fire(run.sizes.events, mutation, IN_FLIGHT),
-            lambda: bare.fire(run.sizes.events, lambda: b"{}", IN_FLIGHT),
-        )
-    ours_rate, bare_rate = rates(rounds)
-    run.report.add(Figure("live", "deliveries a second", "", "higher", ours_rate, BARE, bare_rate))
+        bare = replace(ours, name=BARE, target=Target(port), mutation=lambda: b"{}")
+        await throughput(run, RATE, ours, bare)
 
 
-async def groups(run: Run, product: Product, mutation: Mutation, meter: dict[str, object]) -> None:
+async def groups(run: Run, ours: Side, theirs: Side) -> None:
     """As many sockets, but of a hundred different subscriptions: what is left when little is equal."""
     shared = max(1, run.sizes.sockets // GROUPS)
+    different = run.sizes.sockets // shared
     messages = [
         subscribe_message(SUBSCRIPTION.replace("subscription", f"subscription G{number}"))
-        for number in range(run.sizes.sockets // shared)
+        for number in range(different)
         for _ in range(shared)
     ]
-    plain_mutation = new_readings(str(meter["id"]))
-    async with (
-        baseline(run, meter) as (target, _),
-        opened(product.target, messages) as (ours, _),
-        opened(target, messages) as (plain, _),
-    ):
-        await ours.warm_up(mutation)
-        await plain.warm_up(plain_mutation)
-        rounds = await interleaved(
-            run.sizes.rounds,
-            lambda: ours.fire(run.sizes.events // 2, mutation, IN_FLIGHT),
-            lambda: plain.fire(run.sizes.baseline_events, plain_mutation, IN_FLIGHT),
-        )
-    name = f"deliveries a second, {len(messages) // shared} different subscriptions"
-    ours_rate, plain_rate = rates(rounds)
-    run.report.add(Figure("live", name, "", "higher", ours_rate, IDIOMATIC, plain_rate))
+    name = f"deliveries a second, {different} different subscriptions"
+    await throughput(run, name, ours, theirs, messages)
 
 
-async def bystanders(run: Run, product: Product, mutation: Mutation, watched: str, other: str) -> None:
-    """What an event costs when nearly all sockets watch another meter: few of them beside many of them."""
-
-    def watching(meter: str) -> bytes:
-        return subscribe_message(FILTERED, {"f": {"meterIds": [meter]}})
-
-    few, many = min(100, run.sizes.bystanders), run.sizes.bystanders
-    files = raise_open_files()
-    if files < many + 1000:
-        many = max(few, files - 1000)
-        run.report.say(f"only {many:,} bystanding sockets: the system allows {files:,} open files")
-    measured: list[list[float]] = []
-    async with opened(product.target, [watching(watched)] * WATCHERS) as (ours, _):
-        await ours.warm_up(mutation)
-        for crowd in (few, many):
-            async with opened(product.target, [watching(other)] * crowd):
-                await ours.quiet()
-                await ours.fire(5, mutation)
-                lone = await ours.fire(run.sizes.latency_events * run.sizes.rounds, mutation)
+async def bystanders(run: Run, ours: Watched) -> None:
+    """Times of an event when nearly all sockets watch another meter: many of them beside few."""
+    many = crowd(run, 1)
+    few = min(FEW, many)
+    measured = []
+    async with watchers(ours) as fanout:
+        for number in (few, many):
+            async with opened(ours.target, [watching(ours.other)] * number):
+                await fanout.quiet()
+                await fanout.fire(5, ours.mutation)
+                lone = await fanout.fire(run.sizes.latency_events * run.sizes.rounds, ours.mutation)
                 measured.append(lone.last_ms)
-    name = f"mutation to the last of {WATCHERS} watchers, {many:,} other sockets"
-    run.report.add(
-        Figure("live", name, "ms", "lower", measured[1], f"Voltwire with {few:,} other sockets", measured[0])
-    )
+    beside = f"Voltwire with {few:,} other sockets"
+    run.report.add(Figure("live", crowd_name(many), "ms", "lower", measured[1], beside, measured[0]))
+
+
+async def beside_crowds(run: Run, ours: Watched, theirs: Watched) -> None:
+    """The same on both sides, each with a crowd of its own."""
+    many = crowd(run, 2)
+    async with (
+        watchers(ours) as one,
+        watchers(theirs) as other,
+        opened(ours.target, [watching(ours.other)] * many),
+        opened(theirs.target, [watching(theirs.other)] * many),
+    ):
+        await one.quiet()
+        await other.quiet()
+        lone = await interleaved(run.sizes.rounds, lambda: ours.lone(one), lambda: theirs.lone(other))
+    times = [[median(one.last_ms) for one in side] for side in lone]
+    add(run, theirs, crowd_name(many), "ms", "lower", times)
+
+
+def crowd_name(many: int) -> str:
+    return f"mutation to the last of {WATCHERS} watchers, {many:,} other sockets"
+
+
+def crowd(run: Run, sides: int) -> int:
+    """The bystanders of each side, fewer where the system does not allow as many open files."""
+    files, wanted = raise_open_files(), run.sizes.bystanders
+    allowed = max(FEW, (files - 1000) // sides)
+    if allowed < wanted:
+        run.report.say(f"only {allowed:,} bystanding sockets: the system allows {files:,} open files")
+    return min(allowed, wanted)
+
+
+def watching(meter_id: str) -> bytes:
+    return subscribe_message(FILTERED, {"f": {"meterIds": [meter_id]}})
+
+
+@asynccontextmanager
+async def watchers(side: Watched) -> AsyncIterator[Fanout]:
+    """A few sockets that watch the meter which gets the readings."""
+    async with opened(side.target, [watching(str(side.meter["id"]))] * WATCHERS) as (fanout, _):
+        await fanout.warm_up(side.mutation)
+        yield fanout

@@ -51,26 +51,34 @@ def reads(meter_id: str, half_hours: int) -> list[Read]:
 
 async def nested_reads(run: Run, database: str, product: Voltwire, baseline_url: str) -> None:
     """Requests a second of both sides, each over an account that holds just what is read."""
+    target, wanted = await prepared(run, product)
+    env = {"BENCH_DATABASE_URL": baseline_url, "BENCH_HALF_HOURS": str(run.sizes.half_hours)}
+    async with uvicorn(APP, run.cores, env) as server:
+        for one in wanted:
+            await beside(run, database, one, target, one.ours, IDIOMATIC, Target(server.port), one.theirs)
+
+
+async def nested_reads_against(run: Run, database: str, new: Voltwire, old: Voltwire, name: str) -> None:
+    """The same on two revisions, whose meters have ids of their own."""
+    target, wanted = await prepared(run, new)
+    other, same = await prepared(run, old)
+    for one, two in zip(wanted, same, strict=True):
+        await beside(run, database, one, target, one.ours, name, other, two.ours)
+
+
+async def prepared(run: Run, product: Voltwire) -> tuple[Target, list[Read]]:
     account_id, key = product.installation.account("Nested")
     half_hours = run.sizes.half_hours
     async with Api(replace(product, account_id=account_id, api_key=key)) as api:
         meters = await fill(api, half_hours)
-    target = Target(product.port, headers=(("x-api-key", key),))
-    env = {"BENCH_DATABASE_URL": baseline_url, "BENCH_HALF_HOURS": str(half_hours)}
-    async with uvicorn(APP, run.cores, env) as server:
-        plain = Target(server.port)
-        for one in reads(meters[0], half_hours):
-            await side_by_side(
-                run,
-                database,
-                target,
-                one.ours,
-                IDIOMATIC,
-                plain,
-                one.theirs,
-                what=one.name,
-                counts=one.connections,
-            )
+    return Target(product.port, headers=(("x-api-key", key),)), reads(meters[0], half_hours)
+
+
+async def beside(
+    run: Run, database: str, read: Read, ours: Target, query: str, name: str, theirs: Target, other: str
+) -> None:
+    what, counts = read.name, read.connections
+    await side_by_side(run, database, ours, query, name, theirs, other, what=what, counts=counts)
 
 
 async def fill(api: Api, half_hours: int) -> list[str]:

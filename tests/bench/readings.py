@@ -1,7 +1,7 @@
 """Readings: how many half-hours a second go in, by mutation and by file."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from tests.bench.api import Api, csv_gzip, record_body
 from tests.bench.databases import async_url
 from tests.bench.machine import BenchError
 from tests.bench.report import Figure
-from tests.bench.run import Run, interleaved
+from tests.bench.run import Revision, Run, interleaved
 from tests.bench.servers import Product, uvicorn, voltwire
 
 IDIOMATIC = "idiomatic Strawberry + SQLModel"
@@ -29,40 +29,79 @@ async def run_readings(run: Run) -> None:
     )
 
 
+async def readings_against(run: Run, other: Revision) -> None:
+    await on_database_against(run, other, "SQLite", [None, None])
+    if await run.on_postgres():
+        await on_database_against(run, other, "PostgreSQL", [await run.databases.create() for _ in range(2)])
+
+
+class Stretches:
+    """Sends readings of one account, each request and file a stretch of half-hours that is new."""
+
+    def __init__(self, run: Run, api: Api, meters: list[str]) -> None:
+        sizes = run.sizes
+        self.api = api
+        self.meters = meters
+        self.readings = sizes.readings
+        self.rows_each = sizes.rows // len(meters)
+        # One after the other: a stretch for the mutations, one behind it for the files.
+        self.by_request = count(0, sizes.readings)
+        self.by_rows = count(20 * sizes.readings, self.rows_each)
+
+    @classmethod
+    async def over(cls, run: Run, api: Api) -> "Stretches":
+        return cls(run, api, await api.metered_customer(run.sizes.row_meters))
+
+    async def by_mutation(self) -> float:
+        body = record_body(self.meters[0], next(self.by_request), self.readings)
+        return await rate(self.readings, lambda: self.api.record(body))
+
+    async def by_file(self) -> float:
+        file = csv_gzip(self.meters, next(self.by_rows), self.rows_each)
+        return await rate(self.rows_each * len(self.meters), lambda: self.api.upload(file))
+
+
 async def on_database(run: Run, database: str, database_url: str | None, baseline_url: str) -> None:
     sizes = run.sizes
     async with (
-        voltwire(run.program, run.cores, database_url) as product,
+        voltwire(run.checkout, run.cores, database_url) as product,
         uvicorn(APP, run.cores, {"BENCH_DATABASE_URL": baseline_url}) as server,
         Api(product) as api,
         Api(Product(server.port, "", "")) as plain,
     ):
-        meters = await api.metered_customer(sizes.row_meters)
-        run.report.progress(f"{len(meters):,} meters on {database}")
-        rows_each = sizes.rows // len(meters)
-        # One after the other: a stretch of half-hours for the mutations, one behind it for the files.
-        ours, theirs, files = (
-            count(0, sizes.readings),
-            count(0, sizes.baseline_readings),
-            count(20 * sizes.readings, rows_each),
-        )
-
-        async def by_mutation() -> float:
-            body = record_body(meters[0], next(ours), sizes.readings)
-            return await rate(sizes.readings, lambda: api.record(body))
-
-        async def by_file() -> float:
-            file = csv_gzip(meters, next(files), rows_each)
-            return await rate(rows_each * len(meters), lambda: api.upload(file))
+        ours = await Stretches.over(run, api)
+        run.report.progress(f"{len(ours.meters):,} meters on {database}")
+        theirs = count(0, sizes.baseline_readings)
 
         async def by_baseline() -> float:
             body = record_body("mtr_1", next(theirs), sizes.baseline_readings)
             return await rate(sizes.baseline_readings, lambda: plain.record(body))
 
-        values = await interleaved(sizes.rounds, by_mutation, by_file, by_baseline)
-    for name, measured in (("recordReadings", values[0]), ("POST /readings", values[1])):
+        by_mutation, by_file, base = await interleaved(
+            sizes.rounds, ours.by_mutation, ours.by_file, by_baseline
+        )
+    report(run, database, IDIOMATIC, (by_mutation, base), (by_file, base))
+
+
+async def on_database_against(
+    run: Run, other: Revision, database: str, database_urls: Sequence[str | None]
+) -> None:
+    async with (
+        voltwire(run.checkout, run.cores, database_urls[0]) as new,
+        voltwire(other.checkout, run.cores, database_urls[1]) as old,
+        Api(new) as one,
+        Api(old) as two,
+    ):
+        ours, theirs = await Stretches.over(run, one), await Stretches.over(run, two)
+        by_mutation = await interleaved(run.sizes.rounds, ours.by_mutation, theirs.by_mutation)
+        by_file = await interleaved(run.sizes.rounds, ours.by_file, theirs.by_file)
+    report(run, database, other.name, by_mutation, by_file)
+
+
+def report(run: Run, database: str, beside: str, *sides: Sequence[list[float]]) -> None:
+    for name, (ours, theirs) in zip(("recordReadings", "POST /readings"), sides, strict=True):
         title = f"readings a second by {name}, {database}"
-        run.report.add(Figure("readings", title, "", "higher", measured, IDIOMATIC, values[2]))
+        run.report.add(Figure("readings", title, "", "higher", ours, beside, theirs))
 
 
 async def rate(expected: int, send: Callable[[], Awaitable[int]]) -> float:

@@ -1,6 +1,6 @@
 """Nested reads under load: a hundred meters, each with its customer; lists within lists; long answers; deep pages."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from tests.bench.api import Api
 from tests.bench.databases import async_url
 from tests.bench.load import side_by_side
-from tests.bench.nested import nested_reads
-from tests.bench.pages import deep_pages
+from tests.bench.nested import nested_reads, nested_reads_against
+from tests.bench.pages import deep_pages, deep_pages_against
 from tests.bench.peers import reads_peers
 from tests.bench.posting import Target
-from tests.bench.run import Run
-from tests.bench.servers import uvicorn, voltwire
+from tests.bench.run import Revision, Run
+from tests.bench.servers import Voltwire, uvicorn, voltwire
 
 IDIOMATIC = "idiomatic Strawberry + SQLModel"
 QUERY = "{ meters(first: 100) { nodes { id number type customer { id name email } } } }"
@@ -31,6 +31,33 @@ async def run_reads(run: Run) -> None:
     )
 
 
+async def reads_against(run: Run, other: Revision) -> None:
+    await on_database_against(run, other, "SQLite", [None, None])
+    if await run.on_postgres():
+        urls = [await run.databases.create() for _ in range(2)]
+        await on_database_against(run, other, "PostgreSQL", urls)
+
+
+async def on_database_against(
+    run: Run, other: Revision, database: str, database_urls: Sequence[str | None]
+) -> None:
+    async with (
+        voltwire(run.checkout, run.cores, database_urls[0]) as new,
+        voltwire(other.checkout, run.cores, database_urls[1]) as old,
+    ):
+        for product in (new, old):
+            await fill(run, product)
+        run.report.progress(f"{run.sizes.meters:,} meters on {database}")
+        await side_by_side(run, database, new.target, QUERY, other.name, old.target, QUERY)
+        await nested_reads_against(run, database, new, old, other.name)
+        await deep_pages_against(run, database, new, old, other.name)
+
+
+async def fill(run: Run, product: Voltwire) -> None:
+    async with Api(product) as api:
+        await api.meters(await api.customers(run.sizes.meters))
+
+
 @asynccontextmanager
 async def baseline(run: Run, database_url: str) -> AsyncIterator[Target]:
     env = {"BENCH_DATABASE_URL": database_url, "BENCH_METERS": str(run.sizes.meters)}
@@ -42,9 +69,8 @@ async def beside_idiomatic(
     run: Run, database: str, database_url: str | None, baseline_url: str, nested_url: str
 ) -> None:
     """Requests a second of both sides; with peers also beside those, on PostgreSQL."""
-    async with voltwire(run.program, run.cores, database_url) as product:
-        async with Api(product) as api:
-            await api.meters(await api.customers(run.sizes.meters))
+    async with voltwire(run.checkout, run.cores, database_url) as product:
+        await fill(run, product)
         run.report.progress(f"{run.sizes.meters:,} meters on {database}")
         async with baseline(run, baseline_url) as plain:
             await side_by_side(run, database, product.target, QUERY, IDIOMATIC, plain, QUERY)

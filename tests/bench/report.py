@@ -9,6 +9,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+ENOUGH = 5
+"""Fewer pairs than these prove nothing."""
+
 Better = Literal["higher", "lower"]
 
 
@@ -39,11 +42,25 @@ class Figure:
         above, below = (self.product_median, base) if self.better == "higher" else (base, self.product_median)
         return None if not above or not below else above / below
 
+    @property
+    def pairs(self) -> list[float]:
+        """The ratio of each round by itself, where both sides were measured in every one."""
+        if len(self.product) != len(self.baseline):
+            return []
+        sides = zip(self.product, self.baseline, strict=True)
+        return sorted(a / b if self.better == "higher" else b / a for a, b in sides if a and b)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether even the best of enough pairs is worse: by chance that happens to one figure in 128 with seven."""
+        return len(self.pairs) >= ENOUGH and self.pairs[-1] < 1
+
     def as_json(self) -> dict[str, object]:
         return asdict(self) | {
             "product_median": self.product_median,
             "baseline_median": self.baseline_median,
             "ratio": self.ratio,
+            "pairs": self.pairs,
         }
 
 
@@ -83,6 +100,34 @@ class Report:
                 "" if figure.ratio is None else f"{figure.ratio:,.2f} ×",
             )
         self.console.print(table)
+
+    def print_against(self, name: str) -> None:
+        """All figures as two revisions have them, and which of them are worse by every pair."""
+        title = f"this revision beside {name} · medians of interleaved pairs; a ratio over 1 is better"
+        table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+        table.add_column("figure")
+        for column in (name, "now", "ratio", "pairs", "better"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("")
+        for figure in self.figures:
+            pairs, unit = figure.pairs, f" ({figure.unit})" if figure.unit else ""
+            table.add_row(
+                f"{figure.benchmark}: {figure.name}{unit}",
+                show(figure.baseline_median),
+                show(figure.product_median),
+                "" if figure.ratio is None else f"{figure.ratio:.3f}",
+                f"{pairs[0]:.3f}–{pairs[-1]:.3f}" if pairs else "",
+                f"{sum(one > 1 for one in pairs)}/{len(pairs)}",
+                "worse" if figure.is_worse else "",
+                style="red" if figure.is_worse else "",
+            )
+        self.console.print(table)
+        worse = [figure.name for figure in self.figures if figure.is_worse]
+        self.console.print(
+            f"{len(worse)} of {len(self.figures)} figures are worse in every pair"
+            + (f": {'; '.join(worse)}." if worse else "."),
+            highlight=False,
+        )
 
     def write_json(self, file: Path) -> None:
         body = {

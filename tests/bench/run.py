@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from tests.bench.databases import Databases
 from tests.bench.machine import Cores
 from tests.bench.report import Report
+from tests.bench.servers import Checkout
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class Sizes:
 
 
 FULL = Sizes()
+# Seven pairs of each figure, and of most things less, so that all of it ends within a quarter of an hour.
+AGAINST = replace(FULL, rounds=7, load_seconds=0.8, burst=5000, waiting=200_000, fresh_events=20)
 QUICK = Sizes(
     rounds=1,
     sockets=100,
@@ -62,13 +65,15 @@ QUICK = Sizes(
     rows=5000,
     row_meters=10,
 )
+# Of the smallest figures two pairs and a warm-up show that it works.
+QUICK_AGAINST = replace(QUICK, rounds=2, load_seconds=0.1, half_hours=480, waiting=1000, burst=60)
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of the benchmarks."""
 
-    program: Path
+    checkout: Checkout
     cores: Cores
     report: Report
     sizes: Sizes
@@ -86,14 +91,24 @@ class Run:
         return there
 
 
+@dataclass(frozen=True)
+class Revision:
+    """The other Voltwire of a comparison, by the name that the user gave it."""
+
+    name: str
+    checkout: Checkout
+
+
 async def interleaved(rounds: int, *measures: Callable[[], Awaitable[T]]) -> Sequence[list[T]]:
     """Each measure once per round, in turn, so that a disturbance of the machine meets all of them.
 
-    A round before the first one warms everything up and does not count.
+    A round before the first one warms everything up and does not count. Every other round goes backwards, so that
+    no measure always comes after the same other.
     """
     answers: list[list[T]] = [[] for _ in measures]
+    in_turn = list(zip(measures, answers, strict=True))
     for number in range(rounds + 1):
-        for measure, into in zip(measures, answers, strict=True):
+        for measure, into in in_turn if number % 2 else reversed(in_turn):
             value = await measure()
             if number:
                 into.append(value)

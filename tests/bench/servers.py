@@ -112,20 +112,35 @@ async def uvicorn(
     env: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
     cwd: Path = ROOT,
+    python: Path | str = sys.executable,
 ) -> AsyncIterator[Server]:
-    """An ASGI application under uvicorn as its manual starts it."""
+    """An ASGI application, found from the folder `cwd`, under uvicorn as its manual starts it."""
     port = free_port()
-    argv = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", *arguments]
+    argv = [str(python), "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", *arguments]
     with process(argv, clean_environment() | dict(env or {}), cwd, cores, port) as server:
         await server.ready("/")
         yield server
 
 
 @dataclass(frozen=True)
+class Checkout:
+    """The code of one revision: its folder, its `voltwire`, the Python that runs it and what that must be told."""
+
+    root: Path
+    program: Path
+    python: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_today(cls, program: Path) -> "Checkout":
+        return cls(ROOT, program, Path(sys.executable))
+
+
+@dataclass(frozen=True)
 class Installation:
     """How a Voltwire's commands are run, so that another process of it can join."""
 
-    program: Path
+    checkout: Checkout
     cores: Cores
     env: Mapping[str, str]
     home: Path
@@ -139,7 +154,16 @@ class Installation:
 
     def start(self, *arguments: str, port: int = 0, free: bool = False) -> AbstractContextManager[Server]:
         """A process on the server's core, or `free` on any, until the block ends."""
-        return process([str(self.program), *arguments], self.env, self.home, self.cores, port, free=free)
+        argv = [str(self.checkout.program), *arguments]
+        return process(argv, self.env, self.home, self.cores, port, free=free)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[Server]:
+        """A process of both halves on a port of its own, over the same database."""
+        port = free_port()
+        with self.start("serve", "--port", str(port), port=port) as server:
+            await server.ready("/readyz")
+            yield server
 
     def account(self, name: str) -> tuple[str, str]:
         """Id and API key of a new account."""
@@ -147,7 +171,7 @@ class Installation:
         return made["accountId"], made["apiKey"]
 
     def command(self, *arguments: str) -> str:
-        return command(self.program, arguments, self.env, self.home)
+        return command(self.checkout.program, arguments, self.env, self.home)
 
 
 @dataclass
@@ -178,25 +202,25 @@ class Voltwire(Product):
 
 @asynccontextmanager
 async def voltwire(
-    program: Path, cores: Cores, database_url: str | None = None, split: bool = False
+    checkout: Checkout, cores: Cores, database_url: str | None = None, split: bool = False
 ) -> AsyncIterator[Voltwire]:
     """Voltwire on SQLite or on `database_url`, migrated and with an account.
 
     `split` runs `voltwire api` on the client's core and `voltwire worker` on the server's, so that the worker is
     what is measured; else `voltwire serve` is both in one process.
     """
-    if not program.exists():
+    if not checkout.program.exists():
         raise BenchError(
             "there is no voltwire program beside this Python: run ./scripts/bench, which sets it up"
         )
     with tempfile.TemporaryDirectory(prefix="voltwire-bench-") as folder:
         home, port = Path(folder), free_port()
-        env = clean_environment() | PRODUCT_SETTINGS
+        env = {**clean_environment(), **checkout.env, **PRODUCT_SETTINGS}
         env |= {"VOLTWIRE_DATA_DIR": str(home / "data"), "VOLTWIRE_SECRET_KEY": secrets.token_urlsafe(48)}
         if database_url:
             # The doorbell between the two processes is PostgreSQL as well: nothing else runs here.
             env |= {"VOLTWIRE_DATABASE_URL": database_url, "VOLTWIRE_BROADCAST_URL": database_url}
-        installation = Installation(program, cores, env, home)
+        installation = Installation(checkout, cores, env, home)
         installation.command("migrate")
         account_id, api_key = installation.account("Bench")
         roles = [["api", "--port", str(port)], ["worker"]] if split else [["serve", "--port", str(port)]]
