@@ -74,8 +74,8 @@ class Tour:
         environment = server.settings(folder, self._consumers.smtp_url)
         self._log = folder / "server.log"
         self._say("Starting Voltwire: SQLite and memory, nothing else beside it …")
-        self._key = await server.create_account(environment, story.ACCOUNT, story.OWNER)
         process, at = await stack.enter_async_context(server.running(environment, folder, self._port))
+        self._key = await server.create_account(environment, story.ACCOUNT, story.OWNER)
         self._say(f"Serving at {at.base}, for the account {story.ACCOUNT}.")
         return process, at
 
