@@ -27,10 +27,13 @@ def url_of(server: Service) -> str:
     return server.url
 
 
-def backend_of(server: Service, *, deadline: float = 1.0, heartbeat: float = 0.2) -> LinkedBackend:
-    """A backend that notices silence sooner than the real ones."""
+def backend_of(
+    server: Service, *, port: int | None = None, deadline: float = 1.0, heartbeat: float = 0.2
+) -> LinkedBackend:
+    """A backend that notices silence sooner than the real ones; `port`: of a relay before the server."""
     make = PostgresBackend if isinstance(server, Postgres) else ValkeyBackend
-    return make(url_of(server), deadline=deadline, heartbeat=heartbeat)
+    url = url_of(server).replace(str(server.port), str(port or server.port))
+    return make(url, deadline=deadline, heartbeat=heartbeat)
 
 
 async def becomes(condition: Callable[[], bool]) -> None:

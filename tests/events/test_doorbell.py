@@ -29,7 +29,7 @@ from tests.events.broadcasters import (
     tasks,
     url_of,
 )
-from tests.services.ports import free_port
+from tests.events.gate import Gate
 from tests.services.postgres import Postgres
 from tests.services.process import Service
 from tests.services.valkey import Valkey
@@ -313,44 +313,6 @@ async def test_a_frozen_server_stops_nobody(server: Service) -> None:
         # What was on its way may arrive as well.
         assert {message async for message in until(rings, RESYNC)} <= {"lost", RESYNC}
         await becomes(lambda: here.healthy)
-
-
-class Gate:
-    """A TCP relay that can be shut, so that one process alone loses the server."""
-
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        self._target = port
-        self._tls = tls
-        self.port = free_port()
-        self._server: asyncio.Server | None = None
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port, ssl=self._tls)
-
-    async def shut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-        await self._server.wait_closed()
-
-    async def end(self) -> None:
-        """Shut for good; the relaying tasks end a turn later."""
-        await self.shut()
-        await becomes(lambda: not any("Gate" in repr(task) for task in tasks()))
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers += [writer, far_writer]
-        await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-        writer.close()
 
 
 async def test_a_publisher_alone_cut_off_makes_up_for_what_it_lost(server: Service) -> None:

@@ -19,6 +19,8 @@ DEADLINE: Final = 2.0
 """Seconds that one exchange with the broadcaster may take."""
 HEARTBEAT: Final = 5.0
 """Seconds after which a quiet listening link is asked whether it lives."""
+CHANNELS_AT_ONCE: Final = 500
+"""Channels that are listened to or left in one round trip; its deadline is for all of them."""
 FIRST_DELAY: Final = 0.1
 LAST_DELAY: Final = 5.0
 
@@ -56,11 +58,11 @@ class Link(ABC):
 
     @abstractmethod
     async def listen(self, channels: Collection[str]) -> None:
-        """Listen to these as well; on return the broadcaster has confirmed all of them."""
+        """Listen to these as well, in one round trip; on return the broadcaster has confirmed all of them."""
 
     @abstractmethod
     async def unlisten(self, channels: Collection[str]) -> None:
-        """Stop listening to these."""
+        """Stop listening to these, in one round trip."""
 
     @abstractmethod
     async def ping(self) -> None:
@@ -178,16 +180,16 @@ class LinkedBackend(Backend, ABC):
             self._wake.clear()
             joining, self._joining = self._joining, set()
             leaving, self._leaving = self._leaving, set()
-            if leaving:
-                await link.unlisten(leaving)
-            if joining:
-                await link.listen(joining)
-                self._joined(joining)
+            for channels in _in_parts(leaving):
+                await link.unlisten(channels)
+            for channels in _in_parts(joining):
+                await link.listen(channels)
+                self._joined(channels)
             if not self.healthy:
                 self._found()
             await self._pause(link)
 
-    def _joined(self, channels: set[str]) -> None:
+    def _joined(self, channels: Collection[str]) -> None:
         """Confirm to those who wait; whoever did not wait may have missed something."""
         for channel in channels:
             waiter = self._waiting.pop(channel, None)
@@ -217,6 +219,12 @@ class LinkedBackend(Backend, ABC):
         for waiter in self._waiting.values():
             waiter.set_result(None)
         self._waiting.clear()
+
+
+def _in_parts(channels: Collection[str]) -> Iterator[list[str]]:
+    names = list(channels)
+    for start in range(0, len(names), CHANNELS_AT_ONCE):
+        yield names[start : start + CHANNELS_AT_ONCE]
 
 
 def _reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -11,8 +11,6 @@ from redis.backoff import NoBackoff
 
 from app.events.broadcast.base import utf8
 from app.events.broadcast.linked import Deliver, Link, LinkedBackend
-
-CHANNELS_AT_ONCE: Final = 1_000
 
 
 def _client(url: str) -> Redis:
@@ -42,10 +40,10 @@ class ValkeyLink(Link):
         self._reader = asyncio.create_task(self._read(), name="doorbell reader")
 
     async def listen(self, channels: Collection[str]) -> None:
-        await self._in_parts(self._pubsub.subscribe, channels)
+        await self._ask(len(channels), self._pubsub.subscribe, *channels)
 
     async def unlisten(self, channels: Collection[str]) -> None:
-        await self._in_parts(self._pubsub.unsubscribe, channels)
+        await self._ask(len(channels), self._pubsub.unsubscribe, *channels)
 
     async def ping(self) -> None:
         await self._ask(1, self._pubsub.ping)
@@ -58,12 +56,6 @@ class ValkeyLink(Link):
             async with asyncio.timeout(self.deadline):
                 await self._pubsub.aclose()
                 await self._client.aclose()
-
-    async def _in_parts(self, command: Callable[..., Any], channels: Collection[str]) -> None:
-        names = list(channels)
-        for start in range(0, len(names), CHANNELS_AT_ONCE):
-            part = names[start : start + CHANNELS_AT_ONCE]
-            await self._ask(len(part), command, *part)
 
     async def _ask(self, replies: int, command: Callable[..., Any], *names: str) -> None:
         self._replies = replies
