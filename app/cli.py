@@ -146,13 +146,19 @@ def trigger(
 @app.command(hidden=True)
 def schema(
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether schema.graphql is up to date.")
+        bool,
+        typer.Option(
+            "--check", help="Only say whether schema.graphql is up to date and all of it is described."
+        ),
     ] = False,
 ) -> None:
     """Write schema.graphql from the code."""
-    from app.api.schema import schema_text
+    from app.api.descriptions import undescribed
+    from app.api.schema import build_schema, schema_text
 
     text = schema_text()
+    if check and (missing := undescribed(build_schema()._schema)):
+        _fail(f"Describe these in the schema by a docstring: {', '.join(missing)}.")
     if not check:
         SCHEMA_FILE.write_text(text)
     elif not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text() != text:

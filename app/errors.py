@@ -10,22 +10,36 @@ from typing import Any, ClassVar
 
 
 class ErrorCode(enum.Enum):
-    """Codes of `userErrors`."""
+    """The codes of userErrors."""
 
     REQUIRED = "REQUIRED"
+    """A value is missing or blank, or cannot be cleared."""
     INVALID = "INVALID"
+    """A value does not have the form that it needs."""
     TOO_LONG = "TOO_LONG"
+    """A text or a list is longer than it may be."""
     OUT_OF_RANGE = "OUT_OF_RANGE"
+    """A number or a time lies outside its bounds."""
     TAKEN = "TAKEN"
+    """Another object has this value, which must be unique."""
     NOT_FOUND = "NOT_FOUND"
+    """There is no such object in this account."""
     CONFLICT = "CONFLICT"
+    """The object as it is now does not allow this."""
     INVALID_METER_NUMBER = "INVALID_METER_NUMBER"
+    """A meter number has a wrong length, type or check digit."""
     TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - a code, not a password
+    """The consent request has expired."""
     TOKEN_USED = "TOKEN_USED"  # noqa: S105 - a code, not a password
+    """The consent request was decided already."""
     CONSENT_REQUIRED = "CONSENT_REQUIRED"
+    """The meter has no valid consent."""
     URL_NOT_ALLOWED = "URL_NOT_ALLOWED"
+    """A link has a scheme or leads to an address that is not allowed."""
     LIMIT_REACHED = "LIMIT_REACHED"
+    """There are as many as there may be, or it was asked for too soon."""
     IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
+    """The idempotency key was used with another input within 24 hours."""
 
 
 class Refusal(Exception):

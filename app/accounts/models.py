@@ -18,8 +18,12 @@ SHOWN = len(KEY_PREFIX) + 6
 
 
 class UserRole(enum.Enum):
+    """A user's role; an account has at least one ADMIN."""
+
     ADMIN = "ADMIN"
+    """Looks after the account and is told by mail when a webhook endpoint fails for good."""
     MEMBER = "MEMBER"
+    """Belongs to the account."""
 
 
 class Account(SQLModel, table=True):

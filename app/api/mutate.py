@@ -43,9 +43,14 @@ strawberry.enum(ErrorCode)
 
 @strawberry.type
 class UserError:
+    """A rule that the input breaks."""
+
     code: ErrorCode
+    """A stable code, for programs."""
     message: str
-    field: list[str] = strawberry.field(description="Path below input, indexes as strings; [] for the whole.")
+    """A sentence for people, which says what to do."""
+    field: list[str]
+    """Path below input, indexes as strings; [] for the whole."""
 
 
 async def mutate(

@@ -25,6 +25,8 @@ M = TypeVar("M")
 
 @strawberry.interface
 class Node:
+    """An object with an id, to be found again by node(id)."""
+
     id: strawberry.ID
 
 

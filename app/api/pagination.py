@@ -24,23 +24,34 @@ DEFAULT_PAGE, MAX_PAGE = 20, 100
 
 @strawberry.type
 class PageInfo:
+    """How a page lies in its list."""
+
     has_next_page: bool
+    """Whether the list goes on after this page; with last, whether before was given."""
     has_previous_page: bool
+    """Whether the list has something before this page; with first, whether after was given."""
     start_cursor: str | None
+    """The cursor of the page's first object; null on an empty page."""
     end_cursor: str | None
+    """The cursor of the page's last object; null on an empty page."""
 
 
 @strawberry.type
 class Edge(Generic[T]):
     cursor: str
+    """The object's place in the list, to be given as after or before."""
     node: T
+    """The object itself."""
 
 
 @strawberry.type
 class Connection(Generic[T]):
     edges: list[Edge[T]]
+    """The objects of the page, each with its cursor."""
     nodes: list[T]
+    """The objects of the page without their cursors."""
     page_info: PageInfo
+    """How the page lies in the list."""
 
     @classmethod
     def of(cls, page: "Page", node: Callable[[Any], T]) -> "Connection[T]":

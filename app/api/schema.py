@@ -8,17 +8,21 @@ from strawberry.schema.config import StrawberryConfig
 
 import app.emails
 import app.labels  # noqa: F401 - registers where filters find metadata
-from app.accounts.graphql import AccountMutations, AccountQueries
+from app.accounts.graphql import AccountQueries
+from app.accounts.graphql_mutations import AccountMutations
 from app.api.compiled.reads import one
 from app.api.context import Info
+from app.api.descriptions import describe
 from app.api.nodes import Node, model_of
 from app.api.scalars import SCALARS
-from app.consents.graphql import ConsentMutations, ConsentQueries
+from app.consents.graphql import ConsentQueries
+from app.consents.graphql_mutations import ConsentMutations
 from app.customers.graphql import CustomerMutations, CustomerQueries
 from app.delivery.graphql import DeliveryMutations, DeliveryQueries
 from app.events.graphql import Event, EventFilter, EventQueries, event_types, read_event
 from app.events.models import EventRecord
-from app.meters.graphql import MeterMutations, MeterQueries
+from app.meters.graphql import MeterQueries
+from app.meters.graphql_mutations import MeterMutations
 from app.readings.graphql import ReadingMutations, ReadingQueries
 
 
@@ -32,8 +36,11 @@ class Query(
     EventQueries,
     DeliveryQueries,
 ):
+    """Everything that can be read."""
+
     @strawberry.field
     async def node(self, info: Info, id: strawberry.ID) -> Node | None:
+        """The object with this id, whatever its kind; null if the viewer sees none."""
         model = model_of(id)
         if model is EventRecord:
             return await read_event(info, id)  # type: ignore[no-any-return]
@@ -49,20 +56,21 @@ class Mutation(
     ReadingMutations,
     DeliveryMutations,
 ):
-    pass
+    """Everything that can be changed; each change runs in a transaction of its own."""
 
 
 @strawberry.type
 class Subscription:
-    @strawberry.subscription(
-        description="Every event that the viewer may see and the filter takes, from just after the cursor (or from "
-        "now), in order, none missing, none twice."
-    )
+    """Everything that can be followed live, over WebSocket or SSE."""
+
+    @strawberry.subscription
     async def events(
         self,
         after: str | None = None,
         filter: EventFilter | None = None,
     ) -> AsyncGenerator[Event, None]:
+        """Every event that the viewer may see and the filter takes, from just after the cursor (or from now),
+        in order, none missing, none twice."""
         # The hub runs subscriptions: each event is executed once for all equal ones, with itself as the root value.
         raise NotImplementedError
         yield
@@ -71,13 +79,15 @@ class Subscription:
 @cache
 def build_schema() -> strawberry.Schema:
     """The one schema of this process."""
-    return strawberry.Schema(
+    schema = strawberry.Schema(
         Query,
         Mutation,
         Subscription,
         types=event_types(),
         config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
     )
+    describe(schema._schema)
+    return schema
 
 
 def schema_text(schema: strawberry.Schema | None = None) -> str:

@@ -14,11 +14,14 @@ from app.errors import Forbidden
 
 
 class Scope(enum.Enum):
-    """What a key may do; each includes the ones before it."""
+    """The powers of a key; each includes those before it."""
 
     READ = "READ"
+    """Read all of the account."""
     WRITE = "WRITE"
+    """Change customers, meters, consents, readings, endpoints and subscriptions, and make stream tokens."""
     ADMIN = "ADMIN"
+    """Change the account, its users and its API keys."""
 
 
 S = TypeVar("S", bound=Select[Any])

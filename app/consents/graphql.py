@@ -13,12 +13,11 @@ from app.api.compiled.declare import Asked, Many, compiled, computed, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Context, Info, Services
-from app.api.inputs import given, given_values, require_bounded
-from app.api.mutate import UserError, mutate
+from app.api.inputs import given_values, require_bounded
 from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
 from app.auth.actor import Actor, Scope, visible
-from app.consents import actions, decisions, documents, models
+from app.consents import actions, documents, models
 from app.consents.evidence import evidence_url
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus, Decision
 from app.customers.models import Customer as CustomerRow
@@ -70,28 +69,43 @@ def _compiled_link(asked: Asked, identifier: str, decision: str, expires_at: dat
 )
 @strawberry.type
 class HostedConsent(Node):
+    """An end customer's consent to have its meters read."""
+
     id: strawberry.ID
     description: str | None
+    """The purpose, which the page shows."""
     flow_type: ConsentFlowType
-    flow_code: str = strawberry.field(description='"gb.residential.specific"')
+    """The meters that it covers."""
+    flow_code: str
+    """The same as a code, such as gb.residential.specific."""
     status: ConsentStatus
-    valid: bool = strawberry.field(
-        description="Approved, not revoked, not past the end of its expiry day in the UK."
-    )
+    """How it stands now."""
+    valid: bool
+    """Approved, not revoked, not past the end of its expiry day in the UK."""
     meter_numbers: list[str]
+    """The numbers that it names, in their stored form."""
     expiry: date
+    """Its last day, in the UK."""
     redirect_url: str
+    """The link that the page leads back to, with hosted_consent_id and status appended."""
     consent_method: ConsentMethod
+    """The way in which it is given."""
     consentee_full_name: str | None
+    """The person who decides, by full name."""
     consentee_email: str | None
+    """The mail address of the person who decides."""
     consentee_email_verified: bool
+    """Whether a mailed code proved that address before the approval."""
     consentee_job_title: str | None
-    page_version: str | None = strawberry.field(
-        description="The version of the page that was shown, for audits."
-    )
+    """The job title of the person who decides."""
+    page_version: str | None
+    """The version of the page that was shown, for audits."""
     consented_at: datetime | None
+    """When it was given; null while it was not."""
     revoked_at: datetime | None
+    """When it was revoked; null while it is not."""
     revocation_reason: str | None
+    """The reason that was given for revoking it."""
     created_at: datetime
     updated_at: datetime
     row: strawberry.Private[models.HostedConsent]
@@ -125,12 +139,14 @@ class HostedConsent(Node):
             viewer=viewer,
         )
 
-    @strawberry.field(description="Only while pending, to WRITE keys and the end customer's own token.")
+    @strawberry.field
     def link(self, info: Info) -> str | None:
+        """The page where it is decided: only while pending, to WRITE keys and the end customer's own token."""
         return _link(info.context.services, self.viewer, self.row.id, self.status, self.row.token_encrypted)
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer:
+        """The customer who is asked."""
         found: Customer = await find_owner(info.context, self.viewer, CustomerRow, self.row.customer_id)
         return found
 
@@ -143,6 +159,7 @@ class HostedConsent(Node):
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[LazyMeter]:
+        """The meters that it covers, in the order of their ids."""
         request = page_request(first, after, last, before)
         covers, viewer, context = col(ConsentMeter.hosted_consent_id), self.viewer, info.context
 
@@ -164,12 +181,19 @@ class HostedConsent(Node):
 )
 @strawberry.type
 class HostedConsentEvidence(Node):
+    """The document that proves a consent: made at a digital approval, or uploaded."""
+
     id: strawberry.ID
     file_name: str
+    """The name under which it is downloaded."""
     content_type: str
+    """Its media type: HTML of a digital approval, else PDF, PNG or JPEG."""
     size: int
+    """Its size in bytes."""
     sha256: str
+    """The SHA-256 of its bytes, in hexadecimal."""
     page_version: str | None
+    """The version of the page that was shown; null for an upload."""
     created_at: datetime
     row: strawberry.Private[models.Evidence]
     viewer: strawberry.Private[Actor]
@@ -190,11 +214,13 @@ class HostedConsentEvidence(Node):
 
     @strawberry.field
     async def hosted_consent(self, info: Info) -> HostedConsent:
+        """The consent that it proves."""
         row = await find(info.context, self.viewer, models.HostedConsent, self.row.hosted_consent_id)
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
     @strawberry.field
     def url(self, info: Info) -> str:
+        """The address to download it from, with a key or the consent's token."""
         return evidence_url(info.context.services, self.row.hosted_consent_id)
 
 
@@ -212,12 +238,16 @@ async def _customer_of(event: Event, context: Context) -> Any:
 @compiled(EventRecord, hosted_consent=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class HostedConsentApprovedEvent(Event):
+    """A consent was given."""
+
     @strawberry.field
     async def hosted_consent(self, info: Info) -> HostedConsent | None:
+        """The consent as of now; null once deleted."""
         return await _consent_of(self, info.context)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer | None:
+        """The consent's customer as of now; null once deleted."""
         return await _customer_of(self, info.context)  # type: ignore[no-any-return]
 
 
@@ -225,21 +255,31 @@ class HostedConsentApprovedEvent(Event):
 @compiled(EventRecord, hosted_consent=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class HostedConsentRevokedEvent(Event):
+    """A consent was revoked."""
+
     @strawberry.field
     async def hosted_consent(self, info: Info) -> HostedConsent | None:
+        """The consent as of now; null once deleted."""
         return await _consent_of(self, info.context)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer | None:
+        """The consent's customer as of now; null once deleted."""
         return await _customer_of(self, info.context)  # type: ignore[no-any-return]
 
 
 @strawberry.input
 class HostedConsentFilter:
+    """OR within a list, AND across; [] matches nothing, null everything."""
+
     customer_ids: list[strawberry.ID] | None = None
+    """Ids of customers, one of whom must have been asked: 1,000 at most."""
     statuses: list[ConsentStatus] | None = None
+    """Statuses, one of which the consent must have now."""
     flow_types: list[ConsentFlowType] | None = None
+    """Flow types, one of which the consent must have."""
     valid: bool | None = None
+    """Whether it must be valid now."""
 
     def wanted(self) -> dict[str, Any]:
         require_bounded(self)
@@ -267,6 +307,7 @@ class HostedConsentFilter:
 class ConsentQueries:
     @strawberry.field
     async def hosted_consent(self, info: Info, id: strawberry.ID) -> HostedConsent | None:
+        """The consent with this id; null if there is none."""
         return await read_one(info, models.HostedConsent, id)  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -279,13 +320,20 @@ class ConsentQueries:
         before: str | None = None,
         filter: HostedConsentFilter | None = None,
     ) -> Connection[HostedConsent]:
+        """The consents that the viewer may see, in the order of their ids."""
         request = page_request(first, after, last, before)
         return await connection(info, models.HostedConsent, request, filter)  # type: ignore[no-any-return]
 
-    @strawberry.field(
-        description="What the end customer's page shows; the token is the only credential it needs."
-    )
-    async def hosted_consent_by_token(self, info: Info, token: str) -> HostedConsent | None:
+    @strawberry.field
+    async def hosted_consent_by_token(
+        self,
+        info: Info,
+        token: Annotated[
+            str, strawberry.argument(description="The token of the consent's link, vw_consent_….")
+        ],
+    ) -> HostedConsent | None:
+        """The consent that the end customer's page shows; the token is the only credential it needs. Null
+        once expired."""
         found = await info.context.execute(actions.with_token(token))
         row: models.HostedConsent | None = found.scalar_one_or_none()
         if row is None or clock.now() >= row.expires_at:
@@ -296,163 +344,7 @@ class ConsentQueries:
     async def hosted_consent_evidence(
         self, info: Info, hosted_consent_id: strawberry.ID
     ) -> HostedConsentEvidence | None:
+        """The document that proves a consent; null while there is none."""
         viewer = info.context.viewer
         found = await info.context.execute(documents.of_consents(viewer, [hosted_consent_id]))
         return shown(found.scalar_one_or_none(), viewer)  # type: ignore[no-any-return]
-
-
-@strawberry.input
-class CreateHostedConsentInput:
-    customer_id: strawberry.ID
-    flow_type: ConsentFlowType
-    expiry: date
-    redirect_url: str
-    description: str | None = None
-    meter_numbers: list[str] | None = None
-    consent_method: ConsentMethod | None = None
-    consentee_email: str | None = None
-    consentee_full_name: str | None = None
-    consentee_job_title: str | None = None
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class CreateHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class UpdateHostedConsentInput:
-    hosted_consent_id: strawberry.ID
-    description: str | None = strawberry.UNSET
-    expiry: date | None = strawberry.field(default=strawberry.UNSET, description="While pending.")
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class UpdateHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class ApproveHostedConsentInput:
-    token: str
-    consentee_full_name: str
-    consentee_email: str
-    consentee_job_title: str | None = None
-    meter_numbers: list[str] | None = None
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class ApproveHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class DeclineHostedConsentInput:
-    token: str
-    reason: str | None = None
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class DeclineHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class RevokeHostedConsentInput:
-    hosted_consent_id: strawberry.ID
-    reason: str | None = None
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class RevokeHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.type
-class ConsentMutations:
-    @strawberry.mutation
-    async def create_hosted_consent(
-        self,
-        info: Info,
-        input: CreateHostedConsentInput,
-    ) -> CreateHostedConsentPayload | None:
-        values = given(
-            input,
-            *("customer_id", "flow_type", "expiry", "redirect_url", "description", "meter_numbers"),
-            *("consent_method", "consentee_email", "consentee_full_name", "consentee_job_title"),
-        )
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            keyring = info.context.services.keyring
-            return {"hosted_consent": await actions.create(session, actor, keyring, **values)}
-
-        return await mutate(info, input, CreateHostedConsentPayload, run)
-
-    @strawberry.mutation
-    async def update_hosted_consent(
-        self,
-        info: Info,
-        input: UpdateHostedConsentInput,
-    ) -> UpdateHostedConsentPayload | None:
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "description", "expiry")
-            return {"hosted_consent": await actions.update(session, actor, input.hosted_consent_id, changes)}
-
-        return await mutate(info, input, UpdateHostedConsentPayload, run)
-
-    @strawberry.mutation(description="By the end customer's token, which alone decides.")
-    async def approve_hosted_consent(
-        self,
-        info: Info,
-        input: ApproveHostedConsentInput,
-    ) -> ApproveHostedConsentPayload | None:
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            consent = await decisions.approve(
-                session,
-                actor,
-                full_name=input.consentee_full_name,
-                email=input.consentee_email,
-                job_title=input.consentee_job_title,
-                meter_numbers=input.meter_numbers,
-                privacy_contact=info.context.services.settings.privacy_contact,
-            )
-            return {"hosted_consent": consent}
-
-        return await mutate(info, input, ApproveHostedConsentPayload, run, by=_bearer(input.token))
-
-    @strawberry.mutation
-    async def decline_hosted_consent(
-        self,
-        info: Info,
-        input: DeclineHostedConsentInput,
-    ) -> DeclineHostedConsentPayload | None:
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            return {"hosted_consent": await decisions.decline(session, actor, input.reason)}
-
-        return await mutate(info, input, DeclineHostedConsentPayload, run, by=_bearer(input.token))
-
-    @strawberry.mutation
-    async def revoke_hosted_consent(
-        self,
-        info: Info,
-        input: RevokeHostedConsentInput,
-    ) -> RevokeHostedConsentPayload | None:
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            consent_id = input.hosted_consent_id
-            return {"hosted_consent": await decisions.revoke(session, actor, consent_id, input.reason)}
-
-        return await mutate(info, input, RevokeHostedConsentPayload, run)
-
-
-def _bearer(token: str) -> Any:
-    return lambda session: actions.actor_of_token(session, token)

@@ -16,24 +16,38 @@ from app.ids import new_id
 
 
 class ConsentFlowType(enum.Enum):
-    """The values are the codes that Openvolt's API uses for the flows."""
+    """The meters that a consent covers."""
 
     GB_RESIDENTIAL_SPECIFIC = "gb.residential.specific"
+    """Those of its customer that it names by their numbers."""
     GB_COMMERCIAL_BLANKET = "gb.commercial.blanket"
+    """All of its customer, now and later."""
 
 
 class ConsentStatus(enum.Enum):
+    """How a consent stands now."""
+
     PENDING = "PENDING"
+    """Not decided yet."""
     APPROVED = "APPROVED"
+    """Given, and neither revoked nor expired."""
     DECLINED = "DECLINED"
+    """Refused by the end customer."""
     REVOKED = "REVOKED"
+    """Given, and ended by revokeHostedConsent or an operator."""
     EXPIRED = "EXPIRED"
+    """Past the end of its expiry day in the UK, undecided or given."""
 
 
 class ConsentMethod(enum.Enum):
+    """The way in which a consent is given."""
+
     DIGITAL_CONSENT = "DIGITAL_CONSENT"
+    """By the end customer on the hosted page, or with its token."""
     LETTER_OF_AUTHORITY = "LETTER_OF_AUTHORITY"
+    """By a signed letter, uploaded as evidence."""
     THIRD_PARTY_DIGITAL_CONSENT = "THIRD_PARTY_DIGITAL_CONSENT"
+    """By the record of another service, uploaded as evidence."""
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,19 @@ LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.gra
 )
 @strawberry.type
 class Customer(Node):
+    """A person or company whose meters the account works with."""
+
     id: strawberry.ID
     name: str
+    """The customer's name."""
     email: str
+    """The customer's mail address, unique in the account whatever its case."""
     address: str | None
+    """The customer's postal address."""
     logo_url: str | None
+    """An https link to the customer's logo."""
     metadata: Metadata
+    """The account's own keys and values; {} to the end customer's consent token."""
     created_at: datetime
     updated_at: datetime
     viewer: strawberry.Private[Actor]
@@ -78,6 +85,7 @@ class Customer(Node):
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[LazyMeter]:
+        """The customer's meters, in the order of their ids."""
         return await self._nested(info, MeterRow, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -89,6 +97,7 @@ class Customer(Node):
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[LazyHostedConsent]:
+        """The consents that the customer was asked for, in the order of their ids."""
         return await self._nested(info, HostedConsentRow, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     async def _nested(self, info: Info, model: Any, request: Any) -> Any:
@@ -109,16 +118,23 @@ class Customer(Node):
 @compiled(EventRecord, customer=one("subject_id"))
 @strawberry.type
 class CustomerCreatedEvent(Event):
+    """A customer was created."""
+
     @strawberry.field
     async def customer(self, info: Info) -> Customer | None:
+        """The customer as of now; null once deleted."""
         row = await find(info.context, self.viewer, models.Customer, self.record.subject_id)
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
 
 @strawberry.input
 class CustomerFilter:
+    """OR within emails, AND across; [] matches nothing, null everything."""
+
     emails: list[str] | None = None
+    """Mail addresses, in upper or lower case: 1,000 at most."""
     metadata: Metadata | None = None
+    """Keys and values, all of which the customer must have."""
 
     def wanted(self) -> dict[str, Any]:
         require_bounded(self)
@@ -138,6 +154,7 @@ class CustomerFilter:
 class CustomerQueries:
     @strawberry.field
     async def customer(self, info: Info, id: strawberry.ID) -> Customer | None:
+        """The customer with this id; null if there is none."""
         return await read_one(info, models.Customer, id)  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -150,6 +167,7 @@ class CustomerQueries:
         before: str | None = None,
         filter: CustomerFilter | None = None,
     ) -> Connection[Customer]:
+        """The account's customers, in the order of their ids."""
         request = page_request(first, after, last, before)
         return await connection(info, models.Customer, request, filter)  # type: ignore[no-any-return]
 
@@ -157,10 +175,15 @@ class CustomerQueries:
 @strawberry.input
 class CreateCustomerInput:
     name: str
+    """The customer's name, up to 200 characters."""
     email: str
+    """The customer's mail address, unique in the account whatever its case."""
     address: str | None = None
+    """The customer's postal address, up to 2,000 characters."""
     logo_url: str | None = None
+    """An https link to the customer's logo."""
     metadata: Metadata | None = None
+    """Keys and values of your own; {} unless given."""
     idempotency_key: str | None = None
 
 
@@ -174,10 +197,15 @@ class CreateCustomerPayload:
 class UpdateCustomerInput:
     customer_id: strawberry.ID
     name: str | None = strawberry.UNSET
+    """The customer's new name, up to 200 characters; cannot be cleared."""
     email: str | None = strawberry.UNSET
+    """The customer's new mail address, unique in the account; cannot be cleared."""
     address: str | None = strawberry.UNSET
+    """The customer's new postal address, up to 2,000 characters."""
     logo_url: str | None = strawberry.UNSET
+    """An https link to the customer's logo."""
     metadata: Metadata | None = strawberry.UNSET
+    """Keys and values of your own, which replace all that there were."""
     idempotency_key: str | None = None
 
 
@@ -203,6 +231,8 @@ class DeleteCustomerPayload:
 class CustomerMutations:
     @strawberry.mutation
     async def create_customer(self, info: Info, input: CreateCustomerInput) -> CreateCustomerPayload | None:
+        """Make a customer, with the event customer.created."""
+
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             values = given(input, "name", "email", "address", "logo_url", metadata="labels")
             return {"customer": await actions.create(session, actor, **values)}
@@ -211,6 +241,8 @@ class CustomerMutations:
 
     @strawberry.mutation
     async def update_customer(self, info: Info, input: UpdateCustomerInput) -> UpdateCustomerPayload | None:
+        """Change a customer."""
+
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "name", "email", "address", "logo_url", metadata="labels")
             return {"customer": await actions.update(session, actor, input.customer_id, changes)}
@@ -219,6 +251,9 @@ class CustomerMutations:
 
     @strawberry.mutation
     async def delete_customer(self, info: Info, input: DeleteCustomerInput) -> DeleteCustomerPayload | None:
+        """Delete a customer with its meters, readings, consents and evidence, and redact its personal data in
+        the log."""
+
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await actions.delete(session, actor, input.customer_id)}
 

@@ -12,16 +12,24 @@ _KEPT_ERROR_CHARACTERS = 500
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt ended; the names are the contract's."""
+    """How an attempt ended."""
 
     SUCCEEDED = "SUCCEEDED"
+    """The receiver took it: an HTTP status of 200 to 299, or the mail server's acceptance."""
     HTTP_STATUS = "HTTP_STATUS"
+    """The receiver answered with another HTTP status."""
     TIMEOUT = "TIMEOUT"
+    """The time for the attempt ran out."""
     DNS = "DNS"
+    """The host's name has no address."""
     TLS = "TLS"
+    """No secure connection came about, for instance for a bad certificate."""
     CONNECTION = "CONNECTION"
+    """No connection came about, or it broke before an answer."""
     BLOCKED_ADDRESS = "BLOCKED_ADDRESS"
+    """The host's address is none that webhooks may reach."""
     SMTP = "SMTP"
+    """The mail server refused it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 class DeliveryQueries:
     @strawberry.field
     async def webhook_endpoint(self, info: Info, id: strawberry.ID) -> WebhookEndpoint | None:
+        """The webhook endpoint with this id; null if there is none."""
         return await read_one(info, models.WebhookEndpoint, id)  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -67,10 +68,12 @@ class DeliveryQueries:
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[WebhookEndpoint]:
+        """The account's webhook endpoints, in the order of their ids."""
         return await connection(info, models.WebhookEndpoint, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     @strawberry.field
     async def email_subscription(self, info: Info, id: strawberry.ID) -> EmailSubscription | None:
+        """The email subscription with this id; null if there is none."""
         return await read_one(info, models.EmailSubscription, id)  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -82,13 +85,15 @@ class DeliveryQueries:
         last: int | None = None,
         before: str | None = None,
     ) -> Connection[EmailSubscription]:
+        """The account's email subscriptions, in the order of their ids."""
         return await connection(info, models.EmailSubscription, page_request(first, after, last, before))  # type: ignore[no-any-return]
 
     @strawberry.field
     async def delivery(self, info: Info, id: strawberry.ID) -> Delivery | None:
+        """The delivery with this id; null if there is none."""
         return await read_one(info, models.Delivery, id)  # type: ignore[no-any-return]
 
-    @strawberry.field(description="Newest first.")
+    @strawberry.field
     async def deliveries(
         self,
         info: Info,
@@ -98,6 +103,7 @@ class DeliveryQueries:
         before: str | None = None,
         filter: DeliveryFilter | None = None,
     ) -> Connection[Delivery]:
+        """The account's deliveries, newest first."""
         request = page_request(first, after, last, before)
         return await connection(  # type: ignore[no-any-return]
             info, models.Delivery, request, filter, descending=True, options=WITHOUT_BODIES
@@ -105,6 +111,7 @@ class DeliveryQueries:
 
     @strawberry.field
     async def replay(self, info: Info, id: strawberry.ID) -> Replay | None:
+        """The replay with this id; null if there is none."""
         return await read_one(info, models.Replay, id)  # type: ignore[no-any-return]
 
 
@@ -116,6 +123,7 @@ class DeliveryMutations:
         info: Info,
         input: CreateWebhookEndpointInput,
     ) -> CreateWebhookEndpointPayload | None:
+        """Make a webhook endpoint, which gets the events from now on; an account has 100 at most."""
         services = info.context.services
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
@@ -133,6 +141,7 @@ class DeliveryMutations:
         info: Info,
         input: UpdateWebhookEndpointInput,
     ) -> UpdateWebhookEndpointPayload | None:
+        """Change, disable or enable a webhook endpoint."""
         services = info.context.services
         networks = services.settings.webhook_allow_networks
 
@@ -153,6 +162,8 @@ class DeliveryMutations:
         info: Info,
         input: DeleteWebhookEndpointInput,
     ) -> DeleteWebhookEndpointPayload | None:
+        """Delete a webhook endpoint; deliveries that wait for it are cancelled, and all stay to be looked at."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await endpoints.delete(session, actor, input.webhook_endpoint_id)}
 
@@ -164,6 +175,8 @@ class DeliveryMutations:
         info: Info,
         input: RotateWebhookSecretInput,
     ) -> RotateWebhookSecretPayload | None:
+        """Give a webhook endpoint a new secret and key pair; the old ones sign as well for overlapSeconds
+        more."""
         keyring = info.context.services.keyring
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
@@ -174,11 +187,10 @@ class DeliveryMutations:
 
         return await mutate(info, input, RotateWebhookSecretPayload, run)
 
-    @strawberry.mutation(
-        description='The catalogue\'s example: id evt_test_…, sequence 0, "test": true, outside the log and the '
-        "streams."
-    )
+    @strawberry.mutation
     async def send_test_event(self, info: Info, input: SendTestEventInput) -> SendTestEventPayload | None:
+        """The catalogue's example: id evt_test_…, sequence 0, "test": true, outside the log and the streams."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             delivery = await deliveries.send_test(session, actor, input.webhook_endpoint_id, input.type)
             return {"delivery": delivery}
@@ -191,6 +203,8 @@ class DeliveryMutations:
         info: Info,
         input: CreateEmailSubscriptionInput,
     ) -> CreateEmailSubscriptionPayload | None:
+        """Ask an address to take events by mail; an account has 1,000 subscriptions at most."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             values = _options(info, given(input, "email", "description", "event_types", "filter", "digest"))
             return {"email_subscription": await subscriptions.create(session, actor, _post(info), **values)}
@@ -203,6 +217,8 @@ class DeliveryMutations:
         info: Info,
         input: UpdateEmailSubscriptionInput,
     ) -> UpdateEmailSubscriptionPayload | None:
+        """Change an email subscription."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             changes = _options(info, given(input, "description", "event_types", "filter", "digest"))
             changed = await subscriptions.update(session, actor, input.email_subscription_id, changes)
@@ -216,19 +232,23 @@ class DeliveryMutations:
         info: Info,
         input: DeleteEmailSubscriptionInput,
     ) -> DeleteEmailSubscriptionPayload | None:
+        """Delete an email subscription; deliveries that wait for it are cancelled, and all stay to be looked
+        at."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"deleted_id": await subscriptions.delete(session, actor, input.email_subscription_id)}
 
         return await mutate(info, input, DeleteEmailSubscriptionPayload, run)
 
-    @strawberry.mutation(
-        description="Once a minute at most. One that was unsubscribed or suspended waits for its address again."
-    )
+    @strawberry.mutation
     async def resend_confirmation(
         self,
         info: Info,
         input: ResendConfirmationInput,
     ) -> ResendConfirmationPayload | None:
+        """Ask the address again, once a minute at most. One that was unsubscribed or suspended waits for its
+        address again."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             asked = await subscriptions.resend_confirmation(
                 session, actor, _post(info), input.email_subscription_id
@@ -237,19 +257,20 @@ class DeliveryMutations:
 
         return await mutate(info, input, ResendConfirmationPayload, run)
 
-    @strawberry.mutation(
-        description="Due now, its schedule begun anew. One that succeeded is sent once more, under the same webhook-id."
-    )
+    @strawberry.mutation
     async def retry_delivery(self, info: Info, input: RetryDeliveryInput) -> RetryDeliveryPayload | None:
+        """Try a delivery now, its schedule begun anew. One that succeeded is sent once more, under the same
+        webhook-id."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"delivery": await deliveries.send_again(session, actor, input.delivery_id)}
 
         return await mutate(info, input, RetryDeliveryPayload, run)
 
-    @strawberry.mutation(
-        description="To one endpoint: the events after a cursor through another, or all that failed since a time."
-    )
+    @strawberry.mutation
     async def replay_events(self, info: Info, input: ReplayEventsInput) -> ReplayEventsPayload | None:
+        """Send to one endpoint again: the events after a cursor through another, or all that failed since a
+        time."""
         services = info.context.services
         retention = timedelta(days=services.settings.event_retention_days)
 

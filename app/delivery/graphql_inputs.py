@@ -12,21 +12,27 @@ from app.api.inputs import given_values, require_bounded
 from app.api.mutate import UserError
 from app.api.scalars import Metadata
 from app.delivery import filters, models
-from app.delivery.graphql_types import FILTER, Delivery, EmailSubscription, Replay, WebhookEndpoint
+from app.delivery.graphql_types import Delivery, EmailSubscription, Replay, WebhookEndpoint
 from app.delivery.models import DeliveryStatus, Digest, EndpointStatus
 from app.events.catalogue import EventType
 
 
-@strawberry.input(
-    description="OR within statuses, AND across. createdFrom is inclusive, createdTo exclusive."
-)
+@strawberry.input
 class DeliveryFilter:
+    """OR within a list, AND across."""
+
     webhook_endpoint_id: strawberry.ID | None = None
+    """The id of the webhook endpoint that they go to."""
     email_subscription_id: strawberry.ID | None = None
+    """The id of the email subscription that they go to."""
     event_id: strawberry.ID | None = None
+    """The id of the event that they carry, a test event's evt_test_… included."""
     statuses: list[DeliveryStatus] | None = None
+    """Statuses, one of which they must have; [] matches nothing."""
     created_from: datetime | None = None
+    """When they were made at the earliest, inclusive."""
     created_to: datetime | None = None
+    """When they were made at the latest, exclusive."""
 
     def wanted(self) -> dict[str, Any]:
         require_bounded(self)
@@ -62,11 +68,17 @@ def _of_kind(identifier: str | None, prefix: str) -> str | None:
     return identifier if identifier is None or identifier.startswith(prefix) else ""
 
 
-@strawberry.input(description=FILTER)
+@strawberry.input
 class DestinationFilterInput:
+    """OR within a list, AND across. customerIds and meterIds match the event's own record; metadata, that its
+    customer or one of its meters has all of these pairs when the event is turned into deliveries."""
+
     customer_ids: list[strawberry.ID] | None = None
+    """1 to 1,000 ids of customers, one of whom the event must be about; null: any."""
     meter_ids: list[strawberry.ID] | None = None
+    """1 to 1,000 ids of meters, one of which the event must be about; null: any."""
     metadata: Metadata | None = None
+    """Keys and values, all of which the customer or one of the meters must have; null: any."""
 
     def checked(self) -> dict[str, Any] | None:
         """As it is stored. Raises what `filters.checked` raises."""
@@ -76,28 +88,31 @@ class DestinationFilterInput:
 @strawberry.input
 class CreateWebhookEndpointInput:
     url: str
+    """An https URL on the public internet; others only where the operator allows their networks."""
     description: str | None = None
+    """A note of your own, up to 2,000 characters."""
     event_types: list[str] | None = None
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
     filter: DestinationFilterInput | None = None
-    selection: str | None = strawberry.field(
-        default=None,
-        description="What to send as data: a GraphQL selection on Event, as it stands after events in a subscription, "
-        "such as { id name ... on MeterCreatedEvent { meter { number } } }.",
-    )
-    headers: JSON | None = strawberry.field(
-        default=None,
-        description="An object of names and values, sent with each request, kept encrypted, such as an api key of the "
-        "receiver. Not those that Voltwire or the connection needs.",
-    )
+    """The events that it is to get of its types; null: all."""
+    selection: str | None = None
+    """GraphQL to send as data: a selection on Event, as it stands after events in a subscription, such as {
+    id name ... on MeterCreatedEvent { meter { number } } }; null: the event's own data."""
+    headers: JSON | None = None
+    """An object of names and values, sent with each request and kept encrypted, such as an API key of the
+    receiver; 20 at most, none that Voltwire or the connection needs."""
     ordered: bool = False
-    rate_limit: int | None = strawberry.field(default=None, description="Requests a second: 1 to 1,000.")
+    """Whether each delivery waits until the one before it has succeeded or was given up; by default not."""
+    rate_limit: int | None = None
+    """How many requests a second at most, 1 to 1,000; null: no limit."""
     idempotency_key: str | None = None
 
 
 @strawberry.type
 class CreateWebhookEndpointPayload:
     webhook_endpoint: WebhookEndpoint | None = None
-    secret: str | None = strawberry.field(default=None, description="whsec_…, shown this once.")
+    secret: str | None = None
+    """The secret that signs its requests, whsec_…, shown this once."""
     user_errors: list[UserError]
 
 
@@ -105,25 +120,25 @@ class CreateWebhookEndpointPayload:
 class UpdateWebhookEndpointInput:
     webhook_endpoint_id: strawberry.ID
     url: str | None = strawberry.UNSET
+    """Its new URL, as in createWebhookEndpoint; cannot be cleared."""
     description: str | None = strawberry.UNSET
+    """A note of your own, up to 2,000 characters."""
     event_types: list[str] | None = strawberry.UNSET
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
     filter: DestinationFilterInput | None = strawberry.UNSET
-    selection: str | None = strawberry.field(
-        default=strawberry.UNSET,
-        description="What to send as data: a GraphQL selection on Event, as it stands after events in a subscription, "
-        "such as { id name ... on MeterCreatedEvent { meter { number } } }.",
-    )
-    headers: JSON | None = strawberry.field(
-        default=strawberry.UNSET,
-        description="An object of names and values, sent with each request, kept encrypted, such as an api key of the "
-        "receiver. Not those that Voltwire or the connection needs.",
-    )
+    """The events that it is to get of its types; null: all."""
+    selection: str | None = strawberry.UNSET
+    """GraphQL to send as data: a selection on Event, as it stands after events in a subscription, such as {
+    id name ... on MeterCreatedEvent { meter { number } } }; null: the event's own data."""
+    headers: JSON | None = strawberry.UNSET
+    """An object of names and values, sent with each request and kept encrypted, such as an API key of the
+    receiver; 20 at most, none that Voltwire or the connection needs."""
     ordered: bool | None = strawberry.UNSET
+    """Whether each delivery waits until the one before it has succeeded or was given up; null: not."""
     rate_limit: int | None = strawberry.UNSET
-    status: EndpointStatus | None = strawberry.field(
-        default=strawberry.UNSET,
-        description="DISABLED cancels what waits; ENABLED gets the events from now on.",
-    )
+    """How many requests a second at most, 1 to 1,000; null: no limit."""
+    status: EndpointStatus | None = strawberry.UNSET
+    """DISABLED cancels what waits; ENABLED gets the events from now on."""
     idempotency_key: str | None = None
 
 
@@ -148,17 +163,16 @@ class DeleteWebhookEndpointPayload:
 @strawberry.input
 class RotateWebhookSecretInput:
     webhook_endpoint_id: strawberry.ID
-    overlap_seconds: int | None = strawberry.field(
-        default=None,
-        description="How long the old secret signs as well: 0 to 2,592,000 (30 days), a day by default.",
-    )
+    overlap_seconds: int | None = None
+    """How many seconds the old secret signs as well: 0 to 2592000 (30 days), 86400 unless given."""
     idempotency_key: str | None = None
 
 
 @strawberry.type
 class RotateWebhookSecretPayload:
     webhook_endpoint: WebhookEndpoint | None = None
-    secret: str | None = strawberry.field(default=None, description="whsec_…, shown this once.")
+    secret: str | None = None
+    """The new secret, whsec_…, shown this once."""
     user_errors: list[UserError]
 
 
@@ -166,6 +180,7 @@ class RotateWebhookSecretPayload:
 class SendTestEventInput:
     webhook_endpoint_id: strawberry.ID
     type: EventType
+    """The kind of event whose example is sent."""
     idempotency_key: str | None = None
 
 
@@ -178,13 +193,15 @@ class SendTestEventPayload:
 @strawberry.input
 class CreateEmailSubscriptionInput:
     email: str
+    """The address, which gets a confirmation to answer within 48 hours."""
     description: str | None = None
+    """A note of your own, up to 2,000 characters."""
     event_types: list[str] | None = None
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
     filter: DestinationFilterInput | None = None
-    digest: Digest | None = strawberry.field(
-        default=None,
-        description="HOURLY: one mail on the hour. DAILY: one at 07:00 in the United Kingdom. By default IMMEDIATE.",
-    )
+    """The events that it is to get of its types; null: all."""
+    digest: Digest | None = None
+    """How often its mails come; IMMEDIATE unless given."""
     idempotency_key: str | None = None
 
 
@@ -198,12 +215,13 @@ class CreateEmailSubscriptionPayload:
 class UpdateEmailSubscriptionInput:
     email_subscription_id: strawberry.ID
     description: str | None = strawberry.UNSET
+    """A note of your own, up to 2,000 characters."""
     event_types: list[str] | None = strawberry.UNSET
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
     filter: DestinationFilterInput | None = strawberry.UNSET
-    digest: Digest | None = strawberry.field(
-        default=strawberry.UNSET,
-        description="HOURLY: one mail on the hour. DAILY: one at 07:00 in the United Kingdom. By default IMMEDIATE.",
-    )
+    """The events that it is to get of its types; null: all."""
+    digest: Digest | None = strawberry.UNSET
+    """How often its mails come from now on; null: IMMEDIATE."""
     idempotency_key: str | None = None
 
 
@@ -249,16 +267,19 @@ class RetryDeliveryPayload:
     user_errors: list[UserError]
 
 
-@strawberry.input(description="Either after, with or without through, or failedSince.")
+@strawberry.input
 class ReplayEventsInput:
+    """Either after, with or without through, or failedSince."""
+
     webhook_endpoint_id: strawberry.ID
     after: str | None = None
-    through: str | None = strawberry.field(default=None, description="Omitted: the log's end now.")
-    failed_since: datetime | None = strawberry.field(
-        default=None,
-        description="What failed, was given up, cancelled, or passed over while the endpoint was disabled since then, "
-        "and has neither arrived nor waits for its first attempt. What waits for another one is cancelled for it.",
-    )
+    """A cursor of the log: the events after it are sent."""
+    through: str | None = None
+    """A cursor of the log: the last event to be sent; null: the log's end now."""
+    failed_since: datetime | None = None
+    """A time within retention: since then, what failed, was given up, cancelled, or passed over while the
+    endpoint was disabled, and has neither arrived nor waits for its first attempt. Another attempt that waits
+    is cancelled for it."""
     idempotency_key: str | None = None
 
 

@@ -25,12 +25,6 @@ for kind in (AttemptOutcome, Digest, DeliveryStatus, EmailSubscriptionStatus, En
     strawberry.enum(kind)
 
 
-FILTER = (
-    "OR within a list, AND across. customerIds and meterIds match what the event recorded; metadata, that its customer "
-    "or one of its meters has all of these pairs when the event is turned into deliveries."
-)
-
-
 # What was sent no list needs, and it may be long.
 WITHOUT_BODIES = tuple(
     defer(cast(Any, one), raiseload=True) for one in (models.Delivery.body, models.Delivery.test_event)
@@ -41,11 +35,17 @@ def deliveries_seen_by(viewer: Actor) -> Select[Any]:
     return visible(select(models.Delivery).options(*WITHOUT_BODIES), viewer)
 
 
-@strawberry.type(description=FILTER)
+@strawberry.type
 class DestinationFilter:
+    """OR within a list, AND across. customerIds and meterIds match the event's own record; metadata, that its
+    customer or one of its meters has all of these pairs when the event is turned into deliveries."""
+
     customer_ids: list[strawberry.ID] | None
+    """Ids of customers, one of whom the event must be about; null: any."""
     meter_ids: list[strawberry.ID] | None
+    """Ids of meters, one of which the event must be about; null: any."""
     metadata: Metadata | None
+    """Keys and values, all of which the customer or one of the meters must have; null: any."""
 
     @classmethod
     def of(cls, stored: dict[str, Any] | None) -> "DestinationFilter | None":
@@ -58,15 +58,20 @@ class DestinationFilter:
         )
 
 
-@strawberry.type(description="Counts of its deliveries that are kept, replays and tests included.")
+@strawberry.type
 class EndpointStats:
+    """Counts of its deliveries that are kept, replays and tests included."""
+
     succeeded: int
-    failing: int = strawberry.field(description="Failed and to be tried again.")
+    """How many have arrived."""
+    failing: int
+    """How many failed and will be tried again."""
     exhausted: int
-    oldest_due_at: datetime | None = strawberry.field(
-        description="When the delivery that waits longest was or is due."
-    )
+    """How many were given up."""
+    oldest_due_at: datetime | None
+    """When the delivery that waits longest was or is due."""
     last_success_at: datetime | None
+    """When it last took a delivery, to about a second; null if never."""
 
 
 @shows(models.WebhookEndpoint, "whe")
@@ -77,32 +82,35 @@ class EndpointStats:
 )
 @strawberry.type
 class WebhookEndpoint(Node):
+    """A URL of a backend that events are sent to, as signed POST requests."""
+
     id: strawberry.ID
     url: str
+    """The URL that requests are sent to."""
     description: str | None
-    event_types: list[str] | None = strawberry.field(
-        description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
-    )
-    filter: DestinationFilter | None = strawberry.field(description="Null: all events of its types.")
-    selection: str | None = strawberry.field(
-        description="A GraphQL selection on Event, whose result each body carries as data; null: the event's own data."
-    )
-    headers: JSON | None = strawberry.field(
-        description="Headers of your own on each request, names to values; the values are masked here."
-    )
-    ordered: bool = strawberry.field(
-        description="Whether each delivery waits until the one before it has succeeded or was given up."
-    )
-    rate_limit: int | None = strawberry.field(description="Requests a second; null: no limit.")
+    """The account's own note."""
+    event_types: list[str] | None
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
+    filter: DestinationFilter | None
+    """The events that it gets of its types; null: all."""
+    selection: str | None
+    """A GraphQL selection on Event, whose result each body carries as data; null: the event's own data."""
+    headers: JSON | None
+    """Headers of your own on each request, names to values; the values are masked here."""
+    ordered: bool
+    """Whether each delivery waits until the one before it has succeeded or was given up."""
+    rate_limit: int | None
+    """How many requests a second at most; null: no limit."""
     status: EndpointStatus
+    """Whether it takes deliveries."""
     disabled_reason: str | None
+    """The reason why it is disabled; null while enabled."""
     disabled_at: datetime | None
-    failing_since: datetime | None = strawberry.field(
-        description="Since when every attempt has failed; null while it takes deliveries. Disabled after five days."
-    )
-    public_key: str = strawberry.field(
-        description="whpk_…, to verify the v1a signatures (Ed25519) that stand beside those of the secret (v1)."
-    )
+    """When it was disabled; null while enabled."""
+    failing_since: datetime | None
+    """Since when every attempt has failed; null while it takes deliveries. Disabled after five days."""
+    public_key: str
+    """whpk_…, to verify the v1a signatures (Ed25519) that stand beside those of the secret (v1)."""
     created_at: datetime
     updated_at: datetime
     row: strawberry.Private[models.WebhookEndpoint]
@@ -131,7 +139,7 @@ class WebhookEndpoint(Node):
             viewer=viewer,
         )
 
-    @strawberry.field(description="Newest first.")
+    @strawberry.field
     async def deliveries(
         self,
         info: Info,
@@ -140,6 +148,7 @@ class WebhookEndpoint(Node):
         last: int | None = None,
         before: str | None = None,
     ) -> Connection["Delivery"]:
+        """Its deliveries, newest first."""
         request = page_request(first, after, last, before)
 
         async def load(endpoint_ids: list[str]) -> Any:
@@ -158,6 +167,7 @@ class WebhookEndpoint(Node):
 
     @strawberry.field
     async def stats(self, info: Info) -> EndpointStats:
+        """Counts of its deliveries."""
         loader = info.context.loader(
             ("endpoint stats", self.viewer), _stats_loader(info.context, self.viewer)
         )
@@ -204,16 +214,23 @@ def _stats_loader(context: Context, viewer: Actor) -> Any:
 )
 @strawberry.type
 class EmailSubscription(Node):
+    """A person's address that events are mailed to, once it has confirmed."""
+
     id: strawberry.ID
     email: str
+    """The address."""
     description: str | None
-    event_types: list[str] | None = strawberry.field(
-        description='Dotted names or wildcards ("meter.*"); null: all, present and future.'
-    )
-    filter: DestinationFilter | None = strawberry.field(description="Null: all events of its types.")
+    """The account's own note."""
+    event_types: list[str] | None
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
+    filter: DestinationFilter | None
+    """The events that it gets of its types; null: all."""
     digest: Digest
+    """How often its mails come."""
     status: EmailSubscriptionStatus
+    """Whether it gets mails."""
     suspended_reason: str | None
+    """The reason why it is suspended; null while it is not."""
     created_at: datetime
     updated_at: datetime
 
@@ -236,13 +253,22 @@ class EmailSubscription(Node):
 @compiled(models.DeliveryAttempt)
 @strawberry.type
 class DeliveryAttempt:
+    """One try to deliver."""
+
     number: int
+    """1, 2, 3 … within its delivery."""
     at: datetime
+    """When it began."""
     duration_ms: int
+    """How long it took, in milliseconds."""
     outcome: AttemptOutcome
+    """How it ended."""
     response_status: int | None
+    """The HTTP status, or the code of the mail server's reply; null without an answer."""
     response_body: str | None
+    """The first 16 KB of the answer, or the mail server's reply; null without an answer."""
     error: str | None
+    """A sentence that says why it failed; null if it did not."""
 
     @classmethod
     def of(cls, row: models.DeliveryAttempt) -> "DeliveryAttempt":
@@ -268,9 +294,13 @@ class DeliveryAttempt:
 )
 @strawberry.type
 class Delivery(Node):
+    """One event on its way to one destination."""
+
     id: strawberry.ID
     status: DeliveryStatus
+    """How it stands."""
     next_attempt_at: datetime | None
+    """When it is due next; null once nothing more will be tried."""
     created_at: datetime
     event_id: strawberry.Private[str]
     destination_id: strawberry.Private[str]
@@ -288,22 +318,27 @@ class Delivery(Node):
             viewer=viewer,
         )
 
-    @strawberry.field(description="Null once the event is past retention, and for a test event.")
+    @strawberry.field
     async def event(self, info: Info) -> Event | None:
+        """The event; null once past retention, and for a test event."""
         return await find_event(info.context, self.viewer, self.event_id)
 
     @strawberry.field
     async def endpoint(self, info: Info) -> WebhookEndpoint | None:
+        """The webhook endpoint that it goes to; null if it is gone, and for a mail."""
         row = await find(info.context, self.viewer, models.WebhookEndpoint, self.destination_id)
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def email_subscription(self, info: Info) -> EmailSubscription | None:
+        """The email subscription that it goes to; null if it is gone, and for a webhook."""
         row = await find(info.context, self.viewer, models.EmailSubscription, self.destination_id)
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
-    @strawberry.field(description="In the order in which they were made.")
+    @strawberry.field
     async def attempts(self, info: Info) -> list[DeliveryAttempt]:
+        """Its attempts, in the order in which they were made."""
+
         async def load(delivery_ids: list[str]) -> list[list[models.DeliveryAttempt]]:
             statement: Any = select(col(models.Delivery.id), models.DeliveryAttempt)
             statement = (
@@ -329,6 +364,8 @@ class Delivery(Node):
 @compiled(models.Replay)
 @strawberry.type
 class Replay(Node):
+    """Events sent to one endpoint again."""
+
     id: strawberry.ID
     created_at: datetime
     row: strawberry.Private[models.Replay]
@@ -340,14 +377,17 @@ class Replay(Node):
 
     @strawberry.field
     async def status(self, info: Info) -> ReplayStatus:
+        """How far it is."""
         return (await self._progress(info)).status
 
-    @strawberry.field(description="Its deliveries, made and to be made.")
+    @strawberry.field
     async def total(self, info: Info) -> int:
+        """How many deliveries it has, made and to be made."""
         return (await self._progress(info)).total
 
-    @strawberry.field(description="Those of its deliveries that have ended.")
+    @strawberry.field
     async def done(self, info: Info) -> int:
+        """How many of its deliveries have ended."""
         return (await self._progress(info)).done
 
     async def _progress(self, info: Info) -> Progress:

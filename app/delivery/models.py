@@ -14,25 +14,40 @@ from app.ids import new_id
 
 
 class EndpointStatus(enum.Enum):
+    """Whether a webhook endpoint takes deliveries."""
+
     ENABLED = "ENABLED"
+    """Gets the events from its enabling on."""
     DISABLED = "DISABLED"
+    """Gets nothing, by the account or because it failed for good."""
 
 
 class EmailSubscriptionStatus(enum.Enum):
+    """Whether an email subscription gets mails."""
+
     PENDING = "PENDING"
+    """The address has not confirmed yet, and gets nothing but the confirmation."""
     ACTIVE = "ACTIVE"
+    """Gets the events from its confirmation on."""
     UNSUBSCRIBED = "UNSUBSCRIBED"
+    """The address has ended it."""
     SUSPENDED = "SUSPENDED"
+    """The mail server refused the address for good."""
 
 
 class DeliveryStatus(enum.Enum):
     """FAILED will be tried again; EXHAUSTED will not; CANCELLED: its destination went away first."""
 
     PENDING = "PENDING"
+    """Waits for its first attempt, or for that of a retry by hand."""
     SUCCEEDED = "SUCCEEDED"
+    """Its destination has taken it."""
     FAILED = "FAILED"
+    """Its last attempt failed, and another will follow."""
     EXHAUSTED = "EXHAUSTED"
+    """Its last attempt failed, and none will follow by itself."""
     CANCELLED = "CANCELLED"
+    """Its destination went away, or a replay took its place, before it succeeded."""
 
 
 class Lane(enum.IntEnum):
@@ -49,14 +64,22 @@ class Digest(enum.Enum):
     """How often a subscription's mails come: each event at once, or one mail for an hour's or a day's."""
 
     IMMEDIATE = "IMMEDIATE"
+    """One mail for each event, at once."""
     HOURLY = "HOURLY"
+    """One mail for the events of an hour, on the hour."""
     DAILY = "DAILY"
+    """One mail for the events of a day, at 07:00 in the United Kingdom."""
 
 
 class ReplayStatus(enum.Enum):
+    """How far a replay is."""
+
     RUNNING = "RUNNING"
+    """Deliveries are yet to be made or to end."""
     DONE = "DONE"
+    """All of its deliveries have ended."""
     CANCELLED = "CANCELLED"
+    """Its endpoint was disabled first."""
 
 
 class WebhookEndpoint(AccountWide, SQLModel, table=True):

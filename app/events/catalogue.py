@@ -19,15 +19,22 @@ REDACTED = "[deleted]"
 
 
 class EventType(enum.Enum):
-    """The seven events; the values are the dotted names."""
+    """The kinds of events; each has a dotted name as well."""
 
     METER_DATA_RECEIVED = "meter_data.received"
+    """meter_data.received: readings of a meter were recorded or changed."""
     METER_CREATED = "meter.created"
+    """meter.created: a meter was created, by itself or by a consent."""
     USER_CREATED = "user.created"
+    """user.created: a user was created."""
     CUSTOMER_CREATED = "customer.created"
+    """customer.created: a customer was created."""
     API_KEYS_ROTATED = "api_keys.rotated"
+    """api_keys.rotated: an API key got a new secret."""
     HOSTED_CONSENT_APPROVED = "hosted_consent.approved"
+    """hosted_consent.approved: a consent was given."""
     HOSTED_CONSENT_REVOKED = "hosted_consent.revoked"
+    """hosted_consent.revoked: a consent was revoked."""
 
 
 class EventData(BaseModel):

@@ -62,17 +62,21 @@ THE_STREAM = One(
 )
 @strawberry.interface
 class Event(Node):
+    """One entry of the account's event log."""
+
     id: strawberry.ID
     type: EventType
-    name: str = strawberry.field(description='The dotted name, "meter_data.received".')
-    sequence: Long | None = strawberry.field(
-        description="1, 2, 3 … within the account without a gap; null for a viewer bound to one customer."
-    )
+    """Its kind."""
+    name: str
+    """Its kind by the dotted name, such as meter_data.received."""
+    sequence: Long | None
+    """1, 2, 3 … within the account without a gap; null for a viewer bound to one customer."""
     cursor: str
+    """Its place in the log: pages, streams and replays begin just after it."""
     occurred_at: datetime
-    data: JSON = strawberry.field(
-        description="The catalogue's data as of the event: what a webhook without a selection carries."
-    )
+    """When it was recorded, at the end of its change's transaction."""
+    data: JSON
+    """The catalogue's data as of the event: the payload of a webhook without a selection."""
     record: strawberry.Private[EventRecord]
     viewer: strawberry.Private[Actor]
 
@@ -140,14 +144,17 @@ async def read_event(info: Info, identifier: str) -> Any:
     return await one(info, EventRecord, identifier, lambda: find_event(context, context.viewer, identifier))
 
 
-@strawberry.input(
-    description="Match what the event recorded when it happened. OR within a list, AND across; [] matches nothing, "
-    "null everything."
-)
+@strawberry.input
 class EventFilter:
+    """Match the event's record of when it happened. OR within a list, AND across; [] matches nothing, null
+    everything."""
+
     types: list[EventType] | None = None
+    """Kinds, one of which the event must be."""
     meter_ids: list[strawberry.ID] | None = None
+    """Ids of meters, one of which the event must be about: 1,000 at most."""
     customer_ids: list[strawberry.ID] | None = None
+    """Ids of customers, one of whom the event must be about: 1,000 at most."""
 
     def wanted(self) -> dict[str, Any]:
         return {name: sorted(values) for name, values in self.rule().values().items()}
@@ -186,26 +193,38 @@ async def _page_of_events(
 
 @strawberry.type
 class EventStream:
+    """The ends of the account's event log."""
+
     oldest_cursor: str | None
+    """The cursor just before the oldest event that is kept."""
     latest_cursor: str
+    """The cursor of the log's end as of now."""
 
 
 @strawberry.type
 class EventTypeInfo:
+    """One kind of event in the catalogue."""
+
     type: EventType
+    """The kind, as filters and sendTestEvent take it."""
     name: str
+    """Its dotted name, as destinations' eventTypes and webhooks have it."""
     description: str
+    """A sentence that says when it happens."""
     schema: JSON
+    """The JSON Schema of its data."""
     example: JSON
+    """An example of its data."""
 
 
 @strawberry.type
 class EventQueries:
     @strawberry.field
     async def event(self, info: Info, id: strawberry.ID) -> Event | None:
+        """The event with this id; null if there is none, or it is past retention."""
         return await read_event(info, id)  # type: ignore[no-any-return]
 
-    @strawberry.field(description="The log, oldest first.")
+    @strawberry.field
     async def events(
         self,
         info: Info,
@@ -215,6 +234,7 @@ class EventQueries:
         before: str | None = None,
         filter: EventFilter | None = None,
     ) -> Connection[Event]:
+        """The log, oldest first."""
         context, viewer, keyring = info.context, info.context.viewer, info.context.services.keyring
         # What a cursor stands for depends on where the log begins and ends.
         stream = None if after is None and before is None else await stream_of(context, viewer)
@@ -233,18 +253,18 @@ class EventQueries:
             ordinary=lambda: _page_of_events(context, viewer, request, filter),
         )
 
-    @strawberry.field(
-        description="Where the log begins and ends now: read it, then the state, then subscribe after latestCursor."
-    )
+    @strawberry.field
     async def event_stream(self, info: Info) -> EventStream:
+        """Where the log begins and ends now: read it, then the state, then subscribe after latestCursor."""
         stream = await stream_of(info.context, info.context.viewer)
         keyring = info.context.services.keyring
         return EventStream(
             oldest_cursor=cursors.oldest(keyring, stream), latest_cursor=cursors.latest(keyring, stream)
         )
 
-    @strawberry.field(description="The catalogue.")
+    @strawberry.field
     def event_types(self) -> list[EventTypeInfo]:
+        """The catalogue: every kind of event, which needs no credential."""
         return [
             EventTypeInfo(
                 type=one.type,

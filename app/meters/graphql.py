@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import strawberry
 from sqlalchemy import Select, false, or_
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
 from app.api.compiled.declare import Asked, Computed, One, column, compiled, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
-from app.api.inputs import given, given_values, require_bounded
+from app.api.inputs import given_values, require_bounded
 from app.api.metadata import label_values, labels_are
-from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, page_request
 from app.api.scalars import Metadata
@@ -29,9 +27,10 @@ from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.graphql import Event, event_type
 from app.events.models import EventRecord
-from app.meters import actions, models, numbers
+from app.meters import models, numbers
 from app.meters.events import ValidityState
 from app.meters.kinds import DataSource, MeterStatus, MeterType
+from app.readings.arguments import From, Length, Lookback, To
 from app.readings.kinds import Granularity
 
 if TYPE_CHECKING:
@@ -49,10 +48,16 @@ for _kind in (MeterType, MeterStatus, DataSource):
 
 @strawberry.type
 class MeterValidityState:
+    """The reasons why a meter may be inactive."""
+
     missing_consent: bool
+    """Whether it has neither a valid consent nor one that was given and has run out."""
     expired_consent: bool
+    """Whether the consent that counts was given and has run out."""
     is_disabled_by_user: bool
+    """Whether disableMeter was called, and enableMeter not since."""
     has_invalid_meter_number: bool
+    """Whether it has a gas number that fails its check, which is accepted all the same."""
 
 
 # Not scoped, because whoever sees a meter sees the consent that counts for it.
@@ -85,15 +90,21 @@ def _of_standing(value: Any) -> Computed:
 )
 @strawberry.type
 class Meter(Node):
+    """An electricity or gas meter of one customer, which it never leaves."""
+
     id: strawberry.ID
-    number: str = strawberry.field(
-        description="MPAN core (13 digits; the 21-digit form is stored as its core) or MPRN (6 to 10)."
-    )
+    number: str
+    """MPAN core (13 digits; the 21-digit form is stored as its core) or MPRN (6 to 10)."""
     type: MeterType
+    """The energy that it measures; gas is in kWh here too."""
     description: str | None
+    """The account's own note; null to the end customer's consent token."""
     address: str | None
+    """The place where it is."""
     metadata: Metadata
+    """The account's own keys and values; {} to the end customer's consent token."""
     data_source: DataSource
+    """The source of its readings, as the account named it."""
     created_at: datetime
     updated_at: datetime
     row: strawberry.Private[models.Meter]
@@ -119,21 +130,26 @@ class Meter(Node):
 
     @strawberry.field
     async def status(self, info: Info) -> MeterStatus:
+        """How it stands now."""
         consent, at = await self._standing(info)
         return coverage.status(self.row, consent, at)
 
     @strawberry.field
     async def validity_state(self, info: Info) -> MeterValidityState:
+        """The reasons why it may be inactive, as of now."""
         consent, at = await self._standing(info)
         return MeterValidityState(**ValidityState.of(self.row, consent, at).model_dump())
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer:
+        """The customer that it belongs to."""
         found: Customer = await find_owner(info.context, self.viewer, CustomerRow, self.row.customer_id)
         return found
 
     @strawberry.field
     async def hosted_consent(self, info: Info) -> LazyHostedConsent | None:
+        """The consent that counts: the valid one with the latest expiry, else the latest decided, else the
+        pending one."""
         consent, _at = await self._standing(info)
         # With a consent's token no other consent is there.
         hidden = consent is not None and self.viewer.consent_id not in (None, consent.id)
@@ -143,11 +159,13 @@ class Meter(Node):
     async def interval_data(
         self,
         info: Info,
-        from_: Annotated[datetime | None, strawberry.argument(name="from")] = None,
-        to: datetime | None = None,
-        lookback: str | None = None,
-        granularity: Granularity = Granularity.HALF_HOUR,
+        from_: From = None,
+        to: To = None,
+        lookback: Lookback = None,
+        granularity: Length = Granularity.HALF_HOUR,
     ) -> LazyIntervalData:
+        """The meter's consumption over a period, by the lookback or from and to; by default its last day with
+        data."""
         # By name, as lazy types are found, because features' GraphQL modules do not import each other.
         readings = import_module("app.readings.graphql")
         asked = (from_, to, lookback, granularity)
@@ -171,29 +189,45 @@ class Meter(Node):
 @compiled(EventRecord, meter=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class MeterCreatedEvent(Event):
+    """A meter was created, by itself or by an approved consent."""
+
     @strawberry.field
     async def meter(self, info: Info) -> Meter | None:
+        """The meter as of now; null once deleted."""
         row = await find(info.context, self.viewer, models.Meter, self.record.subject_id)
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer | None:
+        """The meter's customer as of now; null once deleted."""
         row = await find(info.context, self.viewer, CustomerRow, self.record.customer_id or "")
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
 
 @strawberry.input
 class MeterFilter:
+    """OR within a list, AND across; [] matches nothing, null everything."""
+
     customer_ids: list[strawberry.ID] | None = None
+    """Ids of customers, to one of which the meter must belong: 1,000 at most."""
     numbers: list[str] | None = None
+    """Meter numbers in any form that createMeter takes: 1,000 at most."""
     types: list[MeterType] | None = None
+    """Types, one of which the meter must have."""
     statuses: list[MeterStatus] | None = None
+    """Statuses, one of which the meter must have now."""
     data_sources: list[DataSource] | None = None
+    """Sources, one of which the meter must have."""
     metadata: Metadata | None = None
+    """Keys and values, all of which the meter must have."""
     missing_consent: bool | None = None
+    """What validityState.missingConsent must be now."""
     expired_consent: bool | None = None
+    """What validityState.expiredConsent must be now."""
     is_disabled_by_user: bool | None = None
+    """What validityState.isDisabledByUser must be."""
     has_invalid_meter_number: bool | None = None
+    """What validityState.hasInvalidMeterNumber must be."""
 
     def wanted(self) -> dict[str, Any]:
         require_bounded(self)
@@ -250,6 +284,7 @@ def _stored(number: str) -> str:
 class MeterQueries:
     @strawberry.field
     async def meter(self, info: Info, id: strawberry.ID) -> Meter | None:
+        """The meter with this id; null if there is none."""
         return await read_one(info, models.Meter, id)  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -262,139 +297,6 @@ class MeterQueries:
         before: str | None = None,
         filter: MeterFilter | None = None,
     ) -> Connection[Meter]:
+        """The meters that the viewer may see, in the order of their ids."""
         request = page_request(first, after, last, before)
         return await connection(info, models.Meter, request, filter)  # type: ignore[no-any-return]
-
-
-@strawberry.input
-class CreateMeterInput:
-    customer_id: strawberry.ID
-    number: str
-    type: MeterType | None = strawberry.field(default=None, description="Omitted: by the number's length.")
-    description: str | None = None
-    address: str | None = None
-    data_source: DataSource | None = strawberry.field(default=None, description="API unless given.")
-    metadata: Metadata | None = None
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class CreateMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class UpdateMeterInput:
-    meter_id: strawberry.ID
-    description: str | None = strawberry.UNSET
-    address: str | None = strawberry.UNSET
-    data_source: DataSource | None = strawberry.UNSET
-    metadata: Metadata | None = strawberry.UNSET
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class UpdateMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class DeleteMeterInput:
-    meter_id: strawberry.ID
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class DeleteMeterPayload:
-    deleted_id: strawberry.ID | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class EnableMeterInput:
-    meter_id: strawberry.ID
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class EnableMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class DisableMeterInput:
-    meter_id: strawberry.ID
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class DisableMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.input
-class SetMeterConsentInput:
-    meter_id: strawberry.ID
-    hosted_consent_id: strawberry.ID | None = None
-    idempotency_key: str | None = None
-
-
-@strawberry.type
-class SetMeterConsentPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.type
-class MeterMutations:
-    @strawberry.mutation
-    async def create_meter(self, info: Info, input: CreateMeterInput) -> CreateMeterPayload | None:
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            names = ("customer_id", "number", "type", "description", "address", "data_source")
-            values = given(input, *names, metadata="labels")
-            return {"meter": await actions.create(session, actor, **values)}
-
-        return await mutate(info, input, CreateMeterPayload, run)
-
-    @strawberry.mutation
-    async def update_meter(self, info: Info, input: UpdateMeterInput) -> UpdateMeterPayload | None:
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "description", "address", "data_source", metadata="labels")
-            return {"meter": await actions.update(session, actor, input.meter_id, changes)}
-
-        return await mutate(info, input, UpdateMeterPayload, run)
-
-    @strawberry.mutation
-    async def delete_meter(self, info: Info, input: DeleteMeterInput) -> DeleteMeterPayload | None:
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await actions.delete(session, actor, input.meter_id)}
-
-        return await mutate(info, input, DeleteMeterPayload, run)
-
-    @strawberry.mutation
-    async def enable_meter(self, info: Info, input: EnableMeterInput) -> EnableMeterPayload | None:
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"meter": await actions.enable(session, actor, input.meter_id)}
-
-        return await mutate(info, input, EnableMeterPayload, run)
-
-    @strawberry.mutation
-    async def disable_meter(self, info: Info, input: DisableMeterInput) -> DisableMeterPayload | None:
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"meter": await actions.disable(session, actor, input.meter_id)}
-
-        return await mutate(info, input, DisableMeterPayload, run)
-
-    @strawberry.mutation(description="hostedConsentId null removes.")
-    async def set_meter_consent(
-        self, info: Info, input: SetMeterConsentInput
-    ) -> SetMeterConsentPayload | None:
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            consent_id = input.hosted_consent_id
-            return {"meter": await actions.set_consent(session, actor, input.meter_id, consent_id)}
-
-        return await mutate(info, input, SetMeterConsentPayload, run)

@@ -22,6 +22,7 @@ from app.events.models import EventRecord
 from app.meters import numbers
 from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
+from app.readings.arguments import From, Length, Lookback, To
 from app.readings.buckets import Bucket
 from app.readings.kinds import EnergyUnit, Granularity, ReadingQuality
 
@@ -39,11 +40,18 @@ for _kind in (EnergyUnit, Granularity, ReadingQuality):
 @compiled(Bucket, start_at=column("start"), end_at=column("end"), consumption=column("micro_kwh"))
 @strawberry.type
 class Interval:
+    """The consumption of one interval."""
+
     start_at: datetime
+    """The interval's start, in UTC."""
     end_at: datetime
+    """The interval's end, in UTC, where the next one starts."""
     consumption: MicroKwh
-    quality: ReadingQuality = strawberry.field(description="ESTIMATED if any part is.")
+    """The sum of its readings, in kWh."""
+    quality: ReadingQuality
+    """ESTIMATED if any part is."""
     missing_count: int
+    """How many of its half-hours up to now have no reading."""
 
     @classmethod
     def of(cls, bucket: Bucket) -> "Interval":
@@ -60,19 +68,27 @@ def _intervals(root: "IntervalData", info: Info) -> list[Interval]:
     return values(info, root.buckets, Interval.of)  # type: ignore[no-any-return]
 
 
-@strawberry.type(
-    description="[from, to), widened to whole buckets; the last day with data by default; 17,568 intervals at most. "
-    "Buckets without a reading are absent."
-)
+@strawberry.type
 class IntervalData:
+    """[from, to), widened to whole buckets; the last day with data by default; 17,568 intervals at most.
+    Buckets without a reading are absent."""
+
     meter: LazyMeter
+    """The meter that was read."""
     from_: datetime = strawberry.field(name="from")
+    """The period's start, inclusive."""
     to: datetime
+    """The period's end, exclusive."""
     granularity: Granularity
+    """The length of the intervals."""
     unit: EnergyUnit
+    """The unit of consumption and total."""
     total: MicroKwh
+    """The sum of all readings of the period, in kWh."""
     intervals: list[Interval] = strawberry.field(resolver=_intervals)
-    missing_count: int = strawberry.field(description="Half-hours without a reading up to now.")
+    """The intervals that have a reading, the oldest first."""
+    missing_count: int
+    """Half-hours without a reading up to now."""
     buckets: strawberry.Private[list[Bucket]]
 
 
@@ -115,44 +131,54 @@ async def interval_data(
 )
 @strawberry.type
 class MeterDataReceivedEvent(Event):
+    """Readings of a meter were recorded or changed."""
+
     @strawberry.field
     async def meter(self, info: Info) -> LazyMeter | None:
+        """The meter as of now; null once deleted."""
         row = await find(info.context, self.viewer, MeterRow, self.record.subject_id)
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def customer(self, info: Info) -> LazyCustomer | None:
+        """The meter's customer as of now; null once deleted."""
         row = await find(info.context, self.viewer, CustomerRow, self.record.data["customerId"])
         return shown(row, self.viewer)  # type: ignore[no-any-return]
 
     @strawberry.field(name="from")
     def from_(self) -> datetime:
+        """The start of the first half-hour that is new or changed."""
         return clock.parse_utc(self.record.data["from"])
 
     @strawberry.field
     def to(self) -> datetime:
+        """The end of the last half-hour that is new or changed; exclusive."""
         return clock.parse_utc(self.record.data["to"])
 
     @strawberry.field
     def interval_count(self) -> int:
+        """How many half-hours are new or changed."""
         count: int = self.record.data["intervalCount"]
         return count
 
 
 @strawberry.type
 class ReadingQueries:
-    @strawberry.field(description="By meterId, or by meterNumber and customerId. lookback: 1d, 1w, 3m, 1y.")
+    @strawberry.field
     async def interval_data(
         self,
         info: Info,
         meter_id: strawberry.ID | None = None,
-        meter_number: str | None = None,
+        meter_number: Annotated[
+            str | None, strawberry.argument(description="The meter's number, unique for its customer.")
+        ] = None,
         customer_id: strawberry.ID | None = None,
-        from_: Annotated[datetime | None, strawberry.argument(name="from")] = None,
-        to: datetime | None = None,
-        lookback: str | None = None,
-        granularity: Granularity = Granularity.HALF_HOUR,
+        from_: From = None,
+        to: To = None,
+        lookback: Lookback = None,
+        granularity: Length = Granularity.HALF_HOUR,
     ) -> IntervalData | None:
+        """A meter's consumption: by meterId, or by meterNumber and customerId. lookback: 1d, 1w, 3m, 1y."""
         viewer = info.context.viewer
         row = await _meter(info, viewer, meter_id, meter_number, customer_id)
         if row is None:
@@ -179,15 +205,21 @@ async def _meter(
 
 @strawberry.input
 class ReadingInput:
+    """The energy that a meter measured in one half-hour."""
+
     start_at: datetime
+    """The half-hour's start in UTC, at minute 0 or 30, in the past."""
     consumption: MicroKwh
+    """Energy in kWh, 0 or more."""
     quality: ReadingQuality | None = None
+    """Where the value comes from; ACTUAL unless ESTIMATED is given."""
 
 
 @strawberry.input
 class RecordReadingsInput:
     meter_id: strawberry.ID
-    readings: list[ReadingInput] = strawberry.field(description="At most 20,000.")
+    readings: list[ReadingInput]
+    """1 to 20,000 readings, each half-hour once."""
     idempotency_key: str | None = None
 
 
@@ -195,7 +227,9 @@ class RecordReadingsInput:
 class RecordReadingsPayload:
     meter: LazyMeter | None = None
     accepted: int | None = None
+    """How many readings were sent and are stored now."""
     changed: int | None = None
+    """How many of them were new or differ from those before."""
     user_errors: list[UserError]
 
 
@@ -203,6 +237,9 @@ class RecordReadingsPayload:
 class ReadingMutations:
     @strawberry.mutation
     async def record_readings(self, info: Info, input: RecordReadingsInput) -> RecordReadingsPayload | None:
+        """Record readings of one meter, all or none; those that are there are replaced. Needs a valid
+        consent."""
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             readings = [
                 (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
