@@ -17,17 +17,11 @@ from graphql import (
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
-    GraphQLError,
     GraphQLResolveInfo,
     GraphQLSchema,
     InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
-    StringValueNode,
-    Visitor,
-    parse,
-    validate,
-    visit,
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import collect_fields
@@ -39,20 +33,21 @@ from app.api.compiled.reads import Plans
 from app.api.context import Context
 from app.api.costs import Costs
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
+from app.api.introspection import FIELDS as INTROSPECTION_FIELDS
+from app.api.introspection import MEMORY, IntrospectingExecutor
 from app.api.kept import Kept
-from app.api.limits import Limits, check_shape
+from app.api.limits import Limits
 from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
 from app.api.secret_fields import secret_fields
+from app.api.storable import require_storable, require_storable_strings
+from app.api.validation import parsed, require_valid
 from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
-
-MAX_ERRORS = 20
 
 # What a request without credentials may select.
 OPEN_FIELDS = frozenset(
     {
         "__typename",
-        "__schema",
-        "__type",
+        *INTROSPECTION_FIELDS,
         "eventTypes",
         "hostedConsentByToken",
         "approveHostedConsent",
@@ -67,15 +62,17 @@ class Prepared:
 
     document: DocumentNode
     operation: OperationDefinitionNode
-    # Whether it selects only what needs no credentials.
-    is_open: bool
     costs: Costs
+    cost_limit: int
     # Whether the answer to it, a query, shows what opens something, or it names such a thing itself.
     is_secret: bool = False
     # Its compiled reads, if it reads.
     plans: Plans | None = None
     # Whether the response tells its cost.
     tells_cost: bool = False
+    executor: type[ReadyExecutor] = ReadyExecutor
+    # Whether its answer is always the same: introspection without variables.
+    is_constant: bool = False
 
     @property
     def text(self) -> str:
@@ -114,6 +111,8 @@ class Engine:
         self.schema: GraphQLSchema = schema._schema
         self._compiled = compiled
         self._limits = limits
+        self._strangers_limits = limits.of_strangers()
+        self._introspections: Kept[tuple[str, str | None], Any] = Kept(*MEMORY)
         self._allowed = None if operations is None else frozenset(operations.values())
         self._memory = Memory(OF_ACCOUNTS, operations)
         self._strangers = Memory(OF_STRANGERS, operations)
@@ -130,13 +129,11 @@ class Engine:
         prepared = memory.get(query, operation_name)
         if prepared is None:
             try:
-                prepared = self._prepare(query, operation_name, memory.plans_for(query))
+                prepared = self._prepare(query, operation_name, memory)
+            except QueryTooComplex as error:
+                raise RequestErrors.of(error if authenticated else _hinting(error)) from None
             except ApiError as error:
                 raise RequestErrors.of(error) from None
-            if not authenticated and not prepared.is_open:
-                raise RequestErrors.of(
-                    Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
-                )
             memory.put(query, operation_name, prepared)
         memory.named.learn(query, named)
         return prepared
@@ -144,51 +141,44 @@ class Engine:
     def require_valid(self, query: str) -> None:
         """Prepare every operation of a document. Raises RequestErrors."""
         try:
-            document = self._parse(query)
+            document = parsed(query, self._limits)
         except ApiError as error:
             raise RequestErrors.of(error) from None
         for one in document.definitions:
             if isinstance(one, OperationDefinitionNode):
                 self.prepare(query, one.name.value if one.name else None, authenticated=True)
 
-    def _prepare(self, query: str, operation_name: str | None, plans: Kept[Any, Any]) -> Prepared:
+    def _prepare(self, query: str, operation_name: str | None, memory: Memory) -> Prepared:
         if self._allowed is not None and query not in self._allowed:
             raise OperationNotAllowed(
                 "This server only executes documents of its list: send one of them, to the letter, or its hash."
             )
-        document = self._parse(query)
-        check_shape(document, self._limits)
-        if errors := validate(self.schema, document, max_errors=MAX_ERRORS, hide_suggestions=True):
-            # graphql-core gives up on documents that would take it too long.
-            if any(error.message == "Validation aborted." for error in errors):
-                raise QueryTooComplex("The document selects too many fields; ask in several requests.")
-            raise refused(errors, document)
+        is_stranger = memory is self._strangers
+        limits = self._strangers_limits if is_stranger else self._limits
+        document = parsed(query, limits)
+        require_storable_strings(document)
+        require_valid(self.schema, document, limits)
         operation = _operation(document, operation_name)
+        roots = list(_root_fields(document, operation).values())
+        if is_stranger and not OPEN_FIELDS.issuperset(roots):
+            raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
+        if roots.count("__schema") > 1:
+            raise QueryTooComplex("An operation may select __schema once; merge its selections.")
         kind = operation.operation
         reads = self._compiled and kind is not OperationType.MUTATION
+        introspects = not INTROSPECTION_FIELDS.isdisjoint(roots)
         return Prepared(
             document,
             operation,
-            is_open=_root_fields(document, operation) <= OPEN_FIELDS,
             is_secret=kind is OperationType.QUERY and bool(secret_fields(self.schema, document)),
             costs=Costs(self.schema, document, operation),
-            plans=Plans(document, operation, plans) if reads else None,
+            cost_limit=limits.cost,
+            plans=Plans(document, operation, memory.plans_for(query)) if reads else None,
+            executor=IntrospectingExecutor if introspects else ReadyExecutor,
+            is_constant=introspects
+            and not operation.variable_definitions
+            and {*INTROSPECTION_FIELDS, "__typename"}.issuperset(roots),
         )
-
-    def _parse(self, query: str) -> DocumentNode:
-        try:
-            document = parse(query, max_tokens=self._limits.tokens)
-        except GraphQLError as error:
-            if "more than" in error.message and "tokens" in error.message:
-                raise QueryTooComplex(
-                    f"The document has more than {self._limits.tokens} tokens; ask in several requests.",
-                    limit=self._limits.tokens,
-                ) from None
-            if "nested too deeply" in error.message:
-                raise QueryTooComplex("The document is nested too deeply; ask in several requests.") from None
-            raise refused([error]) from None
-        visit(document, _StorableStrings())
-        return document
 
     async def execute(
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, root_value: Any = None
@@ -199,7 +189,9 @@ class Engine:
         context.plans = prepared.plans if prepared.operation_type == "query" else None
         try:
             points.reach(f"{prepared.operation_type}.execute")
-            result = executor.execute_operation()
+            result = (
+                self._constant(prepared, executor) if prepared.is_constant else executor.execute_operation()
+            )
             if inspect.isawaitable(result):
                 result = await result
         finally:
@@ -208,6 +200,16 @@ class Engine:
         if prepared.tells_cost:
             response["extensions"] = {"cost": cost}
         return response
+
+    def _constant(self, prepared: Prepared, executor: Executor[Any]) -> Any:
+        """The result of introspection, from memory if it was asked for lately."""
+        place = (prepared.text, prepared.operation_name)
+        result = self._introspections.get(place)
+        if result is None:
+            result = executor.execute_operation()
+            assert isinstance(executor, IntrospectingExecutor)  # noqa: S101 - as the document was prepared
+            self._introspections.put(place, result, executor.weight)
+        return result
 
     def root_of(self, prepared: Prepared, variables: dict[str, Any] | None) -> GraphQLResolveInfo[Any]:
         """What the resolver of the operation's one root field is told, but for a context. Raises RequestErrors."""
@@ -228,8 +230,8 @@ class Engine:
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any
     ) -> tuple[Executor[Any], int]:
         """What executes it, and its cost."""
-        _require_storable(variables)
-        executor = ReadyExecutor.build(
+        require_storable(variables)
+        executor = prepared.executor.build(
             self.schema,
             prepared.document,
             root_value,
@@ -244,12 +246,13 @@ class Engine:
             cost = prepared.costs.of(executor.variable_values.coerced)
         except QueryTooComplex as error:
             raise RequestErrors.of(error) from None
-        if cost > self._limits.cost:
+        if cost > prepared.cost_limit:
             raise RequestErrors.of(
                 QueryTooComplex(
-                    f"This may bring back {cost} rows; at most {self._limits.cost} are allowed. Ask for smaller pages.",
+                    f"This may bring back {cost} rows; at most {prepared.cost_limit} are allowed. "
+                    "Ask for smaller pages.",
                     cost=cost,
-                    limit=self._limits.cost,
+                    limit=prepared.cost_limit,
                 )
             )
         return executor, cost
@@ -258,6 +261,11 @@ class Engine:
 def dumps(response: dict[str, Any]) -> bytes:
     """A response as JSON."""
     return orjson.dumps(response)
+
+
+def _hinting(error: QueryTooComplex) -> QueryTooComplex:
+    """Apps that lost their key are told so, whatever else is wrong with what they send."""
+    return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)
 
 
 def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
@@ -282,47 +290,21 @@ def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionN
     )
 
 
-def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> set[str]:
+def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> dict[str, str]:
+    """The names of the root fields by their response keys."""
     fragments = {
         one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
     }
-    names: set[str] = set()
+    names: dict[str, str] = {}
     seen: set[str] = set()
     pending = list(operation.selection_set.selections)
     while pending:
         node = pending.pop()
         if isinstance(node, FieldNode):
-            names.add(node.name.value)
+            names[(node.alias or node.name).value] = node.name.value
         elif isinstance(node, InlineFragmentNode):
             pending.extend(node.selection_set.selections)
         elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
             seen.add(node.name.value)
             pending.extend(fragments[node.name.value].selection_set.selections)
     return names
-
-
-class _StorableStrings(Visitor):
-    def enter_string_value(self, node: StringValueNode, *_: Any) -> None:
-        _require_storable(node.value)
-
-
-def _require_storable(value: Any) -> None:
-    """NUL and half a surrogate pair cannot be stored as text. Raises RequestErrors."""
-    try:
-        # Cheap for what is nearly always fine: orjson refuses surrogates and escapes NUL.
-        if b"\\u0000" not in orjson.dumps(value, default=str):
-            return
-    except (TypeError, ValueError, RecursionError):
-        pass
-    pending = [value]
-    while pending:
-        one = pending.pop()
-        if isinstance(one, str):
-            if "\x00" in one or any("\ud800" <= character <= "\udfff" for character in one):
-                raise RequestErrors.of(
-                    BadUserInput("Texts must be valid Unicode without the character U+0000; remove it.")
-                )
-        elif isinstance(one, dict):
-            pending += [*one.keys(), *one.values()]
-        elif isinstance(one, list):
-            pending += one

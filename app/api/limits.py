@@ -6,7 +6,8 @@ What an operation costs is counted in `costs.py`.
 import math
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Final
 
 from graphql import (
     DocumentNode,
@@ -21,16 +22,43 @@ from graphql import (
 from app.errors import QueryTooComplex
 from app.settings import Settings
 
-# Tools introspect deeper than any query needs to go; graphql-core bounds what introspection can expand to.
+# Tools introspect deeper than any query needs to go; graphql-core bounds how lists are nested in it.
 INTROSPECTION_DEPTH = 20
+
+# Real documents have 4 to 8 characters a token; more is one long string, name or comment.
+CHARACTERS_PER_TOKEN: Final = 50
+
+STRANGERS_BODY: Final = 32 * 1024
+"""Bytes of a request without credentials."""
 
 
 @dataclass(frozen=True)
 class Limits:
+    """Of one document. `errors`: after so many of them validation ends."""
+
     tokens: int
     depth: int
     aliases: int
     cost: int
+    # Each is validated with all fragments that it reaches.
+    operations: int = 20
+    errors: int = 20
+    # Validation compares the selections that may fall together, each with each; each comparison takes about 1 µs.
+    comparisons: int = 40_000
+
+    @property
+    def characters(self) -> int:
+        return self.tokens * CHARACTERS_PER_TOKEN
+
+    def of_strangers(self) -> "Limits":
+        """The limits of a request without credentials, where these are wider."""
+        return Limits(*map(min, astuple(self), astuple(STRANGERS)))
+
+
+# The standard introspection has 193 tokens with all its options, and what the consent page selects fewer.
+STRANGERS: Final = Limits(
+    tokens=300, depth=12, aliases=10, cost=500, operations=5, errors=5, comparisons=3000
+)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -39,7 +67,14 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def check_shape(document: DocumentNode, limits: Limits) -> None:
-    """Depth and aliases of a document, before it is validated. Raises QueryTooComplex."""
+    """Operations, depth and aliases of a document, before it is validated. Raises QueryTooComplex."""
+    operations = sum(isinstance(one, OperationDefinitionNode) for one in document.definitions)
+    if operations > limits.operations:
+        raise QueryTooComplex(
+            f"The document has {operations} operations; at most {limits.operations} are allowed. Send them apart.",
+            operations=operations,
+            limit=limits.operations,
+        )
     fragments = {
         one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
     }

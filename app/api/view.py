@@ -13,7 +13,7 @@ from app.api.asked import JSON, GraphQLRequest, Refused, read_request
 from app.api.context import Context, Services
 from app.api.engine import Engine, Prepared
 from app.api.failures import RequestErrors
-from app.api.limits import RateLimiter, retry_after
+from app.api.limits import STRANGERS_BODY, RateLimiter, retry_after
 from app.api.live import Live
 from app.api.negotiation import preferred
 from app.api.sse import sse_errors, sse_response
@@ -90,7 +90,7 @@ class GraphQLView:
         if not may_be_free:
             self._require_rate(request, actor)
         try:
-            asked = await read_request(request, self._services.settings.max_body)
+            asked = await read_request(request, self._longest(actor))
             prepared = self._prepare(request, asked, actor)
         except RequestErrors:
             if may_be_free:
@@ -109,6 +109,11 @@ class GraphQLView:
                 RequestErrors.of(BadUserInput("Send mutations by POST.")).errors, 405, {"Allow": "POST"}
             )
         return prepared.telling_cost() if asked.tells_cost else prepared
+
+    def _longest(self, actor: Actor | None) -> int:
+        """Bytes of a body."""
+        longest = self._services.settings.max_body
+        return longest if actor is not None else min(longest, STRANGERS_BODY)
 
     def _require_rate(self, request: Request, actor: Actor | None) -> None:
         who = actor.account_id if actor else f"ip {request.client.host if request.client else ''}"

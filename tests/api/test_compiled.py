@@ -22,7 +22,7 @@ from tests.api.compiled_scene import Scene
 from tests.api.documents import Document, Documents, dropping
 from tests.support import World, the_schema
 
-WIDE = Limits(tokens=100_000, depth=100, aliases=10_000, cost=10**9)
+WIDE = Limits(tokens=100_000, depth=100, aliases=10_000, cost=10**9, comparisons=500_000)
 DOCUMENTS = 120
 
 METERS = "id number type status validityState { missingConsent } customer { name } hostedConsent { status }"

@@ -165,7 +165,7 @@ async def test_a_refused_document_is_400_or_well_formed_200_for_legacy_clients(
         b"\xff\xfe",
         b'{"query": NaN}',
         b'{"query": "{ __typename }"',
-        b"[" * 100_000,
+        b"[" * 30_000,
         {},
         [{"query": TYPENAME}],
         {"query": ""},
@@ -228,16 +228,17 @@ async def test_json_in_utf8_is_taken_in_any_spelling(world: World, media: str) -
 
 
 async def test_a_body_too_large_is_413(world: World) -> None:
+    account = await world.account()
     limit = world.services.settings.max_body
     padded = json.dumps({"query": TYPENAME}).encode().ljust(limit)
-    assert (await post(world, padded)).status_code == 200
+    assert (await post(world, padded, account.key)).status_code == 200
 
     async def streamed() -> AsyncIterator[bytes]:
         yield padded
         yield b" "
 
     for content in (padded + b" ", streamed()):
-        response = await post(world, content)
+        response = await post(world, content, account.key)
         assert (response.status_code, code(response)) == (413, "BAD_USER_INPUT")
 
 
