@@ -1,16 +1,20 @@
 """Running a process until it is told to end: SIGTERM and SIGINT drain it, within seconds."""
 
 import asyncio
+import contextlib
 import gc
 import signal
 import socket
+from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 import structlog
 import uvicorn
 import uvloop
 
+from app import descriptors
+from app.api.connections import Connections
 from app.api.frame_protocol import FrameProtocol
 from app.api.http_protocol import HttpProtocol
 from app.main import Process, create_app
@@ -24,6 +28,12 @@ GRACE = 12
 LOCAL_URL = "http://127.0.0.1:8000"
 """Where a worker, which listens nowhere, takes the API to be unless it is told."""
 
+TICKS: Final = 10
+"""Of uvicorn's main loop, a tenth of a second each, between two looks whether files are left."""
+
+FILES_TO_GO_ON: Final = 8
+"""That there have to be once more before connections are accepted again."""
+
 GARBAGE = (10_000, 5, 5)
 """Python's own thresholds (700, 10, 10) look through the heap so often that it takes a third of the time of an event's
 execution for a hundred groups of subscriptions; with much rarer looks, what thousands of closed sockets leave piles up.
@@ -31,18 +41,56 @@ execution for a hundred groups of subscriptions; with much rarer looks, what tho
 
 
 class Server(uvicorn.Server):
-    """Tells the streams and the worker that it is going away before it waits for requests to end."""
+    """Tells the streams and the worker that it is going away before it waits for requests to end.
 
-    def __init__(self, config: uvicorn.Config, process: Process) -> None:
+    While the process has no file left it does not listen, or it would be asked for ever to accept what it cannot. The
+    port's queue keeps the connections meanwhile.
+    """
+
+    def __init__(self, config: uvicorn.Config, process: Process, listener: socket.socket) -> None:
         super().__init__(config)
         self._process = process
+        # The port stays ours while nobody listens.
+        self._port = listener.dup()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0:
+            await self._look_at_files()
+        return await super().on_tick(counter)
+
+    async def _look_at_files(self) -> None:
+        if self.servers and not descriptors.can_open(1):
+            log.warning("no connection is accepted: the process may open no more files (ulimit -n)")
+            self._stop_listening()
+        elif not self.servers and descriptors.can_open(FILES_TO_GO_ON):
+            # What was there a moment ago may be taken: the next look tries again.
+            with contextlib.suppress(OSError):
+                await self._listen()
+                log.info("connections are accepted again")
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._protocol, sock=self._port.dup(), backlog=self.config.backlog)
+        self.servers = [server]
+
+    def _stop_listening(self) -> None:
+        for server in self.servers:
+            server.close()
+        self.servers = []
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + GRACE
         # Who comes now is better served elsewhere.
-        for server in self.servers:
-            server.close()
+        self._stop_listening()
+        self._port.close()
         await self._process.drain()
         # Requests went on meanwhile, so that their time is counted from the signal as well.
         self.config.timeout_graceful_shutdown = max(1, int(ends_at - loop.time()))
@@ -60,11 +108,16 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
     bound = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     process = Process(settings, public_url=f"http://{shown}:{bound}", with_worker=with_worker)
+    connections = Connections(
+        settings.max_connections_per_address,
+        descriptors.for_connections(descriptors.raise_limit()),
+        settings.trusted_proxies,
+    )
     config = uvicorn.Config(
         create_app(process),
         log_config=None,
         access_log=False,
-        http=HttpProtocol,
+        http=partial(HttpProtocol, connections=connections),  # type: ignore[arg-type]
         ws=FrameProtocol,
         ws_per_message_deflate=False,
         ws_max_size=settings.max_message,
@@ -85,7 +138,7 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _end_well)
     _settle()
-    Server(config, process).run(sockets=[listener])
+    Server(config, process, listener).run(sockets=[listener])
 
 
 def _settle() -> None:

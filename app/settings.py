@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     max_cost: int = Field(default=5000, ge=1, lt=2**53 - 1)
     max_sockets: int = Field(default=10_000, ge=1)
     max_subscriptions: int = Field(default=100, ge=1)
+    max_connections_per_address: int = Field(default=10_000, ge=1)
     rate_limit: float = Field(default=100, gt=0, allow_inf_nan=False)
     operations_file: Path | None = None
 

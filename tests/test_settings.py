@@ -123,6 +123,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         "max_cost": 5000,
         "max_sockets": 10_000,
         "max_subscriptions": 100,
+        "max_connections_per_address": 10_000,
         "rate_limit": 100,
         "operations_file": None,
     }

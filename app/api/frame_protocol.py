@@ -34,8 +34,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     Both are called as well when the connection is lost.
     """
 
+    linger = LINGER
     on_writable: Callable[[], None] | None = None
     on_blocked: Callable[[], None] | None = None
+    # Is called once, when the connection is lost.
+    on_lost: Callable[[], None] | None = None
     _close_sent = False
     _abort_timer: asyncio.TimerHandle | None = None
     # Answers to the last pings of a peer that takes nothing.
@@ -100,7 +103,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         self._leave_later()
-        self._abort_timer = self.loop.call_later(LINGER, self.transport.abort)
+        self._abort_later()
 
     def handle_connect(self, event: "Request") -> None:
         super().handle_connect(event)
@@ -112,6 +115,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         super().handle_close(event)
         # It was answered, though without `close_sent`.
         self._block()
+        self._abort_later()
 
     def handle_ping(self) -> None:
         # Of a peer that takes nothing only the last pings are answered, as RFC 6455 (5.5.3) allows.
@@ -156,6 +160,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self._abort_later()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -180,10 +185,18 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.on_writable is not None:
             self.on_writable()
         self.on_writable = self.on_blocked = None
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
 
     def _block(self) -> None:
         if self.on_blocked is not None:
             self.on_blocked()
+
+    def _abort_later(self) -> None:
+        """A transport that is closed waits for a peer that takes nothing of what was sent, and would for ever."""
+        if self._abort_timer is None:
+            self._abort_timer = self.loop.call_later(self.linger, self.transport.abort)
 
     def _leave_later(self) -> None:
         self._reach = reach_of(self.transport)

@@ -1,0 +1,29 @@
+"""Addresses of clients, as far as limits tell them apart."""
+
+import ipaddress
+from functools import lru_cache
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+LONGEST: Final = 64
+"""Characters of a text that is no IP address, such as a proxy may forward."""
+
+
+def client_network(connection: HTTPConnection) -> str:
+    """The network of the client, as a trusted proxy forwards it, or of the peer."""
+    return network_of(connection.client.host if connection.client else "")
+
+
+@lru_cache(4096)
+def network_of(host: str) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one: a single customer of a provider gets at least that much."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:LONGEST]
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
