@@ -1,7 +1,7 @@
 """One process of Voltwire: what it opens at start and closes at the end, and its routes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -14,17 +14,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
+from app.api.asked import JSON
 from app.api.context import Services
 from app.api.engine import Engine
 from app.api.failures import RequestErrors
 from app.api.limits import RateLimiter, limits_of
 from app.api.live import Live
 from app.api.masked import MaskFaults
+from app.api.negotiation import preferred
 from app.api.origins import Origins, cors
 from app.api.persisted import read_operations
 from app.api.schema import build_schema
 from app.api.sockets import SocketEndpoint
-from app.api.view import GraphQLView
+from app.api.view import HTML, GraphQLView
 from app.auth.authenticate import Authenticator
 from app.consents import evidence
 from app.consents import pages as consent_pages
@@ -40,6 +42,7 @@ from app.migrations import migrate
 from app.readings import bulk
 from app.settings import Settings
 from app.web import start
+from app.web.render import page
 from app.web.static import PageFiles
 from app.worker import Worker
 
@@ -47,6 +50,10 @@ log = structlog.get_logger()
 
 STATIC = Path(__file__).parent / "web" / "static"
 READY_WITHIN = 2.0
+ERROR_PAGES = {
+    404: ("There is nothing here", "Check that you opened the whole link, or begin at the start page, at /."),
+    405: ("Nothing to see here", "This address is for programs; the start page, at /, says how they use it."),
+}
 
 
 class Process:
@@ -171,8 +178,19 @@ def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
     ]
 
 
-async def _on_http_error(_request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
+    headers = getattr(error, "headers", None) or {}
+    if preferred(request.headers.get("accept"), (JSON, HTML)) == HTML:
+        return _error_page(status, headers)
     code = "NOT_FOUND" if status == 404 else "INVALID"
     body = {"code": code, "message": str(getattr(error, "detail", "")) or "There is nothing here."}
-    return JSONResponse(body, status, getattr(error, "headers", None))
+    return JSONResponse(body, status, headers)
+
+
+def _error_page(status: int, headers: Mapping[str, str]) -> Response:
+    """The same for somebody who looks at it in a browser."""
+    title, advice = ERROR_PAGES.get(status, ("This did not work", "Go back, and try it in another way."))
+    shown = page("message.html", status, title=title, paragraphs=[advice])
+    shown.headers.update(headers)
+    return shown

@@ -225,6 +225,7 @@ class _Pages:
             "consent.html",
             status,
             form_target=consent.redirect_url,
+            image=terms.logo_url,
             state=state,
             heading=_heading(consent, terms),
             terms=terms,

@@ -35,6 +35,7 @@ class Terms:
     """One request in the words of the page."""
 
     account: str
+    logo_url: str | None
     customer: str
     is_specific: bool
     # The meters meant by a specific consent, and those that a blanket one covers already.
@@ -53,17 +54,18 @@ class Terms:
     ) -> Self:
         """The terms of a consent, with the numbers that the visitor entered where the request named none."""
         names = (
-            select(col(Account.name), col(Customer.name))
+            select(col(Account.name), col(Account.logo_url), col(Customer.name))
             .join(Customer, col(Customer.account_id) == col(Account.id))
             .where(col(Customer.id) == consent.customer_id)
         )
-        account, customer = (await session.execute(names)).one()
+        account, logo_url, customer = (await session.execute(names)).one()
         named = consent.meter_numbers or list(entered)
         if not consent.names_meters:
             covered = await coverage.meters_of(session, consent.id)
             named = list(dict.fromkeys([*named, *(meter.number for meter in covered)]))
         return cls(
             account=account,
+            logo_url=logo_url,
             customer=customer,
             is_specific=consent.names_meters,
             numbers=tuple(named),

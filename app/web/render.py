@@ -6,7 +6,7 @@ browser.
 
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import HTMLResponse
@@ -28,9 +28,22 @@ def render(template: str, **values: Any) -> str:
     return _environment.get_template(template).render(**values)
 
 
-def page(template: str, status: int = 200, *, form_target: str | None = None, **values: Any) -> HTMLResponse:
-    """A page that nothing stores, frames or is told about; its forms may lead to this server and to `form_target`."""
-    return HTMLResponse(render(template, **values), status, headers=page_headers(form_target))
+def page(
+    template: str,
+    status: int = 200,
+    *,
+    form_target: str | None = None,
+    image: str | None = None,
+    **values: Any,
+) -> HTMLResponse:
+    """A page that nothing stores, frames or is told about; its forms may lead to this server and to `form_target`.
+
+    `image`: the one image that it may load, from wherever it is; the template shows it as `image`, None if a policy
+    cannot name it.
+    """
+    allowed = image and exact_source(image)
+    html = render(template, image=image if allowed else None, **values)
+    return HTMLResponse(html, status, headers=page_headers(form_target, allowed))
 
 
 def page_with_scripts(template: str, **values: Any) -> HTMLResponse:
@@ -39,9 +52,10 @@ def page_with_scripts(template: str, **values: Any) -> HTMLResponse:
     return HTMLResponse(render(template, **values), headers=_headers(policy))
 
 
-def page_headers(form_target: str | None = None) -> dict[str, str]:
+def page_headers(form_target: str | None = None, image: str | None = None) -> dict[str, str]:
     targets = "'self'" if form_target is None else f"'self' {source(form_target)}"
-    return _headers(f"form-action {targets}")
+    images = f"; img-src {image}" if image else ""
+    return _headers(f"form-action {targets}{images}")
 
 
 def _headers(policy: str) -> dict[str, str]:
@@ -55,6 +69,16 @@ def _headers(policy: str) -> dict[str, str]:
         "X-Frame-Options": "DENY",
         "X-Robots-Tag": "noindex, nofollow",
     }
+
+
+def exact_source(url: str) -> str | None:
+    """The link as a Content-Security-Policy source that matches its path alone; None where its host cannot be written.
+
+    Policies know no queries: whatever stands behind the path matches as well.
+    """
+    origin = source(url)
+    path = quote(urlsplit(url).path or "/", safe="/%:@!$&'()*+=~")
+    return f"{origin}{path}" if "://" in origin else None
 
 
 def source(url: str) -> str:

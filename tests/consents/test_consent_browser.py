@@ -3,14 +3,31 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.consents.helpers import ELECTRICITY, GAS, ask_for_consent, event_names, last_code
+from app.meters import actions as meters
+from tests.consents.helpers import BLANKET, ELECTRICITY, GAS, ask_for_consent, event_names, last_code
 from tests.consents.web import serving
 from tests.services.receiver import Answer, Receiver
 from tests.support import World
 
+# On how many lines each number of nine digits or more stands.
+LINES_OF_NUMBERS = """
+() => {
+  const lines = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = texts.nextNode(); text; text = texts.nextNode())
+    for (const found of text.data.matchAll(/\\b\\d{9,}\\b/g)) {
+      const range = document.createRange();
+      range.setStart(text, found.index);
+      range.setEnd(text, found.index + found[0].length);
+      lines.push(range.getClientRects().length);
+    }
+  return lines;
+}
+"""
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 HTML = {"content-type": "text/html"}
 
@@ -106,6 +123,23 @@ async def test_declining_leads_back_as_well(world: World, plain: Page, bright: R
         await expect(plain.get_by_role("heading", level=1)).to_have_text("Welcome back")
     assert plain.url == bright.url(f"/done?hosted_consent_id={asked.consent.id}&status=declined")
     assert (await asked.stored()).decline_reason == "Not now"
+
+
+async def test_the_record_is_whole_on_a_phone_in_the_dark(world: World, browser: Browser) -> None:
+    asked = await ask_for_consent(world, flow_type=BLANKET, meter_numbers=None)
+    async with world.database.transaction() as session:
+        for number in (ELECTRICITY, GAS, "2400000000013"):
+            await meters.create(session, asked.actor, customer_id=asked.customer.id, number=number)
+    await asked.approve()
+    context = await browser.new_context(viewport={"width": 320, "height": 640}, color_scheme="dark")
+    record = await context.new_page()
+    async with serving(world) as url, httpx.AsyncClient() as client:
+        html = (await client.get(f"{url}/consents/{asked.token}/evidence")).text
+    await record.set_content(html)
+    await _fits(record)
+    assert await record.evaluate(LINES_OF_NUMBERS) == [1, 1, 1]
+    assert await record.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(26, 33, 41)"
+    await context.close()
 
 
 async def test_the_page_cannot_be_framed_elsewhere(world: World, page: Page, receiver: Receiver) -> None:

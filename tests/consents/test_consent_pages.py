@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app import clock
+from app.accounts.models import Account
 from app.consents.codes import MOST_TRIES
 from app.consents.models import ConsentMethod
 from app.consents.pages import back_to
@@ -91,6 +92,40 @@ async def test_the_page_is_private_and_runs_nothing(world: World) -> None:
     ]
     assert not re.search(r"<script|<img|style=|onclick", page.text)
     assert (style.status_code, style.headers["content-type"]) == (200, "text/css; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("logo", "allowed"),
+    [
+        ("https://bright.example/logo;1, a.png?size=2", "https://bright.example/logo%3B1%2C%20a.png"),
+        ("https://b\u00fccher.example:8443", "https://xn--bcher-kva.example:8443/"),
+        # A policy cannot name this host alone, and no other image may be loaded instead.
+        ("https://[2001:db8::1]/logo.png", None),
+    ],
+)
+async def test_the_page_shows_the_logo_of_who_asks_and_no_other_image(
+    world: World, logo: str, allowed: str | None
+) -> None:
+    asked = await ask_for_consent(world)
+    async with world.database.transaction() as session:
+        (await session.get_one(Account, asked.account_id)).logo_url = logo
+    async with visitor(world) as client:
+        page = await client.get(path(asked))
+    policy = page.headers["content-security-policy"].split("; ")
+    assert [one for one in policy if one.startswith("img-src")] == ([f"img-src {allowed}"] if allowed else [])
+    assert re.findall(r'<img class="logo" src="([^"]*)" alt="">', page.text) == ([logo] if allowed else [])
+
+
+async def test_only_what_holds_can_be_withdrawn(world: World) -> None:
+    async with visitor(world) as client:
+        asked = await ask_for_consent(world)
+        await asked.decline()
+        assert "To withdraw" not in text_of((await client.get(path(asked))).text)
+        asked = await ask_for_consent(world)
+        await asked.approve()
+        assert "To withdraw" in text_of((await client.get(path(asked))).text)
+        await asked.revoke()
+        assert "To withdraw" not in text_of((await client.get(path(asked))).text)
 
 
 async def test_from_the_form_to_the_decision(world: World) -> None:

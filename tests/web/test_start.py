@@ -67,6 +67,38 @@ async def test_the_page_runs_our_scripts_alone_and_loads_nothing_foreign(http: h
         assert (await http.get(link.partition("#")[0] or "/")).status_code == 200
 
 
+async def test_a_browser_sees_a_page_where_there_is_nothing_and_a_program_json(
+    http: httpx.AsyncClient,
+) -> None:
+    browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    for path, status, title in (
+        ("/nowhere", 404, "There is nothing here"),
+        ("/static/nowhere.css", 404, "There is nothing here"),
+        ("/readings", 405, "Nothing to see here"),
+    ):
+        shown = await http.get(path, headers=browser)
+        assert shown.status_code == status
+        assert shown.headers["content-type"] == "text/html; charset=utf-8"
+        assert f"<h1>{title}</h1>" in shown.text
+        assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+        told = await http.get(path)
+        assert (told.status_code, list(told.json())) == (status, ["code", "message"])
+        assert shown.headers.get("allow") == told.headers.get("allow")
+
+
+async def test_there_is_nothing_to_forget_before_a_key_is_given(
+    page: Page, api: Api, complaints: list[str]
+) -> None:
+    await page.goto(api.address.base)
+    forget = page.get_by_role("button", name="Forget")
+    await expect(forget).to_be_hidden()
+    await page.fill("#key", api.key)
+    await page.press("#key", "Enter")
+    await forget.click()
+    await expect(forget).to_be_hidden()
+    assert complaints == []
+
+
 async def test_the_catalogue_is_there_without_a_script(page: Page, http: httpx.AsyncClient) -> None:
     await page.set_content((await http.get("/")).text)
     for one in catalogue():
