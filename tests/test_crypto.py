@@ -34,6 +34,22 @@ def test_the_first_key_encrypts_and_all_of_them_decrypt() -> None:
         before.decrypt(made_during)
 
 
+def test_the_first_key_seals_and_all_of_them_open() -> None:
+    before, during, after = Keyring([OLD]), Keyring([NEW, OLD]), Keyring([NEW])
+    made_before, made_during = before.seal("cursor", b"it", b"me"), during.seal("cursor", b"it", b"me")
+    assert made_during == after.seal("cursor", b"it", b"me") != made_before
+    assert during.unseal("cursor", made_before, b"me") == during.unseal("cursor", made_during, b"me") == b"it"
+    for keyring, sealed, purpose, context in (
+        (after, made_before, "cursor", b"me"),
+        (before, made_before, "else", b"me"),
+        (before, made_before, "cursor", b"you"),
+        (before, made_before[:-1], "cursor", b"me"),
+        (before, b"", "cursor", b"me"),
+    ):
+        with pytest.raises(ValueError, match="VOLTWIRE_SECRET_KEY"):
+            keyring.unseal(purpose, sealed, context)
+
+
 @pytest.mark.parametrize("keys", [[], ["short"], [OLD, ""], [OLD, "fifteen letters"]])
 def test_keys_that_are_too_short_are_refused(keys: list[str]) -> None:
     with pytest.raises(ValueError, match="VOLTWIRE_SECRET_KEY: must be keys of at least 16 characters each"):
