@@ -21,6 +21,7 @@ from app.demo.board import Board, Way
 from app.demo.consumers import why_not_signed
 from app.demo.story import STORIES
 from app.events.catalogue import EventType
+from tests.services.patience import PATIENCE
 from tests.system.deployment import clean_environment
 
 ROW = re.compile(r"│ (\S+) +│ +\d+ ms │ +✓ \d+ ms │ +\d+ ms │")
@@ -79,7 +80,7 @@ async def test_stays_up_and_takes_everything_down_when_told_to_end(tmp_path: Pat
         base = found(r"Start page +(\S+)/ ", printed)
         inbox = found(r"Inbox +(\S+) ", printed)
         key = found(r"(vw_live_[\w-]+)", printed)
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
             question = {"query": "{ events(last: 1) { nodes { name } } }"}
             asked = await http.post(f"{base}/graphql", json=question, headers={"x-api-key": key})
             assert asked.json()["data"]["events"]["nodes"] == [{"name": "hosted_consent.revoked"}]
@@ -105,11 +106,11 @@ async def test_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
         base = found(r"(http://[\d.:]+\d)", printed)
         process.kill()
         await process.wait()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             # The folder goes after the server, and nothing of ours is left to tell us.
             while list(tmp_path.iterdir()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get(base)
 

@@ -17,6 +17,7 @@ from app.client import NAMES, Address, Api, ClientError, Event, Stream, chosen_t
 from app.events.catalogue import EventType
 from app.listen import as_line, facts
 from tests.operators import fresh_key, run, start
+from tests.services.patience import PATIENCE
 from tests.services.receiver import Receiver
 from tests.system.deployment import Deployment, deployed
 
@@ -57,7 +58,7 @@ async def listening(served: Deployment, api: Api, *arguments: str) -> AsyncItera
 
 async def lines(process: Process, count: int) -> list[str]:
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         return [(await process.stdout.readline()).decode().rstrip("\n") for _ in range(count)]
 
 
@@ -82,7 +83,7 @@ async def test_a_server_that_is_killed_and_comes_back_leaves_no_gap_and_no_repea
             assert [one["sequence"] for one in shown] == [2, 3, 4, 5, 6, 7]
             assert [one["data"]["name"] for one in shown] == ["a", "b", "c", "d", "e", "f"]
             process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 rest, told = await process.communicate()
             assert (process.returncode, rest) == (130, b"")
             assert told.decode().endswith(f"To go on from here: --after {shown[-1]['cursor']}\n")

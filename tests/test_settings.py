@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from app.crypto import KEY_FORM
 from app.settings import Settings
+from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 
 README = Path(__file__).parents[1] / "README.md"
@@ -90,7 +91,7 @@ def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of `voltwire`."""
     chosen = {f"VOLTWIRE_{name}": value for name, value in variables.items()}
     done = subprocess.run(
-        [VOLTWIRE, *arguments], env=os.environ | chosen, capture_output=True, text=True, timeout=60
+        [VOLTWIRE, *arguments], env=os.environ | chosen, capture_output=True, text=True, timeout=PATIENCE
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -13,6 +13,7 @@ from app.readings import bulk
 from tests.accounts.state import unchanged
 from tests.api.serving import Serving, serving
 from tests.readings.metered import RECORD, Metered, metered
+from tests.services.patience import PATIENCE
 from tests.support import World
 
 MIDNIGHT = "2024-05-01T00:00:00Z"
@@ -67,7 +68,7 @@ def default(meter: Metered, consumption: str) -> str:
 
 
 async def over_http(served: Serving, meter: Metered, request: object, number: str) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         headers = {"x-api-key": meter.account.key, "content-type": "application/json"}
         answer = await client.post(served.http_url, content=with_number(request, number), headers=headers)
     assert answer.status_code in (200, 400)

@@ -21,6 +21,7 @@ from app.auth.authenticate import REFUSED
 from tests.api.event_streams import Reader, stream
 from tests.api.serving import EVENTS, Serving, serving
 from tests.events.broadcasters import becomes
+from tests.services.patience import PATIENCE
 from tests.support import TestAccount, World
 from tests.support import world as open_world
 
@@ -145,7 +146,7 @@ async def test_a_refused_request_is_told_in_the_stream(
 async def test_a_body_that_is_no_request_is_told_in_the_stream(served: Serving, holder: TestAccount) -> None:
     headers = {"accept": "text/event-stream", "x-api-key": holder.key, "content-type": "application/json"}
     async with (
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=PATIENCE) as client,
         client.stream("POST", served.http_url, headers=headers, content=b"{") as response,
     ):
         assert (await refused(Reader(response)))["message"] == "The body is not valid JSON."
@@ -166,7 +167,7 @@ async def test_a_browser_may_put_a_stream_token_into_the_address(
         """The head of an answer, and its body where it is no stream that goes on."""
         headers = {"accept": accept, **sent.pop("headers", {})}
         given = {"query": EVENTS} | sent.pop("params", {"access_token": token})
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             request = client.build_request(method, served.http_url, params=given, headers=headers, **sent)
             response = await client.send(request, stream=True)
             if response.status_code != 200:
@@ -241,7 +242,7 @@ async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: 
                 assert reader.response.status_code == 200
         await served.subscriptions(8)
         # Strangers, who may not subscribe, count whatever they ask for.
-        async with httpx.AsyncClient(headers={"accept": "text/event-stream"}) as stranger:
+        async with httpx.AsyncClient(headers={"accept": "text/event-stream"}, timeout=PATIENCE) as stranger:
             statuses = set()
             while 429 not in statuses:
                 statuses.add((await stranger.post(served.http_url, json={"query": EVENTS})).status_code)

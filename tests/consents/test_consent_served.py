@@ -14,6 +14,7 @@ from app.accounts import actions as accounts
 from app.main import Process, create_app
 from app.settings import Settings
 from tests.consents.helpers import ELECTRICITY, in_a_year
+from tests.services.patience import PATIENCE
 from tests.services.receiver import Answer, Receiver
 from tests.services.smtp import SmtpSink
 from tests.support import SECRET
@@ -38,7 +39,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
             uvicorn.Config(create_app(process), lifespan="on", log_config=None, access_log=False)
         )
         serving = asyncio.create_task(server._serve([listener]))
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
             # The listener takes the connection at once; the answer comes when the program has started.
             assert (await client.get("/healthz")).status_code == 200
         async with process.services.database.transaction() as session:
@@ -57,7 +58,10 @@ async def test_a_consent_from_the_api_to_the_log(
     settings = Settings(
         database_url=database_url, secret_key=SECRET, data_dir=tmp_path, smtp_url=smtp_sink.url
     )
-    async with running(settings) as (url, key), httpx.AsyncClient(headers={"x-api-key": key}) as client:
+    async with (
+        running(settings) as (url, key),
+        httpx.AsyncClient(headers={"x-api-key": key}, timeout=PATIENCE) as client,
+    ):
 
         async def ask(query: str, **variables: object) -> dict:
             answer = await client.post(f"{url}/graphql", json={"query": query, "variables": variables})

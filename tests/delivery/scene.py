@@ -30,9 +30,8 @@ from app.events.models import Dispatch, EventRecord, Stream
 from app.events.ring import DISPATCH_CHANNEL
 from app.ids import new_id
 from app.worker import Worker
+from tests.services.patience import PATIENCE
 from tests.support import World, world
-
-PATIENCE = 30
 
 
 class Points:

@@ -21,6 +21,7 @@ from app.events.catalogue import EventType
 from app.events.models import EventMeter, EventRecord
 from app.events.payload import Payload
 from tests.events.listening import Collector, Listening, listening
+from tests.services.patience import PATIENCE
 from tests.support import TestAccount, World
 
 READ = frozenset({Scope.READ})
@@ -193,7 +194,7 @@ async def test_each_viewer_gets_what_it_would_get_alone(world: World, seed: int)
         shared: dict[int, tuple[Payload, list[Watcher]]] = {}
         for watcher in watchers:
             expected = [record.id for record, meters in log_of_all if is_for(watcher, record, meters)]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await watcher.sink.count(len(expected))
             assert [event["id"] for event in watcher.events] == expected
             assert watcher.events == await scene.alone(watcher)

@@ -36,6 +36,7 @@ from app.delivery.models import (
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
 from app.migrations import migrate
+from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 from tests.services.receiver import Receiver, Request
 from tests.services.smtp import SmtpSink
@@ -44,7 +45,6 @@ from tests.system.deployment import clean_environment
 
 ROOT = Path(__file__).parents[2]
 SECRET_KEY = "a secret key that only the fault tests use"
-PATIENCE = 30
 _BAD = re.compile(r'"level": "(error|critical)"|^[^{]*(Traceback|Error|Exception)')
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 

@@ -11,9 +11,8 @@ from app.events.models import Stream
 from tests.faults import oracle
 from tests.faults.load import Load
 from tests.faults.rig import Incarnation, Rig, Victim
+from tests.services.patience import PATIENCE
 from tests.system.clients import eventually
-
-UNREACHED_SECONDS = 30
 
 
 async def live(
@@ -28,7 +27,7 @@ async def live(
                 await _answered(loads, answers)
                 await asyncio.sleep(after)
                 victim.kill()
-            async with asyncio.timeout(UNREACHED_SECONDS):
+            async with asyncio.timeout(PATIENCE):
                 await asyncio.shield(victim.ended)
                 await asyncio.gather(*using)
     return rig.incarnations[-1]
@@ -67,7 +66,7 @@ async def buried(rig: Rig, victim: Victim) -> AsyncIterator[None]:
 async def _answered(loads: Sequence[Load], count: int) -> None:
     """Until so many more mutations are answered."""
     wanted = sum(load.answers for load in loads) + count
-    async with asyncio.timeout(UNREACHED_SECONDS):
+    async with asyncio.timeout(PATIENCE):
         while sum(load.answers for load in loads) < wanted:  # noqa: ASYNC110 - several loads, no event of all
             await asyncio.sleep(0.001)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 
 # Ends the service and removes its folders once the pipe on its standard input closes, which the kernel does
@@ -84,7 +85,7 @@ class Service:
                 f"{command[0]} ended with {done.returncode}:\n{done.stdout.decode(errors='replace')}"
             )
 
-    def start(self, *, timeout: float = 60) -> None:
+    def start(self, *, timeout: float = PATIENCE) -> None:
         """Starts the server, the same port and data as before, and returns when it answers."""
         if self.process is not None:
             return
@@ -107,7 +108,7 @@ class Service:
         )
         self._wait(self.is_ready, timeout)
 
-    def stop(self, *, timeout: float = 30) -> None:
+    def stop(self, *, timeout: float = PATIENCE) -> None:
         """Ends the server in order (clients are cut off); what it stored stays."""
         if self.process is None:
             return

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import h11
 
+from tests.services.patience import PATIENCE
 from tests.services.records import LoopThread, Records
 
 
@@ -89,7 +90,9 @@ class Receiver:
         """Lets every held and stalled answer go, now and from now on."""
         self._thread.loop.call_soon_threadsafe(self._released.set)
 
-    async def wait_for(self, wanted: int | Callable[[Request], object], timeout: float = 30) -> list[Request]:
+    async def wait_for(
+        self, wanted: int | Callable[[Request], object], timeout: float = PATIENCE
+    ) -> list[Request]:
         """The requests, once there are so many, or those that match once one does. Raises `TimeoutError`."""
         return await self.requests.wait_for(wanted, timeout)
 

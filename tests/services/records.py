@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
+from tests.services.patience import PATIENCE
+
 T = TypeVar("T")
 
 
@@ -45,7 +47,7 @@ class Records(Generic[T]):
         with self._changed:
             self._items.clear()
 
-    async def wait_for(self, wanted: int | Callable[[T], object], timeout: float = 30) -> list[T]:
+    async def wait_for(self, wanted: int | Callable[[T], object], timeout: float = PATIENCE) -> list[T]:
         """All items once there are `wanted` of them, or the matching ones once `wanted(item)` holds for any.
 
         Raises `TimeoutError`, naming what did arrive, after `timeout` seconds.
@@ -69,7 +71,7 @@ class Records(Generic[T]):
             with self._changed:
                 self._waiting.discard(entry)
 
-    def wait(self, wanted: int | Callable[[T], object], timeout: float = 30) -> list[T]:
+    def wait(self, wanted: int | Callable[[T], object], timeout: float = PATIENCE) -> list[T]:
         """The same for code without an event loop: blocks the thread."""
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -97,7 +99,7 @@ class LoopThread:
         self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout: float = 30) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = PATIENCE) -> T:
         """Runs `work` in the loop and returns what it returns; blocks the caller."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.services.patience import PATIENCE
 from tests.services.records import LoopThread, Records
 
 
@@ -91,7 +92,7 @@ class SmtpSink:
         """Lets every held answer go, now and from now on."""
         self._thread.loop.call_soon_threadsafe(self._released.set)
 
-    async def wait_for(self, wanted: int | Callable[[Mail], object], timeout: float = 30) -> list[Mail]:
+    async def wait_for(self, wanted: int | Callable[[Mail], object], timeout: float = PATIENCE) -> list[Mail]:
         """The mails, once there are so many, or those that match once one does. Raises `TimeoutError`."""
         return await self.mails.wait_for(wanted, timeout)
 

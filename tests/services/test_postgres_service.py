@@ -9,6 +9,7 @@ import asyncpg
 import psutil
 import pytest
 
+from tests.services.patience import PATIENCE
 from tests.services.postgres import Postgres
 from tests.services.process import ServiceError
 
@@ -102,6 +103,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     # The server and its watcher name a folder on their command lines.
     ours = [one for one in psutil.process_iter(["cmdline"]) if set(folders) & set(one.info["cmdline"] or ())]
-    psutil.wait_procs(ours, timeout=30)
+    psutil.wait_procs(ours, timeout=PATIENCE)
     assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
     assert [folder for folder in folders if Path(folder).exists()] == []

@@ -6,12 +6,13 @@ import urllib.request
 import httpx
 import pytest
 
+from tests.services.patience import PATIENCE
 from tests.services.receiver import Answer, Receiver
 
 
 async def test_requests_are_kept_to_the_byte(receiver: Receiver):
     arrival = asyncio.create_task(receiver.wait_for(1))
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         answer = await client.post(
             receiver.url("/hook?a=1"), content=b'{"n": 1}\r\n\x00', headers={"Webhook-Id": "evt_1"}
         )
@@ -32,7 +33,7 @@ async def test_answers_planned_by_order_then_by_path_then_default(receiver: Rece
     receiver.on("/gone", 410)
     receiver.on("/echo", lambda request: Answer(200, body=request.body))
     receiver.default = Answer(202)
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         statuses = [(await client.post(receiver.url("/hook"))).status_code for _ in range(4)]
         assert statuses == [500, 302, 503, 202]
         assert (await client.post(receiver.url("/gone"))).status_code == 410
@@ -43,7 +44,7 @@ async def test_answers_planned_by_order_then_by_path_then_default(receiver: Rece
 
 async def test_drop_hold_and_stall(receiver: Receiver):
     receiver.plan(Answer(drop=True), Answer(200, hold=True), Answer(200, body=b"12345678", stall=True))
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.post(receiver.url())
         held = asyncio.create_task(client.post(receiver.url("/held")))
@@ -59,7 +60,7 @@ async def test_drop_hold_and_stall(receiver: Receiver):
 
 async def test_stop_cuts_and_start_listens_on_the_same_port(receiver: Receiver):
     receiver.plan(Answer(hold=True))
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         cut = asyncio.create_task(client.post(receiver.url()))
         await receiver.wait_for(1)
         receiver.stop()

@@ -5,15 +5,16 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from tests.services.patience import PATIENCE
 from tests.services.valkey import Valkey
 
 
 async def test_publish_reaches_a_subscriber(valkey: Valkey):
     async with Redis.from_url(valkey.url) as client, client.pubsub() as listener:
         await listener.subscribe("bell")
-        assert (await listener.get_message(timeout=10))["type"] == "subscribe"
+        assert (await listener.get_message(timeout=PATIENCE))["type"] == "subscribe"
         assert await client.publish("bell", b"42") == 1
-        assert (await listener.get_message(timeout=10))["data"] == b"42"
+        assert (await listener.get_message(timeout=PATIENCE))["data"] == b"42"
 
 
 async def test_stop_kill_and_start_on_the_same_port():

@@ -10,6 +10,7 @@ import httpx
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from tests.services.patience import PATIENCE
 from tests.services.records import Records
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class Api:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         headers = {"x-api-key": key} if key else {}
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False)
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE, trust_env=False)
 
     async def __aenter__(self) -> "Api":
         return self
@@ -217,7 +218,7 @@ async def event_stream(
         await response.aclose()
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], patience: float = 30) -> T:
+async def eventually(look: Callable[[], Awaitable[T | None]], patience: float = PATIENCE) -> T:
     """What `look` finds, once it finds something. Raises `TimeoutError` after `patience` seconds.
 
     Only for what nobody announces, such as an outcome that is written down after its delivery has arrived.

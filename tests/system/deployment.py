@@ -19,7 +19,7 @@ from tests.services.process import Service, ServiceError
 
 PROGRAM = Path(sys.executable).with_name("voltwire")
 SECRET_KEY = "a secret key that only the system tests use"
-STOP_SECONDS = 20
+STOP_SECONDS = 120
 """What SIGTERM may take."""
 
 CUT_OFF = re.compile(r"Cancel \d+ running task\(s\), timeout graceful shutdown exceeded")
@@ -79,7 +79,7 @@ class Process(Service):
         return [_record(line) for line in lines if line.strip()]
 
     async def terminate(self) -> int:
-        """SIGTERM; the exit code. Raises `ServiceError` when the process is still there after 20 s."""
+        """SIGTERM; the exit code. Raises `ServiceError` when the process is still there after two minutes."""
         running = self.process
         if running is None:
             raise ServiceError(f"{self.role} is not running.")
@@ -167,7 +167,7 @@ async def deployed(
 ) -> AsyncIterator[Deployment]:
     """Start processes of these roles at once, and end them with the block.
 
-    Whatever happened, each must then end with 0 within 20 s of SIGTERM, having logged no error and no secret.
+    Whatever happened, each must then end with 0 within two minutes of SIGTERM, having logged no error and no secret.
     Other settings are named as in `VOLTWIRE_…`, in lower case.
     """
     data = folder / "data"

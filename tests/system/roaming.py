@@ -9,6 +9,7 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from tests.services.patience import PATIENCE
 from tests.system.deployment import Process
 
 SEQUENCES = "subscription ($after: String) { events(after: $after) { sequence cursor } }"
@@ -65,7 +66,7 @@ class Crowd:
 
     async def reached(self, sequence: int) -> None:
         """Return when everyone has seen this one, or a later one."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not all(one.sequences and one.sequences[-1] >= sequence for one in self.roamers):
                 self.changed.clear()
                 await self.changed.wait()

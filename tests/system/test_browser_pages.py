@@ -7,10 +7,11 @@ import httpx
 import pytest
 from playwright.async_api import Page
 
+from tests.services.patience import PATIENCE
 from tests.system.clients import EVENTS, Api
 from tests.system.deployment import Account, Deployment, deployed
 
-SHOWN_WITHIN = 60_000
+SHOWN_WITHIN = PATIENCE * 1000
 # Gives what the stream brings up to its `complete`, or up to the first event.
 EVENT_SOURCE = """
 ([url, query, token]) => new Promise((resolve) => {
@@ -115,7 +116,7 @@ async def test_pages_of_an_allowed_origin_send_headers_of_their_own_and_read_our
 
 async def test_a_preflight_reflects_what_is_asked_for(allowing: Deployment, elsewhere: str) -> None:
     asked = "apollographql-client-name,traceparent,if-none-match"
-    async with httpx.AsyncClient(base_url=allowing.apis[0].url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=allowing.apis[0].url, trust_env=False, timeout=PATIENCE) as client:
         preflight = await client.options(
             "/graphql",
             headers={
@@ -137,7 +138,7 @@ async def test_a_refused_page_is_told_of_the_setting_and_logged_once(
     page.set_default_timeout(SHOWN_WITHIN)
     api = served.apis[0]
     preflight = {"origin": elsewhere, "access-control-request-method": "POST"}
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=PATIENCE) as client:
         for _ in range(3):
             refused = await client.options("/graphql", headers=preflight)
             assert (refused.status_code, refused.text) == (

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.events.broadcasters import cut_listeners, frozen
+from tests.services.patience import PATIENCE
 from tests.services.postgres import Postgres
 from tests.services.process import Service
 from tests.services.valkey import Valkey
@@ -139,7 +140,7 @@ async def test_a_process_killed_between_commit_and_publish(fleet: Fleet, audienc
 
 async def test_dead_listeners(fleet: Fleet, audience: Audience) -> None:
     for _ in range(3):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not await cut_listeners(fleet.broadcaster):  # noqa: ASYNC110 - not back from the last time
                 await asyncio.sleep(0.01)
         await audience.happen(2)

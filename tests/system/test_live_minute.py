@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from tests.api.raw_socket import CLOSE, PING, PONG, TEXT, Raw, frame, raw, text
+from tests.services.patience import PATIENCE
 from tests.services.records import Records
 from tests.system.clients import EVENTS, Api, event_stream, eventually, socket
 from tests.system.deployment import Account, Process, deployed
 
-PATIENCE = 90
 # About 6 KiB an event.
 WIDE = (
     "subscription ($after: String) { events(after: $after) { sequence cursor "

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
+from tests.services.patience import PATIENCE
 from tests.services.postgres import Postgres
 from tests.services.receiver import Receiver, Request
 from tests.services.smtp import Mail, SmtpSink
@@ -148,7 +149,7 @@ async def subscribe_by_mail(api: Api, sink: SmtpSink) -> str:
     assert mail.subject == "Confirm: mails about events of Bright Energy"
     (link,) = re.findall(r"http://\S+/email-subscriptions/confirm/\S+", mail.text)
     assert link in mail.html
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as browser:
         page = await browser.get(link)
         assert page.status_code == 200
         assert await status_of(api, made["emailSubscription"]["id"]) == "PENDING"
@@ -323,7 +324,9 @@ def unsubscribe_link(mail: Mail) -> str:
 async def check_unsubscribe(scene: Scene, mail: Mail) -> None:
     """One click of a mail program stops the mails, and nothing else."""
     path = urlsplit(unsubscribe_link(mail)).path
-    async with httpx.AsyncClient(base_url=scene.api.http.base_url, trust_env=False) as browser:
+    async with httpx.AsyncClient(
+        base_url=scene.api.http.base_url, trust_env=False, timeout=PATIENCE
+    ) as browser:
         assert (await browser.get(path)).status_code == 200
         assert await status_of(scene.api, scene.subscription_id) == "ACTIVE"
         clicked = await browser.post(path, data={"List-Unsubscribe": "One-Click"})

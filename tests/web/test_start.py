@@ -13,9 +13,10 @@ from app.api.schema import schema_text
 from app.client import Address, Api
 from app.events.catalogue import catalogue
 from tests.operators import fresh_key
+from tests.services.patience import PATIENCE
 from tests.system.deployment import Deployment, deployed
 
-SHOWN_WITHIN = 30_000
+SHOWN_WITHIN = PATIENCE * 1000
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ async def api(served: Deployment) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def http(served: Deployment) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.apis[0].url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=served.apis[0].url, trust_env=False, timeout=PATIENCE) as client:
         yield client
 
 
