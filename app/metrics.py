@@ -1,5 +1,6 @@
 """What the process tells Prometheus, read from its parts when it is asked."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,9 @@ class Metrics(Collector):
             yield from _sending(worker)
             yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
                            worker.failures)  # fmt: skip
+        yield _gauge(
+            "voltwire_tasks", "Tasks of the event loop that have not ended.", len(asyncio.all_tasks())
+        )
         yield _gauge(
             "voltwire_broadcaster_up", "1 while the broadcaster is reached.", self._process.doorbell.healthy
         )

@@ -173,6 +173,7 @@ class Authenticator:
         if task is None or now - since >= self._remembered_for or _failed(task):
             task = asyncio.create_task(self._read(matches()))
             self._remembered.pop(name, None)
+            self._forget_old(now)
             self._remembered[name] = (now, task)
             if len(self._remembered) > REMEMBERED_AT_MOST:
                 self._remembered.popitem(last=False)
@@ -180,6 +181,14 @@ class Authenticator:
             return task.result()
         # Shielded, because a caller that goes away must not take the answer from the others.
         return await asyncio.shield(task)
+
+    def _forget_old(self, now: float) -> None:
+        """Drop what no longer counts; the oldest is first. A read that is under way has who waits for it."""
+        while self._remembered:
+            name, (since, task) = next(iter(self._remembered.items()))
+            if now - since < self._remembered_for or not task.done():
+                return
+            del self._remembered[name]
 
     async def _read(self, matches: ColumnElement[bool]) -> ApiKey | None:
         async with self._database.reading() as session:

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -107,6 +108,21 @@ async def test_a_caller_that_goes_away_does_not_take_the_answer_from_the_others(
     assert (await second).account_id == account.id
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_wrong_keys_leave_nothing_behind(world: World) -> None:
+    authenticator = Authenticator(world.database, world.services.keyring, remembered_for=0)
+    before = tasks_in_memory()
+    for _ in range(200):
+        assert await refused(authenticator, random_token("vw_live_"))
+    # The latest is remembered until the next one comes.
+    assert tasks_in_memory() - before <= 1
+
+
+def tasks_in_memory() -> int:
+    """Also those that have ended, as long as somebody keeps them."""
+    gc.collect()
+    return sum(isinstance(one, asyncio.Task) for one in gc.get_objects())
 
 
 async def test_an_expired_key_is_refused(world: World) -> None:

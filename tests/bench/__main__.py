@@ -22,6 +22,7 @@ from tests.bench.reads import reads_against, run_reads
 from tests.bench.report import Report
 from tests.bench.run import AGAINST, FULL, QUICK, QUICK_AGAINST, Revision, Run, Sizes
 from tests.bench.servers import Checkout
+from tests.bench.soak import run_soak
 
 WIDTH = 120
 
@@ -34,6 +35,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "reads": run_reads,
     "readings": run_readings,
 }
+# Run when they are named: they take long, and have no baseline.
+NAMED: dict[str, Benchmark] = {"soak": run_soak}
 AGAINST_REVISION: dict[str, Comparison] = {
     "live": live_against,
     "delivery": delivery_against,
@@ -46,7 +49,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench", description="Each figure of Voltwire beside a baseline, in one run, as a ratio."
     )
-    parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="which to run (all)")
+    parser.add_argument(
+        "benchmarks",
+        nargs="*",
+        metavar="BENCHMARK",
+        help=f"{', '.join(BENCHMARKS)} (all of these), {', '.join(NAMED)}",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, under a minute: shows that it works"
     )
@@ -59,6 +67,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--node-modules", type=Path, metavar="DIR", help="where the peers in Node.js find packages"
     )
+    parser.add_argument("--minutes", type=float, metavar="N", help="of the soak (7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure and round here")
     parser.add_argument(
         "--program",
@@ -68,9 +77,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the voltwire to measure (the one beside this Python)",
     )
     given = parser.parse_args(argv)
-    unknown = [name for name in given.benchmarks if name not in BENCHMARKS]
+    known = [*AGAINST_REVISION] if given.against else [*BENCHMARKS, *NAMED]
+    unknown = [name for name in given.benchmarks if name not in known]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
+        parser.error(f"no such benchmark {unknown[0]!r}: choose from {', '.join(known)}")
+    if given.minutes is not None and given.minutes <= 0:
+        parser.error("--minutes must be over 0")
     if given.peers and given.against:
         parser.error("--peers and --against are two comparisons: choose one")
     if given.peers and not given.peers.is_dir():
@@ -97,6 +109,7 @@ async def measure(given: argparse.Namespace, console: Console) -> Report:
         quick=given.quick,
         peers=given.peers and given.peers.absolute(),
         node_modules=given.node_modules and given.node_modules.absolute(),
+        minutes=given.minutes,
     )
     machine = report.machine
     console.print(
@@ -110,7 +123,8 @@ async def measure(given: argparse.Namespace, console: Console) -> Report:
             await compare(run, given.benchmarks or AGAINST_REVISION, given.against)
         else:
             cores.pin_client()
-            await each(run, {name: BENCHMARKS[name] for name in given.benchmarks or BENCHMARKS})
+            known = BENCHMARKS | NAMED
+            await each(run, {name: known[name] for name in given.benchmarks or BENCHMARKS})
     finally:
         run.databases.close()
     return report

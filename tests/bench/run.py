@@ -39,6 +39,7 @@ class Sizes:
     baseline_readings: int = 4000
     rows: int = 100_000
     row_meters: int = 50
+    soak_minutes: float = 7
 
 
 FULL = Sizes()
@@ -64,6 +65,7 @@ QUICK = Sizes(
     baseline_readings=500,
     rows=5000,
     row_meters=10,
+    soak_minutes=1 / 3,
 )
 # Of the smallest figures two pairs and a warm-up show that it works.
 QUICK_AGAINST = replace(QUICK, rounds=2, load_seconds=0.1, half_hours=480, waiting=1000, burst=60)
@@ -81,6 +83,7 @@ class Run:
     quick: bool = False
     peers: Path | None = None
     node_modules: Path | None = None
+    minutes: float | None = None
     python: str = sys.executable
 
     async def on_postgres(self) -> bool:

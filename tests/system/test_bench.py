@@ -96,6 +96,28 @@ async def test_an_unknown_revision_is_named(checkout: Path, tmp_path: Path) -> N
     assert "git knows no revision 'no-such-one'" in output.decode()
 
 
+@pytest.mark.long
+async def test_a_soak_shows_what_levels_off(checkout: Path, tmp_path: Path) -> None:
+    written = tmp_path / "figures.json"
+    process = await bench(
+        checkout, tmp_path / "temporary", "soak", "--minutes", "0.1", "--json", str(written)
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    found = json.loads(written.read_bytes())
+    assert [one["name"] for one in found["figures"]] == ["resident memory", "open files", "tasks", "threads"]
+    for figure in found["figures"]:
+        assert figure["product_median"] > 0
+        assert "a minute in the last half" in figure["note"]
+    assert "socket messages" in output.decode()
+
+
+async def test_a_soak_has_no_other_side(checkout: Path, tmp_path: Path) -> None:
+    process = await bench(checkout, tmp_path / "temporary", "soak", "--against", "HEAD~1")
+    await process.communicate()
+    assert process.returncode == 2
+
+
 OLD = [100.0, 110.0, 90.0, 105.0, 95.0]
 
 
