@@ -2,9 +2,10 @@
 
 import asyncio
 import sqlite3
+import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import (
     Column,
+    Executable,
     ForeignKey,
     Integer,
     MetaData,
@@ -36,9 +38,11 @@ from app.database import (
     before_commit,
     carry_out,
     database_now,
+    may_pass,
     seconds_from_now,
 )
 from app.direct import Script
+from tests.delivery.outages import away
 from tests.support import World
 
 METADATA = MetaData()
@@ -472,3 +476,37 @@ def test_what_is_new_was_created_and_updated_at_one_moment() -> None:
     at, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
     known = Customer(account_id="acc_1", name="Ada", email="a@example.com", created_at=at, updated_at=later)
     assert (known.created_at, known.updated_at) == (at, later)
+
+
+async def fails(attempt: Awaitable[Any]) -> Exception:
+    with pytest.raises(Exception) as caught:
+        await attempt
+    return caught.value
+
+
+async def test_what_a_database_refuses_does_not_pass_and_an_outage_does(
+    database: Database, database_url: str
+) -> None:
+    async def write(statement: Executable) -> None:
+        async with database.transaction() as session:
+            await session.execute(statement)
+
+    refused = [
+        write(insert(COUNTERS).values(id=1, value=0)),
+        write(insert(INSTANTS).values(id=1, at=clock.now().replace(tzinfo=None))),
+    ]
+    if not database.is_sqlite:
+        refused += [
+            write(text('SELECT CAST(\'{"a": "\\u0000"}\' AS jsonb)')),
+            write(text("SELECT CAST(40000000000 AS integer)")),
+            database.read(text("SELECT CAST(40000000000 AS integer)"), {}),
+        ]
+    assert [may_pass(await fails(one)) for one in refused] == [False] * len(refused)
+    nowhere = text("SELECT * FROM nowhere")
+    passing = [await fails(write(nowhere)), await fails(database.read(nowhere, {}))]
+    if not database.is_sqlite:
+        async with away(database_url):
+            passing += [await fails(write(select(1))), await fails(database.read(select(1), {}))]
+    assert [may_pass(one) for one in passing] == [True] * len(passing)
+    assert [may_pass(one) for one in (ConnectionResetError(), ssl.SSLCertVerificationError())] == [True] * 2
+    assert [may_pass(one) for one in (KeyError("body"), TypeError())] == [False] * 2

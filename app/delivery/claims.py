@@ -140,7 +140,7 @@ _KEEP = Sql("""
     RETURNING deliveries.id
 """)
 _HELD = Sql("""
-    SELECT deliveries.id FROM @rows(id text, fence bigint)
+    SELECT given.id, given.fence, deliveries.attempts_made FROM @rows(id text, fence bigint)
     JOIN deliveries ON deliveries.id = given.id AND deliveries.fence = given.fence
 """)
 _RELEASE = Sql("""
@@ -173,6 +173,10 @@ _SUPERSEDE = Sql("""
         ORDER BY deliveries.id @lock(deliveries)
     )
 """)
+
+
+Key = tuple[str, int]
+"""The id and the fence of a claim: a delivery that was claimed again is another claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,10 @@ class Claim:
             expires_at=expires_at,
             ordered=target.ordered,
         )
+
+    @property
+    def key(self) -> Key:
+        return self.id, self.fence
 
     @property
     def attempt_in_schedule(self) -> int:
@@ -305,10 +313,11 @@ async def keep(session: AsyncSession, claimed: Sequence[Row[Any]], bodies: Mappi
     return set((await session.execute(_KEEP.on(session), {"rows": rows(given)})).scalars())
 
 
-async def still_held(session: AsyncSession, claims: Sequence[Claim]) -> set[str]:
-    """The ids of those that nobody has claimed since."""
+async def still_held(session: AsyncSession, claims: Sequence[Claim]) -> dict[Key, int]:
+    """How many attempts are recorded of each delivery that nobody has claimed since."""
     given = [{"id": one.id, "fence": one.fence} for one in claims]
-    return set((await session.execute(_HELD.on(session), {"rows": rows(given)})).scalars())
+    found = await session.execute(_HELD.on(session), {"rows": rows(given)})
+    return {(one.id, one.fence): one.attempts_made for one in found}
 
 
 async def release(session: AsyncSession, claims: Sequence[Claim]) -> None:

@@ -21,15 +21,16 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
-from app.database import Database, UtcDateTime
-from app.delivery import claims, outcomes
+from app.database import Database, UtcDateTime, may_pass
+from app.delivery import claims
 from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop, insist
 from app.delivery.mailing import EventMails, Target, event_of
 from app.delivery.models import EmailSubscription, Lane
 from app.delivery.outcomes import Result
-from app.delivery.retry import lease_seconds, verdict
+from app.delivery.recording import Recording
+from app.delivery.retry import is_too_late, lease_seconds, verdict
 from app.delivery.sweep import cancel_left
 from app.sql import Sql, rows
 
@@ -88,6 +89,7 @@ class Digests:
         self._carrier = carrier
         self._schedule = schedule
         self._log = log.bind(worker_id=worker_id)
+        self._recording = Recording(database, carrier, self._log)
         self._loop = Loop("digests", self._turn)
         self._sending: asyncio.Future[Any] | None = None
         self._is_stopping = self._is_broken_off = False
@@ -167,9 +169,9 @@ class Digests:
             subscription_id = due.popleft()
             try:
                 sent += await self._next(subscription_id)
-            except (DBAPIError, OSError):
-                raise
             except Exception as error:
+                if may_pass(error):
+                    raise
                 # What was not recorded stays due, and holds up nobody else.
                 self._log.error("digest_failed", destination_id=subscription_id, exc_info=error)
                 self._put_off[subscription_id] = time.monotonic() + PUT_OFF_SECONDS
@@ -182,11 +184,18 @@ class Digests:
         if digests:
             points.reach("digest.claimed")
         for digest in digests:
+            if digest.content is not None and is_too_late(digest.claims[0].expires_at, self._carrier.timeout):
+                await insist(partial(self._give_back, digest))
+                continue
             exchange = impossible() if digest.content is None else await self._send(digest, digest.content)
             # What is not written down would be sent again.
-            await insist(partial(self._record, digest, exchange), digest.claims[0].expires_at)
+            await insist(partial(self._record, digest, exchange))
             points.reach("digest.recorded")
         return bool(digests)
+
+    async def _give_back(self, digest: _Digest) -> None:
+        async with self._database.transaction() as session:
+            await claims.release(session, digest.claims)
 
     async def _send(self, digest: _Digest, content: bytes) -> Exchange:
         self.in_flight += len(digest.claims)
@@ -287,10 +296,9 @@ class Digests:
         # One mail, one verdict: its deliveries are due again together.
         judged = verdict(exchange, max(one.attempt_in_schedule for one in digest.claims), self._schedule)
         results = [Result(claim, exchange, judged) for claim in digest.claims]
-        async with self._database.transaction() as session:
-            await self._carrier.affect(session, results)
-            held = await outcomes.record(session, results)
-        self.leases_lost += len(results) - len(held)
+        # An answer of the database may have been lost.
+        recorded = await self._recording.write(results, again=True)
+        self.leases_lost += len(recorded.lost)
         self.outcomes[exchange.outcome.value] += len(results)
         self.fates[judged.fate.value] += len(results)
         for claim in digest.claims:
@@ -306,5 +314,5 @@ class Digests:
                 status=exchange.status,
                 fate=judged.fate.value,
                 duration_ms=exchange.duration_ms,
-                recorded=claim.id in held,
+                recorded=claim.key in recorded.done,
             )

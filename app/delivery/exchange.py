@@ -2,8 +2,9 @@
 
 import codecs
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 KEPT_BYTES = 16 * 1024
 """How much of an answer is read and kept."""
@@ -52,6 +53,11 @@ class Exchange:
     retry_after: str | None = None
     enhanced_status: str | None = None
     recipient_refused: bool = False
+
+    def without_answer(self) -> Self:
+        """The same attempt without a word of what its receiver said."""
+        error = None if self.outcome is AttemptOutcome.SUCCEEDED else "What was answered could not be stored."
+        return replace(self, response_body=None, error=error)
 
 
 def impossible() -> Exchange:

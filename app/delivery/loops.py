@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+
+from app.database import may_pass
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
+LONGEST_RECORD_PAUSE = 1.0
+"""After an outage results are recorded before other workers, which wait longer, claim their deliveries anew."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,17 +31,17 @@ class Bell:
         self._rung.clear()
 
 
-async def insist(write: Callable[[], Awaitable[None]], until: float) -> None:
-    """Do it, again after a growing pause while the database is away, up to this moment of the monotonic clock."""
+async def insist(write: Callable[[], Awaitable[None]]) -> None:
+    """Do it, again after a growing pause for as long as the database is away. Raises any other error."""
     pause = FIRST_PAUSE
     while True:
         try:
             return await write()
-        except (DBAPIError, OSError):
-            if time.monotonic() + pause >= until:
+        except Exception as error:
+            if not may_pass(error):
                 raise
         await asyncio.sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE)
+        pause = min(pause * 2, LONGEST_RECORD_PAUSE)
 
 
 class Loop:
@@ -48,11 +50,14 @@ class Loop:
     An error, such as a database that restarts, is logged, and the turn is tried again after a growing pause.
     """
 
-    def __init__(self, name: str, turn: Callable[[], Awaitable[float]]) -> None:
+    def __init__(
+        self, name: str, turn: Callable[[], Awaitable[float]], longest_pause: float = LONGEST_PAUSE
+    ) -> None:
         self.bell = Bell()
         self.failures = 0
         self._name = name
         self._turn = turn
+        self._longest_pause = longest_pause
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -70,7 +75,7 @@ class Loop:
                 self._report(error, pause)
                 # A ring does not cut this short: whatever is broken is not asked more often for being busy.
                 await wait_briefly(self._stopping, pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, self._longest_pause)
                 continue
             pause = FIRST_PAUSE
             if wait > 0 and not self._stopping.is_set():
@@ -80,7 +85,7 @@ class Loop:
                 await asyncio.sleep(0)
 
     def _report(self, error: Exception, pause: float) -> None:
-        if isinstance(error, DBAPIError | OSError):
+        if may_pass(error):
             # By its kind only: a database's message may quote the rows it was given.
             kind = type(getattr(error, "orig", None) or error).__name__
             log.warning("worker_loop_failed", loop=self._name, error=kind, pause=pause)

@@ -1,12 +1,12 @@
 """Outcomes: attempts and what became of their deliveries, many at once, by whoever still holds the lease."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.delivery.claims import Claim
+from app.delivery.claims import Claim, Key
 from app.delivery.exchange import Exchange
 from app.delivery.models import Lane
 from app.delivery.retry import Fate, Verdict
@@ -38,7 +38,7 @@ _FINISH = Sql(
         ORDER BY held.id @lock(held)
     ) AS given
     WHERE deliveries.id = given.id
-    RETURNING deliveries.id
+    RETURNING deliveries.id, deliveries.fence
     """.replace("KEPT", _KEPT)
 )
 _ATTEMPT = Sql("""
@@ -59,15 +59,23 @@ class Result:
     exchange: Exchange
     verdict: Verdict
 
+    def without_answer(self) -> Self:
+        """The same result without a word of what the receiver said."""
+        exchange = self.exchange.without_answer()
+        reason = None if self.verdict.reason is None else exchange.error
+        return replace(self, exchange=exchange, verdict=replace(self.verdict, reason=reason))
 
-async def record(session: AsyncSession, results: Sequence[Result]) -> set[str]:
-    """Write the attempts and outcomes of deliveries that are still held; gives their ids.
 
-    The others were taken over by someone whose claim came after the lease had run out, or were begun anew.
+async def record(session: AsyncSession, results: Sequence[Result]) -> set[Key]:
+    """Write the attempts and outcomes of claims that still hold their deliveries; gives the keys of these claims.
+
+    The other deliveries were claimed by someone else after the lease had run out, or were begun anew.
     """
+    if not results:
+        return set()
     finished = await session.execute(_FINISH.on(session), {"rows": rows(map(_outcome, results))})
-    held = set(finished.scalars())
-    attempts = [_attempt(result) for result in results if result.claim.id in held]
+    held = {(one.id, one.fence) for one in finished}
+    attempts = [_attempt(result) for result in results if result.claim.key in held]
     if attempts:
         await session.execute(_ATTEMPT.on(session), {"rows": rows(attempts)})
     return held

@@ -1,7 +1,6 @@
 """Sends the mails that are not about an event: confirmations, codes, notices; encrypted until they are sent."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -28,11 +27,12 @@ MAILS_AT_ONCE = 6
 MOST_OF_ACCOUNT = MAILS_AT_ONCE // 2
 
 _IS_UNHELD = "(leased_until IS NULL OR leased_until <= (SELECT @now))"
-# The rows are who has as many mails under way as they may.
+# The rows are accounts and recipients that have as many mails under way as they may, and the mails under way.
 _IS_FREE = f"""
     {_IS_UNHELD} AND NOT EXISTS (
-        SELECT 1 FROM @rows(account_id text, recipient text)
+        SELECT 1 FROM @rows(account_id text, recipient text, id text)
         WHERE given.account_id = outgoing_mails.account_id OR given.recipient = outgoing_mails.recipient
+            OR given.id = outgoing_mails.id
     )
 """  # noqa: S608 - our own text
 _NEXT = Sql(
@@ -140,13 +140,12 @@ class OutgoingMails:
         if wait > 0:
             return wait
         values = {"seconds": lease_seconds(ATTEMPT_SECONDS), "rows": busy}
-        until = time.monotonic() + lease_seconds(ATTEMPT_SECONDS)
         async with self._database.transaction() as session:
             mail = (await session.execute(_CLAIM.on(session), values)).first()
         if mail is None:
             return 0.0
         points.reach("mail.claimed")
-        sending = asyncio.create_task(self._deliver(mail, until), name="outgoing mail")
+        sending = asyncio.create_task(self._deliver(mail), name="outgoing mail")
         self._sending[sending] = mail
         sending.add_done_callback(lambda _: self._loop.bell.ring())
         return 0.0
@@ -166,6 +165,8 @@ class OutgoingMails:
         return [
             *({"recipient": one} for one, count in recipients.items() if count >= MOST_TO_ONE),
             *({"account_id": one} for one, count in accounts.items() if count >= MOST_OF_ACCOUNT),
+            # However long ago their leases ran out: what came of these mails is not recorded yet.
+            *({"id": mail.id} for mail in self._sending.values()),
         ]
 
     async def _wait(self, busy: str) -> float:
@@ -175,7 +176,7 @@ class OutgoingMails:
         self.oldest_due_seconds = _passed(found.oldest, found.now)
         return LOOK_EVERY if found.due_at is None else _between(found.now, found.due_at)
 
-    async def _deliver(self, mail: Row[Any], until: float) -> None:
+    async def _deliver(self, mail: Row[Any]) -> None:
         try:
             content = self._keyring.decrypt(mail.content_encrypted)
         except ValueError:
@@ -187,8 +188,7 @@ class OutgoingMails:
             exchange = await self._postman.send(mail.id, mail.recipient, content)
         except asyncio.CancelledError:
             if self._is_broken_off:
-                async with self._database.transaction() as session:
-                    await _write(session, _RELEASE, {"id": mail.id, "fence": mail.fence})
+                await self._release(mail)
             raise
         except Exception as error:
             self._log.error("attempt_failed", mail_id=mail.id, exc_info=error)
@@ -200,8 +200,22 @@ class OutgoingMails:
             self.observe_seconds(exchange.duration_ms / 1000)
         judged = verdict(exchange, mail.attempts_made + 1, self._schedule)
         # What is not written down would be sent again.
-        await insist(partial(self._record, mail, exchange, judged), until)
+        await self._write_down(mail, exchange, judged)
         points.reach("mail.recorded")
+
+    async def _release(self, mail: Row[Any]) -> None:
+        async with self._database.transaction() as session:
+            await _write(session, _RELEASE, {"id": mail.id, "fence": mail.fence})
+
+    async def _write_down(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
+        """Record the attempt, without what was answered if that is what the database refuses."""
+        for one in (exchange, exchange.without_answer()):
+            try:
+                return await insist(partial(self._record, mail, one, judged))
+            except Exception as error:
+                kind = type(getattr(error, "orig", None) or error).__name__
+        # The lease puts it off.
+        self._log.error("mail_attempt_refused", mail_id=mail.id, error=kind)
 
     async def _record(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
         again = judged.fate is Fate.FAILED

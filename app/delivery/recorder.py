@@ -1,21 +1,18 @@
 """The recorder: writes down what came of attempts, and gives back what was claimed in vain, many at once."""
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlmodel.ext.asyncio.session import AsyncSession
-
 from app import points
 from app.database import Database
-from app.delivery import claims, outcomes
 from app.delivery.carrier import Carrier
 from app.delivery.channels import Channels
-from app.delivery.claims import Claim
-from app.delivery.loops import Loop
+from app.delivery.claims import Claim, Key
+from app.delivery.loops import LONGEST_RECORD_PAUSE, Loop
 from app.delivery.models import Lane
 from app.delivery.outcomes import Result
+from app.delivery.recording import Recording
 
 RECORDED_AT_ONCE = 400
 GATHER_SECONDS = 0.04
@@ -28,20 +25,31 @@ _Recorded = Callable[[float], None]
 
 
 class Recorder:
-    """One sender's. `recorded_some` is told within how many seconds something may be due because of it."""
+    """One sender's. `recorded_some` is told within how many seconds something may be due because of it.
+
+    `held` has all deliveries that the sender holds, by id; those leave it whose outcome is recorded.
+    """
 
     def __init__(
-        self, database: Database, carrier: Carrier, channels: Channels, log: Any, recorded_some: _Recorded
+        self,
+        database: Database,
+        carrier: Carrier,
+        channels: Channels,
+        held: dict[str, str],
+        log: Any,
+        recorded_some: _Recorded,
     ) -> None:
-        self._database = database
-        self._carrier = carrier
+        self._recording = Recording(database, carrier, log)
         self._channels = channels
+        self._held = held
         self._log = log
         self._recorded_some = recorded_some
-        self._loop = Loop(f"record {carrier.prefix}", self._turn)
+        self._loop = Loop(f"record {carrier.prefix}", self._turn, LONGEST_RECORD_PAUSE)
         self._results: list[Result] = []
         self._given_back: list[Claim] = []
         self._all_recorded = asyncio.Event()
+        self.is_behind = False
+        """Whether the last try to record failed: nothing is to be claimed before the next one succeeds."""
         self.recorded = 0
         self.leases_lost = 0
 
@@ -86,36 +94,27 @@ class Recorder:
     async def _record(self) -> None:
         results, given_back = self._results[:RECORDED_AT_ONCE], self._given_back[:]
         points.reach("send.before_record")
-        async with self._database.transaction() as session:
-            held: set[str] = set()
-            if results:
-                await self._carrier.affect(session, await self._still_held(session, results))
-                held = await outcomes.record(session, results)
-                await self._carrier.stamp(session, results)
-            if given_back:
-                await claims.release(session, given_back)
+        try:
+            recorded = await self._recording.write(results, given_back, again=self.is_behind)
+        except BaseException:
+            self.is_behind = True
+            raise
+        self.is_behind = False
         points.reach("send.recorded")
         del self._results[: len(results)], self._given_back[: len(given_back)]
-        self.recorded += len(held)
-        self._count_lost(results, held)
+        for claim in [*(one.claim for one in results), *given_back]:
+            self._held.pop(claim.id, None)
+        self.recorded += len(recorded.done)
+        self._count_lost(results, recorded.lost)
         self._mark_due(results, given_back)
         if not self._results and not self._given_back:
             self._all_recorded.set()
         delays = [one.verdict.delay for one in results if one.verdict.delay is not None]
         self._recorded_some(min(delays, default=LOOK_EVERY))
 
-    async def _still_held(self, session: AsyncSession, results: Sequence[Result]) -> Sequence[Result]:
-        """Without those that others took over while this worker stood still: they say nothing of how it is now."""
-        now = time.monotonic()
-        late = [one for one in results if one.claim.expires_at <= now]
-        if not late:
-            return results
-        lost = {one.claim.id for one in late} - await claims.still_held(session, [one.claim for one in late])
-        return [one for one in results if one.claim.id not in lost]
-
-    def _count_lost(self, results: Sequence[Result], held: Collection[str]) -> None:
+    def _count_lost(self, results: Sequence[Result], lost: Collection[Key]) -> None:
         for result in results:
-            if result.claim.id not in held:
+            if result.claim.key in lost:
                 self.leases_lost += 1
                 self._log.warning(
                     "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt

@@ -126,6 +126,11 @@ def queue_seconds(timeout: float) -> float:
     return 0.5 * timeout + 2
 
 
+def is_too_late(expires_at: float, timeout: float) -> bool:
+    """Whether an exchange that begins now might outlast its lease, which ends then on the monotonic clock."""
+    return expires_at < time.monotonic() + timeout + RECORDING_SECONDS
+
+
 def _spread_after(seconds: float, rng: random.Random) -> float:
     """A little later than asked, never earlier: many deliveries are told the same moment."""
     return min(seconds * rng.uniform(1, 1 + JITTER), float(RETRY_AFTER_LIMIT))

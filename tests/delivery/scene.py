@@ -21,6 +21,7 @@ from app.delivery.models import (
     DeliveryAttempt,
     EmailSubscription,
     EmailSubscriptionStatus,
+    OutgoingMail,
     WebhookEndpoint,
 )
 from app.delivery.signing import new_key_pair, new_secret
@@ -166,8 +167,9 @@ class Scene:
     async def run_out_leases(self) -> None:
         """As if the time of every lease had passed."""
         async with self.database.transaction() as session:
-            leased = col(Delivery.leased_until).is_not(None)
-            await session.execute(update(Delivery).where(leased).values(leased_until=clock.from_ms(0)))
+            for model in (Delivery, OutgoingMail):
+                leased = col(model.leased_until).is_not(None)  # type: ignore[attr-defined]
+                await session.execute(update(model).where(leased).values(leased_until=clock.from_ms(0)))
 
     async def settled(self) -> None:
         """Until all events are dispatched and no delivery waits for anything."""

@@ -4,14 +4,19 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from app.delivery import claims, outcomes
-from app.delivery.claims import Claim, Wanted
+from app.delivery.claims import Claim, Key, Wanted
 from app.delivery.dispatch import Dispatcher
 from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.models import Lane
+from app.delivery.models import Lane, WebhookEndpoint
 from app.delivery.outcomes import Result
+from app.delivery.recording import Recording
 from app.delivery.retry import Fate, Verdict
+from app.delivery.selected import Selected
+from app.delivery.transport import Transport
+from app.delivery.webhooks import Webhooks
 from tests.delivery.scene import Scene, open_scene
 
 
@@ -51,7 +56,7 @@ def failed(claim: Claim) -> Result:
     return Result(claim, exchange, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
 
 
-async def record(scene: Scene, *results: Result) -> set[str]:
+async def record(scene: Scene, *results: Result) -> set[Key]:
     async with scene.database.transaction() as session:
         return await outcomes.record(session, results)
 
@@ -74,7 +79,7 @@ async def test_a_claimed_delivery_is_not_due_until_its_lease_ends(scene: Scene) 
 
 async def test_a_failure_is_due_again_after_its_delay(scene: Scene) -> None:
     claim = await claimed(scene)
-    assert await record(scene, failed(claim)) == {claim.id}
+    assert await record(scene, failed(claim)) == {claim.key}
     (attempt,) = await scene.attempts(claim.id)
     assert attempt.at.isoformat() == "2023-11-14T22:13:20.123000+00:00"
     assert (attempt.duration_ms, attempt.response_status, attempt.response_body) == (5, 500, "naïve 😀")
@@ -87,9 +92,37 @@ async def test_a_failure_is_due_again_after_its_delay(scene: Scene) -> None:
 async def test_an_attempt_is_recorded_once(scene: Scene) -> None:
     claim = await claimed(scene)
     result = failed(claim)
-    assert await record(scene, result) == {claim.id}
+    assert await record(scene, result) == {claim.key}
     assert await record(scene, result) == set()
     assert len(await scene.attempts(claim.id)) == 1
+
+
+@pytest.mark.parametrize("stale_first", [True, False])
+async def test_of_two_results_of_one_delivery_the_holders_counts(scene: Scene, stale_first: bool) -> None:
+    claim = await claimed(scene)
+    stale = replace(failed(claim).exchange, error="stale")
+    results = [replace(failed(replace(claim, fence=claim.fence - 1)), exchange=stale), failed(claim)]
+    assert await record(scene, *results if stale_first else results[::-1]) == {claim.key}
+    (attempt,) = await scene.attempts(claim.id)
+    assert attempt.error == failed(claim).exchange.error
+
+
+async def test_what_a_lost_answer_has_recorded_is_not_lost(scene: Scene) -> None:
+    claim = await claimed(scene)
+    keyring, selected = scene.services.keyring, Selected(scene.services, lambda: scene.world.engine)
+    carrier = Webhooks(keyring, Transport([]), 5, selected, "worker_1")
+    recording = Recording(scene.database, carrier, structlog.get_logger())
+    async with scene.database.reading() as session:
+        targets = await carrier.targets(session, [claim.destination_id])
+    claim.target = targets[claim.destination_id]
+    for again in (False, True):
+        recorded = await recording.write([failed(claim)], again=again)
+        assert (recorded.done, recorded.lost) == ({claim.key}, set())
+    assert (await scene.row(WebhookEndpoint, claim.destination_id)).failures == 1
+    taken_over = replace(claim, fence=claim.fence - 1)
+    recorded = await recording.write([failed(taken_over)], again=True)
+    assert (recorded.done, recorded.lost) == (set(), {taken_over.key})
+    assert (await scene.row(WebhookEndpoint, claim.destination_id)).failures == 1
 
 
 async def test_who_lost_the_lease_records_nothing(scene: Scene) -> None:
