@@ -39,12 +39,13 @@ _types: dict[type, type[Shown]] = {}
 _models: dict[str, type] = {}
 
 
-def shows(model: type, prefix: str) -> Callable[[C], C]:
-    """Register a GraphQL type as the way rows of the model, whose ids begin with the prefix, are shown."""
+def shows(model: type, prefix: str | None = None) -> Callable[[C], C]:
+    """Register a GraphQL type as the way rows of the model are shown; their ids, if they have any, begin so."""
 
     def register(cls: C) -> C:
         _types[model] = cls
-        _models[prefix] = model
+        if prefix is not None:
+            _models[prefix] = model
         return cls
 
     return register

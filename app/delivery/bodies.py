@@ -1,13 +1,14 @@
 """What a webhook says: the frozen JSON body of an event, and the headers of one attempt."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Row
 
 from app import __version__, clock
-from app.delivery import signing
+from app.delivery import custom_headers, signing
 from app.delivery.claims import Claim
 
 USER_AGENT = f"Voltwire/{__version__}"
@@ -18,13 +19,23 @@ def event_json(row: Row[Any]) -> str | None:
 
     A test event, which has no place in the log, brings its data along in `test_event`.
     """
-    if row.event_sequence is None:
-        content = _content(row, row.created_at, 0, row.test_event) | {"test": True}
-    elif row.occurred_at is None:
+    is_test = row.event_sequence is None
+    if not is_test and row.occurred_at is None:
         return None
-    else:
-        content = _content(row, row.occurred_at, row.event_sequence, row.data)
-    return orjson.dumps(content).decode()
+    return orjson.dumps(body_of(row, parsed(row.test_event if is_test else row.data))).decode()
+
+
+def body_of(row: Row[Any], data: Any) -> dict[str, Any]:
+    """The same with this data, as an object; a test event says that it is one."""
+    is_test = row.event_sequence is None
+    content = {
+        "type": row.event_type,
+        "timestamp": clock.format_utc(row.created_at if is_test else row.occurred_at),
+        "id": row.event_id,
+        "sequence": 0 if is_test else row.event_sequence,
+        "data": data,
+    }
+    return content | {"test": True} if is_test else content
 
 
 def attempt_headers(
@@ -45,16 +56,16 @@ def attempt_headers(
     return headers
 
 
+def shown_headers(own: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """The headers of one attempt as JSON, as they are kept to be shown: the values of the account's `own` masked."""
+    return orjson.dumps({**(custom_headers.masked(own) or {}), **ours}).decode()
+
+
+def digest_of(body: bytes) -> str:
+    """What tells whether a body is the one that was sent: a webhook's is kept only where its event does not make it."""
+    return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
 def parsed(column: Any) -> Any:
     """The value of a JSON column as a textual statement gives it: parsed by one driver, not by the other."""
     return orjson.loads(column) if isinstance(column, str | bytes) else column
-
-
-def _content(row: Row[Any], at: Any, sequence: int, data: Any) -> dict[str, Any]:
-    return {
-        "type": row.event_type,
-        "timestamp": clock.format_utc(at),
-        "id": row.event_id,
-        "sequence": sequence,
-        "data": parsed(data),
-    }

@@ -41,7 +41,8 @@ class Exchange:
     the answer's text (the first 16 KB of an HTTP body; the SMTP reply), valid Unicode without NUL. `error` is
     a sentence for the account's users. `retry_after` is the header as it came. `enhanced_status` is RFC
     3463's code of an SMTP reply, such as `5.1.1`. `recipient_refused`: what was refused is the recipient's
-    address (RCPT TO), and nothing else of the mail.
+    address (RCPT TO), and nothing else of the mail. `request_headers` (JSON, secrets masked) and
+    `request_digest` (of the body) tell what a webhook sent.
     """
 
     started_at: int
@@ -53,6 +54,8 @@ class Exchange:
     retry_after: str | None = None
     enhanced_status: str | None = None
     recipient_refused: bool = False
+    request_headers: str | None = None
+    request_digest: str | None = None
 
     def without_answer(self) -> Self:
         """The same attempt without a word of what its receiver said."""

@@ -189,7 +189,8 @@ class DeliveryMutations:
 
     @strawberry.mutation
     async def send_test_event(self, info: Info, input: SendTestEventInput) -> SendTestEventPayload | None:
-        """The catalogue's example: id evt_test_…, sequence 0, "test": true, outside the log and the streams."""
+        """Send the catalogue's example: by the endpoint's selection if it has one, to which the objects that the
+        example names are not there; id evt_test_…, sequence 0, "test": true, outside the log and the streams."""
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             delivery = await deliveries.send_test(session, actor, input.webhook_endpoint_id, input.type)

@@ -33,6 +33,8 @@ class DeliveryFilter:
     """When they were made at the earliest, inclusive."""
     created_to: datetime | None = None
     """When they were made at the latest, exclusive."""
+    event_types: list[EventType] | None = None
+    """Kinds of events, one of which they must carry; [] matches nothing."""
 
     def wanted(self) -> dict[str, Any]:
         require_bounded(self)
@@ -44,6 +46,7 @@ class DeliveryFilter:
                 "statuses": None if self.statuses is None else [one.value for one in self.statuses],
                 "created_from": self.created_from,
                 "created_to": self.created_to,
+                "event_types": None if self.event_types is None else [one.value for one in self.event_types],
             }
         )
 
@@ -59,6 +62,7 @@ class DeliveryFilter:
             "statuses": delivery.status.in_,
             "created_from": delivery.created_at.__ge__,
             "created_to": delivery.created_at.__lt__,
+            "event_types": delivery.event_type.in_,
         }
         return statement.where(*(tests[name](value) for name, value in wanted.items()))
 

@@ -16,12 +16,12 @@ from app.api.pagination import Connection, nested_pages, page_request
 from app.api.scalars import Metadata
 from app.auth.actor import Actor, visible
 from app.delivery import models
-from app.delivery.exchange import AttemptOutcome
+from app.delivery.graphql_attempts import DeliveryAttempt
 from app.delivery.models import DeliveryStatus, Digest, EmailSubscriptionStatus, EndpointStatus, ReplayStatus
 from app.delivery.replays import Progress, events_left
 from app.events.graphql import Event, find_event
 
-for kind in (AttemptOutcome, Digest, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus):
+for kind in (Digest, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus):
     strawberry.enum(kind)
 
 
@@ -250,39 +250,6 @@ class EmailSubscription(Node):
         )
 
 
-@compiled(models.DeliveryAttempt)
-@strawberry.type
-class DeliveryAttempt:
-    """One try to deliver."""
-
-    number: int
-    """1, 2, 3 … within its delivery."""
-    at: datetime
-    """When it began."""
-    duration_ms: int
-    """How long it took, in milliseconds."""
-    outcome: AttemptOutcome
-    """How it ended."""
-    response_status: int | None
-    """The HTTP status, or the code of the mail server's reply; null without an answer."""
-    response_body: str | None
-    """The first 16 KB of the answer, or the mail server's reply; null without an answer."""
-    error: str | None
-    """A sentence that says why it failed; null if it did not."""
-
-    @classmethod
-    def of(cls, row: models.DeliveryAttempt) -> "DeliveryAttempt":
-        return cls(
-            number=row.number,
-            at=row.at,
-            duration_ms=row.duration_ms,
-            outcome=AttemptOutcome(row.outcome),
-            response_status=row.response_status,
-            response_body=row.response_body,
-            error=row.error,
-        )
-
-
 @shows(models.Delivery, "dlv")
 @compiled(
     models.Delivery,
@@ -357,7 +324,7 @@ class Delivery(Node):
             return [found[one] for one in delivery_ids]
 
         attempts = await info.context.loader(("attempts", self.viewer), load).load(str(self.id))
-        return [DeliveryAttempt.of(one) for one in attempts]
+        return [DeliveryAttempt.of(one, self.viewer) for one in attempts]
 
 
 @shows(models.Replay, "rpl")

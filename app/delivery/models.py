@@ -218,6 +218,10 @@ class DeliveryAttempt(SQLModel, table=True):
     response_status: int | None = None
     response_body: str | None = Field(default=None, sa_type=Text)
     error: str | None = Field(default=None, sa_type=Text)
+    # JSON of the headers that were sent, values of the account's own masked; and `bodies.digest_of` the body, by which
+    # it is known whether it can still be made as it was. Both null for a mail, and where nothing could be sent.
+    request_headers: str | None = Field(default=None, sa_type=Text)
+    request_digest: str | None = Field(default=None, sa_type=Text)
 
 
 class Replay(AccountWide, SQLModel, table=True):

@@ -43,11 +43,12 @@ _FINISH = Sql(
 )
 _ATTEMPT = Sql("""
     INSERT INTO delivery_attempts
-        (delivery_id, number, at, duration_ms, outcome, response_status, response_body, error)
+        (delivery_id, number, at, duration_ms, outcome, response_status, response_body, error, request_headers,
+        request_digest)
     SELECT given.id, given.attempt, @instant(given.at), given.duration_ms, given.outcome, given.status, given.body,
-        given.error
+        given.error, given.headers, given.digest
     FROM @rows(id text, attempt bigint, at bigint, duration_ms bigint, outcome text, status bigint, body text,
-        error text)
+        error text, headers text, digest text)
 """)
 
 
@@ -107,4 +108,6 @@ def _attempt(result: Result) -> Mapping[str, Any]:
         "status": exchange.status,
         "body": exchange.response_body,
         "error": exchange.error,
+        "headers": exchange.request_headers,
+        "digest": exchange.request_digest,
     }

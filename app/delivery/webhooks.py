@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from app import clock
 from app.crypto import Keyring
 from app.database import database_now
 from app.delivery import standing
-from app.delivery.bodies import attempt_headers, event_json
+from app.delivery.bodies import attempt_headers, digest_of, event_json, shown_headers
 from app.delivery.carrier import LATER
 from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
@@ -106,8 +106,9 @@ class Webhooks:
 
         A delivery whose first attempt was before the endpoint had a selection stays as it was then.
         """
-        if target.selection is not None and row.event_sequence is not None and row.body is None:
-            return None if row.occurred_at is None else LATER
+        if target.selection is not None and row.body is None:
+            is_gone = row.event_sequence is not None and row.occurred_at is None
+            return None if is_gone else LATER
         return event_json(row)
 
     async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Target]) -> Mapping[str, str]:
@@ -121,7 +122,12 @@ class Webhooks:
         target: Target = claim.target
         ours = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
         headers = {**target.headers, **ours}
-        return await self._transport.post(target.url, headers, claim.body, self.timeout)
+        exchange = await self._transport.post(target.url, headers, claim.body, self.timeout)
+        return replace(
+            exchange,
+            request_headers=shown_headers(target.headers, ours),
+            request_digest=digest_of(claim.body),
+        )
 
     def pause_after(self, result: Result) -> float | None:
         """For how many seconds the whole endpoint asks to be left alone."""

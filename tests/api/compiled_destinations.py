@@ -9,6 +9,7 @@ from sqlmodel import col
 from app import clock
 from app.auth.actor import Actor
 from app.delivery import deliveries, endpoints, filters, replays, subscriptions
+from app.delivery.bodies import digest_of
 from app.delivery.exchange import AttemptOutcome
 from app.delivery.models import Delivery, DeliveryAttempt, DeliveryStatus, Digest, EndpointStatus
 from app.delivery.subscriptions import Post
@@ -17,6 +18,7 @@ from app.events.models import EventRecord
 from tests.support import World
 
 RETENTION = timedelta(days=90)
+BODY = b'{"type": "meter.created"}'
 
 
 async def random_destinations(world: World, admin: Actor, chance: random.Random) -> None:
@@ -95,6 +97,7 @@ def _delivery(event: EventRecord, destination_id: str, chance: random.Random) ->
         event_type=event.type,
         destination_id=destination_id,
         status=status.value,
+        body=chance.choice([None, b"", BODY]),
     )
     if status not in (DeliveryStatus.PENDING, DeliveryStatus.FAILED):
         delivery.due_at, delivery.finished_at = None, clock.now()
@@ -112,6 +115,8 @@ def _attempts(delivery: Delivery, chance: random.Random) -> list[DeliveryAttempt
             response_status=chance.choice([None, 200, 503]),
             response_body=chance.choice([None, 'No "room"']),
             error=chance.choice([None, "The connection was refused."]),
+            request_headers=chance.choice([None, '{"webhook-id": "evt_1"}']),
+            request_digest=chance.choice([None, digest_of(BODY), "0"]),
         )
         for number in range(1, chance.randint(1, 4))
     ]

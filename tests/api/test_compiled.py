@@ -32,7 +32,7 @@ EVENTS = """id cursor sequence data
     ... on HostedConsentApprovedEvent { hostedConsent { link customer { id } } }
     ... on UserCreatedEvent { user { role } }"""
 DELIVERIES = f"""id status createdAt nextAttemptAt endpoint {{ url headers }} emailSubscription {{ email }}
-    attempts {{ number outcome error }} event {{ {EVENTS} }}"""
+    attempts {{ number outcome error requestHeaders }} event {{ {EVENTS} }}"""
 NODES = """__typename id
     ... on Delivery { attempts { number } event { name cursor ... on MeterCreatedEvent { meter { number } } } }
     ... on Event { cursor sequence data ... on MeterCreatedEvent { meter { number } } }

@@ -123,6 +123,13 @@ async def test_filters_narrow_by_all_that_is_given(world: World) -> None:
     assert await found(eventId=first.event_id, webhookEndpointId=endpoint_id) == {first.id}
     assert await found(statuses=["SUCCEEDED", "CANCELLED"]) == {first.id}
     assert await found(statuses=[]) == set()
+    users = {
+        one.id for one in await deliveries_of(world, subscription_id) if one.event_type == "user.created"
+    }
+    assert len(users) == 1
+    assert await found(eventTypes=["USER_CREATED"]) == users
+    assert await found(eventTypes=["METER_CREATED", "CUSTOMER_CREATED"]) == everything - users
+    assert await found(eventTypes=["METER_CREATED"]) == await found(eventTypes=[]) == set()
     assert await found(createdFrom=clock.format_utc(before), createdTo=clock.format_utc(after)) == everything
     assert await found(createdTo=clock.format_utc(before)) == set()
     assert await found(createdFrom=clock.format_utc(after)) == set()
