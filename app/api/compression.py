@@ -4,6 +4,8 @@ import asyncio
 import gzip
 from typing import Final
 
+from app.api.negotiation import parts_of, quality_of
+
 SHORTEST: Final = 1024
 """Bytes from which compressing saves a packet."""
 
@@ -18,7 +20,7 @@ def takes_gzip(accept_encoding: str | None) -> bool:
     """Whether an Accept-Encoding header prefers gzip to nothing (RFC 9110, 12.5.3)."""
     if not accept_encoding:
         return False
-    qualities = dict(_coding(part) for part in accept_encoding.lower().split(","))
+    qualities = dict(_coding(part) for part in parts_of(accept_encoding.lower()))
     wanted = max(
         (qualities[one] for one in ("gzip", "x-gzip") if one in qualities), default=qualities.get("*", 0.0)
     )
@@ -36,8 +38,6 @@ def _coding(part: str) -> tuple[str, float]:
     for parameter in parameters.split(";"):
         key, _, value = parameter.partition("=")
         if key.strip() == "q":
-            try:
-                return name.strip(), float(value)
-            except ValueError:
-                return name.strip(), 0.0
+            # In doubt it goes out as it is, which everyone reads.
+            return name.strip(), quality_of(value, otherwise=0.0)
     return name.strip(), 1.0

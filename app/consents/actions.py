@@ -15,6 +15,7 @@ from app.consents.models import ConsentFlowType, ConsentMethod, ConsentStatus, H
 from app.crypto import Keyring, digest, random_token
 from app.customers import actions as customers
 from app.errors import ErrorCode, Refusal, Refusals, not_found
+from app.ids import is_id
 from app.meters import numbers
 
 TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - how a token begins, not a token
@@ -93,6 +94,8 @@ async def load(
     session: AsyncSession, actor: Actor, consent_id: str | None, *field: str, lock: bool = False
 ) -> HostedConsent:
     """The consent, fresh and locked against concurrent decisions if asked. Raises NOT_FOUND."""
+    if not is_id(consent_id or "", "hc"):
+        raise not_found("hosted consent", *field)
     statement = visible(select(HostedConsent).where(col(HostedConsent.id) == consent_id), actor)
     if lock:
         statement = statement.with_for_update().execution_options(populate_existing=True)

@@ -14,6 +14,7 @@ from app import clock
 from app.auth.actor import Actor, visible
 from app.consents.models import Evidence, EvidenceDocument, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms, uk_time
+from app.ids import is_id
 from app.web.render import render
 
 LARGEST: Final = 10 * 1024 * 1024
@@ -92,6 +93,9 @@ def of_consents(actor: Actor, consent_ids: list[str]) -> Select[Any]:
 
 
 async def of_consent(session: AsyncSession, actor: Actor, consent_id: str) -> Evidence | None:
+    """The evidence of a consent; None where there is none that the actor may see, or this is no consent's id."""
+    if not is_id(consent_id, "hc"):
+        return None
     evidence: Evidence | None = (await session.execute(of_consents(actor, [consent_id]))).scalar_one_or_none()
     return evidence
 

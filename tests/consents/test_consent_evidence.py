@@ -248,3 +248,18 @@ async def _nothing_happened(asked: Asked) -> None:
     assert (await asked.stored()).decision == "PENDING"
     assert await event_names(asked.world, asked.account_id) == ["customer.created"]
     assert await evidence_count(asked.world) == 0
+
+
+@pytest.mark.parametrize(
+    "identifier", ["%00", "hc_%00", "hc_01jdf3w8q2k7c9v5m1x0a4b6d8%00", "%ff", "x" * 5000]
+)
+async def test_what_is_no_id_is_not_found(world: World, client: httpx.AsyncClient, identifier: str) -> None:
+    asked = await ask_for_consent(world, **LETTER)
+    headers = {"x-api-key": asked.key, "content-type": "application/pdf"}
+    url = f"/hosted-consents/{identifier}/evidence"
+    for answer in (
+        await client.get(url, headers=headers),
+        await client.put(url, content=PDF, headers=headers),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+    assert await evidence_count(world) == 0
