@@ -40,6 +40,10 @@ class Keyring:
         """HMAC-SHA256 of the message, cut to `size` bytes."""
         return hmac.digest(_derive(self._keys[0], purpose), message, "sha256")[:size]
 
+    def signatures(self, purpose: str, message: bytes, size: int = 32) -> list[bytes]:
+        """What each of the keys signs the message with, as `sign` does: to find what any of them was used for."""
+        return [hmac.digest(_derive(key, purpose), message, "sha256")[:size] for key in self._keys]
+
     def verifies(self, purpose: str, message: bytes, signature: bytes) -> bool:
         """Whether one of the keys made this signature; in constant time for each key."""
         return len(signature) >= 16 and any(

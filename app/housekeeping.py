@@ -1,7 +1,8 @@
 """Housekeeping: what is past its time goes, in small transactions that nobody has to wait for.
 
 The log loses a prefix, never past the dispatch position or an unfinished delivery; finished deliveries go with their
-event. Stored successes of mutations are kept for a day, the record of mails that were sent for a week.
+event. Stored successes of mutations are kept for a day, the record of mails that were sent for a week, and that
+of mails to the unconfirmed for as long as a limit counts them.
 """
 
 from datetime import timedelta
@@ -14,7 +15,8 @@ from sqlmodel import col
 from app import clock, points
 from app.api.models import IdempotentMutation
 from app.database import Database
-from app.delivery.models import Delivery, OutgoingMail
+from app.delivery import unconfirmed
+from app.delivery.models import Delivery, OutgoingMail, UnconfirmedMail
 from app.events import log as event_log
 from app.events.models import Dispatch, EventRecord, Stream
 
@@ -39,6 +41,8 @@ class Housekeeping:
         await self._remove(Delivery, _old(Delivery, self._retention), _is_finished_test())
         await self._remove(IdempotentMutation, _old(IdempotentMutation, MUTATIONS_KEPT))
         await self._remove(OutgoingMail, _old(OutgoingMail, MAILS_KEPT), col(OutgoingMail.due_at).is_(None))
+        for kind in unconfirmed.Kind:
+            await self._remove(UnconfirmedMail, unconfirmed.is_uncounted(kind))
 
     async def _accounts_to_trim(self) -> list[str]:
         """The accounts whose oldest event is past retention."""

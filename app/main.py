@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
+from app.accounts import pages as account_pages
 from app.api.asked import JSON
 from app.api.context import Services
 from app.api.engine import Engine
@@ -170,6 +171,7 @@ def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
         *evidence.routes(services, authenticator, process.limiter),
         *consent_pages.routes(services, process.limiter),
         *delivery_pages.routes(services),
+        *account_pages.routes(services),
         *start.routes(services),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

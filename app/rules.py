@@ -11,8 +11,13 @@ MAX_TEXT: Final = 2000
 MAX_EMAIL: Final = 254
 MAX_URL: Final = 2048
 
-# Practical rather than complete: what a mail server of today accepts, without quoting, comments or line ends.
-_EMAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@(?=.{1,190}\Z)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+# Practical rather than complete: what a mail server of today accepts, without quoting, comments or line ends. A domain
+# has a dot, and no number behind its last one; this machine's is the exception.
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL = re.compile(
+    rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@(?=.{{1,190}}\Z)"
+    rf"(?:(?:{_LABEL}\.)+(?!\d+\Z)(?=..){_LABEL}|(?i:localhost))"
+)
 
 
 def short(value: str, *field: str, most: int = MAX_NAME) -> str:

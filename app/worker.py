@@ -25,6 +25,7 @@ from app.delivery.digests import Digests
 from app.delivery.dispatch import Dispatcher
 from app.delivery.loops import Loop, wait_briefly
 from app.delivery.mailing import EventMails, Postman
+from app.delivery.mails import Post
 from app.delivery.mime import Dkim, load_dkim
 from app.delivery.outgoing import OutgoingMails
 from app.delivery.refill import Refill
@@ -90,7 +91,9 @@ class Worker:
         selected = Selected(services, cache(lambda: engine or Engine(build_schema(), limits_of(settings))))
         self.webhooks = Sender(
             database,
-            Webhooks(keyring, transport, settings.webhook_timeout, selected, self.id),
+            Webhooks(
+                Post(keyring, services.public_url), transport, settings.webhook_timeout, selected, self.id
+            ),
             schedule,
             self.id,
         )

@@ -9,6 +9,7 @@ from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, rules
+from app.accounts import confirmation
 from app.accounts.events import ApiKeysRotated, UserCreated
 from app.accounts.models import Account, ApiKey, User, UserRole
 from app.auth import stream_tokens
@@ -17,6 +18,9 @@ from app.auth.authenticate import KeysChanged
 from app.crypto import Keyring
 from app.customers import actions as customers
 from app.database import announce
+from app.delivery import addresses
+from app.delivery.actions import forget_mails_about
+from app.delivery.mails import Post
 from app.errors import ErrorCode, Forbidden, Refusal, not_found
 from app.events import log
 
@@ -33,7 +37,7 @@ _ACCOUNT_CHANGES: dict[str, Any] = {
 }
 _USER_CHANGES: dict[str, Any] = {
     "name": lambda value: rules.short(_given(value, "name"), "name"),
-    "email": lambda value: rules.email(_given(value, "email"), "email"),
+    "email": lambda value: addresses.checked(_given(value, "email")),
     "role": lambda value: _given(value, "role").value,
 }
 
@@ -56,7 +60,7 @@ async def create_account(
     Without `user_name` the user is called as the address before the @. Raises Refusal on `name` or `email`.
     """
     account = Account(name=rules.short(name, "name"))
-    address = rules.email(email, "email")
+    address = addresses.checked(email)
     session.add(account)
     await session.flush()
     await log.open_stream(session, account.id)
@@ -82,32 +86,46 @@ async def update_account(session: AsyncSession, actor: Actor, changes: dict[str,
 
 
 async def create_user(
-    session: AsyncSession, actor: Actor, *, email: str, name: str, role: UserRole | None = None
+    session: AsyncSession, actor: Actor, post: Post, *, email: str, name: str, role: UserRole | None = None
 ) -> User:
+    """A user, who is mailed the link that confirms the address. Raises TAKEN, and LIMIT_REACHED as `unconfirmed`
+    does."""
     user = User(
         account_id=actor.account_id,
-        email=rules.email(email, "email"),
+        email=addresses.checked(email),
         name=rules.short(name, "name"),
         role=(role or UserRole.MEMBER).value,
     )
     await _require_free(session, user)
     session.add(user)
     await session.flush()
+    await confirmation.ask(session, post, user, "email")
     log.append(session, actor.account_id, UserCreated.of(user))
     return user
 
 
-async def update_user(session: AsyncSession, actor: Actor, user_id: str, changes: dict[str, Any]) -> User:
-    """`changes` holds only the attributes that were given; see `_USER_CHANGES`."""
+async def update_user(
+    session: AsyncSession, actor: Actor, post: Post, user_id: str, changes: dict[str, Any]
+) -> User:
+    """`changes` holds only the attributes that were given; see `_USER_CHANGES`.
+
+    An email that is given and has not been confirmed is mailed the link, also if it is the one the user has.
+    """
     await _lock_account(session, actor)
     user = await _load_user(session, actor, user_id)
+    before = user.email
     if changes.get("role") is UserRole.MEMBER:
         await _require_another_admin(session, user, "role")
     for attribute, value in changes.items():
         setattr(user, attribute, _USER_CHANGES[attribute](value))
+    user.updated_at = clock.now()
     if "email" in changes:
         await _require_free(session, user)
-    user.updated_at = clock.now()
+        if user.email.casefold() != before.casefold():
+            user.email_confirmed_at = None
+            await forget_mails_about(session, user.id)
+        if user.email_confirmed_at is None:
+            await confirmation.ask(session, post, user, "email")
     return user
 
 
@@ -116,6 +134,7 @@ async def delete_user(session: AsyncSession, actor: Actor, user_id: str) -> str:
     await _lock_account(session, actor)
     user = await _load_user(session, actor, user_id)
     await _require_another_admin(session, user, "userId")
+    await forget_mails_about(session, user.id)
     await session.delete(user)
     return user_id
 

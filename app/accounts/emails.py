@@ -3,10 +3,12 @@
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.accounts import confirmation
 from app.accounts.models import Account, ApiKey, User, UserRole
 from app.clock import parse_utc
 from app.delivery.mails import (
     MailFacts,
+    Post,
     mail_for,
     name_of_account,
     recipients_of_account,
@@ -23,12 +25,17 @@ async def account_name(session: AsyncSession, account_id: str) -> str:
 
 
 @recipients_of_account
-async def administrators(session: AsyncSession, account_id: str) -> list[str]:
-    """The addresses of the administrators, or of all users where there is none."""
-    statement = select(User.email, User.role).where(col(User.account_id) == account_id).order_by(col(User.id))
+async def administrators(session: AsyncSession, post: Post, account_id: str) -> list[str]:
+    """The confirmed addresses of the administrators, or of all users where there is none.
+
+    Those that have never been asked to confirm theirs are asked now.
+    """
+    statement = select(User).where(col(User.account_id) == account_id).order_by(col(User.id))
     users = (await session.exec(statement)).all()
-    leading = [email for email, role in users if role == UserRole.ADMIN.value]
-    return leading or [email for email, _ in users]
+    leading = [user for user in users if user.role == UserRole.ADMIN.value] or users
+    for user in leading:
+        await confirmation.ask_once(session, post, user)
+    return [user.email for user in leading if user.email_confirmed_at is not None]
 
 
 @mail_for(EventType.USER_CREATED)

@@ -9,6 +9,7 @@ from app.events.catalogue import EventData, EventType, Instant
 
 class UserCreated(EventData):
     type: ClassVar = EventType.USER_CREATED
+    words: ClassVar = "User created"
     description: ClassVar = "A user was created; data is the user. An account's first user is its event 1."
     example: ClassVar[dict[str, Any]] = {
         "id": "usr_01jdf3w8q2k7c9v5m1x0a4b6d8",
@@ -43,6 +44,7 @@ class UserCreated(EventData):
 
 class ApiKeysRotated(EventData):
     type: ClassVar = EventType.API_KEYS_ROTATED
+    words: ClassVar = "API key rotated"
     description: ClassVar = (
         "An API key has a new secret; the previous one works until overlapUntil, if at all."
     )

@@ -61,6 +61,8 @@ class User(Node):
     """The person's name."""
     role: UserRole
     """The person's role in the account."""
+    email_confirmed_at: datetime | None
+    """When the address was confirmed by the mailed link: notices go to no other. Null until then."""
     created_at: datetime
     updated_at: datetime
 
@@ -71,6 +73,7 @@ class User(Node):
             email=row.email,
             name=row.name,
             role=UserRole(row.role),
+            email_confirmed_at=row.email_confirmed_at,
             created_at=row.created_at,
             updated_at=row.updated_at,
         )

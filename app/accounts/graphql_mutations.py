@@ -13,6 +13,7 @@ from app.api.context import Info
 from app.api.inputs import given
 from app.api.mutate import UserError, mutate
 from app.auth.actor import Actor, Scope
+from app.delivery.mails import Post
 
 
 @strawberry.input
@@ -156,21 +157,25 @@ class AccountMutations:
 
     @strawberry.mutation
     async def create_user(self, info: Info, input: CreateUserInput) -> CreateUserPayload | None:
-        """Add a person to the account, with the event user.created; needs ADMIN."""
+        """Add a person to the account, with the event user.created, and mail them the link that confirms the address.
+
+        Needs ADMIN.
+        """
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             values = given(input, "email", "name", "role")
-            return {"user": await actions.create_user(session, actor, **values)}
+            return {"user": await actions.create_user(session, actor, _post(info), **values)}
 
         return await mutate(info, input, CreateUserPayload, run, needs=Scope.ADMIN)
 
     @strawberry.mutation
     async def update_user(self, info: Info, input: UpdateUserInput) -> UpdateUserPayload | None:
-        """Change a user; needs ADMIN."""
+        """Change a user; needs ADMIN. An email that is not confirmed is mailed the link, also if it stays the same."""
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "email", "name", "role")
-            return {"user": await actions.update_user(session, actor, input.user_id, changes)}
+            user = await actions.update_user(session, actor, _post(info), input.user_id, changes)
+            return {"user": user}
 
         return await mutate(info, input, UpdateUserPayload, run, needs=Scope.ADMIN)
 
@@ -235,3 +240,8 @@ class AccountMutations:
             return {"token": token, "expires_at": expires_at}
 
         return await mutate(info, input, CreateStreamTokenPayload, run)
+
+
+def _post(info: Info) -> Post:
+    services = info.context.services
+    return Post(services.keyring, services.public_url)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
-import orjson
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
@@ -21,6 +20,7 @@ from app.consents.decisions import Consentee, agreed_numbers
 from app.consents.models import HostedConsent
 from app.consents.terms import Terms
 from app.crypto import Keyring
+from app.delivery import mails, unconfirmed
 from app.delivery.models import OutgoingMail
 from app.errors import ErrorCode, Refusal
 from app.events.ring import work_due
@@ -69,7 +69,7 @@ async def send_code(
     """Keep what the visitor entered and mail a code to the address; a live one is enough unless asked for another.
 
     Raises TOKEN_USED or TOKEN_EXPIRED; what is wrong with the input; LIMIT_REACHED at `consenteeEmail` within a minute
-    of the last code and after the last of `MOST_CODES`.
+    of the last code, after the last of `MOST_CODES`, and once the address has had its codes of the hour.
     """
     consent = await actions.to_decide(session, actor)
     at = clock.now()
@@ -83,6 +83,9 @@ async def send_code(
     consent.draft = asdict(Draft(**vars(consentee), meter_numbers=entered))
     if again or not is_live(consent, consentee.email, at):
         _require_patience(consent, at)
+        await unconfirmed.count(
+            *(session, keyring, unconfirmed.Kind.CODE, consent.account_id, consentee.email), "consenteeEmail"
+        )
         code = f"{secrets.randbelow(1_000_000):06}"
         terms = await Terms.of(session, consent, privacy_contact)
         _remember(consent, keyring, consentee.email, code, at)
@@ -153,14 +156,11 @@ def _message(consent: HostedConsent, email: str, code: str) -> bytes:
 def _mail(consent: HostedConsent, keyring: Keyring, terms: Terms, code: str) -> OutgoingMail:
     # No link, for who reads the mail must not decide without having the page; and nothing that the visitor typed, for
     # the mail must not carry a stranger's words to an address of their choice.
-    values: dict[str, Any] = {"code": code, "terms": terms}
-    content = {
-        "subject": f"{code} is your code for the request by {terms.account}",
-        "text": render("consent_code.txt", **values),
-        "html": render("consent_code.html", **values),
-    }
-    return OutgoingMail(
-        account_id=consent.account_id,
-        recipient=consent.code_email or "",
-        content_encrypted=keyring.encrypt(orjson.dumps(content).decode()),
+    account = mails.without_links(terms.account)
+    values: dict[str, Any] = {"code": code, "account": account, "privacy_contact": terms.privacy_contact}
+    mail = mails.Mail(
+        subject=f"{code} is your code for the request by {account}",
+        text=render("consent_code.txt", **values),
+        html=render("consent_code.html", **values),
     )
+    return mails.outgoing(keyring, consent.account_id, consent.code_email or "", mail, consent.id)

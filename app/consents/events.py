@@ -115,6 +115,7 @@ CONSENT_PERSONAL: dict[str, Any] = {
 
 class HostedConsentApproved(HostedConsentData, EventData):
     type: ClassVar = EventType.HOSTED_CONSENT_APPROVED
+    words: ClassVar = "Consent approved"
     description: ClassVar = (
         "The end customer approved a hosted consent; data is the consent and the meters it covers."
     )
@@ -124,6 +125,7 @@ class HostedConsentApproved(HostedConsentData, EventData):
 
 class HostedConsentRevoked(HostedConsentData, EventData):
     type: ClassVar = EventType.HOSTED_CONSENT_REVOKED
+    words: ClassVar = "Consent revoked"
     description: ClassVar = (
         "An approved hosted consent was revoked; data is the consent and the meters it covered."
     )

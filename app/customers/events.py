@@ -58,6 +58,7 @@ CUSTOMER_PERSONAL: dict[str, Any] = {
 
 class CustomerCreated(CustomerData, EventData):
     type: ClassVar = EventType.CUSTOMER_CREATED
+    words: ClassVar = "Customer created"
     description: ClassVar = "A customer was created; data is the customer."
     example: ClassVar = CUSTOMER_EXAMPLE
     personal: ClassVar = CUSTOMER_PERSONAL

@@ -1,11 +1,11 @@
 """Verbs over deliveries that features and mutations call. They take a session and never commit."""
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.delivery import claims
-from app.delivery.models import Delivery
+from app.delivery.models import Delivery, OutgoingMail
 from app.events.models import EventRecord
 
 
@@ -29,3 +29,11 @@ async def cancel_unfinished(session: AsyncSession, destination_id: str) -> None:
     """What still waits for this destination will not be sent, however much it is."""
     while await claims.cancel_pending(session, destination_id) >= claims.CANCELLED_AT_ONCE:
         pass
+
+
+async def forget_mails_about(session: AsyncSession, about_id: str) -> None:
+    """Mails about a subscription, user or endpoint that goes: those that wait are not sent, and none is kept."""
+    await session.execute(
+        delete(OutgoingMail).where(col(OutgoingMail.about_id) == about_id),
+        execution_options={"synchronize_session": False},
+    )

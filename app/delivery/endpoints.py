@@ -13,6 +13,7 @@ from app import clock, rules
 from app.auth.actor import Actor, visible
 from app.crypto import Keyring
 from app.delivery import claims, custom_headers, event_names
+from app.delivery.actions import forget_mails_about
 from app.delivery.guard import Networks, UrlRefused, check_url
 from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
 from app.delivery.signing import new_key_pair, new_secret
@@ -95,6 +96,7 @@ async def delete(session: AsyncSession, actor: Actor, endpoint_id: str) -> str:
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     # However many wait, this is one page: the worker's sweep cancels the rest.
     await claims.cancel_pending(session, endpoint.id)
+    await forget_mails_about(session, endpoint.id)
     await session.delete(endpoint)
     return endpoint_id
 
@@ -186,8 +188,11 @@ async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: 
 
 
 def _begin_anew(endpoint: WebhookEndpoint) -> None:
-    """What failed before, and what was asked for then, says nothing about it from now on."""
-    endpoint.failing_since = endpoint.told_failing_at = endpoint.paused_until = None
+    """What failed before, and what was asked for then, says nothing about it from now on.
+
+    Of what its people were told in the last day they are not told again.
+    """
+    endpoint.failing_since = endpoint.paused_until = None
     endpoint.failures = 0
 
 

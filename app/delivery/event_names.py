@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.errors import ErrorCode, Refusal, Refusals
-from app.events.catalogue import EventType
+from app.events.catalogue import EventType, catalogue
 
 EVERYTHING: Final = "*"
 NAMES: Final = tuple(kind.value for kind in EventType)
@@ -33,6 +33,17 @@ def checked(patterns: Sequence[str] | None, field: str = "eventTypes") -> list[s
     if refusals:
         raise Refusals(refusals)
     return list(dict.fromkeys(patterns))
+
+
+def in_words(patterns: Sequence[str] | None) -> list[str]:
+    """The events that are asked for, for people: `["Meter created", …]`, or `["All events"]`."""
+    if patterns is None or EVERYTHING in patterns:
+        return ["All events"]
+    return [one.words for one in catalogue() if any(_matches(one.type.value, each) for each in patterns)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or f"{name.partition('.')[0]}.*" == pattern
 
 
 def _wrong(pattern: str) -> str | None:

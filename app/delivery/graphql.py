@@ -47,7 +47,7 @@ from app.delivery.graphql_types import (
     Replay,
     WebhookEndpoint,
 )
-from app.delivery.subscriptions import Post
+from app.delivery.mails import Post
 
 ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 
@@ -247,8 +247,8 @@ class DeliveryMutations:
         info: Info,
         input: ResendConfirmationInput,
     ) -> ResendConfirmationPayload | None:
-        """Ask the address again, once a minute at most. One that was unsubscribed or suspended waits for its
-        address again."""
+        """Ask the address again, once a minute and three times a day at most. One that was suspended waits for its
+        address again; one whose address unsubscribed is CONFLICT until the person confirms by an earlier mail."""
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             asked = await subscriptions.resend_confirmation(

@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.crypto import Keyring
 from app.database import database_now
 from app.delivery import mails
+from app.delivery.addresses import Remembered
 from app.delivery.bodies import parsed
 from app.delivery.claims import Claim, cancel_pending
 from app.delivery.exchange import Exchange
@@ -161,7 +162,8 @@ class EventMails:
         """A subscription shows no time of its last mail."""
 
     def _target(self, subscription: EmailSubscription) -> Target:
-        url = unsubscribe_url(self._keyring, self._public_url, subscription.id)
+        address = Remembered.of(self._keyring, subscription.account_id, subscription.email)
+        url = unsubscribe_url(self._keyring, self._public_url, subscription.id, address)
         return Target(subscription.id, subscription.email, subscription, url)
 
     async def _suspend(self, session: AsyncSession, subscription_id: str, gone: Result) -> None:

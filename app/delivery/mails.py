@@ -5,6 +5,7 @@ the subject, and rows of facts, as they are when the mail is written. This modul
 and as HTML for a phone.
 """
 
+import re
 import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.clock import UK
 from app.crypto import Keyring
+from app.delivery import event_names
 from app.delivery.mime import header_text
 from app.delivery.models import EmailSubscription, OutgoingMail
 from app.events.catalogue import REDACTED, EventType
@@ -27,6 +29,20 @@ WIDTH: Final = 72
 MAX_SUBJECT: Final = 150
 _MAX_VALUE: Final = 500
 _LABEL: Final = 16
+
+_LINK_REMOVED: Final = "[link removed]"
+_DOT: Final = "[.\u3002\uff0e\uff61\u2024]"
+# A word with a scheme, a mail address, or a name of a host: its last label has two letters or more, and so is no
+# initial. A single letter before capitals is a company rather than a host, unless a path follows.
+_LINK: Final = re.compile(
+    rf"""\S*(?:
+        :/ | @ | \bwww{_DOT}
+        | (?:[^\W_]|-){{2,}}{_DOT}[^\W\d_]{{2,}}
+        | \w{_DOT}(?:[a-z]{{2,}} | [^\W\d_]{{2,}}[/:?#])
+        | \bxn-- | \d+(?:{_DOT}\d+){{3}}
+    )\S*""",
+    re.VERBOSE,
+)
 
 _MONTHS: Final = (
     "January", "February", "March", "April", "May", "June",
@@ -49,9 +65,17 @@ class MailFacts:
     rows: Sequence[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Post:
+    """What mails with links of ours are written with."""
+
+    keyring: Keyring
+    public_url: str
+
+
 Wording = Callable[[AsyncSession, EventRecord], Awaitable[MailFacts]]
 NameOfAccount = Callable[[AsyncSession, str], Awaitable[str]]
-RecipientsOfAccount = Callable[[AsyncSession, str], Awaitable[Sequence[str]]]
+RecipientsOfAccount = Callable[[AsyncSession, Post, str], Awaitable[Sequence[str]]]
 
 _wordings: dict[str, Wording] = {}
 _account_names: list[NameOfAccount] = []
@@ -80,9 +104,9 @@ def recipients_of_account(load: RecipientsOfAccount) -> RecipientsOfAccount:
     return load
 
 
-async def account_recipients(session: AsyncSession, account_id: str) -> Sequence[str]:
-    """The addresses of those who look after the account."""
-    return await _recipients[0](session, account_id)
+async def account_recipients(session: AsyncSession, post: Post, account_id: str) -> Sequence[str]:
+    """The addresses of those who look after the account and have confirmed that they do."""
+    return await _recipients[0](session, post, account_id)
 
 
 async def account_name(session: AsyncSession, account_id: str) -> str:
@@ -144,31 +168,59 @@ async def digest_mail(
 
 
 async def confirmation_mail(
-    session: AsyncSession, subscription: EmailSubscription, link: str, until: datetime
+    session: AsyncSession, subscription: EmailSubscription, link: str, until: datetime, unsubscribe_url: str
 ) -> Mail:
     """The question to an address whether it wants an account's mails.
 
     Beside the account's name it holds no text of the account's making: else anyone could have us send their words to
     anyone.
     """
-    account = await account_name(session, subscription.account_id)
+    account = without_links(await account_name(session, subscription.account_id))
     subject = f"Confirm: mails about events of {account}"
     values: dict[str, object] = {
         "account": account,
         "address": subscription.email,
         "link": link,
         "until": uk_time(until),
-        "types": subscription.event_types,
+        "types": event_names.in_words(subscription.event_types),
+        "unsubscribe_url": unsubscribe_url,
     }
     return laid_out("confirm", subject, values)
 
 
-def outgoing(keyring: Keyring, account_id: str, recipient: str, mail: Mail) -> OutgoingMail:
+async def user_mail(
+    session: AsyncSession, account_id: str, address: str, link: str, unsubscribe_url: str
+) -> Mail:
+    """The question to an address whether it is that of a user of the account, and wants its notices."""
+    account = without_links(await account_name(session, account_id))
+    values: dict[str, object] = {
+        "account": account,
+        "address": address,
+        "link": link,
+        "unsubscribe_url": unsubscribe_url,
+    }
+    return laid_out("confirm_user", f"Confirm: notices of {account}", values)
+
+
+def outgoing(
+    keyring: Keyring, account_id: str, recipient: str, mail: Mail, about_id: str | None = None
+) -> OutgoingMail:
     """A mail for the queue of those that are not about an event, encrypted as it may hold a token."""
     content = orjson.dumps(asdict(mail)).decode()
     return OutgoingMail(
-        account_id=account_id, recipient=recipient, content_encrypted=keyring.encrypt(content)
+        account_id=account_id,
+        recipient=recipient,
+        content_encrypted=keyring.encrypt(content),
+        about_id=about_id,
     )
+
+
+def without_links(name: str) -> str:
+    """A name for people who have confirmed nothing: what mail programs make a link of is left out.
+
+    Else anyone could have us send their links to anyone, in the name of an account.
+    """
+    return _LINK.sub(_LINK_REMOVED, name)
 
 
 def shorten(value: str, most: int) -> str:

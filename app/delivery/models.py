@@ -30,7 +30,7 @@ class EmailSubscriptionStatus(enum.Enum):
     ACTIVE = "ACTIVE"
     """Gets the events from its confirmation on."""
     UNSUBSCRIBED = "UNSUBSCRIBED"
-    """The address has ended it."""
+    """The address has ended it, and brings it back by the link of an earlier confirmation mail."""
     SUSPENDED = "SUSPENDED"
     """The mail server refused the address for good."""
 
@@ -124,6 +124,7 @@ class WebhookEndpoint(AccountWide, SQLModel, table=True):
     failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
     failures: int = Field(default=0, sa_type=BigInteger)
     told_failing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    told_disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
@@ -253,10 +254,13 @@ class OutgoingMail(SQLModel, table=True):
             sqlite_where=text("due_at IS NOT NULL"),
             postgresql_where=text("due_at IS NOT NULL"),
         ),
+        Index("ix_outgoing_mails_about", "about_id"),
     )
 
     id: str = Field(default_factory=lambda: new_id("mail"), primary_key=True, sa_type=Text)
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    # The subscription, user, endpoint or consent that the mail is about: it goes with it.
+    about_id: str | None = Field(default=None, sa_type=Text)
     recipient: str = Field(sa_type=Text)
     # JSON {"subject", "text", "html"}; null once it was sent or given up.
     content_encrypted: str | None = Field(sa_type=Text)
@@ -266,3 +270,27 @@ class OutgoingMail(SQLModel, table=True):
     fence: int = Field(default=0, sa_type=BigInteger)
     error: str | None = Field(default=None, sa_type=Text)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+
+class UnconfirmedMail(SQLModel, table=True):
+    """A mail to a mailbox that had not confirmed it. It counts against the limits whatever was deleted since."""
+
+    __tablename__ = "unconfirmed_mails"
+    __table_args__ = (Index("ix_unconfirmed_mails_mailbox", "mailbox_hash", "created_at"),)
+
+    id: str = Field(default_factory=lambda: new_id("unm"), primary_key=True, sa_type=Text)
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    mailbox_hash: str = Field(sa_type=Text)
+    kind: str = Field(sa_type=Text)  # a name of unconfirmed.Kind
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+
+class MailSuppression(SQLModel, table=True):
+    """An address that wants no mails of an account, until it lifts this by the link of an earlier mail."""
+
+    __tablename__ = "mail_suppressions"
+
+    account_id: str = Field(primary_key=True, foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    address_hash: str = Field(primary_key=True, sa_type=Text)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    lifted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

@@ -6,20 +6,18 @@ from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
-from app.crypto import Keyring
 from app.delivery import mails
+from app.delivery.mails import Post
 from app.delivery.mime import plain_address
 from app.delivery.retry import DISABLED_AFTER
 
 
-async def tell_failing(
-    session: AsyncSession, keyring: Keyring, endpoint: Row[Any], error: str | None
-) -> None:
+async def tell_failing(session: AsyncSession, post: Post, endpoint: Row[Any], error: str | None) -> None:
     """A delivery was given up, and nothing has arrived since the row's `failing_since`."""
     days = DISABLED_AFTER // 86_400
     await _tell(
         session,
-        keyring,
+        post,
         endpoint,
         "Webhooks fail",
         what=f"A delivery to this endpoint was given up after all of its attempts. If nothing arrives for {days} days, "
@@ -31,12 +29,12 @@ async def tell_failing(
     )
 
 
-async def tell_disabled(session: AsyncSession, keyring: Keyring, endpoint: Row[Any], reason: str) -> None:
+async def tell_disabled(session: AsyncSession, post: Post, endpoint: Row[Any], reason: str) -> None:
     """The endpoint gets nothing any more, for this reason."""
     enable = f'updateWebhookEndpoint(input: {{webhookEndpointId: "{endpoint.id}", status: ENABLED}})'
     await _tell(
         session,
-        keyring,
+        post,
         endpoint,
         "Webhooks stopped",
         what="This endpoint was disabled. It gets nothing more, and what waited for it was cancelled.",
@@ -53,10 +51,8 @@ def _replay(endpoint: Row[Any]) -> str:
     return f'replayEvents(input: {{webhookEndpointId: "{endpoint.id}", failedSince: "{since}"}})'
 
 
-async def _tell(
-    session: AsyncSession, keyring: Keyring, endpoint: Row[Any], headline: str, **values: Any
-) -> None:
-    """One mail for each of those who look after the account."""
+async def _tell(session: AsyncSession, post: Post, endpoint: Row[Any], headline: str, **values: Any) -> None:
+    """One mail for each confirmed address of those who look after the account."""
     account = await mails.account_name(session, endpoint.account_id)
     subject = mails.shorten(f"{headline}: {_host(endpoint.url)} ({account})", mails.MAX_SUBJECT)
     facts = [("Endpoint", endpoint.url), ("Id", endpoint.id)]
@@ -77,12 +73,12 @@ async def _tell(
             "rows": [(name, mails.shorten(value, 500)) for name, value in facts],
         },
     )
-    for address in await mails.account_recipients(session, endpoint.account_id):
+    for address in await mails.account_recipients(session, post, endpoint.account_id):
         try:
             recipient = plain_address(address)
         except ValueError:
             continue
-        session.add(mails.outgoing(keyring, endpoint.account_id, recipient, mail))
+        session.add(mails.outgoing(post.keyring, endpoint.account_id, recipient, mail, endpoint.id))
 
 
 def _host(url: str) -> str:

@@ -13,11 +13,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.api.context import Services
-from app.delivery import subscriptions
+from app.delivery import mail_links
+from app.delivery.event_names import in_words
+from app.delivery.mail_links import Confirmation
 from app.delivery.mails import account_name
-from app.delivery.models import EmailSubscription, EmailSubscriptionStatus
-from app.delivery.subscriptions import Confirmation
-from app.delivery.tokens import verified_subscription
+from app.delivery.models import EmailSubscription
+from app.delivery.tokens import verified_unsubscribe
 from app.web.render import page
 
 TEMPLATE = "email_subscription.html"
@@ -40,42 +41,39 @@ class _Pages:
     async def confirm(self, request: Request) -> Response:
         token, acts = request.path_params["token"], request.method == "POST"
         async with self._session(acts) as session:
-            find = subscriptions.confirm if acts else subscriptions.find_by_confirmation
-            found, subscription = await find(session, token)
-            account = await _account(session, subscription)
-        if found is Confirmation.UNKNOWN:
+            find = mail_links.confirm if acts else mail_links.find_confirmation
+            found = await find(session, self._keyring, token)
+            account = await _account(session, found.account_id)
+        if found.state is Confirmation.UNKNOWN:
             return _page("unknown", 404)
-        if subscription is None:
+        if found.state is Confirmation.EXPIRED:
             return _page("expired", 410)
-        state = "confirmed" if found is Confirmation.DONE else "confirm"
-        return _page(state, subscription=subscription, account=account)
+        return _page(found.state.value, subscription=found.subscription, account=account)
 
     async def unsubscribe(self, request: Request) -> Response:
-        subscription_id = verified_subscription(self._keyring, request.path_params["token"])
-        if subscription_id is None:
+        link = verified_unsubscribe(self._keyring, request.path_params["token"])
+        if link is None:
             return _page("unknown", 404)
         acts = request.method == "POST"
         async with self._session(acts) as session:
-            find = subscriptions.unsubscribe if acts else subscriptions.find_to_unsubscribe
-            subscription = await find(session, subscription_id)
-            account = await _account(session, subscription)
-        state = "unsubscribe" if _still_subscribed(subscription) else "unsubscribed"
-        return _page(state, subscription=subscription, account=account)
+            if acts:
+                found = await mail_links.unsubscribe(session, self._keyring, link)
+            else:
+                found = await mail_links.find_to_unsubscribe(session, link)
+            account = await _account(session, found.account_id)
+        state = "unsubscribed" if found.is_ended else "unsubscribe"
+        return _page(state, subscription=found.subscription, account=account)
 
     def _session(self, acts: bool) -> AbstractAsyncContextManager[AsyncSession]:
         return self._database.transaction() if acts else self._database.reading()
 
 
-async def _account(session: AsyncSession, subscription: EmailSubscription | None) -> str | None:
-    return None if subscription is None else await account_name(session, subscription.account_id)
-
-
-def _still_subscribed(subscription: EmailSubscription | None) -> bool:
-    """A subscription that was deleted gets no mails either, which is all that its address wants to hear."""
-    return subscription is not None and subscription.status != EmailSubscriptionStatus.UNSUBSCRIBED.value
+async def _account(session: AsyncSession, account_id: str | None) -> str | None:
+    return None if account_id is None else await account_name(session, account_id)
 
 
 def _page(
     state: str, status: int = 200, subscription: EmailSubscription | None = None, account: str | None = None
 ) -> Response:
-    return page(TEMPLATE, status, state=state, subscription=subscription, account=account)
+    about = [] if subscription is None else in_words(subscription.event_types)
+    return page(TEMPLATE, status, state=state, subscription=subscription, account=account, about=about)

@@ -6,7 +6,7 @@ deliveries, as everyone locks.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -14,18 +14,17 @@ from sqlalchemy import Row, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.crypto import Keyring
 from app.database import UtcDateTime, database_now
 from app.delivery import notices
 from app.delivery.claims import cancel_pending
-from app.delivery.mails import count, uk_time
+from app.delivery.mails import Post, count, uk_time
 from app.delivery.models import EndpointStatus, Replay, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import DISABLED_AFTER, Fate
 from app.sql import Sql, rows
 
 TOLD_AT_MOST_EVERY = timedelta(days=1)
-"""An endpoint that takes some and loses others does not make a mail each time."""
+"""An endpoint that takes some and loses others, or is enabled again and again, does not make a mail each time."""
 
 # One that was pointed elsewhere meanwhile is not judged by what its old place said.
 _MOVE = Sql(
@@ -43,9 +42,15 @@ _MOVE = Sql(
     ) AS given
     WHERE webhook_endpoints.id = given.id
     RETURNING webhook_endpoints.id, webhook_endpoints.account_id, webhook_endpoints.url,
-        webhook_endpoints.failing_since, webhook_endpoints.failures, webhook_endpoints.told_failing_at, @now AS now
+        webhook_endpoints.failing_since, webhook_endpoints.failures, webhook_endpoints.told_failing_at,
+        webhook_endpoints.told_disabled_at, @now AS now
     """,
-    {"failing_since": UtcDateTime(), "told_failing_at": UtcDateTime(), "now": UtcDateTime()},
+    {
+        "failing_since": UtcDateTime(),
+        "told_failing_at": UtcDateTime(),
+        "told_disabled_at": UtcDateTime(),
+        "now": UtcDateTime(),
+    },
 )
 
 log = structlog.get_logger(__name__)
@@ -80,7 +85,7 @@ class _Change:
 
 async def move(
     session: AsyncSession,
-    keyring: Keyring,
+    post: Post,
     results: Sequence[Result],
     pause_after: Callable[[Result], float | None],
 ) -> None:
@@ -106,7 +111,7 @@ async def move(
         return
     moved = (await session.execute(_MOVE.on(session), {"rows": rows(given)})).all()
     for endpoint in sorted(moved, key=lambda row: str(row.id)):
-        await _follow(session, keyring, endpoint, changes[endpoint.id])
+        await _follow(session, post, endpoint, changes[endpoint.id])
 
 
 async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[str]:
@@ -119,19 +124,16 @@ async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[st
     return set((await session.execute(statement)).scalars())
 
 
-async def _follow(session: AsyncSession, keyring: Keyring, endpoint: Row[Any], change: _Change) -> None:
+async def _follow(session: AsyncSession, post: Post, endpoint: Row[Any], change: _Change) -> None:
     reason = change.gone or _overdue(endpoint, change)
     if reason is not None:
         await _disable(session, endpoint, reason)
-        await notices.tell_disabled(session, keyring, endpoint, reason)
-    elif change.exhausted and not change.succeeded and not _was_told(endpoint):
-        await notices.tell_failing(session, keyring, endpoint, change.error)
-        await session.execute(
-            update(WebhookEndpoint)
-            .where(col(WebhookEndpoint.id) == endpoint.id)
-            .values(told_failing_at=database_now()),
-            execution_options={"synchronize_session": False},
-        )
+        if not _was_told(endpoint.told_disabled_at, endpoint.now):
+            await notices.tell_disabled(session, post, endpoint, reason)
+            await _set(session, endpoint, told_disabled_at=database_now())
+    elif change.exhausted and not change.succeeded and not _was_told_of_failures(endpoint):
+        await notices.tell_failing(session, post, endpoint, change.error)
+        await _set(session, endpoint, told_failing_at=database_now())
 
 
 def _overdue(endpoint: Row[Any], change: _Change) -> str | None:
@@ -144,22 +146,33 @@ def _overdue(endpoint: Row[Any], change: _Change) -> str | None:
     return f"Nothing has arrived since {uk_time(since)}: {attempts} in a row failed.{last}"
 
 
-def _was_told(endpoint: Row[Any]) -> bool:
+def _was_told(told_at: datetime | None, now: datetime) -> bool:
+    """Whether a notice of this kind went out within the day, whatever became of the endpoint since."""
+    return told_at is not None and now - told_at < TOLD_AT_MOST_EVERY
+
+
+def _was_told_of_failures(endpoint: Row[Any]) -> bool:
     told_at = endpoint.told_failing_at
-    if told_at is None:
-        return False
-    return bool(told_at >= endpoint.failing_since or endpoint.now - told_at < TOLD_AT_MOST_EVERY)
+    is_known = told_at is not None and told_at >= endpoint.failing_since
+    return bool(is_known or _was_told(told_at, endpoint.now))
+
+
+async def _set(session: AsyncSession, endpoint: Row[Any], **values: Any) -> None:
+    await session.execute(
+        update(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint.id).values(**values),
+        execution_options={"synchronize_session": False},
+    )
 
 
 async def _disable(session: AsyncSession, endpoint: Row[Any], reason: str) -> None:
     now = database_now()
-    await session.execute(
-        update(WebhookEndpoint)
-        .where(col(WebhookEndpoint.id) == endpoint.id)
-        .values(
-            status=EndpointStatus.DISABLED.value, disabled_reason=reason, disabled_at=now, updated_at=now
-        ),
-        execution_options={"synchronize_session": False},
+    await _set(
+        session,
+        endpoint,
+        status=EndpointStatus.DISABLED.value,
+        disabled_reason=reason,
+        disabled_at=now,
+        updated_at=now,
     )
     await session.execute(
         update(Replay)

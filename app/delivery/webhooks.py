@@ -13,13 +13,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
-from app.crypto import Keyring
 from app.database import database_now
 from app.delivery import standing
 from app.delivery.bodies import attempt_headers, digest_of, event_json, shown_headers
 from app.delivery.carrier import LATER
 from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange
+from app.delivery.mails import Post
 from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, parse_retry_after, queue_seconds
@@ -79,16 +79,16 @@ class Webhooks:
     keeps_bodies = False
 
     def __init__(
-        self, keyring: Keyring, transport: Transport, timeout: float, selected: Selected, worker_id: str
+        self, post: Post, transport: Transport, timeout: float, selected: Selected, worker_id: str
     ) -> None:
         self.timeout = timeout
         self._worker_id = worker_id
         self._selected = selected
         self._holds = False
-        self._keyring = keyring
+        self._post = post
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
-        self._unlock = lru_cache(maxsize=10_000)(keyring.decrypt)
+        self._unlock = lru_cache(maxsize=10_000)(post.keyring.decrypt)
         self._stamped: dict[str, float] = {}
 
     async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
@@ -137,7 +137,7 @@ class Webhooks:
 
     async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """Count failures, pause and disable endpoints; before their deliveries are written, as everyone locks."""
-        await standing.move(session, self._keyring, results, self.pause_after)
+        await standing.move(session, self._post, results, self.pause_after)
 
     async def leave(self, session: AsyncSession) -> None:
         """Let other workers send at once to the endpoints that only this one sent to."""

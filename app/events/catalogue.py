@@ -40,13 +40,16 @@ class EventType(enum.Enum):
 class EventData(BaseModel):
     """What an event records; `data()` is its JSON with camel-case keys.
 
-    A subclass names its type, describes it for the catalogue, gives an example, and says what the event is about.
-    `personal` maps the paths of personal values ("customer.name") to what replaces them when the customer is deleted.
+    A subclass names its type, also in words, describes it for the catalogue, gives an example, and says what the event
+    is about. `personal` maps the paths of personal values ("customer.name") to what replaces them when the customer is
+    deleted.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     type: ClassVar[EventType]
+    # A few words for people who know no dotted names.
+    words: ClassVar[str]
     description: ClassVar[str]
     example: ClassVar[dict[str, Any]]
     personal: ClassVar[dict[str, Any]] = {}

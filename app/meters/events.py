@@ -40,6 +40,7 @@ class ValidityState(BaseModel):
 
 class MeterCreated(EventData):
     type: ClassVar = EventType.METER_CREATED
+    words: ClassVar = "Meter created"
     description: ClassVar = (
         "A meter was created, by itself or by a consent; data is the meter with its customer."
     )

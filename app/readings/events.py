@@ -9,6 +9,7 @@ from app.events.catalogue import EventData, EventType, Instant
 
 class MeterDataReceived(EventData):
     type: ClassVar = EventType.METER_DATA_RECEIVED
+    words: ClassVar = "Meter data received"
     description: ClassVar = (
         "Readings of a meter were recorded or changed. from and to (exclusive) span the half-hours that changed, "
         "intervalCount counts them; ask intervalData for the readings."

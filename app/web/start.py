@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 from functools import cache
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -13,20 +12,10 @@ from starlette.routing import BaseRoute, Route
 from app.api.compression import takes_gzip
 from app.api.context import Services
 from app.api.schema import schema_text
-from app.events.catalogue import EventType, catalogue
+from app.events.catalogue import catalogue
 from app.ids import is_id
 from app.web.render import page_with_scripts
 from app.web.static import KEPT
-
-WORDS: Final = {
-    EventType.METER_DATA_RECEIVED: "Meter data received",
-    EventType.METER_CREATED: "Meter created",
-    EventType.USER_CREATED: "User created",
-    EventType.CUSTOMER_CREATED: "Customer created",
-    EventType.API_KEYS_ROTATED: "API key rotated",
-    EventType.HOSTED_CONSENT_APPROVED: "Consent approved",
-    EventType.HOSTED_CONSENT_REVOKED: "Consent revoked",
-}
 
 
 def routes(services: Services) -> list[BaseRoute]:
@@ -41,7 +30,7 @@ def routes(services: Services) -> list[BaseRoute]:
             event_types=[
                 {
                     "name": one.type.value,
-                    "words": WORDS[one.type],
+                    "words": one.words,
                     "description": one.description,
                     "example": json.dumps(one.example, indent=2, ensure_ascii=False),
                 }

@@ -11,8 +11,8 @@ from app.auth.actor import Actor
 from app.delivery import deliveries, endpoints, filters, replays, subscriptions
 from app.delivery.bodies import digest_of
 from app.delivery.exchange import AttemptOutcome
+from app.delivery.mails import Post
 from app.delivery.models import Delivery, DeliveryAttempt, DeliveryStatus, Digest, EndpointStatus
-from app.delivery.subscriptions import Post
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from tests.support import World

@@ -18,6 +18,7 @@ from app.consents import decisions
 from app.consents.models import ConsentFlowType, ConsentStatus, Evidence, HostedConsent
 from app.customers import actions as customers
 from app.customers.models import Customer
+from app.delivery.mails import Post
 from app.delivery.models import Delivery, EmailSubscription, Replay, WebhookEndpoint
 from app.events import cursors, log
 from app.events.models import EventRecord, Stream
@@ -51,7 +52,12 @@ async def random_account(world: World, chance: random.Random) -> Scene:
     async with world.database.transaction() as session:
         for number in range(3):
             await accounts.create_user(
-                session, admin, email=f"u{number}@example.com", name=f"U {number}", role=UserRole.MEMBER
+                session,
+                admin,
+                Post(world.services.keyring, world.services.public_url),
+                email=f"u{number}@example.com",
+                name=f"U {number}",
+                role=UserRole.MEMBER,
             )
         key, _secret = await accounts.create_api_key(session, admin, name="reads", scopes=[Scope.READ])
         await accounts.rotate_api_key(session, admin, key.id, 60)

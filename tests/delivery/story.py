@@ -10,6 +10,7 @@ import orjson
 
 import app.emails  # noqa: F401 - registers the wording of mails, as the worker does
 from app.delivery import mails
+from app.delivery.addresses import Remembered
 from app.delivery.mailing import Postman
 from app.delivery.mails import Mail
 from app.delivery.models import EmailSubscription
@@ -79,7 +80,9 @@ class Story:
 
     @property
     def unsubscribe_url(self) -> str:
-        return unsubscribe_url(self.world.services.keyring, PUBLIC_URL, self.subscription.id)
+        keyring = self.world.services.keyring
+        address = Remembered.of(keyring, self.account.id, self.subscription.email)
+        return unsubscribe_url(keyring, PUBLIC_URL, self.subscription.id, address)
 
     async def eml(self, mail: Mail, folder: Path) -> EmailMessage:
         """The mail as the file that the mailer writes, read by the standard library."""

@@ -8,8 +8,9 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from app import clock
-from app.delivery import subscriptions
+from app.delivery import mail_links
 from app.delivery.models import Delivery, DeliveryStatus, Lane, WebhookEndpoint
+from app.delivery.tokens import Unsubscribe
 from app.events.catalogue import EventType, event_class
 from app.events.models import EventRecord
 from tests.accounts.state import mutation, reads, refusals, unchanged
@@ -323,7 +324,8 @@ async def test_a_mail_is_retried_while_its_subscription_is_active(world: World) 
     assert (await run(world, account, RETRY, deliveryId=delivery.id))["delivery"]["status"] == "PENDING"
     await end_delivery(world, delivery.id, DeliveryStatus.CANCELLED, attempts=0)
     async with world.database.transaction() as session:
-        await subscriptions.unsubscribe(session, subscription_id)
+        keyring, link = world.services.keyring, Unsubscribe(subscription_id, None)
+        await mail_links.unsubscribe(session, keyring, link)
     async with unchanged(world):
         refused = await run(world, account, RETRY, deliveryId=delivery.id)
         assert refusals(refused) == [("CONFLICT", ["deliveryId"])]

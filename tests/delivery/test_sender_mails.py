@@ -1,5 +1,6 @@
 """Mails from the log to a real mail server: one per event, the same through all attempts, and none to who is gone."""
 
+import base64
 from collections.abc import AsyncIterator
 
 import orjson
@@ -7,7 +8,8 @@ import pytest
 
 from app import clock
 from app.customers import actions as customers
-from app.delivery import subscriptions
+from app.delivery import mail_links, subscriptions
+from app.delivery.addresses import Remembered
 from app.delivery.dispatch import delivery_row, insert_deliveries
 from app.delivery.models import (
     DeliveryStatus,
@@ -15,7 +17,7 @@ from app.delivery.models import (
     EmailSubscriptionStatus,
     OutgoingMail,
 )
-from app.delivery.tokens import unsubscribe_token, verified_subscription
+from app.delivery.tokens import Unsubscribe, unsubscribe_token, verified_unsubscribe
 from tests.delivery.destinations import RESEND, SUBSCRIPTION, make_subscription, outgoing_done, queue_mail
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.meters.asking import run
@@ -49,12 +51,13 @@ async def test_an_event_is_one_mail_to_each_subscription(scene: Scene, smtp_sink
     assert mail.message["message-id"] == f"<{delivery.id}@mail.example>"
     assert "Grace Hopper" in mail.text
     assert "Grace Hopper" in mail.html
-    token = unsubscribe_token(scene.services.keyring, ada)
+    address = Remembered.of(scene.services.keyring, account, "ada@example.com")
+    token = unsubscribe_token(scene.services.keyring, ada, address)
     link = f"http://127.0.0.1:8000/email-subscriptions/unsubscribe/{token}"
     assert mail.message["list-unsubscribe"] == f"<{link}>"
     assert mail.message["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
     assert link in mail.text
-    assert verified_subscription(scene.services.keyring, token) == ada
+    assert verified_unsubscribe(scene.services.keyring, token) == Unsubscribe(ada, address)
     (attempt,) = await scene.attempts(delivery.id)
     assert (attempt.outcome, attempt.response_status) == ("SUCCEEDED", 250)
 
@@ -193,8 +196,8 @@ async def test_a_confirmation_that_finds_no_mailbox_suspends_and_tells_why(
         (mail,) = await smtp_sink.wait_for(1)
     link = next(line for line in mail.text.splitlines() if "/confirm/" in line)
     async with scene.database.transaction() as session:
-        found, _ = await subscriptions.confirm(session, link.rpartition("/")[2])
-    assert found is subscriptions.Confirmation.DONE
+        found = await mail_links.confirm(session, scene.services.keyring, link.rpartition("/")[2])
+    assert found.state is mail_links.Confirmation.DONE
 
 
 async def test_a_confirmation_that_was_asked_for_again_decides_instead_of_the_one_before(
@@ -252,15 +255,24 @@ async def test_several_workers_send_each_other_mail_once(scene: Scene, smtp_sink
 
 def test_only_our_own_token_unsubscribes(scene: Scene) -> None:
     keyring = scene.services.keyring
-    token = unsubscribe_token(keyring, "ems_1")
-    assert verified_subscription(keyring, token) == "ems_1"
+    address = Remembered.of(keyring, "acc_1", "ada@example.com")
+    token = unsubscribe_token(keyring, "ems_1", address)
+    assert verified_unsubscribe(keyring, token) == Unsubscribe("ems_1", address)
     for wrong in (
         "",
         "ems_1",
         "ems_1.",
         "ems_1.AAAA",
         token.replace("ems_1", "ems_2"),
+        token.replace("acc_1", "acc_2"),
+        token.replace(address.hash, "0" * len(address.hash)),
         token[:-4],
         token + "é",
     ):
-        assert verified_subscription(keyring, wrong) is None
+        assert verified_unsubscribe(keyring, wrong) is None
+
+
+def test_the_links_of_mails_of_before_still_unsubscribe(scene: Scene) -> None:
+    keyring = scene.services.keyring
+    signature = base64.urlsafe_b64encode(keyring.sign("unsubscribe", b"ems_1", 18)).decode()
+    assert verified_unsubscribe(keyring, f"ems_1.{signature}") == Unsubscribe("ems_1", None)

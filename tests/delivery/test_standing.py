@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from app import clock
+from app.accounts.models import User
 from app.delivery import claims
 from app.delivery.dispatch import Dispatcher
 from app.delivery.endpoints import delete, update_endpoint
 from app.delivery.models import DeliveryStatus, EndpointStatus, WebhookEndpoint
 from app.delivery.sweep import Sweep
 from app.errors import ErrorCode, Refusal
+from tests.delivery.destinations import outgoing_mails
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
@@ -33,6 +35,13 @@ async def mails(scene: Scene, count: int) -> list[tuple[str, str]]:
     return [(one["subject"], one.get_body(("plain",)).get_content()) for one in found]
 
 
+async def account_of(scene: Scene) -> str:
+    """An account whose administrator has confirmed the address that notices go to."""
+    account = await scene.world.account()
+    await scene.change(User, account.user_id, email_confirmed_at=clock.now())
+    return account.id
+
+
 async def change(scene: Scene, account_id: str, endpoint_id: str, **changes: Any) -> None:
     async with scene.database.transaction() as session:
         services = scene.services
@@ -42,7 +51,7 @@ async def change(scene: Scene, account_id: str, endpoint_id: str, **changes: Any
 
 async def test_failures_are_counted_until_something_arrives(scene: Scene, receiver: Receiver) -> None:
     receiver.plan(500, 500, 500, 200)
-    account = await scene.account()
+    account = await account_of(scene)
     endpoint = await scene.endpoint(account, receiver.url())
     async with scene.worker():
         await scene.happen(account)
@@ -61,7 +70,7 @@ async def test_failures_are_counted_until_something_arrives(scene: Scene, receiv
 
 async def test_the_first_delivery_that_is_given_up_is_told_once(scene: Scene, receiver: Receiver) -> None:
     receiver.default = Answer(500)
-    account = await scene.account()
+    account = await account_of(scene)
     endpoint = await scene.endpoint(account, receiver.url("/hook"))
     async with scene.worker():
         await scene.happen(account)
@@ -80,7 +89,7 @@ async def test_the_first_delivery_that_is_given_up_is_told_once(scene: Scene, re
 
 async def test_five_days_of_failures_disable_it(scene: Scene, receiver: Receiver) -> None:
     receiver.default = Answer(500)
-    account = await scene.account()
+    account = await account_of(scene)
     since = clock.now() - timedelta(days=5, seconds=1)
     endpoint = await scene.endpoint(account, receiver.url(), failing_since=since, failures=1233)
     almost = await scene.endpoint(
@@ -110,7 +119,7 @@ async def test_five_days_of_failures_disable_it(scene: Scene, receiver: Receiver
 
 async def test_gone_is_told_as_well(scene: Scene, receiver: Receiver) -> None:
     receiver.default = Answer(410)
-    account = await scene.account()
+    account = await account_of(scene)
     await scene.endpoint(account, receiver.url())
     async with scene.worker():
         await scene.happen(account)
@@ -121,7 +130,7 @@ async def test_gone_is_told_as_well(scene: Scene, receiver: Receiver) -> None:
 
 
 async def test_enabling_and_moving_it_begin_anew(scene: Scene) -> None:
-    account = await scene.account()
+    account = await account_of(scene)
     failed: Any = {"failing_since": clock.now(), "failures": 7, "told_failing_at": clock.now()}
     disabled = await scene.endpoint(account, "https://example.com/", status="DISABLED", **failed)
     moved = await scene.endpoint(account, "https://example.com/", **failed)
@@ -129,11 +138,13 @@ async def test_enabling_and_moving_it_begin_anew(scene: Scene) -> None:
     await change(scene, account, moved.id, url="https://example.com/new")
     for one in (disabled, moved):
         row = await scene.row(WebhookEndpoint, one.id)
-        assert (row.failing_since, row.failures, row.told_failing_at) == (None, 0, None)
+        assert (row.failing_since, row.failures) == (None, 0)
+        # Its people were told today, and are not told again.
+        assert row.told_failing_at == failed["told_failing_at"]
 
 
 async def test_disabling_cancels_a_page_and_the_sweep_the_rest(scene: Scene) -> None:
-    account = await scene.account()
+    account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
     deleted = await scene.endpoint(account, "https://example.com/")
     kept = await scene.endpoint(account, "https://example.com/")
@@ -154,7 +165,7 @@ async def test_disabling_cancels_a_page_and_the_sweep_the_rest(scene: Scene) -> 
 
 
 async def test_it_is_not_enabled_while_more_than_a_page_waits(scene: Scene) -> None:
-    account = await scene.account()
+    account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, 2 * claims.CANCELLED_AT_ONCE)
     await Dispatcher(scene.database, lambda _: None).run()
@@ -165,3 +176,64 @@ async def test_it_is_not_enabled_while_more_than_a_page_waits(scene: Scene) -> N
     await Sweep(scene.database).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.ENABLED)
     assert await scene.deliveries(status=DeliveryStatus.PENDING.value) == []
+
+
+async def test_one_that_is_disabled_again_and_again_is_told_of_once_a_day(
+    scene: Scene, receiver: Receiver
+) -> None:
+    receiver.default = Answer(410)
+    account = await account_of(scene)
+    endpoint = await scene.endpoint(account, receiver.url())
+    async with scene.worker():
+        for _ in range(4):
+            await scene.happen(account)
+            await scene.settled()
+            assert (await scene.row(WebhookEndpoint, endpoint.id)).status == EndpointStatus.DISABLED.value
+            await change(scene, account, endpoint.id, status=EndpointStatus.ENABLED)
+        await mails(scene, 1)
+        yesterday = clock.now() - timedelta(days=1, seconds=1)
+        await scene.change(WebhookEndpoint, endpoint.id, told_disabled_at=yesterday)
+        await scene.happen(account)
+        await scene.settled()
+        await mails(scene, 2)
+
+
+async def test_moving_it_to_and_fro_is_told_of_once_a_day(scene: Scene, receiver: Receiver) -> None:
+    receiver.default = Answer(500)
+    account = await account_of(scene)
+    endpoint = await scene.endpoint(account, receiver.url("/0"))
+    async with scene.worker():
+        for number in range(1, 4):
+            await scene.happen(account)
+            await scene.settled()
+            await change(scene, account, endpoint.id, url=receiver.url(f"/{number}"))
+        await mails(scene, 1)
+
+
+async def test_nobody_who_has_not_confirmed_is_told(scene: Scene, receiver: Receiver) -> None:
+    receiver.default = Answer(410)
+    account = await scene.account()
+    async with scene.worker():
+        for _ in range(3):
+            await scene.endpoint(account, receiver.url())
+            await scene.happen(account)
+            await scene.settled()
+        # All that goes to an account's first user is one question whether the address is theirs.
+        ((subject, text),) = await mails(scene, 1)
+    assert subject == "Confirm: notices of Bright Energy"
+    assert "/users/confirm/" in text
+    assert receiver.url() not in text
+
+
+async def test_deleting_an_endpoint_cancels_its_notices(scene: Scene, receiver: Receiver) -> None:
+    receiver.default = Answer(410)
+    account = await account_of(scene)
+    endpoint = await scene.endpoint(account, receiver.url())
+    async with scene.worker() as worker:
+        worker.outgoing.stop(0)
+        await scene.happen(account)
+        await scene.settled()
+        assert len(await outgoing_mails(scene.world)) == 1
+        async with scene.database.transaction() as session:
+            await delete(session, admin(account), endpoint.id)
+        assert await outgoing_mails(scene.world) == []

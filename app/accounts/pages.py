@@ -1,0 +1,24 @@
+"""The page behind the link that a user is mailed. GET only shows, a bare POST confirms; both may be repeated."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app.accounts import confirmation
+from app.api.context import Services
+from app.delivery.mails import account_name
+from app.web.render import page
+
+
+def routes(services: Services) -> list[BaseRoute]:
+    """`/users/confirm/{token}`."""
+
+    async def confirm(request: Request) -> Response:
+        token, acts = request.path_params["token"], request.method == "POST"
+        find = confirmation.confirm if acts else confirmation.find
+        async with services.database.transaction() if acts else services.database.reading() as session:
+            user = await find(session, services.keyring, token)
+            account = None if user is None else await account_name(session, user.account_id)
+        return page("user_address.html", 404 if user is None else 200, user=user, account=account)
+
+    return [Route("/users/confirm/{token}", confirm, methods=["GET", "POST"])]

@@ -1,0 +1,70 @@
+"""The suppression list: addresses that want no mails of an account, until they lift it by an earlier mail's link."""
+
+from sqlalchemy import exists, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import clock
+from app.crypto import Keyring
+from app.delivery.addresses import Remembered, address_hashes
+from app.delivery.models import MailSuppression
+from app.errors import ErrorCode, Refusal
+
+
+async def suppress(session: AsyncSession, address: Remembered) -> None:
+    """The account may not ask this address any more. Repeated, it changes nothing."""
+    row = await find(session, address, lock=True)
+    if row is None:
+        session.add(MailSuppression(account_id=address.account_id, address_hash=address.hash))
+        await session.flush()
+    elif row.lifted_at is not None:
+        row.lifted_at = None
+
+
+async def lift(session: AsyncSession, account_id: str, hashes: list[str]) -> None:
+    """The account may ask the address again, whichever key its hash was made with."""
+    await session.execute(
+        update(MailSuppression)
+        .where(
+            col(MailSuppression.account_id) == account_id,
+            col(MailSuppression.address_hash).in_(hashes),
+            col(MailSuppression.lifted_at).is_(None),
+        )
+        .values(lifted_at=clock.now())
+    )
+
+
+async def find(session: AsyncSession, address: Remembered, *, lock: bool = False) -> MailSuppression | None:
+    """The row of this hash, also one that was lifted since."""
+    statement = select(MailSuppression).where(
+        col(MailSuppression.account_id) == address.account_id,
+        col(MailSuppression.address_hash) == address.hash,
+    )
+    if lock:
+        statement = statement.with_for_update()
+    found: MailSuppression | None = (await session.execute(statement)).scalar_one_or_none()
+    return found
+
+
+async def is_suppressed(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> bool:
+    statement = select(
+        exists().where(
+            col(MailSuppression.account_id) == account_id,
+            col(MailSuppression.address_hash).in_(address_hashes(keyring, address)),
+            col(MailSuppression.lifted_at).is_(None),
+        )
+    )
+    return bool((await session.execute(statement)).scalar_one())
+
+
+async def require_none(
+    session: AsyncSession, keyring: Keyring, account_id: str, address: str, *field: str
+) -> None:
+    """Raises CONFLICT for an address that is on the list."""
+    if await is_suppressed(session, keyring, account_id, address):
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "This address has unsubscribed from your mails. Ask its owner to open the link of an earlier "
+            "confirmation mail and to confirm there; until then it cannot be mailed.",
+            *field,
+        )
