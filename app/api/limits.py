@@ -6,6 +6,7 @@ What an operation costs is counted in `costs.py`.
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Final
 
@@ -126,13 +127,16 @@ class RateLimiter:
     Each process counts for itself, so a deployment of several lets an account have so many times the rate.
     """
 
-    def __init__(self, rate: float, capacity: int = 100_000) -> None:
-        self._rate, self._burst, self._capacity = rate, max(rate, 1.0), capacity
+    def __init__(
+        self, rate: float, capacity: int = 100_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock`: seconds since whenever."""
+        self._rate, self._burst, self._capacity, self._clock = rate, max(rate, 1.0), capacity, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, who: str) -> float | None:
         """None if the request may go on, else the seconds after which to try again."""
-        now = time.monotonic()
+        now = self._clock()
         left, at = self._buckets.get(who, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
         if left < 1:

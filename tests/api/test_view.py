@@ -32,7 +32,10 @@ ADA = {"input": {"name": "Ada", "email": "ada@example.com"}}
 
 @asynccontextmanager
 async def client(world: World, rate: float = 1000) -> AsyncIterator[httpx.AsyncClient]:
-    view = GraphQLView(world.services, world.engine, world.authenticator, RateLimiter(rate), None)
+    """`rate`: so many requests, for the limit's clock stands still."""
+    view = GraphQLView(
+        world.services, world.engine, world.authenticator, RateLimiter(rate, clock=lambda: 0.0), None
+    )
     app = Starlette(routes=[Route("/graphql", view.__call__, methods=["GET", "POST"])])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as opened:
