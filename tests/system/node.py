@@ -27,7 +27,9 @@ async def node_script(
     (folder / "node_modules").symlink_to(modules, target_is_directory=True)
     file = folder / "client.mjs"
     file.write_text(PREAMBLE + script)
-    running = await asyncio.create_subprocess_exec(node, "--preserve-symlinks", file, *arguments, stdout=PIPE)
+    running = await asyncio.create_subprocess_exec(
+        node, "--preserve-symlinks", file, *arguments, stdin=PIPE, stdout=PIPE
+    )
     try:
         yield running
     finally:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import sqlite3
+import sys
 from asyncio.subprocess import PIPE
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -15,13 +17,16 @@ from typing import Any
 
 import pytest
 import typer
+from graphql import GraphQLObjectType, build_schema
 from playwright.async_api import Page
 from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup
 
+from app.api.schema import schema_text
 from app.cli import app as cli
 from app.events.catalogue import catalogue
 from app.settings import Settings
+from tests.services.postgres import find_bin
 from tests.services.receiver import Receiver
 from tests.system.clients import Api
 from tests.system.deployment import PROGRAM, Deployment
@@ -56,6 +61,17 @@ def table(heading: str) -> list[list[str]]:
 BLOCKS = blocks()
 
 
+def commands(heading: str) -> list[str]:
+    """The commands of the shell blocks under a heading, which empty lines set apart."""
+    shell = [text.strip() for language, text in BLOCKS[heading] if language == "sh"]
+    return [command for text in shell for command in text.split("\n\n")]
+
+
+def script(heading: str, number: int) -> str:
+    """The n-th JavaScript block under a heading."""
+    return [text for language, text in BLOCKS[heading] if language == "js"][number]
+
+
 @dataclass(frozen=True)
 class Newcomer:
     """Someone who follows the README to the letter, with the address of a server that is already running."""
@@ -69,17 +85,19 @@ class Newcomer:
 
     def command(self, heading: str, number: int, **replaced: str) -> str:
         """The n-th command of the shell blocks under a heading; commands are set apart by an empty line."""
-        text = "\n\n".join(text for language, text in BLOCKS[heading] if language == "sh")
-        command = text.replace("http://127.0.0.1:8000", self.url).split("\n\n")[number]
+        command = commands(heading)[number].replace("http://127.0.0.1:8000", self.url)
+        command = command.replace(".venv/bin/voltwire", str(PROGRAM)).replace(
+            ".venv/bin/python", sys.executable
+        )
         for old, new in replaced.items():
             assert command.count(old) == 1
             command = command.replace(old, new)
         return command
 
     @contextlib.asynccontextmanager
-    async def running(self, command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        environment = self.deployment.environment | {"KEY": self.key}
-        process = await asyncio.create_subprocess_shell(f"exec {command}", env=environment, stdout=PIPE)
+    async def running(self, command: str, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        environment = self.deployment.environment | {"KEY": self.key} | variables
+        process = await asyncio.create_subprocess_shell(f"exec env {command}", env=environment, stdout=PIPE)
         try:
             yield process
         finally:
@@ -87,11 +105,15 @@ class Newcomer:
                 process.kill()
             await process.communicate()
 
-    async def answer(self, command: str) -> dict[str, Any]:
-        """What a curl command prints, as JSON; its data, without errors."""
-        async with self.running(command) as process:
+    async def output(self, command: str, **variables: str) -> Any:
+        """What a curl command prints, as JSON."""
+        async with self.running(command, **variables) as process:
             output, _ = await process.communicate()
-        answer = json.loads(output)
+        return json.loads(output)
+
+    async def answer(self, command: str, **variables: str) -> dict[str, Any]:
+        """The data of what a curl command prints; there must be no errors."""
+        answer = await self.output(command, **variables)
         assert "errors" not in answer, answer
         data: dict[str, Any] = answer["data"]
         return data
@@ -124,6 +146,39 @@ async def test_first_query(newcomer: Newcomer) -> None:
     ]
 
 
+async def test_first_meter_and_readings(newcomer: Newcomer, tmp_path: Path) -> None:
+    heading = "First meter and readings"
+    assert len(commands(heading)) == 8
+    async with Api(newcomer.url, newcomer.key) as api:
+        found = await api.data('{ customers(filter: {emails: ["ann@example.test"]}) { nodes { id } } }')
+    (customer,) = [one["id"] for one in found["customers"]["nodes"]]
+    assert newcomer.command(heading, 0).startswith("export CUSTOMER=cus_… ")
+    asked = await newcomer.answer(newcomer.command(heading, 1), CUSTOMER=customer)
+    consent = asked["createHostedConsent"]["hostedConsent"]
+    newcomer.deployment.secrets.append(consent["link"].rpartition("/")[2])
+    assert consent["status"] == "PENDING"
+    assert newcomer.command(heading, 2).startswith("export CONSENT=hc_… ")
+    letter = str(tmp_path / "letter.pdf")
+    written = await asyncio.create_subprocess_shell(newcomer.command(heading, 3, **{"letter.pdf": letter}))
+    assert await written.wait() == 0
+    upload = newcomer.command(heading, 4, **{"letter.pdf": letter})
+    kept = await newcomer.output(upload, CONSENT=consent["id"])
+    assert (kept["hostedConsentId"], kept["contentType"]) == (consent["id"], "application/pdf")
+    made = await newcomer.answer(newcomer.command(heading, 5), CUSTOMER=customer)
+    assert made["createMeter"]["meter"]["status"] == "ACTIVE"
+    recorded = await newcomer.output(newcomer.command(heading, 6))
+    assert recorded == {"accepted": 3, "changed": 3, "meters": 1}
+    charted = await newcomer.answer(newcomer.command(heading, 7))
+    (meter,) = charted["meters"]["nodes"]
+    assert (meter["number"], meter["customer"]) == ("9999999999999", {"name": "Ann Example"})
+    data = meter["intervalData"]
+    assert (data["unit"], data["total"], data["missingCount"]) == ("KWH", "0.566", 93)
+    assert [(one["consumption"], one["missingCount"]) for one in data["intervals"]] == [
+        ("0.352", 46),
+        ("0.214", 47),
+    ]
+
+
 async def make_meter(newcomer: Newcomer, email: str) -> dict[str, Any]:
     async with Api(newcomer.url, newcomer.key) as api:
         customer = await api.mutate("createCustomer", "customer { id }", name="Bea", email=email)
@@ -151,27 +206,26 @@ async def test_first_subscription(newcomer: Newcomer) -> None:
 
 
 async def test_first_subscription_in_a_browser(newcomer: Newcomer, tmp_path: Path) -> None:
-    script, _ = [text for language, text in BLOCKS["First subscription"] if language == "js"]
+    program = script("First subscription", 0)
     seen = "variables.after = data.events.cursor;"
-    assert script.count(seen) == 1
-    script = (
-        script.replace(seen, f"{seen} console.log(data.events.sequence);")
+    assert program.count(seen) == 1
+    program = (
+        program.replace(seen, f"{seen} console.log(data.events.sequence);")
         .replace("ws://127.0.0.1:8000", newcomer.deployment.apis[0].socket_url.removesuffix("/graphql"))
         .replace("{ after: null }", "{ after: process.argv[3] }")
-        .replace("${token}", "${process.argv[2]}")
+        .replace("await freshToken()", "process.argv[2]")
     )
     async with Api(newcomer.url, newcomer.key) as api:
         made = await api.mutate("createStreamToken", "token")
         after, last = await api.latest_cursor(), await api.last_sequence()
         newcomer.deployment.secrets.append(made["token"])
-        async with node_script(script, tmp_path, made["token"], after) as node:
+        async with node_script(program, tmp_path, made["token"], after) as node:
             await api.mutate("createCustomer", "customer { id }", name="Cy", email="cy@example.test")
             assert node.stdout is not None
             assert int(await node.stdout.readline()) == last + 1
 
 
 async def test_first_subscription_with_a_browsers_own_event_source(newcomer: Newcomer, page: Page) -> None:
-    _, script = [text for language, text in BLOCKS["First subscription"] if language == "js"]
     async with Api(newcomer.url, newcomer.key) as api:
         made = await api.mutate("createStreamToken", "token")
         newcomer.deployment.secrets.append(made["token"])
@@ -179,10 +233,119 @@ async def test_first_subscription_with_a_browsers_own_event_source(newcomer: New
         await api.mutate("createCustomer", "customer { id }", name="Di", email="di@example.test")
         await page.goto(newcomer.url)
         shown = await page.evaluate(
-            f"([query, token]) => new Promise((show) => {{ {script} }})",
+            f"([query, token]) => new Promise((show) => {{ {script('First subscription', 1)} }})",
             [f'subscription {{ events(after: "{after}") {{ sequence }} }}', made["token"]],
         )
     assert shown == {"data": {"events": {"sequence": last + 1}}}
+
+
+async def test_a_stream_token(newcomer: Newcomer) -> None:
+    async with Api(newcomer.url, newcomer.key) as api:
+        made = await api.mutate("createCustomer", "customer { id }", name="Ed", email="ed@example.test")
+    customer = made["customer"]["id"]
+    made = await newcomer.answer(newcomer.command("First subscription", 1), CUSTOMER=customer)
+    token = made["createStreamToken"]["token"]
+    newcomer.deployment.secrets.append(token)
+    async with Api(newcomer.url, token) as bound:
+        seen = await bound.data("{ customers { nodes { id } } }")
+    assert seen["customers"]["nodes"] == [{"id": customer}]
+
+
+APOLLO = """
+import WebSocket from "ws";
+import { ApolloClient, InMemoryCache, gql } from "@apollo/client";
+import { GraphQLWsLink } from "@apollo/client/link/subscriptions";
+import { createClient } from "graphql-ws";
+CACHE
+const [, , url, apiKey, first] = process.argv;
+const sockets = [];
+class Noted extends WebSocket {
+  constructor(...values) { super(...values); sockets.push(this); }
+}
+const client = createClient({ url, webSocketImpl: Noted, retryAttempts: 0, connectionParams: { apiKey } });
+const apollo = new ApolloClient({ link: new GraphQLWsLink(client), cache });
+const query = gql`subscription ($after: String) { events(after: $after) { sequence cursor } }`;
+FOLLOW
+follow(first);
+process.stdin.on("data", () => sockets.at(-1).terminate());
+"""
+
+
+async def test_apollo_resumes_after_a_lost_connection(newcomer: Newcomer, tmp_path: Path) -> None:
+    cache, follow = script("Apollo and urql", 1), script("Apollo and urql", 0)
+    seen = "if (data) after = data.events.cursor;"
+    assert follow.count(seen) == 1
+    follow = follow.replace(seen, f"{seen} if (data) console.log(data.events.sequence);")
+    program = APOLLO.replace("CACHE", cache).replace("FOLLOW", follow)
+    async with Api(newcomer.url, newcomer.key) as api:
+        after, last = await api.latest_cursor(), await api.last_sequence()
+        url = newcomer.deployment.apis[0].socket_url
+        arguments = (url, newcomer.key, after)
+        async with node_script(program, tmp_path, *arguments, package="@apollo/client") as node:
+            assert node.stdout is not None
+            assert node.stdin is not None
+            for number in range(3):
+                email = f"apollo{number}@example.test"
+                await api.mutate("createCustomer", "customer { id }", name="Flo", email=email)
+                assert int(await node.stdout.readline()) == last + number + 1
+                node.stdin.write(b"lose the connection\n")
+
+
+def test_what_graphcache_embeds_is_all_that_has_no_id() -> None:
+    listed = re.findall(r'"(\w+)"', script("Apollo and urql", 2))
+    types = build_schema(schema_text()).type_map.values()
+    # urql knows connections and their parts by name, and says nothing about payloads of mutations.
+    known = ("Connection", "Edge", "Payload", "PageInfo", "Query", "Mutation", "Subscription")
+    assert listed == sorted(
+        one.name
+        for one in types
+        if isinstance(one, GraphQLObjectType)
+        and "id" not in one.fields
+        and not one.name.startswith("__")
+        and not one.name.endswith(known)
+    )
+
+
+async def test_events_are_forwarded_to_a_consumer_under_development(
+    newcomer: Newcomer, receiver: Receiver
+) -> None:
+    forward = newcomer.command(
+        "First webhook", 1, **{"http://127.0.0.1:3000/webhooks": receiver.url("/webhooks")}
+    )
+    for command in (forward, newcomer.command("First webhook", 2)):
+        assert command.startswith("VOLTWIRE_API_KEY=$KEY ")
+    async with newcomer.running(forward.replace("listen ", "listen --json ")):
+        # Whether it listens yet shows only in what it forwards.
+        while not receiver.requests:
+            async with newcomer.running(newcomer.command("First webhook", 2)) as trigger:
+                await trigger.communicate()
+    assert receiver.requests[0].json()["type"] in ("customer.created", "meter.created")
+
+
+async def test_a_backup_of_sqlite_has_everything(newcomer: Newcomer, tmp_path: Path) -> None:
+    data = newcomer.deployment.environment["VOLTWIRE_DATA_DIR"]
+    (Path(data) / "secret.key").touch()
+    for number in (0, 1):
+        command = newcomer.command("Backup and upgrade", number).replace(".voltwire/", f"{data}/")
+        made = await asyncio.create_subprocess_shell(command, cwd=tmp_path)
+        assert await made.wait() == 0
+    assert (tmp_path / "voltwire.backup.key").exists()
+    with contextlib.closing(sqlite3.connect(tmp_path / "voltwire.backup.db")) as backup:
+        assert backup.execute("SELECT COUNT(*) > 0 FROM events").fetchall() == [(1,)]
+
+
+async def test_a_backup_of_postgresql_has_everything(migrated_postgres_url: str, tmp_path: Path) -> None:
+    (command,) = commands("Backup and upgrade")[2:]
+    bin_ = find_bin()
+    for line in (
+        command.replace("pg_dump", f"{bin_ / 'pg_dump'}", 1),
+        f"{bin_ / 'pg_restore'} --list *.dump",
+    ):
+        environment = os.environ | {"VOLTWIRE_DATABASE_URL": migrated_postgres_url}
+        ran = await asyncio.create_subprocess_shell(line, cwd=tmp_path, env=environment, stdout=PIPE)
+        listed, _ = await ran.communicate()
+        assert ran.returncode == 0
+    assert b"TABLE DATA public events " in listed
 
 
 async def test_first_webhook(newcomer: Newcomer, receiver: Receiver) -> None:
@@ -235,7 +398,7 @@ def test_settings_are_those_of_the_program() -> None:
         if field.default not in (None, [], PydanticUndefined)
     }
     # Any other mention is of a setting that exists, too.
-    assert set(re.findall(r"VOLTWIRE_[A-Z_]+", README)) <= fields.keys()
+    assert set(re.findall(r"VOLTWIRE_[A-Z_]+", README)) <= fields.keys() | {"VOLTWIRE_API_KEY"}
 
 
 def in_words(default: Any) -> str:
