@@ -19,12 +19,13 @@ from app.api.asked import JSON
 from app.api.context import Services
 from app.api.engine import Engine
 from app.api.failures import RequestErrors
-from app.api.limits import RateLimiter, limits_of
+from app.api.limits import limits_of
 from app.api.live import Live
 from app.api.masked import MaskFaults
 from app.api.negotiation import preferred
 from app.api.origins import Origins, cors
 from app.api.persisted import read_operations
+from app.api.rates import Rates
 from app.api.schema import build_schema
 from app.api.sockets import SocketEndpoint
 from app.api.view import HTML, GraphQLView
@@ -68,12 +69,12 @@ class Process:
         self.services = Services(settings, database, keyring, public_url=base)
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
         self.authenticator = Authenticator(database, keyring)
-        self.limiter = RateLimiter(settings.rate_limit)
+        self.rates = Rates(settings.rate_limit)
         # What endpoints select is no operation of a client, so that no list is asked for it.
         unlisted = Engine(build_schema(), limits_of(settings))
         self.engine = _listed(settings) or unlisted
         self.hub = Hub(self.services, self.engine, self.doorbell)
-        self.live = Live(self.services, self.engine, self.authenticator, self.limiter, self.hub)
+        self.live = Live(self.services, self.engine, self.authenticator, self.rates, self.hub)
         self.ring = Ring(database, self.doorbell, self.hub)
         self.worker = Worker(self.services, self.doorbell, engine=unlisted) if with_worker else None
         self.metrics = Metrics(self)
@@ -151,7 +152,7 @@ def create_app(process: Process) -> Starlette:
 
 def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
-    view = GraphQLView(services, process.engine, authenticator, process.limiter, process.live)
+    view = GraphQLView(services, process.engine, authenticator, process.rates, process.live)
     sockets = SocketEndpoint(process.live, origins)
 
     async def healthz(_request: Request) -> Response:
@@ -167,11 +168,11 @@ def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
     return [
         Route("/graphql", view.__call__, methods=["GET", "POST"]),
         WebSocketRoute("/graphql", sockets),
-        *bulk.routes(services, authenticator, process.limiter),
-        *evidence.routes(services, authenticator, process.limiter),
-        *consent_pages.routes(services, process.limiter),
-        *delivery_pages.routes(services),
-        *account_pages.routes(services),
+        *bulk.routes(services, authenticator, process.rates),
+        *evidence.routes(services, authenticator, process.rates),
+        *consent_pages.routes(services, process.rates),
+        *delivery_pages.routes(services, process.rates),
+        *account_pages.routes(services, process.rates),
         *start.routes(services),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

@@ -6,11 +6,13 @@ from starlette.routing import BaseRoute, Route
 
 from app.accounts import confirmation
 from app.api.context import Services
+from app.api.rates import Rates
 from app.delivery.mails import account_name
+from app.web.busy import limited
 from app.web.render import page
 
 
-def routes(services: Services) -> list[BaseRoute]:
+def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     """`/users/confirm/{token}`."""
 
     async def confirm(request: Request) -> Response:
@@ -21,4 +23,4 @@ def routes(services: Services) -> list[BaseRoute]:
             account = None if user is None else await account_name(session, user.account_id)
         return page("user_address.html", 404 if user is None else 200, user=user, account=account)
 
-    return [Route("/users/confirm/{token}", confirm, methods=["GET", "POST"])]
+    return [Route("/users/confirm/{token}", limited(rates, confirm), methods=["GET", "POST"])]

@@ -137,8 +137,7 @@ class RateLimiter:
     def take(self, who: str) -> float | None:
         """None if the request may go on, else the seconds after which to try again."""
         now = self._clock()
-        left, at = self._buckets.get(who, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._rate)
+        left = self._left(who, now)
         if left < 1:
             return (1 - left) / self._rate
         self._buckets[who] = (left - 1, now)
@@ -146,6 +145,20 @@ class RateLimiter:
         if len(self._buckets) > self._capacity:
             self._buckets.popitem(last=False)
         return None
+
+    def wait(self, who: str) -> float | None:
+        """What `take` would say, without taking anything."""
+        left = self._left(who, self._clock())
+        return None if left >= 1 else (1 - left) / self._rate
+
+    def give_back(self, who: str) -> None:
+        """A request that was taken is not to count."""
+        left, at = self._buckets.get(who, (self._burst, self._clock()))
+        self._buckets[who] = (min(self._burst, left + 1), at)
+
+    def _left(self, who: str, now: float) -> float:
+        left, at = self._buckets.get(who, (self._burst, now))
+        return min(self._burst, left + (now - at) * self._rate)
 
 
 def retry_after(seconds: float) -> str:

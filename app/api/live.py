@@ -17,7 +17,8 @@ import structlog
 from app import clock
 from app.api.context import Services
 from app.api.engine import Engine
-from app.api.limits import RateLimiter
+from app.api.rates import Rates
+from app.api.stream_counts import StreamCounts
 from app.auth.authenticate import Authenticator, Credential, KeysChanged
 from app.events.hub import Hub
 
@@ -87,14 +88,15 @@ class Live:
         services: Services,
         engine: Engine,
         authenticator: Authenticator,
-        limiter: RateLimiter,
+        rates: Rates,
         hub: Hub,
         timing: Timing | None = None,
     ) -> None:
         self.services = services
         self.engine = engine
         self.authenticator = authenticator
-        self.limiter = limiter
+        self.rates = rates
+        self.counts = StreamCounts(services.settings.max_sockets)
         self.hub = hub
         self.timing = timing or Timing()
         # By our code, or PEER.
@@ -102,7 +104,6 @@ class Live:
         self.is_closing = False
         self._streams: dict[Stream, int] = {}
         self._opened = 0
-        self._by_account: Counter[str] = Counter()
         self._under_way: Counter[Stream] = Counter()
         self._idle = asyncio.Event()
         self._empty = asyncio.Event()
@@ -119,10 +120,6 @@ class Live:
         counted = Counter(stream.transport for stream in self._streams)
         return {transport: counted[transport] for transport in TRANSPORTS}
 
-    def is_full(self, account_id: str) -> bool:
-        """Whether the account has as many streams as it may have."""
-        return self._by_account[account_id] >= self.services.settings.max_sockets
-
     def enter(self, stream: Stream) -> None:
         """A stream is open."""
         self._opened += 1
@@ -131,16 +128,6 @@ class Live:
             task = self._tasks.get(name)
             if task is None or task.done():
                 self._tasks[name] = self.hub.spawn(work(), name)
-
-    def claim(self, account_id: str) -> None:
-        """One more stream of this account."""
-        self._by_account[account_id] += 1
-
-    def release(self, account_id: str) -> None:
-        """One stream less of this account."""
-        self._by_account[account_id] -= 1
-        if not self._by_account[account_id]:
-            del self._by_account[account_id]
 
     def leave(self, stream: Stream) -> None:
         """The stream has ended."""

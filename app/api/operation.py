@@ -8,12 +8,11 @@ from app.api import frames
 from app.api.context import Context
 from app.api.engine import Prepared, dumps
 from app.api.failures import RequestErrors, internal_error
-from app.api.limits import retry_after
 from app.api.outbox import frames_of
 from app.api.persisted import named_document
 from app.api.protocol import Subscribe
+from app.api.rates import TooManyRequests
 from app.auth.actor import Actor
-from app.errors import RateLimited
 from app.events.payload import Batch, Line, Payload
 from app.events.subscriber import Subscription
 
@@ -137,6 +136,8 @@ class Operation:
                 await self._execute(prepared, asked.variables)
         except RequestErrors as error:
             self.error(error.errors)
+        except TooManyRequests as error:
+            self.error(RequestErrors.of(error).errors)
         except Exception as fault:
             self.error([internal_error(fault)])
 
@@ -148,9 +149,7 @@ class Operation:
             self._session.subscribed += 1
             if self._session.subscribed <= live.services.settings.max_subscriptions:
                 return
-        wait = live.limiter.take(self._actor.account_id)
-        if wait is not None:
-            raise RequestErrors.of(RateLimited(f"Too many requests; try again in {retry_after(wait)} s."))
+        live.rates.require(self._actor)
 
     async def _subscribe(self, prepared: Prepared, variables: dict[str, Any] | None) -> None:
         subscription = await self._session.live.hub.subscribe(prepared, variables, self._actor, self)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import structlog
+from starlette.requests import HTTPConnection
 from starlette.types import Receive
 
 from app.api import frames, protocol
@@ -12,6 +13,7 @@ from app.api.live import PEER, Live
 from app.api.operation import Operation
 from app.api.outbox import AsgiOutbox, FrameOutbox
 from app.api.protocol import CloseCode, Closing
+from app.api.rates import TooManyRequests
 from app.api.reach import Patience
 from app.auth.authenticate import Credential
 from app.auth.credentials import credential_from_init
@@ -31,6 +33,7 @@ class Session:
         receive: Receive,
         outbox: FrameOutbox | AsgiOutbox,
         credential: Credential | None,
+        client: HTTPConnection,
     ) -> None:
         self.live = live
         self.outbox = outbox
@@ -38,13 +41,14 @@ class Session:
         self.operations: dict[str, Operation] = {}
         self.subscribed = 0
         self._receive = receive
+        self._client = client
         self._initialised = False
         self._closed = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._patience = Patience(live.timing.stalled)
         if credential is not None:
-            live.claim(credential.actor.account_id)
+            live.counts.claim(credential.actor)
         live.enter(self)
         outbox.on_change = self._rewire
 
@@ -89,7 +93,7 @@ class Session:
         # Else the connection's parts would keep each other until garbage is looked for.
         self.outbox.on_change = None
         if self.credential is not None:
-            self.live.release(self.credential.actor.account_id)
+            self.live.counts.release(self.credential.actor)
             self.credential = None
         self.live.leave(self)
 
@@ -168,6 +172,8 @@ class Session:
             await self._authenticate(credential_from_init(payload))
         except Unauthenticated as error:
             raise Closing(CloseCode.FORBIDDEN, error.message) from None
+        except TooManyRequests as error:
+            raise Closing(CloseCode.TRY_LATER, error.message) from None
         except Closing:
             raise
         except Exception as fault:
@@ -187,15 +193,17 @@ class Session:
             if self.credential is None:
                 raise Unauthenticated("Send an API key or a stream token in connection_init")
             return
-        credential = await self.live.authenticator.check(given)
-        account_id = credential.actor.account_id
-        held = None if self.credential is None else self.credential.actor.account_id
-        if held != account_id:
-            if self.live.is_full(account_id):
-                raise Closing(CloseCode.TRY_LATER, "The account has too many open sockets")
-            self.live.claim(account_id)
+        credential = await self.live.rates.authenticated(self.live.authenticator, given, self._client)
+        counts, actor = self.live.counts, credential.actor
+        held = None if self.credential is None else self.credential.actor
+        if held != actor:
+            # The one it was let in by no longer counts, and may be what fills the account.
             if held is not None:
-                self.live.release(held)
+                counts.release(held)
+                self.credential = None
+            if counts.is_full(actor):
+                raise Closing(CloseCode.TRY_LATER, "The account has too many open sockets")
+            counts.claim(actor)
         self.credential = credential
 
     def _subscribe(self, asked: protocol.Subscribe) -> None:

@@ -7,6 +7,7 @@ the upgrade if the headers say who it is, and 1013 (try again later) after `conn
 """
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from app.api.failures import internal_error
@@ -14,6 +15,7 @@ from app.api.live import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
 from app.api.origins import REFUSAL, Origins
 from app.api.outbox import outbox_of
 from app.api.protocol import SUBPROTOCOL, CloseCode
+from app.api.rates import TooManyRequests
 from app.api.session import Session
 from app.auth.authenticate import Credential
 from app.auth.credentials import credential_from_headers
@@ -29,7 +31,7 @@ class SocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        headers = Headers(scope=scope)
+        headers, client = Headers(scope=scope), HTTPConnection(scope)
         speaks = SUBPROTOCOL in scope.get("subprotocols", ())
         if not self._origins.allows(headers):
             self._origins.log_refusal(headers)
@@ -40,9 +42,12 @@ class SocketEndpoint:
             await self._refuse(send, None, CloseCode.WRONG_SUBPROTOCOL, reason)
             return
         try:
-            credential = await self._credential(headers)
+            credential = await self._credential(headers, client)
         except Unauthenticated as error:
             await self._refuse(send, SUBPROTOCOL, CloseCode.FORBIDDEN, error.message)
+            return
+        except TooManyRequests as error:
+            await _deny(scope, send, 429, error.message, error.retry_after)
             return
         except Exception as fault:
             internal_error(fault)
@@ -52,10 +57,10 @@ class SocketEndpoint:
         if self._live.is_closing:
             await _deny(scope, send, 503, SHUTTING_DOWN, TRY_AGAIN_AFTER)
             return
-        if credential is not None and self._live.is_full(credential.actor.account_id):
+        if credential is not None and self._live.counts.is_full(credential.actor):
             await _deny(scope, send, 429, "The account has too many open sockets.", TRY_AGAIN_AFTER)
             return
-        session = Session(self._live, receive, outbox_of(scope, send), credential)
+        session = Session(self._live, receive, outbox_of(scope, send), credential, client)
         try:
             await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL, "headers": []})
         except BaseException:
@@ -63,9 +68,11 @@ class SocketEndpoint:
             raise
         await session.run()
 
-    async def _credential(self, headers: Headers) -> Credential | None:
+    async def _credential(self, headers: Headers, client: HTTPConnection) -> Credential | None:
         given = credential_from_headers(headers)
-        return None if given is None else await self._live.authenticator.check(given)
+        if given is None:
+            return None
+        return await self._live.rates.authenticated(self._live.authenticator, given, client)
 
     async def _refuse(self, send: Send, subprotocol: str | None, code: int, reason: str) -> None:
         self._live.closes[code] += 1

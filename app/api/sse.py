@@ -56,7 +56,7 @@ async def sse_response(
         return Response(
             SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
         )
-    if live.is_full(credential.actor.account_id):
+    if live.counts.is_full(credential.actor):
         raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
     if request.method == "HEAD":
         # How a stream would begin; nothing follows it, and so nothing is subscribed.
@@ -87,7 +87,7 @@ class EventStream(Response):
         _unsized(self)
         self.credential: Credential | None = credential
         self._live = live
-        self._account_id = credential.actor.account_id
+        self._actor = credential.actor
         self._subscription: Subscription | None = None
         self._queue: deque[bytes] = deque()
         self._queued = 0
@@ -101,16 +101,14 @@ class EventStream(Response):
         self._is_behind = False
         self._is_over = False
         self._sending: asyncio.Task[None] | None = None
-        live.claim(self._account_id)
+        live.counts.claim(self._actor)
         live.enter(self)
 
     async def subscribe(
         self, prepared: Prepared, variables: dict[str, Any] | None, after: str | None
     ) -> None:
         """Raises RequestErrors."""
-        assert self.credential is not None  # noqa: S101 - it was made with one
-        actor = self.credential.actor
-        self._subscription = await self._live.hub.subscribe(prepared, variables, actor, self, after)
+        self._subscription = await self._live.hub.subscribe(prepared, variables, self._actor, self, after)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         offered = scope.get("extensions", {}).get(EXTENSION)
@@ -135,7 +133,7 @@ class EventStream(Response):
             self._subscription.end()
         if self.credential is not None:
             self.credential = None
-            self._live.release(self._account_id)
+            self._live.counts.release(self._actor)
         self._live.leave(self)
 
     # What looks after all streams calls.

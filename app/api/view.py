@@ -13,14 +13,15 @@ from app.api.asked import JSON, GraphQLRequest, Refused, read_request
 from app.api.context import Context, Services
 from app.api.engine import Engine, Prepared
 from app.api.failures import RequestErrors
-from app.api.limits import STRANGERS_BODY, RateLimiter, retry_after
+from app.api.limits import STRANGERS_BODY
 from app.api.live import Live
 from app.api.negotiation import preferred
+from app.api.rates import Rates, TooManyRequests
 from app.api.sse import sse_errors, sse_response
 from app.auth.actor import Actor
-from app.auth.authenticate import Authenticator
+from app.auth.authenticate import Authenticator, Credential
 from app.auth.credentials import credential_from_headers, credential_from_url
-from app.errors import BadUserInput, RateLimited, Unauthenticated
+from app.errors import BadUserInput, Unauthenticated
 
 HTML = "text/html"
 OFFERS = (JSON, GRAPHQL_JSON, EVENT_STREAM)
@@ -32,13 +33,13 @@ class GraphQLView:
         services: Services,
         engine: Engine,
         authenticator: Authenticator,
-        limiter: RateLimiter,
+        rates: Rates,
         live: Live | None,
     ) -> None:
         self._services = services
         self._engine = engine
         self._authenticator = authenticator
-        self._limiter = limiter
+        self._rates = rates
         self._live = live
 
     async def __call__(self, request: Request) -> Response:
@@ -53,6 +54,9 @@ class GraphQLView:
             return await self._answer(request, accepted)
         except Unauthenticated as error:
             return failure(RequestErrors.of(error), accepted)
+        except TooManyRequests as error:
+            errors = RequestErrors.of(error).errors
+            return failure(Refused(errors, 429, {"Retry-After": error.retry_after}), accepted)
         except RequestErrors as error:
             # Clients of event streams take what is no stream for a broken connection, and show nobody why.
             if accepted == EVENT_STREAM and error.status == 400:
@@ -62,8 +66,7 @@ class GraphQLView:
             return unexpected(fault, accepted)
 
     async def _answer(self, request: Request, accepted: str) -> Response:
-        credential = _credential(request, accepted)
-        held = await self._authenticator.check(credential) if credential is not None else None
+        held = await self._held(request, accepted)
         actor = held.actor if held is not None else None
         asked, prepared = await self._read(request, accepted, actor)
         if accepted == EVENT_STREAM and self._live is not None:
@@ -77,6 +80,17 @@ class GraphQLView:
             )
         answer = await self._engine.execute(prepared, asked.variables, Context(self._services, actor))
         return await success(request, prepared, answer, accepted)
+
+    async def _held(self, request: Request, accepted: str) -> Credential | None:
+        """Raises Unauthenticated, TooManyRequests."""
+        try:
+            credential = _credential(request, accepted)
+        except Unauthenticated:
+            self._rates.require_stranger(request)
+            raise
+        if credential is None:
+            return None
+        return await self._rates.authenticated(self._authenticator, credential, request)
 
     async def _read(
         self, request: Request, accepted: str, actor: Actor | None
@@ -116,12 +130,10 @@ class GraphQLView:
         return longest if actor is not None else min(longest, STRANGERS_BODY)
 
     def _require_rate(self, request: Request, actor: Actor | None) -> None:
-        who = actor.account_id if actor else f"ip {request.client.host if request.client else ''}"
-        wait = self._limiter.take(who)
-        if wait is not None:
-            after = retry_after(wait)
-            errors = RequestErrors.of(RateLimited(f"Too many requests; try again in {after} s.")).errors
-            raise Refused(errors, 429, {"Retry-After": after})
+        if actor is None:
+            self._rates.require_stranger(request)
+        else:
+            self._rates.require(actor)
 
 
 def _credential(request: Request, accepted: str) -> str | None:

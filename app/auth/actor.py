@@ -51,6 +51,11 @@ class Actor:
             raise Forbidden(f"This needs a key with the scope {scope.value}.")
 
     @property
+    def is_restricted(self) -> bool:
+        """Whether it is none of the account's own programs, but somebody's browser."""
+        return self.is_stream_token or self.customer_id is not None
+
+    @property
     def sees_whole_account(self) -> bool:
         return self.customer_id is None
 

@@ -95,6 +95,8 @@ class Authenticator:
         self._keyring = keyring
         self._remembered_for = remembered_for
         self._remembered: OrderedDict[str, tuple[float, asyncio.Task[ApiKey | None]]] = OrderedDict()
+        # Hashes of keys that were right when they came last, those of the latest at the end.
+        self._accepted: OrderedDict[str, None] = OrderedDict()
         self._noted: dict[str, datetime] = {}
         self._notes: set[asyncio.Task[None]] = set()
         database.on_commit(self._committed)
@@ -103,10 +105,17 @@ class Authenticator:
         """Who sends this API key or stream token. Raises Unauthenticated."""
         return (await self.check(credential)).actor
 
-    async def check(self, credential: str) -> Credential:
-        """The same, with what a socket needs to know to end in time. Raises Unauthenticated."""
+    async def check(self, credential: str, *, before_reading: Callable[[], None] | None = None) -> Credential:
+        """The same, with what a socket needs to know to end in time. Raises Unauthenticated.
+
+        `before_reading` is called before the database is read for a key that this process has not accepted before;
+        what it raises is raised, and then nothing is read.
+        """
         if _API_KEY.fullmatch(credential):
-            return await self._api_key(digest(credential))
+            secret_hash = digest(credential)
+            if before_reading is not None and secret_hash not in self._accepted:
+                before_reading()
+            return await self._api_key(secret_hash)
         return await self._stream_token(credential)
 
     async def ended(self, credentials: Collection[Credential]) -> list[Credential]:
@@ -141,7 +150,9 @@ class Authenticator:
             lambda: or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash),
         )
         if key is None or not key.accepts(secret_hash, at):
+            self._accepted.pop(secret_hash, None)
             raise Unauthenticated(REFUSED)
+        self._accept(secret_hash)
         self._note_use(key, at)
         ends = [key.expires_at] if secret_hash == key.secret_hash else [key.expires_at, key.previous_until]
         actor = Actor(key.account_id, _scopes(*key.scopes), api_key_id=key.id)
@@ -153,8 +164,10 @@ class Authenticator:
         except ValueError:
             raise Unauthenticated(REFUSED) from None
         at = clock.now()
+        if at >= token.expires_at:
+            raise Unauthenticated(REFUSED)
         key = await self._key(token.api_key_id, lambda: col(ApiKey.id) == token.api_key_id)
-        if key is None or key.account_id != token.account_id or not key.is_live(at) or at >= token.expires_at:
+        if key is None or key.account_id != token.account_id or not key.is_live(at):
             raise Unauthenticated(REFUSED)
         actor = Actor(
             key.account_id,
@@ -197,6 +210,12 @@ class Authenticator:
     def _committed(self, items: Sequence[Any]) -> None:
         if any(isinstance(item, KeysChanged) for item in items):
             self.forget()
+
+    def _accept(self, secret_hash: str) -> None:
+        self._accepted[secret_hash] = None
+        self._accepted.move_to_end(secret_hash)
+        if len(self._accepted) > REMEMBERED_AT_MOST:
+            self._accepted.popitem(last=False)
 
     def _note_use(self, key: ApiKey, at: datetime) -> None:
         """Write down, beside the request, that the key is in use; at most once a minute for each key."""

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from app import clock
 from app.api.body import BodyTooLarge, read_body
 from app.api.context import Services
-from app.api.limits import RateLimiter, retry_after
+from app.api.rates import Rates, TooManyRequests
 from app.auth.actor import Actor, Scope
 from app.auth.authenticate import Authenticator
 from app.auth.credentials import bearer_of, credential_from_headers
@@ -25,8 +25,8 @@ from app.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
 WRONG_TOKEN: Final = "This consent token is wrong or expired: open the link again, or ask for a new one."  # noqa: S105
 
 
-def routes(services: Services, authenticator: Authenticator, limiter: RateLimiter) -> list[BaseRoute]:
-    endpoint = _EvidenceEndpoint(services, authenticator, limiter)
+def routes(services: Services, authenticator: Authenticator, rates: Rates) -> list[BaseRoute]:
+    endpoint = _EvidenceEndpoint(services, authenticator, rates)
     return [Route("/hosted-consents/{id}/evidence", endpoint.handle, methods=["GET", "PUT"])]
 
 
@@ -52,28 +52,22 @@ def document_response(request: Request, evidence: Evidence, content: bytes) -> R
 
 
 class _EvidenceEndpoint:
-    def __init__(self, services: Services, authenticator: Authenticator, limiter: RateLimiter) -> None:
+    def __init__(self, services: Services, authenticator: Authenticator, rates: Rates) -> None:
         self._services = services
         self._authenticator = authenticator
-        self._limiter = limiter
+        self._rates = rates
 
     async def handle(self, request: Request) -> Response:
         try:
             actor = await self._who(request)
-            wait = self._limiter.take(actor.account_id)
-            if wait is not None:
-                after = retry_after(wait)
-                return _error(
-                    429,
-                    "RATE_LIMITED",
-                    f"Too many requests; try again in {after} s.",
-                    **{"Retry-After": after},
-                )
+            self._rates.require(actor)
             if request.method == "PUT":
                 return await self._upload(request, actor)
             return await self._download(request, actor)
         except Unauthenticated as error:
             return _error(401, error.code, error.message, **{"WWW-Authenticate": 'Bearer realm="voltwire"'})
+        except TooManyRequests as error:
+            return _error(429, error.code, error.message, **{"Retry-After": error.retry_after})
         except Forbidden as error:
             return _error(403, error.code, error.message)
         except Refusal as error:
@@ -84,15 +78,16 @@ class _EvidenceEndpoint:
         bearers = [bearer_of(one) or "" for one in request.headers.getlist("authorization")]
         token = next((one for one in bearers if one.startswith(actions.TOKEN_PREFIX)), None)
         if token is not None:
-            return await self._bearer(token)
+            return await self._bearer(request, token)
         credential = credential_from_headers(request.headers)
         if credential is None:
             raise Unauthenticated(
                 "Send an API key in x-api-key or Authorization: Bearer, or the consent's token as Bearer."
             )
-        return await self._authenticator.authenticate(credential)
+        return (await self._rates.authenticated(self._authenticator, credential, request)).actor
 
-    async def _bearer(self, token: str) -> Actor:
+    async def _bearer(self, request: Request, token: str) -> Actor:
+        self._rates.require_stranger(request)
         async with self._services.database.reading() as session:
             statement = actions.with_token(token)
             consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()

@@ -17,13 +17,14 @@ from starlette.routing import BaseRoute, Route
 from app import clock
 from app.api.body import BodyTooLarge, read_body
 from app.api.context import Services
-from app.api.limits import RateLimiter, retry_after
+from app.api.rates import Rates
 from app.consents import actions, codes, decisions, documents
 from app.consents.codes import Draft, Verdict
 from app.consents.evidence import document_response
 from app.consents.models import ConsentMethod, ConsentStatus, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms, uk_time
 from app.errors import ErrorCode, Refusal, Refusals
+from app.web.busy import limited
 from app.web.render import page
 
 LARGEST_FORM: Final = 64 * 1024
@@ -48,26 +49,20 @@ STATUS_OF: Final = {ErrorCode.NOT_FOUND: 404, ErrorCode.TOKEN_EXPIRED: 410, Erro
 Errors = dict[str, list[str]]
 
 
-def routes(services: Services, limiter: RateLimiter) -> list[BaseRoute]:
+def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     """The page and the record of the decision that it offers."""
-    pages = _Pages(services, limiter)
+    pages = _Pages(services)
     return [
-        Route("/consents/{token}", pages.consent, methods=["GET", "POST"]),
-        Route("/consents/{token}/evidence", pages.evidence, methods=["GET"]),
+        Route("/consents/{token}", limited(rates, pages.consent), methods=["GET", "POST"]),
+        Route("/consents/{token}/evidence", limited(rates, pages.evidence), methods=["GET"]),
     ]
 
 
 class _Pages:
-    def __init__(self, services: Services, limiter: RateLimiter) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._limiter = limiter
 
     async def consent(self, request: Request) -> Response:
-        wait = self._limiter.take(f"ip {request.client.host if request.client else ''}")
-        if wait is not None:
-            busy = _message(429, "Too many requests", "Please wait a moment, then load this page again.")
-            busy.headers["Retry-After"] = retry_after(wait)
-            return busy
         if request.method != "POST":
             return await self._show(request, edit="edit" in request.query_params)
         if _is_foreign(request.headers, self._services.public_url):

@@ -13,23 +13,29 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.api.context import Services
+from app.api.rates import Rates
 from app.delivery import mail_links
 from app.delivery.event_names import in_words
 from app.delivery.mail_links import Confirmation
 from app.delivery.mails import account_name
 from app.delivery.models import EmailSubscription
 from app.delivery.tokens import verified_unsubscribe
+from app.web.busy import limited
 from app.web.render import page
 
 TEMPLATE = "email_subscription.html"
 
 
-def routes(services: Services) -> list[BaseRoute]:
+def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     """`/email-subscriptions/confirm/{token}` and `/email-subscriptions/unsubscribe/{token}`."""
     pages = _Pages(services)
     return [
-        Route("/email-subscriptions/confirm/{token}", pages.confirm, methods=["GET", "POST"]),
-        Route("/email-subscriptions/unsubscribe/{token}", pages.unsubscribe, methods=["GET", "POST"]),
+        Route("/email-subscriptions/confirm/{token}", limited(rates, pages.confirm), methods=["GET", "POST"]),
+        Route(
+            "/email-subscriptions/unsubscribe/{token}",
+            limited(rates, pages.unsubscribe),
+            methods=["GET", "POST"],
+        ),
     ]
 
 

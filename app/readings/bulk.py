@@ -14,8 +14,8 @@ from starlette.routing import BaseRoute, Route
 from app import clock
 from app.api.body import BodyTooLarge, read_body
 from app.api.context import Services
-from app.api.limits import RateLimiter, retry_after
 from app.api.mutate import remembered
+from app.api.rates import Rates, TooManyRequests
 from app.auth.actor import Actor, Scope, visible
 from app.auth.authenticate import Authenticator, credential_from_headers
 from app.errors import Forbidden, Refusal, Refusals, Unauthenticated
@@ -30,30 +30,28 @@ MAX_MEMBERS = 100
 MEDIA_TYPES = ("text/csv", "application/x-ndjson")
 
 
-def routes(services: Services, authenticator: Authenticator, limiter: RateLimiter) -> list[BaseRoute]:
+def routes(services: Services, authenticator: Authenticator, rates: Rates) -> list[BaseRoute]:
     async def record(request: Request) -> Response:
         try:
-            actor = await _actor(request, authenticator)
+            actor = await _actor(request, authenticator, rates)
         except Unauthenticated as error:
             return _error(401, error.code, error.message, {"WWW-Authenticate": 'Bearer realm="voltwire"'})
         except Forbidden as error:
             return _error(403, error.code, error.message)
-        wait = limiter.take(actor.account_id)
-        if wait is not None:
-            after = retry_after(wait)
-            return _error(
-                429, "RATE_LIMITED", f"Too many requests; try again in {after} s.", {"Retry-After": after}
-            )
+        except TooManyRequests as error:
+            return _error(429, error.code, error.message, {"Retry-After": error.retry_after})
         return await _record(services, request, actor)
 
     return [Route("/readings", record, methods=["POST"])]
 
 
-async def _actor(request: Request, authenticator: Authenticator) -> Actor:
+async def _actor(request: Request, authenticator: Authenticator, rates: Rates) -> Actor:
+    """The actor of a request, which counts. Raises Unauthenticated, Forbidden, TooManyRequests."""
     credential = credential_from_headers(request.headers)
     if credential is None:
         raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
-    actor = await authenticator.authenticate(credential)
+    actor = (await rates.authenticated(authenticator, credential, request)).actor
+    rates.require(actor)
     actor.require(Scope.WRITE)
     return actor
 

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 
 from app.accounts import pages
 from app.accounts.emails import administrators
+from app.api.rates import Rates
 from app.delivery.mails import Post
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.web import text_of
@@ -24,7 +25,7 @@ UPDATE = mutation("updateUser", f"user {{ {USER} }}")
 
 @asynccontextmanager
 async def visitor(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(Starlette(routes=pages.routes(world.services)))
+    transport = httpx.ASGITransport(Starlette(routes=pages.routes(world.services, Rates(1000))))
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield client
 

@@ -16,9 +16,9 @@ from websockets.asyncio.client import ClientConnection
 
 from app.api.frame_protocol import FrameProtocol
 from app.api.http_protocol import HttpProtocol
-from app.api.limits import RateLimiter
 from app.api.live import Live, Timing
 from app.api.origins import Origins
+from app.api.rates import Rates
 from app.api.session import Session
 from app.api.sockets import SocketEndpoint
 from app.api.view import GraphQLView
@@ -120,7 +120,7 @@ def session_of(served: Serving, number: int) -> Session:
 
 
 def application(live: Live) -> Starlette:
-    view = GraphQLView(live.services, live.engine, live.authenticator, live.limiter, live)
+    view = GraphQLView(live.services, live.engine, live.authenticator, live.rates, live)
     return Starlette(
         routes=[
             Route("/graphql", view.__call__, methods=["GET", "POST"]),
@@ -136,13 +136,14 @@ async def serving(
     frames: bool = True,
     timing: Timing | None = None,
     ping: float = 20,
+    rates: Rates | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """`frames`: with our own protocols and their doors to the transport, else plain ASGI. `ping`: seconds between."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(listening(world, **options))
-        limiter = RateLimiter(world.services.settings.rate_limit)
-        live = Live(world.services, world.engine, world.authenticator, limiter, hub.hub, timing)
+        rates = rates or Rates(world.services.settings.rate_limit)
+        live = Live(world.services, world.engine, world.authenticator, rates, hub.hub, timing)
         listener = socket.socket()
         # The kernel would keep megabytes for a client that reads nothing.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)

@@ -8,7 +8,7 @@ import pytest
 import websockets
 from starlette.applications import Starlette
 
-from app.api.limits import RateLimiter
+from app.api.rates import Rates
 from app.readings import bulk
 from tests.accounts.state import unchanged
 from tests.api.serving import Serving, serving
@@ -111,7 +111,7 @@ async def socket_literal(served: Serving, meter: Metered, number: str) -> bool:
 
 async def ndjson(served: Serving, meter: Metered, number: str) -> bool:
     world = served.world
-    app = Starlette(routes=bulk.routes(world.services, world.authenticator, RateLimiter(1000)))
+    app = Starlette(routes=bulk.routes(world.services, world.authenticator, Rates(1000)))
     row = {"meter_id": meter.meter_id, "start_at": MIDNIGHT, "consumption": "HERE"}
     headers = {"x-api-key": meter.account.key, "content-type": "application/x-ndjson"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:

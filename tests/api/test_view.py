@@ -13,7 +13,7 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from app.accounts import actions as accounts
-from app.api.limits import RateLimiter
+from app.api.rates import Rates
 from app.api.view import GraphQLView
 from tests.accounts.state import mutation, unchanged
 from tests.readings.metered import RECORD, metered
@@ -34,7 +34,7 @@ ADA = {"input": {"name": "Ada", "email": "ada@example.com"}}
 async def client(world: World, rate: float = 1000) -> AsyncIterator[httpx.AsyncClient]:
     """`rate`: so many requests, for the limit's clock stands still."""
     view = GraphQLView(
-        world.services, world.engine, world.authenticator, RateLimiter(rate, clock=lambda: 0.0), None
+        world.services, world.engine, world.authenticator, Rates(rate, clock=lambda: 0.0), None
     )
     app = Starlette(routes=[Route("/graphql", view.__call__, methods=["GET", "POST"])])
     transport = httpx.ASGITransport(app)

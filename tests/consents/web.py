@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from app.api.limits import RateLimiter
+from app.api.rates import Rates
 from app.consents import evidence, pages
 from app.web.render import TEMPLATES
 from tests.support import World
@@ -23,11 +23,11 @@ ORIGIN = "http://127.0.0.1:8000"
 
 def consent_app(world: World, rate: float = 1000) -> Starlette:
     """`rate`: so many requests, for the limit's clock stands still."""
-    services, limiter = world.services, RateLimiter(rate, clock=lambda: 0.0)
+    services, rates = world.services, Rates(rate, clock=lambda: 0.0)
     return Starlette(
         routes=[
-            *pages.routes(services, limiter),
-            *evidence.routes(services, world.authenticator, limiter),
+            *pages.routes(services, rates),
+            *evidence.routes(services, world.authenticator, rates),
             Mount("/static", StaticFiles(directory=TEMPLATES.parent / "static")),
         ]
     )

@@ -12,6 +12,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from app import clock
+from app.api.rates import Rates
 from app.delivery import pages
 from app.web.render import TEMPLATES
 from tests.accounts.state import unchanged
@@ -35,7 +36,7 @@ ORIGIN = "http://127.0.0.1:8000"
 
 def app_of(world: World) -> Starlette:
     static = Mount("/static", StaticFiles(directory=TEMPLATES.parent / "static"))
-    return Starlette(routes=[*pages.routes(world.services), static])
+    return Starlette(routes=[*pages.routes(world.services, Rates(1000)), static])
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 
 from app.accounts import actions as accounts
-from app.api.limits import RateLimiter
+from app.api.rates import Rates
 from app.auth.actor import Scope
 from app.readings import bulk
 from app.readings.rows import MAX_ROWS
@@ -41,9 +41,7 @@ HEADER = "meter_id,start_at,consumption\n"
 @asynccontextmanager
 async def client(world: World, rate: float = 1000) -> AsyncIterator[httpx.AsyncClient]:
     """`rate`: so many requests, for the limit's clock stands still."""
-    app = Starlette(
-        routes=bulk.routes(world.services, world.authenticator, RateLimiter(rate, clock=lambda: 0.0))
-    )
+    app = Starlette(routes=bulk.routes(world.services, world.authenticator, Rates(rate, clock=lambda: 0.0)))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as opened:
         yield opened
@@ -321,7 +319,7 @@ async def test_over_the_rate_it_says_when_to_come_back(world: World) -> None:
 
 async def test_a_client_that_goes_away_leaves_nothing(world: World) -> None:
     meter = await metered(world)
-    app = Starlette(routes=bulk.routes(world.services, world.authenticator, RateLimiter(1000)))
+    app = Starlette(routes=bulk.routes(world.services, world.authenticator, Rates(1000)))
     headers = [(b"x-api-key", meter.account.key.encode()), (b"content-type", b"text/csv")]
     scope = {
         "type": "http",
