@@ -241,7 +241,7 @@ class Engine:
             hide_suggestions=True,
         )
         if isinstance(executor, list):
-            raise refused(executor, prepared.document)
+            raise refused(executor, prepared.document, self.schema)
         try:
             cost = prepared.costs.of(executor.variable_values.coerced)
         except QueryTooComplex as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from graphql import DocumentNode, GraphQLError, Node
+from graphql import DocumentNode, GraphQLError, GraphQLSchema, Node
 from graphql.language import (
     ArgumentNode,
     ListValueNode,
@@ -19,6 +19,7 @@ from graphql.language import (
     VariableNode,
 )
 
+from app.api.suggestions import suggest
 from app.errors import ApiError
 from app.ids import new_id
 
@@ -54,9 +55,14 @@ class RequestErrors(Exception):
         return cls([{"message": error.message, "extensions": error.extensions}], status)
 
 
-def refused(errors: list[GraphQLError], document: DocumentNode | None = None) -> RequestErrors:
-    """What graphql-core found wrong with a document or its variables."""
-    return RequestErrors([_bad_input(error, document) for error in errors])
+def refused(
+    errors: list[GraphQLError], document: DocumentNode | None = None, schema: GraphQLSchema | None = None
+) -> RequestErrors:
+    """What graphql-core found wrong with a document or its variables, with names of the schema that may be meant."""
+    told = [_bad_input(error, document) for error in errors]
+    if schema is not None:
+        suggest(schema, told)
+    return RequestErrors(told)
 
 
 def shown_error(error: GraphQLError, document: DocumentNode | None = None) -> dict[str, Any]:

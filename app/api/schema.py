@@ -84,7 +84,7 @@ def build_schema() -> strawberry.Schema:
         Mutation,
         Subscription,
         types=event_types(),
-        config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
+        config=StrawberryConfig(scalar_map=SCALARS),
     )
     describe(schema._schema)
     return schema

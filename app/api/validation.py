@@ -54,7 +54,7 @@ def require_valid(schema: GraphQLSchema, document: DocumentNode, limits: Limits)
     if any(error.message == "Validation aborted." for error in errors):
         raise QueryTooComplex("The document selects too many fields; ask in several requests.")
     if errors:
-        raise refused(errors, document)
+        raise refused(errors, document, schema)
 
 
 @lru_cache(16)

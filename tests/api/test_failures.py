@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from graphql import build_schema
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from app.api.suggestions import suggest
 from tests.accounts.state import mutation, unchanged
 from tests.meters.asking import make_customer
 from tests.support import World
@@ -286,12 +288,77 @@ async def test_a_wrong_document_is_told(world: World) -> None:
         assert {one["extensions"]["code"] for one in response["errors"]} == {"BAD_USER_INPUT"}, query
 
 
-async def test_names_that_are_nearly_right_are_not_suggested(world: World) -> None:
+@pytest.mark.parametrize(
+    ("query", "variables", "message"),
+    [
+        (
+            "{ metrs { nodes { id } } }",
+            None,
+            "Cannot query field 'metrs' on type 'Query'. Did you mean 'meters', 'meter' or 'users'?",
+        ),
+        (
+            "{ METERZ { nodes { id } } }",
+            None,
+            "Cannot query field 'METERZ' on type 'Query'. Did you mean 'meter' or 'meters'?",
+        ),
+        ("{ viewer { qqqq } }", None, "Cannot query field 'qqqq' on type 'Viewer'."),
+        (
+            '{ node(id: "x") { number } }',
+            None,
+            "Cannot query field 'number' on type 'Node'. Did you mean to use an inline fragment on 'Meter'?",
+        ),
+        (
+            "{ meters(frist: 1) { nodes { id } } }",
+            None,
+            "Unknown argument 'frist' on field 'Query.meters'. Did you mean 'first'?",
+        ),
+        (
+            "{ meters(filter: {types: [ELECTRICTY]}) { nodes { id } } }",
+            None,
+            "Value 'ELECTRICTY' does not exist in 'MeterType' enum. Did you mean 'ELECTRICITY'?",
+        ),
+        (
+            "query ($filter: MeterFilter) { meters(filter: $filter) { nodes { id } } }",
+            {"filter": {"type": ["GAS"]}},
+            (
+                "Variable '$filter' has invalid value: Expected value of type 'MeterFilter' not to include "
+                "unknown field 'type', found: {'type': ['GAS']}. Did you mean 'types'?"
+            ),
+        ),
+        (
+            "query ($filter: MeterFilter) { meters(filter: $filter) { nodes { id } } }",
+            {"filter": {"types": ["GASS"]}},
+            (
+                "Variable '$filter' has invalid value at .types[0]: Value 'GASS' does not exist in "
+                "'MeterType' enum. Did you mean 'GAS'?"
+            ),
+        ),
+        (f"{{ meters{'s' * 58} }}", None, f"Cannot query field 'meters{'s' * 58}' on type 'Query'."),
+    ],
+)
+async def test_names_that_are_nearly_right_are_suggested(
+    world: World, query: str, variables: dict[str, Any] | None, message: str
+) -> None:
     account = await world.account()
-    response = await world.ask("{ custommers { nodes { id } } }", key=account.key)
-    assert "customers" not in str(response["errors"])
-    response = await world.ask(CREATE, {"input": {"nam": "Ada"}}, key=account.key)
-    assert "Did you mean" not in str(response["errors"])
+    response = await world.ask(query, variables, key=account.key)
+    assert [one["message"] for one in response["errors"]] == [message]
+
+
+async def test_only_the_first_few_names_are_looked_for(world: World) -> None:
+    account = await world.account()
+    response = await world.ask("{ viewer { scope scpes scoped scops scopez } }", key=account.key)
+    suggested = ["Did you mean 'scopes'?" in one["message"] for one in response["errors"]]
+    assert suggested == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(("length", "is_told"), [(64, True), (65, False)])
+def test_a_name_is_looked_for_up_to_a_length(length: int, is_told: bool) -> None:
+    name = "a" * (length - 1)
+    schema = build_schema(f"type Query {{ {name}b: Int }}")
+    message = f"Cannot query field '{name}c' on type 'Query'."
+    errors = [{"message": message}]
+    suggest(schema, errors)
+    assert errors == [{"message": message + (f" Did you mean '{name}b'?" if is_told else "")}]
 
 
 async def test_a_long_message_is_cut(world: World) -> None:
