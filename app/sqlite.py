@@ -154,8 +154,19 @@ class Connection(aiosqlite.Connection):
 async def connect(path: str, *, reads_only: bool = False) -> Connection:
     """A new connection to the database in this file."""
     connection = Connection(path, reads_only=reads_only)
-    await connection
+    opening = asyncio.ensure_future(connection)
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(partial(_abandoned, connection))
+        raise
     return connection
+
+
+def _abandoned(connection: Connection, opening: asyncio.Future[Any]) -> None:
+    # The driver itself would forget what its thread opens after a cancellation, and leave it open.
+    if not opening.cancelled() and opening.exception() is None:
+        connection.stop()
 
 
 def _open(path: str, reads_only: bool) -> sqlite3.Connection:

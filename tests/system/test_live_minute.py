@@ -182,7 +182,7 @@ async def a_client_that_does_not_say_who_it_is(scene: Scene) -> None:
 
 async def a_token_that_expires(scene: Scene) -> None:
     """In the middle of a stream, which ends; the key that made it goes on."""
-    made = await scene.api.mutate("createStreamToken", "token", expiresInSeconds=5)
+    made = await scene.api.mutate("createStreamToken", "token", expiresInSeconds=30)
     async with (
         Api(scene.process.url, made["token"]) as reader,
         socket(scene.process.socket_url, made["token"]) as client,
