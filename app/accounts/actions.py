@@ -1,7 +1,7 @@
 """Verbs over accounts, users, API keys and stream tokens. They take a session and never commit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ DEFAULT_SCOPES: Final = (Scope.READ, Scope.WRITE)
 DEFAULT_OVERLAP: Final = 86_400
 MAX_OVERLAP: Final = 30 * 86_400
 DEFAULT_TOKEN_LIFE: Final = 3_600
-MAX_TOKEN_LIFE: Final = 86_400
+MAX_TOKEN_LIFE: Final = int(stream_tokens.LONGEST_LIFE.total_seconds())
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _ACCOUNT_CHANGES: dict[str, Any] = {
@@ -181,7 +181,11 @@ async def rotate_api_key(
         )
     previous_prefix = key.prefix
     secret = key.rotate(timedelta(seconds=seconds), at)
-    log.append(session, actor.account_id, ApiKeysRotated.of(key, previous_prefix, key.previous_until))
+    log.append(
+        session,
+        actor.account_id,
+        ApiKeysRotated.of(key, previous_prefix, key.previous_until if seconds else None),
+    )
     announce(session, [KeysChanged(actor.account_id)])
     return key, secret
 
@@ -218,7 +222,10 @@ async def create_stream_token(
     customer_id: str | None = None,
     expires_in_seconds: int | None = None,
 ) -> tuple[str, datetime]:
-    """A token and when it ends: never after the key that makes it. Raises NOT_FOUND or OUT_OF_RANGE."""
+    """A token and when it ends: never after the key, or the secret of it, that makes it.
+
+    Raises NOT_FOUND or OUT_OF_RANGE.
+    """
     seconds = DEFAULT_TOKEN_LIFE if expires_in_seconds is None else expires_in_seconds
     if not 1 <= seconds <= MAX_TOKEN_LIFE:
         raise Refusal(
@@ -231,11 +238,15 @@ async def create_stream_token(
     if customer_id is not None:
         await customers.load(session, actor, customer_id, "customerId")
     key = await session.get_one(ApiKey, actor.api_key_id)
-    expires_at = clock.now() + timedelta(seconds=seconds)
-    if key.expires_at is not None:
-        expires_at = min(expires_at, key.expires_at)
-    token = stream_tokens.StreamToken(actor.account_id, key.id, customer_id, expires_at)
-    return stream_tokens.make(keyring, token), expires_at
+    at = clock.now()
+    mark = stream_tokens.mark_of(actor.secret_hash or key.secret_hash)
+    token = stream_tokens.StreamToken(
+        actor.account_id, key.id, customer_id, at + timedelta(seconds=seconds), mark
+    )
+    if not key.state.accepts_token(token, at):
+        raise Forbidden("This key was rotated or has ended: use its new secret.")
+    token = replace(token, expires_at=key.state.end_of(token))
+    return stream_tokens.make(keyring, token), token.expires_at
 
 
 async def _lock_account(session: AsyncSession, actor: Actor) -> Account:

@@ -227,7 +227,8 @@ class AccountMutations:
         info: Info,
         input: CreateStreamTokenInput,
     ) -> CreateStreamTokenPayload | None:
-        """For browsers: read-only, short-lived, may be bound to one customer; dies with the key that made it."""
+        """For browsers: read-only, short-lived, may be bound to one customer; dies with the key that made it, and with
+        the secret that was sent: when its overlap ends, once it is rotated."""
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             token, expires_at = await actions.create_stream_token(

@@ -1,7 +1,7 @@
 """Accounts, their users and their API keys."""
 
 import enum
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Index, text
@@ -9,12 +9,14 @@ from sqlmodel import Field, SQLModel
 
 from app import clock
 from app.auth.actor import AccountWide, Actor, Scope
+from app.auth.stream_tokens import LONGEST_LIFE, StreamToken, mark_of
 from app.crypto import digest, random_token
 from app.database import Json, Text, UtcDateTime
 from app.ids import new_id
 
 KEY_PREFIX = "vw_live_"
 SHOWN = len(KEY_PREFIX) + 6
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class UserRole(enum.Enum):
@@ -76,11 +78,33 @@ class KeyState(NamedTuple):
         """Whether a secret with this hash opens the account now."""
         if not self.is_live(at):
             return False
-        if secret_hash == self.secret_hash:
-            return True
-        return (
-            secret_hash == self.previous_hash and self.previous_until is not None and at < self.previous_until
+        return secret_hash == self.secret_hash or (
+            secret_hash == self.previous_hash and self._is_overlapping(at)
         )
+
+    def accepts_token(self, token: StreamToken, at: datetime) -> bool:
+        """Whether a stream token of this key counts now."""
+        return self.is_live(at) and at < self.end_of(token)
+
+    def end_of(self, token: StreamToken) -> datetime:
+        """The end of a stream token as the key is now: the secret's that it was made with, or the key's, if sooner."""
+        ends = (token.expires_at, self.expires_at, self._end_of_secret(token))
+        return min(end for end in ends if end is not None)
+
+    def _end_of_secret(self, token: StreamToken) -> datetime | None:
+        """None: as things stand it has none."""
+        mark = token.secret_mark
+        if mark == mark_of(self.secret_hash):
+            return None
+        if mark is None:
+            # It may be of either secret, unless it is too young for the previous one.
+            is_young = self.previous_until is None or token.expires_at - LONGEST_LIFE >= self.previous_until
+            return None if is_young else self.previous_until
+        is_previous = self.previous_hash is not None and mark == mark_of(self.previous_hash)
+        return self.previous_until if is_previous else _LONG_AGO
+
+    def _is_overlapping(self, at: datetime) -> bool:
+        return self.previous_until is not None and at < self.previous_until
 
 
 class ApiKey(AccountWide, SQLModel, table=True):
@@ -120,8 +144,8 @@ class ApiKey(AccountWide, SQLModel, table=True):
     def rotate(self, overlap: timedelta, at: datetime) -> str:
         """A new secret in place of the old one, which works for the overlap more."""
         secret = random_token(KEY_PREFIX)
-        self.previous_hash = self.secret_hash if overlap else None
-        self.previous_until = at + overlap if overlap else None
+        # Without an overlap as well: tokens made with the old secret are told by it.
+        self.previous_hash, self.previous_until = self.secret_hash, at + overlap
         self.secret_hash, self.prefix = digest(secret), secret[:SHOWN]
         return secret
 

@@ -5,7 +5,7 @@ see; what is not visible is not there, in the same words and time.
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, false
@@ -41,6 +41,8 @@ class Actor:
     # Only with a consent token: the one consent it shows.
     consent_id: str | None = None
     is_stream_token: bool = False
+    # Only of an API key: the hash of the secret that was sent, so that what is made with it ends with it.
+    secret_hash: str | None = field(default=None, compare=False, repr=False)
 
     def may(self, scope: Scope) -> bool:
         return any(_RANK[held] >= _RANK[scope] for held in self.scopes)

@@ -24,6 +24,7 @@ from app.accounts.models import KEY_PREFIX, ApiKey, KeyState
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope
 from app.auth.credentials import credential_from_headers, credential_from_init
+from app.auth.stream_tokens import StreamToken
 from app.crypto import Keyring, digest
 from app.database import Database
 from app.direct import padded
@@ -70,6 +71,8 @@ class Credential:
     expires_at: datetime | None
     # Only of an API key: the hash by which it was found, which a rotation may end.
     secret_hash: str | None = None
+    # Only of a stream token: what it says.
+    token: StreamToken | None = None
 
     def is_over(self, at: datetime) -> bool:
         """Whether its time has run out, which needs no look at its key: nothing makes that longer."""
@@ -79,7 +82,7 @@ class Credential:
         """Whether it still counts, given how its key is now."""
         if self.secret_hash is not None:
             return key.accepts(self.secret_hash, at)
-        return key.is_live(at) and not self.is_over(at)
+        return self.token is not None and key.accepts_token(self.token, at)
 
 
 class Authenticator:
@@ -155,7 +158,7 @@ class Authenticator:
         self._accept(secret_hash)
         self._note_use(key, at)
         ends = [key.expires_at] if secret_hash == key.secret_hash else [key.expires_at, key.previous_until]
-        actor = Actor(key.account_id, _scopes(*key.scopes), api_key_id=key.id)
+        actor = Actor(key.account_id, _scopes(*key.scopes), api_key_id=key.id, secret_hash=secret_hash)
         return Credential(actor, key.id, _earliest(*ends), secret_hash)
 
     async def _stream_token(self, text: str) -> Credential:
@@ -167,7 +170,7 @@ class Authenticator:
         if at >= token.expires_at:
             raise Unauthenticated(REFUSED)
         key = await self._key(token.api_key_id, lambda: col(ApiKey.id) == token.api_key_id)
-        if key is None or key.account_id != token.account_id or not key.is_live(at):
+        if key is None or key.account_id != token.account_id or not key.state.accepts_token(token, at):
             raise Unauthenticated(REFUSED)
         actor = Actor(
             key.account_id,
@@ -176,7 +179,7 @@ class Authenticator:
             customer_id=token.customer_id,
             is_stream_token=True,
         )
-        return Credential(actor, key.id, _earliest(token.expires_at, key.expires_at))
+        return Credential(actor, key.id, key.state.end_of(token), token=token)
 
     async def _key(self, name: str, matches: Callable[[], ColumnElement[bool]]) -> ApiKey | None:
         """The key as it was at most `remembered_for` seconds ago; all who ask at once share one read."""

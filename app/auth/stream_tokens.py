@@ -1,24 +1,29 @@
-"""Stream tokens: short-lived, read-only, signed, made for browsers by a key and dead when that key is.
+"""Stream tokens: short-lived, read-only, signed, made for browsers with a secret of a key, and dead when that is.
 
 A token is `vw_stream_`, the payload and its signature, both in base64url. The payload names the account, the key, the
-customer it is bound to, if any, and when it ends. Nothing is stored.
+customer it is bound to, if any, when it ends, and the secret by its mark. Nothing is stored.
 """
 
 import base64
 import binascii
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
 from app import clock
-from app.crypto import Keyring
+from app.crypto import Keyring, digest
 
 PREFIX: Final = "vw_stream_"
 _PURPOSE: Final = "stream token"
 _SIGNATURE: Final = 32
+MARK: Final = 16
+"""Hex digits. A mark is signed, so that it need not be beyond guessing."""
+
+LONGEST_LIFE: Final = timedelta(days=1)
 _SHAPE = re.compile(PREFIX + r"([A-Za-z0-9_-]{1,600})\.([A-Za-z0-9_-]{43})")
 
 
@@ -30,11 +35,23 @@ class StreamToken:
     api_key_id: str
     customer_id: str | None
     expires_at: datetime
+    # None in tokens that were made before there were marks.
+    secret_mark: str | None = None
+
+
+@lru_cache(4096)
+def mark_of(secret_hash: str) -> str:
+    """Tells the secrets of a key apart, and nothing of the hash by which one is found."""
+    return digest(f"stream token {secret_hash}")[:MARK]
 
 
 def make(keyring: Keyring, token: StreamToken) -> str:
     """The signed text of a token."""
-    values = [token.account_id, token.api_key_id, token.customer_id, clock.to_ms(token.expires_at)]
+    values: list[str | int | None] = [
+        token.account_id, token.api_key_id, token.customer_id, clock.to_ms(token.expires_at)
+    ]  # fmt: skip
+    if token.secret_mark is not None:
+        values.append(token.secret_mark)
     payload = _encode(orjson.dumps(values))
     return f"{PREFIX}{payload}.{_encode(keyring.sign(_PURPOSE, payload.encode(), _SIGNATURE))}"
 
@@ -48,8 +65,8 @@ def read(keyring: Keyring, text: str) -> StreamToken:
     # What was signed is the encoded payload, so that no second spelling of it counts.
     if not keyring.verifies(_PURPOSE, payload.encode(), _decode(signature)):
         raise ValueError("not a signature of ours")
-    account_id, api_key_id, customer_id, expires_ms = orjson.loads(_decode(payload))
-    return StreamToken(account_id, api_key_id, customer_id, clock.from_ms(expires_ms))
+    account_id, api_key_id, customer_id, expires_ms, *mark = orjson.loads(_decode(payload))
+    return StreamToken(account_id, api_key_id, customer_id, clock.from_ms(expires_ms), *mark)
 
 
 def _encode(raw: bytes) -> str:

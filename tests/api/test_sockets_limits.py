@@ -113,6 +113,30 @@ async def test_a_secret_that_was_rotated_ends_with_its_overlap(quick: Serving, o
             await renewed.settled()
 
 
+async def test_a_rotation_ends_the_streams_of_tokens_that_the_old_secret_made(
+    quick: Serving, owner: Actor
+) -> None:
+    database, keyring = quick.world.database, quick.world.services.keyring
+    async with database.transaction() as session:
+        key, old = await accounts.create_api_key(session, owner, name="second")
+    async with database.transaction() as session:
+        maker = await quick.world.authenticator.authenticate(old)
+        token, _ = await accounts.create_stream_token(session, maker, keyring)
+    async with quick.connect(token) as client, stream(quick, token) as reader:
+        assert await reader.block() == {"": ""}
+        async with database.transaction() as session:
+            _, new = await accounts.rotate_api_key(session, owner, key.id, overlap_seconds=0)
+        async with database.transaction() as session:
+            maker = await quick.world.authenticator.authenticate(new)
+            renewed, _ = await accounts.create_stream_token(session, maker, keyring)
+        async with quick.connect(renewed) as other:
+            assert await client.closed() == GONE
+            # The rotation is an event that the stream may still have been sent.
+            while await reader.block() is not None:
+                pass
+            await other.settled()
+
+
 async def test_idle_streams_are_told_however_often_others_change_their_keys(
     small_world: World, holder: TestAccount
 ) -> None:

@@ -10,14 +10,14 @@ from sqlmodel import col
 
 from app import clock
 from app.accounts import actions
-from app.accounts.models import ApiKey
+from app.accounts.models import ApiKey, KeyState
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope
 from app.auth.authenticate import KEYS_AT_ONCE, REFUSED, Authenticator, Credential
 from app.auth.stream_tokens import StreamToken
 from app.crypto import random_token
 from app.database import Database
-from app.errors import Unauthenticated
+from app.errors import Forbidden, Unauthenticated
 from tests.accounts.state import reads
 from tests.support import TestAccount, World
 
@@ -232,14 +232,73 @@ async def test_a_stream_token_dies_with_its_key(world: World) -> None:
     assert not await still_valid(world.authenticator, found)
 
 
-async def test_a_stream_token_lives_through_a_rotation_of_its_key(world: World) -> None:
-    account = await world.account()
-    key = await key_of(world, account)
-    found = await world.authenticator.check(token_of(world, account, key, clock.now() + HOUR))
+async def made_with(world: World, secret: str) -> str:
+    """A stream token, as a program with this secret gets it."""
+    actor = await world.authenticator.authenticate(secret)
     async with world.database.transaction() as session:
-        admin = Actor(account.id, frozenset(Scope), api_key_id=key.id)
-        await actions.rotate_api_key(session, admin, key.id, 0)
-    assert await still_valid(world.authenticator, found)
+        token, until = await actions.create_stream_token(session, actor, world.services.keyring)
+    assert (await world.authenticator.check(token)).expires_at == until
+    return token
+
+
+async def test_a_stream_token_ends_with_the_secret_that_it_was_made_with(world: World) -> None:
+    account = await world.account()
+    key_id = (await key_of(world, account)).id
+    before = await made_with(world, account.key)
+    admin = Actor(account.id, frozenset(Scope), api_key_id=key_id)
+    async with world.database.transaction() as session:
+        key, secret = await actions.rotate_api_key(session, admin, key_id, 60)
+    overlap_ends = key.previous_until
+    by_old, by_new = await made_with(world, account.key), await made_with(world, secret)
+    held = {text: await world.authenticator.check(text) for text in (before, by_old, by_new)}
+    assert [held[text].expires_at == overlap_ends for text in held] == [True, True, False]
+    assert await world.authenticator.ended(list(held.values())) == []
+    await change(world, key_id, previous_until=clock.now())
+    world.authenticator.forget()
+    assert [await refused(world.authenticator, text) for text in (before, by_old)] == [True, True]
+    assert (await world.authenticator.check(by_new)).actor.is_stream_token
+    # Open streams by the one statement that reads their keys.
+    assert await world.authenticator.ended(list(held.values())) == [held[before], held[by_old]]
+
+
+async def test_a_rotation_without_overlap_ends_its_stream_tokens_at_once(world: World) -> None:
+    account = await world.account()
+    key_id = (await key_of(world, account)).id
+    token = await made_with(world, account.key)
+    found = await world.authenticator.check(token)
+    admin = await world.authenticator.authenticate(account.key)
+    for _ in range(2):
+        # Once more, the old secret is not even the previous one.
+        async with world.database.transaction() as session:
+            await actions.rotate_api_key(session, admin, key_id, 0)
+        assert await refused(world.authenticator, token)
+        assert not await still_valid(world.authenticator, found)
+    async with world.database.transaction() as session:
+        with pytest.raises(Forbidden, match="use its new secret"):
+            await actions.create_stream_token(session, admin, world.services.keyring)
+
+
+@pytest.mark.parametrize(
+    ("overlap_ends", "token_ends", "end"),
+    [
+        (None, 1, 1),
+        (-5, 1, -5),
+        (-5, 20, 20),
+        (5, 1, 1),
+        (5, 20, 5),
+    ],
+    ids=["never rotated", "rotated", "made after the rotation", "in the overlap", "longer than it"],
+)
+def test_a_token_of_before_there_were_marks_counts_as_far_as_is_safe(
+    overlap_ends: float | None, token_ends: float, end: float
+) -> None:
+    """In hours from now; it may have been made with either secret up to a day before its end."""
+    at = clock.now()
+    until = None if overlap_ends is None else at + overlap_ends * HOUR
+    key = KeyState("key_1", "new", None if until is None else "old", until, None, None)
+    token = StreamToken("acc_1", "key_1", None, at + token_ends * HOUR)
+    assert key.end_of(token) == at + end * HOUR
+    assert key.accepts_token(token, at) == (end > 0)
 
 
 async def test_a_stream_token_that_is_over_or_of_another_account_is_refused(world: World) -> None:
@@ -298,11 +357,18 @@ async def made_keys(world: World, account: TestAccount, count: int) -> list[Cred
     return [Credential(actor, key.id, None, key.secret_hash) for key, actor in zip(keys, actors, strict=True)]
 
 
+def as_token(made: Credential, until: datetime, secret_hash: str | None = None) -> Credential:
+    """A stream token of this key, made with this secret."""
+    mark = secret_hash and stream_tokens.mark_of(secret_hash)
+    token = StreamToken(made.actor.account_id, made.api_key_id, None, until, mark)
+    return replace(made, secret_hash=None, expires_at=until, token=token)
+
+
 async def test_however_many_credentials_are_checked_by_one_statement(world: World) -> None:
     account = await world.account()
     few, many = await made_keys(world, account, 3), await made_keys(world, account, 300)
     # Many browsers hold tokens of one key.
-    tokens = [replace(few[0], secret_hash=None, expires_at=clock.now() + n * HOUR) for n in range(1, 300)]
+    tokens = [as_token(few[0], clock.now() + n * HOUR) for n in range(1, 300)]
     for credentials in (few, many, few + many + tokens):
         with reads(world.database) as statements:
             assert await world.authenticator.ended(credentials) == []
@@ -325,14 +391,14 @@ async def test_of_many_credentials_those_end_whose_keys_do(world: World) -> None
     account = await world.account()
     made = await made_keys(world, account, 20)
     revoked, expired, rotated, overlapping, overlapped = made[3:8]
-    token = replace(revoked, secret_hash=None)
-    late = replace(made[0], secret_hash=None, expires_at=clock.now())
-    lasting = replace(rotated, secret_hash=None)
     now = clock.now()
+    token, late = as_token(revoked, now + HOUR), as_token(made[0], now)
+    # Of before there were marks, and with one of the secret that is no more.
+    lasting, marked = as_token(rotated, now + HOUR), as_token(rotated, now + HOUR, rotated.secret_hash)
     await change(world, revoked.api_key_id, revoked_at=now)
     await change(world, expired.api_key_id, expires_at=now)
     for old, until in ((rotated, None), (overlapping, now + HOUR), (overlapped, now)):
         hashes = {"secret_hash": f"new {old.api_key_id}", "previous_hash": until and old.secret_hash}
         await change(world, old.api_key_id, previous_until=until, **hashes)
-    ended = await world.authenticator.ended([*made, token, late, lasting])
-    assert ended == [revoked, expired, rotated, overlapped, token, late]
+    ended = await world.authenticator.ended([*made, token, late, lasting, marked])
+    assert ended == [revoked, expired, rotated, overlapped, token, late, marked]

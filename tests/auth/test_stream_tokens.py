@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -56,3 +57,12 @@ def test_a_signature_for_another_purpose_does_not_count() -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         stream_tokens.read(RING, text)
+
+
+def test_a_token_says_by_which_secret_it_was_made() -> None:
+    marked = replace(BOUND, secret_mark=stream_tokens.mark_of("a hash"))
+    assert stream_tokens.read(RING, stream_tokens.make(RING, marked)) == marked
+    assert (
+        stream_tokens.mark_of("a hash") == stream_tokens.mark_of("a hash") != stream_tokens.mark_of("another")
+    )
+    assert stream_tokens.read(RING, stream_tokens.make(RING, BOUND)).secret_mark is None
