@@ -60,6 +60,14 @@ _DATABASE_ERRORS = (
     sqlite3.Error,
 )
 
+COMPILED_SIZE = 256
+"""Statements that SQLAlchemy keeps compiled; of half as many more it drops the oldest."""
+COMPILED_KEPT, COMPILED_WEIGHT = COMPILED_SIZE * 3 // 2, 44_000
+"""The most there may be, and the bytes of each, as measured."""
+
+SQLITE_READERS = 4
+"""Connections of sessions that read; one more writes."""
+
 T = TypeVar("T")
 Hook = Callable[[AsyncSession], Awaitable[None]]
 Committed = Callable[[Sequence[Any]], None]
@@ -162,7 +170,7 @@ class Database:
             path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.engine = _sqlite_engine(path, begin="BEGIN IMMEDIATE", size=1)
-            self._readers = _sqlite_engine(path, begin="BEGIN", size=4, reads_only=True)
+            self._readers = _sqlite_engine(path, begin="BEGIN", size=SQLITE_READERS, reads_only=True)
             self.reads: Reads = sqlite.Reads(path, self.engine.dialect)
             self._writer = asyncio.Lock()
         else:
@@ -303,6 +311,7 @@ def _postgres_engine(url: str, size: int) -> AsyncEngine:
         pool_size=size,
         max_overflow=0,
         hide_parameters=True,
+        query_cache_size=COMPILED_SIZE,
     )
 
     @event.listens_for(engine.sync_engine, "checkin")
@@ -333,6 +342,7 @@ def _sqlite_engine(path: str, begin: str, size: int, reads_only: bool = False) -
         max_overflow=0,
         # Errors are logged, and what a statement was about may be personal or secret.
         hide_parameters=True,
+        query_cache_size=COMPILED_SIZE,
         # Whoever takes a connection ends its transaction; one more ROLLBACK would be one more way to the thread.
         pool_reset_on_return=None,
     )

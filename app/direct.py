@@ -14,8 +14,10 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
-VARIANTS: Final = 32
-"""Texts that are kept of one statement, for lists of so many different lengths."""
+VALUES_KEPT: Final = 2048
+"""Values in lists that the texts which are kept of one statement take together."""
+
+PICKS_KEPT, PICK_WEIGHT = 16_384, 480
 
 Rows = Sequence[Sequence[Any]]
 Given = Mapping[str, Any]
@@ -91,10 +93,12 @@ class Statements:
         lengths = tuple(len(value) for value in given.values() if isinstance(value, list))
         found = variants.get(lengths)
         if found is None:
-            if len(variants) >= VARIANTS:
+            found = Prepared(statement, given, self._dialect)
+            if sum(map(sum, variants), sum(lengths)) > VALUES_KEPT:
                 # Lists of all lengths are asked for, so that none of them is worth much.
                 variants.clear()
-            found = variants[lengths] = Prepared(statement, given, self._dialect)
+            if sum(lengths) <= VALUES_KEPT:
+                variants[lengths] = found
         return found
 
 
@@ -115,7 +119,7 @@ def _picked(name: str, at: int | None, turned: Callable[[Any], Any]) -> Callable
     return lambda given: turned(given[name])
 
 
-@lru_cache(16_384)
+@lru_cache(PICKS_KEPT)
 def _of_list(name: str, at: int) -> Callable[[Given], Any]:
     # Shared by all statements, each of which may take thousands of them.
     return lambda given: given[name][at]

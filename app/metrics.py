@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from app.caches import bounds
 from app.delivery.claims import COUNTED_DUE
 from app.worker import Worker
 
@@ -71,6 +72,12 @@ class Metrics(Collector):
             yield from _sending(worker)
             yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
                            worker.failures)  # fmt: skip
+        limits = GaugeMetricFamily(
+            "voltwire_cache_limit_bytes", "Bytes that caches may take, by what they keep.", labels=["kept"]
+        )
+        for kept, limit in bounds().items():
+            limits.add_metric([kept], limit)
+        yield limits
         yield _gauge(
             "voltwire_tasks", "Tasks of the event loop that have not ended.", len(asyncio.all_tasks())
         )

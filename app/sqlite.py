@@ -28,7 +28,13 @@ AT_ONCE = 4
 
 _Turn = tuple[int, Callable[[Any], Any]]
 
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32000")
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+
+WRITER_PAGES, READER_PAGES = 32_000_000, 4_000_000
+"""Bytes of the database that a connection keeps in memory; the system has all of it for those that read."""
+
+TEXTS_KEPT, TEXT_WEIGHT = 128, 20_000
+"""Statements that a connection keeps prepared, and the bytes of each, as measured."""
 
 
 class _Transactions(sqlite3.Connection):
@@ -171,9 +177,17 @@ def _abandoned(connection: Connection, opening: asyncio.Future[Any]) -> None:
 
 def _open(path: str, reads_only: bool) -> sqlite3.Connection:
     # The driver's own transactions lose updates silently, so it is told to begin none (isolation_level).
-    connection = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None, factory=_Transactions)
+    connection = sqlite3.connect(
+        path,
+        timeout=TIMEOUT,
+        isolation_level=None,
+        factory=_Transactions,
+        cached_statements=TEXTS_KEPT,
+    )
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
+    # Negative for KiB instead of pages.
+    connection.execute(f"PRAGMA cache_size=-{(READER_PAGES if reads_only else WRITER_PAGES) // 1024}")
     if reads_only:
         connection.execute("PRAGMA query_only=ON")
     return connection

@@ -42,6 +42,7 @@ from app.database import (
     seconds_from_now,
 )
 from app.direct import Script
+from app.sqlite import READER_PAGES, WRITER_PAGES
 from tests.delivery.outages import away
 from tests.support import World
 
@@ -352,6 +353,17 @@ async def test_sqlite_is_set_up_to_keep_what_it_commits(tmp_path: Path) -> None:
         async with session_of() as session:
             found = {name: (await session.execute(text(f"PRAGMA {name}"))).scalar_one() for name in wanted}
         assert found == wanted
+    await database.dispose()
+
+
+async def test_each_sqlite_connection_keeps_so_many_bytes_of_the_database(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'voltwire.db'}")
+    asked = text("SELECT cache_size FROM pragma_cache_size")
+    async with database.transaction() as session:
+        assert (await session.execute(asked)).scalar_one() == -(WRITER_PAGES // 1024)
+    async with database.reading() as session:
+        assert (await session.execute(asked)).scalar_one() == -(READER_PAGES // 1024)
+    assert await database.read(asked, {}) == [(-(READER_PAGES // 1024),)]
     await database.dispose()
 
 

@@ -7,7 +7,8 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 LONGEST: Final = 64
-"""Characters of a text that is no IP address, such as a proxy may forward."""
+"""Characters of an address that count; a proxy may forward a text that is none."""
+NETWORKS_KEPT, NETWORK_WEIGHT = 4096, 500
 
 
 def client_network(connection: HTTPConnection) -> str:
@@ -15,13 +16,18 @@ def client_network(connection: HTTPConnection) -> str:
     return network_of(connection.client.host if connection.client else "")
 
 
-@lru_cache(4096)
 def network_of(host: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one: a single customer of a provider gets at least that much."""
+    # Cut before it is remembered: a proxy may forward anything.
+    return _network_of(host[:LONGEST])
+
+
+@lru_cache(NETWORKS_KEPT)
+def _network_of(host: str) -> str:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return host[:LONGEST]
+        return host
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     if address.ipv4_mapped is not None:

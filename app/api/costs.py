@@ -33,8 +33,8 @@ from graphql import (
 )
 from graphql.language import SKIP
 
-from app.api.kept import Kept
 from app.errors import QueryTooComplex
+from app.kept import Kept
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 # Pages multiply beyond any number; this is the greatest that every client reads from JSON as it was written.

@@ -35,13 +35,13 @@ from app.api.costs import Costs
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.introspection import FIELDS as INTROSPECTION_FIELDS
 from app.api.introspection import MEMORY, IntrospectingExecutor
-from app.api.kept import Kept
 from app.api.limits import Limits
 from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
 from app.api.secret_fields import secret_fields
 from app.api.storable import require_storable, require_storable_strings
 from app.api.validation import parsed, require_valid
 from app.errors import ApiError, BadUserInput, OperationNotAllowed, QueryTooComplex, Unauthenticated
+from app.kept import Kept
 
 # What a request without credentials may select.
 OPEN_FIELDS = frozenset(

@@ -121,6 +121,10 @@ def check_shape(document: DocumentNode, limits: Limits) -> None:
         )
 
 
+BUCKETS_KEPT, BUCKET_WEIGHT = 50_000, 300
+"""Buckets that a limiter knows at most, and the bytes of each, as measured."""
+
+
 class RateLimiter:
     """A token bucket per account: `rate` requests a second, as many at once.
 
@@ -128,7 +132,7 @@ class RateLimiter:
     """
 
     def __init__(
-        self, rate: float, capacity: int = 100_000, clock: Callable[[], float] = time.monotonic
+        self, rate: float, capacity: int = BUCKETS_KEPT, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`clock`: seconds since whenever."""
         self._rate, self._burst, self._capacity, self._clock = rate, max(rate, 1.0), capacity, clock

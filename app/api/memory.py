@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from graphql import DocumentNode
 
-from app.api.kept import Kept
 from app.api.persisted import PersistedDocuments
+from app.kept import Kept
 
 if TYPE_CHECKING:
     from app.api.engine import Prepared

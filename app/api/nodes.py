@@ -16,8 +16,8 @@ from app.auth.actor import Actor, visible
 from app.errors import BadUserInput
 from app.ids import is_id
 
-# Statements whose building is worth keeping: a few per viewer.
-CACHED_STATEMENTS = 1024
+# Statements whose building is worth keeping, a few per viewer, and the bytes of each, as measured.
+CACHED_STATEMENTS, STATEMENT_WEIGHT = 1024, 4000
 
 C = TypeVar("C", bound=type)
 M = TypeVar("M")

@@ -15,8 +15,8 @@ from typing import Any, Final
 import orjson
 
 from app.api.failures import RequestErrors
-from app.api.kept import Kept
 from app.errors import BadUserInput, PersistedQueryNotFound
+from app.kept import Kept
 
 # A longer document is executed, but not kept.
 KEPT_LENGTH: Final = 20_000

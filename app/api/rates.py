@@ -25,7 +25,7 @@ STRANGERS_SHARE: Final = 1 / 5
 """Of an account's rate, for an address: its requests without a credential, and its wrong ones."""
 
 ADDRESSES_KEPT: Final = 20_000
-"""Some 300 bytes each. The one that has been away for longest is forgotten, and begins anew."""
+"""Buckets. The one that has been away for longest is forgotten, and begins anew."""
 
 
 class TooManyRequests(RateLimited):

@@ -39,7 +39,11 @@ __all__ = [
 ]
 
 REMEMBERED_FOR: Final = 0.25
+# Keys that were accepted or noted, reads of keys, and the bytes of each, as measured.
 REMEMBERED_AT_MOST: Final = 10_000
+REMEMBERED_WEIGHT: Final = 450
+READS_AT_MOST: Final = 4096
+READ_WEIGHT: Final = 3000
 USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
 # A power of two, as `padded` makes them, and few enough that nobody else waits long for their rows to be looked at.
 KEYS_AT_ONCE: Final = 2048
@@ -191,7 +195,7 @@ class Authenticator:
             self._remembered.pop(name, None)
             self._forget_old(now)
             self._remembered[name] = (now, task)
-            if len(self._remembered) > REMEMBERED_AT_MOST:
+            if len(self._remembered) > READS_AT_MOST:
                 self._remembered.popitem(last=False)
         if task.done():
             return task.result()

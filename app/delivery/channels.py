@@ -32,7 +32,8 @@ ACCOUNT_SHARE = 3
 """One account alone may have three quarters of all places, two have three sevenths each, ten have three in 31."""
 
 LANES_AT_ONCE = 64
-KEPT_CHANNELS = 10_000
+KEPT_CHANNELS, CHANNEL_WEIGHT = 5_000, 3700
+"""Destinations that a sender knows while it has nothing to send them, and the bytes of each, as measured."""
 
 _PACE_WEIGHT = 0.2
 

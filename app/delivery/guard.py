@@ -12,11 +12,13 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, quote, urlsplit
 
 from yarl import URL
+
+from app.kept import remembering
 
 Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -24,6 +26,9 @@ Lookup = Callable[[str], Sequence[str]]
 """A blocking name lookup: all addresses of a host as text. Raises OSError."""
 
 URL_CHARACTERS = 2048
+URLS_KEPT = 4_000_000
+"""Bytes of URLs that are remembered, and of each beside its text, as measured."""
+URL_WEIGHT = 1000
 CONCURRENT_LOOKUPS = 128
 
 _REFUSED_IPV4 = tuple(
@@ -111,7 +116,7 @@ def is_allowed(address: str | Address, allow_networks: Networks = ()) -> bool:
     return any(address in network for network in allow_networks) or _is_public(address)
 
 
-@lru_cache(maxsize=4096)
+@remembering(URLS_KEPT, URL_WEIGHT)
 def parse_url(url: str) -> URL:
     """The URL as it will be requested: the host in ASCII and lower case, path and query as given.
 

@@ -25,7 +25,7 @@ from app.delivery.guard import (
 NAMES_KEPT_SECONDS = 5
 """Short, and safe: what is kept are the addresses that were checked, and those are connected to."""
 
-MOST_NAMES = 10_000
+MOST_NAMES, NAME_WEIGHT = 5_000, 1500
 KEEPALIVE_SECONDS = 15
 NEXT_ADDRESS_AFTER = 0.25
 """Seconds until a name's next address is tried beside the one that does not answer (RFC 8305)."""

@@ -13,6 +13,8 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - the public part
 PRIVATE_PREFIX = "whsk_"
 PUBLIC_PREFIX = "whpk_"
 NEW_SECRET_BYTES = 32
+KEYS_KEPT, KEY_WEIGHT = 10_000, 400
+"""Keys of each kind that are remembered ready for use, and the bytes of each, as measured."""
 SECRET_BYTES = range(24, 65)
 """The key sizes that the specification allows."""
 
@@ -71,10 +73,10 @@ def _written(version: str, signature: bytes) -> str:
     return f"{version},{base64.b64encode(signature).decode('ascii')}"
 
 
-_shared = lru_cache(maxsize=10_000)(decode_secret)
+_shared = lru_cache(maxsize=KEYS_KEPT)(decode_secret)
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=KEYS_KEPT)
 def _private(key: str) -> Ed25519PrivateKey:
     """Reading a key costs as much as the signature made with it."""
     try:

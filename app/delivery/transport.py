@@ -17,12 +17,15 @@ from app.delivery.connection import Answer, Connection, ExchangeFailed, NoAnswer
 from app.delivery.exchange import KEPT_BYTES, AttemptOutcome, Exchange, storable_line, storable_text
 from app.delivery.guard import AddressRefused, Lookup, Networks, UrlRefused
 from app.delivery.pool import Place, Pool
+from app.kept import remembering
 
 __all__ = ["AttemptOutcome", "Exchange", "Transport"]
 
 DEFAULT_DEADLINE = 15.0
 TRANSPORT_BODY_BYTES = 1024 * 1024
 """The bound of an answer read through httpx's interface."""
+PLACES_KEPT, PLACE_WEIGHT = 4_000_000, 1400
+"""Bytes of places that are remembered by their URLs, and of each beside its text, as measured."""
 
 _DEFAULT_HEADERS = (("user-agent", "Voltwire"), ("accept", "*/*"), ("accept-encoding", "identity"))
 _HOP_HEADERS = frozenset(
@@ -52,7 +55,8 @@ class Transport(httpx.AsyncBaseTransport):
         deadline: float = DEFAULT_DEADLINE,
     ) -> None:
         self._open = partial(Pool, tuple(allow_networks), ssl_context, lookup)
-        self._place = lru_cache(maxsize=4096)(partial(Place.of, allow_networks=tuple(allow_networks)))
+        place = partial(Place.of, allow_networks=tuple(allow_networks))
+        self._place = remembering(PLACES_KEPT, PLACE_WEIGHT)(place)
         self._deadline = deadline
         self._pool: Pool | None = None
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -25,10 +24,14 @@ from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, parse_retry_after, queue_seconds
 from app.delivery.selected import Selected
 from app.delivery.transport import Transport
+from app.kept import remembering
 from app.sql import Sql, rows
 
 MOST_IN_FLIGHT = 400
 MOST_PER_ENDPOINT = 20
+STAMPS_KEPT, STAMP_WEIGHT = 10_000, 200
+SECRETS_KEPT, SECRET_WEIGHT = 8_000_000, 400
+"""Bytes of what endpoints keep secret that is remembered unlocked, and of each beside its text, as measured."""
 STAMP_SECONDS = 1.0
 """How exact an endpoint's last success is: it is not written for every batch of a busy one."""
 
@@ -88,7 +91,7 @@ class Webhooks:
         self._post = post
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
-        self._unlock = lru_cache(maxsize=10_000)(post.keyring.decrypt)
+        self._unlock = remembering(SECRETS_KEPT, SECRET_WEIGHT)(post.keyring.decrypt)
         self._stamped: dict[str, float] = {}
 
     async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
@@ -168,7 +171,7 @@ class Webhooks:
             .values(last_success_at=database_now()),
             execution_options={"synchronize_session": False},
         )
-        if len(self._stamped) > 10_000:
+        if len(self._stamped) > STAMPS_KEPT:
             self._stamped.clear()
         self._stamped.update(dict.fromkeys(due, now))
 

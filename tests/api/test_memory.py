@@ -19,11 +19,11 @@ from app.api.compiled.selection import Plan
 from app.api.context import Context
 from app.api.engine import Engine, Prepared
 from app.api.failures import RequestErrors
-from app.api.kept import Kept
 from app.api.memory import Memory
 from app.api.persisted import hash_of
 from app.auth.actor import Actor
 from app.direct import Prepared as Statement
+from app.kept import Kept
 from app.meters.models import Meter
 from tests.api.compiled_scene import random_account
 from tests.api.test_compiled import WIDE

@@ -31,11 +31,11 @@ from app.api.compiled.selection import Child, Compiler, Plan, Run
 from app.api.compiled.statements import Filter, Shape
 from app.api.compiled.values import NotCompiled
 from app.api.context import Context, Info
-from app.api.kept import Kept
 from app.api.nodes import find, is_id_of, shown
 from app.api.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
 from app.auth.actor import visible
 from app.direct import padded
+from app.kept import Kept
 
 # A statement for a filter of more values is built each time.
 LONGEST_FILTER = 64

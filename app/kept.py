@@ -1,7 +1,8 @@
 """A bounded memory: what was used last stays."""
 
+import sys
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -49,3 +50,24 @@ class Kept(Generic[K, V]):
         if key in self._values:
             del self._values[key]
             self.weight -= self._weights.pop(key)
+
+
+def remembering(limit: int, weight: int) -> Callable[[Callable[[str], V]], Callable[[str], V]]:
+    """A function of a text that remembers its answers, of `limit` bytes at most.
+
+    An answer weighs `weight` bytes beside three times its text, of which it is taken to hold as much.
+    """
+
+    def decorate(function: Callable[[str], V]) -> Callable[[str], V]:
+        kept: Kept[str, V] = Kept(sys.maxsize, limit)
+
+        def answered(text: str) -> V:
+            found = kept.get(text)
+            if found is None:
+                found = function(text)
+                kept.put(text, found, weight + 3 * sys.getsizeof(text))
+            return found
+
+        return answered
+
+    return decorate

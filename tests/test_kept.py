@@ -1,8 +1,10 @@
 """A bounded memory."""
 
+import sys
+
 import pytest
 
-from app.api.kept import Kept
+from app.kept import Kept, remembering
 
 
 def test_of_more_than_it_keeps_those_go_that_were_used_longest_ago() -> None:
@@ -45,3 +47,46 @@ def test_a_key_must_be_hashable() -> None:
     kept: Kept[tuple[list[int]], int] = Kept(1, 1)
     with pytest.raises(TypeError):
         kept.get(([],))
+
+
+def test_a_function_remembers_answers_up_to_so_many_bytes() -> None:
+    asked = []
+    each = 100 + 3 * sys.getsizeof("a")
+
+    @remembering(2 * each, 100)
+    def upper(text: str) -> str:
+        asked.append(text)
+        return text.upper()
+
+    assert [upper(one) for one in "abab"] == ["A", "B", "A", "B"]
+    assert asked == ["a", "b"]
+    assert upper("c") == "C"
+    # That took the place of what was used longest ago.
+    assert [upper(one) for one in "bca"] == ["B", "C", "A"]
+    assert asked == ["a", "b", "c", "a"]
+
+
+def test_an_answer_that_is_too_long_is_not_remembered() -> None:
+    asked = []
+
+    @remembering(1000, 100)
+    def length(text: str) -> int:
+        asked.append(text)
+        return len(text)
+
+    assert [length("x" * 500), length("x" * 500)] == [500, 500]
+    assert len(asked) == 2
+
+
+def test_a_function_that_refuses_remembers_nothing() -> None:
+    asked = []
+
+    @remembering(1000, 100)
+    def refuse(text: str) -> str:
+        asked.append(text)
+        raise ValueError(text)
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            refuse("no")
+    assert len(asked) == 2

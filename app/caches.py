@@ -1,0 +1,73 @@
+"""What a process keeps for the next time, and how many bytes that may come to: each bound stands beside its cache.
+
+Where a cache bounds the number of its entries, these count with the bytes that one takes, as measured.
+"""
+
+from app import direct, sqlite
+from app.api import addresses, introspection, limits, memory, nodes, rates
+from app.auth import authenticate
+from app.database import COMPILED_KEPT, COMPILED_WEIGHT, SQLITE_READERS
+from app.delivery import channels, guard, pool, signing, transport, webhooks
+from app.events.payload import SHELF_BYTES
+from app.readings import actions as readings
+
+
+def bounds() -> dict[str, int]:
+    """Bytes at most, by what is kept."""
+    return {
+        "documents": _documents(),
+        "events": SHELF_BYTES,
+        "database": _of_sqlite(),
+        "statements": _statements(),
+        "callers": _callers(),
+        "destinations": _destinations(),
+    }
+
+
+def _documents() -> int:
+    """Parsed documents and what is compiled of them, of accounts and of strangers, and answers to introspection."""
+    sides = (memory.OF_ACCOUNTS, memory.OF_STRANGERS)
+    limits = [limit for side in sides for _, limit in (side.documents, side.plans, side.named)]
+    return sum(limits) + introspection.MEMORY[1]
+
+
+def _of_sqlite() -> int:
+    """SQLite's pages and prepared statements, of the one connection that writes and of those that read."""
+    readers = SQLITE_READERS + sqlite.AT_ONCE
+    texts = (1 + readers) * sqlite.TEXTS_KEPT * sqlite.TEXT_WEIGHT
+    return sqlite.WRITER_PAGES + readers * sqlite.READER_PAGES + texts
+
+
+def _statements() -> int:
+    """Statements compiled by SQLAlchemy, of SQLite's two engines, and made for viewers, and takers of listed values."""
+    return (
+        2 * COMPILED_KEPT * COMPILED_WEIGHT
+        + nodes.CACHED_STATEMENTS * nodes.STATEMENT_WEIGHT
+        + readings.CACHED_STATEMENTS * readings.STATEMENT_WEIGHT
+        + direct.PICKS_KEPT * direct.PICK_WEIGHT
+    )
+
+
+def _callers() -> int:
+    """Keys, rates and addresses."""
+    return (
+        authenticate.REMEMBERED_AT_MOST * authenticate.REMEMBERED_WEIGHT
+        + authenticate.READS_AT_MOST * authenticate.READ_WEIGHT
+        # Of accounts, of their tokens, and of tokens by customer.
+        + (3 * limits.BUCKETS_KEPT + rates.ADDRESSES_KEPT) * limits.BUCKET_WEIGHT
+        + addresses.NETWORKS_KEPT * addresses.NETWORK_WEIGHT
+    )
+
+
+def _destinations() -> int:
+    """What a worker knows of endpoints and subscriptions: URLs, names, secrets, and how each takes what it gets."""
+    return (
+        guard.URLS_KEPT
+        + transport.PLACES_KEPT
+        + webhooks.SECRETS_KEPT
+        + 2 * signing.KEYS_KEPT * signing.KEY_WEIGHT
+        + webhooks.STAMPS_KEPT * webhooks.STAMP_WEIGHT
+        + pool.MOST_NAMES * pool.NAME_WEIGHT
+        # Webhooks and mails.
+        + 2 * channels.KEPT_CHANNELS * channels.CHANNEL_WEIGHT
+    )

@@ -1,0 +1,105 @@
+"""What a process keeps has a bound in bytes, whatever it is given."""
+
+import base64
+import gc
+import math
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import bindparam, column, select
+from sqlalchemy.dialects import sqlite
+
+from app.api.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
+from app.caches import bounds
+from app.crypto import Keyring
+from app.delivery.guard import URL_CHARACTERS, URLS_KEPT, parse_url
+from app.delivery.transport import PLACES_KEPT, Transport
+from app.delivery.webhooks import SECRETS_KEPT, Webhooks
+from app.direct import VALUES_KEPT, Statements
+from tests.system.test_readme import table
+
+MB = 1_000_000
+
+
+def long_urls() -> Iterator[str]:
+    return (f"https://hooks.example.com/{n:x>{URL_CHARACTERS - 26}}" for n in count())
+
+
+def secrets(keyring: Keyring) -> Iterator[str]:
+    """As long as an endpoint's headers of its own may be."""
+    return (keyring.encrypt(f"{n:x>40000}") for n in count())
+
+
+def urls() -> tuple[Callable[[str], Any], Iterator[str], int]:
+    return parse_url, long_urls(), URLS_KEPT
+
+
+def places() -> tuple[Callable[[str], Any], Iterator[str], int]:
+    return Transport()._place, long_urls(), PLACES_KEPT + URLS_KEPT
+
+
+def unlocked() -> tuple[Callable[[str], Any], Iterator[str], int]:
+    keyring = Keyring([base64.b64encode(b"a key of a test's own, long enough").decode()])
+    nobody: Any = None
+    post: Any = SimpleNamespace(keyring=keyring)
+    webhooks = Webhooks(post, nobody, 1.0, nobody, "a worker")
+    return webhooks._unlock, secrets(keyring), SECRETS_KEPT
+
+
+def networks() -> tuple[Callable[[str], Any], Iterator[str], int]:
+    return network_of, (f"{n:x>10000}" for n in count()), NETWORKS_KEPT * NETWORK_WEIGHT
+
+
+@pytest.mark.parametrize("make", [urls, places, unlocked, networks])
+def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
+    make: Callable[[], tuple[Callable[[str], Any], Iterator[str], int]],
+) -> None:
+    remembering, texts, limit = make()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        given = 0
+        while given < 3 * limit:
+            text = next(texts)
+            given += len(text)
+            remembering(text)
+        del text
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before <= limit
+
+
+def test_networks_of_texts_that_differ_beyond_what_counts_are_one() -> None:
+    assert network_of("x" * LONGEST + "1") == network_of("x" * LONGEST + "2") == "x" * LONGEST
+    assert network_of("2001:db8:1:2:3:4:5:6%eth0") == "2001:db8:1:2::/64"
+
+
+def test_the_texts_of_one_statement_take_so_many_values_together() -> None:
+    statements = Statements(sqlite.dialect())
+    statement = select(column("id")).where(column("id").in_(bindparam("ids", expanding=True)))
+
+    def prepared(length: int) -> Any:
+        return statements.prepared(statement, {"ids": ["x"] * length})
+
+    assert prepared(VALUES_KEPT) is prepared(VALUES_KEPT)
+    assert prepared(VALUES_KEPT + 1) is not prepared(VALUES_KEPT + 1)
+    few = prepared(2)
+    assert prepared(VALUES_KEPT - 2) is not None
+    assert prepared(2) is few
+    assert prepared(1) is not None
+    assert prepared(2) is not few
+
+
+def test_the_readme_states_the_bounds() -> None:
+    rows = table("Memory")
+    stated = {kept.strip("`"): limit for kept, limit, _ in rows}
+    together = stated.pop("together")
+    assert stated == {kept: f"{math.ceil(limit / MB)} MB" for kept, limit in bounds().items()}
+    assert together == f"{math.ceil(sum(bounds().values()) / MB)} MB"
