@@ -5,7 +5,7 @@ Where a cache bounds the number of its entries, these count with the bytes that 
 
 from app import direct, sqlite
 from app.api import addresses, introspection, limits, memory, nodes, rates
-from app.auth import authenticate
+from app.auth import authenticate, stream_tokens
 from app.database import COMPILED_KEPT, COMPILED_WEIGHT, SQLITE_READERS
 from app.delivery import channels, guard, pool, signing, transport, webhooks
 from app.events.payload import SHELF_BYTES
@@ -56,6 +56,7 @@ def _callers() -> int:
         # Of accounts, of their tokens, and of tokens by customer.
         + (3 * limits.BUCKETS_KEPT + rates.ADDRESSES_KEPT) * limits.BUCKET_WEIGHT
         + addresses.NETWORKS_KEPT * addresses.NETWORK_WEIGHT
+        + stream_tokens.MARKS_KEPT * stream_tokens.MARK_WEIGHT
     )
 
 

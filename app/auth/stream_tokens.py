@@ -23,6 +23,9 @@ _SIGNATURE: Final = 32
 MARK: Final = 16
 """Hex digits. A mark is signed, so that it need not be beyond guessing."""
 
+MARKS_KEPT, MARK_WEIGHT = 256, 400
+"""Of secrets that were used last, and the bytes of each."""
+
 LONGEST_LIFE: Final = timedelta(days=1)
 _SHAPE = re.compile(PREFIX + r"([A-Za-z0-9_-]{1,600})\.([A-Za-z0-9_-]{43})")
 
@@ -39,7 +42,7 @@ class StreamToken:
     secret_mark: str | None = None
 
 
-@lru_cache(4096)
+@lru_cache(MARKS_KEPT)
 def mark_of(secret_hash: str) -> str:
     """Tells the secrets of a key apart, and nothing of the hash by which one is found."""
     return digest(f"stream token {secret_hash}")[:MARK]
