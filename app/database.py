@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-import structlog
 from sqlalchemy import JSON, BigInteger, CursorResult, DateTime, Executable, String, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
@@ -38,8 +37,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points, postgres, sqlite
 from app.direct import Reads, Rows, Script, Snapshot
+from app.outages import LOST_CONNECTION, DatabaseAway, report
 
-log = structlog.get_logger(__name__)
+CONNECT_SECONDS = 5
+"""A server that has not let us in by then is away."""
 
 IDLE_SECONDS = 5
 """A transaction that does nothing for so long is ended by PostgreSQL, and its locks with it.
@@ -212,9 +213,9 @@ class Database:
         for listener in self._listeners:
             try:
                 listener(announced)
-            except Exception:
+            except Exception as error:
                 # What is committed stays so: whoever asked for it must not be told that it failed.
-                log.exception("a listener of commits failed")
+                report("a listener of commits failed", error)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -293,7 +294,12 @@ def may_pass(error: BaseException) -> bool:
 
 
 async def _connect_postgres(url: str) -> asyncpg.Connection:
-    connection = await asyncpg.connect(url)
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+    except TimeoutError as error:
+        raise DatabaseAway(f"no answer within {CONNECT_SECONDS} s") from error
+    except (asyncpg.PostgresError, *LOST_CONNECTION) as error:
+        raise DatabaseAway(f"{error}".partition("\n")[0] or type(error).__name__) from error
     try:
         # Not in the startup message, where connection poolers take only what they know.
         await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
@@ -327,8 +333,15 @@ def _postgres_engine(url: str, size: int) -> AsyncEngine:
         if time.monotonic() - record.info.get("used_at", math.inf) > TRUSTED_SECONDS:
             try:
                 engine.dialect.do_ping(connection)
-            except (engine.dialect.loaded_dbapi.Error, OSError) as error:
+            except (engine.dialect.loaded_dbapi.Error, *LOST_CONNECTION) as error:
                 raise InvalidatePoolError("it does not answer") from error
+
+    # SQLAlchemy knows only errors of a driver's usual kinds; after these the connection is of no use either.
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def discard(context: Any) -> None:
+        error = context.original_exception
+        if any(isinstance(one, asyncpg.InternalClientError | OSError) for one in (error, error.__cause__)):
+            context.is_disconnect = True
 
     return engine
 

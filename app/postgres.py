@@ -15,19 +15,12 @@ from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 from app.direct import Given, Rows, Statements, Watch, as_it_is
+from app.outages import LOST_CONNECTION
 
 AT_ONCE: Final = 5
 """Connections. A process with one core to compute on makes no use of more."""
 
 BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
-
-_LOST: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.InterfaceError,
-    OSError,
-)
 
 
 class Reads:
@@ -47,7 +40,7 @@ class Reads:
                 try:
                     async with self._held(self._free.pop()) as connection:
                         return await self.fetch(connection, statement, given)
-                except _LOST:
+                except LOST_CONNECTION:
                     # The others were opened to the same server, which has gone meanwhile.
                     self._close_free()
             async with self._held(await self._opened()) as connection:
@@ -60,7 +53,7 @@ class Reads:
             yield Snapshot(self, connection)
             try:
                 await connection.execute("COMMIT")
-            except _LOST:
+            except LOST_CONNECTION:
                 # Nothing was to be written: what was read is good, and whatever failed has said so.
                 connection.terminate()
 
@@ -76,7 +69,7 @@ class Reads:
             try:
                 await connection.execute(BEGIN)
                 return connection
-            except _LOST:
+            except LOST_CONNECTION:
                 connection.terminate()
                 self._close_free()
         connection = await self._opened()

@@ -13,6 +13,8 @@ from typing import Any
 import orjson
 import structlog
 
+from app.outages import OutageFilter
+
 
 def configure_logs() -> None:
     """Log lines go to stderr, also those of the libraries, from INFO up."""
@@ -42,6 +44,7 @@ def configure_logs() -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(OutageFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

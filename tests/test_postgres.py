@@ -11,8 +11,10 @@ import asyncpg
 import pytest
 from sqlalchemy import Date, Integer, String, bindparam, cast, column, func, literal, select, text, values
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError
 
 from app.database import TRUSTED_SECONDS, Database, Json, UtcDateTime
+from app.outages import is_lost
 from app.postgres import AT_ONCE
 
 AT = datetime(2026, 11, 24, 22, 29, 55, 123000, tzinfo=UTC)
@@ -198,3 +200,57 @@ async def test_a_snapshot_sees_one_state_throughout(database: Database) -> None:
             await session.execute(text("INSERT INTO notes VALUES (1)"))
         assert [tuple(row) for row in await snapshot.rows(count, {})] == before == [(0,)]
     assert await read(database, count) == [(1,)]
+
+
+@contextlib.asynccontextmanager
+async def halfway(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """The connection is in the middle of an answer that nobody takes; the driver cannot "switch to" another."""
+    reached, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def take(_data: bytes) -> None:
+        reached.set()
+        await goes_on.wait()
+
+    query = "SELECT generate_series(1, 100000)"
+    copying = asyncio.create_task(connection.copy_from_query(query, output=take))
+    await reached.wait()
+    try:
+        yield
+    finally:
+        connection.terminate()
+        goes_on.set()
+        await asyncio.gather(copying, return_exceptions=True)
+
+
+async def test_a_read_on_a_connection_that_is_halfway_is_done_on_another(database: Database) -> None:
+    for read_once in (False, True):
+        [(before,)] = await read(database, PID)
+        async with halfway(database.reads._free[-1]):
+            if read_once:
+                async with database.snapshot() as snapshot:
+                    [[after]] = await snapshot.rows(PID, {})
+            else:
+                [(after,)] = await read(database, PID)
+        assert after != before
+        assert before not in {
+            pid for [(pid,)] in await asyncio.gather(*(read(database, PID) for _ in range(9)))
+        }
+
+
+async def test_a_transaction_on_a_connection_that_is_halfway_says_that_the_database_is_away(
+    database: Database,
+) -> None:
+    async with database.transaction() as session:
+        before = (await session.execute(PID)).scalar_one()
+        driver = (await (await session.connection()).get_raw_connection()).driver_connection
+    async with halfway(driver):
+        with pytest.raises(
+            (asyncpg.InternalClientError, DBAPIError), match="cannot switch to state"
+        ) as raised:
+            async with database.transaction() as session:
+                await session.execute(PID)
+        assert is_lost(raised.value)
+        # It is not given to the next one.
+        async with database.transaction() as session:
+            assert (await session.execute(PID)).scalar_one() != before
+    assert driver.is_closed()

@@ -19,18 +19,22 @@ from starlette.responses import Response
 from app.api.asked import JSON, NotGraphQL
 from app.api.compression import SHORTEST, gzipped, takes_gzip
 from app.api.engine import Prepared, dumps
-from app.api.failures import RequestErrors, internal_error
+from app.api.failures import RequestErrors, internal_error, is_outage
+from app.outages import RETRY_AFTER
 
 GRAPHQL_JSON = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
 
 VARY = "Accept, Accept-Encoding, Authorization, X-Api-Key"
 _UNKEPT = {"Cache-Control": "no-store", "Vary": VARY}
+_LATER = _UNKEPT | {"Retry-After": str(RETRY_AFTER)}
 
 
 async def success(request: Request, prepared: Prepared, answer: dict[str, Any], media: str) -> Response:
     """What was executed; a field's errors are in it."""
     body, headers = dumps(answer), _UNKEPT
+    if "errors" in answer and _says_nothing(prepared, answer):
+        return Response(body, 503, _LATER, _with_charset(media))
     if request.method != "POST" and "errors" not in answer and not prepared.is_secret:
         # Weak, because it stands for the compressed answer as well.
         tag = f'W/"{blake2b(body, digest_size=16).hexdigest()}"'
@@ -60,7 +64,16 @@ def failure(error: RequestErrors, media: str) -> Response:
 
 def unexpected(fault: Exception, media: str) -> Response:
     """A fault of ours outside of any field."""
-    return Response(dumps({"errors": [internal_error(fault)]}), 500, _UNKEPT, _with_charset(media))
+    error = internal_error(fault)
+    status, headers = (503, _LATER) if is_outage(error) else (500, _UNKEPT)
+    return Response(dumps({"errors": [error]}), status, headers, _with_charset(media))
+
+
+def _says_nothing(prepared: Prepared, answer: dict[str, Any]) -> bool:
+    """Whether a client loses nothing by asking again: the database is away, and no mutation was carried out."""
+    if not any(map(is_outage, answer.get("errors", ()))):
+        return False
+    return prepared.operation_type == "query" or not any((answer["data"] or {}).values())
 
 
 def _is_known(if_none_match: str | None, tag: str) -> bool:

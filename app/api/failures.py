@@ -6,10 +6,9 @@ an id, the log gets the id and the fault.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import structlog
 from graphql import DocumentNode, GraphQLError, GraphQLSchema, Node
 from graphql.language import (
     ArgumentNode,
@@ -19,11 +18,9 @@ from graphql.language import (
     VariableNode,
 )
 
+from app import outages
 from app.api.suggestions import suggest
 from app.errors import ApiError
-from app.ids import new_id
-
-log = structlog.get_logger()
 
 RENAMED = {
     "gb.domestic.specific": "GB_RESIDENTIAL_SPECIFIC",
@@ -84,13 +81,30 @@ def shown_error(error: GraphQLError, document: DocumentNode | None = None) -> di
 
 
 def internal_error(fault: BaseException) -> dict[str, Any]:
-    """Message and extensions for a fault of ours, which is logged under the id that the client sees."""
-    identifier = new_id("err")
-    log.error("internal error", error_id=identifier, exc_info=(type(fault), fault, fault.__traceback__))
+    """Message and extensions for a fault of ours, which is logged under the id that the client sees.
+
+    While the database is away all such errors share an id, and `retryAfter` says in how many seconds to try again.
+    """
+    identifier = outages.report("internal error", fault)
+    if outages.is_lost(fault):
+        return {
+            "message": outages.UNAVAILABLE,
+            "extensions": {"code": "INTERNAL", "id": identifier, "retryAfter": outages.RETRY_AFTER},
+        }
     return {
         "message": f"Something went wrong on our side. Try again; if it persists, quote {identifier}.",
         "extensions": {"code": "INTERNAL", "id": identifier},
     }
+
+
+def is_ours(error: Mapping[str, Any]) -> bool:
+    """Whether an error of a response is a fault of ours."""
+    return bool(error.get("extensions", {}).get("code") == "INTERNAL")
+
+
+def is_outage(error: Mapping[str, Any]) -> bool:
+    """Whether an error of a response says that the database is away."""
+    return is_ours(error) and "retryAfter" in error["extensions"]
 
 
 def _bad_input(error: GraphQLError, document: DocumentNode | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from app.api.rates import Rates
 from app.api.stream_counts import StreamCounts
 from app.auth.authenticate import Authenticator, Credential, KeysChanged
 from app.events.hub import Hub
+from app.outages import report
 
 KEYS_CHANNEL: Final = "keys"
 """Carries the ids of accounts whose keys were rotated, revoked or changed."""
@@ -216,9 +217,9 @@ class Live:
             try:
                 async with asyncio.timeout(self.timing.answer):
                     await self._check_credentials()
-            except Exception:
+            except Exception as error:
                 # Nobody is thrown out because the database is away; the next round asks again.
-                log.warning("checking the credentials of open streams failed", exc_info=True)
+                report("checking the credentials of open streams failed", error)
 
     async def _check_credentials(self) -> None:
         holders: dict[Credential, list[Stream]] = {}

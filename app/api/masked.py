@@ -1,11 +1,12 @@
-"""The last guard: a fault of ours anywhere becomes a 500 with an id that is also in the log."""
+"""The last guard: a fault of ours anywhere becomes a 500 with an id that is also in the log, an outage a 503."""
 
 import asyncio
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.failures import internal_error
+from app.api.failures import internal_error, is_outage
+from app.outages import RETRY_AFTER
 
 
 class MaskFaults:
@@ -38,4 +39,7 @@ class MaskFaults:
                 raise
             error = internal_error(fault)
             body = {"code": "INTERNAL", "message": error["message"], "id": error["extensions"]["id"]}
-            await JSONResponse(body, 500)(scope, receive, send)
+            status, headers = 500, None
+            if is_outage(error):
+                status, headers = 503, {"Retry-After": str(RETRY_AFTER)}
+            await JSONResponse(body, status, headers)(scope, receive, send)

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-import structlog
 from sqlalchemy import ColumnElement, bindparam, or_, select, update
 from sqlmodel import col
 
@@ -29,6 +28,7 @@ from app.crypto import Keyring, digest
 from app.database import Database
 from app.direct import padded
 from app.errors import Unauthenticated
+from app.outages import report
 
 __all__ = [
     "Authenticator",
@@ -54,8 +54,6 @@ _STATES = select(*(getattr(ApiKey, name) for name in KeyState._fields)).where(
 )
 
 _API_KEY = re.compile(KEY_PREFIX + r"[A-Za-z0-9_-]{43}")
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -243,9 +241,9 @@ class Authenticator:
                 await session.execute(
                     update(ApiKey).where(col(ApiKey.id) == key_id, stale).values(last_used_at=at)
                 )
-        except Exception:
+        except Exception as error:
             # When a key was last used is a hint to people; a request never fails for it.
-            log.warning("last use of a key not noted", api_key_id=key_id, exc_info=True)
+            report("last use of a key not noted", error, api_key_id=key_id)
 
 
 @lru_cache(64)

@@ -25,6 +25,7 @@ from app.delivery.models import Lane
 from app.delivery.recorder import Recorder
 from app.delivery.retry import lease_seconds
 from app.delivery.sweep import cancel_left
+from app.outages import report
 
 CLAIMED_AT_ONCE = 400
 MOST_HELD = 1250
@@ -288,7 +289,7 @@ class Claiming:
             for claim in waiting:
                 self._held.pop(claim.id, None)
             self._failures += 1
-            self._log.error("delivery_bodies_failed", account_id=waiting[0].account_id, exc_info=error)
+            report("delivery_bodies_failed", error, account_id=waiting[0].account_id)
             return
         finally:
             for claim in waiting:

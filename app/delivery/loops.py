@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from app.database import may_pass
+from app.outages import DATABASE, is_lost
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
@@ -85,7 +86,9 @@ class Loop:
                 await asyncio.sleep(0)
 
     def _report(self, error: Exception, pause: float) -> None:
-        if may_pass(error):
+        if is_lost(error):
+            DATABASE.note(error, f"worker_loop_failed {self._name}")
+        elif may_pass(error):
             # By its kind only: a database's message may quote the rows it was given.
             kind = type(getattr(error, "orig", None) or error).__name__
             log.warning("worker_loop_failed", loop=self._name, error=kind, pause=pause)

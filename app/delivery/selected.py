@@ -27,7 +27,7 @@ from app.delivery.mailing import event_of
 from app.errors import ErrorCode, Refusal, Refusals
 from app.events import asked, log
 from app.events.models import EventRecord
-from app.events.responses import respond
+from app.events.responses import Response, fault_of, respond
 
 MAX_LENGTH: Final = 10_000
 MAX_TOLD: Final = 10
@@ -95,23 +95,15 @@ class Selected:
                 refusals[selection] = error
         jobs = [(requests[selection], _event(row)) for row, selection in rows if selection in requests]
         answers = iter(await respond(self._services, self._engine(), actor, epoch, jobs))
-        results: list[tuple[Row[Any], Mapping[str, Any]]] = [
+        results: list[tuple[Row[Any], Response]] = [
             (row, {"errors": refusals[one].errors, "data": None} if one in refusals else next(answers))
             for row, one in rows
         ]
-        return {
-            row.id: _body(row, result)
-            for row, result in results
-            if not any(map(_is_ours, result.get("errors", ())))
-        }
+        return {row.id: _body(row, result) for row, result in results if not fault_of(result)}
 
     def _asked(self, selection: str) -> asked.Asked:
         engine = self._engine()
         return asked.read(engine, engine.prepare(_document(selection), None, authenticated=True), None)
-
-
-def _is_ours(error: Mapping[str, Any]) -> bool:
-    return bool(error.get("extensions", {}).get("code") == "INTERNAL")
 
 
 def _event(row: Row[Any]) -> EventRecord:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from app.auth.actor import Actor
 from app.events import pages
 from app.events.asked import Asked
+from app.events.faults import Faulty
 from app.events.group import Group
 from app.events.log import Appended
+from app.outages import report
 
 if TYPE_CHECKING:
     from app.events.feed import Feed
@@ -26,8 +26,6 @@ PENDING_LIMIT: Final = 256
 EVENTS_AT_ONCE: Final = 16
 # Seconds that an event waits at most for all those that are about to follow it.
 LONGEST_GATHERING: Final = 0.02
-
-log = structlog.get_logger(__name__)
 
 
 class Audience:
@@ -99,8 +97,8 @@ class Audience:
                 await self._round()
                 if self._whole_through is not None:
                     self._fall_back()
-        except Exception:
-            log.exception("handing out events failed, the log is read instead")
+        except Exception as fault:
+            report("handing out events failed, the log is read instead", fault)
             self._fall_back()
         finally:
             self._running = False
@@ -113,16 +111,21 @@ class Audience:
         it would have to wait as long for one of its own.
         """
         ready: dict[Group, None] = {}
+        # The first faulty event of each group that has one.
+        held: dict[Group, int] = {}
         count, latest = 0, self.feed.hub.now() + LONGEST_GATHERING
         while count < EVENTS_AT_ONCE:
             if len(self._pending) == count and not await self._next_soon(latest):
                 break
             some = list(islice(self._pending, count, EVENTS_AT_ONCE))
-            ready |= dict.fromkeys(await self._execute(some))
+            ready |= dict.fromkeys(await self._execute(some, held))
             count += len(some)
         began = self.feed.hub.now()
         for group in ready:
             await group.deliver()
+        through = self._pending[count - 1][0].record.sequence
+        for group, sequence in held.items():
+            group.hold(sequence, through)
         self._took = min(self.feed.hub.now() - began, LONGEST_GATHERING)
         for _ in range(count):
             event, _ = self._pending.popleft()
@@ -142,18 +145,25 @@ class Audience:
             return True
         return False
 
-    async def _execute(self, events: Sequence[tuple[Appended, list[Group]]]) -> list[Group]:
-        """Execute events for the groups that take them; gives those groups."""
+    async def _execute(
+        self, events: Sequence[tuple[Appended, list[Group]]], held: dict[Group, int]
+    ) -> list[Group]:
+        """Execute events for the groups that take them, none after one that is `held`; gives those groups."""
         jobs: list[tuple[Group, Appended]] = []
         for event, groups in events:
             for group in groups:
+                if group in held:
+                    continue
                 if group.is_wanted:
                     jobs.append((group, event))
                 else:
                     group.miss(event.record.sequence)
-        payloads = await pages.execute(self.feed, self.actor, jobs, self.feed.hub.live_slots)
-        for (group, _), payload in zip(jobs, payloads, strict=True):
-            group.ready.append(payload)
+        outcomes = await pages.execute(self.feed, self.actor, jobs, self.feed.hub.live_slots)
+        for (group, _), outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Faulty):
+                held.setdefault(group, outcome.sequence)
+            elif group not in held:
+                group.ready.append(outcome)
         return [group for group, _ in jobs]
 
     def _fall_back(self) -> None:

@@ -20,6 +20,7 @@ from app.events.index import Index
 from app.events.log import Appended
 from app.events.models import Stream
 from app.events.ring import Growth, channel_of
+from app.outages import report
 
 if TYPE_CHECKING:
     from app.events.hub import Hub
@@ -153,9 +154,9 @@ class Feed:
                     self._skip(self._known)
                     break
                 await self._read_page()
-        except Exception:
+        except Exception as error:
             # The next look at the stream starts this again.
-            logger.warning("reading an account's log failed, it will be tried again", exc_info=True)
+            report("reading an account's log failed, it will be tried again", error)
         finally:
             self._reader = None
 
@@ -205,7 +206,7 @@ class Feed:
                 try:
                     async with self.hub.services.database.reading() as session:
                         return await log.stream(session, self.account_id)
-                except Exception:
-                    logger.warning("reading an account's stream failed, trying again", exc_info=True)
+                except Exception as error:
+                    report("reading an account's stream failed, trying again", error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_DELAY)

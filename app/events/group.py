@@ -4,10 +4,12 @@ import asyncio
 from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from app.auth.actor import Actor
 from app.events import pages
 from app.events.asked import Asked
+from app.events.faults import Faulty, Waiting
 from app.events.log import Appended
 from app.events.payload import Batch, Page, Payload
 from app.events.receivers import Receivers
@@ -47,6 +49,8 @@ class Group:
         self._current: Batch | None = None
         self.delivered = 0
         self._reading = asyncio.Lock()
+        # By their sequences, for as long as a subscription waits for them.
+        self._waiting: WeakValueDictionary[int, Waiting] = WeakValueDictionary()
 
     def takes(self, event: Appended) -> bool:
         """Whether its viewer may see the event and its filter takes it."""
@@ -155,15 +159,42 @@ class Group:
         self.hub.shelf.put(self.hub.now(), payload.remember(), forget)
 
     async def read(self, subscription: Subscription) -> Page:
-        """The page of the log after the subscription's position; one that is at hand, where that is fresh enough."""
+        """The page of the log after the subscription's position; one that is at hand, where that is fresh enough.
+
+        Raises CursorExpired, and Faulty.
+        """
         async with self._reading:
             for page in reversed(self.pages):
                 if page.after <= subscription.position < page.through and page.begun >= subscription.asked_at:
                     return page
+            waiting = subscription.waiting
+            if waiting is not None and self.hub.now() < waiting.retry_at:
+                # Another of those who wait for it has tried it in vain just now.
+                raise Faulty(waiting.sequence, waiting.errors)
             page = await pages.read(self, subscription.position)
             if page.through > page.after:
                 self._keep(page)
             return page
+
+    def failed(self, fault: Faulty) -> Waiting:
+        """Note that a subscription has met a fault; gives what it is to wait for."""
+        waiting = self._waiting.get(fault.sequence)
+        if waiting is None:
+            waiting = self._waiting[fault.sequence] = Waiting(fault.sequence)
+        waiting.failed(fault, self.hub.now())
+        return waiting
+
+    def hold(self, sequence: int, through: int) -> None:
+        """The event of this sequence is faulty, and none after it, through the other, was handed out.
+
+        Everyone reads the log from there, where it is tried again.
+        """
+        live, ahead = list(self.live), list(self.ahead)
+        self.miss(through)
+        for subscription in live:
+            subscription.fall_back(sequence - 1)
+        for subscription in ahead:
+            subscription.fall_back(subscription.position)
 
     def _keep(self, page: Page) -> None:
         self.pages.append(page)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
-import structlog
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -28,6 +27,7 @@ from app.events.log import Appended
 from app.events.models import Stream
 from app.events.payload import Shelf, Sink
 from app.events.subscriber import Subscription
+from app.outages import report
 
 T = TypeVar("T")
 
@@ -38,8 +38,6 @@ LOOK_WITHIN: Final = 5.0
 ACCOUNTS_AT_ONCE: Final = 10_000
 LIVE_SLOTS: Final = 8
 PAGE_SLOTS: Final = 2
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -207,8 +205,8 @@ class Hub:
             try:
                 async with asyncio.timeout(self._look_within):
                     await self._look()
-            except Exception:
-                log.warning("looking at the streams failed, it will be tried again", exc_info=True)
+            except Exception as error:
+                report("looking at the streams failed, it will be tried again", error)
 
     async def _look(self) -> None:
         """Compare every feed's position with its stream."""
@@ -228,5 +226,6 @@ class Hub:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a task of the hub failed", task=task.get_name(), exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            report("a task of the hub failed", error, task=task.get_name())

@@ -1,17 +1,18 @@
-"""From recorded events to payloads, for one viewer and several events at once."""
+"""From recorded events to payloads, for one viewer and several events at once. No payload hides a fault of ours."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from app.api.engine import dumps
 from app.api.failures import internal_error
 from app.auth.actor import Actor
 from app.events import cursors, log
+from app.events.faults import Faulty
 from app.events.log import Appended
 from app.events.models import EventRecord, Stream
 from app.events.payload import Page, Payload
-from app.events.responses import respond
+from app.events.responses import Response, fault_of, respond
 
 if TYPE_CHECKING:
     from app.events.feed import Feed
@@ -25,8 +26,8 @@ PAGE_BYTES: Final = 256 * 1024
 
 async def execute(
     feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", Appended]], slots: asyncio.Semaphore
-) -> list[Payload]:
-    """The payload of each job, with fresh loaders; a fault becomes a payload with errors."""
+) -> list[Payload | Faulty]:
+    """What became of each job, with fresh loaders."""
     if not jobs:
         return []
     async with slots:
@@ -34,7 +35,10 @@ async def execute(
 
 
 async def read(group: "Group", after: int) -> Page:
-    """The next events that the group takes after a sequence, at most `PAGE`. Raises CursorExpired."""
+    """The next events that the group takes after a sequence, at most `PAGE` and none from a faulty one on.
+
+    Raises CursorExpired, and Faulty for the first of them.
+    """
     hub, feed = group.hub, group.feed
     async with hub.page_slots:
         begun = hub.now()
@@ -46,9 +50,9 @@ async def read(group: "Group", after: int) -> Page:
         size = 0
         for start in range(0, len(records), EVENTS_AT_ONCE):
             some = records[start : start + EVENTS_AT_ONCE]
-            payloads += await _execute(feed, group.actor, [(group, record) for record in some])
+            payloads += await _before_fault(group, some, is_first=not payloads)
             size += sum(len(payload.body) for payload in payloads[start:])
-            if size > PAGE_BYTES:
+            if size > PAGE_BYTES or len(payloads) < start + len(some):
                 break
     hub.stats.pages += 1
     is_all = len(payloads) == len(records) < PAGE
@@ -64,20 +68,41 @@ def require_reach(feed: "Feed", stream: Stream, after: int) -> None:
         raise cursors.expired(keyring, stream, cursors.PAST_RETENTION)
 
 
-async def _execute(feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", EventRecord]]) -> list[Payload]:
+async def _before_fault(group: "Group", records: Sequence[EventRecord], *, is_first: bool) -> list[Payload]:
+    """The payloads up to the first faulty event. Raises Faulty if that `is_first` of all."""
+    payloads: list[Payload] = []
+    outcomes = await _execute(group.feed, group.actor, [(group, record) for record in records])
+    for record, outcome in zip(records, outcomes, strict=True):
+        if isinstance(outcome, Faulty) and not outcome.is_outage:
+            # One that fails can take the others' transaction with it: alone it shows whose fault it was.
+            [outcome] = await _execute(group.feed, group.actor, [(group, record)])
+        if isinstance(outcome, Faulty):
+            if is_first and not payloads:
+                raise outcome
+            break
+        payloads.append(outcome)
+    return payloads
+
+
+async def _execute(
+    feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", EventRecord]]
+) -> list[Payload | Faulty]:
     hub = feed.hub
     begun = hub.now()
     asked = [(group.asked, record) for group, record in jobs]
     answers = await respond(hub.services, hub.engine, actor, feed.epoch, asked)
     hub.stats.executions += len(jobs)
     return [
-        Payload(record.sequence, feed.cursor(record.sequence), _body(response), begun)
+        _outcome(feed, record.sequence, response, begun)
         for (_, record), response in zip(jobs, answers, strict=True)
     ]
 
 
-def _body(response: dict[str, Any]) -> bytes:
+def _outcome(feed: "Feed", sequence: int, response: Response, begun: float) -> Payload | Faulty:
+    if "errors" in response and (faults := fault_of(response)):
+        return Faulty(sequence, faults)
     try:
-        return dumps(response)
+        body = dumps(response)
     except Exception as fault:
-        return dumps({"errors": [internal_error(fault)], "data": None})
+        return Faulty(sequence, [internal_error(fault)])
+    return Payload(sequence, feed.cursor(sequence), body, begun)

@@ -8,20 +8,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
-
 from app import points
 from app.api.compiled.reads import several
 from app.api.compiled.values import NotCompiled
 from app.api.context import Context, Services
 from app.api.engine import Engine
-from app.api.failures import RequestErrors, internal_error
+from app.api.failures import RequestErrors, internal_error, is_ours
 from app.auth.actor import Actor
 from app.events.asked import Asked
 from app.events.graphql import show_event
 from app.events.models import EventRecord
-
-log = structlog.get_logger(__name__)
+from app.outages import is_lost, report
 
 Response = dict[str, Any]
 Job = tuple[Asked, EventRecord]
@@ -40,7 +37,10 @@ class _SharedContext(Context):
 async def respond(
     services: Services, engine: Engine, actor: Actor, epoch: str, jobs: Sequence[Job]
 ) -> list[Response]:
-    """The response of each job for one viewer; a fault is in its `errors`. All events are of the viewer's account."""
+    """The response of each job for one viewer; all events are of the viewer's account.
+
+    A response with an error that `is_ours` is not to be shown as what became of the event: see `fault_of`.
+    """
     by_request: dict[Asked, list[EventRecord]] = {}
     for asked, record in jobs:
         by_request.setdefault(asked, []).append(record)
@@ -49,6 +49,11 @@ async def respond(
     rest = [(asked, record) for asked, record in jobs if record.sequence not in ready[asked]]
     executed = iter(await _executed(services, engine, actor, epoch, rest))
     return [ready[asked].get(record.sequence) or next(executed) for asked, record in jobs]
+
+
+def fault_of(response: Response) -> list[dict[str, Any]]:
+    """The errors that are faults of ours: where there is one, null stands also for what is there."""
+    return [error for error in response.get("errors", ()) if is_ours(error)]
 
 
 async def _compiled(
@@ -64,9 +69,12 @@ async def _compiled(
             await context.end()
     except NotCompiled:
         return {}
-    except Exception:
+    except Exception as fault:
+        if is_lost(fault):
+            error = internal_error(fault)
+            return {record.sequence: _failed([error]) for record in records}
         # The ordinary way says of each field what has failed.
-        log.warning("reading for events failed, they are executed one by one", exc_info=True)
+        report("reading for events failed, they are executed one by one", fault)
         return {}
     return {sequence: {"data": {asked.root.path.key: value}} for sequence, value in found.items()}
 

@@ -2,21 +2,15 @@
 
 import asyncio
 import enum
-from typing import TYPE_CHECKING, Any, Final
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from app.api.failures import internal_error
 from app.errors import ApiError
+from app.events.faults import Faulty, Waiting
 from app.events.payload import Batch, Line, Sink
 
 if TYPE_CHECKING:
     from app.events.group import Group
-
-FIRST_DELAY: Final = 0.1
-LAST_DELAY: Final = 5.0
-
-log = structlog.get_logger(__name__)
 
 
 class Stage(enum.Enum):
@@ -32,7 +26,7 @@ class Stage(enum.Enum):
 class Subscription:
     """Ends with `end()`, or by itself with errors to its sink."""
 
-    __slots__ = ("_task", "asked_at", "group", "line", "position", "sent_at", "sink", "stage")
+    __slots__ = ("_task", "asked_at", "group", "line", "position", "sent_at", "sink", "stage", "waiting")
 
     def __init__(self, group: "Group", position: int, sink: Sink, asked_at: float) -> None:
         self.group = group
@@ -43,6 +37,8 @@ class Subscription:
         self.asked_at = asked_at
         self.sent_at = asked_at
         self.stage = Stage.CATCHING_UP
+        # The faulty event that it has met in the log, and the log itself while that cannot be read.
+        self.waiting: Waiting | None = None
         # As the group has it, while it is live.
         self.line: Line | None = None
         self._task: asyncio.Task[None] | None = None
@@ -117,22 +113,24 @@ class Subscription:
             self.sink.error(errors)
 
     async def _catch_up(self) -> None:
-        delay = FIRST_DELAY
         while self.stage is Stage.CATCHING_UP:
             try:
                 if self.sink.has_room and self.group.join(self):
                     return
                 await self._step()
-                delay = FIRST_DELAY
+                self.waiting = None
             except ApiError as error:
                 self.fail(error)
-            except Exception:
-                # The database is away. The log will be there when it is back, and the consumer waits.
-                log.warning(
-                    "reading the log for a subscription failed, it will be tried again", exc_info=True
-                )
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, LAST_DELAY)
+            except Exception as error:
+                await self._wait(Faulty.of(error))
+
+    async def _wait(self, fault: Faulty) -> None:
+        """Wait before the next try, with the position before the event; end where there is no hope."""
+        waiting = self.waiting = self.group.failed(fault)
+        if waiting.is_hopeless:
+            self._fail(list(waiting.errors))
+        else:
+            await asyncio.sleep(waiting.retry_at - self.group.hub.now())
 
     async def _step(self) -> None:
         """Send the next page, or wait until the consumer has taken what was sent."""

@@ -1,0 +1,160 @@
+"""Outages: which errors say that the database is away, and how the log tells of them.
+
+An outage fails every request, look and attempt at once. The log has one line when it begins, and then one every half
+minute with the number of failures since, whoever reports them.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import Counter
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from sqlalchemy import exc
+
+from app.ids import new_id
+
+TOLD_EVERY: Final = 30.0
+"""Seconds between two lines about one outage."""
+RETRY_AFTER: Final = 5
+"""Seconds after which a client that met an outage is told to ask again."""
+UNAVAILABLE: Final = "The database cannot be reached at the moment; send this again in a few seconds."
+
+LOST_CONNECTION: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    # The driver's "cannot switch to state …": an answer came, or the connection went, while it did something else.
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What asyncpg raises on a connection that is of no use any more."""
+
+# Connection exceptions, insufficient resources, operator intervention, system errors; a transaction that was ended
+# because its process stood still; and a server that takes no writes, such as a standby before its promotion.
+_CLASSES: Final = ("08", "53", "57", "58")
+_STATES: Final = ("25P03", "25006")
+_CANCELED: Final = "57014"
+# BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
+_SQLITE_CODES: Final = (5, 6, 7, 8, 10, 13, 14, 15)
+_LONGEST_CHAIN: Final = 10
+
+log = structlog.get_logger(__name__)
+
+
+class DatabaseAway(ConnectionError):
+    """No connection to the database can be had; the message says why, and quotes nothing that is stored."""
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that the database is away, and not that a statement is wrong."""
+    for _ in range(_LONGEST_CHAIN):
+        if error is None:
+            return False
+        if _says_lost(error):
+            return True
+        error = getattr(error, "orig", None) or getattr(error, "original_error", None) or error.__cause__
+    return False
+
+
+def _says_lost(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError | asyncpg.InternalClientError):
+        return True
+    # Its subclasses that are ValueErrors are about what a statement was given.
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)
+    if isinstance(error, sqlite3.OperationalError):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_CODES
+    # A session whose connection went says only this of what follows.
+    if isinstance(error, exc.TimeoutError | exc.PendingRollbackError | exc.ResourceClosedError):
+        return True
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
+    state = getattr(error, "sqlstate", None) or ""
+    return state in _STATES or (state[:2] in _CLASSES and state != _CANCELED)
+
+
+class Outage:
+    """One cause of failures that come in numbers. `note` each of them; `event` names the line in the log."""
+
+    def __init__(self, event: str, told_every: float = TOLD_EVERY) -> None:
+        self._event = event
+        self._told_every = told_every
+        self._id = ""
+        self._told_at = -told_every
+        self._latest: BaseException | None = None
+        self._during: Counter[str] = Counter()
+
+    def note(self, error: BaseException, during: str) -> str:
+        """Count a failure; gives the id of the line in the log that stands for it."""
+        is_first = time.monotonic() - self._told_at >= self._told_every
+        self._latest = error
+        self._during[during] += 1
+        if is_first:
+            self._tell()
+        return self._id
+
+    def _tell(self) -> None:
+        self._id, self._told_at = new_id("err"), time.monotonic()
+        error, failures = self._latest, self._during.total()
+        assert error is not None  # noqa: S101 - something was counted
+        log.warning(
+            self._event,
+            error_id=self._id,
+            reason=reason_of(error),
+            failures=failures,
+            during=dict(self._during),
+        )
+        self._during.clear()
+        self._latest = None
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        loop.call_later(self._told_every, self._tell_rest, self._id)
+
+    def _tell_rest(self, identifier: str) -> None:
+        """Of those counted since the line of this id, unless one has been told since."""
+        if identifier == self._id and self._during:
+            self._tell()
+
+
+DATABASE: Final = Outage("database_unavailable")
+
+
+def reason_of(error: BaseException) -> str:
+    """What is wrong with the database, for the log; the message of a statement's error may quote what is stored."""
+    root = error
+    for _ in range(_LONGEST_CHAIN):
+        if isinstance(root, DatabaseAway):
+            return str(root)
+        inner = getattr(root, "orig", None) or getattr(root, "original_error", None) or root.__cause__
+        if inner is None:
+            break
+        root = inner
+    return type(root).__name__
+
+
+def report(event: str, error: BaseException, **about: Any) -> str:
+    """Log a fault of ours with its traceback, or count it where the database is away; gives its id in the log."""
+    if is_lost(error):
+        return DATABASE.note(error, event)
+    identifier = new_id("err")
+    log.error(event, error_id=identifier, exc_info=(type(error), error, error.__traceback__), **about)
+    return identifier
+
+
+class OutageFilter(logging.Filter):
+    """Counts what libraries log of a lost database, with a traceback each, instead of letting it through."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not is_lost(error):
+            return True
+        assert error is not None  # noqa: S101 - None is not lost
+        DATABASE.note(error, record.name)
+        return False
