@@ -1,11 +1,14 @@
 """Filters over metadata."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Boolean, ColumnElement, and_, literal, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+from app.auth.actor import Actor
 
 PARTS: Final = ("label_key_", "label_value_")
 
@@ -27,6 +30,20 @@ def _postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
 def _sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     column, key, value = (compiler.process(clause, **kwargs) for clause in element.clauses)
     return f"EXISTS (SELECT 1 FROM json_each({column}) AS label WHERE label.key = {key} AND label.value = {value})"  # noqa: S608 - compiled clauses
+
+
+F = TypeVar("F")
+
+
+def hiding_notes(filter: F, viewer: Actor, nothing: str) -> F:
+    """The filter as the viewer may use it: by metadata that a viewer is not shown it finds nothing.
+
+    `nothing` is a list of the filter; an empty one matches nothing.
+    """
+    given: Any = filter
+    if given is None or not given.metadata or viewer.sees_notes:
+        return filter
+    return replace(given, metadata=None, **{nothing: []})  # type: ignore[no-any-return]
 
 
 def label_values(wanted: Mapping[str, str] | None) -> dict[str, str]:

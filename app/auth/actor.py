@@ -61,6 +61,11 @@ class Actor:
     def sees_whole_account(self) -> bool:
         return self.customer_id is None
 
+    @property
+    def sees_notes(self) -> bool:
+        """Whether it is shown what the account notes about its customers and meters: no end customer is."""
+        return self.customer_id is None
+
 
 class AccountWide:
     """Mix-in for models that only a viewer of the whole account may see."""

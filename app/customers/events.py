@@ -62,6 +62,7 @@ class CustomerCreated(CustomerData, EventData):
     description: ClassVar = "A customer was created; data is the customer."
     example: ClassVar = CUSTOMER_EXAMPLE
     personal: ClassVar = CUSTOMER_PERSONAL
+    notes: ClassVar = {"metadata": {}}
 
     @classmethod
     def of(cls, row: Customer) -> "CustomerCreated":

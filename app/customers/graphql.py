@@ -9,12 +9,12 @@ from sqlalchemy import Select, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.api.compiled.declare import column, compiled, many, one
+from app.api.compiled.declare import compiled, computed, many, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
 from app.api.inputs import given, given_values, require_bounded
-from app.api.metadata import label_values, labels_are
+from app.api.metadata import hiding_notes, label_values, labels_are
 from app.api.mutate import UserError, mutate
 from app.api.nodes import Node, find, shown, shows
 from app.api.pagination import Connection, nested_pages, page_request
@@ -38,7 +38,7 @@ LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.gra
 @shows(models.Customer, "cus")
 @compiled(
     models.Customer,
-    metadata=column("labels"),
+    metadata=computed(lambda asked, labels: labels if asked.viewer.sees_notes else {}, "labels"),
     meters=many(MeterRow.customer_id),
     hosted_consents=many(HostedConsentRow.customer_id),
 )
@@ -56,7 +56,7 @@ class Customer(Node):
     logo_url: str | None
     """An https link to the customer's logo."""
     metadata: Metadata
-    """The account's own keys and values; {} to the end customer's consent token."""
+    """The account's own keys and values; {} to a viewer bound to one customer."""
     created_at: datetime
     updated_at: datetime
     viewer: strawberry.Private[Actor]
@@ -69,8 +69,7 @@ class Customer(Node):
             email=row.email,
             address=row.address,
             logo_url=row.logo_url,
-            # What an account notes about its customer is not for the end customer's eyes.
-            metadata=Metadata({} if viewer.consent_id else row.labels),
+            metadata=Metadata(row.labels if viewer.sees_notes else {}),
             created_at=row.created_at,
             updated_at=row.updated_at,
             viewer=viewer,
@@ -169,7 +168,8 @@ class CustomerQueries:
     ) -> Connection[Customer]:
         """The account's customers, in the order of their ids."""
         request = page_request(first, after, last, before)
-        return await connection(info, models.Customer, request, filter)  # type: ignore[no-any-return]
+        wanted = hiding_notes(filter, info.context.viewer, "emails")
+        return await connection(info, models.Customer, request, wanted)  # type: ignore[no-any-return]
 
 
 @strawberry.input

@@ -5,7 +5,7 @@ event's name, description, JSON Schema, example, recorded `data` and of what is 
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
@@ -42,7 +42,7 @@ class EventData(BaseModel):
 
     A subclass names its type, also in words, describes it for the catalogue, gives an example, and says what the event
     is about. `personal` maps the paths of personal values ("customer.name") to what replaces them when the customer is
-    deleted.
+    deleted, `notes` those of what the account notes for itself to what a viewer bound to one customer is shown.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
@@ -53,6 +53,7 @@ class EventData(BaseModel):
     description: ClassVar[str]
     example: ClassVar[dict[str, Any]]
     personal: ClassVar[dict[str, Any]] = {}
+    notes: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -81,14 +82,23 @@ class EventData(BaseModel):
     @classmethod
     def redacted(cls, data: dict[str, Any]) -> dict[str, Any]:
         """The data without what is personal in it; ids stay."""
-        result = dict(data)
-        for path, replacement in cls.personal.items():
-            head, _, rest = path.partition(".")
-            if rest and isinstance(result.get(head), dict):
-                result[head] = {**result[head], rest: replacement}
-            elif head in result and not rest:
-                result[head] = replacement
-        return result
+        return _replaced(data, cls.personal)
+
+    @classmethod
+    def without_notes(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The data as a viewer bound to one customer is shown it."""
+        return _replaced(data, cls.notes) if cls.notes else data
+
+
+def _replaced(data: dict[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(data)
+    for path, replacement in replacements.items():
+        head, _, rest = path.partition(".")
+        if rest and isinstance(result.get(head), dict):
+            result[head] = {**result[head], rest: replacement}
+        elif head in result and not rest:
+            result[head] = replacement
+    return result
 
 
 _classes: dict[EventType, type[EventData]] = {}

@@ -22,7 +22,7 @@ from app.api.pagination import Connection, PageRequest, page_of, page_request
 from app.api.scalars import Long
 from app.auth.actor import Actor, visible
 from app.events import cursors, log
-from app.events.catalogue import EventType, catalogue
+from app.events.catalogue import EventType, catalogue, event_class
 from app.events.models import EventRecord, Stream
 from app.ids import is_id
 
@@ -35,6 +35,10 @@ _types: dict[str, type["Event"]] = {}
 
 def _sequence_for(viewer: Actor, sequence: int) -> Long | None:
     return Long(sequence) if viewer.sees_whole_account else None
+
+
+def _data_for(viewer: Actor, name: str, data: dict[str, Any]) -> dict[str, Any]:
+    return data if viewer.sees_notes else event_class(name).without_notes(data)
 
 
 def _cursor(asked: Asked, account_id: str, sequence: int, epoch: str) -> str:
@@ -56,6 +60,7 @@ THE_STREAM = One(
     type=computed(lambda _, name: EventType(name), "type"),
     name=column("type"),
     sequence=computed(lambda asked, sequence: _sequence_for(asked.viewer, sequence), "sequence"),
+    data=computed(lambda asked, name, data: _data_for(asked.viewer, name, data), "type", "data"),
     cursor=Computed(
         _cursor, ("account_id", "sequence"), of=THE_STREAM, of_model=Stream, of_columns=("epoch",)
     ),
@@ -76,7 +81,8 @@ class Event(Node):
     occurred_at: datetime
     """When it was recorded, at the end of its change's transaction."""
     data: JSON
-    """The catalogue's data as of the event: the payload of a webhook without a selection."""
+    """The catalogue's data as of the event: the payload of a webhook without a selection. A viewer bound to one
+    customer is shown no metadata in it, nor a meter's description."""
     record: strawberry.Private[EventRecord]
     viewer: strawberry.Private[Actor]
 
@@ -105,7 +111,7 @@ def show_event(context: Context, record: EventRecord, epoch: str, viewer: Actor)
         sequence=_sequence_for(viewer, record.sequence),
         cursor=cursors.encode(keyring, record.account_id, epoch, record.sequence),
         occurred_at=record.occurred_at,
-        data=cast(JSON, record.data),
+        data=cast(JSON, _data_for(viewer, record.type, record.data)),
         record=record,
         viewer=viewer,
     )

@@ -70,6 +70,7 @@ class MeterCreated(EventData):
         "metadata": {},
         **{f"customer.{name}": replacement for name, replacement in CUSTOMER_PERSONAL.items()},
     }
+    notes: ClassVar[dict[str, Any]] = {"description": None, "metadata": {}, "customer.metadata": {}}
 
     id: str
     number: str

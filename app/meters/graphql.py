@@ -10,12 +10,12 @@ from sqlalchemy import Select, false, or_
 from sqlmodel import col
 
 from app import clock
-from app.api.compiled.declare import Asked, Computed, One, column, compiled, one
+from app.api.compiled.declare import Asked, Computed, One, compiled, computed, one
 from app.api.compiled.reads import connection
 from app.api.compiled.reads import one as read_one
 from app.api.context import Info
 from app.api.inputs import given_values, require_bounded
-from app.api.metadata import label_values, labels_are
+from app.api.metadata import hiding_notes, label_values, labels_are
 from app.api.nodes import Node, find, find_owner, shown, shows
 from app.api.pagination import Connection, page_request
 from app.api.scalars import Metadata
@@ -82,7 +82,8 @@ def _of_standing(value: Any) -> Computed:
 @shows(models.Meter, "mtr")
 @compiled(
     models.Meter,
-    metadata=column("labels"),
+    description=computed(lambda asked, note: note if asked.viewer.sees_notes else None, "description"),
+    metadata=computed(lambda asked, labels: labels if asked.viewer.sees_notes else {}, "labels"),
     customer=one("customer_id"),
     hosted_consent=THE_ONE_THAT_COUNTS,
     status=_of_standing(coverage.status),
@@ -98,11 +99,11 @@ class Meter(Node):
     type: MeterType
     """The energy that it measures; gas is in kWh here too."""
     description: str | None
-    """The account's own note; null to the end customer's consent token."""
+    """The account's own note; null to a viewer bound to one customer."""
     address: str | None
     """The place where it is."""
     metadata: Metadata
-    """The account's own keys and values; {} to the end customer's consent token."""
+    """The account's own keys and values; {} to a viewer bound to one customer."""
     data_source: DataSource
     """The source of its readings, as the account named it."""
     created_at: datetime
@@ -112,15 +113,13 @@ class Meter(Node):
 
     @classmethod
     def of(cls, row: models.Meter, viewer: Actor) -> "Meter":
-        # What an account notes about a meter is not for the end customer's eyes.
-        with_notes = viewer.consent_id is None
         return cls(
             id=strawberry.ID(row.id),
             number=row.number,
             type=MeterType[row.type],
-            description=row.description if with_notes else None,
+            description=row.description if viewer.sees_notes else None,
             address=row.address,
-            metadata=Metadata(row.labels if with_notes else {}),
+            metadata=Metadata(row.labels if viewer.sees_notes else {}),
             data_source=DataSource[row.data_source],
             created_at=row.created_at,
             updated_at=row.updated_at,
@@ -299,4 +298,5 @@ class MeterQueries:
     ) -> Connection[Meter]:
         """The meters that the viewer may see, in the order of their ids."""
         request = page_request(first, after, last, before)
-        return await connection(info, models.Meter, request, filter)  # type: ignore[no-any-return]
+        wanted = hiding_notes(filter, info.context.viewer, "customer_ids")
+        return await connection(info, models.Meter, request, wanted)  # type: ignore[no-any-return]
