@@ -69,7 +69,7 @@ class Claiming:
         self._send = send
         self._impossible = impossible
         self._loop = Loop(f"claim {carrier.prefix}", self._turn)
-        # What is claimed and has no body yet, by the task that makes it.
+        # Claims that have no body yet, by the task that makes it.
         self._writing: dict[asyncio.Task[None], Sequence[Claim]] = {}
         self._failures = 0
         self._next_look = 0.0
@@ -118,7 +118,7 @@ class Claiming:
             await self._look()
         now = time.monotonic()
         room = MOST_HELD - self._channels.held - self._records.waiting
-        # Who has nothing under way need not wait until there is room for a batch.
+        # Accounts with nothing under way need not wait until there is room for a batch.
         wanted = self._channels.plan(min(room, CLAIMED_AT_ONCE), now, room=room, newcomers=room < LEAST_ROOM)
         if not wanted:
             goes_on = self._channels.next_pause_end(now)
@@ -126,7 +126,7 @@ class Claiming:
         try:
             await self._claim(wanted)
         except BaseException:
-            # What was planned counts as done, so it must be found again.
+            # Lanes that were planned count as done, so they must be found again.
             self._next_look = 0.0
             raise
         self._send()
@@ -163,7 +163,7 @@ class Claiming:
         points.reach("send.claimed")
         taken = Counter((row.destination_id, row.lane) for row in picked)
         for one in open_lanes:
-            # What comes next in an order is known when this has been recorded.
+            # The next delivery in an order is known when this one has been recorded.
             if taken[one.destination_id, one.lane] >= one.count and not targets[one.destination_id].ordered:
                 self._channels.mark_due(one.destination_id, one.lane)
         late: dict[str, list[Claim]] = defaultdict(list)
@@ -179,7 +179,7 @@ class Claiming:
                 late[row.account_id].append(claim)
             else:
                 self._queue(claim, is_written=row.id not in unwritten)
-        # Whatever one account asks to be written, the others do not wait for it.
+        # No account waits for what another asks to be written.
         for waiting in late.values():
             writing = asyncio.create_task(
                 self._write(waiting, [by_id[one.id] for one in waiting], targets), name="write bodies"
@@ -188,7 +188,7 @@ class Claiming:
             writing.add_done_callback(self._writing.__delitem__)
 
     def _queue(self, claim: Claim, *, is_written: bool = True) -> None:
-        """What is claimed is to be sent; what could not be written has been tried."""
+        """Queue a claim to be sent; one whose body could not be written counts as tried."""
         if not is_written:
             self._impossible(claim)
             return
@@ -202,7 +202,7 @@ class Claiming:
     async def _cancel_for_the_gone(
         self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
     ) -> None:
-        """What waits for a destination that is disabled, unsubscribed or deleted is cancelled, a part at a time."""
+        """Cancel what waits for destinations that are disabled, unsubscribed or deleted, a part at a time."""
         for destination_id in sorted({one.destination_id for one in wanted} - targets.keys()):
             if await cancel_left(session, destination_id) >= claims.CANCELLED_AT_ONCE:
                 self._channels.mark_due(destination_id, Lane.FRESH)
@@ -210,11 +210,11 @@ class Claiming:
     async def _pick(
         self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
     ) -> list[Row[Any]]:
-        """What is due and free, and not held by this worker: its own leases may have run out."""
+        """Deliveries that are due, free, and not held by this worker, whose own leases may have run out."""
         picked = await self._due(session, wanted, targets)
         if not any(row.id in self._held for row in picked):
             return picked
-        # What is held may be in front of what is not.
+        # Deliveries that are held may be in front of those that are free.
         held = Counter(self._held.values())
         more = [replace(one, count=one.count + held[one.destination_id]) for one in wanted]
         most = {(one.destination_id, one.lane): one.count for one in wanted}
@@ -259,7 +259,7 @@ class Claiming:
             except (SQLAlchemyError, OSError):
                 raise
             except Exception as error:
-                # Whatever is wrong with one stops nobody else.
+                # A fault of one body stops no other.
                 self._log.error("delivery_body_failed", delivery_id=row.id, exc_info=error)
                 bodies[row.id] = None
                 unwritten.add(row.id)
@@ -271,7 +271,7 @@ class Claiming:
         return bodies, gone, unwritten
 
     def _kept(self, body: bytes | str | None) -> str | None:
-        """What to keep of it for the retries with the claim itself; None: nothing, or nothing more."""
+        """The part of a body to keep for the retries with the claim itself; None: nothing, or nothing more."""
         if not isinstance(body, str) or body == LATER:
             return None
         return body if self._carrier.keeps_bodies else OF_EVENT

@@ -63,13 +63,13 @@ class Exchange:
         return replace(self, response_body=None, error=error)
 
 
-def impossible() -> Exchange:
+def impossible(error: str = "The request could not be made.") -> Exchange:
     """What is recorded when a fault of ours kept an attempt from being made."""
     return Exchange(
         started_at=time.time_ns() // 1_000_000,
         duration_ms=0,
         outcome=AttemptOutcome.CONNECTION,
-        error="The request could not be made.",
+        error=error,
     )
 
 

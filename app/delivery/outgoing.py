@@ -20,11 +20,13 @@ from app.delivery.loops import Loop, insist
 from app.delivery.mailing import MOST_TO_ONE, Postman, suspend_unconfirmed
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import ATTEMPT_SECONDS
+from app.delivery.unreadable import Unreadable
 from app.sql import Sql, rows
 
 LOOK_EVERY = 1.0
 MAILS_AT_ONCE = 6
 MOST_OF_ACCOUNT = MAILS_AT_ONCE // 2
+UNREADABLE = "The mail cannot be decrypted."
 
 _IS_UNHELD = "(leased_until IS NULL OR leased_until <= (SELECT @now))"
 # The rows are accounts and recipients that have as many mails under way as they may, and the mails under way.
@@ -88,6 +90,7 @@ class OutgoingMails:
         self._postman = postman
         self._schedule = schedule
         self._log = log.bind(worker_id=worker_id)
+        self._unreadable = Unreadable(self._log)
         self._loop = Loop("outgoing mails", self._turn)
         self._sending: dict[asyncio.Task[None], Row[Any]] = {}
         self._grace = 0.0
@@ -177,15 +180,9 @@ class OutgoingMails:
         return LOOK_EVERY if found.due_at is None else _between(found.now, found.due_at)
 
     async def _deliver(self, mail: Row[Any]) -> None:
-        try:
-            content = self._keyring.decrypt(mail.content_encrypted)
-        except ValueError:
-            # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY; the lease puts it off.
-            self._log.error("mail_unreadable", mail_id=mail.id)
-            return
         self.in_flight += 1
         try:
-            exchange = await self._postman.send(mail.id, mail.recipient, content)
+            exchange = await self._send(mail)
         except asyncio.CancelledError:
             if self._is_broken_off:
                 await self._release(mail)
@@ -202,6 +199,14 @@ class OutgoingMails:
         # What is not written down would be sent again.
         await self._write_down(mail, exchange, judged)
         points.reach("mail.recorded")
+
+    async def _send(self, mail: Row[Any]) -> Exchange:
+        try:
+            content = self._keyring.decrypt(mail.content_encrypted)
+        except ValueError:
+            self._unreadable.tell(mail.account_id, "mail", account_id=mail.account_id, mail_id=mail.id)
+            return impossible(UNREADABLE)
+        return await self._postman.send(mail.id, mail.recipient, content)
 
     async def _release(self, mail: Row[Any]) -> None:
         async with self._database.transaction() as session:

@@ -17,13 +17,14 @@ from app.delivery import standing
 from app.delivery.bodies import attempt_headers, digest_of, event_json, shown_headers
 from app.delivery.carrier import LATER
 from app.delivery.claims import Claim
-from app.delivery.exchange import Exchange
+from app.delivery.exchange import Exchange, impossible
 from app.delivery.mails import Post
 from app.delivery.models import EndpointStatus, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.retry import Fate, parse_retry_after, queue_seconds
 from app.delivery.selected import Selected
 from app.delivery.transport import Transport
+from app.delivery.unreadable import Unreadable
 from app.kept import remembering
 from app.sql import Sql, rows
 
@@ -35,7 +36,12 @@ SECRETS_KEPT, SECRET_WEIGHT = 8_000_000, 400
 STAMP_SECONDS = 1.0
 """How exact an endpoint's last success is: it is not written for every batch of a busy one."""
 
-UNREADABLE_SECONDS = 60.0
+UNREADABLE_SIGNATURE = (
+    "Nothing was sent: the endpoint's secret cannot be decrypted. Rotate it, or ask the operator."
+)
+UNREADABLE_HEADERS = (
+    "Nothing was sent: the endpoint's headers cannot be decrypted. Set them anew, or ask the operator."
+)
 LOOK_AGAIN_AFTER = 1.0
 """How soon to ask for an endpoint that another worker holds."""
 
@@ -71,6 +77,8 @@ class Target:
     ordered: bool
     rate_limit: int | None
     paused_seconds: float
+    # Why nothing can be sent to it, in words for the account's users.
+    fault: str | None = None
 
 
 class Webhooks:
@@ -92,6 +100,7 @@ class Webhooks:
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
         self._unlock = remembering(SECRETS_KEPT, SECRET_WEIGHT)(post.keyring.decrypt)
+        self._unreadable = Unreadable(log)
         self._stamped: dict[str, float] = {}
 
     async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
@@ -123,6 +132,8 @@ class Webhooks:
     async def send(self, claim: Claim) -> Exchange:
         """One attempt."""
         target: Target = claim.target
+        if target.fault is not None:
+            return impossible(target.fault)
         ours = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
         headers = {**target.headers, **ours}
         exchange = await self._transport.post(target.url, headers, claim.body, self.timeout)
@@ -191,32 +202,49 @@ class Webhooks:
         paused = LOOK_AGAIN_AFTER if is_elsewhere else 0.0
         if endpoint.paused_until is not None:
             paused = max(paused, (endpoint.paused_until - now).total_seconds())
-        try:
-            secrets, private_keys = self._unlocked(endpoint)
-            headers = (
-                orjson.loads(self._unlock(endpoint.headers_encrypted)) if endpoint.headers_encrypted else {}
-            )
-        except ValueError:
-            # The key that it was locked with is missing from VOLTWIRE_SECRET_KEY: nothing is lost meanwhile.
-            log.error("webhook_secret_unreadable", endpoint_id=endpoint.id)
-            secrets, private_keys, headers, paused = (), (), {}, UNREADABLE_SECONDS
+        secrets, private_keys = self._signing(endpoint)
+        # One of its secrets is told of: they were encrypted with one key.
+        headers = self._headers(endpoint) if secrets else {}
+        fault = UNREADABLE_HEADERS if headers is None else None
         return Target(
             id=endpoint.id,
             url=endpoint.url,
             secrets=secrets,
             private_keys=private_keys,
-            headers=headers,
+            headers=headers or {},
             selection=endpoint.selection,
             ordered=endpoint.ordered,
             rate_limit=endpoint.rate_limit,
             paused_seconds=paused,
+            fault=fault if secrets else UNREADABLE_SIGNATURE,
         )
 
-    def _unlocked(self, endpoint: WebhookEndpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The secrets and the private keys that sign now."""
-        secrets, keys = [endpoint.secret_encrypted], [endpoint.signing_key_encrypted]
+    def _signing(self, endpoint: WebhookEndpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The secrets and the private keys that sign now; none where the current one cannot be read."""
+        secret = self._read(endpoint, "secret", endpoint.secret_encrypted)
+        key = None if secret is None else self._read(endpoint, "signing key", endpoint.signing_key_encrypted)
+        if secret is None or key is None:
+            return (), ()
         until = endpoint.previous_secret_until
-        if until is not None and until > clock.now():
-            secrets += filter(None, [endpoint.previous_secret_encrypted])
-            keys += filter(None, [endpoint.previous_signing_key_encrypted])
-        return tuple(map(self._unlock, secrets)), tuple(map(self._unlock, keys))
+        if until is None or until <= clock.now():
+            return (secret,), (key,)
+        # A secret is rotated because the one before cannot be read, too: the new one signs alone then.
+        before = self._read(endpoint, "previous secret", endpoint.previous_secret_encrypted)
+        key_before = self._read(endpoint, "previous signing key", endpoint.previous_signing_key_encrypted)
+        return tuple(filter(None, (secret, before))), tuple(filter(None, (key, key_before)))
+
+    def _headers(self, endpoint: WebhookEndpoint) -> Mapping[str, str] | None:
+        """The headers of its own; None if they cannot be read."""
+        if endpoint.headers_encrypted is None:
+            return {}
+        headers = self._read(endpoint, "headers", endpoint.headers_encrypted)
+        return None if headers is None else orjson.loads(headers)
+
+    def _read(self, endpoint: WebhookEndpoint, what: str, encrypted: str | None) -> str | None:
+        if encrypted is None:
+            return None
+        try:
+            return self._unlock(encrypted)
+        except ValueError:
+            self._unreadable.tell(encrypted, what, endpoint_id=endpoint.id)
+            return None

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-# Who is connected ends; who connects anew is refused, also its superuser.
+# Connections that are open end. New ones are refused to superusers, too.
 _CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
 
 
@@ -18,7 +18,7 @@ async def away(url: str) -> AsyncIterator[None]:
     if url.startswith("sqlite"):
         path = url.removeprefix("sqlite:///")
         with closing(sqlite3.connect(path, 30, isolation_level=None, check_same_thread=False)) as connection:
-            # Whoever writes now ends that on this thread.
+            # In a thread of its own, for a transaction that is open now ends on this one.
             await asyncio.to_thread(connection.execute, "BEGIN EXCLUSIVE")
             yield
             connection.execute("ROLLBACK")

@@ -62,7 +62,7 @@ async def test_results_in_hand_outlast_their_leases(scene: Scene, receiver: Rece
     assert {status for status, _ in told} == {"SUCCEEDED"}
     came = Counter(request.headers["webhook-id"] for request in receiver.requests)
     again = [came[event.id] - len(tries) for event, (_, tries) in zip(events, told, strict=True)]
-    # What came once more was taken over by the other worker, as the first was told.
+    # A delivery that came once more was taken over by the other worker, as the first was told.
     assert set(again) <= ({0} if workers == 1 else {0, 1})
     assert sum(again) == sum(worker.webhooks.leases_lost for worker in working)
 
@@ -77,7 +77,7 @@ async def test_mails_in_hand_outlast_their_leases(scene: Scene, smtp_sink: SmtpS
         await scene.happen(account)
         await smtp_sink.attempts.wait_for(3)
         await scene.run_out_leases()
-        # What is claimed after these is not again what is on its way.
+        # The next claims pass over what is on its way, and take the new.
         await scene.happen(account)
         await queue_mail(scene.world, account, "fay@example.com")
         await smtp_sink.attempts.wait_for(5)

@@ -10,6 +10,7 @@ from app.delivery import claims, outcomes
 from app.delivery.claims import Claim, Key, Wanted
 from app.delivery.dispatch import Dispatcher
 from app.delivery.exchange import AttemptOutcome, Exchange
+from app.delivery.mails import Post
 from app.delivery.models import Lane, WebhookEndpoint
 from app.delivery.outcomes import Result
 from app.delivery.recording import Recording
@@ -109,8 +110,9 @@ async def test_of_two_results_of_one_delivery_the_holders_counts(scene: Scene, s
 
 async def test_what_a_lost_answer_has_recorded_is_not_lost(scene: Scene) -> None:
     claim = await claimed(scene)
-    keyring, selected = scene.services.keyring, Selected(scene.services, lambda: scene.world.engine)
-    carrier = Webhooks(keyring, Transport([]), 5, selected, "worker_1")
+    post = Post(scene.services.keyring, scene.services.public_url)
+    selected = Selected(scene.services, lambda: scene.world.engine)
+    carrier = Webhooks(post, Transport([]), 5, selected, "worker_1")
     recording = Recording(scene.database, carrier, structlog.get_logger())
     async with scene.database.reading() as session:
         targets = await carrier.targets(session, [claim.destination_id])
