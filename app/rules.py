@@ -1,10 +1,15 @@
 """Rules that several features share: lengths, mail addresses, links, ids."""
 
 import re
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from app.errors import ErrorCode, Refusal
+from app.errors import ErrorCode, Refusal, Refusals
+
+Rule = Callable[[Any], Any]
+"""From a value to what is stored of it. Raises Refusal or Refusals."""
 
 MAX_NAME: Final = 200
 MAX_TEXT: Final = 2000
@@ -85,3 +90,27 @@ def is_link(value: str, schemes: tuple[str, ...]) -> bool:
         )
     except ValueError:
         return False
+
+
+def together(**checks: Callable[[], Any]) -> dict[str, Any]:
+    """The values of all checks. Raises Refusals with everything that is wrong, so that it can be put right at once."""
+    values, wrong = {}, []
+    for name, check in checks.items():
+        try:
+            values[name] = check()
+        except Refusal as error:
+            wrong.append(error)
+        except Refusals as error:
+            wrong.extend(error.refusals)
+    if wrong:
+        raise Refusals(wrong)
+    return values
+
+
+def changed(rules: Mapping[str, Rule], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of changes, each by the rule of its name, if there is one. Raises as `together`."""
+    return together(**{name: partial(rules.get(name, _as_it_is), value) for name, value in changes.items()})
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -80,8 +80,8 @@ async def create_account(
 async def update_account(session: AsyncSession, actor: Actor, changes: dict[str, Any]) -> Account:
     """`changes` holds only the attributes that were given; see `_ACCOUNT_CHANGES`."""
     account = await _lock_account(session, actor)
-    for attribute, value in changes.items():
-        setattr(account, attribute, _ACCOUNT_CHANGES[attribute](value))
+    for attribute, value in rules.changed(_ACCOUNT_CHANGES, changes).items():
+        setattr(account, attribute, value)
     return account
 
 
@@ -92,9 +92,11 @@ async def create_user(
     does."""
     user = User(
         account_id=actor.account_id,
-        email=addresses.checked(email),
-        name=rules.short(name, "name"),
         role=(role or UserRole.MEMBER).value,
+        **rules.together(
+            email=lambda: addresses.checked(email),
+            name=lambda: rules.short(name, "name"),
+        ),
     )
     await _require_free(session, user)
     session.add(user)
@@ -116,8 +118,8 @@ async def update_user(
     before = user.email
     if changes.get("role") is UserRole.MEMBER:
         await _require_another_admin(session, user, "role")
-    for attribute, value in changes.items():
-        setattr(user, attribute, _USER_CHANGES[attribute](value))
+    for attribute, value in rules.changed(_USER_CHANGES, changes).items():
+        setattr(user, attribute, value)
     user.updated_at = clock.now()
     if "email" in changes:
         await _require_free(session, user)
@@ -148,15 +150,12 @@ async def create_api_key(
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """A key and its secret, which is shown this once. Scopes are READ and WRITE unless given."""
-    if scopes is not None and not scopes:
-        raise Refusal(ErrorCode.REQUIRED, "Give at least one scope, or leave scopes out.", "scopes")
-    if expires_at is not None and expires_at <= clock.now():
-        raise Refusal(
-            ErrorCode.INVALID, "expiresAt must lie in the future; leave it out for never.", "expiresAt"
-        )
-    key, secret = ApiKey.issue(
-        actor.account_id, rules.short(name, "name"), list(scopes or DEFAULT_SCOPES), expires_at
+    checked = rules.together(
+        name=lambda: rules.short(name, "name"),
+        scopes=lambda: _scopes(scopes),
+        expires_at=lambda: _in_future(expires_at),
     )
+    key, secret = ApiKey.issue(actor.account_id, **checked)
     session.add(key)
     await session.flush()
     return key, secret
@@ -297,6 +296,20 @@ async def _require_free(session: AsyncSession, user: User) -> None:
             raise Refusal(
                 ErrorCode.TAKEN, "Another user of this account has this email; use another.", "email"
             )
+
+
+def _scopes(scopes: Sequence[Scope] | None) -> list[Scope]:
+    if scopes is not None and not scopes:
+        raise Refusal(ErrorCode.REQUIRED, "Give at least one scope, or leave scopes out.", "scopes")
+    return list(scopes or DEFAULT_SCOPES)
+
+
+def _in_future(expires_at: datetime | None) -> datetime | None:
+    if expires_at is not None and expires_at <= clock.now():
+        raise Refusal(
+            ErrorCode.INVALID, "expiresAt must lie in the future; leave it out for never.", "expiresAt"
+        )
+    return expires_at
 
 
 def _is_live_admin(key: ApiKey, at: datetime) -> bool:

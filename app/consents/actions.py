@@ -1,6 +1,6 @@
 """Verbs over requests for consent: create, update, find by id or token. They take a session and never commit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ async def create(
     # Locked, so that a meter made at the same time is linked by one of the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
     method = consent_method or ConsentMethod.DIGITAL_CONSENT
-    checked = together(
+    checked = rules.together(
         expiry=lambda: expiry_from(expiry),
         redirect_url=lambda: rules.redirect_url(redirect_url, "redirectUrl"),
         description=lambda: rules.optional(description, "description"),
@@ -76,16 +76,15 @@ async def update(
 ) -> HostedConsent:
     """`changes` holds only what was given: `description` at any time, `expiry` while pending. Raises CONFLICT."""
     consent = await load(session, actor, consent_id, "hostedConsentId", lock=True)
-    if "description" in changes:
-        consent.description = rules.optional(changes["description"], "description")
-    if "expiry" in changes:
-        if consent.status(clock.now()) is not ConsentStatus.PENDING:
-            raise Refusal(
-                ErrorCode.CONFLICT,
-                "The expiry can only be changed while the consent is pending; ask for a new consent instead.",
-                "expiry",
-            )
-        consent.expire_on(expiry_from(changes["expiry"]))
+    checks = {
+        "description": lambda value: rules.optional(value, "description"),
+        "expiry": lambda value: _new_expiry(consent, value),
+    }
+    checked = rules.changed(checks, changes)
+    if "description" in checked:
+        consent.description = checked["description"]
+    if "expiry" in checked:
+        consent.expire_on(checked["expiry"])
     consent.updated_at = clock.now()
     return consent
 
@@ -180,19 +179,14 @@ def expiry_from(day: date | None) -> date:
     return day
 
 
-def together(**checks: Callable[[], Any]) -> dict[str, Any]:
-    """The values of all checks. Raises Refusals with everything that is wrong, so that it can be put right at once."""
-    values, wrong = {}, []
-    for name, check in checks.items():
-        try:
-            values[name] = check()
-        except Refusal as error:
-            wrong.append(error)
-        except Refusals as error:
-            wrong.extend(error.refusals)
-    if wrong:
-        raise Refusals(wrong)
-    return values
+def _new_expiry(consent: HostedConsent, day: date | None) -> date:
+    if consent.status(clock.now()) is not ConsentStatus.PENDING:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "The expiry can only be changed while the consent is pending; ask for a new consent instead.",
+            "expiry",
+        )
+    return expiry_from(day)
 
 
 def _email(value: str | None) -> str | None:

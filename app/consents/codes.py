@@ -12,10 +12,9 @@ from typing import Any, Final, Self
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock
+from app import clock, rules
 from app.auth.actor import Actor
 from app.consents import actions
-from app.consents.actions import together
 from app.consents.decisions import Consentee, agreed_numbers
 from app.consents.models import HostedConsent
 from app.consents.terms import Terms
@@ -74,7 +73,7 @@ async def send_code(
     consent = await actions.to_decide(session, actor)
     at = clock.now()
     consent.require_digital()
-    checked = together(
+    checked = rules.together(
         consentee=lambda: Consentee.checked(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )

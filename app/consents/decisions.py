@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock, rules
 from app.auth.actor import Actor
 from app.consents import actions, coverage, documents
-from app.consents.actions import parsed_numbers, together
+from app.consents.actions import parsed_numbers
 from app.consents.events import HostedConsentApproved, HostedConsentRevoked
 from app.consents.models import ConsentMethod, ConsentStatus, Evidence, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms
@@ -40,7 +40,7 @@ class Consentee:
     def checked(cls, full_name: str, email: str, job_title: str | None) -> Self:
         """Raises Refusals with the fields' names in the contract."""
         return cls(
-            **together(
+            **rules.together(
                 full_name=lambda: rules.short(full_name, "consenteeFullName"),
                 email=lambda: rules.email(email, "consenteeEmail"),
                 job_title=lambda: rules.optional(job_title, "consenteeJobTitle", most=rules.MAX_NAME),
@@ -65,7 +65,7 @@ async def approve(
     """
     consent = await actions.to_decide(session, actor)
     consent.require_digital()
-    checked = together(
+    checked = rules.together(
         consentee=lambda: Consentee.checked(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )

@@ -33,14 +33,8 @@ async def create(
     logo_url: str | None = None,
     labels: dict[str, str] | None = None,
 ) -> Customer:
-    customer = Customer(
-        account_id=actor.account_id,
-        name=rules.short(name, "name"),
-        email=rules.email(email, "email"),
-        address=rules.optional(address, "address"),
-        logo_url=rules.link(logo_url, "logoUrl"),
-        labels=labels or {},
-    )
+    given = {"name": name, "email": email, "address": address, "logo_url": logo_url, "labels": labels}
+    customer = Customer(account_id=actor.account_id, **rules.changed(_CHANGES, given))
     await _require_free(session, customer)
     session.add(customer)
     await session.flush()
@@ -51,8 +45,8 @@ async def create(
 async def update(session: AsyncSession, actor: Actor, customer_id: str, changes: dict[str, Any]) -> Customer:
     """`changes` holds only the attributes that were given; see `_CHANGES`."""
     customer = await load(session, actor, customer_id, "customerId", lock=True)
-    for attribute, value in changes.items():
-        setattr(customer, attribute, _CHANGES[attribute](value))
+    for attribute, value in rules.changed(_CHANGES, changes).items():
+        setattr(customer, attribute, value)
     if "email" in changes:
         await _require_free(session, customer)
     customer.updated_at = clock.now()

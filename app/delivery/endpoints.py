@@ -1,7 +1,8 @@
 """Verbs over webhook endpoints. They take a session and never commit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -36,27 +37,30 @@ async def create(
     url: str,
     description: str | None = None,
     event_types: Sequence[str] | None = None,
+    checks: Mapping[str, rules.Rule] = MappingProxyType({}),
     **options: Any,
 ) -> tuple[WebhookEndpoint, str]:
     """An endpoint that gets the events from now on, and its secret, which is shown this once.
 
-    `options`: filter and selection (as `filters.checked` and `selected.checked` give them), headers, ordered,
-    rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG, OUT_OF_RANGE, what `event_names.checked` and `custom_headers.checked`
-    raise, and LIMIT_REACHED.
+    `options`: filter and selection (as `filters.checked` and `selected.checked` give them, or with `checks` that do
+    it), headers, ordered, rate_limit. Raises, all that are due at once, URL_NOT_ALLOWED, TOO_LONG, OUT_OF_RANGE and
+    what `event_names.checked` and `custom_headers.checked` raise; LIMIT_REACHED.
     """
     secret, (signing_key, public_key) = new_secret(), new_key_pair()
+    given = {"url": url, "description": description, "event_types": event_types, **options}
+    checked = rules.changed({**_rules(allow_networks), **checks}, given)
     endpoint = WebhookEndpoint(
         account_id=actor.account_id,
-        url=_url(url, allow_networks),
-        description=rules.optional(description, "description"),
-        event_types=event_names.checked(event_types),
+        url=checked["url"],
+        description=checked["description"],
+        event_types=checked["event_types"],
         # The log's lock is also what makes two creations count one after the other.
         first_sequence=await log.lock_position(session, actor.account_id),
         secret_encrypted=keyring.encrypt(secret),
         signing_key_encrypted=keyring.encrypt(signing_key),
         public_key=public_key,
     )
-    _set_options(endpoint, keyring, options)
+    _set_options(endpoint, keyring, checked)
     await _require_room(session, actor)
     session.add(endpoint)
     await session.flush()
@@ -70,6 +74,7 @@ async def update_endpoint(
     allow_networks: Networks,
     endpoint_id: str,
     changes: dict[str, Any],
+    checks: Mapping[str, rules.Rule] = MappingProxyType({}),
 ) -> WebhookEndpoint:
     """`changes` holds only the attributes that were given: url, description, event_types, status, and the options of
     `create`, of which null takes each back.
@@ -77,16 +82,17 @@ async def update_endpoint(
     Disabling cancels what waits; enabling begins at the events from now on.
     """
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
-    if "url" in changes:
-        endpoint.url = _url(_given(changes["url"], "url"), allow_networks)
+    checked = rules.changed({**_rules(allow_networks), **checks}, changes)
+    if "url" in checked:
+        endpoint.url = checked["url"]
         _begin_anew(endpoint)
-    if "description" in changes:
-        endpoint.description = rules.optional(changes["description"], "description")
-    if "event_types" in changes:
-        endpoint.event_types = event_names.checked(changes["event_types"])
-    _set_options(endpoint, keyring, changes)
-    if "status" in changes:
-        await _set_status(session, endpoint, _given(changes["status"], "status"))
+    if "description" in checked:
+        endpoint.description = checked["description"]
+    if "event_types" in checked:
+        endpoint.event_types = checked["event_types"]
+    _set_options(endpoint, keyring, checked)
+    if "status" in checked:
+        await _set_status(session, endpoint, checked["status"])
     endpoint.updated_at = clock.now()
     return endpoint
 
@@ -202,13 +208,24 @@ def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str,
     if "filter" in options:
         endpoint.filter = options["filter"]
     if "headers" in options:
-        headers = custom_headers.checked(options["headers"])
+        headers = options["headers"]
         endpoint.headers = custom_headers.masked(headers)
         endpoint.headers_encrypted = keyring.encrypt(orjson.dumps(headers).decode()) if headers else None
     if "ordered" in options:
         endpoint.ordered = bool(options["ordered"])
     if "rate_limit" in options:
-        endpoint.rate_limit = _rate(options["rate_limit"])
+        endpoint.rate_limit = options["rate_limit"]
+
+
+def _rules(allow_networks: Networks) -> dict[str, rules.Rule]:
+    return {
+        "url": lambda value: _url(_given(value, "url"), allow_networks),
+        "description": lambda value: rules.optional(value, "description"),
+        "event_types": event_names.checked,
+        "headers": custom_headers.checked,
+        "rate_limit": _rate,
+        "status": lambda value: _given(value, "status"),
+    }
 
 
 def _rate(limit: int | None) -> int | None:

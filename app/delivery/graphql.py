@@ -48,6 +48,7 @@ from app.delivery.graphql_types import (
     WebhookEndpoint,
 )
 from app.delivery.mails import Post
+from app.rules import Rule
 
 ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 
@@ -127,9 +128,10 @@ class DeliveryMutations:
         services = info.context.services
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = _options(info, given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS))
+            values = given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS)
+            networks = services.settings.webhook_allow_networks
             endpoint, secret = await endpoints.create(
-                session, actor, services.keyring, services.settings.webhook_allow_networks, **values
+                session, actor, services.keyring, networks, checks=_checks(info), **values
             )
             return {"webhook_endpoint": endpoint, "secret": secret}
 
@@ -146,11 +148,9 @@ class DeliveryMutations:
         networks = services.settings.webhook_allow_networks
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = _options(
-                info, given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS)
-            )
+            changes = given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS)
             endpoint = await endpoints.update_endpoint(
-                session, actor, services.keyring, networks, input.webhook_endpoint_id, changes
+                session, actor, services.keyring, networks, input.webhook_endpoint_id, changes, _checks(info)
             )
             return {"webhook_endpoint": endpoint}
 
@@ -207,8 +207,12 @@ class DeliveryMutations:
         """Ask an address to take events by mail; an account has 1,000 subscriptions at most."""
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = _options(info, given(input, "email", "description", "event_types", "filter", "digest"))
-            return {"email_subscription": await subscriptions.create(session, actor, _post(info), **values)}
+            values = given(input, "email", "description", "event_types", "filter", "digest")
+            return {
+                "email_subscription": await subscriptions.create(
+                    session, actor, _post(info), checks=_checks(info), **values
+                )
+            }
 
         return await mutate(info, input, CreateEmailSubscriptionPayload, run)
 
@@ -221,8 +225,10 @@ class DeliveryMutations:
         """Change an email subscription."""
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = _options(info, given(input, "description", "event_types", "filter", "digest"))
-            changed = await subscriptions.update(session, actor, input.email_subscription_id, changes)
+            changes = given(input, "description", "event_types", "filter", "digest")
+            changed = await subscriptions.update(
+                session, actor, input.email_subscription_id, changes, _checks(info)
+            )
             return {"email_subscription": changed}
 
         return await mutate(info, input, UpdateEmailSubscriptionPayload, run)
@@ -282,14 +288,16 @@ class DeliveryMutations:
         return await mutate(info, input, ReplayEventsPayload, run)
 
 
-def _options(info: Info, values: dict[str, Any]) -> dict[str, Any]:
-    """What was given, filter and selection as they are stored."""
-    if values.get("selection") is not None:
-        engine = Engine(info.schema, limits_of(info.context.services.settings))
-        values["selection"] = selected.checked(engine, values["selection"])
-    if values.get("filter") is not None:
-        values["filter"] = values["filter"].checked()
-    return values
+def _checks(info: Info) -> dict[str, Rule]:
+    """How filter and selection become what is stored of them."""
+    return {
+        "filter": lambda value: None if value is None else value.checked(),
+        "selection": lambda value: None if value is None else selected.checked(_engine(info), value),
+    }
+
+
+def _engine(info: Info) -> Engine:
+    return Engine(info.schema, limits_of(info.context.services.settings))
 
 
 def _post(info: Info) -> Post:

@@ -3,8 +3,9 @@
 They take a session and never commit. Nothing but the confirmation goes to an address that has not confirmed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import func, select
@@ -29,6 +30,14 @@ CONFIRM_WITHIN: Final = timedelta(hours=48)
 RESEND_AFTER: Final = timedelta(minutes=1)
 
 
+_RULES: Final[Mapping[str, rules.Rule]] = {
+    "email": addresses.checked,
+    "description": lambda value: rules.optional(value, "description"),
+    "event_types": event_names.checked,
+    "digest": lambda value: (value or Digest.IMMEDIATE).value,
+}
+
+
 async def create(
     session: AsyncSession,
     actor: Actor,
@@ -39,20 +48,18 @@ async def create(
     event_types: Sequence[str] | None = None,
     filter: dict[str, Any] | None = None,
     digest: Digest | None = None,
+    checks: Mapping[str, rules.Rule] = MappingProxyType({}),
 ) -> EmailSubscription:
-    """A subscription that waits for its confirmation, whose mail is queued. `filter` is as `filters.checked` gives it.
+    """A subscription that waits for its confirmation, whose mail is queued. `filter` is as `filters.checked` gives it,
+    or with a check that does it.
 
     Raises what `addresses.checked` and `event_names.checked` raise, TOO_LONG, TAKEN, CONFLICT for an address that has
     unsubscribed, and LIMIT_REACHED.
     """
-    subscription = EmailSubscription(
-        account_id=actor.account_id,
-        email=addresses.checked(email),
-        description=rules.optional(description, "description"),
-        event_types=event_names.checked(event_types),
-        filter=filter,
-        digest=(digest or Digest.IMMEDIATE).value,
-    )
+    given: dict[str, Any] = {"email": email, "description": description, "event_types": event_types}
+    given |= {"filter": filter, "digest": digest}
+    checked = rules.changed({**_RULES, **checks}, given)
+    subscription = EmailSubscription(account_id=actor.account_id, **checked)
     # The log's lock makes two creations look at each other's rows, one after the other.
     await log.lock_position(session, actor.account_id)
     await _require_room(session, actor)
@@ -64,21 +71,19 @@ async def create(
 
 
 async def update(
-    session: AsyncSession, actor: Actor, subscription_id: str, changes: dict[str, Any]
+    session: AsyncSession,
+    actor: Actor,
+    subscription_id: str,
+    changes: dict[str, Any],
+    checks: Mapping[str, rules.Rule] = MappingProxyType({}),
 ) -> EmailSubscription:
     """`changes` holds only the attributes that were given: description, event_types, filter, digest.
 
     What waits for a digest still comes in it; events from now on come as the new one says.
     """
     subscription = await _load(session, actor, subscription_id)
-    if "description" in changes:
-        subscription.description = rules.optional(changes["description"], "description")
-    if "event_types" in changes:
-        subscription.event_types = event_names.checked(changes["event_types"])
-    if "filter" in changes:
-        subscription.filter = changes["filter"]
-    if "digest" in changes:
-        subscription.digest = (changes["digest"] or Digest.IMMEDIATE).value
+    for attribute, value in rules.changed({**_RULES, **checks}, changes).items():
+        setattr(subscription, attribute, value)
     subscription.updated_at = clock.now()
     return subscription
 

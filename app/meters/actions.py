@@ -47,9 +47,13 @@ async def create(
     """
     # Locked, so that of a meter and a consent made at the same time one sees the other and links the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
-    meter = _meter(customer, _parsed(number, type, "number"))
-    meter.description = rules.optional(description, "description")
-    meter.address = rules.optional(address, "address")
+    checked = rules.together(
+        number=lambda: _parsed(number, type, "number"),
+        description=lambda: rules.optional(description, "description"),
+        address=lambda: rules.optional(address, "address"),
+    )
+    meter = _meter(customer, checked["number"])
+    meter.description, meter.address = checked["description"], checked["address"]
     meter.data_source = (data_source or DataSource.API).name
     meter.labels = labels or {}
     if await _of_numbers(session, customer.id, [meter.number]):
@@ -76,8 +80,8 @@ async def ensure(
 async def update(session: AsyncSession, actor: Actor, meter_id: str, changes: dict[str, Any]) -> Meter:
     """`changes` holds only the attributes that were given; see `_CHANGES`."""
     meter = await load(session, actor, meter_id, "meterId", lock=True)
-    for attribute, value in changes.items():
-        setattr(meter, attribute, _CHANGES[attribute](value))
+    for attribute, value in rules.changed(_CHANGES, changes).items():
+        setattr(meter, attribute, value)
     meter.updated_at = clock.now()
     return meter
 

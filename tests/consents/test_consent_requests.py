@@ -144,14 +144,14 @@ async def test_an_update_changes_description_at_any_time_and_expiry_while_pendin
         (today() - timedelta(days=1), ErrorCode.OUT_OF_RANGE),
         (today() + timedelta(days=3654), ErrorCode.OUT_OF_RANGE),
     ):
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(Refusals) as caught:
             await update(description="not kept", expiry=wrong)
-        assert (caught.value.code, caught.value.field) == (code, ["expiry"])
+        assert [(one.code, one.field) for one in caught.value.refusals] == [(code, ["expiry"])]
     assert (await asked.stored()).description == "before"
     await asked.approve()
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(Refusals) as caught:
         await update(expiry=today())
-    assert (caught.value.code, caught.value.field) == (ErrorCode.CONFLICT, ["expiry"])
+    assert [(one.code, one.field) for one in caught.value.refusals] == [(ErrorCode.CONFLICT, ["expiry"])]
     await update(description=None)
     assert (await asked.stored()).description is None
 
@@ -160,9 +160,9 @@ async def test_an_expired_request_can_not_be_brought_back(world: World) -> None:
     asked = await ask_for_consent(world)
     await asked.expire()
     async with world.database.transaction() as session:
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(Refusals) as caught:
             await actions.update(session, asked.actor, asked.consent.id, {"expiry": in_a_year()})
-    assert caught.value.code is ErrorCode.CONFLICT
+    assert [one.code for one in caught.value.refusals] == [ErrorCode.CONFLICT]
 
 
 async def test_only_the_own_account_can_update(world: World) -> None:
