@@ -173,7 +173,7 @@ class Scene:
 
     async def settled(self) -> None:
         """Until all events are dispatched and no delivery waits for anything."""
-        await self.until(self._nothing_waits)
+        await self.until(self.nothing_waits)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Until the condition, which is looked at after every point that is reached, holds."""
@@ -181,7 +181,8 @@ class Scene:
             while not await condition():
                 await self.points.next()
 
-    async def _nothing_waits(self) -> bool:
+    async def nothing_waits(self) -> bool:
+        """Whether all events are dispatched and no delivery waits for anything."""
         behind = select(col(Dispatch.account_id)).join(
             Stream,
             (col(Stream.account_id) == col(Dispatch.account_id))
