@@ -18,7 +18,7 @@ from app.consents import actions as consents
 from app.consents import decisions
 from app.crypto import Keyring
 from app.database import Database
-from app.delivery.mime import load_dkim
+from app.delivery.dkim import load_dkim
 from app.delivery.smtp import parse_smtp_url
 from app.errors import CommandError, Refusal, Refusals
 from app.migrations import is_ours

@@ -23,10 +23,10 @@ from app.api.limits import limits_of
 from app.api.schema import build_schema
 from app.delivery.digests import Digests
 from app.delivery.dispatch import Dispatcher
+from app.delivery.dkim import Dkim, load_dkim
 from app.delivery.loops import Loop, wait_briefly
 from app.delivery.mailing import EventMails, Postman
 from app.delivery.mails import Post
-from app.delivery.mime import Dkim, load_dkim
 from app.delivery.outgoing import OutgoingMails
 from app.delivery.refill import Refill
 from app.delivery.selected import Selected

@@ -1,34 +1,14 @@
-"""Mails as bytes: a multipart message that no text can break out of, and its DKIM signature."""
+"""Mails as bytes: a multipart message that no text can break out of."""
 
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import EmailPolicy
-from pathlib import Path
 
-import dkim
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
+from app.delivery.dkim import Dkim
 from app.delivery.guard import UrlRefused, ascii_host
 
-SIGNED_HEADERS = (
-    "from",
-    "to",
-    "reply-to",
-    "subject",
-    "date",
-    "message-id",
-    "mime-version",
-    "content-type",
-    "auto-submitted",
-    # RFC 8058 counts a one-click unsubscribe only if both of these are signed.
-    "list-unsubscribe",
-    "list-unsubscribe-post",
-)
 SUBJECT_CHARACTERS = 400
 
 _UNFOLDED = frozenset({"list-unsubscribe", "list-unsubscribe-post", "message-id"})
@@ -55,53 +35,6 @@ class _MailPolicy(EmailPolicy):
 
 
 _POLICY = _MailPolicy(linesep="\r\n", cte_type="7bit")
-
-
-class DkimError(ValueError):
-    """The DKIM settings cannot be used; the message says which and never shows the key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dkim:
-    """A DKIM signer. Make it with `load_dkim`."""
-
-    domain: str
-    selector: str
-    key: bytes = field(repr=False)
-
-    def sign(self, content: bytes) -> bytes:
-        """The message with a DKIM-Signature in front, over every header of SIGNED_HEADERS that it has."""
-        head = content.partition(b"\r\n\r\n")[0]
-        present = {line.partition(b":")[0].lower().decode() for line in head.split(b"\r\n")}
-        signature: bytes = dkim.sign(
-            content,
-            self.selector.encode(),
-            self.domain.encode(),
-            self.key,
-            canonicalize=(b"relaxed", b"relaxed"),
-            include_headers=[name.encode() for name in SIGNED_HEADERS if name in present],
-        )
-        return signature + content
-
-
-def load_dkim(domain: str, selector: str, key: str) -> Dkim:
-    """`key` is an RSA private key in PEM, or the path of a file with one. Raises DkimError."""
-    try:
-        pem = key.encode() if "-----BEGIN" in key else Path(key).read_bytes()
-    except OSError as error:
-        raise DkimError(f"The DKIM key file cannot be read: {error.strerror}.") from None
-    try:
-        private = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise DkimError("The DKIM key is not an unencrypted private key in PEM.") from None
-    if not isinstance(private, RSAPrivateKey) or private.key_size < 1024:
-        raise DkimError("The DKIM key is not an RSA key of 1024 bits or more.")
-    plain = private.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-    return Dkim(domain, selector, plain)
 
 
 def build_message(

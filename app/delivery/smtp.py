@@ -16,8 +16,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiosmtplib
 
+from app.delivery.dkim import Dkim
 from app.delivery.exchange import KEPT_BYTES, AttemptOutcome, Exchange, storable_line, storable_text
-from app.delivery.mime import Dkim, mail_bytes, plain_address
+from app.delivery.mime import mail_bytes, plain_address
 from app.delivery.replies import enhanced_status
 
 DEFAULT_TIMEOUT = 60.0
@@ -145,7 +146,7 @@ class SmtpMailer:
                 enhanced=BAD_ADDRESS_CODE,
                 recipient_refused=True,
             )
-        content = mail_bytes(message, self._signer)
+        content = await _signed(message, self._signer)
         if not await self._may_connect():
             return record.done(AttemptOutcome.CONNECTION, "No connection to the mail server became free.")
         record = _Recorder()
@@ -251,7 +252,7 @@ class FolderMailer:
         """Write the mail. What the disk refuses is CONNECTION, and so tried again."""
         record = _Recorder()
         name = _FILE_CHARACTERS.sub("_", str(message["Message-ID"]).strip("<>")).lstrip(".")[:200]
-        content = mail_bytes(message, self._signer)
+        content = await _signed(message, self._signer)
         try:
             await asyncio.to_thread(_write_whole, self._folder / f"{name}.eml", content)
         except OSError as error:
@@ -347,6 +348,11 @@ async def _reset(client: aiosmtplib.SMTP) -> bool:
     except (aiosmtplib.SMTPException, OSError):
         return False
     return True
+
+
+async def _signed(message: EmailMessage, signer: Dkim | None) -> bytes:
+    """The mail's bytes. A signature is made in a thread: the loop serves sockets meanwhile."""
+    return await asyncio.to_thread(mail_bytes, message, signer) if signer else mail_bytes(message)
 
 
 def _ssl_context(tls: Tls) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import re
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.mime import Dkim, DkimError, build_message, load_dkim, mail_bytes, plain_address
+from app.delivery.dkim import Dkim, DkimError, load_dkim
+from app.delivery.mime import build_message, mail_bytes, plain_address
 
 LINK = "https://voltwire.example/email-subscriptions/unsubscribe/" + "t" * 200
 ALL_HEADERS = {
@@ -258,6 +260,27 @@ def test_dkim(tmp_path: Path, form: serialization.PrivateFormat) -> None:
 def test_dkim_signs_what_is_there() -> None:
     content = mail_bytes(mail(unsubscribe_url=None), load_dkim("voltwire.example", "s1", pem(KEY)))
     assert dkim.verify(content, dnsfunc=dns_of(KEY))
+
+
+@given(subject=st.text(max_size=200), text=st.text(max_size=500), html=st.text(max_size=500))
+def test_dkim_of_any_mail_is_verified_by_another_implementation(subject: str, text: str, html: str) -> None:
+    content = mail_bytes(
+        mail(subject=subject, text=text, html=html), load_dkim("voltwire.example", "s1", pem(KEY))
+    )
+    assert dkim.verify(content, dnsfunc=dns_of(KEY))
+    assert max(len(line) for line in content.partition(b"\r\nFrom:")[0].split(b"\r\n")) <= 78
+
+
+@given(
+    body=st.text(alphabet=" \t\r\nab=.", max_size=200).map(
+        lambda text: re.sub(r"\r?\n|\r", "\r\n", text + "\n")
+    ),
+    subject=st.sampled_from(["x", " x ", "a\r\n  b\t c ", "\tx:y", ""]),
+)
+def test_dkim_folds_white_space_as_the_standard_says(body: str, subject: str) -> None:
+    content = f"From: a@voltwire.example\r\nX-Not: signed\r\nSubject:{subject}\r\n\r\n{body}".encode()
+    signed = load_dkim("voltwire.example", "s1", pem(KEY)).sign(content)
+    assert dkim.verify(signed, dnsfunc=dns_of(KEY))
 
 
 @pytest.mark.parametrize(

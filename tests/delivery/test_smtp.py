@@ -3,15 +3,18 @@
 import asyncio
 import email
 import email.policy
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from app.delivery.dkim import Dkim
 from app.delivery.exchange import AttemptOutcome, Exchange
 from app.delivery.mime import build_message
 from app.delivery.smtp import FolderMailer, SmtpMailer, SmtpServer, Tls, open_mailer, parse_smtp_url
@@ -396,6 +399,30 @@ async def test_the_folder_keeps_each_mail_once(tmp_path: Path) -> None:
     assert names == ["dlv_1@voltwire.example.eml", "dlv_2@voltwire.example.eml"]
     found = email.message_from_bytes((tmp_path / "data" / "mail" / names[0]).read_bytes())
     assert found.get_payload(0).get_payload() == "second\r\n"  # type: ignore[union-attr]
+
+
+class WatchedSigner(Dkim):
+    """Tells in which thread it signs."""
+
+    threads: ClassVar[list[int]] = []
+
+    def sign(self, content: bytes) -> bytes:
+        self.threads.append(threading.get_ident())
+        return super().sign(content)
+
+
+async def test_mails_are_signed_beside_the_loop(tmp_path: Path) -> None:
+    signer = WatchedSigner("voltwire.example", "s1", rsa.generate_private_key(65537, 2048))
+    async with good_server() as (port, inbox), mailer_to(port, signer=signer) as mailer:
+        await mailer.send(mail(), FROM, TO)
+    await FolderMailer(tmp_path, signer).send(mail(), FROM, TO)
+    (envelope,) = inbox.envelopes
+    (file,) = tmp_path.iterdir()
+    for content in (envelope.content, file.read_bytes()):
+        assert isinstance(content, bytes)
+        assert content.startswith(b"DKIM-Signature: v=1;")
+    assert len(signer.threads) == 2
+    assert threading.get_ident() not in signer.threads
 
 
 @pytest.mark.parametrize("local", ["../../etc/passwd", "..", "a/b\\c", "x" * 300])
