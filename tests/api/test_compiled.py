@@ -74,8 +74,12 @@ async def answer(world: World, engine: Engine, document: Document, viewer: Actor
 
 
 @dropping
-async def test_random_documents_have_the_same_answer_as_the_ordinary_way(world: World, scene: Scene) -> None:
-    chance = random.Random(7)
+@pytest.mark.long(keep=1, of="turn")
+@pytest.mark.parametrize("turn", range(20))
+async def test_random_documents_have_the_same_answer_as_the_ordinary_way(
+    world: World, scene: Scene, turn: int, seed: str
+) -> None:
+    chance = random.Random(seed)
     compiled, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
     documents = Documents(ordinary.schema, scene.known, chance)
     for _ in range(DOCUMENTS):

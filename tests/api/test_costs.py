@@ -130,10 +130,12 @@ class Reference:
         return below.grouped_field_set
 
 
-def test_random_documents_cost_what_the_executor_would_collect() -> None:
+@pytest.mark.long(keep=1, of="turn")
+@pytest.mark.parametrize("turn", range(20))
+def test_random_documents_cost_what_the_executor_would_collect(turn: int, seed: str) -> None:
     kinds = ("Customer", "Meter", "Event", "HostedConsent", "WebhookEndpoint", "EmailSubscription")
     known = Known({kind: ["cus_1"] for kind in kinds}, {"Event": ["after"]}, ["1012345678901"])
-    documents = Documents(SCHEMA, known, random.Random(11))
+    documents = Documents(SCHEMA, known, random.Random(seed))
     found = []
     for _ in range(300):
         document = documents.one()

@@ -176,9 +176,11 @@ async def test_a_viewer_without_a_scope_is_refused(world: World) -> None:
         assert refused.value.errors[0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_live_and_log_agree_on_every_filter_and_viewer(world: World) -> None:
+@pytest.mark.long(keep=1, of="turn")
+@pytest.mark.parametrize("turn", range(20))
+async def test_live_and_log_agree_on_every_filter_and_viewer(world: World, turn: int, seed: str) -> None:
     """`takes` and `may_see` over events at hand are the same as `narrow` and `visible` in SQL."""
-    chance = random.Random(7)
+    chance = random.Random(seed)
     async with listening(world) as live:
         actor, other = await owner(world), await owner(world)
         made = [await live.customer(actor, name) for name in ("Ada", "Bob", "Cyd")]

@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+import pytest
+
 from app.auth.actor import Actor
 from app.events.payload import Batch, Line
 from app.events.receivers import PUSHES_AT_ONCE
@@ -145,8 +147,12 @@ async def test_others_run_while_very_many_are_written_to(world: World) -> None:
         assert live.hub.stats.deliveries == len(sinks)
 
 
-async def test_whatever_happens_to_lines_each_gets_everything_in_order_and_once(world: World) -> None:
-    chance = random.Random(5)
+@pytest.mark.long(keep=1, of="turn")
+@pytest.mark.parametrize("turn", range(20))
+async def test_whatever_happens_to_lines_each_gets_everything_in_order_and_once(
+    world: World, turn: int, seed: str
+) -> None:
+    chance = random.Random(seed)
     async with listening(world) as live:
         actor = await owner(world)
         keys = [chance.choice(["one", "two", f"own{number}"]) for number in range(40)]

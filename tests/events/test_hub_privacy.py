@@ -179,8 +179,9 @@ async def tenant_of(live: Listening) -> Tenant:
     return tenant
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_each_viewer_gets_what_it_would_get_alone(world: World, seed: int) -> None:
+@pytest.mark.long(keep=3, of="turn")
+@pytest.mark.parametrize("turn", range(20))
+async def test_each_viewer_gets_what_it_would_get_alone(world: World, turn: int, seed: str) -> None:
     async with listening(world) as live:
         scene = Scene(live, random.Random(seed), [await tenant_of(live), await tenant_of(live)])
         watchers = []

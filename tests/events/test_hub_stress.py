@@ -63,10 +63,13 @@ async def write(live: Listening, actor: Actor, chance: random.Random, events: in
         await asyncio.sleep(chance.uniform(0, 0.03))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.long(keep=2, of="turn")
+@pytest.mark.parametrize("turn", range(20))
 @pytest.mark.parametrize("told", ["directly", "by the doorbell", "by nobody"])
-async def test_every_reader_gets_everything_once_and_in_order(world: World, told: str, seed: int) -> None:
-    chance = random.Random(f"{told} {seed}")
+async def test_every_reader_gets_everything_once_and_in_order(
+    world: World, told: str, turn: int, seed: str
+) -> None:
+    chance = random.Random(seed)
     rings = told != "by nobody"
     async with listening(world, rings=rings, local=told == "directly", look_every=0.05) as live:
         account = await world.account()

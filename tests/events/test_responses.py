@@ -59,11 +59,13 @@ async def answers(
     return [orjson.dumps(response, option=orjson.OPT_INDENT_2).decode() for response in responses]
 
 
+@pytest.mark.long(keep=1, of="turn")
+@pytest.mark.parametrize("turn", range(20))
 @dropping
 async def test_random_subscriptions_have_the_same_answers_as_the_ordinary_way(
-    world: World, scene: Scene
+    world: World, scene: Scene, turn: int, seed: str
 ) -> None:
-    chance = random.Random(11)
+    chance = random.Random(seed)
     compiled, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
     documents = Documents(ordinary.schema, scene.known, chance)
     for _ in range(DOCUMENTS):
