@@ -17,7 +17,9 @@ async def away(url: str) -> AsyncIterator[None]:
     """The database of this URL is away until the block ends."""
     if url.startswith("sqlite"):
         path = url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(path, 30, isolation_level=None, check_same_thread=False)) as connection:
+        with closing(
+            sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        ) as connection:
             # In a thread of its own, for a transaction that is open now ends on this one.
             await asyncio.to_thread(connection.execute, "BEGIN EXCLUSIVE")
             yield
