@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import h11
@@ -85,6 +85,11 @@ class Receiver:
     def on(self, path: str, answer: int | Answer | Callable[[Request], Answer]) -> None:
         """Answers every request to `path` so, from now on; a callable decides by the request."""
         self._paths[path] = Answer(answer) if isinstance(answer, int) else answer
+
+    def hold(self) -> None:
+        """Holds the answers of the default until `release()`."""
+        self.default = replace(self.default, hold=True)
+        self._thread.loop.call_soon_threadsafe(self._released.clear)
 
     def release(self) -> None:
         """Lets every held and stalled answer go, now and from now on."""
