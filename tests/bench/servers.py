@@ -47,7 +47,7 @@ class Server:
 
     def last_words(self) -> str:
         self.log.seek(0)
-        return self.log.read()[-1500:].decode(errors="replace").strip()
+        return self.log.read()[-6000:].decode(errors="replace").strip()
 
     async def said(self, words: bytes) -> None:
         """Wait until it has logged this. Raises BenchError with the last words."""

@@ -15,7 +15,7 @@ import psutil
 from rich.table import Table
 
 from tests.bench.api import Api
-from tests.bench.machine import raise_open_files
+from tests.bench.machine import BenchError, raise_open_files
 from tests.bench.receiver import Receiver
 from tests.bench.report import Figure, show
 from tests.bench.run import Run
@@ -52,7 +52,10 @@ async def run_soak(run: Run) -> None:
     ):
         visitors = await Visitors.prepared(api, product, receiver)
         run.report.progress(f"{visitors.sentence()}, for {minutes:g} minutes")
-        looks = await observed(product, visitors, minutes)
+        try:
+            looks = await observed(product, visitors, minutes)
+        except BenchError as error:
+            raise BenchError(f"{error}; the server's last words: {product.servers[0].last_words()}") from None
         run.report.progress(visitors.told())
     print_looks(run, looks)
     report(run, looks)
