@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import JSON, BigInteger, CursorResult, DateTime, Executable, String, event
+from sqlalchemy import JSON, BigInteger, CursorResult, DateTime, Executable, String, event, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import (
@@ -168,7 +168,7 @@ class Database:
         self.is_sqlite = url.startswith("sqlite")
         self._listeners: list[Committed] = []
         if self.is_sqlite:
-            path = url.removeprefix("sqlite:///")
+            path = self._path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.engine = _sqlite_engine(path, begin="BEGIN IMMEDIATE", size=1)
             self._readers = _sqlite_engine(path, begin="BEGIN", size=SQLITE_READERS, reads_only=True)
@@ -206,6 +206,8 @@ class Database:
             points.reach("transaction.before_commit")
             await session.commit()
             points.reach("transaction.committed")
+            if "leaves_no_traces" in session.info:
+                await asyncio.to_thread(sqlite.empty_log, self._path)
         if announced := session.info.get("announced"):
             self._tell(announced)
 
@@ -271,6 +273,21 @@ async def carry_out(session: AsyncSession, script: Script[T]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
+
+
+async def leave_no_traces(session: AsyncSession) -> None:
+    """What this transaction deletes or redacts is gone from SQLite's files as well once it has committed.
+
+    PostgreSQL's vacuum sees to it there.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        await session.execute(text("PRAGMA secure_delete=ON"))
+        before_commit(session, _leave_traces)
+        session.info["leaves_no_traces"] = True
+
+
+async def _leave_traces(session: AsyncSession) -> None:
+    await session.execute(text("PRAGMA secure_delete=FAST"))
 
 
 def announce(session: AsyncSession, items: Sequence[Any]) -> None:

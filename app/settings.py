@@ -157,6 +157,11 @@ class Settings(BaseSettings):
         """Bytes of one message on a socket: never more than 1 MiB, since a server holds thousands of sockets."""
         return min(self.max_body, _LONGEST_MESSAGE)
 
+    @property
+    def mail_folder(self) -> Path:
+        """Where mails go that are not sent."""
+        return self.data_dir / "mail"
+
     @cached_property
     def secret_keys(self) -> list[str]:
         """The secret keys; on SQLite the first start writes one into the data directory."""

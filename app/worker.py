@@ -222,7 +222,7 @@ class Worker:
 
 
 def _mailer(settings: Settings) -> Mailer:
-    return open_mailer(settings.smtp_url, settings.data_dir / "mail", _signer(settings))
+    return open_mailer(settings.smtp_url, settings.mail_folder, _signer(settings))
 
 
 def _signer(settings: Settings) -> Dkim | None:

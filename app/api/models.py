@@ -2,7 +2,9 @@
 
 from datetime import datetime
 
-from sqlmodel import Field, SQLModel
+from sqlalchemy import update
+from sqlmodel import Field, SQLModel, col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
 from app.database import Text, UtcDateTime
@@ -18,4 +20,22 @@ class IdempotentMutation(SQLModel, table=True):
     key: str = Field(primary_key=True, sa_type=Text)
     input_hash: str = Field(sa_type=Text)
     payload_encrypted: str | None = Field(default=None, sa_type=Text)
+    # Whom the payload is about, so that it goes with the customer.
+    customer_id: str | None = Field(default=None, sa_type=Text)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime, index=True)
+
+
+async def forget_successes(session: AsyncSession, account_id: str, customer_id: str) -> None:
+    """What mutations answered about a deleted customer goes, and the hash of what they were given.
+
+    Their keys stay, and fit no input any more: a request that is repeated late does not make the customer anew.
+    """
+    await session.execute(
+        update(IdempotentMutation)
+        .where(
+            col(IdempotentMutation.account_id) == account_id,
+            col(IdempotentMutation.customer_id) == customer_id,
+        )
+        .values(input_hash="", payload_encrypted=None),
+        execution_options={"synchronize_session": False},
+    )

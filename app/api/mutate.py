@@ -23,7 +23,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import clock
 from app.api.context import Context, Info, Services
 from app.api.models import IdempotentMutation
-from app.api.nodes import model_named, shown
+from app.api.nodes import model_named, prefix_of, shown
 from app.auth.actor import Actor, Scope
 from app.errors import ErrorCode, Refusal, Refusals
 
@@ -175,6 +175,7 @@ async def _once(
     await session.flush()
     row = await session.get_one(IdempotentMutation, tuple(where.values()))
     row.payload_encrypted = services.keyring.encrypt(orjson.dumps(_snapshot(result)).decode())
+    row.customer_id = _customer_of(result)
     return result
 
 
@@ -192,6 +193,12 @@ async def _claim(session: AsyncSession, where: dict[str, str], input_hash: str) 
     if inserted.rowcount:  # type: ignore[attr-defined]
         return None
     row = (await session.exec(select(IdempotentMutation).where(*matches))).one()
+    if not row.input_hash:
+        raise Refusal(
+            ErrorCode.IDEMPOTENCY_KEY_REUSED,
+            "What was made with this idempotency key has been deleted; take a new key to make it anew.",
+            "idempotencyKey",
+        )
     if row.input_hash != input_hash:
         raise Refusal(
             ErrorCode.IDEMPOTENCY_KEY_REUSED,
@@ -222,6 +229,13 @@ def _plain(value: Any) -> Any:
 
 def _snapshot(result: Result) -> dict[str, Any]:
     return {name: _kept(value) for name, value in result.items()}
+
+
+def _customer_of(result: Result) -> str | None:
+    """The customer that a row of the result is, or belongs to."""
+    rows = [value for value in result.values() if isinstance(value, SQLModel)]
+    ids = [row.id if prefix_of(type(row)) == "cus" else getattr(row, "customer_id", None) for row in rows]  # type: ignore[attr-defined]
+    return next(filter(None, ids), None)
 
 
 def _kept(value: Any) -> Any:

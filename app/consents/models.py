@@ -157,6 +157,13 @@ class HostedConsent(SQLModel, table=True):
         self.expiry, self.expires_at = day, clock.end_of_uk_day(day)
 
     @property
+    def addresses(self) -> set[str]:
+        """All mail addresses that it knows of the person who decides."""
+        drafted = (self.draft or {}).get("email")
+        known = (self.consentee_email, self.code_email, self.verified_email, drafted)
+        return {address for address in known if address}
+
+    @property
     def names_meters(self) -> bool:
         """Whether it means certain meters rather than all of its customer."""
         return self.flow_type == ConsentFlowType.GB_RESIDENTIAL_SPECIFIC.name

@@ -1,15 +1,19 @@
 """Verbs over customers: load, apply the rule, append the event. They take a session and never commit."""
 
+from pathlib import Path
 from typing import Any
 
 from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, rules
+from app.api.models import forget_successes
 from app.auth.actor import Actor, visible
+from app.consents.models import HostedConsent
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.delivery import actions as delivery
+from app.database import leave_no_traces
+from app.delivery import erasure
 from app.errors import ErrorCode, Refusal, not_found
 from app.events import log
 
@@ -53,13 +57,25 @@ async def update(session: AsyncSession, actor: Actor, customer_id: str, changes:
     return customer
 
 
-async def delete(session: AsyncSession, actor: Actor, customer_id: str) -> str:
-    """Deletes the customer's meters, readings, consents and evidence as well, and redacts what the log recorded."""
-    await session.delete(await load(session, actor, customer_id, "customerId", lock=True))
+async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_folder: Path) -> str:
+    """Deletes the customer's meters, readings, consents and evidence as well, and redacts what the log recorded.
+
+    Mails that are files in `mail_folder` go as well. What remains are hashed counts of mails to the customer's
+    addresses, which the limits need for a day at most.
+    """
+    customer = await load(session, actor, customer_id, "customerId", lock=True)
+    consents = (
+        await session.exec(select(HostedConsent).where(col(HostedConsent.customer_id) == customer_id))
+    ).all()
+    consent_ids = [consent.id for consent in consents]
+    addresses = {customer.email}.union(*(consent.addresses for consent in consents))
+    await leave_no_traces(session)
+    await session.delete(customer)
     # The rows go first: whoever is changing one of them is waited for, so that its event is redacted as well.
     await session.flush()
     await log.redact(session, actor.account_id, customer_id)
-    await delivery.forget_unsent_bodies(session, actor.account_id, customer_id)
+    await erasure.forget_customer(session, actor.account_id, customer_id, consent_ids, addresses, mail_folder)
+    await forget_successes(session, actor.account_id, customer_id)
     return customer_id
 
 

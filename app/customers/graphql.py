@@ -255,6 +255,7 @@ class CustomerMutations:
         the log."""
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await actions.delete(session, actor, input.customer_id)}
+            folder = info.context.services.settings.mail_folder
+            return {"deleted_id": await actions.delete(session, actor, input.customer_id, folder)}
 
         return await mutate(info, input, DeleteCustomerPayload, run)

@@ -1,28 +1,11 @@
 """Verbs over deliveries that features and mutations call. They take a session and never commit."""
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.delivery import claims
-from app.delivery.models import Delivery, OutgoingMail
-from app.events.models import EventRecord
-
-
-async def forget_unsent_bodies(session: AsyncSession, account_id: str, customer_id: str) -> None:
-    """A deleted customer's data must not go out any more: bodies about it, those already delivered included, are made
-    anew from the redacted log should they be sent once more."""
-    about = select(col(EventRecord.sequence)).where(
-        col(EventRecord.account_id) == account_id, col(EventRecord.customer_id) == customer_id
-    )
-    await session.execute(
-        update(Delivery)
-        .where(
-            col(Delivery.account_id) == account_id,
-            col(Delivery.event_sequence).in_(about),
-        )
-        .values(body=None)
-    )
+from app.delivery.models import OutgoingMail
 
 
 async def cancel_unfinished(session: AsyncSession, destination_id: str) -> None:

@@ -63,7 +63,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
         await accounts.rotate_api_key(session, admin, key.id, 60)
     async with world.database.transaction() as session:
         # Its events stay, and find nothing any more.
-        await customers.delete(session, admin, made[-1])
+        await customers.delete(session, admin, made[-1], world.services.settings.mail_folder)
     await random_destinations(world, admin, chance)
     neighbour = await world.authenticator.authenticate((await world.account("Other")).key)
     await _customer(world, neighbour, chance, 9)

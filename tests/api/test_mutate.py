@@ -39,9 +39,22 @@ async def test_the_same_input_gives_the_same_payload_after_the_row_changed(world
         # The order of keys in an object says nothing.
         again = {**ADA, "metadata": {"b": "2", "a": "1"}, "idempotencyKey": "k"}
         assert await run(world, account, CREATE, **again) == first
+
+
+async def test_what_was_answered_about_a_deleted_customer_is_not_given_again(world: World) -> None:
+    account = await world.account()
+    first = await run(world, account, CREATE, **ADA, idempotencyKey="k")
     deleted = mutation("deleteCustomer", "deletedId")
     await run(world, account, deleted, customerId=first["customer"]["id"])
-    assert await run(world, account, CREATE, **ADA, idempotencyKey="k") == first
+    async with unchanged(world):
+        again = await run(world, account, CREATE, **ADA, idempotencyKey="k")
+    assert again["userErrors"] == [
+        {
+            "code": "IDEMPOTENCY_KEY_REUSED",
+            "message": "What was made with this idempotency key has been deleted; take a new key to make it anew.",
+            "field": ["idempotencyKey"],
+        }
+    ]
 
 
 @pytest.mark.parametrize(

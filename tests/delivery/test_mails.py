@@ -242,7 +242,9 @@ async def test_a_deleted_customer_is_named_in_no_mail(world: World) -> None:
     story = await Story.of(world)
     await story.go_on()
     async with world.database.transaction() as session:
-        await customers.delete(session, story.asked.actor, story.asked.customer.id)
+        await customers.delete(
+            session, story.asked.actor, story.asked.customer.id, world.services.settings.mail_folder
+        )
     for kind in EventType:
         mail = await story.mail(kind.value)
         for part in (mail.subject, mail.text, mail.html):

@@ -1,0 +1,141 @@
+"""After `deleteCustomer` nothing of the person is found: in no column of any table, in no file of the data folder."""
+
+from collections.abc import AsyncIterator
+from email import message_from_bytes, policy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import col, select
+
+from app.api.models import IdempotentMutation
+from app.consents import actions as consents
+from app.consents import codes
+from app.delivery.models import UnconfirmedMail
+from tests.accounts.state import mutation, refusals, state
+from tests.consents.helpers import ELECTRICITY, in_a_year
+from tests.delivery.destinations import outgoing_done
+from tests.delivery.scene import Scene, open_scene
+from tests.meters.asking import run
+from tests.services.receiver import Answer, Receiver
+from tests.support import TestAccount
+
+PERSON = {
+    "name": "Zebedee Quillfeather",
+    "email": "zebedee.quillfeather@example.com",
+    "address": "7 Wobblegate Lane",
+    "metadata": {"nickname": "Zebbo"},
+}
+CONSENTEE = {
+    "full_name": "Zebedina Quillfeather",
+    "email": "zebedina.q@example.com",
+    "job_title": "Wobblegate occupier",
+}
+PERSONAL = ("zebed", "quillfeather", "wobblegate", "zebbo", ELECTRICITY)
+CREATE = mutation("createCustomer", "customer { id }")
+ASK = mutation("createHostedConsent", "hostedConsent { id }")
+DELETE = mutation("deleteCustomer", "deletedId")
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(database_url) as opened:
+        yield opened
+
+
+async def live(scene: Scene, account: TestAccount, key: str) -> str:
+    """The person becomes a customer, is asked for consent and has a code mailed; all that came of it has arrived."""
+    world, keyring = scene.world, scene.services.keyring
+    made = await run(world, account, CREATE, **PERSON, idempotencyKey=key)
+    customer_id: str = made["customer"]["id"]
+    asked = await run(
+        world,
+        account,
+        ASK,
+        customerId=customer_id,
+        flowType="GB_RESIDENTIAL_SPECIFIC",
+        expiry=in_a_year().isoformat(),
+        redirectUrl="https://bright.example/done",
+        description="For Wobblegate Lane",
+        meterNumbers=[ELECTRICITY],
+    )
+    async with scene.database.transaction() as session:
+        actor = await world.authenticator.authenticate(account.key)
+        consent = await consents.load(session, actor, asked["hostedConsent"]["id"])
+        bearer = await consents.actor_of_token(session, keyring.decrypt(consent.token_encrypted))
+        await codes.send_code(session, bearer, keyring, **CONSENTEE, privacy_contact="privacy@example.com")
+    await scene.settled()
+    await scene.until(lambda: outgoing_done(world))
+    return customer_id
+
+
+def in_files(*folders: Path) -> list[str]:
+    """What of the person is found in the files, as they are and as mail programs read them."""
+    found = []
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        texts = [path.read_bytes().decode("utf-8", "replace")]
+        if path.suffix == ".eml":
+            message: Any = message_from_bytes(path.read_bytes(), policy=policy.default)
+            texts += [str(message["subject"]), str(message["to"])]
+            texts += [part.get_content() for part in message.iter_parts()]
+        found += [f"{path.name}: {one}" for one in PERSONAL if any(one in text.casefold() for text in texts)]
+    return found
+
+
+async def in_tables(scene: Scene) -> list[str]:
+    rows = await state(scene.world)
+    return [
+        f"{table}: {one}"
+        for table, found in rows.items()
+        for one in PERSONAL
+        if one in repr(found).casefold()
+    ]
+
+
+async def test_nothing_of_a_deleted_customer_is_found(
+    scene: Scene, receiver: Receiver, tmp_path: Path
+) -> None:
+    folders = (tmp_path, scene.services.settings.data_dir)
+    # A receiver may repeat what it was sent.
+    receiver.default = Answer(200, body=f"Welcome, {PERSON['name']}".encode())
+    account = await scene.world.account()
+    await scene.subscription(account.id, "reader@example.com")
+    async with scene.worker():
+        other = await run(scene.world, account, CREATE, name="Ann Other", email="ann@example.com")
+        await scene.settled()
+        await scene.endpoint(account.id, receiver.url())
+        customer_id = await live(scene, account, "the same")
+    assert await in_tables(scene) != []
+    assert in_files(*folders) != []
+    mails = len(list(scene.services.settings.mail_folder.iterdir()))
+    deleted = await run(scene.world, account, DELETE, customerId=customer_id)
+    assert deleted["userErrors"] == []
+    assert await in_tables(scene) == []
+    assert in_files(*folders) == []
+    # The mail about the other customer stays; that about this one and the one with the code are gone.
+    kept = [path.read_text() for path in scene.services.settings.mail_folder.iterdir()]
+    assert (mails, len(kept)) == (3, 1)
+    assert "Ann Other" in kept[0]
+    assert other["customer"]["id"] in repr(await state(scene.world))
+
+
+async def test_a_repeated_request_does_not_bring_the_customer_back(scene: Scene) -> None:
+    account = await scene.world.account()
+    async with scene.worker():
+        customer_id = await live(scene, account, "the same")
+    await run(scene.world, account, DELETE, customerId=customer_id)
+    async with scene.database.reading() as session:
+        stored = (await session.execute(select(IdempotentMutation))).scalars().all()
+    assert [(one.key, one.input_hash, one.payload_encrypted) for one in stored] == [("the same", "", None)]
+    again = await run(scene.world, account, CREATE, **PERSON, idempotencyKey="the same")
+    assert refusals(again) == [("IDEMPOTENCY_KEY_REUSED", ["idempotencyKey"])]
+
+
+async def test_the_count_of_mails_stays_for_as_long_as_its_limit_needs_it(scene: Scene) -> None:
+    account = await scene.world.account()
+    async with scene.worker():
+        customer_id = await live(scene, account, "the same")
+    await run(scene.world, account, DELETE, customerId=customer_id)
+    async with scene.database.reading() as session:
+        kinds = (await session.execute(select(col(UnconfirmedMail.kind)))).scalars().all()
+    assert kinds == ["CODE"]
