@@ -69,9 +69,17 @@ def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    host: Host = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Serve /healthz, /readyz and /metrics there; nowhere if left out."
+        ),
+    ] = None,
+) -> None:
     """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
-    _said(lambda: _operating().work())
+    _said(lambda: _operating().work(host, port))
 
 
 @app.command()

@@ -37,10 +37,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock, points, postgres, sqlite
 from app.direct import Reads, Rows, Script, Snapshot
-from app.outages import LOST_CONNECTION, DatabaseAway, report
+from app.outages import LOST_CONNECTION, DatabaseAway, DatabaseRefuses, report
 
 CONNECT_SECONDS = 5
 """A server that has not let us in by then is away."""
+
+_REFUSALS = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.exceptions.ClientConfigurationError,
+)
 
 IDLE_SECONDS = 5
 """A transaction that does nothing for so long is ended by PostgreSQL, and its locks with it.
@@ -166,6 +172,8 @@ class Database:
 
     def __init__(self, url: str, pool_size: int = 10) -> None:
         self.is_sqlite = url.startswith("sqlite")
+        self.is_held = False
+        """Whether it counts as away whatever it does, as before it has this version's tables."""
         self._listeners: list[Committed] = []
         if self.is_sqlite:
             path = self._path = url.removeprefix("sqlite:///")
@@ -196,8 +204,13 @@ class Database:
             async with self._transaction() as session:
                 yield session
 
+    def _require_open(self) -> None:
+        if self.is_held:
+            raise DatabaseAway("it is waited for since the start")
+
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        self._require_open()
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
             await session.flush()
@@ -222,15 +235,18 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A read-only session that sees one state of the database throughout."""
+        self._require_open()
         async with AsyncSession(self._readers, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     async def read(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
         """The rows of one statement, which sees one state without a transaction around it."""
+        self._require_open()
         return await self.reads.rows(statement, parameters)
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Several statements that see one state of the database."""
+        self._require_open()
         return self.reads.snapshot()
 
     async def dispose(self) -> None:
@@ -313,6 +329,8 @@ def may_pass(error: BaseException) -> bool:
 async def _connect_postgres(url: str) -> asyncpg.Connection:
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+    except _REFUSALS as error:
+        raise DatabaseRefuses(f"{error}".partition("\n")[0]) from error
     except TimeoutError as error:
         raise DatabaseAway(f"no answer within {CONNECT_SECONDS} s") from error
     except (asyncpg.PostgresError, *LOST_CONNECTION) as error:

@@ -1,8 +1,8 @@
 """One process of Voltwire: what it opens at start and closes at the end, and its routes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
+from app import probes
 from app.accounts import pages as account_pages
 from app.api.asked import JSON
 from app.api.context import Services
@@ -40,7 +41,8 @@ from app.events.doorbell import Doorbell
 from app.events.hub import Hub
 from app.events.ring import Ring
 from app.metrics import Metrics
-from app.migrations import migrate
+from app.migrations import migrate, migrate_when_there
+from app.outages import is_lost, kind_of, report
 from app.readings import bulk
 from app.settings import Settings
 from app.web import start
@@ -85,7 +87,7 @@ class Process:
         """Migrate, open everything, and close it at the end."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.services.database.dispose)
-            await migrate(self.services.database)
+            await self._open_database(stack)
             await stack.enter_async_context(self.doorbell)
             stack.push_async_callback(self.authenticator.close)
             await stack.enter_async_context(self.ring)
@@ -108,15 +110,30 @@ class Process:
             await self.worker.stop()
             await self._working
 
-    async def is_ready(self) -> dict[str, bool]:
-        """Whether the database answers, and the broadcaster is reached."""
+    async def _open_database(self, stack: AsyncExitStack) -> None:
+        """Migrate. A database that is away is waited for beside everything else, which takes it for away meanwhile."""
+        database = self.services.database
+        try:
+            await migrate(database)
+        except Exception as error:
+            if database.is_sqlite or not is_lost(error):
+                raise
+            report("migrating at start", error)
+            database.is_held = True
+            waiting = asyncio.create_task(migrate_when_there(database), name="database at start")
+            stack.callback(waiting.cancel)
+
+    async def faults(self) -> dict[str, str | None]:
+        """What is wrong with the database and the broadcaster, None where nothing is; without addresses."""
+        database = broadcaster = None
         try:
             async with asyncio.timeout(READY_WITHIN), self.services.database.reading() as session:
                 await session.execute(text("SELECT 1"))
-            database = True
-        except Exception:
-            database = False
-        return {"database": database, "broadcaster": self.doorbell.healthy}
+        except Exception as error:
+            database = f"The database cannot be used ({kind_of(error)})."
+        if not self.doorbell.healthy:
+            broadcaster = "The broadcaster cannot be reached."
+        return {"database": database, "broadcaster": broadcaster}
 
 
 def _listed(settings: Settings) -> Engine | None:
@@ -135,35 +152,38 @@ def _listed(settings: Settings) -> Engine | None:
 
 def create_app(process: Process) -> Starlette:
     """The ASGI application of a process."""
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with process.running():
-            yield
-
     origins = Origins(process.services)
     return Starlette(
         routes=_routes(process, origins),
         middleware=[*cors(origins, process.settings.allowed_origins), Middleware(MaskFaults)],
         exception_handlers={HTTPException: _on_http_error},
-        lifespan=lifespan,
+        lifespan=_lifespan(process),
     )
+
+
+def create_probes(process: Process) -> Starlette:
+    """The ASGI application of a worker: what operators ask, and nothing else."""
+    return Starlette(
+        routes=probes.routes(process),
+        middleware=[Middleware(MaskFaults)],
+        exception_handlers={HTTPException: _on_http_error},
+        lifespan=_lifespan(process),
+    )
+
+
+def _lifespan(process: Process) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with process.running():
+            yield
+
+    return lifespan
 
 
 def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
     view = GraphQLView(services, process.engine, authenticator, process.rates, process.live)
     sockets = SocketEndpoint(process.live, origins)
-
-    async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(_request: Request) -> Response:
-        parts = await process.is_ready()
-        return JSONResponse(parts, 200 if all(parts.values()) else 503)
-
-    async def metrics(_request: Request) -> Response:
-        return process.metrics.response()
 
     return [
         Route("/graphql", view.__call__, methods=["GET", "POST"]),
@@ -174,9 +194,7 @@ def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
         *delivery_pages.routes(services, process.rates),
         *account_pages.routes(services, process.rates),
         *start.routes(services),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/metrics", metrics),
+        *probes.routes(process),
         Mount("/static", PageFiles(directory=STATIC)),
     ]
 

@@ -23,6 +23,7 @@ from app.delivery.smtp import parse_smtp_url
 from app.errors import CommandError, Refusal, Refusals
 from app.migrations import is_ours
 from app.migrations import migrate as migrate_database
+from app.outages import DatabaseRefuses, is_lost
 from app.server import run_server, run_worker
 from app.settings import Settings, unknown_variables
 from app.telemetry import configure_logs
@@ -37,9 +38,9 @@ def serve(host: str, port: int, *, with_worker: bool) -> None:
     run_server(_ready(), host, port, with_worker=with_worker)
 
 
-def work() -> None:
+def work(host: str, port: int | None) -> None:
     """Migrate, then work until a signal."""
-    run_worker(_ready())
+    run_worker(_ready(), host, port)
 
 
 def migrate() -> None:
@@ -122,10 +123,19 @@ def _problem(error: ErrorDetails) -> str:
 
 
 def _ready() -> Settings:
-    """The settings, once the database they name has this version's tables."""
+    """The settings, once the database they name has this version's tables, unless its server is away."""
     settings = _settings()
-    _with_database(migrate_database, settings)
+    _with_database(_migrate_if_there, settings)
     return settings
+
+
+async def _migrate_if_there(database: Database) -> None:
+    """A server that is away is waited for by the process itself; what is there and wrong ends the start."""
+    try:
+        await migrate_database(database)
+    except Exception as error:
+        if database.is_sqlite or isinstance(error, DatabaseRefuses) or not is_lost(error):
+            raise
 
 
 def _with_known_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:

@@ -50,6 +50,15 @@ class DatabaseAway(ConnectionError):
     """No connection to the database can be had; the message says why, and quotes nothing that is stored."""
 
 
+class DatabaseRefuses(DatabaseAway):
+    """The server answers and lets nobody in by this URL: a wrong password, no such database, an unknown option."""
+
+
+def kind_of(error: BaseException) -> str:
+    """The name of the error that another came from, which tells strangers nothing."""
+    return type(error.__cause__ or error).__name__
+
+
 def is_lost(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, says that the database is away, and not that a statement is wrong."""
     for _ in range(_LONGEST_CHAIN):

@@ -12,12 +12,13 @@ from typing import Any, Final, NoReturn
 import structlog
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
 
 from app import descriptors
 from app.api.connections import Connections
 from app.api.frame_protocol import FrameProtocol
 from app.api.http_protocol import HttpProtocol
-from app.main import Process, create_app
+from app.main import Process, create_app, create_probes
 from app.settings import Settings
 
 log = structlog.get_logger()
@@ -105,16 +106,25 @@ def _end_well(_number: int, _frame: FrameType | None) -> NoReturn:
 def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
     """Serve until a signal."""
     listener = _listen(host, port)
-    bound = listener.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    process = Process(settings, public_url=f"http://{shown}:{bound}", with_worker=with_worker)
+    url = _url_of(host, listener)
+    process = Process(settings, public_url=url, with_worker=with_worker)
+    log.info("serving", url=url, graphql=f"{url}/graphql", worker=with_worker)
+    _serve(process, create_app(process), listener)
+
+
+def _url_of(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def _serve(process: Process, app: Starlette, listener: socket.socket) -> None:
+    settings = process.settings
     connections = Connections(
         settings.max_connections_per_address,
         descriptors.for_connections(descriptors.raise_limit()),
         settings.trusted_proxies,
     )
     config = uvicorn.Config(
-        create_app(process),
+        app,
         log_config=None,
         access_log=False,
         http=partial(HttpProtocol, connections=connections),  # type: ignore[arg-type]
@@ -128,12 +138,6 @@ def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -
         forwarded_allow_ips=[str(one) for one in settings.trusted_proxies],
         server_header=False,
         backlog=4096,
-    )
-    log.info(
-        "serving",
-        url=f"http://{shown}:{bound}",
-        graphql=f"http://{shown}:{bound}/graphql",
-        worker=with_worker,
     )
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _end_well)
@@ -162,17 +166,22 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run_worker(settings: Settings) -> None:
-    """Work until a signal."""
+def run_worker(settings: Settings, host: str = "127.0.0.1", port: int | None = None) -> None:
+    """Work until a signal; with a port, what operators ask is answered there."""
+    if settings.public_url is None:
+        log.warning("VOLTWIRE_PUBLIC_URL is not set: links in mails lead to this machine", url=LOCAL_URL)
+    listener = None if port is None else _listen(host, port)
+    process = Process(settings, public_url=LOCAL_URL, with_worker=True)
+    if listener is not None:
+        log.info("working", url=_url_of(host, listener))
+        _serve(process, create_probes(process), listener)
+        return
 
     async def run() -> None:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, ended.set)
-        if settings.public_url is None:
-            log.warning("VOLTWIRE_PUBLIC_URL is not set: links in mails lead to this machine", url=LOCAL_URL)
-        process = Process(settings, public_url=LOCAL_URL, with_worker=True)
         _settle()
         async with process.running():
             log.info("working")

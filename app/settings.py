@@ -22,6 +22,8 @@ Networks = Annotated[list[Network], NoDecode]
 
 # The key of `voltwire listen` and `trigger`, which call a server.
 _OF_CLIENTS = "api_key"
+PRIVATE_NETWORKS = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+
 _DATABASE_FORM = "must be sqlite:///path or postgresql://user:password@host:port/name"
 _BROADCAST_FORM = "must be memory://, redis://host:port or postgresql://user:password@host:port/name"
 _SCHEDULE_FORM = "must be seconds of 0 to 2592000 (30 days), separated by commas"
@@ -73,13 +75,14 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(default=10_000, ge=1)
     rate_limit: float = Field(default=100, gt=0, allow_inf_nan=False)
     operations_file: Path | None = None
+    metrics_networks: Networks = [ipaddress.ip_network(one) for one in PRIVATE_NETWORKS]
 
     @field_validator("allowed_origins", "webhook_retry_schedule", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return _comma_list(value)
 
-    @field_validator("trusted_proxies", "webhook_allow_networks", mode="before")
+    @field_validator("trusted_proxies", "webhook_allow_networks", "metrics_networks", mode="before")
     @classmethod
     def _networks(cls, value: Any) -> Any:
         return [_network(part) for part in _comma_list(value)]

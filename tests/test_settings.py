@@ -127,6 +127,10 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         "max_connections_per_address": 10_000,
         "rate_limit": 100,
         "operations_file": None,
+        "metrics_networks": [
+            ipaddress.ip_network(one)
+            for one in ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+        ],
     }
 
 
@@ -244,9 +248,9 @@ def test_the_program_says_what_it_cannot_use_and_ends() -> None:
     assert said == [[1, "", f"{sentence}\n"] for _, sentence in UNUSABLE]
 
 
-def test_the_program_says_that_its_database_is_away_and_ends() -> None:
+def test_a_command_says_that_its_database_is_away_and_ends() -> None:
     away = f"postgresql://voltwire:secret@127.0.0.1:{free_port()}/voltwire"
-    code, out, said = run("api", "--port", "0", DATABASE_URL=away, SECRET_KEY=KEY)
+    code, out, said = run("migrate", DATABASE_URL=away, SECRET_KEY=KEY)
     assert (code, out) == (1, "")
     (sentence,) = said.splitlines()
     assert sentence.startswith("VOLTWIRE_DATABASE_URL: the database cannot be used: ")

@@ -24,6 +24,7 @@ from app.delivery.models import Lane
 from app.delivery.outcomes import Result
 from app.delivery.recorder import Recorder
 from app.delivery.retry import Fate, is_too_late, verdict
+from app.outages import report
 
 CLOSING_PAUSE = 1.0
 """What a destination that says it is gone is spared until that is recorded."""
@@ -229,5 +230,9 @@ class Sender:
             sending.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
         await self._records.flush()
-        async with self._database.transaction() as session:
-            await self._carrier.leave(session)
+        try:
+            async with self._database.transaction() as session:
+                await self._carrier.leave(session)
+        except Exception as error:
+            # A worker ends without its database as well: what it held falls to the others with its leases.
+            report("worker_end_not_told", error)

@@ -163,6 +163,8 @@ async def deployed(
     folder: Path,
     database_url: str | None = None,
     broadcast_url: str = "memory://",
+    *,
+    kind: type[Process] = Process,
     **settings: str,
 ) -> AsyncIterator[Deployment]:
     """Start processes of these roles at once, and end them with the block.
@@ -181,9 +183,10 @@ async def deployed(
     environment |= {f"VOLTWIRE_{name.upper()}": value for name, value in settings.items()}
     deployment = Deployment(environment)
     try:
-        deployment.processes = [Process(role, environment) for role in roles]
+        deployment.processes = [kind(role, environment) for role in roles]
         # Links lead to the first one, whoever sends them.
-        environment.setdefault("VOLTWIRE_PUBLIC_URL", deployment.apis[0].url)
+        if deployment.apis:
+            environment.setdefault("VOLTWIRE_PUBLIC_URL", deployment.apis[0].url)
         async with asyncio.TaskGroup() as starting:
             for process in deployment.processes:
                 starting.create_task(asyncio.to_thread(process.start))
