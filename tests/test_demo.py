@@ -11,14 +11,16 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from playwright.async_api import Browser
 from standardwebhooks import Webhook
 
 from app.delivery.signing import new_secret
 from app.demo.board import Board, Way
-from app.demo.consumers import why_not_signed
+from app.demo.consumers import Consumers, Hook, Mail, why_not_signed
 from app.demo.story import STORIES
 from app.events.catalogue import EventType
 from tests.services.patience import PATIENCE
@@ -172,3 +174,36 @@ def test_signatures_count_as_the_standard_library_makes_them() -> None:
     old = headers | {"webhook-timestamp": str(int(time.time()) - 400)}
     assert why_not_signed(secret, old, body) == "its timestamp is not of now"
     assert why_not_signed(secret, {"webhook-id": "evt_1"}, body) == "the header webhook-timestamp is missing"
+
+
+# The ratio of WCAG 2 between the colour of each text and the page's ground.
+CONTRASTS = """() => {
+    const luminance = colour => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(one => one / 255)
+            .map(one => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = luminance(getComputedStyle(document.body).backgroundColor);
+    return [...document.querySelectorAll("h1, p, a, b, small, pre")].map(one => {
+        const style = getComputedStyle(one), ink = luminance(style.color);
+        const ratio = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+        return [one.tagName, ratio >= 4.5 && style.opacity === "1"];
+    });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_inbox_can_be_read_in_light_and_dark(browser: Browser, scheme: Any) -> None:
+    consumers = Consumers()
+    at = datetime.now(UTC)
+    consumers.hooks.append(Hook("evt_1", "meter.created", {"id": "evt_1"}, None, at))
+    consumers.mails.append(Mail("ada@example.com", "New meter", "", "", None, at))
+    async with consumers.running():
+        context = await browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+        page = await context.new_page()
+        await page.goto(consumers.url)
+        read = await page.evaluate(CONTRASTS)
+        assert [tag for tag, is_legible in read if not is_legible] == []
+        assert {tag for tag, _ in read} == {"H1", "P", "A", "B", "SMALL", "PRE"}
+        assert await page.evaluate("document.documentElement.scrollWidth") == 360
+        await context.close()

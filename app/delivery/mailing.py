@@ -113,7 +113,6 @@ class EventMails:
             return None
         mail = await mails.event_mail(
             session,
-            public_url=self._public_url,
             unsubscribe_url=target.unsubscribe_url,
             event=event_of(row),
             subscription=target.subscription,
@@ -130,7 +129,6 @@ class EventMails:
         """One mail about several events."""
         return await mails.digest_mail(
             session,
-            public_url=self._public_url,
             unsubscribe_url=target.unsubscribe_url,
             events=events,
             subscription=target.subscription,

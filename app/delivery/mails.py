@@ -117,7 +117,6 @@ async def account_name(session: AsyncSession, account_id: str) -> str:
 async def event_mail(
     session: AsyncSession,
     *,
-    public_url: str,
     unsubscribe_url: str,
     event: EventRecord,
     subscription: EmailSubscription,
@@ -129,7 +128,6 @@ async def event_mail(
         "headline": headline,
         "rows": [(label, shorten(value, _MAX_VALUE)) for label, value in facts.rows],
         "when": uk_time(event.occurred_at),
-        "link": f"{public_url}/?event={event.id}",
         "event": event,
         "account": await account_name(session, event.account_id),
         "address": subscription.email,
@@ -141,7 +139,6 @@ async def event_mail(
 async def digest_mail(
     session: AsyncSession,
     *,
-    public_url: str,
     unsubscribe_url: str,
     events: Sequence[EventRecord],
     subscription: EmailSubscription,
@@ -151,8 +148,7 @@ async def digest_mail(
     for event in events:
         facts = await _wordings[event.type](session, event)
         headline = shorten(facts.headline, MAX_SUBJECT)
-        link = f"{public_url}/?event={event.id}"
-        entries.append({"headline": headline, "when": uk_time(event.occurred_at), "link": link})
+        entries.append({"headline": headline, "when": uk_time(event.occurred_at), "event": event})
     account = await account_name(session, subscription.account_id)
     first = str(entries[0]["headline"])
     more = f", and {count(len(entries) - 1, 'more event')}" if len(entries) > 1 else ""

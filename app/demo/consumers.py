@@ -29,7 +29,7 @@ from starlette.routing import Route
 HOST: Final = "127.0.0.1"
 TOLERANCE: Final = 300
 KEPT: Final = 500
-EVENT_ID: Final = re.compile(r"[?&]event=(evt_[0-9a-z]+)")
+EVENT_ID: Final = re.compile(r"^Event (evt_[0-9a-z]+) ", re.MULTILINE)
 CONFIRM_LINK: Final = re.compile(r"https?://\S+/email-subscriptions/confirm/\S+")
 # A mail is shown as its HTML, but nothing in it may run, load or leave its frame.
 MAIL_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
@@ -214,11 +214,17 @@ def _inbox(hooks: list[Hook], mails: list[Mail]) -> str:
     return (
         '<!doctype html><html lang="en-GB"><head><meta charset="utf-8"><title>What the demo received</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
-        ":root { color-scheme: light dark; } "
-        "body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; } "
-        "ul { padding: 0; list-style: none; } li { margin: 0 0 .75rem; } small { opacity: .75; } "
-        "pre { margin: .25rem 0; padding: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid; "
-        "border-radius: .4rem; font-size: .85rem; } "
+        # The browser's own blue of links is too dark on its own dark ground, and paled text is too pale on either.
+        ":root { color-scheme: light dark; --ink: #16202b; --soft: #52606d; --paper: #ffffff; --line: #6b7885; "
+        "--link: #0b5cad; } "
+        "@media (prefers-color-scheme: dark) { :root { --ink: #e8edf2; --soft: #a9b4bf; --paper: #11161b; "
+        "--line: #8a97a3; --link: #7cb8f5; } } "
+        "body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; "
+        "background: var(--paper); color: var(--ink); overflow-wrap: anywhere; } "
+        "a { color: var(--link); } "
+        "ul { padding: 0; list-style: none; } li { margin: 0 0 .75rem; } small { color: var(--soft); } "
+        "pre { margin: .25rem 0; padding: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; "
+        "border: 1px solid var(--line); border-radius: .4rem; font-size: .85rem; } "
         "@media (min-width: 50rem) { main { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem; } "
         "section { min-width: 0; } }</style></head><body><h1>What the demo received</h1>"
         "<p>The newest first. Load this page again to see what came since.</p><main>"

@@ -72,7 +72,6 @@ class Story:
         async with self.world.database.reading() as session:
             return await mails.event_mail(
                 session,
-                public_url=PUBLIC_URL,
                 unsubscribe_url=self.unsubscribe_url,
                 event=event,
                 subscription=self.subscription,
