@@ -243,7 +243,8 @@ class DeliveryMutations:
         at."""
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await subscriptions.delete(session, actor, input.email_subscription_id)}
+            deleted = await subscriptions.delete(session, actor, _post(info), input.email_subscription_id)
+            return {"deleted_id": deleted}
 
         return await mutate(info, input, DeleteEmailSubscriptionPayload, run)
 

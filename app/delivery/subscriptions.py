@@ -88,9 +88,10 @@ async def update(
     return subscription
 
 
-async def delete(session: AsyncSession, actor: Actor, subscription_id: str) -> str:
-    """What waited is cancelled, the confirmation too; the deliveries stay to be looked at."""
+async def delete(session: AsyncSession, actor: Actor, post: Post, subscription_id: str) -> str:
+    """Delete a subscription: pending mails are cancelled, its confirmation too; the deliveries stay to be looked at."""
     subscription = await _load(session, actor, subscription_id)
+    await suppressions.list_ended(session, post.keyring, subscription.account_id, subscription.email)
     await cancel_unfinished(session, subscription.id)
     await forget_mails_about(session, subscription.id)
     await session.delete(subscription)

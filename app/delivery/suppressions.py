@@ -1,13 +1,18 @@
-"""The suppression list: addresses that want no mails of an account, until they lift it by an earlier mail's link."""
+"""The suppression list: addresses that want no mails of an account, until they lift it by an earlier mail's link.
 
-from sqlalchemy import exists, select, update
+Subscriptions that were ended before there was a list are not on it, and count as if they were.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
 from app.crypto import Keyring
 from app.delivery.addresses import Remembered, address_hashes
-from app.delivery.models import MailSuppression
+from app.delivery.models import EmailSubscription, EmailSubscriptionStatus, MailSuppression
 from app.errors import ErrorCode, Refusal
 
 
@@ -47,14 +52,37 @@ async def find(session: AsyncSession, address: Remembered, *, lock: bool = False
 
 
 async def is_suppressed(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> bool:
-    statement = select(
-        exists().where(
-            col(MailSuppression.account_id) == account_id,
-            col(MailSuppression.address_hash).in_(address_hashes(keyring, address)),
-            col(MailSuppression.lifted_at).is_(None),
-        )
+    """Whether the account may not ask this address."""
+    lifted = await _lifted(session, keyring, account_id, address)
+    return None in lifted if lifted else await _was_ended_unlisted(session, account_id, address)
+
+
+async def list_ended(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> None:
+    """Suppress an address whose subscriptions were ended before there was a list, of which one is to be deleted."""
+    is_listed = bool(await _lifted(session, keyring, account_id, address))
+    if not is_listed and await _was_ended_unlisted(session, account_id, address):
+        await suppress(session, Remembered.of(keyring, account_id, address))
+
+
+async def _lifted(
+    session: AsyncSession, keyring: Keyring, account_id: str, address: str
+) -> list[datetime | None]:
+    """When each row of the address was lifted, whichever key its hash was made with."""
+    statement = select(col(MailSuppression.lifted_at)).where(
+        col(MailSuppression.account_id) == account_id,
+        col(MailSuppression.address_hash).in_(address_hashes(keyring, address)),
     )
-    return bool((await session.execute(statement)).scalar_one())
+    return list((await session.execute(statement)).scalars())
+
+
+async def _was_ended_unlisted(session: AsyncSession, account_id: str, address: str) -> bool:
+    """Whether the address has subscriptions of the account, all of them ended."""
+    statement = select(col(EmailSubscription.status)).where(
+        col(EmailSubscription.account_id) == account_id,
+        func.lower(col(EmailSubscription.email)) == address.lower(),
+    )
+    statuses = set((await session.execute(statement)).scalars())
+    return statuses == {EmailSubscriptionStatus.UNSUBSCRIBED.value}
 
 
 async def require_none(

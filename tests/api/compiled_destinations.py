@@ -38,7 +38,7 @@ async def random_destinations(world: World, admin: Actor, chance: random.Random)
                 session.add_all(_attempts(delivery, chance))
     async with world.database.transaction() as session:
         await endpoints.delete(session, admin, destinations[3])
-        await subscriptions.delete(session, admin, destinations[-1])
+        await subscriptions.delete(session, admin, _post(world), destinations[-1])
 
 
 async def _endpoint(world: World, admin: Actor, chance: random.Random, number: int) -> str:
@@ -71,12 +71,16 @@ async def _of_the_endpoints(world: World, admin: Actor, ids: list[str]) -> None:
         await endpoints.update_endpoint(session, admin, keyring, [], ids[2], changes)
 
 
+def _post(world: World) -> Post:
+    return Post(world.services.keyring, world.services.public_url)
+
+
 async def _subscription(world: World, admin: Actor, chance: random.Random, number: int) -> str:
     async with world.database.transaction() as session:
         subscription = await subscriptions.create(
             session,
             admin,
-            Post(world.services.keyring, world.services.public_url),
+            _post(world),
             email=f"s{number}@example.com",
             description=chance.choice([None, "Office"]),
             event_types=chance.choice([None, ["hosted_consent.*"]]),

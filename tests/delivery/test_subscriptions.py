@@ -179,7 +179,8 @@ async def test_an_address_has_one_subscription_in_an_account(world: World) -> No
     await make_subscription(world, other, "grace@example.com")
     # One that was ended before there was a list, and its successor, beside which it cannot come back.
     await change(world, first, status="UNSUBSCRIBED")
-    await make_subscription(world, account, "grace@example.com")
+    successor = await make_subscription(world, account, "ada@example.com")
+    await change(world, successor, email="grace@example.com")
     await a_minute_later(world)
     async with unchanged(world):
         payload = await run(world, account, RESEND, emailSubscriptionId=first)

@@ -29,7 +29,7 @@ from tests.delivery.destinations import (
 )
 from tests.delivery.test_delivery_pages import subscribed, unsubscribe_path
 from tests.delivery.test_delivery_pages import visitor as mail_visitor
-from tests.delivery.test_subscriptions import a_minute_later
+from tests.delivery.test_subscriptions import a_minute_later, change
 from tests.meters.asking import run
 from tests.support import TestAccount, World
 
@@ -302,6 +302,23 @@ async def test_the_link_of_a_mail_of_before_suppresses_while_its_subscription_is
         await client.post(unsubscribe_path(world, subscription_id))
     created = await run(world, account, CREATE_SUBSCRIPTION, email=GRACE)
     assert refusals(created) == [("CONFLICT", ["email"])]
+
+
+async def test_who_unsubscribed_before_there_was_a_list_is_not_asked_again_either(world: World) -> None:
+    account, subscription_id, confirm, _ = await subscribed(world)
+    await change(world, subscription_id, status="UNSUBSCRIBED", confirm_sent_at=None)
+    async with unchanged(world):
+        created = await run(world, account, CREATE_SUBSCRIPTION, email="GRACE@example.com")
+        assert refusals(created) == [("CONFLICT", ["email"])]
+        resent = await run(world, account, RESEND, emailSubscriptionId=subscription_id)
+        assert refusals(resent) == [("CONFLICT", ["emailSubscriptionId"])]
+    async with mail_visitor(world) as client:
+        assert "Confirmed: mails come from now on." in (await client.post(confirm)).text
+    await change(world, subscription_id, status="UNSUBSCRIBED")
+    await run(world, account, DELETE_SUBSCRIPTION, emailSubscriptionId=subscription_id)
+    async with unchanged(world):
+        created = await run(world, account, CREATE_SUBSCRIPTION, email=GRACE)
+        assert refusals(created) == [("CONFLICT", ["email"])]
 
 
 async def test_one_who_wants_no_mails_is_not_asked_as_a_user_either(world: World) -> None:
