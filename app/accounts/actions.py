@@ -99,6 +99,8 @@ async def create_user(
         ),
     )
     await _require_free(session, user)
+    # The log's lock comes before that of a mailbox, as where subscriptions are made: else the two wait in a circle.
+    await log.lock_position(session, actor.account_id)
     session.add(user)
     await session.flush()
     await confirmation.ask(session, post, user, "email")

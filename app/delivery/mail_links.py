@@ -61,7 +61,7 @@ async def find_confirmation(
     """What the token in a confirmation link stands for."""
     statement = select(EmailSubscription).where(col(EmailSubscription.confirm_hash) == digest(token))
     if lock:
-        statement = statement.with_for_update()
+        statement = statement.with_for_update().execution_options(populate_existing=True)
     subscription = (await session.execute(statement)).scalar_one_or_none()
     if subscription is None or await _has_successor(session, subscription):
         return await _without_subscription(session, asked_address(keyring, token))
@@ -73,7 +73,12 @@ async def find_confirmation(
 
 async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> Confirmable:
     """The address wants the mails: it gets the events from now on. A second time nothing changes."""
-    found = await find_confirmation(session, keyring, token, lock=True)
+    found = await find_confirmation(session, keyring, token)
+    position = 0
+    if found.account_id is not None:
+        # The log's lock comes before the subscription's, as where it is asked again: else the two wait in a circle.
+        position = await log.lock_position(session, found.account_id)
+        found = await find_confirmation(session, keyring, token, lock=True)
     if found.state is Confirmation.AGAIN:
         await _lift(session, keyring, token, found.subscription)
     subscription = found.subscription
@@ -81,7 +86,7 @@ async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> Confir
         lifted = found.state is Confirmation.AGAIN
         return Confirmable(Confirmation.LIFTED, found.account_id) if lifted else found
     if found.state in (Confirmation.OPEN, Confirmation.AGAIN):
-        subscription.first_sequence = await log.lock_position(session, subscription.account_id)
+        subscription.first_sequence = position
         subscription.status = EmailSubscriptionStatus.ACTIVE.value
         subscription.updated_at = clock.now()
     return Confirmable(Confirmation.DONE, found.account_id, subscription)
