@@ -32,15 +32,15 @@ _LABEL: Final = 16
 
 _LINK_REMOVED: Final = "[link removed]"
 _DOT: Final = "[.\u3002\uff0e\uff61\u2024]"
-# A word with a scheme, a mail address, or a name of a host: its last label has two letters or more, and so is no
+_WORD: Final = re.compile(r"\S+")
+# In a word with a scheme, a mail address, or a name of a host: its last label has two letters or more, and so is no
 # initial. A single letter before capitals is a company rather than a host, unless a path follows.
 _LINK: Final = re.compile(
-    rf"""\S*(?:
-        :/ | @ | \bwww{_DOT}
-        | (?:[^\W_]|-){{2,}}{_DOT}[^\W\d_]{{2,}}
-        | \w{_DOT}(?:[a-z]{{2,}} | [^\W\d_]{{2,}}[/:?#])
+    rf""":/ | @ | \bwww{_DOT}
+        | (?:[^\W_]|-){{2}}{_DOT}[^\W\d_]{{2}}
+        | \w{_DOT}(?:[a-z]{{2}} | [^\W\d_]{{2,}}[/:?#])
         | \bxn-- | \d+(?:{_DOT}\d+){{3}}
-    )\S*""",
+    """,
     re.VERBOSE,
 )
 
@@ -216,7 +216,7 @@ def without_links(name: str) -> str:
 
     Else anyone could have us send their links to anyone, in the name of an account.
     """
-    return _LINK.sub(_LINK_REMOVED, name)
+    return _WORD.sub(lambda word: _LINK_REMOVED if _LINK.search(word[0]) else word[0], name)
 
 
 def shorten(value: str, most: int) -> str:
