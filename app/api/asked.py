@@ -7,6 +7,7 @@ from starlette.requests import Request
 from app.api import exact
 from app.api.body import BodyCutOff, BodyTooLarge, read_body
 from app.api.failures import RequestErrors
+from app.api.parameters import parameters_of
 from app.api.persisted import named_document
 from app.errors import BadUserInput
 
@@ -58,7 +59,7 @@ async def read_request(request: Request, max_body: int) -> GraphQLRequest:
     """Raises RequestErrors."""
     if request.method == "POST":
         return GraphQLRequest(await _read_body(request, max_body))
-    parameters: dict[str, Any] = dict(request.query_params)
+    parameters: dict[str, Any] = dict(parameters_of(request))
     for name in ("variables", "extensions"):
         if name in parameters:
             parameters[name] = _parse(parameters[name], name)

@@ -34,7 +34,7 @@ from app.api.context import Context
 from app.api.costs import Costs
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.introspection import FIELDS as INTROSPECTION_FIELDS
-from app.api.introspection import MEMORY, IntrospectingExecutor
+from app.api.introspection import MEMORY, IntrospectingExecutor, most_values
 from app.api.limits import Limits
 from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
 from app.api.secret_fields import secret_fields
@@ -109,6 +109,8 @@ class Engine:
         compiled: bool = True,
     ) -> None:
         self.schema: GraphQLSchema = schema._schema
+        # Counted now rather than in somebody's request.
+        most_values(self.schema)
         self._compiled = compiled
         self._limits = limits
         self._strangers_limits = limits.of_strangers()

@@ -6,18 +6,23 @@ the standard introspection takes a fraction of the time, and nested ones grow wi
 """
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from math import inf
+from typing import Any, Final, NamedTuple, cast
 
 from graphql import (
+    ExecutionResult,
     GraphQLObjectType,
+    GraphQLResolveInfo,
     GraphQLSchema,
+    get_introspection_query,
     get_named_type,
     get_nullable_type,
-    is_enum_type,
     is_leaf_type,
     is_list_type,
     is_named_type,
     is_wrapping_type,
+    parse,
 )
 from graphql.execution.values import get_argument_values
 from graphql.pyutils import Path
@@ -25,8 +30,8 @@ from graphql.pyutils import Path
 from app.api.compiled.executor import ReadyExecutor
 from app.errors import QueryTooComplex
 
-MAX_VALUES: Final = 30_000
-"""Values that the introspection of one operation may bring back. The standard one of this schema brings 11,000."""
+ROOM: Final = 1.5
+"""The introspection of one operation may bring back so many times what the standard one of the schema does."""
 
 FIELDS: Final = frozenset({"__schema", "__type"})
 
@@ -57,33 +62,94 @@ class IntrospectingExecutor(ReadyExecutor):
     ) -> Any:
         if isinstance(result, GraphQLSchema) or is_named_type(result):
             if self._introspection is None:
-                self._introspection = Introspection(self)
+                self._introspection = Introspection(self, most_values(self.schema))
             return self._introspection.of(get_named_type(return_type), result, field_details_list)
         return super().complete_value(return_type, field_details_list, info, path, result, position_context)
 
 
+@lru_cache(4)
+def most_values(schema: GraphQLSchema) -> float:
+    """The values that one operation may bring back: with room to spare, more than the standard one with all options."""
+    query = get_introspection_query(
+        specified_by_url=True,
+        directive_is_repeatable=True,
+        schema_description=True,
+        input_value_deprecation=True,
+        experimental_directive_deprecation=True,
+        one_of=True,
+    )
+    executor = IntrospectingExecutor.build(schema, parse(query, no_location=True))
+    assert isinstance(executor, IntrospectingExecutor)  # noqa: S101 - the document is valid
+    introspection = executor._introspection = Introspection(executor, inf)
+    result = executor.execute_operation()
+    assert isinstance(result, ExecutionResult)  # noqa: S101 - nothing in it waits
+    assert result.errors is None, result.errors  # noqa: S101 - nothing in it fails
+    return ROOM * introspection.values
+
+
 class _Field(NamedTuple):
-    """One selected field of an introspection type, ready to be asked of any element."""
+    """One selected field of an introspection type that leads to objects, ready to be asked of any element."""
 
     key: str
     resolve: Callable[..., Any]
     info: Any
     arguments: dict[str, Any]
     is_list: bool
-    # Of an object: its type, and what is selected of it.
-    kind: GraphQLObjectType | None
+    kind: GraphQLObjectType
     details: Any
-    # Of an enum: its names.
-    name_of: Callable[[Any], Any] | None
+
+
+class _Plan(NamedTuple):
+    """What is selected of an introspection type: all keys, with the names of leaves, and the fields of objects."""
+
+    kind: GraphQLObjectType
+    entries: list[tuple[str, str]]
+    fields: list[_Field]
+    # Whose identity must not be another's meanwhile.
+    details: Any
+
+
+OBJECT: Final = ""
+"""The name, among those of leaves, in the place of what is none."""
+
+
+class _Leaves(dict[str, Any]):
+    """The leaves of one element of the schema by the names of their fields, each found when it is first asked for."""
+
+    def __init__(self, kind: GraphQLObjectType, element: Any) -> None:
+        super().__init__({OBJECT: None, "__typename": kind.name})
+        self._kind, self._element = kind, element
+
+    def __missing__(self, name: str) -> Any:
+        field = self._kind.fields[name]
+        assert field.resolve is not None  # noqa: S101 - as all of introspection have
+        type_: Any = get_named_type(field.type)
+        # None of them looks at who asks.
+        found: Any = field.resolve(self._element, cast("GraphQLResolveInfo[Any]", None))
+        if found is not None:
+            is_list = is_list_type(get_nullable_type(field.type))
+            found = [*map(type_.coerce_output_value, found)] if is_list else type_.coerce_output_value(found)
+        self[name] = found
+        return found
+
+
+@lru_cache(4)
+def _leaves_of(_schema: GraphQLSchema) -> dict[tuple[str, Any], _Leaves]:
+    """What was found of the elements of a schema."""
+    return {}
 
 
 class Introspection:
-    """The introspection of one operation: `values` are those that were brought back so far, shared ones each time."""
+    """The introspection of one operation, which brings back `most` values."""
 
-    def __init__(self, executor: ReadyExecutor) -> None:
+    def __init__(self, executor: ReadyExecutor, most: float) -> None:
         self._executor = executor
+        self._most = most
+        # Those that were brought back, shared ones each time, and those that were found.
         self.values = 0
-        self._plans: dict[tuple[str, int], tuple[Any, list[_Field]]] = {}
+        self._found = 0
+        self._leaves = _leaves_of(executor.schema)
+        self._plans: dict[tuple[str, int], _Plan] = {}
         self._known: dict[tuple[int, Any], tuple[dict[str, Any], int]] = {}
 
     @property
@@ -94,73 +160,70 @@ class Introspection:
     def of(self, kind: GraphQLObjectType, element: Any, details: Any) -> dict[str, Any]:
         """What the merged selections select of the schema or a type. Raises QueryTooComplex."""
         answer, values = self._object(kind, element, details)
-        self._count(values)
+        self.values += values
+        self._require_few(self.values)
         return answer
 
     def _object(self, kind: GraphQLObjectType, element: Any, details: Any) -> tuple[dict[str, Any], int]:
-        plan = self._plan(kind, details)
-        place = (id(plan), _identity(element))
+        plan = self._plans.get((kind.name, id(details))) or self._plan(kind, details)
+        identity = _identity(element)
+        place = (id(plan), identity)
         known = self._known.get(place)
         if known is None:
-            known = self._known[place] = self._fields(plan, element)
+            known = self._known[place] = self._fields(plan, identity, element)
         return known
 
-    def _fields(self, plan: list[_Field], element: Any) -> tuple[dict[str, Any], int]:
-        answer: dict[str, Any] = {}
-        values = len(plan)
-        for field in plan:
+    def _fields(self, plan: _Plan, identity: Any, element: Any) -> tuple[dict[str, Any], int]:
+        place = (plan.kind.name, identity)
+        leaves = self._leaves.get(place)
+        if leaves is None:
+            leaves = self._leaves[place] = _Leaves(plan.kind, element)
+        answer = {key: leaves[name] for key, name in plan.entries}
+        values = len(answer)
+        self._found += values
+        # All that is found is brought back at least once.
+        self._require_few(self._found)
+        for field in plan.fields:
             found = field.resolve(element, field.info, **field.arguments)
             if found is None:
-                answer[field.key] = None
-            elif field.kind is not None:
-                elements = found if field.is_list else (found,)
-                below = [self._object(field.kind, one, field.details) for one in elements]
-                values += sum(inside for _, inside in below)
-                if values > MAX_VALUES:
-                    self._count(values)
-                answer[field.key] = [one for one, _ in below] if field.is_list else below[0][0]
-            elif field.name_of is not None:
-                answer[field.key] = [*map(field.name_of, found)] if field.is_list else field.name_of(found)
-            else:
-                answer[field.key] = found
+                continue
+            elements = found if field.is_list else (found,)
+            below = [self._object(field.kind, one, field.details) for one in elements]
+            values += sum([inside for _, inside in below])
+            self._require_few(values)
+            answer[field.key] = [one for one, _ in below] if field.is_list else below[0][0]
         return answer, values
 
-    def _count(self, values: int) -> None:
-        self.values += values
-        if self.values > MAX_VALUES:
+    def _require_few(self, values: int) -> None:
+        if values > self._most:
             raise QueryTooComplex(
-                f"This introspection brings back more than {MAX_VALUES} values; ask in several requests.",
-                limit=MAX_VALUES,
+                f"This introspection brings back more than {self._most:.0f} values; ask in several requests.",
+                limit=int(self._most),
             )
 
-    def _plan(self, kind: GraphQLObjectType, details: Any) -> list[_Field]:
-        place = (kind.name, id(details))
-        if place not in self._plans:
-            # With the details, whose identity must not be another's meanwhile.
-            self._plans[place] = (details, self._planned(kind, details))
-        return self._plans[place][1]
-
-    def _planned(self, kind: GraphQLObjectType, details: Any) -> list[_Field]:
-        executor = self._executor
-        selected = executor.collect_subfields(kind, details).grouped_field_set
-        plan: list[_Field] = []
+    def _plan(self, kind: GraphQLObjectType, details: Any) -> _Plan:
+        plan = self._plans[kind.name, id(details)] = _Plan(kind, [], [], details)
+        selected = self._executor.collect_subfields(kind, details).grouped_field_set
         for key, below in selected.items():
-            node = below[0].node
-            field = executor.schema.get_field(kind, node.name.value)
-            assert field is not None  # noqa: S101 - the document is valid
-            assert field.resolve is not None  # noqa: S101 - as all of introspection have
-            info = executor.build_resolve_info(
-                field, [one.node for one in below], kind, Path(None, key, kind.name)
-            )
-            arguments = get_argument_values(
-                field, node, executor.variable_values, below[0].fragment_variable_values, True
-            )
-            is_list = is_list_type(get_nullable_type(field.type))
-            below_kind: Any = get_named_type(field.type)
-            name_of = below_kind.coerce_output_value if is_enum_type(below_kind) else None
-            kind_of = None if is_leaf_type(below_kind) else below_kind
-            plan.append(_Field(key, field.resolve, info, arguments, is_list, kind_of, below, name_of))
+            name = below[0].node.name.value
+            is_leaf = name == "__typename" or is_leaf_type(get_named_type(kind.fields[name].type))
+            plan.entries.append((key, name if is_leaf else OBJECT))
+            if not is_leaf:
+                plan.fields.append(self._field(kind, key, below))
         return plan
+
+    def _field(self, kind: GraphQLObjectType, key: str, below: Any) -> _Field:
+        executor, node, field = self._executor, below[0].node, kind.fields[below[0].node.name.value]
+        assert field.resolve is not None  # noqa: S101 - as all of introspection have
+        info = executor.build_resolve_info(
+            field, [one.node for one in below], kind, Path(None, key, kind.name)
+        )
+        arguments = get_argument_values(
+            field, node, executor.variable_values, below[0].fragment_variable_values, True
+        )
+        is_list = is_list_type(get_nullable_type(field.type))
+        named: Any = get_named_type(field.type)
+        return _Field(key, field.resolve, info, arguments, is_list, named, below)
 
 
 def _identity(element: Any) -> Any:

@@ -19,7 +19,7 @@ from app.consents.graphql import ConsentQueries
 from app.consents.graphql_mutations import ConsentMutations
 from app.customers.graphql import CustomerMutations, CustomerQueries
 from app.delivery.graphql import DeliveryMutations, DeliveryQueries
-from app.events.graphql import Event, EventFilter, EventQueries, event_types, read_event
+from app.events.graphql import Event, EventFilter, EventQueries, event_types, read_event, shown_catalogue
 from app.events.models import EventRecord
 from app.meters.graphql import MeterQueries
 from app.meters.graphql_mutations import MeterMutations
@@ -78,7 +78,8 @@ class Subscription:
 
 @cache
 def build_schema() -> strawberry.Schema:
-    """The one schema of this process."""
+    """The one schema of this process, and the catalogue in it."""
+    shown_catalogue()
     schema = strawberry.Schema(
         Query,
         Mutation,

@@ -16,6 +16,7 @@ from app.api.failures import RequestErrors
 from app.api.limits import STRANGERS_BODY
 from app.api.live import Live
 from app.api.negotiation import preferred
+from app.api.parameters import parameters_of
 from app.api.rates import Rates, TooManyRequests
 from app.api.sse import sse_errors, sse_response
 from app.auth.actor import Actor
@@ -144,12 +145,13 @@ def _credential(request: Request, accepted: str) -> str | None:
         raise Unauthenticated(
             "access_token counts for event streams by GET only; send the credential in a header."
         )
-    return credential_from_url(request.query_params.getlist("access_token"), request.headers)
+    return credential_from_url(parameters_of(request).getlist("access_token"), request.headers)
 
 
 def _is_a_look(request: Request, accept: str | None) -> bool:
     """Whether somebody opened the endpoint in a browser; the start page has an explorer."""
     if accept is None or HTML not in accept or request.method == "POST":
         return False
-    is_asking = any(name in request.query_params for name in ("query", "extensions"))
+    given = parameters_of(request)
+    is_asking = "query" in given or "extensions" in given
     return not is_asking and preferred(accept, (*OFFERS, HTML)) == HTML

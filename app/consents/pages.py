@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from app import clock
 from app.api.body import BodyTooLarge, read_body
 from app.api.context import Services
+from app.api.parameters import parameters_of
 from app.api.rates import Rates
 from app.consents import actions, codes, decisions, documents
 from app.consents.codes import Draft, Verdict
@@ -64,7 +65,7 @@ class _Pages:
 
     async def consent(self, request: Request) -> Response:
         if request.method != "POST":
-            return await self._show(request, edit="edit" in request.query_params)
+            return await self._show(request, edit="edit" in parameters_of(request))
         if _is_foreign(request.headers, self._services.public_url):
             return _message(
                 403, "This form came from another site", "Open the link you were sent and try again."

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from app.api.compression import takes_gzip
 from app.api.context import Services
+from app.api.parameters import parameters_of
 from app.api.schema import schema_text
 from app.events.catalogue import catalogue
 from app.ids import is_id
@@ -22,7 +23,7 @@ def routes(services: Services) -> list[BaseRoute]:
     """The page and the schema's text."""
 
     async def start(request: Request) -> Response:
-        wanted = request.query_params.get("event", "")
+        wanted = parameters_of(request).get("event", "")
         return page_with_scripts(
             "start.html",
             public_url=services.public_url,

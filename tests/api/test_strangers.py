@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from graphql import execute_sync, get_introspection_query, parse
 
-from app.api.introspection import MAX_VALUES
+from app.api.introspection import most_values
 from app.api.limits import STRANGERS, STRANGERS_BODY
 from app.errors import QueryTooComplex
-from tests.api.test_view import code, post
+from app.events.catalogue import EventType
+from tests.api.test_view import client, code, post
 from tests.support import World, the_schema
 
 OPTIONS = (
@@ -123,7 +124,10 @@ async def test_introspection_brings_back_so_many_values_at_most(world: World) ->
     response = await world.ask(query)
     assert response["data"] is None
     [error] = response["errors"]
-    assert error["extensions"] == {"code": "QUERY_TOO_COMPLEX", "limit": MAX_VALUES}
+    assert error["extensions"] == {
+        "code": "QUERY_TOO_COMPLEX",
+        "limit": int(most_values(world.engine.schema)),
+    }
 
 
 @pytest.mark.parametrize(
@@ -226,3 +230,17 @@ async def test_nothing_within_the_tokens_of_an_account_is_compared_each_with_eac
     }[kind]  # fmt: skip
     [error] = (await world.ask(query, key=account.key))["errors"]
     assert error["extensions"]["code"] == "QUERY_TOO_COMPLEX"
+
+
+async def test_so_many_parameters_of_an_address_count(world: World) -> None:
+    async with client(world) as opened:
+        for others, status in ((49, 200), (50, 400)):
+            response = await opened.get(f"/graphql?{'a&' * others}query={{__typename}}")
+            assert response.status_code == status
+
+
+async def test_the_catalogue_is_made_once(world: World) -> None:
+    query = "{ eventTypes { schema } }"
+    first, second = [(await world.data(query))["eventTypes"] for _ in range(2)]
+    assert len(first) == len(list(EventType))
+    assert all(one["schema"] is other["schema"] for one, other in zip(first, second, strict=True))

@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.bench.checkout import checked_out
 from tests.bench.databases import Databases
 from tests.bench.delivery import delivery_against, run_delivery
+from tests.bench.hostile import run_hostile
 from tests.bench.live import live_against, run_live
 from tests.bench.machine import BenchError, Cores, describe
 from tests.bench.readings import readings_against, run_readings
@@ -36,7 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "readings": run_readings,
 }
 # Run when they are named: they take long, and have no baseline.
-NAMED: dict[str, Benchmark] = {"soak": run_soak}
+NAMED: dict[str, Benchmark] = {"soak": run_soak, "hostile": run_hostile}
 AGAINST_REVISION: dict[str, Comparison] = {
     "live": live_against,
     "delivery": delivery_against,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from tests.bench.hostile_shapes import Shape, first_shapes, mutated
 from tests.bench.machine import Cores, describe
 from tests.bench.report import Figure, Report
 
@@ -116,6 +118,29 @@ async def test_a_soak_has_no_other_side(checkout: Path, tmp_path: Path) -> None:
     process = await bench(checkout, tmp_path / "temporary", "soak", "--against", "HEAD~1")
     await process.communicate()
     assert process.returncode == 2
+
+
+@pytest.mark.long
+async def test_a_hostile_search_shows_the_worst_beside_the_bar(checkout: Path, tmp_path: Path) -> None:
+    written = tmp_path / "figures.json"
+    process = await bench(checkout, tmp_path / "temporary", "hostile", "--quick", "--json", str(written))
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    [figure] = json.loads(written.read_bytes())["figures"]
+    assert (figure["name"], figure["baseline_name"]) == ("longest that one request holds the loop", "the bar")
+    assert figure["product_median"] > 0
+    assert figure["baseline_median"] > 0
+
+
+def test_a_hostile_search_tries_the_same_shapes_each_time() -> None:
+    shapes = first_shapes((1, 30, 300))
+    assert len({shape.request() for shape in shapes}) > 250
+    one, other = (mutations(shapes, random.Random(9)) for _ in range(2))
+    assert [shape.request() for shape in one] == [shape.request() for shape in other]
+
+
+def mutations(shapes: list[Shape], chance: random.Random) -> list[Shape]:
+    return [mutated(chance.choice(shapes), chance) for _ in range(200)]
 
 
 OLD = [100.0, 110.0, 90.0, 105.0, 95.0]
