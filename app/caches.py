@@ -7,7 +7,7 @@ from app import direct, sqlite
 from app.api import addresses, introspection, limits, memory, nodes, rates
 from app.auth import authenticate, stream_tokens
 from app.database import COMPILED_KEPT, COMPILED_WEIGHT, SQLITE_READERS
-from app.delivery import channels, guard, pool, signing, transport, webhooks
+from app.delivery import channels, guard, pool, signing, transport, unreadable, webhooks
 from app.events.payload import SHELF_BYTES
 from app.readings import actions as readings
 
@@ -70,5 +70,6 @@ def _destinations() -> int:
         + webhooks.STAMPS_KEPT * webhooks.STAMP_WEIGHT
         + pool.MOST_NAMES * pool.NAME_WEIGHT
         # Webhooks and mails.
+        + 2 * unreadable.REMEMBERED * unreadable.REMEMBERED_WEIGHT
         + 2 * channels.KEPT_CHANNELS * channels.CHANNEL_WEIGHT
     )

@@ -5,6 +5,7 @@ import gc
 import math
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from app.caches import bounds
 from app.crypto import Keyring
 from app.delivery.guard import URL_CHARACTERS, URLS_KEPT, parse_url
 from app.delivery.transport import PLACES_KEPT, Transport
+from app.delivery.unreadable import REMEMBERED, REMEMBERED_WEIGHT, Unreadable
 from app.delivery.webhooks import SECRETS_KEPT, Webhooks
 from app.direct import VALUES_KEPT, Statements
 from tests.system.test_readme import table
@@ -50,11 +52,18 @@ def unlocked() -> tuple[Callable[[str], Any], Iterator[str], int]:
     return webhooks._unlock, secrets(keyring), SECRETS_KEPT
 
 
+def unreadable() -> tuple[Callable[[str], Any], Iterator[str], int]:
+    told: Any = SimpleNamespace(error=lambda *_, **__: None)
+    keyring = Keyring([base64.b64encode(b"a key of a test's own, long enough").decode()])
+    limit = REMEMBERED * REMEMBERED_WEIGHT
+    return partial(Unreadable(told).tell, what="headers"), secrets(keyring), limit
+
+
 def networks() -> tuple[Callable[[str], Any], Iterator[str], int]:
     return network_of, (f"{n:x>10000}" for n in count()), NETWORKS_KEPT * NETWORK_WEIGHT
 
 
-@pytest.mark.parametrize("make", [urls, places, unlocked, networks])
+@pytest.mark.parametrize("make", [urls, places, unlocked, unreadable, networks])
 def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
     make: Callable[[], tuple[Callable[[str], Any], Iterator[str], int]],
 ) -> None:

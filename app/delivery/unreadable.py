@@ -1,8 +1,12 @@
 """Secrets that no key in VOLTWIRE_SECRET_KEY decrypts: each attempt fails and says so, the operator is told once."""
 
+import hashlib
 from typing import Any, Final
 
-REMEMBERED: Final = 10_000
+REMEMBERED, REMEMBERED_WEIGHT = 1000, 150
+"""Secrets that were told of, and the bytes of each, as measured; beyond so many all are told of again."""
+
+_MARK: Final = 16
 
 
 class Unreadable:
@@ -10,15 +14,17 @@ class Unreadable:
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._told: set[str] = set()
+        self._told: set[bytes] = set()
 
     def tell(self, key: str, what: str, **about: str) -> None:
         """Log what cannot be decrypted and the row that it is about, unless this key was told of."""
-        if key in self._told:
+        # The key may be the secret as it is stored, which has any length.
+        mark = hashlib.blake2b(key.encode(), digest_size=_MARK).digest()
+        if mark in self._told:
             return
         if len(self._told) >= REMEMBERED:
             self._told.clear()
-        self._told.add(key)
+        self._told.add(mark)
         self._log.error(
             "secret_unreadable",
             what=what,
