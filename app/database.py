@@ -19,14 +19,7 @@ import asyncpg
 from sqlalchemy import JSON, BigInteger, CursorResult, DateTime, Executable, String, event, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    InvalidatePoolError,
-    SQLAlchemyError,
-    StatementError,
-)
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -56,16 +49,6 @@ Else a process that stands still, or a machine that the network has lost, would 
 
 TRUSTED_SECONDS = 1.0
 """A connection that was used so recently, and that nobody has closed, is used again without being asked first."""
-
-# SQLSTATE classes: data exception, integrity constraint violation.
-_VALUE_STATES = ("22", "23")
-_DATABASE_ERRORS = (
-    SQLAlchemyError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    sqlite3.Error,
-)
 
 COMPILED_SIZE = 256
 """Statements that SQLAlchemy keeps compiled; of half as many more it drops the oldest."""
@@ -309,21 +292,6 @@ async def _leave_traces(session: AsyncSession) -> None:
 def announce(session: AsyncSession, items: Sequence[Any]) -> None:
     """Hand the items to the `on_commit` listeners once the transaction has committed."""
     session.info.setdefault("announced", []).extend(items)
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same statements may succeed later: the database was away or busy, and did not refuse their values.
-
-    It knows the errors of SQLAlchemy and those that the drivers raise past it, as on connecting.
-    """
-    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
-    if isinstance(cause, OSError):
-        return True
-    refused = (IntegrityError, DataError, sqlite3.IntegrityError, sqlite3.DataError, TypeError, ValueError)
-    if isinstance(error, refused) or isinstance(cause, refused):
-        return False
-    state = getattr(cause, "sqlstate", None) or ""
-    return not state.startswith(_VALUE_STATES) and isinstance(error, _DATABASE_ERRORS)
 
 
 async def _connect_postgres(url: str) -> asyncpg.Connection:

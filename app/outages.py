@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Final
 
 import asyncpg
@@ -41,6 +42,23 @@ _STATES: Final = ("25P03", "25006")
 _CANCELED: Final = "57014"
 # BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
 _SQLITE_CODES: Final = (5, 6, 7, 8, 10, 13, 14, 15)
+# SQLSTATE classes: data exception, integrity constraint violation.
+_VALUE_STATES: Final = ("22", "23")
+_REFUSED: Final = (
+    exc.IntegrityError,
+    exc.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    TypeError,
+    ValueError,
+)
+_DATABASE_ERRORS: Final = (
+    exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    sqlite3.Error,
+)
 _LONGEST_CHAIN: Final = 10
 
 log = structlog.get_logger(__name__)
@@ -54,20 +72,47 @@ class DatabaseRefuses(DatabaseAway):
     """The server answers and lets nobody in by this URL: a wrong password, no such database, an unknown option."""
 
 
-def kind_of(error: BaseException) -> str:
-    """The name of the error that another came from, which tells strangers nothing."""
-    return type(error.__cause__ or error).__name__
-
-
 def is_lost(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, says that the database is away, and not that a statement is wrong."""
+    return any(map(_says_lost, _causes(error)))
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same statements may succeed later: the database was away or busy, and did not refuse their values.
+
+    It knows the errors of SQLAlchemy and those that the drivers raise past it, as on connecting.
+    """
+    cause = error.orig if isinstance(error, exc.StatementError) and error.orig is not None else error
+    if isinstance(cause, OSError):
+        return True
+    if isinstance(error, _REFUSED) or isinstance(cause, _REFUSED):
+        return False
+    state = getattr(cause, "sqlstate", None) or ""
+    return not state.startswith(_VALUE_STATES) and isinstance(error, _DATABASE_ERRORS)
+
+
+def breaks_transaction(error: BaseException) -> bool:
+    """Whether an error within a transaction was the database's, after which nothing more can be done in it."""
+    return isinstance(error, exc.DBAPIError) or is_lost(error)
+
+
+def kind_of(error: BaseException) -> str:
+    """The name of the error that another came from, which tells nothing of what is stored."""
+    return type(list(_causes(error))[-1]).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason of an outage, for the log; the message of a statement's error may quote what is stored."""
+    return next((str(one) for one in _causes(error) if isinstance(one, DatabaseAway)), kind_of(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, the one that it came from, and so on."""
     for _ in range(_LONGEST_CHAIN):
         if error is None:
-            return False
-        if _says_lost(error):
-            return True
+            return
+        yield error
         error = getattr(error, "orig", None) or getattr(error, "original_error", None) or error.__cause__
-    return False
 
 
 def _says_lost(error: BaseException) -> bool:
@@ -133,19 +178,6 @@ class Outage:
 
 
 DATABASE: Final = Outage("database_unavailable")
-
-
-def reason_of(error: BaseException) -> str:
-    """What is wrong with the database, for the log; the message of a statement's error may quote what is stored."""
-    root = error
-    for _ in range(_LONGEST_CHAIN):
-        if isinstance(root, DatabaseAway):
-            return str(root)
-        inner = getattr(root, "orig", None) or getattr(root, "original_error", None) or root.__cause__
-        if inner is None:
-            break
-        root = inner
-    return type(root).__name__
 
 
 def report(event: str, error: BaseException, **about: Any) -> str:

@@ -38,10 +38,10 @@ from app.database import (
     before_commit,
     carry_out,
     database_now,
-    may_pass,
     seconds_from_now,
 )
 from app.direct import Script
+from app.outages import may_pass
 from app.sqlite import READER_PAGES, WRITER_PAGES
 from tests.delivery.outages import away
 from tests.support import World

@@ -4,10 +4,11 @@ import sqlite3
 
 import asyncpg
 import pytest
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound, PendingRollbackError
 from structlog.testing import capture_logs
 
-from app.outages import DatabaseAway, Outage, is_lost
+from app.delivery.loops import insist
+from app.outages import DatabaseAway, Outage, breaks_transaction, is_lost, kind_of
 
 
 def sqlite_error(code: int) -> sqlite3.OperationalError:
@@ -57,6 +58,38 @@ def test_what_says_that_the_database_is_away(error: Exception) -> None:
 )
 def test_what_does_not(error: Exception | None) -> None:
     assert not is_lost(error)
+
+
+def test_only_the_databases_own_errors_break_a_transaction() -> None:
+    refused = IntegrityError("INSERT", {}, asyncpg.UniqueViolationError("taken"))
+    for error in (refused, PendingRollbackError(), DatabaseAway("it is away")):
+        assert breaks_transaction(error)
+    # Faults of what was to be written, such as a mail without its template or its account.
+    for fault in (FileNotFoundError("a template"), NoResultFound(), KeyError("name")):
+        assert not breaks_transaction(fault)
+
+
+def test_an_error_is_called_by_what_it_came_from() -> None:
+    driver = DBAPIError("INSERT", {}, OSError())
+    driver.orig.__cause__ = asyncpg.UniqueViolationError("a value")
+    assert (kind_of(driver), kind_of(KeyError("a value"))) == ("UniqueViolationError", "KeyError")
+
+
+async def test_who_insists_tells_of_each_failure_and_ends_with_a_success_or_a_refusal() -> None:
+    failing = DBAPIError("UPDATE", {}, sqlite3.OperationalError("no such table: a_name"))
+    refusing = IntegrityError("UPDATE", {}, sqlite3.IntegrityError("a value"))
+    left: list[Exception | None] = [failing, failing, None, refusing]
+
+    async def write() -> None:
+        if (error := left.pop(0)) is not None:
+            raise error
+
+    with capture_logs() as logs:
+        await insist("record a mail", write)
+    told = {"event": "worker_loop_failed", "log_level": "warning", "loop": "record a mail"}
+    assert logs == [told | {"error": "OperationalError", "pause": pause} for pause in (0.1, 0.2)]
+    with pytest.raises(IntegrityError):
+        await insist("record a mail", write)
 
 
 async def test_an_outage_is_one_line_and_then_one_with_a_count() -> None:

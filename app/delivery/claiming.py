@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row
-from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
@@ -25,7 +24,7 @@ from app.delivery.models import Lane
 from app.delivery.recorder import Recorder
 from app.delivery.retry import lease_seconds
 from app.delivery.sweep import cancel_left
-from app.outages import report
+from app.outages import breaks_transaction, report
 
 CLAIMED_AT_ONCE = 400
 MOST_HELD = 1250
@@ -256,9 +255,9 @@ class Claiming:
                 continue
             try:
                 body = await self._carrier.body(session, row, targets[row.destination_id])
-            except (SQLAlchemyError, OSError):
-                raise
             except Exception as error:
+                if breaks_transaction(error):
+                    raise
                 # A fault of one body stops no other.
                 self._log.error("delivery_body_failed", delivery_id=row.id, exc_info=error)
                 bodies[row.id] = None

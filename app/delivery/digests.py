@@ -16,12 +16,11 @@ from typing import Any
 import orjson
 import structlog
 from sqlalchemy import Row, select
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import points
-from app.database import Database, UtcDateTime, may_pass
+from app.database import Database, UtcDateTime
 from app.delivery import claims
 from app.delivery.claims import Claim
 from app.delivery.exchange import Exchange, impossible
@@ -32,6 +31,7 @@ from app.delivery.outcomes import Result
 from app.delivery.recording import Recording
 from app.delivery.retry import is_too_late, lease_seconds, verdict
 from app.delivery.sweep import cancel_left
+from app.outages import breaks_transaction, may_pass
 from app.sql import Sql, rows
 
 EVENTS_IN_ONE = 100
@@ -185,11 +185,11 @@ class Digests:
             points.reach("digest.claimed")
         for digest in digests:
             if digest.content is not None and is_too_late(digest.claims[0].expires_at, self._carrier.timeout):
-                await insist(partial(self._give_back, digest))
+                await insist("give a digest back", partial(self._give_back, digest))
                 continue
             exchange = impossible() if digest.content is None else await self._send(digest, digest.content)
             # What is not written down would be sent again.
-            await insist(partial(self._record, digest, exchange))
+            await insist("record a digest", partial(self._record, digest, exchange))
             points.reach("digest.recorded")
         return bool(digests)
 
@@ -265,10 +265,10 @@ class Digests:
         try:
             mail = await self._carrier.digest(session, target, [event_of(row) for row in picked])
             return orjson.dumps(asdict(mail))
-        except (DBAPIError, OSError):
-            # Nothing is wrong with the mail: the database is away, and whoever claims it next can write it.
-            raise
         except Exception as error:
+            if breaks_transaction(error):
+                # Nothing is wrong with the mail: whoever claims it next can write it.
+                raise
             self._log.error(
                 "digest_body_failed", destination_id=target.id, events=len(picked), exc_info=error
             )

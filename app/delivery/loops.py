@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.database import may_pass
-from app.outages import DATABASE, is_lost
+from app.outages import DATABASE, is_lost, kind_of, may_pass
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
@@ -32,7 +31,7 @@ class Bell:
         self._rung.clear()
 
 
-async def insist(write: Callable[[], Awaitable[None]]) -> None:
+async def insist(name: str, write: Callable[[], Awaitable[None]]) -> None:
     """Do it, again after a growing pause for as long as the database is away. Raises any other error."""
     pause = FIRST_PAUSE
     while True:
@@ -41,6 +40,7 @@ async def insist(write: Callable[[], Awaitable[None]]) -> None:
         except Exception as error:
             if not may_pass(error):
                 raise
+            _tell(name, error, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_RECORD_PAUSE)
 
@@ -73,7 +73,7 @@ class Loop:
                 wait = await self._turn()
             except Exception as error:
                 self.failures += 1
-                self._report(error, pause)
+                _tell(self._name, error, pause)
                 # A ring does not cut this short: whatever is broken is not asked more often for being busy.
                 await wait_briefly(self._stopping, pause)
                 pause = min(pause * 2, self._longest_pause)
@@ -85,15 +85,14 @@ class Loop:
                 # Even a loop that never has to wait lets the others run.
                 await asyncio.sleep(0)
 
-    def _report(self, error: Exception, pause: float) -> None:
-        if is_lost(error):
-            DATABASE.note(error, f"worker_loop_failed {self._name}")
-        elif may_pass(error):
-            # By its kind only: a database's message may quote the rows it was given.
-            kind = type(getattr(error, "orig", None) or error).__name__
-            log.warning("worker_loop_failed", loop=self._name, error=kind, pause=pause)
-        else:
-            log.error("worker_loop_failed", loop=self._name, pause=pause, exc_info=error)
+
+def _tell(name: str, error: Exception, pause: float) -> None:
+    if is_lost(error):
+        DATABASE.note(error, f"worker_loop_failed {name}")
+    elif may_pass(error):
+        log.warning("worker_loop_failed", loop=name, error=kind_of(error), pause=pause)
+    else:
+        log.error("worker_loop_failed", loop=name, pause=pause, exc_info=error)
 
 
 async def wait_briefly(event: asyncio.Event, seconds: float) -> None:

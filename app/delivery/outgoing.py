@@ -21,6 +21,7 @@ from app.delivery.mailing import MOST_TO_ONE, Postman, suspend_unconfirmed
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import ATTEMPT_SECONDS
 from app.delivery.unreadable import Unreadable
+from app.outages import kind_of
 from app.sql import Sql, rows
 
 LOOK_EVERY = 1.0
@@ -216,9 +217,9 @@ class OutgoingMails:
         """Record the attempt, without what was answered if that is what the database refuses."""
         for one in (exchange, exchange.without_answer()):
             try:
-                return await insist(partial(self._record, mail, one, judged))
+                return await insist("record a mail", partial(self._record, mail, one, judged))
             except Exception as error:
-                kind = type(getattr(error, "orig", None) or error).__name__
+                kind = kind_of(error)
         # The lease puts it off.
         self._log.error("mail_attempt_refused", mail_id=mail.id, error=kind)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.database import Database, may_pass
+from app.database import Database
 from app.delivery import claims, outcomes
 from app.delivery.carrier import Carrier
 from app.delivery.claims import Claim, Key
 from app.delivery.outcomes import Result
+from app.outages import kind_of, may_pass
 
 
 @dataclass(slots=True)
@@ -60,8 +61,7 @@ class Recording:
             except Exception as error:
                 if may_pass(error):
                     raise
-                # By its kind only: a database's message may quote the rows it was given.
-                kind = type(getattr(error, "orig", None) or error).__name__
+                kind = kind_of(error)
         self._log.error("delivery_attempt_refused", delivery_id=result.claim.id, error=kind)
         return Recorded()
 
