@@ -9,7 +9,7 @@ import math
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import asyncpg
 from sqlalchemy import JSON, BigInteger, CursorResult, DateTime, Executable, String, event, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -202,18 +202,25 @@ class Database:
             points.reach("transaction.before_commit")
             await session.commit()
             points.reach("transaction.committed")
-            if "leaves_no_traces" in session.info:
-                await asyncio.to_thread(sqlite.empty_log, self._path)
         if announced := session.info.get("announced"):
             self._tell(announced)
+        if "leaves_no_traces" in session.info:
+            await self._empty_log()
 
     def _tell(self, announced: Sequence[Any]) -> None:
         for listener in self._listeners:
             try:
                 listener(announced)
             except Exception as error:
-                # What is committed stays so: whoever asked for it must not be told that it failed.
+                # The caller must not see this error: the change is committed.
                 report("a listener of commits failed", error)
+
+    async def _empty_log(self) -> None:
+        try:
+            await asyncio.to_thread(sqlite.empty_log, self._path)
+        except Exception as error:
+            # The caller must not see this error: the change is committed.
+            report("the write-ahead log was not emptied", error)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -274,19 +281,24 @@ async def carry_out(session: AsyncSession, script: Script[T]) -> T:
         return value
 
 
-async def leave_no_traces(session: AsyncSession) -> None:
-    """What this transaction deletes or redacts is gone from SQLite's files as well once it has committed.
+@asynccontextmanager
+async def without_traces(session: AsyncSession) -> AsyncIterator[None]:
+    """Rows deleted or redacted in this block are gone from SQLite's files as well once the transaction has committed.
 
     PostgreSQL's vacuum sees to it there.
     """
-    if session.get_bind().dialect.name == "sqlite":
-        await session.execute(text("PRAGMA secure_delete=ON"))
-        before_commit(session, _leave_traces)
-        session.info["leaves_no_traces"] = True
-
-
-async def _leave_traces(session: AsyncSession) -> None:
-    await session.execute(text("PRAGMA secure_delete=FAST"))
+    if session.get_bind().dialect.name != "sqlite":
+        yield
+        return
+    await session.execute(text("PRAGMA secure_delete=ON"))
+    try:
+        yield
+    finally:
+        # The connection outlives the transaction, however that ends. After an error of the database it says nothing
+        # but that, which must not stand for the error.
+        with suppress(SQLAlchemyError):
+            await session.execute(text("PRAGMA secure_delete=FAST"))
+    session.info["leaves_no_traces"] = True
 
 
 def announce(session: AsyncSession, items: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from app.auth.actor import Actor, visible
 from app.consents.models import HostedConsent
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.database import leave_no_traces
+from app.database import without_traces
 from app.delivery import erasure
 from app.errors import ErrorCode, Refusal, not_found
 from app.events import log
@@ -69,13 +69,15 @@ async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_fol
     ).all()
     consent_ids = [consent.id for consent in consents]
     addresses = {customer.email}.union(*(consent.addresses for consent in consents))
-    await leave_no_traces(session)
-    await session.delete(customer)
-    # The rows go first: whoever is changing one of them is waited for, so that its event is redacted as well.
-    await session.flush()
-    await log.redact(session, actor.account_id, customer_id)
-    await erasure.forget_customer(session, actor.account_id, customer_id, consent_ids, addresses, mail_folder)
-    await forget_successes(session, actor.account_id, customer_id)
+    async with without_traces(session):
+        await session.delete(customer)
+        # The rows go first: whoever is changing one of them is waited for, so that its event is redacted as well.
+        await session.flush()
+        await log.redact(session, actor.account_id, customer_id)
+        await erasure.forget_customer(
+            session, actor.account_id, customer_id, consent_ids, addresses, mail_folder
+        )
+        await forget_successes(session, actor.account_id, customer_id)
     return customer_id
 
 
