@@ -11,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from graphql import get_introspection_query, parse
 from sqlalchemy import bindparam, column, select
 from sqlalchemy.dialects import sqlite
 
 from app.api.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
+from app.api.introspection import IntrospectingExecutor
+from app.api.schema import build_schema
 from app.caches import bounds
 from app.crypto import Keyring
 from app.delivery.guard import URL_CHARACTERS, URLS_KEPT, parse_url
@@ -83,6 +86,37 @@ def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
     finally:
         tracemalloc.stop()
     assert after - before <= limit
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        get_introspection_query(),
+        "{ __schema { types { fields { " + " ".join(f"a{n}: name" for n in range(28)) + " } } } }",
+        "{ __schema { types { fields { args { name } } } } }",
+    ],
+    ids=["standard", "aliased", "small objects"],
+)
+def test_an_introspection_takes_no_more_bytes_than_it_is_said_to_weigh(document: str) -> None:
+    executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
+    assert isinstance(executor, IntrospectingExecutor)
+    # What is found of the schema itself is found once.
+    executor.execute_operation()
+    executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
+    assert isinstance(executor, IntrospectingExecutor)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        answer = executor.execute_operation()
+        weight = executor.weight
+        del executor
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer is not None
+    assert 0 < after - before <= weight, (after - before, weight)
 
 
 def test_networks_of_texts_that_differ_beyond_what_counts_are_one() -> None:

@@ -5,6 +5,7 @@ cache. Strawberry defines the schema; graphql-core's executor runs it.
 """
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -210,7 +211,7 @@ class Engine:
         if result is None:
             result = executor.execute_operation()
             assert isinstance(executor, IntrospectingExecutor)  # noqa: S101 - as the document was prepared
-            self._introspections.put(place, result, executor.weight)
+            self._introspections.put(place, result, executor.weight + sys.getsizeof(prepared.text))
         return result
 
     def root_of(self, prepared: Prepared, variables: dict[str, Any] | None) -> GraphQLResolveInfo[Any]:

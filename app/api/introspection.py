@@ -38,7 +38,8 @@ FIELDS: Final = frozenset({"__schema", "__type"})
 MEMORY: Final = (32, 4_000_000)
 """How many answers are kept, and how many bytes of them; one to the standard introspection takes half a MB."""
 
-BYTES_PER_OBJECT: Final = 300
+BYTES_PER_OBJECT, BYTES_PER_VALUE = 230, 25
+"""Of an answer, as measured: a document with aliases has many values in few objects."""
 
 
 class IntrospectingExecutor(ReadyExecutor):
@@ -49,7 +50,7 @@ class IntrospectingExecutor(ReadyExecutor):
     @property
     def weight(self) -> int:
         """Bytes that its introspection takes."""
-        return 0 if self._introspection is None else self._introspection.objects * BYTES_PER_OBJECT
+        return 0 if self._introspection is None else self._introspection.weight
 
     def complete_value(
         self,
@@ -153,9 +154,9 @@ class Introspection:
         self._known: dict[tuple[int, Any], tuple[dict[str, Any], int]] = {}
 
     @property
-    def objects(self) -> int:
-        """How many objects its answers consist of, shared ones once."""
-        return len(self._known)
+    def weight(self) -> int:
+        """Bytes of its answers, which share what is the same."""
+        return len(self._known) * BYTES_PER_OBJECT + self._found * BYTES_PER_VALUE
 
     def of(self, kind: GraphQLObjectType, element: Any, details: Any) -> dict[str, Any]:
         """What the merged selections select of the schema or a type. Raises QueryTooComplex."""

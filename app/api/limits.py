@@ -1,4 +1,4 @@
-"""What one request may ask for: depth and aliases of a document, requests a second of an account.
+"""Limits of one request, such as a document's depth and aliases, and of requests a second.
 
 What an operation costs is counted in `costs.py`.
 """
@@ -126,10 +126,7 @@ BUCKETS_KEPT, BUCKET_WEIGHT = 50_000, 300
 
 
 class RateLimiter:
-    """A token bucket per account: `rate` requests a second, as many at once.
-
-    Each process counts for itself, so a deployment of several lets an account have so many times the rate.
-    """
+    """A token bucket for each who asks: `rate` requests a second, as many at once."""
 
     def __init__(
         self, rate: float, capacity: int = BUCKETS_KEPT, clock: Callable[[], float] = time.monotonic
@@ -157,8 +154,9 @@ class RateLimiter:
 
     def give_back(self, who: str) -> None:
         """A request that was taken is not to count."""
-        left, at = self._buckets.get(who, (self._burst, self._clock()))
-        self._buckets[who] = (min(self._burst, left + 1), at)
+        if who in self._buckets:
+            left, at = self._buckets[who]
+            self._buckets[who] = (min(self._burst, left + 1), at)
 
     def _left(self, who: str, now: float) -> float:
         left, at = self._buckets.get(who, (self._burst, now))

@@ -221,3 +221,5 @@ def test_so_many_buckets_are_kept_and_the_oldest_goes() -> None:
     assert limiter.take("c") == 1
     # It was forgotten, so it begins anew.
     assert limiter.take("a") is None
+    limiter.give_back("b")
+    assert len(limiter._buckets) == 2
