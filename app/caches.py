@@ -1,4 +1,4 @@
-"""What a process keeps for the next time, and how many bytes that may come to: each bound stands beside its cache.
+"""The caches of a process, and how many bytes they may come to: each bound stands beside its cache.
 
 Where a cache bounds the number of its entries, these count with the bytes that one takes, as measured.
 """
@@ -61,7 +61,7 @@ def _callers() -> int:
 
 
 def _destinations() -> int:
-    """What a worker knows of endpoints and subscriptions: URLs, names, secrets, and how each takes what it gets."""
+    """Facts of a worker about endpoints and subscriptions: URLs, names, secrets, and how each takes what it gets."""
     return (
         guard.URLS_KEPT
         + transport.PLACES_KEPT

@@ -45,7 +45,7 @@ def options(
         typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """What every command takes."""
+    """The options of every command."""
 
 
 Host = Annotated[str, typer.Option(help="The address to listen on.")]

@@ -41,7 +41,7 @@ class Keyring:
         return hmac.digest(_derive(self._keys[0], purpose), message, "sha256")[:size]
 
     def signatures(self, purpose: str, message: bytes, size: int = 32) -> list[bytes]:
-        """What each of the keys signs the message with, as `sign` does: to find what any of them was used for."""
+        """The signature of the message by each of the keys, as by `sign`: to find what any of them was used for."""
         return [hmac.digest(_derive(key, purpose), message, "sha256")[:size] for key in self._keys]
 
     def verifies(self, purpose: str, message: bytes, signature: bytes) -> bool:

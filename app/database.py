@@ -1,6 +1,6 @@
 """One code for SQLite and PostgreSQL: the engine, transactions and the few types and functions that differ.
 
-`transaction()` is the only way to write. Whoever wants to act at its end leaves a hook with `before_commit`: hooks run
+`transaction()` is the only way to write. Code that has to act at its end leaves a hook with `before_commit`: hooks run
 after the flush and just before COMMIT, inside the transaction, which is where the event log writes what was appended.
 """
 
@@ -48,7 +48,7 @@ Else a process that stands still, or a machine that the network has lost, would 
 """
 
 TRUSTED_SECONDS = 1.0
-"""A connection that was used so recently, and that nobody has closed, is used again without being asked first."""
+"""Pooled connections that were used within so many seconds are not pinged before their next use."""
 
 COMPILED_SIZE = 256
 """Statements that SQLAlchemy keeps compiled; of half as many more it drops the oldest."""

@@ -124,7 +124,7 @@ class Process:
             stack.callback(waiting.cancel)
 
     async def faults(self) -> dict[str, str | None]:
-        """What is wrong with the database and the broadcaster, None where nothing is; without addresses."""
+        """The faults of the database and the broadcaster, None where there is none; without addresses."""
         database = broadcaster = None
         try:
             async with asyncio.timeout(READY_WITHIN), self.services.database.reading() as session:

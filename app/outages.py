@@ -33,7 +33,7 @@ LOST_CONNECTION: Final = (
     asyncpg.InternalClientError,
     OSError,
 )
-"""What asyncpg raises on a connection that is of no use any more."""
+"""Errors of asyncpg on a connection that is of no use any more."""
 
 # Connection exceptions, insufficient resources, operator intervention, system errors; a transaction that was ended
 # because its process stood still; and a server that takes no writes, such as a standby before its promotion.

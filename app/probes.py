@@ -1,4 +1,4 @@
-"""What operators ask of a process: whether it lives, whether it is ready, and its metrics.
+"""Probes of operators: whether a process lives, whether it is ready, and its metrics.
 
 Metrics are for the operator's own networks. A request that came by a proxy may be anybody's, whatever the proxy's own
 address is: it is answered as if there were nothing.

@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
             log.warning("no connection is accepted: the process may open no more files (ulimit -n)")
             self._stop_listening()
         elif not self.servers and descriptors.can_open(FILES_TO_GO_ON):
-            # What was there a moment ago may be taken: the next look tries again.
+            # Files that were free a moment ago may be taken: the next look tries again.
             with contextlib.suppress(OSError):
                 await self._listen()
                 log.info("connections are accepted again")

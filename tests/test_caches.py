@@ -1,4 +1,4 @@
-"""What a process keeps has a bound in bytes, whatever it is given."""
+"""Caches have a bound in bytes, whatever they are given."""
 
 import base64
 import gc
@@ -100,7 +100,7 @@ def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
 def test_an_introspection_takes_no_more_bytes_than_it_is_said_to_weigh(document: str) -> None:
     executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
     assert isinstance(executor, IntrospectingExecutor)
-    # What is found of the schema itself is found once.
+    # Leaves of the schema itself are found once, by whoever comes first.
     executor.execute_operation()
     executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
     assert isinstance(executor, IntrospectingExecutor)

@@ -35,7 +35,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What set-up looks at, with locks of two packages."""
+    """The files that set-up looks at, with locks of two packages."""
     made = tmp_path / "checkout"
     (made / "tests").mkdir(parents=True)
     shutil.copytree(ROOT / "scripts", made / "scripts")

@@ -169,7 +169,7 @@ def _texts_of(origin: Any) -> Texts:
 
 
 def _texts(cls: type) -> Texts:
-    # What Strawberry and Python have to say of their own classes is not about ours.
+    # The docstrings of Strawberry's and Python's own classes are not about ours.
     known = _in_module(cls.__module__) if cls.__module__.startswith("app.") else {}
     return known.get(cls.__qualname__, Texts(None, MappingProxyType({})))
 

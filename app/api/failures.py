@@ -55,7 +55,7 @@ class RequestErrors(Exception):
 def refused(
     errors: list[GraphQLError], document: DocumentNode | None = None, schema: GraphQLSchema | None = None
 ) -> RequestErrors:
-    """What graphql-core found wrong with a document or its variables, with names of the schema that may be meant."""
+    """The refusal of a document or its variables, with names of the schema that may be meant."""
     told = [_bad_input(error, document) for error in errors]
     if schema is not None:
         suggest(schema, told)

@@ -101,7 +101,7 @@ class _Field(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What is selected of an introspection type: all keys, with the names of leaves, and the fields of objects."""
+    """The selection of one introspection type: all keys, with the names of leaves, and the fields of objects."""
 
     kind: GraphQLObjectType
     entries: list[tuple[str, str]]
@@ -136,7 +136,7 @@ class _Leaves(dict[str, Any]):
 
 @lru_cache(4)
 def _leaves_of(_schema: GraphQLSchema) -> dict[tuple[str, Any], _Leaves]:
-    """What was found of the elements of a schema."""
+    """The leaves that were found of the elements of a schema."""
     return {}
 
 
@@ -146,7 +146,7 @@ class Introspection:
     def __init__(self, executor: ReadyExecutor, most: float) -> None:
         self._executor = executor
         self._most = most
-        # Those that were brought back, shared ones each time, and those that were found.
+        # Values that were brought back, shared ones each time, and values that were found.
         self.values = 0
         self._found = 0
         self._leaves = _leaves_of(executor.schema)
@@ -159,7 +159,7 @@ class Introspection:
         return len(self._known) * BYTES_PER_OBJECT + self._found * BYTES_PER_VALUE
 
     def of(self, kind: GraphQLObjectType, element: Any, details: Any) -> dict[str, Any]:
-        """What the merged selections select of the schema or a type. Raises QueryTooComplex."""
+        """The answer to the merged selections on the schema or a type. Raises QueryTooComplex."""
         answer, values = self._object(kind, element, details)
         self.values += values
         self._require_few(self.values)

@@ -148,7 +148,7 @@ class RateLimiter:
         return None
 
     def wait(self, who: str) -> float | None:
-        """What `take` would say, without taking anything."""
+        """The answer of `take`, without taking anything."""
         left = self._left(who, self._clock())
         return None if left >= 1 else (1 - left) / self._rate
 

@@ -26,7 +26,7 @@ class IdempotentMutation(SQLModel, table=True):
 
 
 async def forget_successes(session: AsyncSession, account_id: str, customer_id: str) -> None:
-    """What mutations answered about a deleted customer goes, and the hash of what they were given.
+    """Forgets the stored payloads about a deleted customer, and the hashes of their inputs.
 
     Their keys stay, and fit no input any more: a request that is repeated late does not make the customer anew.
     """

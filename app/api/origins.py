@@ -80,7 +80,7 @@ class RefusedOrigins:
 
 
 def cors(origins: Origins, allowed: Sequence[str]) -> list[Middleware]:
-    """What lets pages of the allowed origins call, and tells the others why they may not."""
+    """The middleware that lets pages of the allowed origins call, and tells the others why they may not."""
     refusing = Middleware(RefusedOrigins, origins)
     if not allowed:
         return [refusing]

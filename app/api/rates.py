@@ -86,7 +86,7 @@ class Rates:
                 self.require_stranger(client)
             raise
         except BaseException:
-            # Whatever this was, nobody has been refused.
+            # This is no refusal, so it does not count.
             self._forgive(client, counted)
             raise
         self._forgive(client, counted)

@@ -19,7 +19,7 @@ class ConsentFlowType(enum.Enum):
     """The meters that a consent covers."""
 
     GB_RESIDENTIAL_SPECIFIC = "gb.residential.specific"
-    """Those of its customer that it names by their numbers."""
+    """The meters of its customer that it names by their numbers."""
     GB_COMMERCIAL_BLANKET = "gb.commercial.blanket"
     """All of its customer, now and later."""
 

@@ -62,7 +62,7 @@ def shown_headers(own: Mapping[str, str], ours: Mapping[str, str]) -> str:
 
 
 def digest_of(body: bytes) -> str:
-    """What tells whether a body is the one that was sent: a webhook's is kept only where its event does not make it."""
+    """Tells whether a body is the one that was sent: a webhook's is kept only where its event does not make it."""
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 

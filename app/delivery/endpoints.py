@@ -194,7 +194,7 @@ async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: 
 
 
 def _begin_anew(endpoint: WebhookEndpoint) -> None:
-    """What failed before, and what was asked for then, says nothing about it from now on.
+    """Forget earlier failures, and the pause that was asked for then: they say nothing about it from now on.
 
     Of what its people were told in the last day they are not told again.
     """

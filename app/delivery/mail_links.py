@@ -39,7 +39,7 @@ class Confirmation(enum.Enum):
 
 @dataclass(frozen=True)
 class Confirmable:
-    """What a confirmation link leads to: the account that asked, and the subscription while it may be shown."""
+    """The end of a confirmation link: the account that asked, and the subscription while it may be shown."""
 
     state: Confirmation
     account_id: str | None = None
@@ -48,7 +48,7 @@ class Confirmable:
 
 @dataclass(frozen=True)
 class Unsubscribable:
-    """What an unsubscribe link leads to. The account is unknown where an old link's subscription is gone."""
+    """The end of an unsubscribe link. The account is unknown where an old link's subscription is gone."""
 
     account_id: str | None
     subscription: EmailSubscription | None
@@ -58,7 +58,7 @@ class Unsubscribable:
 async def find_confirmation(
     session: AsyncSession, keyring: Keyring, token: str, *, lock: bool = False
 ) -> Confirmable:
-    """What the token in a confirmation link stands for."""
+    """The end of the confirmation link with this token."""
     statement = select(EmailSubscription).where(col(EmailSubscription.confirm_hash) == digest(token))
     if lock:
         statement = statement.with_for_update().execution_options(populate_existing=True)
@@ -93,7 +93,7 @@ async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> Confir
 
 
 async def find_to_unsubscribe(session: AsyncSession, link: Unsubscribe) -> Unsubscribable:
-    """What a verified unsubscribe link would end."""
+    """The subscription that a verified unsubscribe link would end."""
     subscription = await session.get(EmailSubscription, link.subscription_id)
     if subscription is not None:
         return Unsubscribable(subscription.account_id, subscription, subscription.status == _UNSUBSCRIBED)

@@ -67,7 +67,7 @@ class MailFacts:
 
 @dataclass(frozen=True)
 class Post:
-    """What mails with links of ours are written with."""
+    """The keys and the address that links of ours in mails are made with."""
 
     keyring: Keyring
     public_url: str

@@ -15,7 +15,7 @@ _BYTES: Final = 18
 
 @dataclass(frozen=True)
 class Unsubscribe:
-    """What an unsubscribe link ends. Links of earlier versions say nothing of the address."""
+    """The content of an unsubscribe link. Links of earlier versions say nothing of the address."""
 
     subscription_id: str
     address: Remembered | None
@@ -32,7 +32,7 @@ def unsubscribe_url(keyring: Keyring, public_url: str, mailed_for: str, address:
 
 
 def verified_unsubscribe(keyring: Keyring, token: str) -> Unsubscribe | None:
-    """What the token ends, or None when it was not made with one of our keys."""
+    """The content of the token, or None when it was not made with one of our keys."""
     match _verified(keyring, _UNSUBSCRIBE, token):
         case [subscription_id]:
             return Unsubscribe(subscription_id, None)

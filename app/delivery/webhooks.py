@@ -203,7 +203,7 @@ class Webhooks:
         if endpoint.paused_until is not None:
             paused = max(paused, (endpoint.paused_until - now).total_seconds())
         secrets, private_keys = self._signing(endpoint)
-        # One of its secrets is told of: they were encrypted with one key.
+        # The log tells of one of its secrets: they were encrypted with one key.
         headers = self._headers(endpoint) if secrets else {}
         fault = UNREADABLE_HEADERS if headers is None else None
         return Target(

@@ -27,7 +27,7 @@ PAGE_BYTES: Final = 256 * 1024
 async def execute(
     feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", Appended]], slots: asyncio.Semaphore
 ) -> list[Payload | Faulty]:
-    """What became of each job, with fresh loaders."""
+    """The outcome of each job, with fresh loaders."""
     if not jobs:
         return []
     async with slots:
@@ -74,7 +74,7 @@ async def _before_fault(group: "Group", records: Sequence[EventRecord], *, is_fi
     outcomes = await _execute(group.feed, group.actor, [(group, record) for record in records])
     for record, outcome in zip(records, outcomes, strict=True):
         if isinstance(outcome, Faulty) and not outcome.is_outage:
-            # One that fails can take the others' transaction with it: alone it shows whose fault it was.
+            # An event that fails can take the others' transaction with it: alone it shows whose fault it was.
             [outcome] = await _execute(group.feed, group.actor, [(group, record)])
         if isinstance(outcome, Faulty):
             if is_first and not payloads:

@@ -220,13 +220,13 @@ class MeterFilter:
     metadata: Metadata | None = None
     """Keys and values, all of which the meter must have."""
     missing_consent: bool | None = None
-    """What validityState.missingConsent must be now."""
+    """The value that validityState.missingConsent must have now."""
     expired_consent: bool | None = None
-    """What validityState.expiredConsent must be now."""
+    """The value that validityState.expiredConsent must have now."""
     is_disabled_by_user: bool | None = None
-    """What validityState.isDisabledByUser must be."""
+    """The value that validityState.isDisabledByUser must have."""
     has_invalid_meter_number: bool | None = None
-    """What validityState.hasInvalidMeterNumber must be."""
+    """The value that validityState.hasInvalidMeterNumber must have."""
 
     def wanted(self) -> dict[str, Any]:
         require_bounded(self)

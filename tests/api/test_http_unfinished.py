@@ -138,7 +138,7 @@ async def test_a_body_is_not_late_while_the_application_does_not_read() -> None:
     app = Starlette(routes=[Route("/busy", busy, methods=["POST"])])
     async with plain_server(app, Impatient) as server, server.connect() as (reader, writer):
         writer.write(HEAD % (b"/busy", len(LONG)) + LONG)
-        # What was taken before nobody read has earned a fraction of this.
+        # The part that was taken before nobody read has earned a fraction of this.
         await asyncio.sleep(1)
         goes_on.set()
         assert await answer(reader) == (OK, str(len(LONG)).encode())

@@ -1,4 +1,4 @@
-"""Who draws from which bucket: accounts, their tokens, one customer's tokens, and addresses that show nothing right."""
+"""Buckets of accounts, of their tokens, of one customer's tokens, and of addresses that show nothing right."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

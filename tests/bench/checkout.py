@@ -60,7 +60,7 @@ async def require_own_code(checkout: Checkout) -> None:
 
 
 async def run(*argv: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> bytes:
-    """What a program prints. It is ended with the task that waits for it. Raises BenchError when it fails."""
+    """The output of a program. It is ended with the task that waits for it. Raises BenchError when it fails."""
     given: dict[str, Any] = {"cwd": cwd, "env": {**os.environ, **(env or {})}, "start_new_session": True}
     try:
         process = await asyncio.create_subprocess_exec(*argv, stdout=PIPE, stderr=PIPE, **given)

@@ -42,7 +42,7 @@ class Copies:
             return (await connection.execute(text(statement))).fetchall()
 
     async def analyze(self, tables: str = "") -> None:
-        """What PostgreSQL does by itself within a minute, which is longer than a benchmark has been running."""
+        """Do what PostgreSQL does by itself within a minute, which is longer than a benchmark has been running."""
         if not self.is_sqlite:
             async with self.engine.begin() as connection:
                 await connection.execute(text(f"ANALYZE {tables}"))

@@ -100,7 +100,7 @@ class Search:
         return await self._bystander.longest_wait(lambda: exchange(self._product, request))
 
     async def cold_query(self) -> float:
-        """What a small query of a customer holds that the server sees for the first time."""
+        """The time that a small query of a customer holds which the server sees for the first time."""
         self._cold += 1
         query = (
             f"query Cold{self._cold} {{ meters(first: 1) {{ nodes {{ id number customer {{ name }} }} }} }}"

@@ -70,7 +70,7 @@ async def live(scene: Scene, account: TestAccount, key: str) -> str:
 
 
 def in_files(*folders: Path) -> list[str]:
-    """What of the person is found in the files, as they are and as mail programs read them."""
+    """Traces of the person in the files, as they are and as mail programs read them."""
     found = []
     for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
         texts = [path.read_bytes().decode("utf-8", "replace")]

@@ -1,4 +1,4 @@
-"""What each attempt sent, as the API shows it: to the byte, or not at all."""
+"""The request of each attempt, as the API shows it: to the byte, or not at all."""
 
 import json
 from collections.abc import AsyncIterator

@@ -177,7 +177,7 @@ async def test_an_address_has_one_subscription_in_an_account(world: World) -> No
         payload = await run(world, account, CREATE_SUBSCRIPTION, email="grace@EXAMPLE.com")
         assert refusals(payload) == [("TAKEN", ["email"])]
     await make_subscription(world, other, "grace@example.com")
-    # One that was ended before there was a list, and its successor, beside which it cannot come back.
+    # A subscription that was ended before there was a list cannot come back beside its successor.
     await change(world, first, status="UNSUBSCRIBED")
     successor = await make_subscription(world, account, "ada@example.com")
     await change(world, successor, email="grace@example.com")

@@ -98,7 +98,7 @@ async def test_a_live_event_waits_for_a_database_that_is_away(own_postgres: Post
             await becomes(lambda: bool(first.payloads) or live.hub.stats.catch_ups == 2)
             assert (first.payloads, second.payloads) == ([], [])
             assert one.reached == 1
-            # What needs no database arrives meanwhile.
+            # Events that need no database arrive meanwhile.
             assert [one["data"]["events"]["sequence"] for one in await flat.count(3)] == [2, 3, 4]
             own_postgres.start()
             await asyncio.gather(first.count(3), second.count(3))

@@ -52,7 +52,7 @@ class Sleeper:
         return await asyncio.to_thread(self.process.wait, PATIENCE)
 
     def told(self, event: str) -> list[dict[str, Any]]:
-        """What it has logged under this name."""
+        """Its log lines under this name."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [line for line in lines if line["event"] == event]
 

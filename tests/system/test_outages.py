@@ -139,7 +139,7 @@ async def test_an_outage_is_a_line_in_the_log_and_503_for_every_request(
             before = await api.last_sequence()
             own_postgres.kill()
             answers = [await api.http.post("/graphql", json=QUERY) for _ in range(100)]
-            # What was read of the key counts a moment longer.
+            # The key's last read counts a moment longer.
             failed = [one for one in answers if one.status_code != 200]
             assert {(one.status_code, one.headers["retry-after"]) for one in failed} == {(503, "5")}
             messages = {one.json()["errors"][0]["message"] for one in failed}

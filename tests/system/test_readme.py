@@ -106,7 +106,7 @@ class Newcomer:
             await process.communicate()
 
     async def output(self, command: str, **variables: str) -> Any:
-        """What a curl command prints, as JSON."""
+        """The output of a curl command, as JSON."""
         async with self.running(command, **variables) as process:
             output, _ = await process.communicate()
         return json.loads(output)

@@ -230,7 +230,7 @@ async def test_every_event_arrives_by_all_three_ways(
         events = await check_live(played)
         requests = await receiver.wait_for(len(EXPECTED))
         await check_webhooks(played, events, requests)
-        # One of them asks the new user to confirm the address.
+        # A mail of them asks the new user to confirm the address.
         sent = await smtp_sink.wait_for(len(EXPECTED) + 1)
         mails = [one for one in sent if one.recipients == [READER]]
         await check_mails(played, events, mails, expiry)

@@ -1,4 +1,4 @@
-"""What each attempt sent: its headers, and a digest of its body."""
+"""The request of each attempt: its headers, and a digest of its body."""
 
 import sqlalchemy as sa
 from alembic import op
