@@ -7,10 +7,11 @@ from app.accounts import confirmation
 from app.accounts.models import Account, ApiKey, User, UserRole
 from app.clock import parse_utc
 from app.delivery.mails import (
+    Letterhead,
     MailFacts,
     Post,
+    letterhead_of_account,
     mail_for,
-    name_of_account,
     recipients_of_account,
     shown,
     uk_time,
@@ -19,9 +20,11 @@ from app.events.catalogue import EventType
 from app.events.models import EventRecord
 
 
-@name_of_account
-async def account_name(session: AsyncSession, account_id: str) -> str:
-    return (await session.exec(select(Account.name).where(col(Account.id) == account_id))).one()
+@letterhead_of_account
+async def letterhead(session: AsyncSession, account_id: str) -> Letterhead:
+    statement = select(Account.name, Account.logo_url).where(col(Account.id) == account_id)
+    name, logo_url = (await session.exec(statement)).one()
+    return Letterhead(name, logo_url)
 
 
 @recipients_of_account

@@ -22,6 +22,7 @@ from app.delivery.mime import header_text
 from app.delivery.models import EmailSubscription, OutgoingMail
 from app.events.catalogue import REDACTED, EventType
 from app.events.models import EventRecord
+from app.rules import is_link
 from app.web.render import render
 
 WIDTH: Final = 72
@@ -66,6 +67,14 @@ class MailFacts:
 
 
 @dataclass(frozen=True)
+class Letterhead:
+    """An account as its mails show it."""
+
+    name: str
+    logo_url: str | None
+
+
+@dataclass(frozen=True)
 class Post:
     """The keys and the address that links of ours in mails are made with."""
 
@@ -74,11 +83,11 @@ class Post:
 
 
 Wording = Callable[[AsyncSession, EventRecord], Awaitable[MailFacts]]
-NameOfAccount = Callable[[AsyncSession, str], Awaitable[str]]
+LetterheadOfAccount = Callable[[AsyncSession, str], Awaitable[Letterhead]]
 RecipientsOfAccount = Callable[[AsyncSession, Post, str], Awaitable[Sequence[str]]]
 
 _wordings: dict[str, Wording] = {}
-_account_names: list[NameOfAccount] = []
+_letterheads: list[LetterheadOfAccount] = []
 _recipients: list[RecipientsOfAccount] = []
 
 
@@ -92,9 +101,9 @@ def mail_for(kind: EventType) -> Callable[[Wording], Wording]:
     return register
 
 
-def name_of_account(load: NameOfAccount) -> NameOfAccount:
-    """Register how an account is called, which every mail tells; this room does not know accounts."""
-    _account_names[:] = [load]
+def letterhead_of_account(load: LetterheadOfAccount) -> LetterheadOfAccount:
+    """Register the name and the logo of an account; this room does not know accounts."""
+    _letterheads[:] = [load]
     return load
 
 
@@ -111,7 +120,14 @@ async def account_recipients(session: AsyncSession, post: Post, account_id: str)
 
 async def account_name(session: AsyncSession, account_id: str) -> str:
     """What the account is called, fit to be shown to anyone."""
-    return shorten(await _account_names[0](session, account_id), 100)
+    return (await _letterhead(session, account_id)).name
+
+
+async def _letterhead(session: AsyncSession, account_id: str) -> Letterhead:
+    """The account as anyone may see it: its name on one line, a logo by https only."""
+    found = await _letterheads[0](session, account_id)
+    logo = found.logo_url if found.logo_url and is_link(found.logo_url, schemes=("https",)) else None
+    return Letterhead(shorten(found.name, 100), logo)
 
 
 async def event_mail(
@@ -129,11 +145,9 @@ async def event_mail(
         "rows": [(label, shorten(value, _MAX_VALUE)) for label, value in facts.rows],
         "when": uk_time(event.occurred_at),
         "event": event,
-        "account": await account_name(session, event.account_id),
-        "address": subscription.email,
-        "unsubscribe_url": unsubscribe_url,
     }
-    return laid_out("event", headline, values)
+    account = await _letterhead(session, subscription.account_id)
+    return laid_out("event", headline, values | _reader(account, subscription, unsubscribe_url))
 
 
 async def digest_mail(
@@ -149,18 +163,29 @@ async def digest_mail(
         facts = await _wordings[event.type](session, event)
         headline = shorten(facts.headline, MAX_SUBJECT)
         entries.append({"headline": headline, "when": uk_time(event.occurred_at), "event": event})
-    account = await account_name(session, subscription.account_id)
+    account = await _letterhead(session, subscription.account_id)
     first = str(entries[0]["headline"])
     more = f", and {count(len(entries) - 1, 'more event')}" if len(entries) > 1 else ""
     subject = shorten(first, MAX_SUBJECT - len(more)) + more
     values: dict[str, object] = {
-        "headline": f"{count(len(entries), 'event')} of {account}",
+        "headline": f"{count(len(entries), 'event')} of {account.name}",
         "entries": entries,
-        "account": account,
+    }
+    return laid_out("digest", subject, values | _reader(account, subscription, unsubscribe_url))
+
+
+def _reader(account: Letterhead, subscription: EmailSubscription, unsubscribe_url: str) -> dict[str, object]:
+    """Values for `subscribed.html`: mails to confirmed addresses, the only ones with the account's logo.
+
+    Anyone can name any address: until its owner agrees, no account can show them a picture, or learn from the
+    picture's server that a mail was opened.
+    """
+    return {
+        "account": account.name,
+        "logo_url": account.logo_url,
         "address": subscription.email,
         "unsubscribe_url": unsubscribe_url,
     }
-    return laid_out("digest", subject, values)
 
 
 async def confirmation_mail(
