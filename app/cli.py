@@ -90,8 +90,8 @@ def migrate() -> None:
 
 @accounts_app.command("create")
 def create_account(
-    name: Annotated[str, typer.Argument(help="The account's name.")],
-    email: Annotated[str, typer.Option(help="The mail address of its first user.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")],
+    email: Annotated[str, typer.Option(metavar="EMAIL", help="The mail address of its first user.")],
 ) -> None:
     """Create an account; prints its ids and its API key, shown this once, as one JSON object."""
     typer.echo(json.dumps(_said(lambda: _operating().create_account(name, email))))

@@ -55,8 +55,8 @@ log = structlog.get_logger()
 STATIC = Path(__file__).parent / "web" / "static"
 READY_WITHIN = 2.0
 ERROR_PAGES = {
-    404: ("There is nothing here", "Check that you opened the whole link, or begin at the start page, at /."),
-    405: ("Nothing to see here", "This address is for programs; the start page, at /, says how they use it."),
+    404: ("There is nothing here", "Check that you opened the whole link, or begin at the start page."),
+    405: ("Nothing to see here", "This address is for programs; the start page says how they use it."),
 }
 
 
@@ -205,13 +205,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if preferred(request.headers.get("accept"), (JSON, HTML)) == HTML:
         return _error_page(status, headers)
     code = "NOT_FOUND" if status == 404 else "INVALID"
-    body = {"code": code, "message": str(getattr(error, "detail", "")) or "There is nothing here."}
-    return JSONResponse(body, status, headers)
+    return JSONResponse({"code": code, "message": _advice(status, error, headers)}, status, headers)
+
+
+def _advice(status: int, error: Exception, headers: Mapping[str, str]) -> str:
+    """The error as a sentence that tells a developer how to go on."""
+    if status == 404:
+        return "There is nothing at this path: GraphQL is at /graphql, bulk readings at /readings."
+    if status == 405:
+        return f"This path does not take the method: use {headers.get('Allow', 'GET')}."
+    return str(getattr(error, "detail", ""))
 
 
 def _error_page(status: int, headers: Mapping[str, str]) -> Response:
     """The same for somebody who looks at it in a browser."""
     title, advice = ERROR_PAGES.get(status, ("This did not work", "Go back, and try it in another way."))
-    shown = page("message.html", status, title=title, paragraphs=[advice])
+    shown = page("message.html", status, title=title, paragraphs=[advice], way="/")
     shown.headers.update(headers)
     return shown

@@ -143,17 +143,19 @@ def _take(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> Prob
         return Problem(line, "INVALID", "meter_id and meter_number are strings.")
     if row.get("start_at") is None or row.get("consumption") is None:
         return Problem(line, "REQUIRED", "Give start_at and consumption.")
+    column = "start_at"
     try:
         start = clock.parse_utc(row["start_at"]) if isinstance(row["start_at"], str) else None
         if start is None:
-            raise ValueError("start_at must be a string such as 2026-11-24T22:00:00Z.")
+            raise ValueError("Write a string such as 2026-11-24T22:00:00Z.")
+        column = "consumption"
         micro_kwh = to_micro(row["consumption"])
         if number is not None:
             number = numbers.parse(number).core
     except numbers.InvalidMeterNumber as error:
-        return Problem(line, "INVALID_METER_NUMBER", str(error))
+        return Problem(line, "INVALID_METER_NUMBER", f"meter_number: {error}")
     except ValueError as error:
-        return Problem(line, "INVALID", str(error))
+        return Problem(line, "INVALID", f"{column}: {error}")
     quality = row.get("quality")
     if quality is None:
         quality = ReadingQuality.ACTUAL.name

@@ -126,6 +126,30 @@ def test_a_wrong_row_is_told_with_its_line(row: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "1312345678907,2024-05-01,1,",
+            "start_at: Write an instant as ISO 8601 in UTC, such as 2026-11-24T22:29:55.123Z.",
+        ),
+        (
+            "1312345678907,2024-05-01T00:00:00Z,1e3,",
+            'consumption: Write a decimal in plain digits, such as "295005.6", without exponent or separators.',
+        ),
+        (
+            "1312345678901,2024-05-01T00:00:00Z,1,",
+            "meter_number: The check digit of this electricity number is wrong: compare it with the bill.",
+        ),
+        ("1312345678907,2024-05-01T00:00:00Z,1,E", "quality must be ACTUAL or ESTIMATED."),
+    ],
+)
+def test_a_wrong_cell_is_told_with_its_column(row: str, message: str) -> None:
+    with pytest.raises(Problems) as caught:
+        from_csv(f"meter_number,start_at,consumption,quality\n{row}\n")
+    assert [one.message for one in caught.value.problems] == [message]
+
+
+@pytest.mark.parametrize(
     ("row", "code"),
     [
         ("[]", "INVALID"),

@@ -1,5 +1,6 @@
 """The start page, as a browser shows it."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from app.api.schema import schema_text
 from app.client import Address, Api
@@ -77,13 +78,19 @@ async def test_a_browser_sees_a_page_where_there_is_nothing_and_a_program_json(
         ("/static/nowhere.css", 404, "There is nothing here"),
         ("/readings", 405, "Nothing to see here"),
     ):
+        message = {
+            404: "There is nothing at this path: GraphQL is at /graphql, bulk readings at /readings.",
+            405: "This path does not take the method: use POST.",
+        }[status]
         shown = await http.get(path, headers=browser)
         assert shown.status_code == status
         assert shown.headers["content-type"] == "text/html; charset=utf-8"
         assert f"<h1>{title}</h1>" in shown.text
+        assert '<a href="/">To the start page</a>' in shown.text
         assert shown.headers["content-security-policy"].startswith("default-src 'none'")
         told = await http.get(path)
-        assert (told.status_code, list(told.json())) == (status, ["code", "message"])
+        code = {404: "NOT_FOUND", 405: "INVALID"}[status]
+        assert (told.status_code, told.json()) == (status, {"code": code, "message": message})
         assert shown.headers.get("allow") == told.headers.get("allow")
 
 
@@ -98,6 +105,32 @@ async def test_there_is_nothing_to_forget_before_a_key_is_given(
     await forget.click()
     await expect(forget).to_be_hidden()
     assert complaints == []
+
+
+async def test_a_key_that_is_forgotten_while_it_is_checked_stays_forgotten(
+    page: Page, api: Api, complaints: list[str]
+) -> None:
+    asked, forgotten = asyncio.Event(), asyncio.Event()
+    keys: list[str | None] = []
+
+    async def hold(route: Route) -> None:
+        keys.append(await route.request.header_value("x-api-key"))
+        answer = await route.fetch()
+        asked.set()
+        await forgotten.wait()
+        await route.fulfill(response=answer)
+
+    await page.route("**/graphql", hold)
+    await page.goto(api.address.base)
+    await page.fill("#key", api.key)
+    await page.press("#key", "Enter")
+    await asked.wait()
+    await page.get_by_role("button", name="Forget").click()
+    async with page.expect_response("**/graphql"):
+        forgotten.set()
+    await page.evaluate("new Promise((done) => setTimeout(done))")
+    await expect(page.locator("#key-status")).to_have_text("Forgotten.")
+    assert (keys, complaints) == ([api.key], [])
 
 
 async def test_the_catalogue_is_there_without_a_script(page: Page, http: httpx.AsyncClient) -> None:

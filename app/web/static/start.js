@@ -140,6 +140,8 @@ function make(tag, text, attributes = {}) {
 // --- the key, in this tab only ---
 
 let key = sessionStorage.getItem(KEY) ?? "";
+// Counts the keys that were used or forgotten, so that the answer to an earlier one changes nothing.
+let checks = 0;
 
 function keep(value) {
   key = value;
@@ -149,11 +151,14 @@ function keep(value) {
 }
 
 async function useKey() {
+  const mine = ++checks;
   say("key-status", "Checking …");
   try {
     const { viewer } = await answer("{ viewer { account { name } scopes } }");
+    if (mine !== checks) return;
     say("key-status", `This key belongs to ${viewer.account.name} and may ${viewer.scopes.join(", ")}.`, "right");
   } catch (error) {
+    if (mine !== checks) return;
     stop();
     say("key-status", error.message, "wrong");
     return;
@@ -177,6 +182,7 @@ at("key-form").addEventListener("submit", (submitted) => {
 });
 
 at("key-forget").addEventListener("click", () => {
+  checks += 1;
   keep("");
   stop();
   cursor = null;
