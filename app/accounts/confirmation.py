@@ -63,10 +63,17 @@ async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: boo
     return user if user is not None and address_hash in address_hashes(keyring, user.email) else None
 
 
+async def is_told(session: AsyncSession, keyring: Keyring, user: User) -> bool:
+    """Whether notices go to the user: the address was confirmed, and has not unsubscribed since."""
+    if user.email_confirmed_at is None:
+        return False
+    return not await suppressions.is_suppressed(session, keyring, user.account_id, user.email)
+
+
 async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> User | None:
-    """The address is the user's. A second time nothing changes."""
+    """The address is the user's, and wants the notices. A second time nothing changes."""
     user = await find(session, keyring, token, lock=True)
-    if user is not None and user.email_confirmed_at is None:
-        user.email_confirmed_at = clock.now()
+    if user is not None and not await is_told(session, keyring, user):
+        user.email_confirmed_at = user.email_confirmed_at or clock.now()
         await suppressions.lift(session, user.account_id, address_hashes(keyring, user.email))
     return user

@@ -29,7 +29,7 @@ async def letterhead(session: AsyncSession, account_id: str) -> Letterhead:
 
 @recipients_of_account
 async def administrators(session: AsyncSession, post: Post, account_id: str) -> list[str]:
-    """The confirmed addresses of the administrators, or of all users where there is none.
+    """The confirmed addresses of the administrators, or of all users where there is none, but for the unsubscribed.
 
     Those that have never been asked to confirm theirs are asked now.
     """
@@ -38,7 +38,7 @@ async def administrators(session: AsyncSession, post: Post, account_id: str) -> 
     leading = [user for user in users if user.role == UserRole.ADMIN.value] or users
     for user in leading:
         await confirmation.ask_once(session, post, user)
-    return [user.email for user in leading if user.email_confirmed_at is not None]
+    return [user.email for user in leading if await confirmation.is_told(session, post.keyring, user)]
 
 
 @mail_for(EventType.USER_CREATED)

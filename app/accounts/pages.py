@@ -20,7 +20,10 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
         find = confirmation.confirm if acts else confirmation.find
         async with services.database.transaction() if acts else services.database.reading() as session:
             user = await find(session, services.keyring, token)
-            account = None if user is None else await account_name(session, user.account_id)
-        return page("user_address.html", 404 if user is None else 200, user=user, account=account)
+            if user is None:
+                return page("user_address.html", 404, user=None)
+            account = await account_name(session, user.account_id)
+            is_told = await confirmation.is_told(session, services.keyring, user)
+        return page("user_address.html", user=user, account=account, is_told=is_told)
 
     return [Route("/users/confirm/{token}", limited(rates, confirm), methods=["GET", "POST"])]

@@ -14,6 +14,7 @@ from app.delivery.mails import Post
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.web import text_of
 from tests.delivery.destinations import outgoing_mails
+from tests.delivery.test_delivery_pages import visitor as mail_visitor
 from tests.meters.asking import run
 from tests.support import TestAccount, World
 
@@ -151,6 +152,22 @@ async def test_another_address_has_to_be_confirmed_anew(world: World) -> None:
         assert recipient == "hopper@example.com"
         async with unchanged(world):
             assert (await client.post(old)).status_code == 404
+
+
+async def test_who_unsubscribed_is_told_nothing_until_the_link_is_confirmed_again(world: World) -> None:
+    account = await world.account()
+    await create(world, account)
+    [link] = await links(world)
+    [(_, mail)] = await outgoing_mails(world)
+    [stop] = [line for line in mail["text"].splitlines() if "/email-subscriptions/unsubscribe/" in line]
+    async with visitor(world) as client, mail_visitor(world) as reader:
+        await client.post(link)
+        await reader.post(stop.removeprefix(ORIGIN))
+        assert await recipients(world, account) == []
+        async with unchanged(world):
+            assert "Is this your address?" in (await client.get(link)).text
+        assert "Your address is confirmed" in (await client.post(link)).text
+        assert await recipients(world, account) == ["grace@example.com"]
 
 
 async def test_an_update_without_an_email_mails_nobody(world: World) -> None:
