@@ -18,6 +18,7 @@ from app.delivery.claims import COUNTED_DUE
 from app.delivery.exchange import Exchange, impossible
 from app.delivery.loops import Loop, insist
 from app.delivery.mailing import MOST_TO_ONE, Postman, suspend_unconfirmed
+from app.delivery.models import OutgoingMail
 from app.delivery.retry import Fate, Verdict, lease_seconds, verdict
 from app.delivery.smtp import ATTEMPT_SECONDS
 from app.delivery.unreadable import Unreadable
@@ -235,11 +236,13 @@ class OutgoingMails:
         }
         async with self._database.transaction() as session:
             held = await _write(session, _RECORD, values)
+            # A mail that was deleted while it was under way belongs to no other worker.
+            is_lost = not held and await session.get(OutgoingMail, mail.id) is not None
             if held and judged.disable:
                 await suspend_unconfirmed(
                     session, mail.account_id, mail.recipient, mail.created_at, judged.reason
                 )
-        self.leases_lost += not held
+        self.leases_lost += is_lost
         self.outcomes[exchange.outcome.value] += 1
         self.fates[judged.fate.value] += 1
         self.sent += judged.fate is Fate.SUCCEEDED

@@ -150,3 +150,18 @@ async def test_another_mail_that_hangs_when_the_worker_stops_is_given_back(datab
 def test_there_is_a_connection_for_every_mail() -> None:
     at_once = mailing.MOST_IN_FLIGHT + digests.MAILS_AT_ONCE + outgoing.MAILS_AT_ONCE
     assert at_once <= smtp.CONNECTIONS
+
+
+async def test_a_mail_that_is_deleted_on_its_way_was_taken_over_by_nobody(database_url: str) -> None:
+    async with stuck_scene(database_url) as (scene, inbox), scene.worker() as worker:
+        mail_id = await queue_mail(scene.world, await scene.account(), STUCK)
+        await inbox.hung.wait_for(1)
+        async with scene.database.transaction() as session:
+            await session.delete(await session.get_one(OutgoingMail, mail_id))
+        inbox.let_go.set()
+
+        async def recorded() -> bool:
+            return worker.outgoing.fates.total() == 1
+
+        await scene.until(recorded)
+        assert worker.outgoing.leases_lost == 0
