@@ -43,6 +43,8 @@ MAX_COST = 2**53 - 1
 LIST_COST, LISTS = 10, {"apiKeys": MAX_PAGE}
 # However long the period is: what an operation reads of readings has a bound of its own.
 INTERVALS_COST = 50
+# To a stranger each is an error, and nothing is read.
+REFUSED_INTERVALS_COST = 1
 # Merged, a document may select in as many places as there are ways through it. Real ones take some hundred steps.
 MAX_STEPS = 20_000
 # For so many values of the variables of one operation its cost is kept.
@@ -50,12 +52,20 @@ CACHED_COSTS = 16
 
 
 class Costs:
-    """The costs of one operation of a valid document, by the values of the variables that decide over it."""
+    """The costs of one operation of a valid document, by the values of the variables that decide over it.
+
+    `intervals`: what the readings of one meter cost.
+    """
 
     def __init__(
-        self, schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode
+        self,
+        schema: GraphQLSchema,
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        *,
+        intervals: int = INTERVALS_COST,
     ) -> None:
-        self._schema, self._operation = schema, operation
+        self._schema, self._operation, self._intervals = schema, operation, intervals
         self._fragments = {
             one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
         }
@@ -68,7 +78,7 @@ class Costs:
         cost = self._kept.get(key)
         if cost is None:
             root: Any = self._schema.get_root_type(self._operation.operation)
-            count = _Count(self._schema, self._fragments, variables)
+            count = _Count(self._schema, self._fragments, variables, self._intervals)
             try:
                 cost = count.at(root, [self._operation.selection_set])
             except RecursionError:
@@ -86,8 +96,10 @@ class _Count:
         schema: GraphQLSchema,
         fragments: Mapping[str, FragmentDefinitionNode],
         variables: Mapping[str, Any],
+        intervals: int,
     ) -> None:
         self._schema, self._fragments, self._variables = schema, fragments, variables
+        self._intervals = intervals
         # The same selections are met on many ways; they are counted once.
         self._counted: dict[tuple[str, frozenset[int]], int] = {}
         self._steps = 0
@@ -119,7 +131,7 @@ class _Count:
         named = get_named_type(field.type)
         below = self.at(named, [one.selection_set for one in nodes if one.selection_set])
         if named.name == "IntervalData":
-            return INTERVALS_COST + below
+            return self._intervals + below
         if named.name.endswith("Connection"):
             return self._page_size(nodes[0]) * (1 + below)
         bare = field.type.of_type if is_non_null_type(field.type) else field.type

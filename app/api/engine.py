@@ -32,11 +32,11 @@ from app import points
 from app.api.compiled.executor import ReadyExecutor
 from app.api.compiled.reads import Plans
 from app.api.context import Context
-from app.api.costs import Costs
+from app.api.costs import INTERVALS_COST, REFUSED_INTERVALS_COST, Costs
 from app.api.failures import RequestErrors, internal_error, refused, shown_error
 from app.api.introspection import FIELDS as INTROSPECTION_FIELDS
 from app.api.introspection import MEMORY, IntrospectingExecutor, most_values
-from app.api.limits import Limits
+from app.api.limits import Limits, check_shape
 from app.api.memory import OF_ACCOUNTS, OF_STRANGERS, Memory
 from app.api.secret_fields import secret_fields
 from app.api.storable import require_storable, require_storable_strings
@@ -55,6 +55,8 @@ OPEN_FIELDS = frozenset(
         "declineHostedConsent",
     }
 )
+
+SEND_A_KEY = "Send an API key in x-api-key or Authorization: Bearer to ask for this."
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,9 @@ class Engine:
             try:
                 prepared = self._prepare(query, operation_name, memory)
             except QueryTooComplex as error:
-                raise RequestErrors.of(error if authenticated else _hinting(error)) from None
+                raise RequestErrors.of(
+                    error if authenticated else self._to_stranger(error, query, operation_name)
+                ) from None
             except ApiError as error:
                 raise RequestErrors.of(error) from None
             memory.put(query, operation_name, prepared)
@@ -164,7 +168,7 @@ class Engine:
         operation = _operation(document, operation_name)
         roots = list(_root_fields(document, operation).values())
         if is_stranger and not OPEN_FIELDS.issuperset(roots):
-            raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer to ask for this.")
+            raise Unauthenticated(SEND_A_KEY)
         if roots.count("__schema") > 1:
             raise QueryTooComplex("An operation may select __schema once; merge its selections.")
         kind = operation.operation
@@ -174,7 +178,12 @@ class Engine:
             document,
             operation,
             is_secret=kind is OperationType.QUERY and bool(secret_fields(self.schema, document)),
-            costs=Costs(self.schema, document, operation),
+            costs=Costs(
+                self.schema,
+                document,
+                operation,
+                intervals=REFUSED_INTERVALS_COST if is_stranger else INTERVALS_COST,
+            ),
             cost_limit=limits.cost,
             plans=Plans(document, operation, memory.plans_for(query)) if reads else None,
             executor=IntrospectingExecutor if introspects else ReadyExecutor,
@@ -182,6 +191,24 @@ class Engine:
             and not operation.variable_definitions
             and {*INTROSPECTION_FIELDS, "__typename"}.issuperset(roots),
         )
+
+    def _to_stranger(self, error: QueryTooComplex, query: str, operation_name: str | None) -> ApiError:
+        """What a stranger is told of a document that is too much for one: to send a key, where a key would help."""
+        if self._needs_key(query, operation_name):
+            return Unauthenticated(SEND_A_KEY)
+        return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)
+
+    def _needs_key(self, query: str, operation_name: str | None) -> bool:
+        """Whether a document that is not validated is within the limits of accounts, and asks for what needs a key."""
+        try:
+            document = parsed(query, self._limits)
+            check_shape(document, self._limits)
+            operation = _operation(document, operation_name)
+        except (ApiError, RequestErrors):
+            return False
+        root = self.schema.get_root_type(operation.operation)
+        known = root.fields.keys() if root else frozenset()
+        return not known.isdisjoint(set(_root_fields(document, operation).values()) - OPEN_FIELDS)
 
     async def execute(
         self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, root_value: Any = None
@@ -266,11 +293,6 @@ def dumps(response: dict[str, Any]) -> bytes:
     return orjson.dumps(response)
 
 
-def _hinting(error: QueryTooComplex) -> QueryTooComplex:
-    """Apps that lost their key are told so, whatever else is wrong with what they send."""
-    return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)
-
-
 def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
     if not isinstance(result, ExecutionResult):
         return {"data": None, "errors": [internal_error(TypeError("incremental result"))]}
@@ -309,5 +331,7 @@ def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> 
             pending.extend(node.selection_set.selections)
         elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
             seen.add(node.name.value)
-            pending.extend(fragments[node.name.value].selection_set.selections)
+            # Without validation it may be missing.
+            if fragment := fragments.get(node.name.value):
+                pending.extend(fragment.selection_set.selections)
     return names

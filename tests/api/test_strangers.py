@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from graphql import execute_sync, get_introspection_query, parse
 
+from app.api.failures import RequestErrors
 from app.api.introspection import most_values
 from app.api.limits import STRANGERS, STRANGERS_BODY
 from app.errors import QueryTooComplex
@@ -244,3 +245,56 @@ async def test_the_catalogue_is_made_once(world: World) -> None:
     first, second = [(await world.data(query))["eventTypes"] for _ in range(2)]
     assert len(first) == len(list(EventType))
     assert all(one["schema"] is other["schema"] for one, other in zip(first, second, strict=True))
+
+
+CLOSED = "customers { nodes { id } } "
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{ " + "".join(f"a{n}: {CLOSED}" for n in range(11)) + UNKNOWN + " }",
+        "{ " + CLOSED * 50 + UNKNOWN + " }",
+        "{ " + "__typename " * 300 + "...F } fragment F on Query { ... { " + CLOSED + UNKNOWN + " } }",
+        "mutation { " + "__typename " * 300 + "deleteMeter }",
+        "subscription { " + "__typename " * 300 + "events { id } }",
+        "".join(f"query Q{n} {{ {CLOSED}{UNKNOWN} }} " for n in range(6)),
+        f"{{ {CLOSED}{UNKNOWN} }} #".ljust(15_001, "x"),
+    ],
+)
+async def test_what_needs_a_key_and_fits_an_account_is_told_to_send_one(world: World, query: str) -> None:
+    name = "Q3" if "Q3" in query else None
+    with pytest.raises(RequestErrors) as caught:
+        world.engine.prepare(query, name, authenticated=False)
+    assert (caught.value.status, len(caught.value.errors)) == (401, 1)
+    assert caught.value.errors[0] == {
+        "message": "Send an API key in x-api-key or Authorization: Bearer to ask for this.",
+        "extensions": {"code": "UNAUTHENTICATED"},
+    }
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        # Open.
+        "{ " + "".join(f"a{n}: eventTypes {{ name }} " for n in range(11)) + "}",
+        # Too much for an account as well.
+        "{ " + "".join(f"a{n}: {CLOSED}" for n in range(31)) + "}",
+        "{ " + CLOSED * 400 + "}",
+        "{ customers " + "{ a " * 12 + "}" * 13,
+        # Nobody can tell which operation is meant, nor what a fragment that is missing asks for.
+        "".join(f"query Q{n} {{ {CLOSED}}} " for n in range(6)),
+        "{ " + "__typename " * 300 + "...Missing }",
+    ],
+)
+async def test_what_is_too_much_and_no_key_would_help_is_told_so(world: World, query: str) -> None:
+    await refused(world, query)
+
+
+async def test_readings_are_an_error_each_to_a_stranger(world: World) -> None:
+    """They are never read, so that they cost what the meters do."""
+    readings = "meters(first: 100) { nodes { intervalData { total } } }"
+    below = f"customer {{ meters(first: 3) {{ nodes {{ customer {{ {readings} }} }} }} }}"
+    query = '{ hostedConsentByToken(token: "x") { %s } }'
+    assert await world.data(query % readings) == {"hostedConsentByToken": None}
+    assert (await refused(world, query % below))[1] == {"cost": 603, "limit": 500}

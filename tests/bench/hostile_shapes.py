@@ -129,6 +129,7 @@ def comments(draft: Draft, size: int) -> None:
 PARTS: Final[Mapping[str, Part]] = {
     "equal leaves": repeated("__typename"),
     "equal objects": repeated("eventTypes { name type }"),
+    "what needs a key": repeated("customers { nodes { id } }"),
     "equal arguments": repeated('__type(name: "Meter") { name }'),
     "aliases": numbered("a#: __typename"),
     "aliased objects": numbered("a#: eventTypes { name schema example }"),
