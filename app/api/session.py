@@ -9,6 +9,7 @@ from starlette.types import Receive
 
 from app.api import frames, protocol
 from app.api.failures import internal_error
+from app.api.limits import STRANGERS_BODY
 from app.api.live import PEER, Live
 from app.api.operation import Operation
 from app.api.outbox import AsgiOutbox, FrameOutbox
@@ -151,6 +152,11 @@ class Session:
         limit = self.live.services.settings.max_message
         if len(text) > limit or (4 * len(text) > limit and len(text.encode(errors="replace")) > limit):
             raise Closing(CloseCode.TOO_BIG, f"A message may have {limit} bytes at most")
+        if not self._initialised and len(text) > STRANGERS_BODY:
+            # Nobody has said yet who they are.
+            raise Closing(
+                CloseCode.BAD_MESSAGE, f"Before connection_ack a message may have {STRANGERS_BODY} characters"
+            )
         match protocol.read(text):
             case protocol.Subscribe() as asked:
                 self._subscribe(asked)

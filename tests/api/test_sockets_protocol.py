@@ -7,6 +7,7 @@ import pytest
 import websockets
 
 from app.accounts import actions as accounts
+from app.api.limits import STRANGERS_BODY
 from app.api.live import Timing
 from app.auth.actor import Actor
 from tests.api.serving import EVENTS, Serving, serving
@@ -120,6 +121,16 @@ async def test_a_message_that_is_too_long_closes_1009(served: Serving, holder: T
                 code, _ = await other.closed()
                 assert code == 1009
         await client.settled()
+
+
+async def test_a_long_message_of_nobody_closes_4400_before_it_is_read(
+    served: Serving, holder: TestAccount
+) -> None:
+    async with served.open() as client:
+        payload = {"apiKey": holder.key, "x": "x" * STRANGERS_BODY}
+        await client.say(type="connection_init", payload=payload)
+        assert await client.closed() == (4400, "Before connection_ack a message may have 32768 characters")
+    assert len(served.live) == 0
 
 
 @pytest.mark.parametrize("offered", [None, ["graphql-ws"], ["graphql-ws", "mqtt"]])
