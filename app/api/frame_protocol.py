@@ -6,6 +6,7 @@ socket whose peer takes nothing.
 """
 
 import asyncio
+import logging
 from asyncio.transports import BaseTransport
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 EXTENSION: Final = "voltwire.frames"
 """The key in the scope's extensions; its value is `{"protocol": FrameProtocol}`."""
+
+CONNECTIONS_LOG: Final = logging.getLogger("uvicorn.error.connections")
+"""What uvicorn logs of a single connection. Below an error that is a line for whatever a stranger sends, and it has the
+address in it, where a token may be.
+"""
+CONNECTIONS_LOG.setLevel(logging.ERROR)
 
 UNRESPONSIVE: Final = 1013
 NOT_TEXT: Final = 1007
@@ -46,6 +53,10 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     # Where the peer was when it was last looked at, and whether it had not moved by then.
     _reach = Reach(0, 0, 0)
     _was_still = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = self.conn.logger = CONNECTIONS_LOG
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)

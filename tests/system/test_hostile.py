@@ -127,6 +127,19 @@ async def test_a_page_of_another_site_gets_no_socket(served: Deployment) -> None
     )
 
 
+async def test_nothing_of_a_sockets_address_is_logged(served: Deployment) -> None:
+    """There may be a token in it, where it does not count; and whoever connects would write the log."""
+    process = served.apis[0]
+    address = f"{process.socket_url}?access_token={WRONG_KEY}"
+    async with websockets.connect(
+        address, subprotocols=[websockets.Subprotocol("graphql-transport-ws")], proxy=None
+    ) as connection:
+        await connection.send('{"type": "connection_init"}')
+        await connection.wait_closed()
+    assert connection.close_code == 4403
+    assert WRONG_KEY not in process.log.read_text()
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
