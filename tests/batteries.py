@@ -10,8 +10,10 @@ import hashlib
 import os
 import random
 import secrets
+import signal
 from collections import defaultdict
-from typing import Final
+from collections.abc import Generator
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +22,8 @@ EXAMPLES: Final = 3_000
 """Examples of a property test with `--all`."""
 TIMEOUT: Final = 3_600
 """Seconds that a test may take with `--all`; without it, `timeout` in pyproject.toml is the bound."""
+REPEATED_EVERY: Final = 1.0
+"""Seconds between two attempts to end a test that takes too long."""
 SEED: Final = "VOLTWIRE_TEST_SEED"
 """The environment variable that repeats a seed."""
 
@@ -43,6 +47,15 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("all")
     else:
         settings.load_profile("ci" if os.environ.get("CI") else "sample")
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, Any, Any]:
+    """Let a timeout strike until it ends the test: what it raises within a step of another task ends only that task."""
+    is_set = yield
+    if settings.method == "signal" and settings.timeout:
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, REPEATED_EVERY)
+    return is_set
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

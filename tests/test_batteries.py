@@ -44,6 +44,7 @@ def test_property(number):
 HANGS = """
 import asyncio
 import threading
+import time
 import pytest
 
 @pytest.fixture
@@ -52,6 +53,13 @@ async def hanging():
     await asyncio.Event().wait()
 
 async def test_that_waits():
+    await asyncio.Event().wait()
+
+async def test_that_waits_beside_a_busy_task():
+    async def busy():
+        time.sleep(0.5)
+
+    asyncio.create_task(busy()).add_done_callback(lambda done: done.exception())
     await asyncio.Event().wait()
 
 def test_that_blocks():
@@ -147,5 +155,10 @@ def test_each_test_has_a_bound_of_minutes(run: Run, tmp_path: Path) -> None:
 def test_a_hang_is_a_failure_with_a_name_and_the_rest_goes_on(run: Run) -> None:
     words = run(HANGS, "--timeout", "0.2")
     named = re.findall(r"^(?:FAILED|ERROR) test_small.py::(\w+) - Failed: Timeout", words, re.MULTILINE)
-    assert sorted(named) == ["test_that_blocks", "test_that_waits", "test_whose_fixture_hangs"]
-    assert "2 failed, 2 passed, 1 error" in words
+    assert sorted(named) == [
+        "test_that_blocks",
+        "test_that_waits",
+        "test_that_waits_beside_a_busy_task",
+        "test_whose_fixture_hangs",
+    ]
+    assert "3 failed, 2 passed, 1 error" in words

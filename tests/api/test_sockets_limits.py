@@ -182,12 +182,10 @@ async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> N
                 async with served.open() as client:
                     await client.say(type="connection_init", payload={"apiKey": other.key})
                     assert await client.closed() == (1013, "Credentials cannot be checked now; try again")
-                # By then its own credential could not be checked for a while, either.
-                away = "checking the credentials of open streams failed"
-                await becomes(lambda: [one["event"] for one in logged].count(away) >= 3)
-                # When a token ends is known without the database.
+                # When a token ends is known without the database; by then no credential could be checked for a while.
                 assert await brief.closed() == GONE
                 await connected.settled()
+    assert {one["event"] for one in logged} == {"database_unavailable"}
 
 
 async def test_a_read_that_is_never_answered_holds_up_nothing(migrated_postgres_url: str) -> None:
@@ -218,4 +216,4 @@ async def test_a_read_that_is_never_answered_holds_up_nothing(migrated_postgres_
                     revoking = update(ApiKey).where(col(ApiKey.id) == key.id)
                     await session.execute(revoking.values(revoked_at=clock.now()))
                 assert await revoked.closed() == GONE
-        assert [one["event"] for one in logged] == ["checking the credentials of open streams failed"]
+        assert {one["event"] for one in logged} <= {"database_unavailable"}
