@@ -21,7 +21,7 @@ from app.events.ring import work_due
 async def ask(session: AsyncSession, post: Post, user: User, *field: str) -> None:
     """Mail the link to the user's address, unless it wants no mails of the account. Raises LIMIT_REACHED at `field`."""
     keyring, account_id, email = post.keyring, user.account_id, user.email
-    if await suppressions.is_suppressed(session, keyring, account_id, email):
+    if not await suppressions.may_ask(session, keyring, account_id, email):
         return
     await unconfirmed.count(session, keyring, unconfirmed.Kind.INVITATION, account_id, email, *field)
     address = Remembered.of(keyring, account_id, email)

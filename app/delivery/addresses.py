@@ -1,7 +1,7 @@
 """Mail addresses as they are compared and remembered: by keyed hashes, never as they are."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from app import rules
 from app.crypto import Keyring
@@ -10,6 +10,8 @@ from app.errors import ErrorCode, Refusal
 
 _ADDRESS, _MAILBOX = "mail address", "mailbox"
 _BYTES = 18
+# Its mailboxes have both domains, and dots in a name mean nothing to it: one mailbox has thousands of spellings.
+_GMAIL: Final = ("gmail.com", "googlemail.com")
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,17 @@ def address_hashes(keyring: Keyring, address: str) -> list[str]:
 
 
 def mailbox_hashes(keyring: Keyring, address: str) -> list[str]:
-    """The same for the mailbox behind an address: `ada+news@example.com` is read where `ada@example.com` is."""
+    """The same for the mailbox behind an address."""
+    return _hashes(keyring, _MAILBOX, mailbox_of(address))
+
+
+def mailbox_of(address: str) -> str:
+    """The plainest address of a mailbox: `ada+news@example.com` is read where `ada@example.com` is."""
     local, _, domain = address.casefold().rpartition("@")
-    return _hashes(keyring, _MAILBOX, f"{local.partition('+')[0] or local}@{domain}")
+    local = local.partition("+")[0] or local
+    if domain in _GMAIL:
+        local, domain = local.replace(".", ""), _GMAIL[0]
+    return f"{local}@{domain}"
 
 
 def _hashes(keyring: Keyring, purpose: str, text: str) -> list[str]:

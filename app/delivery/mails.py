@@ -7,6 +7,7 @@ and as HTML for a phone.
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -241,7 +242,12 @@ def without_links(name: str) -> str:
 
     Else anyone could have us send their links to anyone, in the name of an account.
     """
-    return _WORD.sub(lambda word: _LINK_REMOVED if _LINK.search(word[0]) else word[0], name)
+    return _WORD.sub(lambda word: _LINK_REMOVED if _LINK.search(_seen(word[0])) else word[0], name)
+
+
+def _seen(word: str) -> str:
+    """What of it people see: characters without a form of their own, such as a space of no width, are left out."""
+    return "".join(one for one in word if unicodedata.category(one) != "Cf")
 
 
 def shorten(value: str, most: int) -> str:

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import clock
 from app.crypto import Keyring
-from app.delivery.addresses import Remembered, address_hashes
+from app.delivery.addresses import Remembered, address_hashes, mailbox_of
 from app.delivery.models import EmailSubscription, EmailSubscriptionStatus, MailSuppression
 from app.errors import ErrorCode, Refusal
 
@@ -57,6 +57,20 @@ async def is_suppressed(session: AsyncSession, keyring: Keyring, account_id: str
     return None in lifted if lifted else await _was_ended_unlisted(session, account_id, address)
 
 
+async def may_ask(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> bool:
+    """Whether the account may ask this address to confirm.
+
+    One with a tag is asked as little as the plain one behind it, unless it has had its own say: else people who have
+    unsubscribed would be asked under ever new tags.
+    """
+    if await is_suppressed(session, keyring, account_id, address):
+        return False
+    plain = mailbox_of(address)
+    if plain == address.casefold() or await _lifted(session, keyring, account_id, address):
+        return True
+    return None not in await _lifted(session, keyring, account_id, plain)
+
+
 async def list_ended(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> None:
     """Suppress an address whose subscriptions were ended before there was a list, of which one is to be deleted."""
     is_listed = bool(await _lifted(session, keyring, account_id, address))
@@ -89,7 +103,7 @@ async def require_none(
     session: AsyncSession, keyring: Keyring, account_id: str, address: str, *field: str
 ) -> None:
     """Raises CONFLICT for an address that is on the list."""
-    if await is_suppressed(session, keyring, account_id, address):
+    if not await may_ask(session, keyring, account_id, address):
         raise Refusal(
             ErrorCode.CONFLICT,
             "This address has unsubscribed from your mails. Ask its owner to open the link of an earlier "

@@ -216,6 +216,8 @@ async def test_a_link_in_an_accounts_name_is_not_shown(world: World, kind: str) 
         ("ftp://x", "[link removed]"),
         ("10.0.0.1", "[link removed]"),
         ("größe.de", "[link removed]"),
+        ("evil\u200b.com", "[link removed]"),
+        ("e\u00advil.\u2060com", "[link removed]"),
     ],
 )
 def test_what_looks_like_a_link_is_left_out(name: str, shown: str) -> None:
@@ -247,6 +249,42 @@ async def test_who_unsubscribed_is_not_asked_again(world: World) -> None:
             assert refusals(created) == [("CONFLICT", ["email"])]
     # Another account may ask.
     await make_subscription(world, await world.account())
+
+
+async def test_who_unsubscribed_is_not_asked_under_a_tag_either(world: World) -> None:
+    account, _, confirm, unsubscribe = await subscribed(world)
+    tagged = "Grace+volt@example.com"
+    async with mail_visitor(world) as client:
+        await client.post(unsubscribe)
+        async with unchanged(world):
+            created = await run(world, account, CREATE_SUBSCRIPTION, email=tagged)
+            assert refusals(created) == [("CONFLICT", ["email"])]
+        user = await run(world, account, CREATE_USER, email=tagged, name="Grace")
+        assert (user["userErrors"], await outgoing_mails(world)) == ([], [])
+        # Another account may ask, and this one again once the person says so.
+        await make_subscription(world, await world.account(), tagged)
+        await client.post(confirm)
+    await make_subscription(world, account, tagged)
+
+
+async def test_who_unsubscribed_under_a_tag_is_asked_at_the_plain_address(world: World) -> None:
+    account, _, _, unsubscribe = await subscribed(world, email="grace+volt@example.com")
+    async with mail_visitor(world) as client:
+        await client.post(unsubscribe)
+    created = await run(world, account, CREATE_SUBSCRIPTION, email="grace+volt@example.com")
+    assert refusals(created) == [("CONFLICT", ["email"])]
+    await make_subscription(world, account)
+
+
+async def test_one_mailbox_of_gmail_has_many_spellings(world: World) -> None:
+    account = await world.account()
+    for email in ("grace.hopper@gmail.com", "g.racehopper@gmail.com", "GraceHopper+x@googlemail.com"):
+        assert (await ask_and_delete(world, account, email))["userErrors"] == []
+    for email in ("gracehopper@gmail.com", "g.r.a.c.e.hopper@googlemail.com"):
+        assert refusals(await ask_and_delete(world, account, email)) == [("LIMIT_REACHED", ["email"])]
+    # Elsewhere a dot makes another mailbox.
+    for email in ("grace.hopper@example.com",) * 3 + ("gracehopper@example.com",) * 3:
+        assert (await ask_and_delete(world, account, email))["userErrors"] == []
 
 
 async def test_confirming_by_an_earlier_mail_brings_the_mails_back(world: World) -> None:
