@@ -12,6 +12,8 @@ from asyncio.subprocess import PIPE
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +371,21 @@ async def test_first_webhook(newcomer: Newcomer, receiver: Receiver) -> None:
             verify(secret, headers, body)
 
 
+async def test_first_mail(newcomer: Newcomer) -> None:
+    made = await newcomer.answer(newcomer.command("First mail", 0))
+    payload = made["createEmailSubscription"]
+    assert (payload["emailSubscription"]["status"], payload["userErrors"]) == ("PENDING", [])
+    folder = Path(newcomer.deployment.environment["VOLTWIRE_DATA_DIR"], "mail")
+    written: list[EmailMessage] = []
+    while not written:
+        # The folder may not be there yet: its first mail makes it.
+        found = [message_from_bytes(one.read_bytes(), policy=policy.default) for one in folder.glob("*.eml")]
+        written = [one for one in found if one["To"] == "grace@acme.example"]
+        await asyncio.sleep(0)
+    (mail,) = written
+    assert mail["Subject"] == "Confirm: mails about events of Acme Energy"
+
+
 async def test_catalogue_and_probes_need_no_key(served: Deployment) -> None:
     (query,) = re.findall(r"`(\{ eventTypes .+?\})`", README)
     async with Api(served.apis[0].url) as stranger:
@@ -427,6 +444,19 @@ def visible_commands(command: Any, path: tuple[str, ...] = ()) -> set[str]:
         if not inner.hidden
         for name in visible_commands(inner, (*path, part))
     }
+
+
+def test_links_lead_to_sections_and_files() -> None:
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    sections = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith("https://")]
+    assert [one for one in links if one not in sections and not (ROOT / one).is_file()] == []
+    # The contents at the top name every section.
+    contents = README.split("\n## Quick start\n")[0]
+    named = {"#" + anchor for anchor in re.findall(r"\]\(#([^)]+)\)", contents)}
+    chapters = re.findall(r"^## (.+)$", prose, re.MULTILINE)
+    assert {"#" + one.lower().replace(" ", "-") for one in chapters} <= named
 
 
 def test_files_it_names_are_there() -> None:
