@@ -420,7 +420,7 @@ def test_settings_are_those_of_the_program() -> None:
 
 def in_words(default: Any) -> str:
     if isinstance(default, list):
-        return ",".join(f"{one:g}" for one in default)
+        return ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in default)
     return f"./{default}" if isinstance(default, Path) else f"{default}"
 
 
