@@ -71,7 +71,8 @@ class Process:
         self.services = Services(settings, database, keyring, public_url=base)
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
         self.authenticator = Authenticator(database, keyring)
-        self.rates = Rates(settings.rate_limit)
+        # A tool that looks around without a key asks a few dozen questions at once, and then none.
+        self.rates = Rates(settings.rate_limit, strangers_at_once=settings.rate_limit)
         # What endpoints select is no operation of a client, so that no list is asked for it.
         unlisted = Engine(build_schema(), limits_of(settings))
         self.engine = _listed(settings) or unlisted

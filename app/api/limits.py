@@ -126,13 +126,18 @@ BUCKETS_KEPT, BUCKET_WEIGHT = 50_000, 300
 
 
 class RateLimiter:
-    """A token bucket for each who asks: `rate` requests a second, as many at once."""
+    """A token bucket for each who asks: `rate` requests a second, and as many or `burst` at once."""
 
     def __init__(
-        self, rate: float, capacity: int = BUCKETS_KEPT, clock: Callable[[], float] = time.monotonic
+        self,
+        rate: float,
+        capacity: int = BUCKETS_KEPT,
+        clock: Callable[[], float] = time.monotonic,
+        burst: float | None = None,
     ) -> None:
         """`clock`: seconds since whenever."""
-        self._rate, self._burst, self._capacity, self._clock = rate, max(rate, 1.0), capacity, clock
+        self._rate, self._burst = rate, max(burst or rate, 1.0)
+        self._capacity, self._clock = capacity, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, who: str) -> float | None:

@@ -37,13 +37,21 @@ class TooManyRequests(RateLimited):
 
 
 class Rates:
-    """The rates of one process, from an account's requests a second."""
+    """The rates of one process, from an account's requests a second.
 
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+    `strangers_at_once`: how many requests an address may send at once; by default as many as in a second.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+        strangers_at_once: float | None = None,
+    ) -> None:
         self._accounts = RateLimiter(rate, clock=clock)
         self._tokens = RateLimiter(rate * TOKENS_SHARE, clock=clock)
         self._customers = RateLimiter(rate * CUSTOMER_SHARE, clock=clock)
-        self._addresses = RateLimiter(rate * STRANGERS_SHARE, ADDRESSES_KEPT, clock)
+        self._addresses = RateLimiter(rate * STRANGERS_SHARE, ADDRESSES_KEPT, clock, burst=strangers_at_once)
 
     def require(self, actor: Actor) -> None:
         """One more request of this actor. Raises TooManyRequests, and then it counts nowhere."""

@@ -1,7 +1,7 @@
 """Buckets of accounts, of their tokens, of one customer's tokens, and of addresses that show nothing right."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 import websockets
 from sqlalchemy import text
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -85,6 +86,24 @@ def test_what_an_account_has_used_up_is_not_left_to_its_tokens() -> None:
     assert through(rates, BACKEND, 90) == 90
     assert through(rates, ADA) == 10
     assert through(rates, BACKEND) == 0
+
+
+def test_an_address_may_ask_more_at_once_than_in_a_second() -> None:
+    now = 0.0
+    rates = Rates(10, lambda: now, strangers_at_once=10)
+    client = HTTPConnection({"type": "http", "client": ("192.0.2.7", 1), "headers": []})
+
+    def answered() -> int:
+        count = 0
+        with suppress(TooManyRequests):
+            while True:
+                rates.require_stranger(client)
+                count += 1
+        return count
+
+    assert answered() == 10
+    now = 1.0
+    assert answered() == 2
 
 
 @pytest.mark.parametrize(
