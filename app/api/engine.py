@@ -193,7 +193,7 @@ class Engine:
         )
 
     def _to_stranger(self, error: QueryTooComplex, query: str, operation_name: str | None) -> ApiError:
-        """What a stranger is told of a document that is too much for one: to send a key, where a key would help."""
+        """The refusal of a stranger's document over the limits: it asks for a key where a key would help."""
         if self._needs_key(query, operation_name):
             return Unauthenticated(SEND_A_KEY)
         return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)

@@ -24,8 +24,8 @@ EXTENSION: Final = "voltwire.frames"
 """The key in the scope's extensions; its value is `{"protocol": FrameProtocol}`."""
 
 CONNECTIONS_LOG: Final = logging.getLogger("uvicorn.error.connections")
-"""What uvicorn logs of a single connection. Below an error that is a line for whatever a stranger sends, and it has the
-address in it, where a token may be.
+"""uvicorn logs single connections by it. Below errors these lines are as many as strangers like, and hold a request's
+address, where a token may be.
 """
 CONNECTIONS_LOG.setLevel(logging.ERROR)
 

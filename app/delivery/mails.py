@@ -246,7 +246,7 @@ def without_links(name: str) -> str:
 
 
 def _seen(word: str) -> str:
-    """What of it people see: characters without a form of their own, such as a space of no width, are left out."""
+    """The text as people see it, without characters that have no form, such as a space of no width."""
     return "".join(one for one in word if unicodedata.category(one) != "Cf")
 
 
