@@ -11,8 +11,8 @@ import pytest
 import structlog
 from playwright.async_api import Browser, Page
 
-from app.database import Database
-from app.migrations import migrate
+from app.db.database import Database
+from app.db.migrations import migrate
 from tests.api.compiled_scene import Scene, random_account
 from tests.services.browser import chromium, find_chromium
 from tests.services.postgres import Postgres

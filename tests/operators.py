@@ -4,7 +4,7 @@ import asyncio
 from asyncio.subprocess import PIPE, Process
 
 from app.accounts import actions as accounts
-from app.database import Database
+from app.db.database import Database
 from tests.system.deployment import PROGRAM, Deployment
 
 

@@ -7,16 +7,16 @@ from functools import cache
 from typing import Any
 
 from app.accounts import actions as accounts
-from app.api.context import Context, Services
-from app.api.engine import Engine
-from app.api.failures import RequestErrors
-from app.api.limits import Limits
-from app.api.schema import build_schema
 from app.auth.authenticate import Authenticator
-from app.crypto import Keyring
-from app.database import Database
-from app.migrations import migrate
-from app.settings import Settings
+from app.core.crypto import Keyring
+from app.core.settings import Settings
+from app.db.database import Database
+from app.db.migrations import migrate
+from app.graphql.context import Context, Services
+from app.graphql.engine import Engine
+from app.graphql.failures import RequestErrors
+from app.graphql.limits import Limits
+from app.server.schema import build_schema
 
 SECRET = "a secret key that only the tests use"
 

@@ -15,16 +15,16 @@ from graphql import get_introspection_query, parse
 from sqlalchemy import bindparam, column, select
 from sqlalchemy.dialects import sqlite
 
-from app.api.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
-from app.api.introspection import IntrospectingExecutor
-from app.api.schema import build_schema
-from app.caches import bounds
-from app.crypto import Keyring
-from app.delivery.guard import URL_CHARACTERS, URLS_KEPT, parse_url
-from app.delivery.transport import PLACES_KEPT, Transport
-from app.delivery.unreadable import REMEMBERED, REMEMBERED_WEIGHT, Unreadable
-from app.delivery.webhooks import SECRETS_KEPT, Webhooks
-from app.direct import VALUES_KEPT, Statements
+from app.core.crypto import Keyring
+from app.db.raw_statements import VALUES_KEPT, Statements
+from app.delivery.destinations.webhook.provider import SECRETS_KEPT, Webhooks
+from app.graphql.http.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
+from app.graphql.introspection import IntrospectingExecutor
+from app.outbound.http.ssrf_guard import URL_CHARACTERS, URLS_KEPT, parse_url
+from app.outbound.http.transport import PLACES_KEPT, Transport
+from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, Unreadable
+from app.server.caches import bounds
+from app.server.schema import build_schema
 from tests.system.test_readme import table
 
 MB = 1_000_000

@@ -9,11 +9,11 @@ import pytest
 from graphql import GraphQLSchema, build_schema, find_breaking_changes, is_non_null_type, print_ast
 from jsonschema import Draft202012Validator
 
-from app.api.engine import OPEN_FIELDS
-from app.api.schema import schema_text
-from app.errors import ErrorCode
+from app.core.errors import ErrorCode
+from app.core.settings import Settings
 from app.events.catalogue import EventData, EventType, catalogue
-from app.settings import Settings
+from app.graphql.engine import OPEN_FIELDS
+from app.server.schema import schema_text
 from tests.support import World, the_schema
 
 ROOT = Path(__file__).resolve().parents[1]

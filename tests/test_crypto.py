@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.crypto import Keyring, digest, random_token
+from app.core.crypto import Keyring, digest, random_token
 
 OLD, NEW, OTHER = ("old key " * 4, "new key " * 4, "other key " * 4)
 messages = st.binary(max_size=100)

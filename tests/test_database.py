@@ -28,9 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock
+from app.core import clock
+from app.core.outages import may_pass
 from app.customers.models import Customer
-from app.database import (
+from app.db.database import (
     Database,
     Text,
     UtcDateTime,
@@ -40,9 +41,8 @@ from app.database import (
     database_now,
     seconds_from_now,
 )
-from app.direct import Script
-from app.outages import may_pass
-from app.sqlite import READER_PAGES, WRITER_PAGES
+from app.db.raw_statements import Script
+from app.db.sqlite import READER_PAGES, WRITER_PAGES
 from tests.delivery.outages import away
 from tests.support import World
 
@@ -60,7 +60,7 @@ NAMES = Table("names", METADATA, Column("name", Text, primary_key=True), Column(
 WRITER = """
 import asyncio, sys
 from sqlalchemy import text
-from app.database import Database
+from app.db.database import Database
 
 async def main(url, count):
     database = Database(url)

@@ -18,10 +18,10 @@ import pytest
 from playwright.async_api import Browser
 from standardwebhooks import Webhook
 
-from app.delivery.signing import new_secret
-from app.demo.board import Board, Way
-from app.demo.consumers import Consumers, Hook, Mail, why_not_signed
-from app.demo.story import STORIES
+from app.cli.demo.board import Board, Way
+from app.cli.demo.consumers import Consumers, Hook, Mail, why_not_signed
+from app.cli.demo.story import STORIES
+from app.delivery.destinations.webhook.signing import new_secret
 from app.events.catalogue import EventType
 from tests.services.patience import PATIENCE
 from tests.system.deployment import clean_environment
@@ -38,7 +38,7 @@ async def demo(folder: Path, *arguments: str) -> AsyncIterator[Process]:
         "VOLTWIRE_DATABASE_URL": "postgresql://nowhere",
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.demo", *arguments, env=environment, stdout=PIPE, stderr=STDOUT
+        sys.executable, "-m", "app.cli.demo", *arguments, env=environment, stdout=PIPE, stderr=STDOUT
     )  # fmt: skip
     try:
         yield process

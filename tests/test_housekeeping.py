@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from app import clock
-from app.api.models import IdempotentMutation
-from app.delivery.models import Delivery, DeliveryAttempt, DeliveryStatus, OutgoingMail
+from app.core import clock
+from app.db.idempotency import IdempotentMutation
+from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus, OutgoingMail
 from app.events.models import EventRecord, Stream
-from app.housekeeping import EVENTS_AT_ONCE, Housekeeping
+from app.server.housekeeping import EVENTS_AT_ONCE, Housekeeping
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Receiver
 

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ids import is_id, new_id
+from app.core.ids import is_id, new_id
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 

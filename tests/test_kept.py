@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from app.kept import Kept, remembering
+from app.core.lru import Kept, remembering
 
 
 def test_of_more_than_it_keeps_those_go_that_were_used_longest_ago() -> None:

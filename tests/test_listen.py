@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from app.client import NAMES, Address, Api, ClientError, Event, Stream, chosen_types
+from app.cli.client import NAMES, Address, Api, ClientError, Event, Stream, chosen_types
+from app.cli.listen import as_line, facts
 from app.events.catalogue import EventType
-from app.listen import as_line, facts
 from tests.operators import fresh_key, run, start
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Receiver

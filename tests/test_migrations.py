@@ -13,15 +13,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlmodel import SQLModel
 
-from app import migrations, tables
 from app.accounts import actions as accounts
-from app.database import Database
-from app.migrations import migrate
+from app.db import migrations
+from app.db.database import Database
+from app.db.migrations import migrate
+from app.server import tables
 
 MIGRATE = """
 import asyncio, sys
-from app.database import Database
-from app.migrations import migrate
+from app.db.database import Database
+from app.db.migrations import migrate
 
 async def main():
     database = Database(sys.argv[1])

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound, PendingRollbackError
 from structlog.testing import capture_logs
 
-from app.delivery.loops import insist
-from app.outages import DatabaseAway, Outage, breaks_transaction, is_lost, kind_of
+from app.core.outages import DatabaseAway, Outage, breaks_transaction, is_lost, kind_of
+from app.core.periodic import insist
 
 
 def sqlite_error(code: int) -> sqlite3.OperationalError:

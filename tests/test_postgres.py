@@ -13,9 +13,9 @@ from sqlalchemy import Date, Integer, String, bindparam, cast, column, func, lit
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 
-from app.database import TRUSTED_SECONDS, Database, Json, UtcDateTime
-from app.outages import is_lost
-from app.postgres import AT_ONCE
+from app.core.outages import is_lost
+from app.db.database import TRUSTED_SECONDS, Database, Json, UtcDateTime
+from app.db.postgres import AT_ONCE
 
 AT = datetime(2026, 11, 24, 22, 29, 55, 123000, tzinfo=UTC)
 PID = select(func.pg_backend_pid())

@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.main import Process, create_probes
-from app.settings import Settings
+from app.core.settings import Settings
+from app.server.main import Process, create_probes
 
 SECRET = "a secret key that only the tests use"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.crypto import KEY_FORM
-from app.settings import Settings
+from app.core.crypto import KEY_FORM
+from app.core.settings import Settings
 from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 
@@ -227,7 +227,7 @@ UNUSABLE = [
 ALL_AT_ONCE = """
 import json, sys
 from typer.testing import CliRunner
-from app.cli import app
+from app.cli.cli import app
 
 for variables in json.load(sys.stdin):
     done = CliRunner().invoke(app, ["worker"], env=variables)
@@ -314,7 +314,7 @@ def test_a_data_folder_gets_one_key_which_only_its_owner_can_read(tmp_path: Path
 async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     program = (
-        "import sys; from pathlib import Path; from app.settings import Settings; sys.stdin.read();"
+        "import sys; from pathlib import Path; from app.core.settings import Settings; sys.stdin.read();"
         f"print(Settings(data_dir=Path({str(folder)!r})).secret_keys[0])"
     )
     pipe = asyncio.subprocess.PIPE

@@ -22,9 +22,9 @@ from sqlalchemy import (
     union_all,
 )
 
-from app import sqlite
-from app.database import Database, Json, UtcDateTime
-from app.sqlite import Connection
+from app.db import sqlite
+from app.db.database import Database, Json, UtcDateTime
+from app.db.sqlite import Connection
 
 
 @pytest.fixture

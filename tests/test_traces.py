@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from app.database import Database, announce, without_traces
+from app.db.database import Database, announce, without_traces
 
 FAST = 2
 

@@ -5,10 +5,10 @@ from datetime import date
 
 import pytest
 
-from app.client import NAMES, Address, Api, ClientError
+from app.cli.client import NAMES, Address, Api, ClientError
+from app.cli.trigger import half_hours, meter_number, trigger
 from app.events.catalogue import EventType
 from app.meters import numbers
-from app.trigger import half_hours, meter_number, trigger
 from tests.operators import fresh_key, run
 from tests.system.deployment import Deployment, deployed
 

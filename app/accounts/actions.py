@@ -8,21 +8,21 @@ from typing import Any, Final
 from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, rules
 from app.accounts import confirmation
 from app.accounts.events import ApiKeysRotated, UserCreated
 from app.accounts.models import Account, ApiKey, User, UserRole
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope, visible
 from app.auth.authenticate import KeysChanged
-from app.crypto import Keyring
+from app.core import clock, validation
+from app.core.crypto import Keyring
+from app.core.errors import ErrorCode, Forbidden, Refusal, not_found
 from app.customers import actions as customers
-from app.database import announce
-from app.delivery import addresses
-from app.delivery.actions import forget_mails_about
-from app.delivery.mails import Post
-from app.errors import ErrorCode, Forbidden, Refusal, not_found
+from app.db.database import announce
+from app.delivery.queue.actions import forget_mails_about
 from app.events import log
+from app.outbound.mail import addresses
+from app.outbound.mail.rendering import Post
 
 DEFAULT_SCOPES: Final = (Scope.READ, Scope.WRITE)
 DEFAULT_OVERLAP: Final = 86_400
@@ -32,11 +32,11 @@ MAX_TOKEN_LIFE: Final = int(stream_tokens.LONGEST_LIFE.total_seconds())
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _ACCOUNT_CHANGES: dict[str, Any] = {
-    "name": lambda value: rules.short(_given(value, "name"), "name"),
-    "logo_url": lambda value: rules.link(value, "logoUrl"),
+    "name": lambda value: validation.short(_given(value, "name"), "name"),
+    "logo_url": lambda value: validation.link(value, "logoUrl"),
 }
 _USER_CHANGES: dict[str, Any] = {
-    "name": lambda value: rules.short(_given(value, "name"), "name"),
+    "name": lambda value: validation.short(_given(value, "name"), "name"),
     "email": lambda value: addresses.checked(_given(value, "email")),
     "role": lambda value: _given(value, "role").value,
 }
@@ -59,7 +59,7 @@ async def create_account(
 
     Without `user_name` the user is called as the address before the @. Raises Refusal on `name` or `email`.
     """
-    account = Account(name=rules.short(name, "name"))
+    account = Account(name=validation.short(name, "name"))
     address = addresses.checked(email)
     session.add(account)
     await session.flush()
@@ -67,7 +67,7 @@ async def create_account(
     user = User(
         account_id=account.id,
         email=address,
-        name=rules.short(user_name or address.partition("@")[0], "userName"),
+        name=validation.short(user_name or address.partition("@")[0], "userName"),
         role=UserRole.ADMIN.value,
     )
     key, secret = ApiKey.issue(account.id, "First key", list(Scope))
@@ -80,7 +80,7 @@ async def create_account(
 async def update_account(session: AsyncSession, actor: Actor, changes: dict[str, Any]) -> Account:
     """`changes` holds only the attributes that were given; see `_ACCOUNT_CHANGES`."""
     account = await _lock_account(session, actor)
-    for attribute, value in rules.changed(_ACCOUNT_CHANGES, changes).items():
+    for attribute, value in validation.changed(_ACCOUNT_CHANGES, changes).items():
         setattr(account, attribute, value)
     return account
 
@@ -93,9 +93,9 @@ async def create_user(
     user = User(
         account_id=actor.account_id,
         role=(role or UserRole.MEMBER).value,
-        **rules.together(
+        **validation.together(
             email=lambda: addresses.checked(email),
-            name=lambda: rules.short(name, "name"),
+            name=lambda: validation.short(name, "name"),
         ),
     )
     await _require_free(session, user)
@@ -120,7 +120,7 @@ async def update_user(
     before = user.email
     if changes.get("role") is UserRole.MEMBER:
         await _require_another_admin(session, user, "role")
-    for attribute, value in rules.changed(_USER_CHANGES, changes).items():
+    for attribute, value in validation.changed(_USER_CHANGES, changes).items():
         setattr(user, attribute, value)
     user.updated_at = clock.now()
     if "email" in changes:
@@ -152,8 +152,8 @@ async def create_api_key(
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """A key and its secret, which is shown this once. Scopes are READ and WRITE unless given."""
-    checked = rules.together(
-        name=lambda: rules.short(name, "name"),
+    checked = validation.together(
+        name=lambda: validation.short(name, "name"),
         scopes=lambda: _scopes(scopes),
         expires_at=lambda: _in_future(expires_at),
     )

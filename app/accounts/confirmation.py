@@ -7,15 +7,15 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock
 from app.accounts.models import User
-from app.crypto import Keyring
-from app.delivery import mails, suppressions, unconfirmed
-from app.delivery.addresses import Remembered, address_hashes
-from app.delivery.mails import Post
-from app.delivery.tokens import unsubscribe_url, user_token, verified_user
-from app.errors import Refusal
-from app.events.ring import work_due
+from app.core import clock
+from app.core.crypto import Keyring
+from app.core.errors import Refusal
+from app.events.publisher import work_due
+from app.outbound.mail import rendering, suppressions, unconfirmed
+from app.outbound.mail.addresses import Remembered, address_hashes
+from app.outbound.mail.link_tokens import unsubscribe_url, user_token, verified_user
+from app.outbound.mail.rendering import Post
 
 
 async def ask(session: AsyncSession, post: Post, user: User, *field: str) -> None:
@@ -27,8 +27,8 @@ async def ask(session: AsyncSession, post: Post, user: User, *field: str) -> Non
     address = Remembered.of(keyring, account_id, email)
     link = f"{post.public_url}/users/confirm/{user_token(keyring, user.id, address)}"
     stop = unsubscribe_url(keyring, post.public_url, user.id, address)
-    mail = await mails.user_mail(session, account_id, email, link, stop)
-    session.add(mails.outgoing(keyring, account_id, email, mail, user.id))
+    mail = await rendering.user_mail(session, account_id, email, link, stop)
+    session.add(rendering.outgoing(keyring, account_id, email, mail, user.id))
     user.asked_at = clock.now()
     work_due(session, account_id)
 

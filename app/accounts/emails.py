@@ -5,8 +5,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts import confirmation
 from app.accounts.models import Account, ApiKey, User, UserRole
-from app.clock import parse_utc
-from app.delivery.mails import (
+from app.core.clock import parse_utc
+from app.events.catalogue import EventType
+from app.events.models import EventRecord
+from app.outbound.mail.rendering import (
     Letterhead,
     MailFacts,
     Post,
@@ -16,8 +18,6 @@ from app.delivery.mails import (
     shown,
     uk_time,
 )
-from app.events.catalogue import EventType
-from app.events.models import EventRecord
 
 
 @letterhead_of_account

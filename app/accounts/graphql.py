@@ -9,17 +9,17 @@ from sqlmodel import col
 
 from app.accounts import models
 from app.accounts.models import UserRole
-from app.api.compiled.declare import compiled, one
-from app.api.compiled.reads import connection
-from app.api.compiled.reads import one as read_one
-from app.api.context import Info
-from app.api.nodes import Node, find, shown, shows
-from app.api.pagination import Connection, page_request
 from app.auth.actor import Actor, Scope, visible
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.graphql import Event, event_type
 from app.events.models import EventRecord
+from app.graphql.compiled.declare import compiled, one
+from app.graphql.compiled.reads import connection
+from app.graphql.compiled.reads import one as read_one
+from app.graphql.context import Info
+from app.graphql.events import Event, event_type
+from app.graphql.nodes import Node, find, shown, shows
+from app.graphql.pagination import Connection, page_request
 
 if TYPE_CHECKING:
     from app.customers.graphql import Customer

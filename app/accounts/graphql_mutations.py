@@ -9,11 +9,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.accounts import actions
 from app.accounts.graphql import Account, ApiKey, User
 from app.accounts.models import UserRole
-from app.api.context import Info
-from app.api.inputs import given
-from app.api.mutate import UserError, mutate
 from app.auth.actor import Actor, Scope
-from app.delivery.mails import Post
+from app.graphql.context import Info
+from app.graphql.inputs import given
+from app.graphql.mutations import UserError, mutate
+from app.outbound.mail.rendering import Post
 
 
 @strawberry.input

@@ -7,12 +7,12 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Index, text
 from sqlmodel import Field, SQLModel
 
-from app import clock
 from app.auth.actor import AccountWide, Actor, Scope
 from app.auth.stream_tokens import LONGEST_LIFE, StreamToken, mark_of
-from app.crypto import digest, random_token
-from app.database import Json, Text, UtcDateTime
-from app.ids import new_id
+from app.core import clock
+from app.core.crypto import digest, random_token
+from app.core.ids import new_id
+from app.db.database import Json, Text, UtcDateTime
 
 KEY_PREFIX = "vw_live_"
 SHOWN = len(KEY_PREFIX) + 6

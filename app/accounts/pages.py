@@ -5,9 +5,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.accounts import confirmation
-from app.api.context import Services
-from app.api.rates import Rates
-from app.delivery.mails import account_name
+from app.graphql.context import Services
+from app.graphql.http.rates import Rates
+from app.outbound.mail.rendering import account_name
 from app.web.busy import limited
 from app.web.render import page
 

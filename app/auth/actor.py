@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, false
 
-from app.errors import Forbidden
+from app.core.errors import Forbidden
 
 
 class Scope(enum.Enum):

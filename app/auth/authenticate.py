@@ -18,17 +18,17 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, bindparam, or_, select, update
 from sqlmodel import col
 
-from app import clock
 from app.accounts.models import KEY_PREFIX, ApiKey, KeyState
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope
 from app.auth.credentials import credential_from_headers, credential_from_init
 from app.auth.stream_tokens import StreamToken
-from app.crypto import Keyring, digest
-from app.database import Database
-from app.direct import padded
-from app.errors import Unauthenticated
-from app.outages import report
+from app.core import clock
+from app.core.crypto import Keyring, digest
+from app.core.errors import Unauthenticated
+from app.core.outages import report
+from app.db.database import Database
+from app.db.raw_statements import padded
 
 __all__ = [
     "Authenticator",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from starlette.datastructures import Headers
 
 from app.auth.stream_tokens import PREFIX
-from app.errors import Unauthenticated
+from app.core.errors import Unauthenticated
 
 
 def bearer_of(authorization: str) -> str | None:

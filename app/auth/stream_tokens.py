@@ -14,8 +14,8 @@ from typing import Final
 
 import orjson
 
-from app import clock
-from app.crypto import Keyring, digest
+from app.core import clock
+from app.core.crypto import Keyring, digest
 
 PREFIX: Final = "vw_stream_"
 _PURPOSE: Final = "stream token"

@@ -8,14 +8,14 @@ from sqlalchemy import Select
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, rules
 from app.auth.actor import Actor, Scope, visible
 from app.consents import coverage
 from app.consents.models import ConsentFlowType, ConsentMethod, ConsentStatus, HostedConsent
-from app.crypto import Keyring, digest, random_token
+from app.core import clock, validation
+from app.core.crypto import Keyring, digest, random_token
+from app.core.errors import ErrorCode, Refusal, Refusals, not_found
+from app.core.ids import is_id
 from app.customers import actions as customers
-from app.errors import ErrorCode, Refusal, Refusals, not_found
-from app.ids import is_id
 from app.meters import numbers
 
 TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - how a token begins, not a token
@@ -43,10 +43,10 @@ async def create(
     # Locked, so that a meter made at the same time is linked by one of the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
     method = consent_method or ConsentMethod.DIGITAL_CONSENT
-    checked = rules.together(
+    checked = validation.together(
         expiry=lambda: expiry_from(expiry),
-        redirect_url=lambda: rules.redirect_url(redirect_url, "redirectUrl"),
-        description=lambda: rules.optional(description, "description"),
+        redirect_url=lambda: validation.redirect_url(redirect_url, "redirectUrl"),
+        description=lambda: validation.optional(description, "description"),
         meter_numbers=lambda: parsed_numbers(meter_numbers or ()),
         consentee_email=lambda: _email(consentee_email),
         consentee_full_name=lambda: _name(consentee_full_name, "consenteeFullName"),
@@ -77,10 +77,10 @@ async def update(
     """`changes` holds only what was given: `description` at any time, `expiry` while pending. Raises CONFLICT."""
     consent = await load(session, actor, consent_id, "hostedConsentId", lock=True)
     checks = {
-        "description": lambda value: rules.optional(value, "description"),
+        "description": lambda value: validation.optional(value, "description"),
         "expiry": lambda value: _new_expiry(consent, value),
     }
-    checked = rules.changed(checks, changes)
+    checked = validation.changed(checks, changes)
     if "description" in checked:
         consent.description = checked["description"]
     if "expiry" in checked:
@@ -190,11 +190,11 @@ def _new_expiry(consent: HostedConsent, day: date | None) -> date:
 
 
 def _email(value: str | None) -> str | None:
-    return rules.email(value, "consenteeEmail") if value and value.strip() else None
+    return validation.email(value, "consenteeEmail") if value and value.strip() else None
 
 
 def _name(value: str | None, field: str) -> str | None:
-    return rules.optional(value, field, most=rules.MAX_NAME)
+    return validation.optional(value, field, most=validation.MAX_NAME)
 
 
 def _require_page(method: ConsentMethod) -> None:

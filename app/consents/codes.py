@@ -12,17 +12,17 @@ from typing import Any, Final, Self
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, rules
 from app.auth.actor import Actor
 from app.consents import actions
 from app.consents.decisions import Consentee, agreed_numbers
 from app.consents.models import HostedConsent
 from app.consents.terms import Terms
-from app.crypto import Keyring
-from app.delivery import mails, unconfirmed
-from app.delivery.models import OutgoingMail
-from app.errors import ErrorCode, Refusal
-from app.events.ring import work_due
+from app.core import clock, validation
+from app.core.crypto import Keyring
+from app.core.errors import ErrorCode, Refusal
+from app.delivery.queue.models import OutgoingMail
+from app.events.publisher import work_due
+from app.outbound.mail import rendering, unconfirmed
 from app.web.render import render
 
 GOOD_FOR: Final = timedelta(minutes=10)
@@ -73,7 +73,7 @@ async def send_code(
     consent = await actions.to_decide(session, actor)
     at = clock.now()
     consent.require_digital()
-    checked = rules.together(
+    checked = validation.together(
         consentee=lambda: Consentee.checked(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )
@@ -155,11 +155,11 @@ def _message(consent: HostedConsent, email: str, code: str) -> bytes:
 def _mail(consent: HostedConsent, keyring: Keyring, terms: Terms, code: str) -> OutgoingMail:
     # No link, for who reads the mail must not decide without having the page; and nothing that the visitor typed, for
     # the mail must not carry a stranger's words to an address of their choice.
-    account = mails.without_links(terms.account)
+    account = rendering.without_links(terms.account)
     values: dict[str, Any] = {"code": code, "account": account, "privacy_contact": terms.privacy_contact}
-    mail = mails.Mail(
+    mail = rendering.Mail(
         subject=f"{code} is your code for the request by {account}",
         text=render("consent_code.txt", **values),
         html=render("consent_code.html", **values),
     )
-    return mails.outgoing(keyring, consent.account_id, consent.code_email or "", mail, consent.id)
+    return rendering.outgoing(keyring, consent.account_id, consent.code_email or "", mail, consent.id)

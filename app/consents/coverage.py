@@ -14,8 +14,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, Decision, HostedConsent
-from app.database import UtcDateTime, carry_out
-from app.direct import Script, padded
+from app.db.database import UtcDateTime, carry_out
+from app.db.raw_statements import Script, padded
 from app.meters.kinds import MeterStatus
 from app.meters.models import Meter, MeterFlags
 

@@ -11,15 +11,15 @@ from typing import Final, Self
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, rules
 from app.auth.actor import Actor
 from app.consents import actions, coverage, documents
 from app.consents.actions import parsed_numbers
 from app.consents.events import HostedConsentApproved, HostedConsentRevoked
 from app.consents.models import ConsentMethod, ConsentStatus, Evidence, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms
+from app.core import clock, validation
+from app.core.errors import ErrorCode, Refusal
 from app.customers import actions as customers
-from app.errors import ErrorCode, Refusal
 from app.events import log
 from app.meters import actions as meters
 
@@ -40,10 +40,12 @@ class Consentee:
     def checked(cls, full_name: str, email: str, job_title: str | None) -> Self:
         """Raises Refusals with the fields' names in the contract."""
         return cls(
-            **rules.together(
-                full_name=lambda: rules.short(full_name, "consenteeFullName"),
-                email=lambda: rules.email(email, "consenteeEmail"),
-                job_title=lambda: rules.optional(job_title, "consenteeJobTitle", most=rules.MAX_NAME),
+            **validation.together(
+                full_name=lambda: validation.short(full_name, "consenteeFullName"),
+                email=lambda: validation.email(email, "consenteeEmail"),
+                job_title=lambda: validation.optional(
+                    job_title, "consenteeJobTitle", most=validation.MAX_NAME
+                ),
             )
         )
 
@@ -65,7 +67,7 @@ async def approve(
     """
     consent = await actions.to_decide(session, actor)
     consent.require_digital()
-    checked = rules.together(
+    checked = validation.together(
         consentee=lambda: Consentee.checked(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )
@@ -87,7 +89,7 @@ async def decline(session: AsyncSession, actor: Actor, reason: str | None = None
     consent = await actions.load(session, actor, actor.consent_id, "token", lock=True)
     at = clock.now()
     consent.require_undecided(at)
-    consent.decline(rules.optional(reason, "reason"), at)
+    consent.decline(validation.optional(reason, "reason"), at)
     return consent
 
 
@@ -96,7 +98,7 @@ async def revoke(
 ) -> HostedConsent:
     """End an approved consent. What was recorded stays readable. Raises NOT_FOUND or CONFLICT."""
     consent = await actions.load(session, actor, consent_id, "hostedConsentId", lock=True)
-    consent.revoke(rules.optional(reason, "reason"), clock.now())
+    consent.revoke(validation.optional(reason, "reason"), clock.now())
     covered = await coverage.meters_of(session, consent.id)
     log.append(session, consent.account_id, HostedConsentRevoked.of(consent, ConsentStatus.REVOKED, covered))
     return consent

@@ -10,11 +10,11 @@ from sqlalchemy import Select
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock
 from app.auth.actor import Actor, visible
 from app.consents.models import Evidence, EvidenceDocument, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms, uk_time
-from app.ids import is_id
+from app.core import clock
+from app.core.ids import is_id
 from app.web.render import render
 
 LARGEST: Final = 10 * 1024 * 1024

@@ -4,11 +4,11 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.clock import parse_utc
+from app.core.clock import parse_utc
 from app.customers.emails import customer_name
-from app.delivery.mails import MailFacts, count, mail_for, uk_day, uk_time
 from app.events.catalogue import REDACTED, EventType
 from app.events.models import EventRecord
+from app.outbound.mail.rendering import MailFacts, count, mail_for, uk_day, uk_time
 
 _SHOWN_NUMBERS = 10
 _FLOWS = {

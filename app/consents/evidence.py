@@ -9,18 +9,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app import clock
-from app.api.body import BodyTooLarge, read_body
-from app.api.context import Services
-from app.api.rates import Rates, TooManyRequests
 from app.auth.actor import Actor, Scope
 from app.auth.authenticate import Authenticator
 from app.auth.credentials import bearer_of, credential_from_headers
-from app.clock import format_utc
 from app.consents import actions, decisions, documents
 from app.consents.documents import LARGEST, Kind
 from app.consents.models import Evidence, HostedConsent
-from app.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
+from app.core import clock
+from app.core.clock import format_utc
+from app.core.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
+from app.graphql.context import Services
+from app.graphql.http.body import BodyTooLarge, read_body
+from app.graphql.http.rates import Rates, TooManyRequests
 
 WRONG_TOKEN: Final = "This consent token is wrong or expired: open the link again, or ask for a new one."  # noqa: S105
 

@@ -8,22 +8,22 @@ import strawberry
 from sqlalchemy import Select, or_, select
 from sqlmodel import col
 
-from app import clock
-from app.api.compiled.declare import Asked, Many, compiled, computed, one
-from app.api.compiled.reads import connection
-from app.api.compiled.reads import one as read_one
-from app.api.context import Context, Info, Services
-from app.api.inputs import given_values, require_bounded
-from app.api.nodes import Node, find, find_owner, shown, shows
-from app.api.pagination import Connection, nested_pages, page_request
 from app.auth.actor import Actor, Scope, visible
 from app.consents import actions, documents, models
 from app.consents.evidence import evidence_url
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus, Decision
+from app.core import clock
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.graphql import Event, event_type
 from app.events.models import EventRecord
+from app.graphql.compiled.declare import Asked, Many, compiled, computed, one
+from app.graphql.compiled.reads import connection
+from app.graphql.compiled.reads import one as read_one
+from app.graphql.context import Context, Info, Services
+from app.graphql.events import Event, event_type
+from app.graphql.inputs import given_values, require_bounded
+from app.graphql.nodes import Node, find, find_owner, shown, shows
+from app.graphql.pagination import Connection, nested_pages, page_request
 from app.meters.models import Meter as MeterRow
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from typing import Any
 
 import strawberry
 
-from app.api.context import Info
-from app.api.inputs import given
-from app.api.mutate import UserError, mutate
 from app.auth.actor import Actor
 from app.consents import actions, decisions
 from app.consents.graphql import HostedConsent
 from app.consents.models import ConsentFlowType, ConsentMethod
+from app.graphql.context import Info
+from app.graphql.inputs import given
+from app.graphql.mutations import UserError, mutate
 
 
 @strawberry.input

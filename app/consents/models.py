@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Index, LargeBinary, and_, or_
 from sqlmodel import Field, SQLModel, col
 
-from app import clock
 from app.auth.actor import AccountWide, Actor
-from app.database import Json, Text, UtcDateTime
-from app.errors import ErrorCode, Refusal
-from app.ids import new_id
+from app.core import clock
+from app.core.errors import ErrorCode, Refusal
+from app.core.ids import new_id
+from app.db.database import Json, Text, UtcDateTime
 
 
 class ConsentFlowType(enum.Enum):

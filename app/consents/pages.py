@@ -14,17 +14,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app import clock
-from app.api.body import BodyTooLarge, read_body
-from app.api.context import Services
-from app.api.parameters import parameters_of
-from app.api.rates import Rates
 from app.consents import actions, codes, decisions, documents
 from app.consents.codes import Draft, Verdict
 from app.consents.evidence import document_response
 from app.consents.models import ConsentMethod, ConsentStatus, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms, uk_time
-from app.errors import ErrorCode, Refusal, Refusals
+from app.core import clock
+from app.core.errors import ErrorCode, Refusal, Refusals
+from app.graphql.context import Services
+from app.graphql.http.body import BodyTooLarge, read_body
+from app.graphql.http.parameters import parameters_of
+from app.graphql.http.rates import Rates
 from app.web.busy import limited
 from app.web.render import page
 

@@ -11,9 +11,9 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts.models import Account
-from app.clock import UK
 from app.consents import coverage
 from app.consents.models import HostedConsent
+from app.core.clock import UK
 from app.customers.models import Customer
 from app.meters import numbers
 from app.web.render import TEMPLATES

@@ -6,23 +6,23 @@ from typing import Any
 from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, rules
-from app.api.models import forget_successes
 from app.auth.actor import Actor, visible
 from app.consents.models import HostedConsent
+from app.core import clock, validation
+from app.core.errors import ErrorCode, Refusal, not_found
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.database import without_traces
-from app.delivery import erasure
-from app.errors import ErrorCode, Refusal, not_found
+from app.db.database import without_traces
+from app.db.idempotency import forget_successes
+from app.delivery.queue import erasure
 from app.events import log
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _CHANGES: dict[str, Any] = {
-    "name": lambda value: rules.short(_given(value, "name"), "name"),
-    "email": lambda value: rules.email(_given(value, "email"), "email"),
-    "address": lambda value: rules.optional(value, "address"),
-    "logo_url": lambda value: rules.link(value, "logoUrl"),
+    "name": lambda value: validation.short(_given(value, "name"), "name"),
+    "email": lambda value: validation.email(_given(value, "email"), "email"),
+    "address": lambda value: validation.optional(value, "address"),
+    "logo_url": lambda value: validation.link(value, "logoUrl"),
     "labels": lambda value: value or {},
 }
 
@@ -38,7 +38,7 @@ async def create(
     labels: dict[str, str] | None = None,
 ) -> Customer:
     given = {"name": name, "email": email, "address": address, "logo_url": logo_url, "labels": labels}
-    customer = Customer(account_id=actor.account_id, **rules.changed(_CHANGES, given))
+    customer = Customer(account_id=actor.account_id, **validation.changed(_CHANGES, given))
     await _require_free(session, customer)
     session.add(customer)
     await session.flush()
@@ -49,7 +49,7 @@ async def create(
 async def update(session: AsyncSession, actor: Actor, customer_id: str, changes: dict[str, Any]) -> Customer:
     """`changes` holds only the attributes that were given; see `_CHANGES`."""
     customer = await load(session, actor, customer_id, "customerId", lock=True)
-    for attribute, value in rules.changed(_CHANGES, changes).items():
+    for attribute, value in validation.changed(_CHANGES, changes).items():
         setattr(customer, attribute, value)
     if "email" in changes:
         await _require_free(session, customer)

@@ -4,9 +4,9 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.customers.models import Customer
-from app.delivery.mails import MailFacts, mail_for, shown
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
+from app.outbound.mail.rendering import MailFacts, mail_for, shown
 
 
 async def customer_of(session: AsyncSession, event: EventRecord) -> Customer | None:

@@ -9,22 +9,22 @@ from sqlalchemy import Select, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.api.compiled.declare import compiled, computed, many, one
-from app.api.compiled.reads import connection
-from app.api.compiled.reads import one as read_one
-from app.api.context import Info
-from app.api.inputs import given, given_values, require_bounded
-from app.api.metadata import hiding_notes, label_values, labels_are
-from app.api.mutate import UserError, mutate
-from app.api.nodes import Node, find, shown, shows
-from app.api.pagination import Connection, nested_pages, page_request
-from app.api.scalars import Metadata
 from app.auth.actor import Actor, visible
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
 from app.events.catalogue import EventType
-from app.events.graphql import Event, event_type
 from app.events.models import EventRecord
+from app.graphql.compiled.declare import compiled, computed, many, one
+from app.graphql.compiled.reads import connection
+from app.graphql.compiled.reads import one as read_one
+from app.graphql.context import Info
+from app.graphql.events import Event, event_type
+from app.graphql.inputs import given, given_values, require_bounded
+from app.graphql.metadata import hiding_notes, label_values, labels_are
+from app.graphql.mutations import UserError, mutate
+from app.graphql.nodes import Node, find, shown, shows
+from app.graphql.pagination import Connection, nested_pages, page_request
+from app.graphql.scalars import Metadata
 from app.meters.models import Meter as MeterRow
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Index, text
 from sqlmodel import Field, SQLModel
 
-from app import clock
 from app.auth.actor import Actor
-from app.database import Json, Text, UtcDateTime
-from app.ids import new_id
+from app.core import clock
+from app.core.ids import new_id
+from app.db.database import Json, Text, UtcDateTime
 
 
 class Customer(SQLModel, table=True):

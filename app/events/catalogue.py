@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-from app.clock import format_utc
+from app.core.clock import format_utc
 
 Instant = Annotated[datetime, PlainSerializer(format_utc, return_type=str, when_used="json")]
 REDACTED = "[deleted]"

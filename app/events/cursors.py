@@ -12,8 +12,8 @@ import binascii
 import struct
 from typing import Final
 
-from app.crypto import Keyring
-from app.errors import BadUserInput, CursorExpired
+from app.core.crypto import Keyring
+from app.core.errors import BadUserInput, CursorExpired
 from app.events.models import Stream
 
 PAST_RETENTION: Final = "The events after this cursor are past retention and gone"

@@ -29,13 +29,13 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, points
 from app.auth.actor import Actor, visible
-from app.database import announce, before_commit, carry_out, database_now
-from app.direct import Script
+from app.core import clock, failpoints
+from app.core.ids import new_id
+from app.db.database import announce, before_commit, carry_out, database_now
+from app.db.raw_statements import Script
 from app.events.catalogue import EventData, EventType, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
-from app.ids import new_id
 
 _STREAMS: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
 _EVENTS: Final[Table] = EventRecord.__table__  # type: ignore[attr-defined]
@@ -125,11 +125,11 @@ def append(session: AsyncSession, account_id: str, event: EventData) -> None:
 
 
 async def _write(session: AsyncSession) -> None:
-    points.reach("log.before_write")
+    failpoints.reach("log.before_write")
     # Accounts in the order of their ids, so that two transactions over the same ones cannot deadlock.
     for account_id, events in sorted(session.info.pop("events", {}).items()):
         await _write_account(session, account_id, events)
-    points.reach("log.written")
+    failpoints.reach("log.written")
 
 
 async def _write_account(session: AsyncSession, account_id: str, events: list[EventData]) -> None:

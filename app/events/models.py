@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, ColumnElement, Index
 from sqlmodel import Field, SQLModel
 
 from app.auth.actor import Actor
-from app.database import Json, Text, UtcDateTime
-from app.ids import new_id
+from app.core.ids import new_id
+from app.db.database import Json, Text, UtcDateTime
 
 
 class Stream(SQLModel, table=True):

@@ -7,13 +7,13 @@ from sqlalchemy import delete as delete_from
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock, rules
 from app.auth.actor import Actor, visible
 from app.consents import coverage
 from app.consents.models import ConsentMeter, HostedConsent
+from app.core import clock, validation
+from app.core.errors import ErrorCode, Refusal, not_found
 from app.customers import actions as customers
 from app.customers.models import Customer
-from app.errors import ErrorCode, Refusal, not_found
 from app.events import log
 from app.meters import numbers
 from app.meters.events import MeterCreated
@@ -22,8 +22,8 @@ from app.meters.models import Meter
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _CHANGES: dict[str, Any] = {
-    "description": lambda value: rules.optional(value, "description"),
-    "address": lambda value: rules.optional(value, "address"),
+    "description": lambda value: validation.optional(value, "description"),
+    "address": lambda value: validation.optional(value, "address"),
     "data_source": lambda value: _given(value, "dataSource").name,
     "labels": lambda value: value or {},
 }
@@ -47,10 +47,10 @@ async def create(
     """
     # Locked, so that of a meter and a consent made at the same time one sees the other and links the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
-    checked = rules.together(
+    checked = validation.together(
         number=lambda: _parsed(number, type, "number"),
-        description=lambda: rules.optional(description, "description"),
-        address=lambda: rules.optional(address, "address"),
+        description=lambda: validation.optional(description, "description"),
+        address=lambda: validation.optional(address, "address"),
     )
     meter = _meter(customer, checked["number"])
     meter.description, meter.address = checked["description"], checked["address"]
@@ -80,7 +80,7 @@ async def ensure(
 async def update(session: AsyncSession, actor: Actor, meter_id: str, changes: dict[str, Any]) -> Meter:
     """`changes` holds only the attributes that were given; see `_CHANGES`."""
     meter = await load(session, actor, meter_id, "meterId", lock=True)
-    for attribute, value in rules.changed(_CHANGES, changes).items():
+    for attribute, value in validation.changed(_CHANGES, changes).items():
         setattr(meter, attribute, value)
     meter.updated_at = clock.now()
     return meter

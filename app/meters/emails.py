@@ -4,10 +4,10 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.customers.emails import customer_name
-from app.delivery.mails import MailFacts, mail_for, shown
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.meters.models import Meter
+from app.outbound.mail.rendering import MailFacts, mail_for, shown
 
 
 async def meter_of(session: AsyncSession, event: EventRecord) -> Meter | None:

@@ -9,24 +9,24 @@ import strawberry
 from sqlalchemy import Select, false, or_
 from sqlmodel import col
 
-from app import clock
-from app.api.compiled.declare import Asked, Computed, One, compiled, computed, one
-from app.api.compiled.reads import connection
-from app.api.compiled.reads import one as read_one
-from app.api.context import Info
-from app.api.inputs import given_values, require_bounded
-from app.api.metadata import hiding_notes, label_values, labels_are
-from app.api.nodes import Node, find, find_owner, shown, shows
-from app.api.pagination import Connection, page_request
-from app.api.scalars import Metadata
 from app.auth.actor import Actor
 from app.consents import coverage
 from app.consents.models import Decision
 from app.consents.models import HostedConsent as HostedConsentRow
+from app.core import clock
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.graphql import Event, event_type
 from app.events.models import EventRecord
+from app.graphql.compiled.declare import Asked, Computed, One, compiled, computed, one
+from app.graphql.compiled.reads import connection
+from app.graphql.compiled.reads import one as read_one
+from app.graphql.context import Info
+from app.graphql.events import Event, event_type
+from app.graphql.inputs import given_values, require_bounded
+from app.graphql.metadata import hiding_notes, label_values, labels_are
+from app.graphql.nodes import Node, find, find_owner, shown, shows
+from app.graphql.pagination import Connection, page_request
+from app.graphql.scalars import Metadata
 from app.meters import models, numbers
 from app.meters.events import ValidityState
 from app.meters.kinds import DataSource, MeterStatus, MeterType

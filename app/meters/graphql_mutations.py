@@ -5,11 +5,11 @@ from typing import Any
 import strawberry
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.api.context import Info
-from app.api.inputs import given
-from app.api.mutate import UserError, mutate
-from app.api.scalars import Metadata
 from app.auth.actor import Actor
+from app.graphql.context import Info
+from app.graphql.inputs import given
+from app.graphql.mutations import UserError, mutate
+from app.graphql.scalars import Metadata
 from app.meters import actions
 from app.meters.graphql import Meter
 from app.meters.kinds import DataSource, MeterType

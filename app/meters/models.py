@@ -6,11 +6,11 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Index, UniqueConstraint, select
 from sqlmodel import Field, SQLModel, col
 
-from app import clock
 from app.auth.actor import Actor
 from app.consents.models import ConsentMeter
-from app.database import Json, Text, UtcDateTime
-from app.ids import new_id
+from app.core import clock
+from app.core.ids import new_id
+from app.db.database import Json, Text, UtcDateTime
 from app.meters.kinds import DataSource
 
 

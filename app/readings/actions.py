@@ -10,17 +10,17 @@ from sqlalchemy import Executable, bindparam, inspect
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import clock
 from app.auth.actor import Actor, visible
 from app.consents.coverage import with_valid_consent
-from app.database import carry_out
-from app.direct import Given, Rows, Script, padded
-from app.errors import ErrorCode, Refusal, Refusals, not_found
+from app.core import clock
+from app.core.decimals import format_micro
+from app.core.errors import ErrorCode, Refusal, Refusals, not_found
+from app.db.database import carry_out
+from app.db.raw_statements import Given, Rows, Script, padded
+from app.db.sql import Sql, rows
 from app.events import log
 from app.meters.models import Meter
-from app.readings.decimals import format_micro
 from app.readings.events import MeterDataReceived
-from app.sql import Sql, rows
 
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100

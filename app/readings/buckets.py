@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from operator import itemgetter
 from typing import NamedTuple
 
-from app.clock import HALF_HOUR, UK, from_ms, start_of_uk_day, to_ms, uk_date
+from app.core.clock import HALF_HOUR, UK, from_ms, start_of_uk_day, to_ms, uk_date
 from app.readings.kinds import Granularity, ReadingQuality
 
 MAX_INTERVALS = 17_568

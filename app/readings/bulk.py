@@ -11,15 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app import clock
-from app.api.body import BodyTooLarge, read_body
-from app.api.context import Services
-from app.api.mutate import remembered
-from app.api.rates import Rates, TooManyRequests
 from app.auth.actor import Actor, Scope, visible
 from app.auth.authenticate import Authenticator, credential_from_headers
-from app.errors import Forbidden, Refusal, Refusals, Unauthenticated
-from app.ids import is_id
+from app.core import clock
+from app.core.errors import Forbidden, Refusal, Refusals, Unauthenticated
+from app.core.ids import is_id
+from app.graphql.context import Services
+from app.graphql.http.body import BodyTooLarge, read_body
+from app.graphql.http.rates import Rates, TooManyRequests
+from app.graphql.mutations import remembered
 from app.meters.models import Meter
 from app.readings import actions, rows
 from app.readings.actions import ConsentRequired, NewReading

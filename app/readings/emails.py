@@ -2,12 +2,12 @@
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.clock import parse_utc
+from app.core.clock import parse_utc
 from app.customers.emails import customer_name
-from app.delivery.mails import MailFacts, count, mail_for, uk_time
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.meters.emails import in_words, meter_of, number
+from app.outbound.mail.rendering import MailFacts, count, mail_for, uk_time
 
 
 @mail_for(EventType.METER_DATA_RECEIVED)

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import strawberry
 from sqlmodel import col, select
 
-from app import clock
-from app.api.compiled.declare import column, compiled, computed, one
-from app.api.compiled.reads import values
-from app.api.context import Info
-from app.api.mutate import UserError, mutate
-from app.api.nodes import find, shown
-from app.api.scalars import MicroKwh
 from app.auth.actor import Actor, visible
+from app.core import clock
+from app.core.errors import BadUserInput, Forbidden
 from app.customers.models import Customer as CustomerRow
-from app.errors import BadUserInput, Forbidden
 from app.events.catalogue import EventType
-from app.events.graphql import Event, event_type
 from app.events.models import EventRecord
+from app.graphql.compiled.declare import column, compiled, computed, one
+from app.graphql.compiled.reads import values
+from app.graphql.context import Info
+from app.graphql.events import Event, event_type
+from app.graphql.mutations import UserError, mutate
+from app.graphql.nodes import find, shown
+from app.graphql.scalars import MicroKwh
 from app.meters import numbers
 from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals

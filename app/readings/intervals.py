@@ -6,9 +6,9 @@ from datetime import datetime
 from sqlalchemy import and_, or_
 from sqlmodel import col, func, select
 
-from app import clock
-from app.api.context import Context
-from app.errors import BadUserInput, QueryTooComplex
+from app.core import clock
+from app.core.errors import BadUserInput, QueryTooComplex
+from app.graphql.context import Context
 from app.readings import buckets
 from app.readings.buckets import Bucket
 from app.readings.kinds import Granularity, ReadingQuality

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, SmallInteger
 from sqlmodel import Field, SQLModel
 
-from app import clock
-from app.database import Text, UtcDateTime
+from app.core import clock
+from app.db.database import Text, UtcDateTime
 
 
 class Reading(SQLModel, table=True):

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app import clock
-from app.api import exact
+from app.core import clock, json_decimals
+from app.core.decimals import to_micro
 from app.meters import numbers
 from app.readings.actions import MAX_REFUSALS, NewReading, problem
-from app.readings.decimals import to_micro
 from app.readings.kinds import ReadingQuality
 
 COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality")
@@ -121,7 +120,7 @@ def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
         if not line.strip():
             continue
         try:
-            row = exact.loads(line)
+            row = json_decimals.loads(line)
         except ValueError:
             row = None
         if not isinstance(row, dict) or not row.keys() <= set(COLUMNS):

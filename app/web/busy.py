@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.rates import Rates, TooManyRequests
+from app.graphql.http.rates import Rates, TooManyRequests
 from app.web.render import page
 
 Handle = Callable[[Request], Awaitable[Response]]

@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app.api.compression import takes_gzip
-from app.api.context import Services
-from app.api.parameters import parameters_of
-from app.api.schema import schema_text
+from app.core.ids import is_id
 from app.events.catalogue import catalogue
-from app.ids import is_id
+from app.graphql.context import Services
+from app.graphql.http.compression import takes_gzip
+from app.graphql.http.parameters import parameters_of
+from app.server.schema import schema_text
 from app.web.render import page_with_scripts
 from app.web.static import KEPT
 

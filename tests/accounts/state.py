@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import event, select
 from sqlmodel import col
 
-from app.database import Database
+from app.db.database import Database
 from app.events.models import EventRecord
-from app.tables import metadata
+from app.server.tables import metadata
 from tests.support import World
 
 # Written beside requests, whenever there is time.

@@ -5,10 +5,10 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from app import clock
 from app.accounts.models import ApiKey
-from app.clock import format_utc, parse_utc
-from app.errors import Unauthenticated
+from app.core import clock
+from app.core.clock import format_utc, parse_utc
+from app.core.errors import Unauthenticated
 from tests.accounts.state import events, mutation, refusals, state, unchanged
 from tests.support import TestAccount, World
 

@@ -5,9 +5,9 @@ from sqlmodel import col
 from app.accounts import actions
 from app.accounts.models import Account, ApiKey, User
 from app.auth.actor import Scope
-from app.clock import format_utc
-from app.crypto import digest
-from app.errors import ErrorCode, Refusal
+from app.core.clock import format_utc
+from app.core.crypto import digest
+from app.core.errors import ErrorCode, Refusal
 from tests.accounts.state import events, state, unchanged
 from tests.support import World
 

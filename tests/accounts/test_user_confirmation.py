@@ -9,8 +9,8 @@ from starlette.applications import Starlette
 
 from app.accounts import pages
 from app.accounts.emails import administrators
-from app.api.rates import Rates
-from app.delivery.mails import Post
+from app.graphql.http.rates import Rates
+from app.outbound.mail.rendering import Post
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.web import text_of
 from tests.delivery.destinations import outgoing_mails

@@ -6,8 +6,8 @@ import pytest
 from app.accounts import actions
 from app.accounts.models import UserRole
 from app.auth.actor import Actor, Scope
-from app.delivery.mails import Post
-from app.errors import ErrorCode, Refusal
+from app.core.errors import ErrorCode, Refusal
+from app.outbound.mail.rendering import Post
 from tests.accounts.state import events, mutation, refusals, unchanged
 from tests.support import TestAccount, World
 

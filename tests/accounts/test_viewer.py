@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from app import clock
-from app.clock import format_utc, parse_utc
+from app.core import clock
+from app.core.clock import format_utc, parse_utc
 from tests.accounts.state import events, mutation, refusals, unchanged
 from tests.support import TestAccount, World
 

@@ -6,15 +6,23 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from app import clock
 from app.auth.actor import Actor
-from app.delivery import deliveries, endpoints, filters, replays, subscriptions
-from app.delivery.bodies import digest_of
-from app.delivery.exchange import AttemptOutcome
-from app.delivery.mails import Post
-from app.delivery.models import Delivery, DeliveryAttempt, DeliveryStatus, Digest, EndpointStatus
+from app.core import clock
+from app.delivery.destinations.email import subscriptions
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.payload import digest_of
+from app.delivery.queue import deliveries, filters, replays
+from app.delivery.queue.models import (
+    Delivery,
+    DeliveryAttempt,
+    DeliveryStatus,
+    Digest,
+    EndpointStatus,
+)
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
+from app.outbound.attempt import AttemptOutcome
+from app.outbound.mail.rendering import Post
 from tests.support import World
 
 RETENTION = timedelta(days=90)

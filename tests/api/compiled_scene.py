@@ -8,24 +8,24 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from app import clock
 from app.accounts import actions as accounts
 from app.accounts.models import Account, ApiKey, User, UserRole
-from app.api.pagination import id_cursor
 from app.auth.actor import Actor, Scope
 from app.consents import actions as consents
 from app.consents import decisions
 from app.consents.models import ConsentFlowType, ConsentStatus, Evidence, HostedConsent
+from app.core import clock
 from app.customers import actions as customers
 from app.customers.models import Customer
-from app.delivery.mails import Post
-from app.delivery.models import Delivery, EmailSubscription, Replay, WebhookEndpoint
+from app.delivery.queue.models import Delivery, EmailSubscription, Replay, WebhookEndpoint
 from app.events import cursors, log
 from app.events.models import EventRecord, Stream
+from app.graphql.pagination import id_cursor
 from app.meters import actions as meters
 from app.meters.kinds import DataSource
 from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
+from app.outbound.mail.rendering import Post
 from app.readings import actions as readings
 from tests.api.compiled_destinations import random_destinations
 from tests.api.documents import Known

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from app.api.frame_protocol import FrameProtocol
+from app.server.uvicorn_websockets import FrameProtocol
 from tests.events.broadcasters import becomes
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

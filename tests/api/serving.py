@@ -14,14 +14,14 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import ClientConnection
 
-from app.api.frame_protocol import FrameProtocol
-from app.api.http_protocol import HttpProtocol
-from app.api.live import Live, Timing
-from app.api.origins import Origins
-from app.api.rates import Rates
-from app.api.session import Session
-from app.api.sockets import SocketEndpoint
-from app.api.view import GraphQLView
+from app.graphql.http.origins import Origins
+from app.graphql.http.rates import Rates
+from app.graphql.http.view import GraphQLView
+from app.live.registry import Live, Timing
+from app.live.ws.endpoint import SocketEndpoint
+from app.live.ws.session import Session
+from app.server.uvicorn_http import HttpProtocol
+from app.server.uvicorn_websockets import FrameProtocol
 from tests.events.listening import Listening, listening
 from tests.support import World
 

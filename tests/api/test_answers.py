@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.compression import BESIDE, SHORTEST, gzipped, takes_gzip
+from app.graphql.http.compression import BESIDE, SHORTEST, gzipped, takes_gzip
 from tests.accounts.state import mutation
 from tests.api.test_view import GRAPHQL, JSON, client
 from tests.consents.helpers import ask_for_consent

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from app.api.body import DISCARDED, BodyCutOff, BodyTooLarge, read_body
+from app.graphql.http.body import DISCARDED, BodyCutOff, BodyTooLarge, read_body
 
 MEBIBYTE = b"x" * 1024 * 1024
 

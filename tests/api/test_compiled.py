@@ -9,14 +9,14 @@ import orjson
 import pytest
 from sqlalchemy import Select
 
-from app.api.compiled.selection import Plan
-from app.api.context import Context
-from app.api.engine import Engine, Prepared
-from app.api.failures import RequestErrors
-from app.api.limits import Limits
-from app.api.pagination import id_cursor
 from app.auth.actor import Actor
-from app.ids import new_id
+from app.core.ids import new_id
+from app.graphql.compiled.selection import Plan
+from app.graphql.context import Context
+from app.graphql.engine import Engine, Prepared
+from app.graphql.failures import RequestErrors
+from app.graphql.limits import Limits
+from app.graphql.pagination import id_cursor
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene
 from tests.api.documents import Document, Documents, dropping

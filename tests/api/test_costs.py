@@ -19,8 +19,8 @@ from graphql.execution.collect_fields import (
 )
 from graphql.execution.values import get_argument_values, get_variable_values
 
-from app.api.costs import Costs
-from app.errors import QueryTooComplex
+from app.core.errors import QueryTooComplex
+from app.graphql.costs import Costs
 from tests.api.documents import Document, Documents, Known
 from tests.support import the_schema
 

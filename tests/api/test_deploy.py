@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import websockets
 
-from app.api.live import Timing
+from app.live.registry import Timing
 from tests.api.event_streams import stream
 from tests.api.serving import Serving, serving, session_of
 from tests.api.test_sockets_slow import small_client

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import strawberry
 
-from app.api.descriptions import described, undescribed, words
+from app.graphql.descriptions import described, undescribed, words
 from tests.support import the_schema
 
 

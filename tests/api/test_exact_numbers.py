@@ -8,7 +8,7 @@ import pytest
 import websockets
 from starlette.applications import Starlette
 
-from app.api.rates import Rates
+from app.graphql.http.rates import Rates
 from app.readings import bulk
 from tests.accounts.state import unchanged
 from tests.api.serving import Serving, serving

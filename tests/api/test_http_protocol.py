@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.api.body import read_body
-from app.api.http_protocol import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, HttpProtocol
+from app.graphql.http.body import read_body
+from app.server.uvicorn_http import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, HttpProtocol
 from tests.api.plain_server import Connection, answer, ended, plain_server
 
 REQUEST = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
-from app.api.body import read_body
-from app.api.connections import Connections
-from app.api.frame_protocol import FrameProtocol
-from app.api.http_protocol import HttpProtocol
+from app.graphql.http.body import read_body
+from app.server.connections import Connections
+from app.server.uvicorn_http import HttpProtocol
+from app.server.uvicorn_websockets import FrameProtocol
 from tests.api.plain_server import PlainServer, answer, ended, plain_server, whole_answer
 from tests.api.raw_socket import UPGRADE, closing
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from graphql import get_introspection_query
 
-from app.api.costs import MAX_COST
-from app.api.limits import RateLimiter, retry_after
+from app.graphql.costs import MAX_COST
+from app.graphql.limits import RateLimiter, retry_after
 from tests.api.serving import serving
 from tests.api.test_view import post
 from tests.meters.asking import make_customer

@@ -14,16 +14,16 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlmodel import col
 
-from app.api import memory as memories
-from app.api.compiled.selection import Plan
-from app.api.context import Context
-from app.api.engine import Engine, Prepared
-from app.api.failures import RequestErrors
-from app.api.memory import Memory
-from app.api.persisted import hash_of
 from app.auth.actor import Actor
-from app.direct import Prepared as Statement
-from app.kept import Kept
+from app.core.lru import Kept
+from app.db.raw_statements import Prepared as Statement
+from app.graphql import document_cache as memories
+from app.graphql.compiled.selection import Plan
+from app.graphql.context import Context
+from app.graphql.document_cache import Memory
+from app.graphql.engine import Engine, Prepared
+from app.graphql.failures import RequestErrors
+from app.graphql.persisted import hash_of
 from app.meters.models import Meter
 from tests.api.compiled_scene import random_account
 from tests.api.test_compiled import WIDE

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from app.api.models import IdempotentMutation
-from app.api.mutate import IDEMPOTENCY_WINDOW
+from app.db.idempotency import IdempotentMutation
+from app.graphql.mutations import IDEMPOTENCY_WINDOW
 from tests.accounts.state import events, mutation, refusals, state, unchanged
 from tests.consents.helpers import in_a_year
 from tests.meters.asking import make_consent, make_customer, make_meter, run

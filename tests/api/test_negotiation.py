@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.api.negotiation import preferred
+from app.graphql.http.negotiation import preferred
 
 OFFERS = ("application/json", "application/graphql-response+json", "text/event-stream")
 JSON, GRAPHQL, STREAM = OFFERS

@@ -11,16 +11,16 @@ import orjson
 import pytest
 from sqlalchemy import Select, insert, text
 
-from app import clock
-from app.api.compiled import statements
-from app.api.context import Context
-from app.api.pagination import PageRequest, id_cursor, page_request
 from app.auth.actor import Actor
 from app.consents import actions as consents
 from app.consents.models import ConsentFlowType
-from app.database import Database
-from app.direct import Prepared
-from app.ids import new_id
+from app.core import clock
+from app.core.ids import new_id
+from app.db.database import Database
+from app.db.raw_statements import Prepared
+from app.graphql.compiled import statements
+from app.graphql.context import Context
+from app.graphql.pagination import PageRequest, id_cursor, page_request
 from app.meters.models import Meter
 from tests.meters.asking import make_customer
 from tests.support import TestAccount, World, world

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from app.api.compiled.selection import Plan
-from app.api.context import Context
-from app.api.engine import Engine
+from app.graphql.compiled.selection import Plan
+from app.graphql.context import Context
+from app.graphql.engine import Engine
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene
 from tests.api.documents import DROPPED, Document

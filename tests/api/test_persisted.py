@@ -9,15 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api import persisted
-from app.api.engine import Engine
-from app.api.failures import RequestErrors
-from app.api.limits import limits_of
-from app.api.persisted import PersistedDocuments, hash_of, read_operations
 from app.auth.actor import Actor
-from app.errors import CommandError
-from app.main import Process
-from app.settings import Settings
+from app.core.errors import CommandError
+from app.core.settings import Settings
+from app.graphql import persisted
+from app.graphql.engine import Engine
+from app.graphql.failures import RequestErrors
+from app.graphql.limits import limits_of
+from app.graphql.persisted import PersistedDocuments, hash_of, read_operations
+from app.server.main import Process
 from tests.api.serving import EVENTS, Client, Serving, serving
 from tests.api.test_view import GRAPHQL, JSON, client
 from tests.support import SECRET, TestAccount, World, the_schema

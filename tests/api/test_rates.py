@@ -15,19 +15,19 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app import clock
 from app.accounts import pages as account_pages
-from app.api.addresses import network_of
-from app.api.rates import Rates, TooManyRequests
-from app.api.stream_counts import StreamCounts
-from app.api.view import GraphQLView
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope
 from app.auth.stream_tokens import StreamToken
 from app.consents import evidence
 from app.consents import pages as consent_pages
-from app.crypto import random_token
-from app.delivery import pages as mail_pages
+from app.core import clock
+from app.core.crypto import random_token
+from app.delivery.destinations.email import pages as mail_pages
+from app.graphql.http.addresses import network_of
+from app.graphql.http.rates import Rates, TooManyRequests
+from app.graphql.http.view import GraphQLView
+from app.live.stream_counts import StreamCounts
 from app.readings import bulk
 from tests.accounts.state import reads
 from tests.api.serving import serving

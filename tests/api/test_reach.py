@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from app.api.reach import keep_little_unsent, reach_of
+from app.graphql.http.tcp_progress import keep_little_unsent, reach_of
 from tests.events.broadcasters import becomes
 
 SENT = 2_000_000

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import websockets
 
-from app.api.origins import REFUSAL
 from app.auth.actor import Actor
+from app.graphql.http.origins import REFUSAL
 from tests.api.serving import Serving, serving
 from tests.support import TestAccount
 from tests.support import world as open_world

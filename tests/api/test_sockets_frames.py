@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.api.live import PEER
-from app.api.outbox import FrameOutbox
+from app.live.registry import PEER
+from app.live.ws.send_queue import FrameOutbox
 from tests.api.raw_socket import (
     BROKEN,
     CLOSE,

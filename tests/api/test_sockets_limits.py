@@ -11,14 +11,14 @@ from sqlalchemy import update
 from sqlmodel import col
 from structlog.testing import capture_logs
 
-from app import clock
 from app.accounts import actions as accounts
 from app.accounts.models import ApiKey
-from app.api.live import Timing
 from app.auth import stream_tokens
 from app.auth.actor import Actor
 from app.auth.authenticate import REMEMBERED_FOR
 from app.auth.stream_tokens import StreamToken
+from app.core import clock
+from app.live.registry import Timing
 from tests.accounts.state import reads
 from tests.api.event_streams import stream
 from tests.api.serving import Serving, serving

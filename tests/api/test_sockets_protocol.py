@@ -7,9 +7,9 @@ import pytest
 import websockets
 
 from app.accounts import actions as accounts
-from app.api.limits import STRANGERS_BODY
-from app.api.live import Timing
 from app.auth.actor import Actor
+from app.graphql.limits import STRANGERS_BODY
+from app.live.registry import Timing
 from tests.api.serving import EVENTS, Serving, serving
 from tests.support import TestAccount, World
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.api.live import Timing
-from app.api.outbox import FULL
 from app.auth.actor import Actor
+from app.live.registry import Timing
+from app.live.ws.send_queue import FULL
 from tests.api.event_streams import stream
 from tests.api.serving import Client, Serving, serving, session_of
 from tests.events.broadcasters import becomes

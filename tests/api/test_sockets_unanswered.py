@@ -2,9 +2,9 @@
 
 import struct
 
-from app.api.frame_protocol import FrameProtocol
-from app.api.outbox import FrameOutbox
 from app.auth.actor import Actor
+from app.live.ws.send_queue import FrameOutbox
+from app.server.uvicorn_websockets import FrameProtocol
 from tests.api.raw_socket import CLOSE, PING, PONG, TEXT, Raw, frame, raw, text
 from tests.api.serving import Serving, serving, session_of
 from tests.api.test_sockets_slow import WIDE

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from app.accounts import actions as accounts
-from app.api.live import Timing
-from app.api.outbox import FULL
-from app.api.sse import HEADERS, EventStream
 from app.auth.actor import Actor
 from app.auth.authenticate import REFUSED
+from app.live.registry import Timing
+from app.live.sse import HEADERS, EventStream
+from app.live.ws.send_queue import FULL
 from tests.api.event_streams import Reader, stream
 from tests.api.serving import EVENTS, Serving, serving
 from tests.events.broadcasters import becomes

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from graphql import execute_sync, get_introspection_query, parse
 
-from app.api.failures import RequestErrors
-from app.api.introspection import most_values
-from app.api.limits import STRANGERS, STRANGERS_BODY
-from app.errors import QueryTooComplex
+from app.core.errors import QueryTooComplex
 from app.events.catalogue import EventType
+from app.graphql.failures import RequestErrors
+from app.graphql.introspection import most_values
+from app.graphql.limits import STRANGERS, STRANGERS_BODY
 from tests.api.test_view import client, code, post
 from tests.support import World, the_schema
 

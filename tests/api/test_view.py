@@ -13,8 +13,8 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from app.accounts import actions as accounts
-from app.api.rates import Rates
-from app.api.view import GraphQLView
+from app.graphql.http.rates import Rates
+from app.graphql.http.view import GraphQLView
 from tests.accounts.state import mutation, unchanged
 from tests.readings.metered import RECORD, metered
 from tests.support import World

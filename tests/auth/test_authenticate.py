@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from app import clock
 from app.accounts import actions
 from app.accounts.models import ApiKey, KeyState
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope
 from app.auth.authenticate import KEYS_AT_ONCE, REFUSED, Authenticator, Credential
 from app.auth.stream_tokens import StreamToken
-from app.crypto import random_token
-from app.database import Database
-from app.errors import Forbidden, Unauthenticated
+from app.core import clock
+from app.core.crypto import random_token
+from app.core.errors import Forbidden, Unauthenticated
+from app.db.database import Database
 from tests.accounts.state import reads
 from tests.support import TestAccount, World
 

@@ -2,7 +2,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.auth.credentials import bearer_of, credential_from_headers, credential_from_init
-from app.errors import Unauthenticated
+from app.core.errors import Unauthenticated
 
 
 @pytest.mark.parametrize(

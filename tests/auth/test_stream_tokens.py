@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from app.auth import stream_tokens
 from app.auth.stream_tokens import StreamToken
-from app.crypto import Keyring
+from app.core.crypto import Keyring
 
 OLD, NEW = "the older secret key", "the newer secret key"
 RING = Keyring([OLD])

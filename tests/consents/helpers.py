@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 from sqlmodel import col, func, select
 
-from app import clock
 from app.auth.actor import Actor
 from app.consents import actions, decisions
 from app.consents.models import ConsentFlowType, ConsentMeter, Evidence, HostedConsent
+from app.core import clock
 from app.customers import actions as customers
 from app.customers.models import Customer
-from app.delivery.models import OutgoingMail
+from app.delivery.queue.models import OutgoingMail
 from app.events.models import EventRecord
 from app.meters.models import Meter
 from tests.support import World

@@ -8,7 +8,7 @@ import pytest
 from app.consents import actions, codes
 from app.consents.codes import MOST_CODES, MOST_TRIES, Verdict
 from app.consents.models import ConsentMethod
-from app.errors import ErrorCode, Refusal, Refusals
+from app.core.errors import ErrorCode, Refusal, Refusals
 from tests.consents.helpers import (
     ELECTRICITY,
     GAS,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.consents import actions, coverage, documents
 from app.consents.models import ConsentMethod, ConsentStatus
 from app.consents.terms import PAGE_VERSION, in_words, uk_time
+from app.core import clock
+from app.core.errors import ErrorCode, Refusal, Refusals
 from app.customers import actions as customers
-from app.errors import ErrorCode, Refusal, Refusals
 from app.meters import actions as meter_actions
 from tests.consents.helpers import (
     BLANKET,

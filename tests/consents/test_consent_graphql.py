@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.accounts.models import ApiKey
 from app.auth.actor import Scope
 from app.consents.terms import PAGE_VERSION
+from app.core import clock
 from tests.consents.helpers import (
     BLANKET,
     ELECTRICITY,

@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app import clock
 from app.accounts.models import Account
 from app.consents.codes import MOST_TRIES
 from app.consents.models import ConsentMethod
 from app.consents.pages import back_to
 from app.consents.terms import PAGE_VERSION, in_words, uk_time
+from app.core import clock
 from app.web.render import source
 from tests.consents.helpers import (
     BLANKET,

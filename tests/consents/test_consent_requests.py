@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.consents import actions, coverage
 from app.consents.models import ConsentMethod, ConsentStatus
-from app.crypto import digest
-from app.errors import ErrorCode, Refusal, Refusals
+from app.core import clock
+from app.core.crypto import digest
+from app.core.errors import ErrorCode, Refusal, Refusals
 from app.meters import actions as meter_actions
 from tests.consents.helpers import (
     BLANKET,

@@ -11,8 +11,8 @@ import uvicorn
 from playwright.async_api import Browser, expect
 
 from app.accounts import actions as accounts
-from app.main import Process, create_app
-from app.settings import Settings
+from app.core.settings import Settings
+from app.server.main import Process, create_app
 from tests.consents.helpers import ELECTRICITY, in_a_year
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Answer, Receiver

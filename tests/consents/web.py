@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from app.api.rates import Rates
 from app.consents import evidence, pages
+from app.graphql.http.rates import Rates
 from app.web.render import TEMPLATES
 from tests.support import World
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from app.api.models import IdempotentMutation
 from app.consents import actions as consents
 from app.consents import codes
-from app.delivery.models import UnconfirmedMail
+from app.db.idempotency import IdempotentMutation
+from app.delivery.queue.models import UnconfirmedMail
 from tests.accounts.state import mutation, refusals, state
 from tests.consents.helpers import ELECTRICITY, in_a_year
 from tests.delivery.destinations import outgoing_done

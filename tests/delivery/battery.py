@@ -6,7 +6,7 @@ from typing import Protocol
 
 from standardwebhooks import Webhook
 
-from app.delivery.models import DeliveryAttempt
+from app.delivery.queue.models import DeliveryAttempt
 from app.events.models import EventRecord
 from tests.delivery.scene import Scene
 

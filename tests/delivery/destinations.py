@@ -6,11 +6,10 @@ import orjson
 from sqlalchemy import select, update
 from sqlmodel import col
 
-import app.emails  # noqa: F401 - registers the wording of mails, as the worker does
-from app import clock
-from app.delivery import mails
-from app.delivery.dispatch import Dispatcher
-from app.delivery.models import (
+import app.server.wording  # noqa: F401 - registers the wording of mails, as the worker does
+from app.core import clock
+from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.models import (
     Delivery,
     DeliveryAttempt,
     DeliveryStatus,
@@ -19,6 +18,7 @@ from app.delivery.models import (
     OutgoingMail,
     WebhookEndpoint,
 )
+from app.outbound.mail import rendering
 from tests.accounts.state import mutation
 from tests.meters.asking import run
 from tests.support import TestAccount, World
@@ -139,8 +139,8 @@ async def outgoing_mails(world: World) -> list[tuple[str, dict[str, str]]]:
 
 async def queue_mail(world: World, account_id: str, recipient: str, subject: str = "Your code") -> str:
     """Queue a mail that is not about an event; gives its id."""
-    content = mails.Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>")
-    mail = mails.outgoing(world.services.keyring, account_id, recipient, content)
+    content = rendering.Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>")
+    mail = rendering.outgoing(world.services.keyring, account_id, recipient, content)
     async with world.database.transaction() as session:
         session.add(mail)
     return mail.id

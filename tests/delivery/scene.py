@@ -11,12 +11,13 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from app import clock, points
-from app.api.context import Services
 from app.auth.actor import Actor, Scope
+from app.core import clock, failpoints
+from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
-from app.database import Database
-from app.delivery.models import (
+from app.db.database import Database
+from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
+from app.delivery.queue.models import (
     Delivery,
     DeliveryAttempt,
     EmailSubscription,
@@ -24,13 +25,12 @@ from app.delivery.models import (
     OutgoingMail,
     WebhookEndpoint,
 )
-from app.delivery.signing import new_key_pair, new_secret
 from app.events import log
 from app.events.doorbell import Doorbell
 from app.events.models import Dispatch, EventRecord, Stream
-from app.events.ring import DISPATCH_CHANNEL
-from app.ids import new_id
-from app.worker import Worker
+from app.events.publisher import DISPATCH_CHANNEL
+from app.graphql.context import Services
+from app.server.worker import Worker
 from tests.services.patience import PATIENCE
 from tests.support import World, world
 
@@ -208,11 +208,11 @@ class Scene:
 @contextmanager
 def watched_points() -> Iterator[Points]:
     watching = Points()
-    points.watchers.append(watching.reach)
+    failpoints.watchers.append(watching.reach)
     try:
         yield watching
     finally:
-        points.watchers.remove(watching.reach)
+        failpoints.watchers.remove(watching.reach)
 
 
 @asynccontextmanager

@@ -8,15 +8,15 @@ from typing import Any, Self
 
 import orjson
 
-import app.emails  # noqa: F401 - registers the wording of mails, as the worker does
-from app.delivery import mails
-from app.delivery.addresses import Remembered
-from app.delivery.mailing import Postman
-from app.delivery.mails import Mail
-from app.delivery.models import EmailSubscription
-from app.delivery.smtp import FolderMailer
-from app.delivery.tokens import unsubscribe_url
+import app.server.wording  # noqa: F401 - registers the wording of mails, as the worker does
+from app.delivery.destinations.email.provider import Postman
+from app.delivery.queue.models import EmailSubscription
 from app.events.models import EventRecord
+from app.outbound.mail import rendering
+from app.outbound.mail.addresses import Remembered
+from app.outbound.mail.link_tokens import unsubscribe_url
+from app.outbound.mail.rendering import Mail
+from app.outbound.mail.smtp import FolderMailer
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import Asked, ask_for_consent
 from tests.meters.asking import run
@@ -70,7 +70,7 @@ class Story:
         """The mail about the latest event of this type, as it would be written now."""
         event = await self.event(name)
         async with self.world.database.reading() as session:
-            return await mails.event_mail(
+            return await rendering.event_mail(
                 session,
                 unsubscribe_url=self.unsubscribe_url,
                 event=event,

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from app.customers import actions as customers
-from app.delivery import custom_headers, deliveries, endpoints, graphql_attempts
-from app.delivery.models import Delivery, DeliveryAttempt, WebhookEndpoint
+from app.delivery.destinations.webhook import custom_headers, endpoints
+from app.delivery.graphql import attempts as graphql_attempts
+from app.delivery.queue import deliveries
+from app.delivery.queue.models import Delivery, DeliveryAttempt, WebhookEndpoint
 from app.events.catalogue import EventType
 from tests.accounts.state import reads
 from tests.delivery.scene import Scene, admin, open_scene

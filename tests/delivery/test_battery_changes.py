@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from app import clock
 from app.auth.actor import Actor
-from app.delivery import endpoints, replays
-from app.delivery.channels import FIRST_LIMIT
-from app.delivery.deliveries import send_again
-from app.delivery.guard import Networks
-from app.delivery.models import DeliveryStatus, EndpointStatus, Replay, WebhookEndpoint
-from app.errors import ErrorCode, Refusal
+from app.core import clock
+from app.core.errors import ErrorCode, Refusal
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.queue import replays
+from app.delivery.queue.deliveries import send_again
+from app.delivery.queue.models import DeliveryStatus, EndpointStatus, Replay, WebhookEndpoint
+from app.delivery.queue.scheduler import FIRST_LIMIT
 from app.events.models import EventRecord
+from app.outbound.http.ssrf_guard import Networks
 from tests.delivery import receivers
 from tests.delivery.battery import arrivals, check_healthy, ended
 from tests.delivery.scene import Scene, admin, open_scene

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.delivery.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
 from app.events.models import EventRecord
 from tests.delivery.battery import Try, check_healthy, ended
 from tests.delivery.mail_servers import scripted

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from app.delivery.models import DeliveryStatus
-from app.delivery.transport import Transport
+from app.delivery.queue.models import DeliveryStatus
 from app.events.models import EventRecord
+from app.outbound.http.transport import Transport
 from tests.delivery import receivers
 from tests.delivery.battery import Try, arrivals, check_healthy, ended
 from tests.delivery.receivers import OK, Authority, drips, floods, hangs, says, then_resets

@@ -3,9 +3,9 @@
 from itertools import count
 from typing import Any
 
-from app.delivery.channels import FIRST_LIMIT, MOST_AHEAD, Channels
-from app.delivery.claims import Claim, Wanted
-from app.delivery.models import Lane
+from app.delivery.queue.leases import Claim, Wanted
+from app.delivery.queue.models import Lane
+from app.delivery.queue.scheduler import FIRST_LIMIT, MOST_AHEAD, Channels
 
 _numbers = count(1)
 NOW = 1000.0

@@ -9,10 +9,10 @@ from ipaddress import ip_network
 import httpx
 import pytest
 
-from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.guard import Networks
-from app.delivery.pool import Place, Pool
-from app.delivery.transport import Transport
+from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.http.pool import Place, Pool
+from app.outbound.http.ssrf_guard import Networks
+from app.outbound.http.transport import Transport
 from tests.delivery.receivers import OK, floods, receiver, says
 
 LOOPBACK: Networks = (ip_network("127.0.0.0/8"),)

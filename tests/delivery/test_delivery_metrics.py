@@ -9,14 +9,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
-from app import clock
-from app.delivery import claims, mails
-from app.delivery.channels import FIRST_LIMIT
-from app.delivery.dispatch import Dispatcher
-from app.delivery.mailing import MOST_TO_ONE
-from app.delivery.models import Delivery, Lane, OutgoingMail
-from app.main import Process
-from app.settings import Settings
+from app.core import clock
+from app.core.settings import Settings
+from app.delivery.destinations.email.provider import MOST_TO_ONE
+from app.delivery.queue import leases
+from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.models import Delivery, Lane, OutgoingMail
+from app.delivery.queue.scheduler import FIRST_LIMIT
+from app.outbound.mail import rendering
+from app.server.main import Process
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Answer, Receiver
 from tests.services.smtp import SmtpSink
@@ -83,10 +84,10 @@ async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: i
     """So many of this kind have been due for an hour."""
     account = await scene.account()
     if kind == "transactional":
-        mail = mails.Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")
+        mail = rendering.Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")
         async with scene.database.transaction() as session:
             for _ in range(count):
-                session.add(mails.outgoing(scene.services.keyring, account, "ada@example.com", mail))
+                session.add(rendering.outgoing(scene.services.keyring, account, "ada@example.com", mail))
     elif kind == "webhook":
         await scene.endpoint(account, receiver.url())
     else:
@@ -180,7 +181,7 @@ async def test_what_is_due_is_counted_by_kind(migrated_url: str) -> None:
         await scene.happen(account, 2)
         await Dispatcher(scene.database, lambda _: None).run()
         async with scene.database.reading() as session:
-            counts = [await claims.count_due(session, prefix) for prefix in ("whe", "ems")]
-            digests = await claims.count_due(session, "ems", [Lane.DIGEST])
+            counts = [await leases.count_due(session, prefix) for prefix in ("whe", "ems")]
+            digests = await leases.count_due(session, "ems", [Lane.DIGEST])
     # What waits for its digest is not due.
     assert (counts, digests) == ([2, 2], 0)

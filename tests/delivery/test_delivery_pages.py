@@ -11,9 +11,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from app import clock
-from app.api.rates import Rates
-from app.delivery import pages
+from app.core import clock
+from app.delivery.destinations.email import pages
+from app.graphql.http.rates import Rates
 from app.web.render import TEMPLATES
 from tests.accounts.state import unchanged
 from tests.consents.web import text_of

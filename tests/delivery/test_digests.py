@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from app import clock
-from app.delivery.deliveries import send_again
-from app.delivery.digests import MAILS_AT_ONCE
-from app.delivery.models import Delivery, DeliveryStatus, Digest, EmailSubscription, Lane
-from app.delivery.periods import next_digest
+from app.core import clock
+from app.delivery.destinations.email.digests import MAILS_AT_ONCE
+from app.delivery.queue.deliveries import send_again
+from app.delivery.queue.models import Delivery, DeliveryStatus, Digest, EmailSubscription, Lane
+from app.delivery.queue.periods import next_digest
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.postgres import Postgres
 from tests.services.smtp import SmtpSink

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.delivery.dispatch import EVENTS_AT_ONCE, Dispatcher
-from app.delivery.models import DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, Lane
-from app.delivery.selection import takes_type
+from app.delivery.queue.dispatch import EVENTS_AT_ONCE, Dispatcher
+from app.delivery.queue.event_filter import takes_type
+from app.delivery.queue.models import DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, Lane
 from app.events.models import Dispatch
 from tests.delivery.scene import Scene, open_scene
 

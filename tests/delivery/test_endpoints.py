@@ -3,9 +3,9 @@ from datetime import timedelta
 
 import pytest
 
-from app.delivery import endpoints
-from app.delivery.models import DeliveryStatus, WebhookEndpoint
-from app.delivery.signing import decode_secret
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.signing import decode_secret
+from app.delivery.queue.models import DeliveryStatus, WebhookEndpoint
 from tests.accounts.state import refusals, unchanged
 from tests.delivery.destinations import (
     CREATE_ENDPOINT,

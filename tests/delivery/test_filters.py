@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.delivery.models import Replay
-from app.delivery.refill import Refill
+from app.delivery.queue.models import Replay
+from app.delivery.queue.replay_worker import Refill
 from tests.accounts.state import mutation
 from tests.delivery.destinations import (
     URL,

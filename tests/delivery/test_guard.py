@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.guard import (
+from app.outbound.http.ssrf_guard import (
     AddressRefused,
     GuardedResolver,
     Networks,

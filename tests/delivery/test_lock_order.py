@@ -9,10 +9,10 @@ from sqlalchemy import text
 
 from app.accounts import actions as accounts
 from app.auth.actor import Actor, Scope
-from app.delivery import mail_links, subscriptions
-from app.delivery.mail_links import Confirmation
-from app.delivery.mails import Post
+from app.delivery.destinations.email import links, subscriptions
+from app.delivery.destinations.email.links import Confirmation
 from app.events import log
+from app.outbound.mail.rendering import Post
 from tests.delivery.destinations import subscription_row
 from tests.delivery.test_delivery_pages import subscribed
 from tests.delivery.test_subscriptions import a_minute_later
@@ -67,7 +67,7 @@ async def test_a_confirmation_while_the_address_is_asked_again(world: World) -> 
     async def confirm() -> Confirmation:
         async with world.database.transaction() as session:
             token = link.rpartition("/")[2]
-            return (await mail_links.confirm(session, world.services.keyring, token)).state
+            return (await links.confirm(session, world.services.keyring, token)).state
 
     async with world.database.transaction() as session:
         await log.lock_position(session, account.id)

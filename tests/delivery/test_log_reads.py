@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.database import carry_out
-from app.delivery import claims
-from app.delivery.claims import Wanted
-from app.delivery.dispatch import Dispatcher, read_after
-from app.delivery.models import Lane
+from app.db.database import carry_out
+from app.delivery.queue import leases
+from app.delivery.queue.dispatch import Dispatcher, read_after
+from app.delivery.queue.leases import Wanted
+from app.delivery.queue.models import Lane
 from tests.delivery.scene import Scene, open_scene
 
 EVENTS = 500
@@ -46,6 +46,6 @@ async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scen
         )
     assert await dispatcher.run() == EVENTS + 1
     async with scene.database.transaction() as session:
-        picked = await claims.pick(session, [Wanted(endpoint.id, Lane.FRESH, 20)])
+        picked = await leases.pick(session, [Wanted(endpoint.id, Lane.FRESH, 20)])
         assert ([one.event_sequence for one in picked], await scanned(session)) == (list(range(2, 22)), 0)
         assert all(one.data is not None for one in picked)

@@ -8,8 +8,8 @@ from playwright.async_api import Browser, Route
 from sqlalchemy import update
 
 from app.accounts.models import Account
-from app.delivery import mails
-from app.delivery.mails import Mail
+from app.outbound.mail import rendering
+from app.outbound.mail.rendering import Mail
 from tests.accounts.state import mutation
 from tests.consents.helpers import ask_for_consent
 from tests.consents.test_consent_pages import ENTERED, post
@@ -36,7 +36,7 @@ async def with_logo(world: World, logo: str | None, name: str = "Bright & Sons")
 
 async def digest(story: Story) -> Mail:
     async with story.world.database.reading() as session:
-        return await mails.digest_mail(
+        return await rendering.digest_mail(
             session,
             unsubscribe_url=story.unsubscribe_url,
             events=[await story.event("customer.created"), await story.event("meter.created")],

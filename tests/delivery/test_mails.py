@@ -14,10 +14,10 @@ from app.accounts.models import Account, ApiKey, User
 from app.consents.models import HostedConsent
 from app.customers import actions as customers
 from app.customers.models import Customer
-from app.delivery import mails
-from app.delivery.mails import Mail
 from app.events.catalogue import EventType
 from app.meters.models import Meter
+from app.outbound.mail import rendering
+from app.outbound.mail.rendering import Mail
 from tests.consents.helpers import BLANKET, ELECTRICITY
 from tests.delivery.destinations import make_subscription, outgoing_mails
 from tests.delivery.story import Story
@@ -72,7 +72,7 @@ async def gone(world: World, model: Any) -> None:
 async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
     story = await Story.of(world)
     await story.go_on()
-    expiry = mails.uk_day(story.asked.consent.expiry.isoformat())
+    expiry = rendering.uk_day(story.asked.consent.expiry.isoformat())
     assert {kind: (await story.mail(kind.value)).subject for kind in EventType} == {
         EventType.METER_DATA_RECEIVED: "Data arrived for meter 1312345678907 of Ada Lovelace: 48 half-hours",
         EventType.METER_CREATED: "New meter 1312345678907 of Ada Lovelace",
@@ -87,7 +87,7 @@ async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
 async def test_each_event_tells_its_facts(world: World) -> None:
     story = await Story.of(world)
     await story.go_on()
-    expiry = mails.uk_day(story.asked.consent.expiry.isoformat())
+    expiry = rendering.uk_day(story.asked.consent.expiry.isoformat())
     rotated = (await story.event("api_keys.rotated")).data
     told = {kind: timeless(await story.mail(kind.value)) for kind in EventType}
     assert told == {
@@ -142,10 +142,10 @@ async def test_times_are_those_of_the_uk(world: World) -> None:
     rows = facts(await story.mail("meter_data.received"))
     assert (rows["From"], rows["To"]) == ("30 June 2026, 01:00 BST", "1 July 2026, 01:00 BST")
     event = await story.event("meter_data.received")
-    assert rows["When"] == mails.uk_time(event.occurred_at)
-    assert mails.uk_time(datetime(2026, 11, 24, 22, 29, tzinfo=UTC)) == "24 November 2026, 22:29 GMT"
-    assert mails.uk_time(datetime(2026, 10, 25, 0, 30, tzinfo=UTC)) == "25 October 2026, 01:30 BST"
-    assert mails.uk_time(datetime(2026, 10, 25, 1, 30, tzinfo=UTC)) == "25 October 2026, 01:30 GMT"
+    assert rows["When"] == rendering.uk_time(event.occurred_at)
+    assert rendering.uk_time(datetime(2026, 11, 24, 22, 29, tzinfo=UTC)) == "24 November 2026, 22:29 GMT"
+    assert rendering.uk_time(datetime(2026, 10, 25, 0, 30, tzinfo=UTC)) == "25 October 2026, 01:30 BST"
+    assert rendering.uk_time(datetime(2026, 10, 25, 1, 30, tzinfo=UTC)) == "25 October 2026, 01:30 GMT"
 
 
 async def test_the_text_fits_a_terminal(world: World) -> None:
@@ -161,7 +161,7 @@ async def test_the_text_fits_a_terminal(world: World) -> None:
         assert f"Event {(await story.event(kind.value)).id} (number " in mail.text
         assert all(link in lines for link in links)
         assert [line for line in lines if len(line) > 72 and line not in links] == []
-        assert len(mail.subject) <= mails.MAX_SUBJECT
+        assert len(mail.subject) <= rendering.MAX_SUBJECT
 
 
 async def test_the_html_loads_nothing_and_links_to_the_way_out_alone(world: World) -> None:
@@ -263,7 +263,7 @@ async def test_another_accounts_names_never_appear(world: World) -> None:
     event = await story.event("meter.created")
     event.account_id = other.account.id
     async with world.database.reading() as session:
-        mail = await mails.event_mail(
+        mail = await rendering.event_mail(
             session,
             unsubscribe_url=story.unsubscribe_url,
             event=event,
@@ -278,7 +278,7 @@ async def test_many_meters_are_counted_and_not_all_listed(world: World) -> None:
     numbers = [str(9_000_000_000_000 + one) for one in range(1234)]
     event.data = {**event.data, "meterNumbers": numbers, "meterIds": [f"mtr_{one}" for one in numbers]}
     async with world.database.reading() as session:
-        mail = await mails.event_mail(
+        mail = await rendering.event_mail(
             session,
             unsubscribe_url=story.unsubscribe_url,
             event=event,
@@ -327,9 +327,9 @@ async def test_a_mail_fits_a_phone_in_light_and_dark(world: World, browser: Brow
 
 
 async def test_every_type_of_event_has_its_wording() -> None:
-    assert set(mails._wordings) == {kind.value for kind in EventType}
+    assert set(rendering._wordings) == {kind.value for kind in EventType}
 
 
 async def test_a_single_half_hour_is_no_plural() -> None:
-    assert mails.count(1, "half-hour") == "1 half-hour"
-    assert mails.count(17_568, "half-hour") == "17,568 half-hours"
+    assert rendering.count(1, "half-hour") == "1 half-hour"
+    assert rendering.count(17_568, "half-hour") == "17,568 half-hours"

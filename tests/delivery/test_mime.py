@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.dkim import Dkim, DkimError, load_dkim
-from app.delivery.mime import build_message, mail_bytes, plain_address
+from app.outbound.mail.dkim import Dkim, DkimError, load_dkim
+from app.outbound.mail.mime import build_message, mail_bytes, plain_address
 
 LINK = "https://voltwire.example/email-subscriptions/unsubscribe/" + "t" * 200
 ALL_HEADERS = {

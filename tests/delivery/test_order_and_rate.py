@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from app import clock
-from app.delivery.deliveries import send_again
-from app.delivery.models import DeliveryStatus, Replay, WebhookEndpoint
-from app.delivery.sweep import Sweep
+from app.core import clock
+from app.delivery.queue.cancellation import Sweep
+from app.delivery.queue.deliveries import send_again
+from app.delivery.queue.models import DeliveryStatus, Replay, WebhookEndpoint
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 

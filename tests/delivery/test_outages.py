@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import text, update
 from sqlmodel import col
 
-from app import clock
-from app.delivery.channels import FIRST_LIMIT
-from app.delivery.digests import Digests
-from app.delivery.dispatch import Dispatcher
-from app.delivery.mailing import EventMails, Postman
-from app.delivery.models import Delivery, Lane, OutgoingMail
-from app.delivery.retry import lease_seconds, queue_seconds
-from app.delivery.smtp import open_mailer
+from app.core import clock
+from app.delivery.destinations.email.digests import Digests
+from app.delivery.destinations.email.provider import EventMails, Postman
+from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.models import Delivery, Lane, OutgoingMail
+from app.delivery.queue.retry import lease_seconds, queue_seconds
+from app.delivery.queue.scheduler import FIRST_LIMIT
+from app.outbound.mail.smtp import open_mailer
 from tests.delivery.battery import ended
 from tests.delivery.destinations import outgoing_done, queue_mail
 from tests.delivery.outages import away

@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from app.delivery import claims, outcomes
-from app.delivery.claims import Claim, Key, Wanted
-from app.delivery.dispatch import Dispatcher
-from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.mails import Post
-from app.delivery.models import Lane, WebhookEndpoint
-from app.delivery.outcomes import Result
-from app.delivery.recording import Recording
-from app.delivery.retry import Fate, Verdict
-from app.delivery.selected import Selected
-from app.delivery.transport import Transport
-from app.delivery.webhooks import Webhooks
+from app.delivery.destinations.webhook.payload_selection import Selected
+from app.delivery.destinations.webhook.provider import Webhooks
+from app.delivery.queue import attempt_store, leases
+from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.leases import Claim, Key, Wanted
+from app.delivery.queue.models import Lane, WebhookEndpoint
+from app.delivery.queue.recording import Recording
+from app.delivery.queue.retry import Fate, Verdict
+from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.http.transport import Transport
+from app.outbound.mail.rendering import Post
 from tests.delivery.scene import Scene, open_scene
 
 
@@ -34,8 +34,8 @@ async def claimed(scene: Scene) -> Claim:
     await scene.happen(account)
     await Dispatcher(scene.database, lambda _: None).run()
     async with scene.database.transaction() as session:
-        (row,) = await claims.pick(session, [Wanted(endpoint.id, Lane.FRESH, 5)])
-        await claims.lease(session, {row.id: "{}"}, 60)
+        (row,) = await leases.pick(session, [Wanted(endpoint.id, Lane.FRESH, 5)])
+        await leases.lease(session, {row.id: "{}"}, 60)
     return Claim(
         id=row.id,
         account_id=account,
@@ -59,23 +59,23 @@ def failed(claim: Claim) -> Result:
 
 async def record(scene: Scene, *results: Result) -> set[Key]:
     async with scene.database.transaction() as session:
-        return await outcomes.record(session, results)
+        return await attempt_store.record(session, results)
 
 
 async def test_a_claimed_delivery_is_not_due_until_its_lease_ends(scene: Scene) -> None:
     claim = await claimed(scene)
     wanted = [Wanted(claim.destination_id, Lane.FRESH, 5)]
     async with scene.database.reading() as session:
-        assert await claims.due_lanes(session, "whe") == []
+        assert await leases.due_lanes(session, "whe") == []
     async with scene.database.transaction() as session:
-        assert await claims.pick(session, wanted) == []
+        assert await leases.pick(session, wanted) == []
     await scene.run_out_leases()
     async with scene.database.reading() as session:
-        (due,) = await claims.due_lanes(session, "whe")
-        assert await claims.due_lanes(session, "ems") == []
+        (due,) = await leases.due_lanes(session, "whe")
+        assert await leases.due_lanes(session, "ems") == []
     assert (due.destination_id, due.lane, due.seconds <= 0) == (claim.destination_id, Lane.FRESH, True)
     async with scene.database.transaction() as session:
-        assert [row.id for row in await claims.pick(session, wanted)] == [claim.id]
+        assert [row.id for row in await leases.pick(session, wanted)] == [claim.id]
 
 
 async def test_a_failure_is_due_again_after_its_delay(scene: Scene) -> None:
@@ -85,7 +85,7 @@ async def test_a_failure_is_due_again_after_its_delay(scene: Scene) -> None:
     assert attempt.at.isoformat() == "2023-11-14T22:13:20.123000+00:00"
     assert (attempt.duration_ms, attempt.response_status, attempt.response_body) == (5, 500, "naïve 😀")
     async with scene.database.reading() as session:
-        (due,) = await claims.due_lanes(session, "whe")
+        (due,) = await leases.due_lanes(session, "whe")
     assert due.lane == Lane.RETRY
     assert 0 < due.seconds <= 7.5
 
@@ -132,10 +132,10 @@ async def test_who_lost_the_lease_records_nothing(scene: Scene) -> None:
     stale = replace(claim, fence=claim.fence - 1)
     assert await record(scene, failed(stale)) == set()
     async with scene.database.transaction() as session:
-        await claims.release(session, [stale])
+        await leases.release(session, [stale])
     (delivery,) = await scene.deliveries()
     assert (delivery.attempts_made, delivery.leased_until is None) == (0, False)
     async with scene.database.transaction() as session:
-        await claims.release(session, [claim])
+        await leases.release(session, [claim])
     (delivery,) = await scene.deliveries()
     assert delivery.leased_until is None

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from app import clock
-from app.delivery import endpoints
-from app.delivery.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
-from app.delivery.refill import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Refill
+from app.core import clock
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.queue.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
+from app.delivery.queue.replay_worker import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Refill
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 

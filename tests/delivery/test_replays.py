@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
-from app import clock
-from app.delivery import replays
-from app.delivery.models import DeliveryStatus, Lane, Replay
-from app.delivery.refill import Refill
+from app.core import clock
+from app.delivery.queue import replays
+from app.delivery.queue.models import DeliveryStatus, Lane, Replay
+from app.delivery.queue.replay_worker import Refill
 from tests.accounts.state import refusals, unchanged
 from tests.delivery.destinations import (
     REPLAY,

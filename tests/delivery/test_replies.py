@@ -3,7 +3,7 @@
 import pytest
 from aiosmtplib import SMTPDataError, SMTPRecipientRefused, SMTPSenderRefused
 
-from app.delivery.replies import POLICY_WORDS, enhanced_status
+from app.outbound.mail.smtp_status import POLICY_WORDS, enhanced_status
 
 
 @pytest.mark.parametrize(

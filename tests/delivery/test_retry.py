@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.models import DeliveryStatus
-from app.delivery.retry import RETRY_SCHEDULE, Fate, Verdict, next_delay, parse_retry_after, verdict
+from app.delivery.queue.models import DeliveryStatus
+from app.delivery.queue.retry import (
+    RETRY_SCHEDULE,
+    Fate,
+    Verdict,
+    next_delay,
+    parse_retry_after,
+    verdict,
+)
+from app.outbound.attempt import AttemptOutcome, Exchange
 
 NOW = datetime(2026, 11, 24, 22, 29, 55, tzinfo=UTC)
 

@@ -11,8 +11,8 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from app.customers import actions as customers
-from app.delivery.deliveries import send_test
-from app.delivery.models import WebhookEndpoint
+from app.delivery.queue.deliveries import send_test
+from app.delivery.queue.models import WebhookEndpoint
 from app.events import log
 from app.events.catalogue import EventType
 from app.events.models import EventRecord

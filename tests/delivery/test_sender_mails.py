@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
-from app import clock
+from app.core import clock
 from app.customers import actions as customers
-from app.delivery import mail_links, subscriptions
-from app.delivery.addresses import Remembered
-from app.delivery.dispatch import delivery_row, insert_deliveries
-from app.delivery.models import (
+from app.delivery.destinations.email import links, subscriptions
+from app.delivery.queue.dispatch import delivery_row, insert_deliveries
+from app.delivery.queue.models import (
     DeliveryStatus,
     EmailSubscription,
     EmailSubscriptionStatus,
     OutgoingMail,
 )
-from app.delivery.tokens import Unsubscribe, unsubscribe_token, verified_unsubscribe
+from app.outbound.mail.addresses import Remembered
+from app.outbound.mail.link_tokens import Unsubscribe, unsubscribe_token, verified_unsubscribe
 from tests.delivery.destinations import RESEND, SUBSCRIPTION, make_subscription, outgoing_done, queue_mail
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.meters.asking import run
@@ -196,8 +196,8 @@ async def test_a_confirmation_that_finds_no_mailbox_suspends_and_tells_why(
         (mail,) = await smtp_sink.wait_for(1)
     link = next(line for line in mail.text.splitlines() if "/confirm/" in line)
     async with scene.database.transaction() as session:
-        found = await mail_links.confirm(session, scene.services.keyring, link.rpartition("/")[2])
-    assert found.state is mail_links.Confirmation.DONE
+        found = await links.confirm(session, scene.services.keyring, link.rpartition("/")[2])
+    assert found.state is links.Confirmation.DONE
 
 
 async def test_a_confirmation_that_was_asked_for_again_decides_instead_of_the_one_before(

@@ -14,13 +14,20 @@ from sqlalchemy import update
 from sqlmodel import col
 from standardwebhooks import Webhook
 
-from app import __version__, clock
-from app.delivery.channels import ACCOUNT_SHARE, FIRST_LIMIT
-from app.delivery.deliveries import send_again, send_test
-from app.delivery.endpoints import MAX_ENDPOINTS
-from app.delivery.models import Delivery, DeliveryStatus, EndpointStatus, Lane, WebhookEndpoint
-from app.delivery.signing import new_key_pair, new_secret
-from app.delivery.webhooks import MOST_IN_FLIGHT
+from app import __version__
+from app.core import clock
+from app.delivery.destinations.webhook.endpoints import MAX_ENDPOINTS
+from app.delivery.destinations.webhook.provider import MOST_IN_FLIGHT
+from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
+from app.delivery.queue.deliveries import send_again, send_test
+from app.delivery.queue.models import (
+    Delivery,
+    DeliveryStatus,
+    EndpointStatus,
+    Lane,
+    WebhookEndpoint,
+)
+from app.delivery.queue.scheduler import ACCOUNT_SHARE, FIRST_LIMIT
 from app.events.catalogue import EventType
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver, Request

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.delivery.signing import SecretError, decode_secret, new_key_pair, new_secret, sign
+from app.delivery.destinations.webhook.signing import (
+    SecretError,
+    decode_secret,
+    new_key_pair,
+    new_secret,
+    sign,
+)
 
 VECTOR_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

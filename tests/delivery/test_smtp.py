@@ -14,10 +14,17 @@ import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from app.delivery.dkim import Dkim
-from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.mime import build_message
-from app.delivery.smtp import FolderMailer, SmtpMailer, SmtpServer, Tls, open_mailer, parse_smtp_url
+from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.mail.dkim import Dkim
+from app.outbound.mail.mime import build_message
+from app.outbound.mail.smtp import (
+    FolderMailer,
+    SmtpMailer,
+    SmtpServer,
+    Tls,
+    open_mailer,
+    parse_smtp_url,
+)
 from tests.delivery.mail_servers import good_server, scripted
 from tests.delivery.receivers import Authority
 from tests.services.ports import free_port

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.accounts.models import User
-from app.delivery import claims
-from app.delivery.dispatch import Dispatcher
-from app.delivery.endpoints import delete, update_endpoint
-from app.delivery.models import DeliveryStatus, EndpointStatus, WebhookEndpoint
-from app.delivery.sweep import Sweep
-from app.errors import ErrorCode, Refusal
+from app.core import clock
+from app.core.errors import ErrorCode, Refusal
+from app.delivery.destinations.webhook.endpoints import delete, update_endpoint
+from app.delivery.queue import leases
+from app.delivery.queue.cancellation import Sweep
+from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.models import DeliveryStatus, EndpointStatus, WebhookEndpoint
 from tests.delivery.destinations import outgoing_mails
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
@@ -148,7 +148,7 @@ async def test_disabling_cancels_a_page_and_the_sweep_the_rest(scene: Scene) -> 
     endpoint = await scene.endpoint(account, "https://example.com/")
     deleted = await scene.endpoint(account, "https://example.com/")
     kept = await scene.endpoint(account, "https://example.com/")
-    await scene.happen(account, claims.CANCELLED_AT_ONCE + 1)
+    await scene.happen(account, leases.CANCELLED_AT_ONCE + 1)
     await Dispatcher(scene.database, lambda _: None).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     async with scene.database.transaction() as session:
@@ -158,16 +158,16 @@ async def test_disabling_cancels_a_page_and_the_sweep_the_rest(scene: Scene) -> 
         assert len(waiting) == 1
     await Sweep(scene.database).run()
     cancelled = await scene.deliveries(status=DeliveryStatus.CANCELLED.value)
-    assert len(cancelled) == 2 * (claims.CANCELLED_AT_ONCE + 1)
+    assert len(cancelled) == 2 * (leases.CANCELLED_AT_ONCE + 1)
     assert {one.destination_id for one in cancelled} == {endpoint.id, deleted.id}
     waiting = await scene.deliveries(destination_id=kept.id, status=DeliveryStatus.PENDING.value)
-    assert len(waiting) == claims.CANCELLED_AT_ONCE + 1
+    assert len(waiting) == leases.CANCELLED_AT_ONCE + 1
 
 
 async def test_it_is_not_enabled_while_more_than_a_page_waits(scene: Scene) -> None:
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
-    await scene.happen(account, 2 * claims.CANCELLED_AT_ONCE)
+    await scene.happen(account, 2 * leases.CANCELLED_AT_ONCE)
     await Dispatcher(scene.database, lambda _: None).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     with pytest.raises(Refusal) as refused:

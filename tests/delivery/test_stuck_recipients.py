@@ -7,10 +7,11 @@ from datetime import timedelta
 from sqlalchemy import update
 from sqlmodel import col
 
-from app import clock
-from app.delivery import digests, mailing, outgoing, smtp
-from app.delivery.models import Delivery, Lane, OutgoingMail
-from app.delivery.retry import RECORDING_SECONDS
+from app.core import clock
+from app.delivery.destinations.email import digests, provider
+from app.delivery.queue.models import Delivery, Lane, OutgoingMail
+from app.delivery.queue.retry import RECORDING_SECONDS
+from app.outbound.mail import smtp, transactional
 from tests.delivery.destinations import outgoing_done, queue_mail
 from tests.delivery.mail_servers import Inbox, good_server
 from tests.delivery.scene import Scene, open_scene
@@ -63,7 +64,7 @@ async def test_an_event_mail_that_hangs(database_url: str) -> None:
         account = await scene.account()
         stuck = await scene.subscription(account, STUCK)
         await scene.happen(account, 10)
-        await inbox.hung.wait_for(mailing.MOST_TO_ONE)
+        await inbox.hung.wait_for(provider.MOST_TO_ONE)
 
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "grace@example.com", digest="HOURLY")
@@ -71,7 +72,7 @@ async def test_an_event_mail_that_hangs(database_url: str) -> None:
         await scene.happen(account)
         await make_digests_due(scene, 1)
         await came(inbox, "ada@example.com", "grace@example.com", "katherine@example.com")
-        assert len(inbox.hung) == mailing.MOST_TO_ONE
+        assert len(inbox.hung) == provider.MOST_TO_ONE
         for one in await scene.deliveries(destination_id=stuck):
             assert one.due_at is not None
             assert one.leased_until is None or one.leased_until - one.due_at >= LONGEST_ATTEMPT
@@ -97,22 +98,24 @@ async def test_a_digest_that_hangs(database_url: str) -> None:
 async def test_another_mail_that_hangs(database_url: str) -> None:
     async with stuck_worker(database_url) as (scene, inbox):
         account = await scene.account()
-        stuck = [await queue_mail(scene.world, account, STUCK) for _ in range(outgoing.MAILS_AT_ONCE + 1)]
-        await inbox.hung.wait_for(mailing.MOST_TO_ONE)
+        stuck = [
+            await queue_mail(scene.world, account, STUCK) for _ in range(transactional.MAILS_AT_ONCE + 1)
+        ]
+        await inbox.hung.wait_for(provider.MOST_TO_ONE)
 
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "grace@example.com", digest="HOURLY")
         # More than there are places: each that becomes free is taken by the next.
-        others = [f"katherine{number}@example.com" for number in range(2 * outgoing.MAILS_AT_ONCE)]
+        others = [f"katherine{number}@example.com" for number in range(2 * transactional.MAILS_AT_ONCE)]
         for recipient in others:
             await queue_mail(scene.world, account, recipient)
         await scene.happen(account)
         await make_digests_due(scene, 1)
         await came(inbox, "ada@example.com", "grace@example.com", *others)
-        assert len(inbox.hung) == mailing.MOST_TO_ONE
+        assert len(inbox.hung) == provider.MOST_TO_ONE
         leased = [await scene.row(OutgoingMail, one) for one in stuck]
         leases = [one.leased_until - one.due_at for one in leased if one.leased_until is not None]
-        assert len(leases) == mailing.MOST_TO_ONE
+        assert len(leases) == provider.MOST_TO_ONE
         assert min(leases) >= LONGEST_ATTEMPT
     assert len(inbox.hung) == len(stuck)
 
@@ -120,15 +123,15 @@ async def test_another_mail_that_hangs(database_url: str) -> None:
 async def test_an_account_all_of_whose_mails_hang(database_url: str) -> None:
     async with stuck_worker(database_url) as (scene, inbox):
         account, other = await scene.account(), await scene.account()
-        inbox.stuck |= {f"stuck{number}@example.com" for number in range(outgoing.MAILS_AT_ONCE)}
+        inbox.stuck |= {f"stuck{number}@example.com" for number in range(transactional.MAILS_AT_ONCE)}
         for recipient in sorted(inbox.stuck):
             await queue_mail(scene.world, account, recipient)
-        await inbox.hung.wait_for(outgoing.MOST_OF_ACCOUNT)
-        others = [f"katherine{number}@example.com" for number in range(2 * outgoing.MAILS_AT_ONCE)]
+        await inbox.hung.wait_for(transactional.MOST_OF_ACCOUNT)
+        others = [f"katherine{number}@example.com" for number in range(2 * transactional.MAILS_AT_ONCE)]
         for recipient in others:
             await queue_mail(scene.world, other, recipient)
         await came(inbox, *others)
-        assert len(inbox.hung) == outgoing.MOST_OF_ACCOUNT
+        assert len(inbox.hung) == transactional.MOST_OF_ACCOUNT
 
 
 async def test_another_mail_that_hangs_when_the_worker_stops_is_given_back(database_url: str) -> None:
@@ -148,7 +151,7 @@ async def test_another_mail_that_hangs_when_the_worker_stops_is_given_back(datab
 
 
 def test_there_is_a_connection_for_every_mail() -> None:
-    at_once = mailing.MOST_IN_FLIGHT + digests.MAILS_AT_ONCE + outgoing.MAILS_AT_ONCE
+    at_once = provider.MOST_IN_FLIGHT + digests.MAILS_AT_ONCE + transactional.MAILS_AT_ONCE
     assert at_once <= smtp.CONNECTIONS
 
 

@@ -8,9 +8,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.guard import Networks
-from app.delivery.transport import Transport
+from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.http.ssrf_guard import Networks
+from app.outbound.http.transport import Transport
 from tests.delivery.receivers import (
     OK,
     Answer,

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import httpx
 import pytest
 
-from app.delivery.guard import Networks
-from app.delivery.transport import Transport
+from app.outbound.http.ssrf_guard import Networks
+from app.outbound.http.transport import Transport
 from tests.delivery.receivers import (
     OK,
     Answer,

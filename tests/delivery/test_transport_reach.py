@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.delivery.exchange import AttemptOutcome, Exchange
-from app.delivery.guard import AddressRefused, Networks
-from app.delivery.pool import open_socket
-from app.delivery.transport import Transport
+from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.http.pool import open_socket
+from app.outbound.http.ssrf_guard import AddressRefused, Networks
+from app.outbound.http.transport import Transport
 from tests.delivery.receivers import (
     OK,
     Authority,

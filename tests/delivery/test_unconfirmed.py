@@ -10,12 +10,12 @@ from sqlmodel import col
 
 from app.consents import actions as consents
 from app.consents import codes
-from app.crypto import Keyring
-from app.delivery.addresses import address_hashes, mailbox_hashes
-from app.delivery.mails import without_links
-from app.delivery.models import MailSuppression, UnconfirmedMail
-from app.errors import ErrorCode, Refusal
-from app.housekeeping import Housekeeping
+from app.core.crypto import Keyring
+from app.core.errors import ErrorCode, Refusal
+from app.delivery.queue.models import MailSuppression, UnconfirmedMail
+from app.outbound.mail.addresses import address_hashes, mailbox_hashes
+from app.outbound.mail.rendering import without_links
+from app.server.housekeeping import Housekeeping
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.helpers import WHO, Asked, ask_for_consent
 from tests.consents.web import text_of

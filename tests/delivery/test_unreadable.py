@@ -10,15 +10,15 @@ from sqlmodel import col
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 
-from app import clock
-from app.crypto import Keyring
-from app.delivery import endpoints
-from app.delivery.models import OutgoingMail, WebhookEndpoint
-from app.delivery.outgoing import UNREADABLE
-from app.delivery.signing import new_secret
-from app.delivery.webhooks import UNREADABLE_HEADERS, UNREADABLE_SIGNATURE
+from app.core import clock
+from app.core.crypto import Keyring
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.provider import UNREADABLE_HEADERS, UNREADABLE_SIGNATURE
+from app.delivery.destinations.webhook.signing import new_secret
+from app.delivery.queue.models import OutgoingMail, WebhookEndpoint
 from app.events.models import EventRecord, Stream
-from app.housekeeping import Housekeeping
+from app.outbound.mail.transactional import UNREADABLE
+from app.server.housekeeping import Housekeeping
 from tests.delivery.destinations import outgoing_done, queue_mail
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Receiver

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.customers.events import CustomerCreated
-from app.delivery.channels import FIRST_LIMIT
-from app.delivery.models import DeliveryStatus, Lane, Replay
+from app.delivery.queue.models import DeliveryStatus, Lane, Replay
+from app.delivery.queue.scheduler import FIRST_LIMIT
 from app.events import log
-from app.worker import Worker
+from app.server.worker import Worker
 from tests.delivery.scene import Scene, open_scene
 from tests.services.postgres import Postgres
 from tests.services.receiver import Answer, Receiver

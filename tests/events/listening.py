@@ -12,10 +12,10 @@ from app.auth.actor import Actor
 from app.customers import actions as customers
 from app.customers.models import Customer
 from app.events.doorbell import Doorbell
-from app.events.hub import Hub
-from app.events.payload import Batch, Line, Payload
-from app.events.ring import Ring
-from app.events.subscriber import Subscription
+from app.events.publisher import Ring
+from app.live.hub import Hub
+from app.live.payload import Batch, Line, Payload
+from app.live.subscriber import Subscription
 from app.meters import actions as meters
 from app.meters.models import Meter
 from tests.support import World

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from sqlmodel import col, select
 
-from app import clock
+from app.core import clock
 from app.customers import actions as customers
 from app.events.catalogue import EventData, EventType, catalogue, event_class
 from app.events.models import EventMeter, EventRecord

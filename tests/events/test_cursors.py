@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.crypto import Keyring
-from app.errors import BadUserInput, CursorExpired
+from app.core.crypto import Keyring
+from app.core.errors import BadUserInput, CursorExpired
 from app.events import cursors
 from app.events.models import Stream
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.api.failures import RequestErrors
 from app.auth.actor import Actor, Scope
 from app.customers import actions as customers
 from app.events import cursors, log
-from app.events.subscriber import Stage
+from app.graphql.failures import RequestErrors
+from app.live.subscriber import Stage
 from tests.events.broadcasters import becomes
 from tests.events.listening import Collector, listening
 from tests.support import World

@@ -3,9 +3,9 @@
 import time
 
 from app.customers import actions as customers
-from app.events.audience import EVENTS_AT_ONCE
-from app.events.group import BATCH_BYTES
-from app.events.payload import Batch
+from app.live.group import BATCH_BYTES
+from app.live.payload import Batch
+from app.live.viewer_groups import EVENTS_AT_ONCE
 from tests.events.listening import Collector, listening
 from tests.events.test_hub import NESTED, cursor_at, owner
 from tests.support import World

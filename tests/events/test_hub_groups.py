@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from app.api.failures import RequestErrors
-from app.api.memory import LONGEST, OF_ACCOUNTS
 from app.auth.actor import Actor, Scope
-from app.clock import now
+from app.core.clock import now
 from app.events import cursors, log
-from app.events.asked import frozen
 from app.events.catalogue import EventType
-from app.events.group import may_see
-from app.events.index import Index
 from app.events.log import Appended, EventFilter
 from app.events.models import EventRecord
-from app.events.subscriber import Subscription
+from app.graphql.document_cache import LONGEST, OF_ACCOUNTS
+from app.graphql.failures import RequestErrors
+from app.live.group import may_see
+from app.live.group_index import Index
+from app.live.subscribed import frozen
+from app.live.subscriber import Subscription
 from tests.events.broadcasters import becomes
 from tests.events.listening import Collector, Listening, listening
 from tests.support import World

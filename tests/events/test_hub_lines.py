@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from app.auth.actor import Actor
-from app.events.payload import Batch, Line
-from app.events.receivers import PUSHES_AT_ONCE
-from app.events.subscriber import Subscription
+from app.live.fan_out import PUSHES_AT_ONCE
+from app.live.payload import Batch, Line
+from app.live.subscriber import Subscription
 from tests.events.listening import SEQUENCES, Collector, Listening, listening
 from tests.events.test_hub import owner
 from tests.support import World

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 from sqlalchemy import text
 
-from app import points
-from app.api.engine import Engine
 from app.auth.actor import Actor
+from app.core import failpoints
+from app.graphql.engine import Engine
 from tests.events.broadcasters import becomes
 from tests.events.listening import Collector, Listening, listening
 from tests.events.test_responses import WIDE
@@ -51,11 +51,11 @@ class Tries:
 
 @contextmanager
 def watched(tries: Tries) -> Iterator[Tries]:
-    points.watchers.append(tries)
+    failpoints.watchers.append(tries)
     try:
         yield tries
     finally:
-        points.watchers.remove(tries)
+        failpoints.watchers.remove(tries)
 
 
 @asynccontextmanager

@@ -12,14 +12,14 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from app import clock
-from app.api.context import Context
 from app.auth.actor import Actor, Scope
+from app.core import clock
 from app.customers.models import Customer
 from app.events import cursors, log
 from app.events.catalogue import EventType
 from app.events.models import EventMeter, EventRecord
-from app.events.payload import Payload
+from app.graphql.context import Context
+from app.live.payload import Payload
 from tests.events.listening import Collector, Listening, listening
 from tests.services.patience import PATIENCE
 from tests.support import TestAccount, World

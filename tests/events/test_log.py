@@ -11,16 +11,16 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from app import clock
 from app.auth.actor import Actor, Scope
+from app.core import clock
+from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
 from app.customers.models import Customer
-from app.database import Database
+from app.db.database import Database
 from app.events import log
 from app.events.catalogue import EventType
 from app.events.log import Appended, EventFilter
 from app.events.models import EventMeter, EventRecord, Stream
-from app.ids import new_id
 from app.readings.events import MeterDataReceived
 from tests.events.writing import Outcome, Undone, write, write_elsewhere
 from tests.support import World

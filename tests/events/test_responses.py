@@ -8,12 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from app.api.engine import Engine
-from app.api.limits import Limits
 from app.auth.actor import Actor
-from app.events import asked, log
+from app.events import log
 from app.events.models import EventRecord
-from app.events.responses import respond
+from app.graphql.engine import Engine
+from app.graphql.limits import Limits
+from app.live import subscribed
+from app.live.event_responses import respond
 from tests.accounts.state import reads
 from tests.api.compiled_scene import Scene, random_account
 from tests.api.documents import Document, Documents, dropping
@@ -50,7 +51,7 @@ async def answers(
     epoch: str,
 ) -> list[str]:
     prepared = engine.prepare(document.text, None, authenticated=True)
-    request = asked.read(engine, prepared, document.variables)
+    request = subscribed.read(engine, prepared, document.variables)
     jobs = [(request, record) for record in records]
     responses = await respond(world.services, engine, viewer, epoch, jobs)
     for response in responses:
@@ -114,7 +115,9 @@ async def test_several_requests_share_a_call_and_keep_their_order(world: World, 
         NESTED,
         "subscription { a: events { ... on MeterCreatedEvent { meter { intervalData { total } } } id } }",
     )
-    requests = [asked.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts]
+    requests = [
+        subscribed.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
+    ]
     jobs = [(request, record) for record in records[-3:] for request in requests]
     found = await respond(world.services, engine, viewer, epoch, jobs)
     identifiers = [next(iter(one["data"].values()))["id"] for one in found]
@@ -140,7 +143,7 @@ async def test_fields_of_one_path_are_not_taken_for_each_other(world: World, sce
     found = []
     for engine in (Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)):
         requests = [
-            asked.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
+            subscribed.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
         ]
         jobs = [(request, record) for record in (made, data) for request in requests]
         answers = await respond(world.services, engine, viewer, epoch, jobs)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import clock, points
+from app.core import clock, failpoints
 from app.events.catalogue import EventType
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import EventRecord
-from app.events.ring import DISPATCH_CHANNEL, LARGEST, Growth, Ring, channel_of, work_due
+from app.events.publisher import DISPATCH_CHANNEL, LARGEST, Growth, Ring, channel_of, work_due
 from tests.events.listening import Listening
 from tests.support import World
 
@@ -118,12 +118,12 @@ async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -
 async def test_the_points_are_reached_around_each_publish(world: World) -> None:
     reached: list[str] = []
     async with Doorbell.from_url("memory://") as doorbell, Ring(world.database, doorbell):
-        points.watchers.append(reached.append)
+        failpoints.watchers.append(reached.append)
         try:
             await world.account()
             while "publish.done" not in reached:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.001)
         finally:
-            points.watchers.remove(reached.append)
+            failpoints.watchers.remove(reached.append)
     assert [name for name in reached if name.startswith("publish")] == ["publish.before", "publish.done"]
     assert reached.index("transaction.committed") < reached.index("publish.before")

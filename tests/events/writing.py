@@ -17,12 +17,12 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-import app.tables  # noqa: F401 - the rows refer to each other
+import app.server.tables  # noqa: F401 - the rows refer to each other
+from app.core.ids import new_id
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.database import Database, before_commit
+from app.db.database import Database, before_commit
 from app.events import log
-from app.ids import new_id
 
 ROOT = Path(__file__).parents[2]
 ENDINGS = ("commit", "before", "after", "hook", "refused", "cancelled")

@@ -10,7 +10,7 @@ from standardwebhooks import Webhook
 
 from app.consents.models import HostedConsent
 from app.customers.models import Customer
-from app.delivery.models import (
+from app.delivery.queue.models import (
     Delivery,
     DeliveryAttempt,
     DeliveryStatus,

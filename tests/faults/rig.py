@@ -18,13 +18,14 @@ from aiosmtpd.smtp import SMTP
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from app import clock
 from app.accounts import actions as accounts
 from app.auth.actor import Actor, Scope
-from app.crypto import Keyring
-from app.database import Database
-from app.delivery import endpoints
-from app.delivery.models import (
+from app.core import clock
+from app.core.crypto import Keyring
+from app.db.database import Database
+from app.db.migrations import migrate
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.queue.models import (
     Delivery,
     DeliveryStatus,
     EmailSubscription,
@@ -35,7 +36,6 @@ from app.delivery.models import (
 )
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
-from app.migrations import migrate
 from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 from tests.services.receiver import Receiver, Request

@@ -4,10 +4,10 @@ import os
 import signal
 import sys
 
-from app import points
-from app.server import run_worker
-from app.settings import Settings
-from app.telemetry import configure_logs
+from app.core import failpoints
+from app.core.settings import Settings
+from app.core.telemetry import configure_logs
+from app.server.server import run_worker
 
 
 class Stopper:
@@ -25,6 +25,6 @@ class Stopper:
 
 
 if __name__ == "__main__":
-    points.watchers.append(Stopper(sys.argv[1], int(sys.argv[2])))
+    failpoints.watchers.append(Stopper(sys.argv[1], int(sys.argv[2])))
     configure_logs()
     run_worker(Settings())

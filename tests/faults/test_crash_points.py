@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from app import clock
+from app.core import clock
+from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
-from app.delivery.claims import CANCELLED_AT_ONCE
-from app.delivery.dispatch import delivery_row, insert_deliveries
-from app.delivery.models import (
+from app.delivery.queue.dispatch import delivery_row, insert_deliveries
+from app.delivery.queue.leases import CANCELLED_AT_ONCE
+from app.delivery.queue.models import (
     Delivery,
     DeliveryStatus,
     Digest,
@@ -23,7 +24,6 @@ from app.delivery.models import (
 )
 from app.events import log
 from app.events.models import EventRecord, Stream
-from app.ids import new_id
 from tests.faults.load import Load
 from tests.faults.oracle import rows
 from tests.faults.rig import ROOT, Rig, Tenant

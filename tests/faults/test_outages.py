@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from app.delivery.models import DeliveryAttempt
-from app.delivery.retry import lease_seconds
+from app.delivery.queue.models import DeliveryAttempt
+from app.delivery.queue.retry import lease_seconds
 from app.events.models import EventRecord
 from tests.delivery.battery import ended
 from tests.delivery.outages import away, cut_connections

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from app.database import IDLE_SECONDS
-from app.delivery.models import WebhookEndpoint
+from app.db.database import IDLE_SECONDS
+from app.delivery.queue.models import WebhookEndpoint
 from tests.delivery.battery import arrivals, ended
 from tests.delivery.scene import open_scene
 from tests.faults.workers import sleeper

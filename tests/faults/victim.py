@@ -14,10 +14,10 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from app import points
-from app.server import run_server
-from app.settings import Settings
-from app.telemetry import configure_logs
+from app.core import failpoints
+from app.core.settings import Settings
+from app.core.telemetry import configure_logs
+from app.server.server import run_server
 
 
 class Killer:
@@ -72,7 +72,7 @@ def _serve(port: int, request: dict[str, Any]) -> NoReturn:
     os.dup2(2, 1)
     random.seed()
     if request["point"] is not None:
-        points.watchers.append(Killer(request["point"], request["arrival"]))
+        failpoints.watchers.append(Killer(request["point"], request["arrival"]))
     code = 1
     try:
         configure_logs()

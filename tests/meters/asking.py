@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from app import clock
 from app.consents import coverage
 from app.consents.models import ConsentFlowType, ConsentStatus, HostedConsent
-from app.crypto import digest, random_token
+from app.core import clock
+from app.core.crypto import digest, random_token
 from tests.accounts.state import mutation
 from tests.support import TestAccount, World
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.consents.models import ConsentStatus
+from app.core import clock
 from tests.accounts.state import events, mutation, refusals, state, unchanged
 from tests.meters.asking import DAY, METER, NUMBERS, make_consent, make_customer, make_meter, meter_now, run
 from tests.support import World

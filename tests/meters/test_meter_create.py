@@ -6,8 +6,8 @@ import pytest
 from app.accounts import actions as accounts
 from app.auth.actor import Actor, Scope
 from app.consents.models import ConsentStatus
+from app.core.errors import ErrorCode, Refusal
 from app.customers import actions as customers
-from app.errors import ErrorCode, Refusal
 from app.meters import actions
 from tests.accounts.state import events, refusals, unchanged
 from tests.meters.asking import CREATE, NUMBERS, make_consent, make_customer, make_meter, meter_now, run

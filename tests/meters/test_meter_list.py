@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app import clock
 from app.accounts import actions as accounts
-from app.api.context import Context
-from app.api.nodes import shown
 from app.auth.actor import Actor, Scope, visible
 from app.consents.models import ConsentStatus
+from app.core import clock
+from app.graphql.context import Context
+from app.graphql.nodes import shown
 from app.meters.models import Meter
 from tests.accounts.state import mutation, reads
 from tests.meters.asking import DAY, METER, NUMBERS, make_consent, make_customer, make_meter, run

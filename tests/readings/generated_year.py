@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from random import Random
 
-from app.clock import HALF_HOUR, UK, half_hours_in_uk_day, start_of_uk_day
+from app.core.clock import HALF_HOUR, UK, half_hours_in_uk_day, start_of_uk_day
 from app.readings.kinds import ReadingQuality
 
 YearReading = tuple[datetime, Decimal, ReadingQuality]

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.clock import HALF_HOUR, format_utc, parse_utc
+from app.core.clock import HALF_HOUR, format_utc, parse_utc
 from app.events.models import EventRecord
 from app.readings.actions import MAX_READINGS
 from app.readings.kinds import ReadingQuality

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.clock import HALF_HOUR, UK, format_utc, parse_utc, start_of_uk_day, to_ms, uk_date
+from app.core.clock import HALF_HOUR, UK, format_utc, parse_utc, start_of_uk_day, to_ms, uk_date
+from app.core.decimals import format_micro, to_micro
 from app.readings import buckets
 from app.readings.buckets import Bucket, Lookback, Reading, aggregate
-from app.readings.decimals import format_micro, to_micro
 from app.readings.kinds import Granularity, ReadingQuality
 from tests.readings import generated_year as year
 

@@ -12,8 +12,8 @@ import pytest
 from starlette.applications import Starlette
 
 from app.accounts import actions as accounts
-from app.api.rates import Rates
 from app.auth.actor import Scope
+from app.graphql.http.rates import Rates
 from app.readings import bulk
 from app.readings.rows import MAX_ROWS
 from tests.accounts.state import unchanged

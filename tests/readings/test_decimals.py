@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api import exact
-from app.readings.decimals import MICRO, format_micro, to_micro
+from app.core import json_decimals
+from app.core.decimals import MICRO, format_micro, to_micro
 
 LARGEST = 999_999_999_999_999_999
 MICROS = st.integers(-LARGEST, LARGEST)
@@ -134,13 +134,13 @@ def test_what_is_formatted_reads_back(micro: int) -> None:
 
 @given(MICROS)
 def test_a_json_number_is_taken_exactly(micro: int) -> None:
-    assert to_micro(exact.loads(format_micro(micro))) == micro
+    assert to_micro(json_decimals.loads(format_micro(micro))) == micro
 
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,30})?", fullmatch=True))
 def test_any_json_number_is_taken_exactly_or_refused(number: str) -> None:
     try:
-        taken = to_micro(exact.loads(number))
+        taken = to_micro(json_decimals.loads(number))
     except ValueError:
         return
     assert Fraction(taken, MICRO) == Fraction(Decimal(number))

@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.accounts import actions as accounts
-from app.clock import HALF_HOUR, UK, format_utc, half_hours_in_uk_day, start_of_uk_day, uk_date
+from app.core import clock
+from app.core.clock import (
+    HALF_HOUR,
+    UK,
+    format_utc,
+    half_hours_in_uk_day,
+    start_of_uk_day,
+    uk_date,
+)
 from app.readings.actions import NewReading, lock_meters, write
 from app.readings.intervals import MAX_READ
 from tests.accounts.state import reads

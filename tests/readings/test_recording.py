@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from app import clock
 from app.accounts import actions as accounts
-from app.api import exact
 from app.auth.actor import Scope
-from app.clock import HALF_HOUR
 from app.consents.models import ConsentStatus
+from app.core import clock, json_decimals
+from app.core.clock import HALF_HOUR
 from app.readings.actions import MAX_READINGS, NewReading, lock_meters, write
 from tests.accounts.state import events, refusals, unchanged
 from tests.meters.asking import NUMBERS, make_consent, make_customer, make_meter, run
@@ -100,7 +99,7 @@ async def test_a_decimal_is_taken_as_string_number_or_literal(world: World) -> N
         '{startAt: "2024-05-01T01:00:00+00:00", consumption: "0.1", quality: null}, '
         '{startAt: "2024-05-01T01:30:00.000Z", consumption: $kwh}]}) { accepted userErrors { code } } }'
     )
-    variables = {"id": meter.meter_id, "kwh": exact.number("0.3")}
+    variables = {"id": meter.meter_id, "kwh": json_decimals.number("0.3")}
     payload = (await world.data(document, variables, key=meter.account.key))["recordReadings"]
     assert payload == {"accepted": 4, "userErrors": []}
     data = await meter.intervals(**DAY)

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.clock import to_ms
+from app.core.clock import to_ms
 from app.readings.actions import NewReading
 from app.readings.rows import MAX_ROWS, Problems, Upload, parse
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from app import points
-from app.cli import main
+from app.cli.cli import main
+from app.core import failpoints
 
 
 def _die_at(doom: str) -> None:
@@ -13,7 +13,7 @@ def _die_at(doom: str) -> None:
         if name == doom:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    points.watchers.append(watch)
+    failpoints.watchers.append(watch)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import descriptors
+from app.core import descriptors
 from tests.system.clients import eventually
 from tests.system.deployment import SECRET_KEY, Process, clean_environment, deployed
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from graphql import GraphQLObjectType
 
-from app.api.failures import RequestErrors
+from app.graphql.failures import RequestErrors
 from tests.accounts.state import mutation, unchanged
 from tests.events.listening import listening
 from tests.readings.metered import reading

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app import clock
+from app.core import clock
 from tests.accounts.state import mutation, state, unchanged
 from tests.readings.metered import reading
 from tests.support import World

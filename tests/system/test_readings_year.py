@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.clock import HALF_HOUR, UK, half_hours_in_uk_day, parse_utc
+from app.core.clock import HALF_HOUR, UK, half_hours_in_uk_day, parse_utc
 from app.readings.actions import MAX_READINGS
 from app.readings.kinds import ReadingQuality
 from tests.readings.generated_year import (

@@ -24,10 +24,10 @@ from playwright.async_api import Page
 from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup
 
-from app.api.schema import schema_text
-from app.cli import app as cli
+from app.cli.cli import app as cli
+from app.core.settings import Settings
 from app.events.catalogue import catalogue
-from app.settings import Settings
+from app.server.schema import schema_text
 from tests.services.postgres import find_bin
 from tests.services.receiver import Receiver
 from tests.system.clients import Api

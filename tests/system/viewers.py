@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from app import clock
 from app.accounts import actions as accounts
 from app.auth.actor import Actor, Scope
-from app.delivery.models import Delivery
-from app.errors import Unauthenticated
+from app.core import clock
+from app.core.errors import Unauthenticated
+from app.delivery.queue.models import Delivery
 from app.events.models import EventRecord
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import in_a_year

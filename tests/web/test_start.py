@@ -10,9 +10,9 @@ import httpx
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from app.api.schema import schema_text
-from app.client import Address, Api
+from app.cli.client import Address, Api
 from app.events.catalogue import catalogue
+from app.server.schema import schema_text
 from tests.operators import fresh_key
 from tests.services.patience import PATIENCE
 from tests.system.deployment import Deployment, deployed

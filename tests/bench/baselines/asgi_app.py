@@ -1,6 +1,6 @@
 """Voltwire itself, under a server that offers it no transport: with nothing but what ASGI says."""
 
-from app.main import Process, create_app
-from app.settings import Settings
+from app.core.settings import Settings
+from app.server.main import Process, create_app
 
 app = create_app(Process(Settings(), public_url="http://127.0.0.1", with_worker=True))

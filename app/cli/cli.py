@@ -1,0 +1,222 @@
+"""`voltwire`, the program for operators."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from app.cli import listen as listening
+from app.cli import trigger as triggering
+from app.cli.client import NAMES, Address, Api, ClientError
+from app.core.errors import CommandError
+
+INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
+SCHEMA_FILE = Path(__file__).parents[2] / "schema.graphql"
+
+app = typer.Typer(
+    help="Voltwire: the event backbone of a smart-meter data platform. Settings come from VOLTWIRE_… variables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+accounts_app = typer.Typer(help="Accounts.", no_args_is_help=True)
+consents_app = typer.Typer(help="Hosted consents.", no_args_is_help=True)
+app.add_typer(accounts_app, name="accounts")
+app.add_typer(consents_app, name="consents")
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"voltwire {version('voltwire')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """The options of every command."""
+
+
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")]
+ServerUrl = Annotated[str, typer.Option("--url", help="Where the server is.")]
+ServerKey = Annotated[
+    str | None, typer.Option("--key", envvar="VOLTWIRE_API_KEY", help="An API key or stream token.")
+]
+
+
+@app.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Migrate, then serve the API and the worker in one process."""
+    _said(lambda: _operating().serve(host, port, with_worker=True))
+
+
+@app.command()
+def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Migrate, then serve the API alone; workers run apart."""
+    _said(lambda: _operating().serve(host, port, with_worker=False))
+
+
+@app.command()
+def worker(
+    host: Host = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Serve /healthz, /readyz and /metrics there; nowhere if left out."
+        ),
+    ] = None,
+) -> None:
+    """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
+    _said(lambda: _operating().work(host, port))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to this version's tables."""
+    _said(lambda: _operating().migrate())
+
+
+@accounts_app.command("create")
+def create_account(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")],
+    email: Annotated[str, typer.Option(metavar="EMAIL", help="The mail address of its first user.")],
+) -> None:
+    """Create an account; prints its ids and its API key, shown this once, as one JSON object."""
+    typer.echo(json.dumps(_said(lambda: _operating().create_account(name, email))))
+
+
+@consents_app.command("revoke")
+def revoke_consent(
+    consent_id: Annotated[str, typer.Argument(metavar="ID", help="The hosted consent's id, hc_….")],
+    reason: Annotated[str | None, typer.Option(help="Why, as the account will see it.")] = None,
+) -> None:
+    """Revoke a consent on behalf of the end customer who wrote to the privacy contact."""
+    revoked = _said(lambda: _operating().revoke_consent(consent_id, reason))
+    typer.echo(f"Revoked {revoked}.")
+
+
+@app.command()
+def listen(
+    url: ServerUrl = "http://127.0.0.1:8000",
+    key: ServerKey = None,
+    types: Annotated[
+        str | None, typer.Option(help='Only these, as in "meter.*,user.created"; all if left out.')
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Begin after this event; from now on if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    forward_to: Annotated[
+        str | None, typer.Option(metavar="URL", help="POST each event there as well, signed as a webhook.")
+    ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(metavar="WHSEC", help="Sign forwarded events with this; else with a new one."),
+    ] = None,
+) -> None:
+    """Follow an account's events until Ctrl-C, over lost connections too."""
+    wishes = listening.Wishes(types, after, as_json, forward_to, secret)
+
+    def notice(text: str) -> None:
+        typer.echo(text, err=True)
+
+    _as_client(lambda: listening.listen(Address.parse(url), key, wishes, out=typer.echo, notice=notice))
+
+
+@app.command()
+def trigger(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(NAMES)}.")],
+    url: ServerUrl = "http://127.0.0.1:8000",
+    key: ServerKey = None,
+) -> None:
+    """Make an event happen by a real change, to a demo customer of its own."""
+
+    async def run() -> None:
+        kind = triggering.event_type(event)
+        async with Api(Address.parse(url), key) as api:
+            await triggering.trigger(api, kind, typer.echo)
+
+    _as_client(run)
+
+
+@app.command(hidden=True)
+def schema(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Only say whether schema.graphql is up to date and all of it is described."
+        ),
+    ] = False,
+) -> None:
+    """Write schema.graphql from the code."""
+    from app.graphql.descriptions import undescribed
+    from app.server.schema import build_schema, schema_text
+
+    text = schema_text()
+    if check and (missing := undescribed(build_schema()._schema)):
+        _fail(f"Describe these in the schema by a docstring: {', '.join(missing)}.")
+    if not check:
+        SCHEMA_FILE.write_text(text)
+    elif not SCHEMA_FILE.exists() or SCHEMA_FILE.read_text() != text:
+        _fail("schema.graphql is not up to date: run `voltwire schema` and commit it.")
+
+
+def _operating() -> ModuleType:
+    # The server's own modules take seconds to load, which listening to a server elsewhere need not wait for.
+    from app.cli import admin
+
+    return admin
+
+
+def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what calls a server, until it ends or is interrupted."""
+    try:
+        _said(lambda: asyncio.run(_until_interrupted(act())))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Raises KeyboardInterrupt once SIGINT has ended the work."""
+    task = asyncio.create_task(work)
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    waiting = asyncio.create_task(interrupted.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    while not task.done():
+        # One cancellation may be swallowed by whatever is just ending in there; Ctrl-C has to work the first time.
+        task.cancel()
+        await asyncio.wait([task], timeout=0.2)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    task.result()
+
+
+def _said(act: Callable[[], Any]) -> Any:
+    """Run an act; what cannot be done is said, with exit code 1."""
+    try:
+        return act()
+    except (CommandError, ClientError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(1)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,85 @@
+"""The pages behind the links in mails: confirm a subscription, end it.
+
+GET only shows what will happen, because mail programs and virus scanners follow links. A bare POST acts, without a
+cookie or a form token, since the link's own token is the credential; that is also what RFC 8058's one-click
+unsubscribe sends. Both may be repeated.
+"""
+
+from contextlib import AbstractAsyncContextManager
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app.delivery.destinations.email import links
+from app.delivery.destinations.email.links import Confirmation
+from app.delivery.queue.event_names import in_words
+from app.delivery.queue.models import EmailSubscription
+from app.graphql.context import Services
+from app.graphql.http.rates import Rates
+from app.outbound.mail.link_tokens import verified_unsubscribe
+from app.outbound.mail.rendering import account_name
+from app.web.busy import limited
+from app.web.render import page
+
+TEMPLATE = "email_subscription.html"
+
+
+def routes(services: Services, rates: Rates) -> list[BaseRoute]:
+    """`/email-subscriptions/confirm/{token}` and `/email-subscriptions/unsubscribe/{token}`."""
+    pages = _Pages(services)
+    return [
+        Route("/email-subscriptions/confirm/{token}", limited(rates, pages.confirm), methods=["GET", "POST"]),
+        Route(
+            "/email-subscriptions/unsubscribe/{token}",
+            limited(rates, pages.unsubscribe),
+            methods=["GET", "POST"],
+        ),
+    ]
+
+
+class _Pages:
+    def __init__(self, services: Services) -> None:
+        self._database = services.database
+        self._keyring = services.keyring
+
+    async def confirm(self, request: Request) -> Response:
+        token, acts = request.path_params["token"], request.method == "POST"
+        async with self._session(acts) as session:
+            find = links.confirm if acts else links.find_confirmation
+            found = await find(session, self._keyring, token)
+            account = await _account(session, found.account_id)
+        if found.state is Confirmation.UNKNOWN:
+            return _page("unknown", 404)
+        if found.state is Confirmation.EXPIRED:
+            return _page("expired", 410)
+        return _page(found.state.value, subscription=found.subscription, account=account)
+
+    async def unsubscribe(self, request: Request) -> Response:
+        link = verified_unsubscribe(self._keyring, request.path_params["token"])
+        if link is None:
+            return _page("unknown", 404)
+        acts = request.method == "POST"
+        async with self._session(acts) as session:
+            if acts:
+                found = await links.unsubscribe(session, self._keyring, link)
+            else:
+                found = await links.find_to_unsubscribe(session, link)
+            account = await _account(session, found.account_id)
+        state = "unsubscribed" if found.is_ended else "unsubscribe"
+        return _page(state, subscription=found.subscription, account=account)
+
+    def _session(self, acts: bool) -> AbstractAsyncContextManager[AsyncSession]:
+        return self._database.transaction() if acts else self._database.reading()
+
+
+async def _account(session: AsyncSession, account_id: str | None) -> str | None:
+    return None if account_id is None else await account_name(session, account_id)
+
+
+def _page(
+    state: str, status: int = 200, subscription: EmailSubscription | None = None, account: str | None = None
+) -> Response:
+    about = [] if subscription is None else in_words(subscription.event_types)
+    return page(TEMPLATE, status, state=state, subscription=subscription, account=account, about=about)

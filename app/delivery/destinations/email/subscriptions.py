@@ -1,0 +1,188 @@
+"""Verbs of an account over its email subscriptions; what their addresses themselves do is in `mail_links`.
+
+They take a session and never commit. Nothing but the confirmation goes to an address that has not confirmed.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.auth.actor import Actor, visible
+from app.core import clock, validation
+from app.core.crypto import digest
+from app.core.errors import ErrorCode, Refusal, not_found
+from app.delivery.queue import event_names
+from app.delivery.queue.actions import cancel_unfinished, forget_mails_about
+from app.delivery.queue.models import Digest, EmailSubscription, EmailSubscriptionStatus
+from app.events import log
+from app.events.publisher import work_due
+from app.outbound.mail import addresses, rendering, suppressions, unconfirmed
+from app.outbound.mail.addresses import Remembered
+from app.outbound.mail.link_tokens import confirm_token, unsubscribe_url
+from app.outbound.mail.rendering import Post
+
+MAX_SUBSCRIPTIONS: Final = 1000
+CONFIRM_WITHIN: Final = timedelta(hours=48)
+RESEND_AFTER: Final = timedelta(minutes=1)
+
+
+_RULES: Final[Mapping[str, validation.Rule]] = {
+    "email": addresses.checked,
+    "description": lambda value: validation.optional(value, "description"),
+    "event_types": event_names.checked,
+    "digest": lambda value: (value or Digest.IMMEDIATE).value,
+}
+
+
+async def create(
+    session: AsyncSession,
+    actor: Actor,
+    post: Post,
+    *,
+    email: str,
+    description: str | None = None,
+    event_types: Sequence[str] | None = None,
+    filter: dict[str, Any] | None = None,
+    digest: Digest | None = None,
+    checks: Mapping[str, validation.Rule] = MappingProxyType({}),
+) -> EmailSubscription:
+    """A subscription that waits for its confirmation, whose mail is queued. `filter` is as `filters.checked` gives it,
+    or with a check that does it.
+
+    Raises what `addresses.checked` and `event_names.checked` raise, TOO_LONG, TAKEN, CONFLICT for an address that has
+    unsubscribed, and LIMIT_REACHED.
+    """
+    given: dict[str, Any] = {"email": email, "description": description, "event_types": event_types}
+    given |= {"filter": filter, "digest": digest}
+    checked = validation.changed({**_RULES, **checks}, given)
+    subscription = EmailSubscription(account_id=actor.account_id, **checked)
+    # The log's lock makes two creations look at each other's rows, one after the other.
+    await log.lock_position(session, actor.account_id)
+    await _require_room(session, actor)
+    await _require_free(session, actor, subscription)
+    await suppressions.require_none(session, post.keyring, actor.account_id, subscription.email, "email")
+    session.add(subscription)
+    await _ask(session, post, subscription, "email")
+    return subscription
+
+
+async def update(
+    session: AsyncSession,
+    actor: Actor,
+    subscription_id: str,
+    changes: dict[str, Any],
+    checks: Mapping[str, validation.Rule] = MappingProxyType({}),
+) -> EmailSubscription:
+    """`changes` holds only the attributes that were given: description, event_types, filter, digest.
+
+    What waits for a digest still comes in it; events from now on come as the new one says.
+    """
+    subscription = await _load(session, actor, subscription_id)
+    for attribute, value in validation.changed({**_RULES, **checks}, changes).items():
+        setattr(subscription, attribute, value)
+    subscription.updated_at = clock.now()
+    return subscription
+
+
+async def delete(session: AsyncSession, actor: Actor, post: Post, subscription_id: str) -> str:
+    """Delete a subscription: pending mails are cancelled, its confirmation too; the deliveries stay to be looked at."""
+    subscription = await _load(session, actor, subscription_id)
+    await suppressions.list_ended(session, post.keyring, subscription.account_id, subscription.email)
+    await cancel_unfinished(session, subscription.id)
+    await forget_mails_about(session, subscription.id)
+    await session.delete(subscription)
+    return subscription_id
+
+
+async def resend_confirmation(
+    session: AsyncSession, actor: Actor, post: Post, subscription_id: str
+) -> EmailSubscription:
+    """Ask the address again, with a new token; one that was suspended must confirm anew.
+
+    Raises CONFLICT for an active one and for an address that has unsubscribed, LIMIT_REACHED within a minute of the
+    last mail and for an address that has been asked too often, and TAKEN when another subscription has the address
+    meanwhile.
+    """
+    await log.lock_position(session, actor.account_id)
+    subscription = await _load(session, actor, subscription_id)
+    if subscription.status == EmailSubscriptionStatus.ACTIVE.value:
+        raise Refusal(ErrorCode.CONFLICT, "This subscription is confirmed already.", "emailSubscriptionId")
+    await suppressions.require_none(
+        session, post.keyring, actor.account_id, subscription.email, "emailSubscriptionId"
+    )
+    _require_patience(subscription, clock.now())
+    await _require_free(session, actor, subscription, "emailSubscriptionId")
+    subscription.status = EmailSubscriptionStatus.PENDING.value
+    subscription.suspended_reason = None
+    await _ask(session, post, subscription, "emailSubscriptionId")
+    return subscription
+
+
+async def _ask(session: AsyncSession, post: Post, subscription: EmailSubscription, field: str) -> None:
+    """A fresh token, of which only the hash is kept, and the mail that carries it. Raises LIMIT_REACHED at `field`."""
+    account_id, email = subscription.account_id, subscription.email
+    await unconfirmed.count(session, post.keyring, unconfirmed.Kind.INVITATION, account_id, email, field)
+    address = Remembered.of(post.keyring, account_id, email)
+    token, now = confirm_token(post.keyring, address), clock.now()
+    subscription.confirm_hash = digest(token)
+    subscription.confirm_until = now + CONFIRM_WITHIN
+    subscription.confirm_sent_at = subscription.updated_at = now
+    await session.flush()
+    link = f"{post.public_url}/email-subscriptions/confirm/{token}"
+    stop = unsubscribe_url(post.keyring, post.public_url, subscription.id, address)
+    mail = await rendering.confirmation_mail(session, subscription, link, subscription.confirm_until, stop)
+    session.add(rendering.outgoing(post.keyring, account_id, email, mail, subscription.id))
+    work_due(session, subscription.account_id)
+    await session.flush()
+
+
+async def _load(session: AsyncSession, actor: Actor, subscription_id: str) -> EmailSubscription:
+    statement = visible(select(EmailSubscription).where(col(EmailSubscription.id) == subscription_id), actor)
+    found = (await session.execute(statement.with_for_update())).scalar_one_or_none()
+    subscription: EmailSubscription | None = found
+    if subscription is None:
+        raise not_found("email subscription", "emailSubscriptionId")
+    return subscription
+
+
+def _require_patience(subscription: EmailSubscription, now: datetime) -> None:
+    sent_at = subscription.confirm_sent_at
+    if sent_at is not None and now < sent_at + RESEND_AFTER:
+        wait = -((now - sent_at - RESEND_AFTER) // timedelta(seconds=1))
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"A confirmation was sent less than a minute ago; wait {wait} seconds before asking for another.",
+            "emailSubscriptionId",
+        )
+
+
+async def _require_room(session: AsyncSession, actor: Actor) -> None:
+    counted = visible(select(EmailSubscription), actor).with_only_columns(
+        func.count(), maintain_column_froms=True
+    )
+    if (await session.execute(counted)).scalar_one() >= MAX_SUBSCRIPTIONS:
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"An account has at most {MAX_SUBSCRIPTIONS} email subscriptions; delete one that is not needed.",
+        )
+
+
+async def _require_free(
+    session: AsyncSession, actor: Actor, subscription: EmailSubscription, field: str = "email"
+) -> None:
+    taken = visible(select(EmailSubscription), actor).where(
+        func.lower(col(EmailSubscription.email)) == subscription.email.lower(),
+        col(EmailSubscription.status) != EmailSubscriptionStatus.UNSUBSCRIBED.value,
+        col(EmailSubscription.id) != subscription.id,
+    )
+    if (await session.execute(taken.limit(1))).first() is not None:
+        raise Refusal(
+            ErrorCode.TAKEN,
+            "This address has a subscription in this account; change its eventTypes instead of adding another.",
+            field,
+        )

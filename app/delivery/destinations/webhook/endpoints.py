@@ -1,0 +1,265 @@
+"""Verbs over webhook endpoints. They take a session and never commit."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import func, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.auth.actor import Actor, visible
+from app.core import clock, validation
+from app.core.crypto import Keyring
+from app.core.errors import ErrorCode, Refusal, not_found
+from app.delivery.destinations.webhook import custom_headers
+from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
+from app.delivery.queue import event_names, leases
+from app.delivery.queue.actions import forget_mails_about
+from app.delivery.queue.models import EndpointStatus, Replay, WebhookEndpoint
+from app.events import log
+from app.outbound.http.ssrf_guard import Networks, UrlRefused, check_url
+
+MAX_ENDPOINTS: Final = 100
+DEFAULT_OVERLAP: Final = 86_400
+MAX_OVERLAP: Final = 30 * 86_400
+MAX_RATE: Final = 1000
+DISABLED_BY_ACCOUNT: Final = "Disabled by the account."
+
+
+async def create(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    allow_networks: Networks,
+    *,
+    url: str,
+    description: str | None = None,
+    event_types: Sequence[str] | None = None,
+    checks: Mapping[str, validation.Rule] = MappingProxyType({}),
+    **options: Any,
+) -> tuple[WebhookEndpoint, str]:
+    """An endpoint that gets the events from now on, and its secret, which is shown this once.
+
+    `options`: filter and selection (as `filters.checked` and `selected.checked` give them, or with `checks` that do
+    it), headers, ordered, rate_limit. Raises, all that are due at once, URL_NOT_ALLOWED, TOO_LONG, OUT_OF_RANGE and
+    what `event_names.checked` and `custom_headers.checked` raise; LIMIT_REACHED.
+    """
+    secret, (signing_key, public_key) = new_secret(), new_key_pair()
+    given = {"url": url, "description": description, "event_types": event_types, **options}
+    checked = validation.changed({**_rules(allow_networks), **checks}, given)
+    endpoint = WebhookEndpoint(
+        account_id=actor.account_id,
+        url=checked["url"],
+        description=checked["description"],
+        event_types=checked["event_types"],
+        # The log's lock is also what makes two creations count one after the other.
+        first_sequence=await log.lock_position(session, actor.account_id),
+        secret_encrypted=keyring.encrypt(secret),
+        signing_key_encrypted=keyring.encrypt(signing_key),
+        public_key=public_key,
+    )
+    _set_options(endpoint, keyring, checked)
+    await _require_room(session, actor)
+    session.add(endpoint)
+    await session.flush()
+    return endpoint, secret
+
+
+async def update_endpoint(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    allow_networks: Networks,
+    endpoint_id: str,
+    changes: dict[str, Any],
+    checks: Mapping[str, validation.Rule] = MappingProxyType({}),
+) -> WebhookEndpoint:
+    """`changes` holds only the attributes that were given: url, description, event_types, status, and the options of
+    `create`, of which null takes each back.
+
+    Disabling cancels what waits; enabling begins at the events from now on.
+    """
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    checked = validation.changed({**_rules(allow_networks), **checks}, changes)
+    if "url" in checked:
+        endpoint.url = checked["url"]
+        _begin_anew(endpoint)
+    if "description" in checked:
+        endpoint.description = checked["description"]
+    if "event_types" in checked:
+        endpoint.event_types = checked["event_types"]
+    _set_options(endpoint, keyring, checked)
+    if "status" in checked:
+        await _set_status(session, endpoint, checked["status"])
+    endpoint.updated_at = clock.now()
+    return endpoint
+
+
+async def delete(session: AsyncSession, actor: Actor, endpoint_id: str) -> str:
+    """The endpoint and its replays go, what waited is cancelled, its deliveries stay to be looked at."""
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    # However many wait, this is one page: the worker's sweep cancels the rest.
+    await leases.cancel_pending(session, endpoint.id)
+    await forget_mails_about(session, endpoint.id)
+    await session.delete(endpoint)
+    return endpoint_id
+
+
+async def rotate_secret(
+    session: AsyncSession,
+    actor: Actor,
+    keyring: Keyring,
+    endpoint_id: str,
+    overlap_seconds: int | None = None,
+) -> tuple[WebhookEndpoint, str]:
+    """A new secret, shown this once, and a new key pair; the old ones sign as well for the overlap, older ones no
+    longer."""
+    seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
+    if not 0 <= seconds <= MAX_OVERLAP:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"overlapSeconds must be 0 to {MAX_OVERLAP} (30 days), got {seconds}.",
+            "overlapSeconds",
+        )
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    secret, (signing_key, public_key), now = new_secret(), new_key_pair(), clock.now()
+    endpoint.previous_secret_encrypted = endpoint.secret_encrypted if seconds else None
+    endpoint.previous_signing_key_encrypted = endpoint.signing_key_encrypted if seconds else None
+    endpoint.previous_secret_until = now + timedelta(seconds=seconds) if seconds else None
+    endpoint.secret_encrypted = keyring.encrypt(secret)
+    endpoint.signing_key_encrypted = keyring.encrypt(signing_key)
+    endpoint.public_key = public_key
+    endpoint.updated_at = now
+    return endpoint, secret
+
+
+async def disable(session: AsyncSession, endpoint: WebhookEndpoint, reason: str) -> None:
+    """Nothing more is sent to the endpoint: what waits is cancelled, its replays end. It is locked by the caller.
+
+    However many wait, one page is cancelled here, and the rest by the worker's sweep.
+    """
+    now = clock.now()
+    endpoint.status = EndpointStatus.DISABLED.value
+    endpoint.disabled_reason, endpoint.disabled_at, endpoint.updated_at = reason, now, now
+    await session.flush()
+    await leases.cancel_pending(session, endpoint.id)
+    await session.execute(
+        update(Replay)
+        .where(col(Replay.webhook_endpoint_id) == endpoint.id, col(Replay.position) < col(Replay.through))
+        .values(is_cancelled=True)
+    )
+
+
+async def load(
+    session: AsyncSession, actor: Actor, endpoint_id: str, *field: str, lock: bool = False
+) -> WebhookEndpoint:
+    """The endpoint, locked against concurrent changes if asked. Raises NOT_FOUND."""
+    statement = visible(select(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint_id), actor)
+    if lock:
+        statement = statement.with_for_update()
+    endpoint: WebhookEndpoint | None = (await session.execute(statement)).scalar_one_or_none()
+    if endpoint is None:
+        raise not_found("webhook endpoint", *field)
+    return endpoint
+
+
+def require_enabled(endpoint: WebhookEndpoint, *field: str) -> None:
+    """Raises CONFLICT for a disabled endpoint."""
+    if endpoint.status != EndpointStatus.ENABLED.value:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "This endpoint is disabled and gets nothing; enable it first with updateWebhookEndpoint.",
+            *field,
+        )
+
+
+async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: EndpointStatus) -> None:
+    if endpoint.status == status.value:
+        return
+    if status is EndpointStatus.DISABLED:
+        await disable(session, endpoint, DISABLED_BY_ACCOUNT)
+        return
+    if await leases.cancel_pending(session, endpoint.id) >= leases.CANCELLED_AT_ONCE:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            "Deliveries from before this endpoint was disabled are still being cancelled; enable it in a minute.",
+            "status",
+        )
+    endpoint.first_sequence = await log.lock_position(session, endpoint.account_id)
+    endpoint.status = EndpointStatus.ENABLED.value
+    endpoint.disabled_reason = endpoint.disabled_at = None
+    _begin_anew(endpoint)
+
+
+def _begin_anew(endpoint: WebhookEndpoint) -> None:
+    """Forget earlier failures, and the pause that was asked for then: they say nothing about it from now on.
+
+    Of what its people were told in the last day they are not told again.
+    """
+    endpoint.failing_since = endpoint.paused_until = None
+    endpoint.failures = 0
+
+
+def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str, Any]) -> None:
+    if "selection" in options:
+        endpoint.selection = options["selection"]
+    if "filter" in options:
+        endpoint.filter = options["filter"]
+    if "headers" in options:
+        headers = options["headers"]
+        endpoint.headers = custom_headers.masked(headers)
+        endpoint.headers_encrypted = keyring.encrypt(orjson.dumps(headers).decode()) if headers else None
+    if "ordered" in options:
+        endpoint.ordered = bool(options["ordered"])
+    if "rate_limit" in options:
+        endpoint.rate_limit = options["rate_limit"]
+
+
+def _rules(allow_networks: Networks) -> dict[str, validation.Rule]:
+    return {
+        "url": lambda value: _url(_given(value, "url"), allow_networks),
+        "description": lambda value: validation.optional(value, "description"),
+        "event_types": event_names.checked,
+        "headers": custom_headers.checked,
+        "rate_limit": _rate,
+        "status": lambda value: _given(value, "status"),
+    }
+
+
+def _rate(limit: int | None) -> int | None:
+    if limit is not None and not 1 <= limit <= MAX_RATE:
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"rateLimit must be 1 to {MAX_RATE} requests a second, got {limit}; null is no limit.",
+            "rateLimit",
+        )
+    return limit
+
+
+def _url(url: str, allow_networks: Networks) -> str:
+    url = url.strip()
+    try:
+        check_url(url, allow_networks)
+    except UrlRefused as error:
+        raise Refusal(ErrorCode.URL_NOT_ALLOWED, str(error), "url") from None
+    return url
+
+
+async def _require_room(session: AsyncSession, actor: Actor) -> None:
+    counted = visible(select(WebhookEndpoint), actor).with_only_columns(
+        func.count(), maintain_column_froms=True
+    )
+    if (await session.execute(counted)).scalar_one() >= MAX_ENDPOINTS:
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"An account has at most {MAX_ENDPOINTS} webhook endpoints; delete one that is not needed.",
+        )
+
+
+def _given(value: Any, field: str) -> Any:
+    if value is None:
+        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
+    return value

@@ -1,0 +1,185 @@
+"""How endpoints stand: since when each has failed everything, and what follows for it and for its people.
+
+One statement a batch moves all endpoints that something changes for, locked in the order of their ids and before their
+deliveries, as everyone locks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.db.database import UtcDateTime, database_now
+from app.db.sql import Sql, rows
+from app.delivery.destinations.webhook import notices
+from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.leases import cancel_pending
+from app.delivery.queue.models import EndpointStatus, Replay, WebhookEndpoint
+from app.delivery.queue.retry import DISABLED_AFTER, Fate
+from app.outbound.mail.rendering import Post, count, uk_time
+
+TOLD_AT_MOST_EVERY = timedelta(days=1)
+"""An endpoint that takes some and loses others, or is enabled again and again, does not make a mail each time."""
+
+# One that was pointed elsewhere meanwhile is not judged by what its old place said.
+_MOVE = Sql(
+    """
+    UPDATE webhook_endpoints SET
+        failing_since = CASE WHEN given.succeeded = 1 THEN NULL
+            ELSE COALESCE(webhook_endpoints.failing_since, @now) END,
+        failures = CASE WHEN given.succeeded = 1 THEN 0 ELSE webhook_endpoints.failures + given.failures END,
+        paused_until = CASE WHEN given.pause IS NULL OR webhook_endpoints.paused_until > @later(given.pause)
+            THEN webhook_endpoints.paused_until ELSE @later(given.pause) END
+    FROM (
+        SELECT given.* FROM @rows(id text, url text, failures bigint, succeeded bigint, pause float8)
+        JOIN webhook_endpoints AS held ON held.id = given.id AND held.url = given.url AND held.status = 'ENABLED'
+        ORDER BY held.id @lock(held)
+    ) AS given
+    WHERE webhook_endpoints.id = given.id
+    RETURNING webhook_endpoints.id, webhook_endpoints.account_id, webhook_endpoints.url,
+        webhook_endpoints.failing_since, webhook_endpoints.failures, webhook_endpoints.told_failing_at,
+        webhook_endpoints.told_disabled_at, @now AS now
+    """,
+    {
+        "failing_since": UtcDateTime(),
+        "told_failing_at": UtcDateTime(),
+        "told_disabled_at": UtcDateTime(),
+        "now": UtcDateTime(),
+    },
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Change:
+    """What one batch says about one endpoint."""
+
+    url: str
+    failures: int = 0
+    succeeded: bool = False
+    pause: float | None = None
+    # The last failure in words; why the endpoint itself is gone; whether a delivery was given up.
+    error: str | None = None
+    gone: str | None = None
+    exhausted: bool = False
+
+    def add(self, result: Result, pause: float | None) -> None:
+        verdict = result.verdict
+        if pause is not None:
+            self.pause = max(pause, self.pause or 0.0)
+        if verdict.fate is Fate.SUCCEEDED:
+            self.succeeded = True
+            return
+        self.failures += 1
+        self.error = verdict.reason
+        self.exhausted |= verdict.fate is Fate.EXHAUSTED
+        if verdict.disable:
+            self.gone = verdict.reason or "The receiver said that it is gone."
+
+
+async def move(
+    session: AsyncSession,
+    post: Post,
+    results: Sequence[Result],
+    pause_after: Callable[[Result], float | None],
+) -> None:
+    """Count what failed, pause and disable endpoints, and queue the mails about it."""
+    changes: dict[str, _Change] = {}
+    for result in results:
+        claim = result.claim
+        change = changes.setdefault(claim.destination_id, _Change(claim.target.url))
+        change.add(result, pause_after(result))
+    recovered = await _failing(session, [key for key, one in changes.items() if one.succeeded])
+    given = [
+        {
+            "id": key,
+            "url": one.url,
+            "failures": one.failures,
+            "succeeded": int(one.succeeded),
+            "pause": one.pause,
+        }
+        for key, one in changes.items()
+        if not one.succeeded or key in recovered or one.pause is not None or one.gone is not None
+    ]
+    if not given:
+        return
+    moved = (await session.execute(_MOVE.on(session), {"rows": rows(given)})).all()
+    for endpoint in sorted(moved, key=lambda row: str(row.id)):
+        await _follow(session, post, endpoint, changes[endpoint.id])
+
+
+async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[str]:
+    """Those of the endpoints that have failed lately."""
+    if not endpoint_ids:
+        return set()
+    statement = select(col(WebhookEndpoint.id)).where(
+        col(WebhookEndpoint.id).in_(endpoint_ids), col(WebhookEndpoint.failing_since).is_not(None)
+    )
+    return set((await session.execute(statement)).scalars())
+
+
+async def _follow(session: AsyncSession, post: Post, endpoint: Row[Any], change: _Change) -> None:
+    reason = change.gone or _overdue(endpoint, change)
+    if reason is not None:
+        await _disable(session, endpoint, reason)
+        if not _was_told(endpoint.told_disabled_at, endpoint.now):
+            await notices.tell_disabled(session, post, endpoint, reason)
+            await _set(session, endpoint, told_disabled_at=database_now())
+    elif change.exhausted and not change.succeeded and not _was_told_of_failures(endpoint):
+        await notices.tell_failing(session, post, endpoint, change.error)
+        await _set(session, endpoint, told_failing_at=database_now())
+
+
+def _overdue(endpoint: Row[Any], change: _Change) -> str | None:
+    """Why the endpoint is disabled now, if it has failed everything for too long."""
+    since = endpoint.failing_since
+    if since is None or endpoint.now - since < timedelta(seconds=DISABLED_AFTER):
+        return None
+    attempts = count(endpoint.failures, "attempt")
+    last = f" The last one: {change.error}" if change.error else ""
+    return f"Nothing has arrived since {uk_time(since)}: {attempts} in a row failed.{last}"
+
+
+def _was_told(told_at: datetime | None, now: datetime) -> bool:
+    """Whether a notice of this kind went out within the day, whatever became of the endpoint since."""
+    return told_at is not None and now - told_at < TOLD_AT_MOST_EVERY
+
+
+def _was_told_of_failures(endpoint: Row[Any]) -> bool:
+    told_at = endpoint.told_failing_at
+    is_known = told_at is not None and told_at >= endpoint.failing_since
+    return bool(is_known or _was_told(told_at, endpoint.now))
+
+
+async def _set(session: AsyncSession, endpoint: Row[Any], **values: Any) -> None:
+    await session.execute(
+        update(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint.id).values(**values),
+        execution_options={"synchronize_session": False},
+    )
+
+
+async def _disable(session: AsyncSession, endpoint: Row[Any], reason: str) -> None:
+    now = database_now()
+    await _set(
+        session,
+        endpoint,
+        status=EndpointStatus.DISABLED.value,
+        disabled_reason=reason,
+        disabled_at=now,
+        updated_at=now,
+    )
+    await session.execute(
+        update(Replay)
+        .where(col(Replay.webhook_endpoint_id) == endpoint.id, col(Replay.position) < col(Replay.through))
+        .values(is_cancelled=True),
+        execution_options={"synchronize_session": False},
+    )
+    # However many wait, the others' outcomes are not held up: the claims and the sweep cancel what is left here.
+    await cancel_pending(session, endpoint.id)
+    log.info("webhook_endpoint_disabled", endpoint_id=endpoint.id, account_id=endpoint.account_id)

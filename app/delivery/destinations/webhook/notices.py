@@ -1,0 +1,86 @@
+"""Notices to an account's people about a webhook endpoint: it fails for good, it was disabled."""
+
+from typing import Any
+
+from sqlalchemy import Row
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core import clock
+from app.delivery.queue.retry import DISABLED_AFTER
+from app.outbound.mail import rendering
+from app.outbound.mail.mime import plain_address
+from app.outbound.mail.rendering import Post
+
+
+async def tell_failing(session: AsyncSession, post: Post, endpoint: Row[Any], error: str | None) -> None:
+    """A delivery was given up, and nothing has arrived since the row's `failing_since`."""
+    days = DISABLED_AFTER // 86_400
+    await _tell(
+        session,
+        post,
+        endpoint,
+        "Webhooks fail",
+        what=f"A delivery to this endpoint was given up after all of its attempts. If nothing arrives for {days} days, "
+        "the endpoint is disabled.",
+        error=error,
+        steps=(
+            ("When the receiver works again, have everything that failed sent once more:", _replay(endpoint)),
+        ),
+    )
+
+
+async def tell_disabled(session: AsyncSession, post: Post, endpoint: Row[Any], reason: str) -> None:
+    """The endpoint gets nothing any more, for this reason."""
+    enable = f'updateWebhookEndpoint(input: {{webhookEndpointId: "{endpoint.id}", status: ENABLED}})'
+    await _tell(
+        session,
+        post,
+        endpoint,
+        "Webhooks stopped",
+        what="This endpoint was disabled. It gets nothing more, and what waited for it was cancelled.",
+        error=reason,
+        steps=(
+            ("When the receiver works again, enable the endpoint:", enable),
+            ("Then have what it missed sent:", _replay(endpoint)),
+        ),
+    )
+
+
+def _replay(endpoint: Row[Any]) -> str:
+    since = clock.format_utc(endpoint.failing_since or endpoint.now)
+    return f'replayEvents(input: {{webhookEndpointId: "{endpoint.id}", failedSince: "{since}"}})'
+
+
+async def _tell(session: AsyncSession, post: Post, endpoint: Row[Any], headline: str, **values: Any) -> None:
+    """One mail for each confirmed address of those who look after the account."""
+    account = await rendering.account_name(session, endpoint.account_id)
+    subject = rendering.shorten(f"{headline}: {_host(endpoint.url)} ({account})", rendering.MAX_SUBJECT)
+    facts = [("Endpoint", endpoint.url), ("Id", endpoint.id)]
+    if endpoint.failing_since is not None:
+        facts += [
+            ("Failing since", rendering.uk_time(endpoint.failing_since)),
+            ("Failed", rendering.count(endpoint.failures, "attempt") + " in a row"),
+        ]
+    if values["error"]:
+        facts.append(("Why", values["error"]))
+    mail = rendering.laid_out(
+        "endpoint",
+        subject,
+        values
+        | {
+            "headline": subject,
+            "account": account,
+            "rows": [(name, rendering.shorten(value, 500)) for name, value in facts],
+        },
+    )
+    for address in await rendering.account_recipients(session, post, endpoint.account_id):
+        try:
+            recipient = plain_address(address)
+        except ValueError:
+            continue
+        session.add(rendering.outgoing(post.keyring, endpoint.account_id, recipient, mail, endpoint.id))
+
+
+def _host(url: str) -> str:
+    """The part of a link that a subject has room for."""
+    return url.split("/", 3)[2] if url.count("/") >= 2 else url

@@ -1,0 +1,121 @@
+"""Attempts of deliveries in GraphQL, with what each of them sent."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, cast
+
+import orjson
+import strawberry
+from sqlalchemy import and_, func, select
+from sqlmodel import col
+from strawberry.scalars import JSON
+
+from app.auth.actor import Actor, visible
+from app.core.errors import QueryTooComplex
+from app.delivery.destinations.webhook.payload import digest_of, event_json
+from app.delivery.queue import models
+from app.events.models import EventRecord
+from app.graphql.compiled.declare import compiled, computed
+from app.graphql.context import Context, Info
+from app.graphql.nodes import shows
+from app.outbound.attempt import AttemptOutcome
+
+MAX_BODIES = 16 * 1024 * 1024
+"""Bytes of the bodies that one operation may read."""
+
+strawberry.enum(AttemptOutcome)
+
+
+def _shown(headers: str | None) -> JSON | None:
+    return None if headers is None else cast(JSON, orjson.loads(headers))
+
+
+@shows(models.DeliveryAttempt)
+@compiled(models.DeliveryAttempt, request_headers=computed(lambda _, kept: _shown(kept), "request_headers"))
+@strawberry.type
+class DeliveryAttempt:
+    """One try to deliver."""
+
+    number: int
+    """1, 2, 3 … within its delivery."""
+    at: datetime
+    """When it began."""
+    duration_ms: int
+    """How long it took, in milliseconds."""
+    outcome: AttemptOutcome
+    """How it ended."""
+    response_status: int | None
+    """The HTTP status, or the code of the mail server's reply; null without an answer."""
+    response_body: str | None
+    """The first 16 KB of the answer, or the mail server's reply; null without an answer."""
+    error: str | None
+    """A sentence that says why it failed; null if it did not."""
+    request_headers: JSON | None
+    """The headers, names to values, those of the endpoint's own masked; null for a mail, and where nothing was sent."""
+    row: strawberry.Private[models.DeliveryAttempt]
+    viewer: strawberry.Private[Actor]
+
+    @classmethod
+    def of(cls, row: models.DeliveryAttempt, viewer: Actor) -> "DeliveryAttempt":
+        return cls(
+            number=row.number,
+            at=row.at,
+            duration_ms=row.duration_ms,
+            outcome=AttemptOutcome(row.outcome),
+            response_status=row.response_status,
+            response_body=row.response_body,
+            error=row.error,
+            request_headers=_shown(row.request_headers),
+            row=row,
+            viewer=viewer,
+        )
+
+    @strawberry.field
+    async def request_body(self, info: Info) -> str | None:
+        """The body, as sent; null for a mail, and once it is no longer kept, such as about a deleted customer."""
+        if self.row.request_digest is None:
+            return None
+        loader = info.context.loader(("bodies", self.viewer), _bodies_loader(info.context, self.viewer))
+        body = await loader.load(self.row.delivery_id)
+        return body.decode() if body is not None and digest_of(body) == self.row.request_digest else None
+
+
+def _bodies_loader(context: Context, viewer: Actor) -> Callable[[list[str]], Awaitable[list[bytes | None]]]:
+    """The bodies of deliveries as they are kept, or as their events make them: for all of the answer at once."""
+    delivery: Any = models.Delivery
+    its_event = and_(
+        col(EventRecord.account_id) == delivery.account_id,
+        col(EventRecord.sequence) == delivery.event_sequence,
+    )
+    facts = (
+        delivery.id,
+        delivery.event_id,
+        delivery.event_sequence,
+        delivery.event_type,
+        delivery.test_event,
+        delivery.created_at,
+        delivery.body,
+        col(EventRecord.occurred_at),
+        col(EventRecord.data),
+    )
+
+    async def load(ids: list[str]) -> list[bytes | None]:
+        size = visible(select(delivery), viewer).where(delivery.id.in_(ids))
+        size = size.with_only_columns(func.coalesce(func.sum(func.length(delivery.body)), 0))
+        if (await context.execute(size)).scalar_one() > MAX_BODIES:
+            raise QueryTooComplex(
+                f"These bodies have more than {MAX_BODIES} bytes; ask for fewer deliveries at once.",
+                limit=MAX_BODIES,
+            )
+        kept = visible(select(*facts), viewer).outerjoin(EventRecord, its_event).where(delivery.id.in_(ids))
+        bodies = {row.id: _body(row) for row in await context.execute(kept)}
+        return [bodies.get(one) for one in ids]
+
+    return load
+
+
+def _body(row: Any) -> bytes | None:
+    if row.body:
+        return bytes(row.body)
+    made = event_json(row)
+    return None if made is None else made.encode()

@@ -1,0 +1,54 @@
+"""Which event types a destination may ask for: dotted names of the catalogue, or wildcards over them."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from app.core.errors import ErrorCode, Refusal, Refusals
+from app.events.catalogue import EventType, catalogue
+
+EVERYTHING: Final = "*"
+NAMES: Final = tuple(kind.value for kind in EventType)
+WILDCARDS: Final = tuple(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in NAMES))
+
+
+def checked(patterns: Sequence[str] | None, field: str = "eventTypes") -> list[str] | None:
+    """The patterns, each once; None, for all types present and future, stays None.
+
+    Raises REQUIRED at the field for an empty list, which no event would match, and INVALID at each index that is
+    neither a name nor a wildcard of the catalogue.
+    """
+    if patterns is None:
+        return None
+    if not patterns:
+        raise Refusal(
+            ErrorCode.REQUIRED,
+            f"An empty list matches no event: name at least one type, or leave {field} out for all.",
+            field,
+        )
+    refusals = [
+        Refusal(ErrorCode.INVALID, why, field, str(index))
+        for index, pattern in enumerate(patterns)
+        if (why := _wrong(pattern)) is not None
+    ]
+    if refusals:
+        raise Refusals(refusals)
+    return list(dict.fromkeys(patterns))
+
+
+def in_words(patterns: Sequence[str] | None) -> list[str]:
+    """The events that are asked for, for people: `["Meter created", …]`, or `["All events"]`."""
+    if patterns is None or EVERYTHING in patterns:
+        return ["All events"]
+    return [one.words for one in catalogue() if any(_matches(one.type.value, each) for each in patterns)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or f"{name.partition('.')[0]}.*" == pattern
+
+
+def _wrong(pattern: str) -> str | None:
+    if pattern == EVERYTHING or pattern in NAMES or pattern in WILDCARDS:
+        return None
+    if pattern in EventType.__members__:
+        return f'Write "{EventType[pattern].value}": destinations name event types with a dot.'
+    return f'There is no such event type: use {", ".join(NAMES)}, or a wildcard such as "meter.*" or "*".'

@@ -1,0 +1,125 @@
+"""Which events a destination's filter takes: by customer, by meter, by metadata of either.
+
+A filter is stored as JSON: `{"customerIds": […], "meterIds": […], "metadata": {…}}`, each part only if it was given. OR
+within a list, AND across. Customers and meters are those that the event recorded; their metadata is as it is when the
+event is dispatched, and it fits if the customer or one of the meters has all of its pairs.
+
+This room knows neither customers nor meters: `app.server.metadata_lookup` registers how their metadata is read.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from sqlalchemy import ColumnElement, Select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core.errors import ErrorCode, Refusal
+from app.events import log
+
+MAX_IDS: Final = 1000
+
+Filter = Mapping[str, Any]
+
+
+class Labels(Protocol):
+    """How the metadata of customers and meters is looked up."""
+
+    async def of(
+        self, session: AsyncSession, account_id: str, ids: Collection[str]
+    ) -> Mapping[str, Mapping[str, str]]:
+        """The metadata of these customers and meters of the account, by id."""
+        ...
+
+    def carried(self, metadata: Mapping[str, str]) -> ColumnElement[bool]:
+        """As SQL over `EventRecord`: its customer or one of its meters has all of this metadata."""
+        ...
+
+
+_labels: list[Labels] = []
+
+
+def labels_from(labels: Labels) -> None:
+    """Register where metadata is found."""
+    _labels[:] = [labels]
+
+
+def checked(
+    customer_ids: Sequence[str] | None, meter_ids: Sequence[str] | None, metadata: Mapping[str, str] | None
+) -> dict[str, Any] | None:
+    """The filter to be stored; None takes everything. Raises REQUIRED and TOO_LONG."""
+    given: dict[str, Any] = {}
+    for name, ids in (("customerIds", customer_ids), ("meterIds", meter_ids)):
+        if ids is None:
+            continue
+        if not ids:
+            raise Refusal(
+                ErrorCode.REQUIRED,
+                f"An empty list matches no event: name at least one id, or leave {name} out.",
+                "filter",
+                name,
+            )
+        if len(ids) > MAX_IDS:
+            raise Refusal(ErrorCode.TOO_LONG, f"{name} has at most {MAX_IDS} ids.", "filter", name)
+        given[name] = list(dict.fromkeys(map(str, ids)))
+    if metadata:
+        given["metadata"] = dict(metadata)
+    return given or None
+
+
+def narrow(statement: Select[Any], filter: Filter | None) -> Select[Any]:
+    """The events that the filter takes, as SQL over `EventRecord`."""
+    if filter is None:
+        return statement
+    statement = log.EventFilter(
+        customer_ids=_ids(filter, "customerIds"), meter_ids=_ids(filter, "meterIds")
+    ).narrow(statement)
+    if "metadata" in filter:
+        statement = statement.where(_labels[0].carried(filter["metadata"]))
+    return statement
+
+
+@dataclass
+class Subjects:
+    """What some events are about: meters by (account, sequence), and metadata by id, as far as filters ask for it."""
+
+    meters: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    labels: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def fit(self, filter: Filter | None, event: Any) -> bool:
+        """Whether the filter takes the event, which has `account_id`, `sequence` and `customer_id`."""
+        if filter is None:
+            return True
+        customers, meters = filter.get("customerIds"), filter.get("meterIds")
+        if customers is not None and event.customer_id not in customers:
+            return False
+        named = self.meters.get((event.account_id, event.sequence), [])
+        if meters is not None and not set(meters).intersection(named):
+            return False
+        wanted = filter.get("metadata")
+        return wanted is None or any(
+            wanted.items() <= self.labels.get(one, {}).items() for one in (event.customer_id, *named)
+        )
+
+
+async def subjects(
+    session: AsyncSession, events: Sequence[Any], destinations: Mapping[str, Sequence[Any]]
+) -> Subjects:
+    """What the filters of these destinations, by account, need to know about these events."""
+    found = Subjects()
+    for account_id, those in destinations.items():
+        asked = {part for one in those if one.filter is not None for part in one.filter}
+        if asked.isdisjoint({"meterIds", "metadata"}):
+            continue
+        here = [event for event in events if event.account_id == account_id]
+        named = await log.meters_named(session, account_id, [event.sequence for event in here])
+        found.meters.update({(account_id, sequence): meters for sequence, meters in named.items()})
+        if "metadata" in asked:
+            ids = {event.customer_id for event in here if event.customer_id is not None}
+            ids.update(*named.values())
+            found.labels.update(await _labels[0].of(session, account_id, ids))
+    return found
+
+
+def _ids(filter: Filter, name: str) -> frozenset[str] | None:
+    return frozenset(filter[name]) if name in filter else None

@@ -1,0 +1,102 @@
+"""Recording: writes results and what follows from them, all together, or one by one where the database refuses one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core.outages import kind_of, may_pass
+from app.db.database import Database
+from app.delivery.queue import attempt_store, leases
+from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.leases import Claim, Key
+from app.delivery.queue.provider import Carrier
+
+
+@dataclass(slots=True)
+class Recorded:
+    """The claims whose results are recorded now, and those that lost their delivery to a newer claim.
+
+    A result in neither was refused by the database: its delivery is free again when its lease runs out.
+    """
+
+    done: set[Key] = field(default_factory=set)
+    lost: set[Key] = field(default_factory=set)
+
+
+class Recording:
+    """Writes results of one carrier into the database."""
+
+    def __init__(self, database: Database, carrier: Carrier, log: Any) -> None:
+        self._database = database
+        self._carrier = carrier
+        self._log = log
+
+    async def write(
+        self, results: Sequence[Result], given_back: Sequence[Claim] = (), *, again: bool = False
+    ) -> Recorded:
+        """Record these and release what is given back. `again`: some of them may be recorded already.
+
+        Raises the errors of a database that is away, after which all may be written again.
+        """
+        try:
+            return await self._together(results, given_back, again)
+        except Exception as error:
+            if may_pass(error):
+                raise
+        recorded = await self._together([], given_back, again)
+        for result in results:
+            alone = await self._alone(result)
+            recorded.done |= alone.done
+            recorded.lost |= alone.lost
+        return recorded
+
+    async def _alone(self, result: Result) -> Recorded:
+        """Record one result, without its receiver's words if they are what the database refuses."""
+        for one in (result, result.without_answer()):
+            try:
+                return await self._together([one], (), again=True)
+            except Exception as error:
+                if may_pass(error):
+                    raise
+                kind = kind_of(error)
+        self._log.error("delivery_attempt_refused", delivery_id=result.claim.id, error=kind)
+        return Recorded()
+
+    async def _together(
+        self, results: Sequence[Result], given_back: Sequence[Claim], again: bool
+    ) -> Recorded:
+        recorded = Recorded()
+        async with self._database.transaction() as session:
+            if results:
+                held = await _still_held(session, results, again)
+                await self._carrier.affect(session, held)
+                recorded.done = await attempt_store.record(session, held)
+                await self._carrier.stamp(session, [one for one in held if one.claim.key in recorded.done])
+                await _find_lost(session, results, recorded)
+            if given_back:
+                await leases.release(session, given_back)
+        return recorded
+
+
+async def _still_held(session: AsyncSession, results: Sequence[Result], again: bool) -> Sequence[Result]:
+    """Without the results of claims that others took over, and those that are recorded: they change nothing."""
+    now = time.monotonic()
+    unsure = results if again else [one for one in results if one.claim.expires_at <= now]
+    if not unsure:
+        return results
+    made = await leases.still_held(session, [one.claim for one in unsure])
+    gone = {
+        one.claim.key for one in unsure if made.get(one.claim.key, one.claim.attempt) >= one.claim.attempt
+    }
+    return [one for one in results if one.claim.key not in gone]
+
+
+async def _find_lost(session: AsyncSession, results: Sequence[Result], recorded: Recorded) -> None:
+    """Tell what was recorded before, by a commit whose answer was lost, from what others took over."""
+    left = [one.claim for one in results if one.claim.key not in recorded.done]
+    if left:
+        recorded.done |= (await leases.still_held(session, left)).keys()
+        recorded.lost = {one.key for one in left} - recorded.done

@@ -1,0 +1,192 @@
+"""What a commit tells the other processes: that an account's log has grown, with the events where they fit.
+
+It is only a doorbell. Whoever listens compares the numbers with what it has and reads the log where they do not meet,
+so a message may be lost, repeated or out of order.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, Self
+
+import orjson
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core import clock, failpoints
+from app.db.database import Database, announce
+from app.events.doorbell import Doorbell
+from app.events.log import Appended
+from app.events.models import EventRecord
+
+DISPATCH_CHANNEL: Final = "dispatch"
+"""Carries the ids of accounts that have something to dispatch."""
+
+LARGEST: Final = 7_500
+"""Bytes that every broadcaster carries; PostgreSQL's NOTIFY is the narrowest."""
+# More events than this never fit, so they are not even kept until the message is made.
+MOST_EVENTS: Final = 60
+
+
+@dataclass(frozen=True)
+class WorkDue:
+    """Announced by a transaction that made work for a worker beside events: a mail, a retry, a test event."""
+
+    account_id: str
+
+
+def work_due(session: AsyncSession, account_id: str) -> None:
+    """Let a worker look when this transaction has committed, instead of at its next turn."""
+    announce(session, [WorkDue(account_id)])
+
+
+def channel_of(account_id: str) -> str:
+    """The channel of an account's events."""
+    return f"events.{account_id}"
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The log has these numbers now; `events` are theirs, or empty where they were too long to send along."""
+
+    first: int
+    last: int
+    events: Sequence[Appended] = ()
+
+    def encode(self) -> str:
+        """As compact JSON of at most `LARGEST` bytes."""
+        numbers = {"first": self.first, "last": self.last}
+        if self.events:
+            whole = orjson.dumps({**numbers, "events": [_packed(event) for event in self.events]})
+            if len(whole) <= LARGEST:
+                return whole.decode()
+        return orjson.dumps(numbers).decode()
+
+    @classmethod
+    def decode(cls, account_id: str, message: str, after: int = 0) -> "Growth":
+        """The opposite of `encode`, without events that are not after this sequence. Raises ValueError otherwise."""
+        try:
+            content = orjson.loads(message)
+            events = [packed for packed in content.get("events", ()) if packed[0] > after]
+            unpacked = tuple(_unpacked(account_id, packed) for packed in events)
+            return cls(content["first"], content["last"], unpacked)
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError("not a message about an account's events") from error
+
+
+def _packed(event: Appended) -> list[Any]:
+    record = event.record
+    return [
+        record.sequence,
+        record.id,
+        record.type,
+        clock.to_ms(record.occurred_at),
+        record.subject_id,
+        record.customer_id,
+        record.data,
+        event.meter_ids,
+    ]
+
+
+def _unpacked(account_id: str, packed: list[Any]) -> Appended:
+    sequence, identifier, kind, occurred_ms, subject_id, customer_id, data, meter_ids = packed
+    record = EventRecord(
+        account_id=account_id,
+        sequence=sequence,
+        id=identifier,
+        type=kind,
+        occurred_at=clock.from_ms(occurred_ms),
+        subject_id=subject_id,
+        customer_id=customer_id,
+        data=data,
+    )
+    return Appended(record, tuple(meter_ids))
+
+
+@dataclass
+class _Waiting:
+    """What an account's task has still to publish; at most `MOST_EVENTS` events, else only the numbers."""
+
+    first: int
+    last: int
+    events: list[Appended] = field(default_factory=list)
+    only_numbers: bool = False
+
+    def add(self, events: Sequence[Appended]) -> None:
+        sequences = [event.record.sequence for event in events]
+        self.first, self.last = min(self.first, *sequences), max(self.last, *sequences)
+        if self.only_numbers or len(self.events) + len(events) > MOST_EVENTS:
+            self.only_numbers, self.events = True, []
+        else:
+            self.events.extend(events)
+
+    def growth(self) -> Growth:
+        return Growth(self.first, self.last, sorted(self.events, key=lambda event: event.record.sequence))
+
+
+class Local(Protocol):
+    """Who in this process is told at once, without the detour over the broadcaster: the hub."""
+
+    def committed(self, account_id: str, events: Sequence[Appended]) -> None:
+        """These events of one account have been committed."""
+
+
+class Ring:
+    """Rings the doorbell after every commit with events: one message at a time for each account.
+
+    What commits while an account's message is on its way goes into the next one. It ends, before the doorbell, when
+    all has been published that can be.
+    """
+
+    def __init__(self, database: Database, doorbell: Doorbell, local: Local | None = None) -> None:
+        self._doorbell = doorbell
+        self._local = local
+        self._waiting: dict[str, _Waiting] = {}
+        # Accounts that a worker is yet to be told of.
+        self._due: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        database.on_commit(self._committed)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Return when all that was committed so far has been published, as far as it can be."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    def _committed(self, items: Sequence[Any]) -> None:
+        by_account: dict[str, list[Appended]] = {}
+        for item in items:
+            if isinstance(item, Appended):
+                by_account.setdefault(item.record.account_id, []).append(item)
+            elif isinstance(item, WorkDue):
+                self._tell_workers(item.account_id)
+        for account_id, events in by_account.items():
+            if self._local is not None:
+                self._local.committed(account_id, events)
+            self._add(account_id, events)
+
+    def _add(self, account_id: str, events: list[Appended]) -> None:
+        sequence = events[0].record.sequence
+        self._waiting.setdefault(account_id, _Waiting(sequence, sequence)).add(events)
+        self._tell_workers(account_id)
+
+    def _tell_workers(self, account_id: str) -> None:
+        self._due.add(account_id)
+        if account_id not in self._tasks:
+            self._tasks[account_id] = asyncio.create_task(self._publish(account_id), name="ring")
+
+    async def _publish(self, account_id: str) -> None:
+        try:
+            while account_id in self._due:
+                self._due.discard(account_id)
+                failpoints.reach("publish.before")
+                if waiting := self._waiting.pop(account_id, None):
+                    await self._doorbell.publish(channel_of(account_id), waiting.growth().encode())
+                await self._doorbell.publish(DISPATCH_CHANNEL, account_id)
+                failpoints.reach("publish.done")
+        finally:
+            del self._tasks[account_id]

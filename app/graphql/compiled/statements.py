@@ -1,0 +1,233 @@
+"""From a plan to SQL. What differs between two requests of one shape is a parameter, so a statement is built once."""
+
+from collections.abc import Callable, Hashable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, cast
+
+from sqlalchemy import ColumnElement, Integer, Select, String, any_, bindparam, select, true
+from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy.sql.visitors import replacement_traverse
+
+from app.auth.actor import Actor
+from app.db.database import UtcDateTime
+from app.db.raw_statements import padded
+from app.graphql.compiled.declare import Columns, Listed, Many
+from app.graphql.compiled.selection import Plan, Scope
+from app.graphql.pagination import PageRequest, direction, narrow
+
+
+class Filter(Protocol):
+    """Narrows a statement over a model's rows, of which one serves all filters with the same form."""
+
+    def wanted(self) -> dict[str, Any]:
+        """What rows are compared with: texts, times and lists by name, each a parameter. Raises BadUserInput."""
+
+    def form(self) -> Hashable:
+        """What else it says, which decides over the statement."""
+
+    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
+        """`at` is the current time, or what stands for it in SQL; `wanted` what stands for the values."""
+
+
+ACCOUNT, CUSTOMER, AT = "asked_account", "asked_customer", "asked_at"
+LIMIT, AFTER, BEFORE, PARENTS = "asked_limit", "asked_after", "asked_before", "asked_parents"
+ID, KEYS = "asked_id", "asked_keys"
+WANTED = "wanted_"
+
+
+def parameters(viewer: Actor, at: datetime) -> dict[str, Any]:
+    """What every statement takes."""
+    return {ACCOUNT: viewer.account_id, CUSTOMER: viewer.customer_id, AT: at}
+
+
+def page_parameters(request: PageRequest) -> dict[str, Any]:
+    return {LIMIT: request.limit + 1, AFTER: request.after, BEFORE: request.before}
+
+
+def wanted_parameters(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """A filter's values by the names of their parameters."""
+    return {WANTED + name: padded(one) if isinstance(one, list) else one for name, one in wanted.items()}
+
+
+class Shape(NamedTuple):
+    """What of a request its statement depends on beside the plan."""
+
+    sees_whole_account: bool
+    is_backwards: bool = False
+    has_after: bool = False
+    has_before: bool = False
+    filter: Hashable = None
+
+
+def shape_of(viewer: Actor, request: PageRequest | None = None, filter: Hashable = None) -> Shape:
+    if request is None:
+        return Shape(viewer.sees_whole_account)
+    cursors = (request.after is not None, request.before is not None)
+    return Shape(viewer.sees_whole_account, request.backwards, *cursors, filter)
+
+
+def narrowed(statement: Select[Any], filter: Filter, wanted: Mapping[str, Any], at: Any) -> Select[Any]:
+    """By a filter whose values, such as these, are parameters."""
+    return filter.narrow(statement, at, {name: _wanted(name, one) for name, one in wanted.items()})
+
+
+def listed(
+    plan: Plan,
+    viewer: Actor,
+    request: PageRequest,
+    filter: Filter | None = None,
+    wanted: Mapping[str, Any] = MappingProxyType({}),
+) -> Select[Any]:
+    """One page of the plan's rows, in reading direction."""
+    asked, key = _template(request), getattr(plan.model, plan.key)
+    rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
+    if filter is not None:
+        rows = narrowed(rows, filter, wanted, _now())
+    rows = narrow(rows, key, asked, plan.descending).order_by(direction(key, asked, plan.descending))
+    page = rows.limit(bindparam(LIMIT, type_=Integer())).subquery("page")
+    return _with_relations(plan, viewer, page).order_by(direction(page.c[plan.key], asked, plan.descending))
+
+
+def single(plan: Plan, viewer: Actor) -> Select[Any]:
+    """The row of one id, if the viewer may see it."""
+    rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
+    rows = rows.where(getattr(plan.model, plan.key) == bindparam(ID))
+    return _with_relations(plan, viewer, rows.subquery("page"))
+
+
+def several(plan: Plan, viewer: Actor) -> Select[Any]:
+    """The rows with these values of the plan's key, as far as the viewer may see them."""
+    rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
+    rows = rows.where(getattr(plan.model, plan.key).in_(bindparam(KEYS, expanding=True)))
+    return _with_relations(plan, viewer, rows.subquery("page"))
+
+
+def nested(
+    plan: Plan, many: Many, parent_model: Any, viewer: Actor, request: PageRequest, *, on_sqlite: bool
+) -> Select[Any]:
+    """The same page of each parent, with the parent's id as the last column.
+
+    Of each parent no more rows are read than its page has, by an index that has them in order.
+    """
+    asked, table = _template(request), plan.model.__table__
+    parents, linked = parent_model.__table__.alias("parent"), table
+    # Where the index of a parent's rows has what they are ordered by.
+    key = getattr(plan.model, plan.key)
+    if many.through is not None:
+        linked, key = table.join(many.through.__table__, many.on), many.key
+    seen = replacement_traverse(plan.model.seen_by(_viewer(viewer)), {}, _unsearched_of(table))
+    # By how many rows parents have on the average, PostgreSQL would go through those of all in the order of their keys
+    # until it has met enough of one. Only an index by parents is in the order asked for here; with a plain equality
+    # PostgreSQL would see through that.
+    mine = many.parent == (parents.c.id if on_sqlite else any_(array([parents.c.id])))
+
+    def page_of_each(*columns: Any) -> Select[Any]:
+        rows = narrow(select(*columns).select_from(linked).where(mine, seen), key, asked, plan.descending)
+        rows = rows.order_by(*(direction(one, asked, plan.descending) for one in (many.parent, key)))
+        return rows.limit(bindparam(LIMIT, type_=Integer())).correlate(parents)
+
+    if on_sqlite:
+        # It knows no LATERAL; but what a subquery finds for one parent it looks up before it goes on to the next.
+        page: Any = table.alias("page")
+        columns = _of_table(plan.model, page)
+        joined = parents.join(page, columns(plan.key).in_(page_of_each(key)))
+    else:
+        page = page_of_each(*_columns(plan)).lateral("page")
+        columns = page.c.__getitem__
+        joined = parents.join(page, true())
+    statement = _with_relations(plan, viewer, joined, columns).add_columns(parents.c.id)
+    statement = statement.where(parents.c.id.in_(bindparam(PARENTS, expanding=True)))
+    return statement.order_by(parents.c.id, direction(columns(plan.key), asked, plan.descending))
+
+
+def of_parents(plan: Plan, source: Listed, viewer: Actor) -> Select[Any]:
+    """All rows of each parent, with the parent's id as the last column."""
+    rows = select(*_columns(plan), source.parent.label("page_parent"))
+    page = rows.where(source.parent.in_(bindparam(PARENTS, expanding=True))).subquery("page")
+    statement = _with_relations(plan, viewer, page).add_columns(page.c.page_parent)
+    return statement.order_by(page.c.page_parent, page.c[plan.key])
+
+
+def _columns(plan: Plan) -> list[Any]:
+    return [getattr(plan.model, one).label(one) for one in plan.root.attributes]
+
+
+def _with_relations(plan: Plan, viewer: Actor, page: Any, root: Columns | None = None) -> Select[Any]:
+    """What the plan reads, of its own rows as `root` has their columns and of what they are joined with."""
+    at = _now()
+    columns: dict[Scope, Columns] = {plan.root: root or page.c.__getitem__}
+    joined = page
+    for scope in plan.scopes:
+        if scope.parent is None or scope.via is None:
+            continue
+        table = scope.model.__table__.alias()
+        columns[scope] = _of_table(scope.model, table)
+        parent, via = columns[scope.parent], scope.via
+        if via.on is not None:
+            condition = via.on(parent, columns[scope], at)
+        else:
+            condition = columns[scope]("id") == parent(via.key)
+        if via.scoped:
+            condition &= ClauseAdapter(table).traverse(scope.model.seen_by(_viewer(viewer)))
+        joined = joined.outerjoin(table, condition)
+    wanted = [columns[scope](name).label(f"v{n}") for n, (scope, name) in enumerate(plan.places)]
+    return select(*wanted).select_from(joined)
+
+
+class unsearched(FunctionElement[Any]):
+    """A column by whose index SQLite looks for no rows: it takes an account's rows for as few as those of a parent."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self.type = column.type
+        super().__init__(column)
+
+
+@compiles(unsearched)
+def _column(element: Any, compiler: Any, **kwargs: Any) -> str:
+    [column] = element.clauses
+    return compiler.process(column, **kwargs)  # type: ignore[no-any-return]
+
+
+@compiles(unsearched, "sqlite")
+def _unsearched(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"+{_column(element, compiler, **kwargs)}"
+
+
+def _unsearched_of(table: Any) -> Callable[..., Any]:
+    return lambda element, **_: unsearched(element) if getattr(element, "table", None) is table else None
+
+
+def _of_table(model: Any, table: Any) -> Columns:
+    named: Mapping[str, Any] = model.__mapper__.columns
+    return lambda attribute: table.c[named[attribute].key]
+
+
+def _now() -> Any:
+    return bindparam(AT, type_=UtcDateTime())
+
+
+def _viewer(viewer: Actor) -> Actor:
+    """A viewer of the same kind whose ids are parameters."""
+    customer: Any = None if viewer.sees_whole_account else bindparam(CUSTOMER)
+    return Actor(cast(Any, bindparam(ACCOUNT)), viewer.scopes, customer_id=customer)
+
+
+def _wanted(name: str, value: Any) -> Any:
+    # Without a type it takes that of the column it is compared with; but keys of metadata are no columns.
+    type_ = String() if isinstance(value, str) else None
+    return bindparam(WANTED + name, type_=type_, expanding=isinstance(value, list))
+
+
+def _template(request: PageRequest) -> PageRequest:
+    return PageRequest(
+        limit=request.limit,
+        backwards=request.backwards,
+        after=None if request.after is None else bindparam(AFTER),
+        before=None if request.before is None else bindparam(BEFORE),
+    )

@@ -1,0 +1,222 @@
+"""What an operation costs: the number of rows that may come back.
+
+A connection costs its page size, times one more than what each of its nodes costs. Selections are counted as the
+executor merges them: fields with one response key at one place once, and where objects of several types may come, as
+the dearest of these types.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphql import (
+    ArgumentNode,
+    BooleanValueNode,
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLObjectType,
+    GraphQLSchema,
+    InlineFragmentNode,
+    IntValueNode,
+    OperationDefinitionNode,
+    SelectionNode,
+    SelectionSetNode,
+    ValueNode,
+    VariableNode,
+    Visitor,
+    get_named_type,
+    is_abstract_type,
+    is_list_type,
+    is_non_null_type,
+    visit,
+)
+from graphql.language import SKIP
+
+from app.core.errors import QueryTooComplex
+from app.core.lru import Kept
+
+DEFAULT_PAGE, MAX_PAGE = 20, 100
+# Pages multiply beyond any number; this is the greatest that every client reads from JSON as it was written.
+MAX_COST = 2**53 - 1
+# Lists that are not connections are short; but of keys, which all come at once, an account may have a page full.
+LIST_COST, LISTS = 10, {"apiKeys": MAX_PAGE}
+# However long the period is: what an operation reads of readings has a bound of its own.
+INTERVALS_COST = 50
+# To a stranger each is an error, and nothing is read.
+REFUSED_INTERVALS_COST = 1
+# Merged, a document may select in as many places as there are ways through it. Real ones take some hundred steps.
+MAX_STEPS = 20_000
+# For so many values of the variables of one operation its cost is kept.
+CACHED_COSTS = 16
+
+
+class Costs:
+    """The costs of one operation of a valid document, by the values of the variables that decide over it.
+
+    `intervals`: what the readings of one meter cost.
+    """
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        *,
+        intervals: int = INTERVALS_COST,
+    ) -> None:
+        self._schema, self._operation, self._intervals = schema, operation, intervals
+        self._fragments = {
+            one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
+        }
+        self._deciding = _deciding(document) if operation.variable_definitions else ()
+        self._kept: Kept[tuple[Any, ...], int] = Kept(CACHED_COSTS, CACHED_COSTS)
+
+    def of(self, variables: Mapping[str, Any]) -> int:
+        """With these coerced variables; at most MAX_COST is counted. Raises QueryTooComplex."""
+        key = tuple([variables.get(name) for name in self._deciding])
+        cost = self._kept.get(key)
+        if cost is None:
+            root: Any = self._schema.get_root_type(self._operation.operation)
+            count = _Count(self._schema, self._fragments, variables, self._intervals)
+            try:
+                cost = count.at(root, [self._operation.selection_set])
+            except RecursionError:
+                raise QueryTooComplex("The document is nested too deeply; ask in several requests.") from None
+            # Numbers for a few numbers: they all weigh the same.
+            self._kept.put(key, cost, 1)
+        return cost
+
+
+class _Count:
+    """One walk through the merged selections."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        variables: Mapping[str, Any],
+        intervals: int,
+    ) -> None:
+        self._schema, self._fragments, self._variables = schema, fragments, variables
+        self._intervals = intervals
+        # The same selections are met on many ways; they are counted once.
+        self._counted: dict[tuple[str, frozenset[int]], int] = {}
+        self._steps = 0
+
+    def at(self, type_: Any, selected: Sequence[SelectionSetNode]) -> int:
+        """Of one object of this type, or of any type behind it."""
+        key = (type_.name, frozenset(map(id, selected)))
+        cost = self._counted.get(key)
+        if cost is None:
+            kinds = self._schema.get_possible_types(type_) if is_abstract_type(type_) else (type_,)
+            cost = 0
+            for kind in kinds:
+                cost = max(cost, self._of_object(kind, selected))
+            self._counted[key] = cost
+        return cost
+
+    def _of_object(self, type_: GraphQLObjectType, selected: Sequence[SelectionSetNode]) -> int:
+        cost = 0
+        for nodes in self._merged(type_, selected).values():
+            cost += self._of_field(type_, nodes)
+        return min(cost, MAX_COST)
+
+    def _of_field(self, parent: GraphQLObjectType, nodes: list[FieldNode]) -> int:
+        name = nodes[0].name.value
+        field = parent.fields.get(name)
+        if field is None:
+            # Introspection.
+            return 0
+        named = get_named_type(field.type)
+        below = self.at(named, [one.selection_set for one in nodes if one.selection_set])
+        if named.name == "IntervalData":
+            return self._intervals + below
+        if named.name.endswith("Connection"):
+            return self._page_size(nodes[0]) * (1 + below)
+        bare = field.type.of_type if is_non_null_type(field.type) else field.type
+        # The nodes of a connection are counted by its page size, intervals by their period.
+        if is_list_type(bare) and not parent.name.endswith(("Connection", "IntervalData")):
+            return LISTS.get(name, LIST_COST) * (1 + below)
+        return below
+
+    def _merged(
+        self, type_: GraphQLObjectType, selected: Sequence[SelectionSetNode]
+    ) -> dict[str, list[FieldNode]]:
+        """The fields that have a selection, by their response keys."""
+        merged: dict[str, list[FieldNode]] = {}
+        spread: set[str] = set()
+        pending = list(selected)
+        while pending:
+            selections = pending.pop().selections
+            self._steps += len(selections)
+            if self._steps > MAX_STEPS:
+                raise QueryTooComplex("The document selects too many fields; ask in several requests.")
+            for node in selections:
+                if node.directives and self._is_left_out(node):
+                    continue
+                if isinstance(node, FieldNode):
+                    if node.selection_set:
+                        merged.setdefault((node.alias or node.name).value, []).append(node)
+                    continue
+                inner: Any = node
+                if isinstance(node, FragmentSpreadNode):
+                    if node.name.value in spread:
+                        continue
+                    spread.add(node.name.value)
+                    inner = self._fragments[node.name.value]
+                if self._is_of(type_, inner):
+                    pending.append(inner.selection_set)
+        return merged
+
+    def _is_of(self, type_: GraphQLObjectType, node: InlineFragmentNode | FragmentDefinitionNode) -> bool:
+        if node.type_condition is None:
+            return True
+        condition: Any = self._schema.type_map[node.type_condition.name.value]
+        return condition is type_ or (
+            is_abstract_type(condition) and self._schema.is_sub_type(condition, type_)
+        )
+
+    def _page_size(self, node: FieldNode) -> int:
+        for argument in node.arguments or ():
+            if argument.name.value in ("first", "last"):
+                value = argument.value
+                size: Any = None
+                if isinstance(value, IntValueNode):
+                    size = int(value.value[:9])
+                elif isinstance(value, VariableNode):
+                    size = self._variables.get(value.name.value)
+                if isinstance(size, int):
+                    return min(max(size, 0), MAX_PAGE)
+        return DEFAULT_PAGE
+
+    def _is_left_out(self, node: SelectionNode) -> bool:
+        return any(
+            (directive.name.value == "skip") == self._truth(argument.value)
+            for directive in node.directives or ()
+            if directive.name.value in ("skip", "include")
+            for argument in directive.arguments or ()
+        )
+
+    def _truth(self, value: ValueNode) -> bool:
+        if isinstance(value, VariableNode):
+            return bool(self._variables.get(value.name.value))
+        return isinstance(value, BooleanValueNode) and value.value
+
+
+def _deciding(document: DocumentNode) -> tuple[str, ...]:
+    """The variables of page sizes and directives."""
+    finder = _Finder()
+    visit(document, finder)
+    return tuple(sorted(finder.names))
+
+
+class _Finder(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
+        if node.name.value in ("if", "first", "last") and isinstance(node.value, VariableNode):
+            self.names.add(node.value.name.value)
+        return SKIP

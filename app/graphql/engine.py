@@ -1,0 +1,343 @@
+"""From a document to a response: parsed and validated once, limited, executed, its errors made fit to be seen.
+
+Everything that is the same for every request with the same document is done at its first sight and kept in a bounded
+cache. Strawberry defines the schema; graphql-core's executor runs it.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import strawberry
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLResolveInfo,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    OperationType,
+)
+from graphql.execution import Executor
+from graphql.execution.collect_fields import collect_fields
+from graphql.pyutils import Path
+
+from app.core import failpoints
+from app.core.errors import (
+    ApiError,
+    BadUserInput,
+    OperationNotAllowed,
+    QueryTooComplex,
+    Unauthenticated,
+)
+from app.core.lru import Kept
+from app.graphql.compiled.executor import ReadyExecutor
+from app.graphql.compiled.reads import Plans
+from app.graphql.context import Context
+from app.graphql.costs import INTERVALS_COST, REFUSED_INTERVALS_COST, Costs
+from app.graphql.document_cache import OF_ACCOUNTS, OF_STRANGERS, Memory
+from app.graphql.failures import RequestErrors, internal_error, refused, shown_error
+from app.graphql.introspection import FIELDS as INTROSPECTION_FIELDS
+from app.graphql.introspection import MEMORY, IntrospectingExecutor, most_values
+from app.graphql.limits import Limits, check_shape
+from app.graphql.secret_fields import secret_fields
+from app.graphql.storable_text import require_storable, require_storable_strings
+from app.graphql.validation import parsed, require_valid
+
+# What a request without credentials may select.
+OPEN_FIELDS = frozenset(
+    {
+        "__typename",
+        *INTROSPECTION_FIELDS,
+        "eventTypes",
+        "hostedConsentByToken",
+        "approveHostedConsent",
+        "declineHostedConsent",
+    }
+)
+
+SEND_A_KEY = "Send an API key in x-api-key or Authorization: Bearer to ask for this."
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One operation of a valid document within the limits. Equal requests get the same object."""
+
+    document: DocumentNode
+    operation: OperationDefinitionNode
+    costs: Costs
+    cost_limit: int
+    # Whether the answer to it, a query, shows what opens something, or it names such a thing itself.
+    is_secret: bool = False
+    # Its compiled reads, if it reads.
+    plans: Plans | None = None
+    # Whether the response tells its cost.
+    tells_cost: bool = False
+    executor: type[ReadyExecutor] = ReadyExecutor
+    # Whether its answer is always the same: introspection without variables.
+    is_constant: bool = False
+
+    @property
+    def text(self) -> str:
+        """The document, to the letter."""
+        assert self.document.loc is not None  # noqa: S101 - it was parsed with locations
+        return self.document.loc.source.body
+
+    @property
+    def operation_type(self) -> str:
+        """query, mutation or subscription."""
+        return self.operation.operation.value
+
+    @property
+    def operation_name(self) -> str | None:
+        return self.operation.name.value if self.operation.name else None
+
+    def telling_cost(self) -> "Prepared":
+        """The same with its cost in the response; as it is for a subscription, which equal ones share."""
+        return self if self.operation_type == "subscription" else replace(self, tells_cost=True)
+
+
+class Engine:
+    """`operations`: the only documents that are executed, by their hashes; None for any.
+
+    `compiled`: whether reads go the compiled way where they can; the answers are the same.
+    """
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        limits: Limits,
+        operations: Mapping[str, str] | None = None,
+        *,
+        compiled: bool = True,
+    ) -> None:
+        self.schema: GraphQLSchema = schema._schema
+        # Counted now rather than in somebody's request.
+        most_values(self.schema)
+        self._compiled = compiled
+        self._limits = limits
+        self._strangers_limits = limits.of_strangers()
+        self._introspections: Kept[tuple[str, str | None], Any] = Kept(*MEMORY)
+        self._allowed = None if operations is None else frozenset(operations.values())
+        self._memory = Memory(OF_ACCOUNTS, operations)
+        self._strangers = Memory(OF_STRANGERS, operations)
+
+    def prepare(
+        self, query: str | None, operation_name: str | None, *, authenticated: bool, named: str | None = None
+    ) -> Prepared:
+        """One operation of a document, which may be `named` by its hash.
+
+        Raises RequestErrors: what is wrong with the document, or 401 where credentials are missing.
+        """
+        memory = self._memory if authenticated else self._strangers
+        query = memory.named.text_of(query, named)
+        prepared = memory.get(query, operation_name)
+        if prepared is None:
+            try:
+                prepared = self._prepare(query, operation_name, memory)
+            except QueryTooComplex as error:
+                raise RequestErrors.of(
+                    error if authenticated else self._to_stranger(error, query, operation_name)
+                ) from None
+            except ApiError as error:
+                raise RequestErrors.of(error) from None
+            memory.put(query, operation_name, prepared)
+        memory.named.learn(query, named)
+        return prepared
+
+    def require_valid(self, query: str) -> None:
+        """Prepare every operation of a document. Raises RequestErrors."""
+        try:
+            document = parsed(query, self._limits)
+        except ApiError as error:
+            raise RequestErrors.of(error) from None
+        for one in document.definitions:
+            if isinstance(one, OperationDefinitionNode):
+                self.prepare(query, one.name.value if one.name else None, authenticated=True)
+
+    def _prepare(self, query: str, operation_name: str | None, memory: Memory) -> Prepared:
+        if self._allowed is not None and query not in self._allowed:
+            raise OperationNotAllowed(
+                "This server only executes documents of its list: send one of them, to the letter, or its hash."
+            )
+        is_stranger = memory is self._strangers
+        limits = self._strangers_limits if is_stranger else self._limits
+        document = parsed(query, limits)
+        require_storable_strings(document)
+        require_valid(self.schema, document, limits)
+        operation = _operation(document, operation_name)
+        roots = list(_root_fields(document, operation).values())
+        if is_stranger and not OPEN_FIELDS.issuperset(roots):
+            raise Unauthenticated(SEND_A_KEY)
+        if roots.count("__schema") > 1:
+            raise QueryTooComplex("An operation may select __schema once; merge its selections.")
+        kind = operation.operation
+        reads = self._compiled and kind is not OperationType.MUTATION
+        introspects = not INTROSPECTION_FIELDS.isdisjoint(roots)
+        return Prepared(
+            document,
+            operation,
+            is_secret=kind is OperationType.QUERY and bool(secret_fields(self.schema, document)),
+            costs=Costs(
+                self.schema,
+                document,
+                operation,
+                intervals=REFUSED_INTERVALS_COST if is_stranger else INTERVALS_COST,
+            ),
+            cost_limit=limits.cost,
+            plans=Plans(document, operation, memory.plans_for(query)) if reads else None,
+            executor=IntrospectingExecutor if introspects else ReadyExecutor,
+            is_constant=introspects
+            and not operation.variable_definitions
+            and {*INTROSPECTION_FIELDS, "__typename"}.issuperset(roots),
+        )
+
+    def _to_stranger(self, error: QueryTooComplex, query: str, operation_name: str | None) -> ApiError:
+        """The refusal of a stranger's document over the limits: it asks for a key where a key would help."""
+        if self._needs_key(query, operation_name):
+            return Unauthenticated(SEND_A_KEY)
+        return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)
+
+    def _needs_key(self, query: str, operation_name: str | None) -> bool:
+        """Whether a document that is not validated is within the limits of accounts, and asks for what needs a key."""
+        try:
+            document = parsed(query, self._limits)
+            check_shape(document, self._limits)
+            operation = _operation(document, operation_name)
+        except (ApiError, RequestErrors):
+            return False
+        root = self.schema.get_root_type(operation.operation)
+        known = root.fields.keys() if root else frozenset()
+        return not known.isdisjoint(set(_root_fields(document, operation).values()) - OPEN_FIELDS)
+
+    async def execute(
+        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, root_value: Any = None
+    ) -> dict[str, Any]:
+        """The response: `data`, and `errors` if there are any. Raises RequestErrors where nothing was executed."""
+        executor, cost = self._executor(prepared, variables, context, root_value)
+        # Events of several documents may be executed over one context at once.
+        context.plans = prepared.plans if prepared.operation_type == "query" else None
+        try:
+            failpoints.reach(f"{prepared.operation_type}.execute")
+            result = (
+                self._constant(prepared, executor) if prepared.is_constant else executor.execute_operation()
+            )
+            if inspect.isawaitable(result):
+                result = await result
+        finally:
+            await context.end()
+        response = _response(result, prepared.document)
+        if prepared.tells_cost:
+            response["extensions"] = {"cost": cost}
+        return response
+
+    def _constant(self, prepared: Prepared, executor: Executor[Any]) -> Any:
+        """The result of introspection, from memory if it was asked for lately."""
+        place = (prepared.text, prepared.operation_name)
+        result = self._introspections.get(place)
+        if result is None:
+            result = executor.execute_operation()
+            assert isinstance(executor, IntrospectingExecutor)  # noqa: S101 - as the document was prepared
+            self._introspections.put(place, result, executor.weight + sys.getsizeof(prepared.text))
+        return result
+
+    def root_of(self, prepared: Prepared, variables: dict[str, Any] | None) -> GraphQLResolveInfo[Any]:
+        """What the resolver of the operation's one root field is told, but for a context. Raises RequestErrors."""
+        executor, _ = self._executor(prepared, variables, None, None)
+        root = self.schema.get_root_type(prepared.operation.operation)
+        assert root is not None  # noqa: S101 - the document is valid
+        found = collect_fields(
+            self.schema, executor.fragments, executor.variable_values, root, executor.operation
+        )
+        for key, details in found.grouped_field_set.items():
+            nodes = [one.node for one in details]
+            field = root.fields.get(nodes[0].name.value)
+            if field is not None:
+                return executor.build_resolve_info(field, nodes, root, Path(None, key, root.name))
+        raise RequestErrors.of(BadUserInput("The subscription selects no field: select events."))
+
+    def _executor(
+        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any
+    ) -> tuple[Executor[Any], int]:
+        """What executes it, and its cost."""
+        require_storable(variables)
+        executor = prepared.executor.build(
+            self.schema,
+            prepared.document,
+            root_value,
+            context,
+            variables or {},
+            prepared.operation_name,
+            hide_suggestions=True,
+        )
+        if isinstance(executor, list):
+            raise refused(executor, prepared.document, self.schema)
+        try:
+            cost = prepared.costs.of(executor.variable_values.coerced)
+        except QueryTooComplex as error:
+            raise RequestErrors.of(error) from None
+        if cost > prepared.cost_limit:
+            raise RequestErrors.of(
+                QueryTooComplex(
+                    f"This may bring back {cost} rows; at most {prepared.cost_limit} are allowed. "
+                    "Ask for smaller pages.",
+                    cost=cost,
+                    limit=prepared.cost_limit,
+                )
+            )
+        return executor, cost
+
+
+def dumps(response: dict[str, Any]) -> bytes:
+    """A response as JSON."""
+    return orjson.dumps(response)
+
+
+def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
+    if not isinstance(result, ExecutionResult):
+        return {"data": None, "errors": [internal_error(TypeError("incremental result"))]}
+    if result.errors:
+        return {"errors": [shown_error(error, document) for error in result.errors], "data": result.data}
+    return {"data": result.data}
+
+
+def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
+    operations = [one for one in document.definitions if isinstance(one, OperationDefinitionNode)]
+    if name is None and len(operations) > 1:
+        raise BadUserInput("The document has several operations: say which in operationName.")
+    for operation in operations:
+        if name is None or (operation.name and operation.name.value == name):
+            return operation
+    raise BadUserInput(
+        "The document has no operation."
+        if not operations
+        else "The document has no operation of this operationName."
+    )
+
+
+def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> dict[str, str]:
+    """The names of the root fields by their response keys."""
+    fragments = {
+        one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
+    }
+    names: dict[str, str] = {}
+    seen: set[str] = set()
+    pending = list(operation.selection_set.selections)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, FieldNode):
+            names[(node.alias or node.name).value] = node.name.value
+        elif isinstance(node, InlineFragmentNode):
+            pending.extend(node.selection_set.selections)
+        elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
+            seen.add(node.name.value)
+            # Without validation it may be missing.
+            if fragment := fragments.get(node.name.value):
+                pending.extend(fragment.selection_set.selections)
+    return names

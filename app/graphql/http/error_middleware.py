@@ -1,0 +1,45 @@
+"""The last guard: a fault of ours anywhere becomes a 500 with an id that is also in the log, an outage a 503."""
+
+import asyncio
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.outages import RETRY_AFTER
+from app.graphql.failures import internal_error, is_outage
+
+
+class MaskFaults:
+    """ASGI middleware for HTTP. A response that has begun is cut off, so that nobody takes a half for the whole."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            # Only the server cancels a request, when its time at shutdown is over.
+            if has_begun:
+                raise
+            body = {"code": "INTERNAL", "message": "The server is shutting down; send this again."}
+            await JSONResponse(body, 503, {"Connection": "close"})(scope, receive, send)
+        except Exception as fault:
+            if has_begun:
+                raise
+            error = internal_error(fault)
+            body = {"code": "INTERNAL", "message": error["message"], "id": error["extensions"]["id"]}
+            status, headers = 500, None
+            if is_outage(error):
+                status, headers = 503, {"Retry-After": str(RETRY_AFTER)}
+            await JSONResponse(body, status, headers)(scope, receive, send)

@@ -1,0 +1,110 @@
+"""How many requests a second come through: of an account, of its stream tokens, and of an address that is unknown.
+
+Each process counts for itself, so a deployment of several lets everybody have so many times the rate.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+from app.auth.actor import Actor
+from app.auth.authenticate import Authenticator, Credential
+from app.core.errors import RateLimited, Unauthenticated
+from app.graphql.http.addresses import client_network
+from app.graphql.limits import RateLimiter, retry_after
+
+TOKENS_SHARE: Final = 1 / 2
+"""Of an account's rate, for all its stream tokens together: the rest is left to its backends."""
+
+CUSTOMER_SHARE: Final = 1 / 5
+"""Of an account's rate, for the tokens that are bound to one customer."""
+
+STRANGERS_SHARE: Final = 1 / 5
+"""Of an account's rate, for an address: its requests without a credential, and its wrong ones."""
+
+ADDRESSES_KEPT: Final = 20_000
+"""Buckets. The one that has been away for longest is forgotten, and begins anew."""
+
+
+class TooManyRequests(RateLimited):
+    """`retry_after`: seconds, as the header has it."""
+
+    def __init__(self, wait: float) -> None:
+        self.retry_after = retry_after(wait)
+        super().__init__(f"Too many requests; try again in {self.retry_after} s.")
+
+
+class Rates:
+    """The rates of one process, from an account's requests a second.
+
+    `strangers_at_once`: how many requests an address may send at once; by default as many as in a second.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+        strangers_at_once: float | None = None,
+    ) -> None:
+        self._accounts = RateLimiter(rate, clock=clock)
+        self._tokens = RateLimiter(rate * TOKENS_SHARE, clock=clock)
+        self._customers = RateLimiter(rate * CUSTOMER_SHARE, clock=clock)
+        self._addresses = RateLimiter(rate * STRANGERS_SHARE, ADDRESSES_KEPT, clock, burst=strangers_at_once)
+
+    def require(self, actor: Actor) -> None:
+        """One more request of this actor. Raises TooManyRequests, and then it counts nowhere."""
+        if not actor.is_restricted:
+            _require(self._accounts.take(actor.account_id))
+            return
+        buckets = [(self._tokens, actor.account_id), (self._accounts, actor.account_id)]
+        if actor.customer_id is not None:
+            buckets.insert(0, (self._customers, f"{actor.account_id} {actor.customer_id}"))
+        for limiter, who in buckets:
+            _require(limiter.wait(who))
+        for limiter, who in buckets:
+            limiter.take(who)
+
+    def require_stranger(self, client: HTTPConnection) -> None:
+        """One more request of an address that has not shown who is there. Raises TooManyRequests."""
+        _require(self._addresses.take(client_network(client)))
+
+    async def authenticated(
+        self, authenticator: Authenticator, credential: str, client: HTTPConnection
+    ) -> Credential:
+        """The credential, accepted. Raises Unauthenticated, or TooManyRequests of an address that sent many wrong ones.
+
+        The address's bucket comes before the database. A key that this process has accepted before and a token that is
+        signed by us need nothing from it, so that they come through whoever else is behind their address.
+        """
+        counted = False
+
+        def count() -> None:
+            nonlocal counted
+            self.require_stranger(client)
+            counted = True
+
+        try:
+            accepted = await authenticator.check(credential, before_reading=count)
+        except TooManyRequests:
+            raise
+        except Unauthenticated:
+            if not counted:
+                self.require_stranger(client)
+            raise
+        except BaseException:
+            # This is no refusal, so it does not count.
+            self._forgive(client, counted)
+            raise
+        self._forgive(client, counted)
+        return accepted
+
+    def _forgive(self, client: HTTPConnection, counted: bool) -> None:
+        if counted:
+            self._addresses.give_back(client_network(client))
+
+
+def _require(wait: float | None) -> None:
+    if wait is not None:
+        raise TooManyRequests(wait)

@@ -1,0 +1,263 @@
+"""GraphQL over Server-Sent Events, distinct connections: one request, one stream of `next` and one `complete`.
+
+Every block carries the cursor as its `id:`, so that a browser's own reconnection sends it back in `Last-Event-ID`; that
+beats the operation's `after`. A stream that the server ends for a deploy or a dead credential has no `complete`.
+Source: github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.auth.authenticate import Credential
+from app.core.errors import RateLimited, Unauthenticated
+from app.graphql.context import Context
+from app.graphql.engine import Prepared, dumps
+from app.graphql.failures import RequestErrors, internal_error
+from app.graphql.http.tcp_progress import Patience, keep_little_unsent, reach_of
+from app.live.frames import event_block, progress_block
+from app.live.payload import Batch, Payload
+from app.live.registry import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
+from app.live.subscriber import Subscription
+from app.live.ws.send_queue import FULL, ROOM
+from app.server.uvicorn_http import EXTENSION
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Type": "text/event-stream; charset=utf-8",
+    # nginx would keep events back to fill its buffer.
+    "X-Accel-Buffering": "no",
+}
+BLOCK: Final = "sse"
+PART: Final = 64 * 1024
+"""Bytes that are handed to the server at once; one event, if that is longer."""
+
+
+async def sse_response(
+    live: Live,
+    request: Request,
+    prepared: Prepared,
+    variables: dict[str, Any] | None,
+    credential: Credential | None,
+) -> Response:
+    """The answer to a request that prefers `text/event-stream`. Raises RequestErrors before anything is sent."""
+    if prepared.operation_type != "subscription":
+        actor = None if credential is None else credential.actor
+        response = await live.engine.execute(prepared, variables, Context(live.services, actor))
+        content = event_block("next", dumps(response)) + event_block("complete", b"")
+        return Response(content, headers=HEADERS)
+    if credential is None:
+        raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
+    if live.is_closing:
+        return Response(
+            SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
+        )
+    if live.counts.is_full(credential.actor):
+        raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
+    if request.method == "HEAD":
+        # How a stream would begin; nothing follows it, and so nothing is subscribed.
+        live.engine.root_of(prepared, variables)
+        return _unsized(Response(headers=HEADERS))
+    stream = EventStream(live, credential)
+    try:
+        after = request.headers.get("last-event-id") or None
+        await stream.subscribe(prepared, variables, after)
+    except BaseException:
+        stream.discard()
+        raise
+    return stream
+
+
+def sse_errors(errors: list[dict[str, Any]]) -> Response:
+    """A request that is refused, told in the stream that its client waits for: `next` with the errors, `complete`."""
+    return Response(_last(errors), headers=HEADERS)
+
+
+class EventStream(Response):
+    """The response to one subscription, and the sink of it."""
+
+    transport = "sse"
+
+    def __init__(self, live: Live, credential: Credential) -> None:
+        super().__init__(headers=HEADERS)
+        _unsized(self)
+        self.credential: Credential | None = credential
+        self._live = live
+        self._actor = credential.actor
+        self._subscription: Subscription | None = None
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._told_at = live.hub.now()
+        self._patience = Patience(live.timing.stalled)
+        self._sent = 0
+        # Of the server, where it offers it.
+        self._transport: asyncio.Transport | None = None
+        self._is_behind = False
+        self._is_over = False
+        self._sending: asyncio.Task[None] | None = None
+        live.counts.claim(self._actor)
+        live.enter(self)
+
+    async def subscribe(
+        self, prepared: Prepared, variables: dict[str, Any] | None, after: str | None
+    ) -> None:
+        """Raises RequestErrors."""
+        self._subscription = await self._live.hub.subscribe(prepared, variables, self._actor, self, after)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        offered = scope.get("extensions", {}).get(EXTENSION)
+        if offered:
+            self._transport = offered["transport"]
+            keep_little_unsent(offered["transport"])
+        sending = self._sending = asyncio.create_task(self._send(send), name="event stream")
+        leaving = asyncio.create_task(_disconnected(receive), name="event stream peer")
+        try:
+            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.discard()
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    def discard(self) -> None:
+        """End everything that belongs to the stream."""
+        self._is_over = True
+        self._wake.set()
+        if self._subscription is not None:
+            self._subscription.end()
+        if self.credential is not None:
+            self.credential = None
+            self._live.counts.release(self._actor)
+        self._live.leave(self)
+
+    # What looks after all streams calls.
+
+    def forbid(self) -> None:
+        self._stop()
+
+    def go_away(self) -> None:
+        self._stop()
+
+    def look_after(self, now: float) -> None:
+        if self._subscription is None or self._is_over:
+            return
+        if self._is_behind:
+            if self._patience.is_over(now, self._bytes_taken):
+                self._stop()
+            return
+        self._patience.renew()
+        if max(self._subscription.last_sent_at, self._told_at) <= now - self._live.timing.idle:
+            self._told_at = now
+            self._add(progress_block(self._live.hub.progress(self._subscription)))
+
+    # What the hub calls.
+
+    line = None
+    """Its blocks are joined by the task that sends them."""
+
+    @property
+    def has_room(self) -> bool:
+        return not self._is_behind
+
+    def push(self, batch: Batch) -> bool:
+        for payload in batch:
+            self._add(_block(payload))
+        return self.has_room
+
+    async def send(self, payload: Payload) -> None:
+        await self.room()
+        self._add(_block(payload))
+
+    async def room(self) -> None:
+        while self._is_behind:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def error(self, errors: list[dict[str, Any]]) -> None:
+        self._add(_last(errors))
+        self._is_over = True
+
+    @property
+    def _bytes_taken(self) -> int:
+        """Changes when the peer takes something, as far as is known."""
+        return self._sent if self._transport is None else reach_of(self._transport).taken
+
+    def _stop(self) -> None:
+        """End without `complete`, so that the client comes back."""
+        self._queue.clear()
+        self._queued = 0
+        self._is_over = True
+        self._wake.set()
+        if self._subscription is not None:
+            self._subscription.end()
+        if self._sending is not None:
+            # A client that takes nothing would keep it for ever.
+            asyncio.get_running_loop().call_later(self._live.timing.close, self._sending.cancel)
+
+    def _add(self, block: bytes) -> None:
+        if not self._is_over:
+            self._queue.append(block)
+            self._queued += len(block)
+            self._is_behind = self._is_behind or self._queued >= FULL
+            self._wake.set()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        # A first block makes proxies and clients see the headers at once.
+        await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+        try:
+            while True:
+                if self._queue:
+                    await self._send_some(send)
+                elif self._is_over:
+                    break
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:
+            # The client is gone, which is how most streams end.
+            return
+        except Exception as fault:
+            internal_error(fault)
+
+    async def _send_some(self, send: Send) -> None:
+        # A part at a time: what a peer takes is seen by that, where the transport is not.
+        blocks = self._queue.popleft()
+        while self._queue and len(blocks) < PART:
+            blocks += self._queue.popleft()
+        await send({"type": "http.response.body", "body": blocks, "more_body": True})
+        # Until here they counted as unsent.
+        self._queued -= len(blocks)
+        self._sent += len(blocks)
+        self._is_behind = self._is_behind and self._queued >= ROOM
+        self._taken.set()
+
+
+def _last(errors: list[dict[str, Any]]) -> bytes:
+    return event_block("next", dumps({"errors": errors})) + event_block("complete", b"")
+
+
+def _unsized(response: Response) -> Response:
+    """Nobody knows how long a stream will be."""
+    del response.headers["content-length"]
+    return response
+
+
+def _block(payload: Payload) -> bytes:
+    block: bytes | None = payload.frames.get(BLOCK)
+    if block is None:
+        block = event_block("next", payload.body, payload.cursor)
+        payload.keep(BLOCK, block)
+    return block
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

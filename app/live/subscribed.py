@@ -1,0 +1,96 @@
+"""What a subscription asks for: from where, which events, and which subscriptions are equal to it."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visitor, visit
+from graphql.execution.values import get_argument_values
+
+from app.events.log import EventFilter
+from app.graphql.engine import Engine, Prepared
+from app.graphql.inputs import require_few
+
+# How often a document names each of its variables: the definition counts as one.
+_uses: WeakKeyDictionary[Prepared, dict[str, int]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One subscription's request, checked."""
+
+    prepared: Prepared
+    variables: dict[str, Any] | None
+    after: str | None
+    filter: EventFilter
+    # Equal for equal documents, operations and variables; where to begin is left out.
+    key: Hashable
+    # The root field, as its resolver would be told of it.
+    root: GraphQLResolveInfo[Any]
+
+
+def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -> Asked:
+    """Raises RequestErrors and BadUserInput."""
+    root = engine.root_of(prepared, variables)
+    node = root.field_nodes[0]
+    arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
+    kept = dict(root.variable_values.coerced)
+    if cursor_variable := _only_cursor(prepared, node):
+        kept.pop(cursor_variable, None)
+    wanted = arguments.get("filter") or {}
+    require_few(wanted)
+    return Asked(
+        prepared=prepared,
+        variables=variables,
+        after=arguments.get("after"),
+        filter=EventFilter(
+            types=_set(wanted.get("types")),
+            meter_ids=_set(wanted.get("meterIds")),
+            customer_ids=_set(wanted.get("customerIds")),
+        ),
+        # Its text, not the document: one that is long or was not asked for lately is parsed anew.
+        key=(prepared.text, prepared.operation_name, frozen(kept)),
+        root=root,
+    )
+
+
+def frozen(value: Any) -> Hashable:
+    """A value of variables in a form that is equal only where the value is: 1, 1.0, "1" and true all differ."""
+    if isinstance(value, dict):
+        return ("object", frozenset((name, frozen(one)) for name, one in value.items()))
+    if isinstance(value, list | tuple):
+        return ("list", tuple(frozen(one) for one in value))
+    return (type(value), value)
+
+
+def _only_cursor(prepared: Prepared, node: FieldNode) -> str | None:
+    """The variable that is the value of `after` and of nothing else."""
+    for argument in node.arguments or ():
+        if argument.name.value == "after" and isinstance(argument.value, VariableNode):
+            name = argument.value.name.value
+            return name if _uses_of(prepared).get(name) == 2 else None
+    return None
+
+
+def _uses_of(prepared: Prepared) -> dict[str, int]:
+    uses = _uses.get(prepared)
+    if uses is None:
+        counter = _Counter()
+        visit(prepared.document, counter)
+        uses = _uses[prepared] = counter.uses
+    return uses
+
+
+class _Counter(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: dict[str, int] = {}
+
+    def enter_variable(self, node: VariableNode, *_: Any) -> None:
+        name: NameNode = node.name
+        self.uses[name.value] = self.uses.get(name.value, 0) + 1
+
+
+def _set(values: list[Any] | None) -> frozenset[Any] | None:
+    return None if values is None else frozenset(values)

@@ -1,0 +1,122 @@
+"""Mails as bytes: a multipart message that no text can break out of."""
+
+import re
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import EmailPolicy
+
+from app.outbound.http.ssrf_guard import UrlRefused, ascii_host
+from app.outbound.mail.dkim import Dkim
+
+SUBJECT_CHARACTERS = 400
+
+_UNFOLDED = frozenset({"list-unsubscribe", "list-unsubscribe-post", "message-id"})
+_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[^\s@<>]+")
+_MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,200}@[!-;=?A-~]{1,200}>")
+_LINK = re.compile(r"https?://[!-;=?-~]{1,900}")
+
+
+class _MailPolicy(EmailPolicy):
+    """Writes ASCII only, and leaves whole what mail programs compare or parse as a whole.
+
+    The standard folding turns a long link into encoded words, which no unsubscribe button understands.
+    """
+
+    def fold(self, name: str, value: str) -> str:
+        if name.lower() in _UNFOLDED:
+            return f"{name}: {value}{self.linesep}"
+        return str(super().fold(name, value))
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        if name.lower() in _UNFOLDED:
+            return self.fold(name, value).encode("ascii")
+        return super().fold_binary(name, value)
+
+
+_POLICY = _MailPolicy(linesep="\r\n", cte_type="7bit")
+
+
+def build_message(
+    *,
+    sender: str,
+    recipient: str,
+    subject: str,
+    text: str,
+    html: str,
+    message_id: str,
+    recipient_name: str = "",
+    unsubscribe_url: str | None = None,
+    date: datetime | None = None,
+) -> EmailMessage:
+    """A multipart/alternative mail, plain text before HTML.
+
+    `sender` is `Name <local@domain>` or a bare address; `message_id` is `<…@…>` and stays the same through
+    all attempts. With `unsubscribe_url` the mail has a one-click unsubscribe (RFC 8058). Line breaks and
+    control characters in subject and names become spaces. Raises ValueError for a bad address, message id or
+    link, as those come from code or were checked when they were saved.
+    """
+    if not _MESSAGE_ID.fullmatch(message_id):
+        raise ValueError("A message id looks like <local@domain>.")
+    message = EmailMessage(policy=_POLICY)
+    message["From"] = _mailbox(*split_mailbox(sender))
+    message["To"] = _mailbox(recipient_name, recipient)
+    message["Subject"] = header_text(subject)[:SUBJECT_CHARACTERS]
+    message["Date"] = date or datetime.now(UTC)
+    message["Message-ID"] = message_id
+    # RFC 3834: keeps holiday notices and other robots from answering.
+    message["Auto-Submitted"] = "auto-generated"
+    if unsubscribe_url is not None:
+        if not _LINK.fullmatch(unsubscribe_url):
+            raise ValueError("The unsubscribe link is not an http(s) URL of at most 900 ASCII characters.")
+        message["List-Unsubscribe"] = f"<{unsubscribe_url}>"
+        message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    message.set_content(_body_text(text))
+    message.add_alternative(_body_text(html), subtype="html")
+    return message
+
+
+def mail_bytes(message: EmailMessage, signer: Dkim | None = None) -> bytes:
+    """The mail as it is sent: ASCII, CRLF, signed if there is a signer."""
+    content = message.as_bytes(policy=_POLICY)
+    return signer.sign(content) if signer else content
+
+
+def plain_address(address: str) -> str:
+    """`local@domain` with the domain in ASCII (IDNA), fit for an SMTP command. Raises ValueError.
+
+    The local part is an ASCII dot-atom: addresses that need SMTPUTF8 or quotes are refused, since too few
+    servers on the way take them.
+    """
+    local, _, domain = address.rpartition("@")
+    if not _ADDRESS.fullmatch(address) or local.startswith(".") or local.endswith(".") or ".." in local:
+        raise ValueError(f"“{header_text(address)[:200]}” is not an email address.")
+    try:
+        return f"{local}@{ascii_host(domain)}"
+    except UrlRefused:
+        raise ValueError(f"“{header_text(domain)[:200]}” is not the domain of an email address.") from None
+
+
+def split_mailbox(mailbox: str) -> tuple[str, str]:
+    """`Name <local@domain>` or a bare address as (name, address), neither checked.
+
+    The standard parser is not used: its newer versions refuse names that merely look like addresses.
+    """
+    text = mailbox.strip()
+    if not text.endswith(">"):
+        return "", text
+    name, _, address = text[:-1].rpartition("<")
+    return name.strip().removeprefix('"').removesuffix('"'), address
+
+
+def header_text(text: str) -> str:
+    """One line of printable text: each run of white space, line breaks and control characters is a space."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+
+
+def _mailbox(name: str, address: str) -> Address:
+    return Address(display_name=header_text(name)[:200], addr_spec=plain_address(address))
+
+
+def _body_text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")

@@ -1,0 +1,79 @@
+"""The caches of a process, and how many bytes they may come to: each bound stands beside its cache.
+
+Where a cache bounds the number of its entries, these count with the bytes that one takes, as measured.
+"""
+
+from app.auth import authenticate, stream_tokens
+from app.db import raw_statements, sqlite
+from app.db.database import COMPILED_KEPT, COMPILED_WEIGHT, SQLITE_READERS
+from app.delivery.destinations.webhook import provider, signing
+from app.delivery.queue import scheduler
+from app.graphql import document_cache, introspection, limits, nodes
+from app.graphql.http import addresses, rates
+from app.live.payload import SHELF_BYTES
+from app.outbound import unreadable_secrets
+from app.outbound.http import pool, ssrf_guard, transport
+from app.readings import actions as readings
+
+
+def bounds() -> dict[str, int]:
+    """Bytes at most, by what is kept."""
+    return {
+        "documents": _documents(),
+        "events": SHELF_BYTES,
+        "database": _of_sqlite(),
+        "statements": _statements(),
+        "callers": _callers(),
+        "destinations": _destinations(),
+    }
+
+
+def _documents() -> int:
+    """Parsed documents and what is compiled of them, of accounts and of strangers, and answers to introspection."""
+    sides = (document_cache.OF_ACCOUNTS, document_cache.OF_STRANGERS)
+    limits = [limit for side in sides for _, limit in (side.documents, side.plans, side.named)]
+    return sum(limits) + introspection.MEMORY[1]
+
+
+def _of_sqlite() -> int:
+    """SQLite's pages and prepared statements, of the one connection that writes and of those that read."""
+    readers = SQLITE_READERS + sqlite.AT_ONCE
+    texts = (1 + readers) * sqlite.TEXTS_KEPT * sqlite.TEXT_WEIGHT
+    return sqlite.WRITER_PAGES + readers * sqlite.READER_PAGES + texts
+
+
+def _statements() -> int:
+    """Statements compiled by SQLAlchemy, of SQLite's two engines, and made for viewers, and takers of listed values."""
+    return (
+        2 * COMPILED_KEPT * COMPILED_WEIGHT
+        + nodes.CACHED_STATEMENTS * nodes.STATEMENT_WEIGHT
+        + readings.CACHED_STATEMENTS * readings.STATEMENT_WEIGHT
+        + raw_statements.PICKS_KEPT * raw_statements.PICK_WEIGHT
+    )
+
+
+def _callers() -> int:
+    """Keys, rates and addresses."""
+    return (
+        authenticate.REMEMBERED_AT_MOST * authenticate.REMEMBERED_WEIGHT
+        + authenticate.READS_AT_MOST * authenticate.READ_WEIGHT
+        # Of accounts, of their tokens, and of tokens by customer.
+        + (3 * limits.BUCKETS_KEPT + rates.ADDRESSES_KEPT) * limits.BUCKET_WEIGHT
+        + addresses.NETWORKS_KEPT * addresses.NETWORK_WEIGHT
+        + stream_tokens.MARKS_KEPT * stream_tokens.MARK_WEIGHT
+    )
+
+
+def _destinations() -> int:
+    """Facts of a worker about endpoints and subscriptions: URLs, names, secrets, and how each takes what it gets."""
+    return (
+        ssrf_guard.URLS_KEPT
+        + transport.PLACES_KEPT
+        + provider.SECRETS_KEPT
+        + 2 * signing.KEYS_KEPT * signing.KEY_WEIGHT
+        + provider.STAMPS_KEPT * provider.STAMP_WEIGHT
+        + pool.MOST_NAMES * pool.NAME_WEIGHT
+        # Webhooks and mails.
+        + 2 * unreadable_secrets.REMEMBERED * unreadable_secrets.REMEMBERED_WEIGHT
+        + 2 * scheduler.KEPT_CHANNELS * scheduler.CHANNEL_WEIGHT
+    )

@@ -1,0 +1,119 @@
+"""Housekeeping: what is past its time goes, in small transactions that nobody has to wait for.
+
+The log loses a prefix, never past the dispatch position or an unfinished delivery; finished deliveries go with their
+event. Stored successes of mutations are kept for a day, the record of mails that were sent for a week, and that
+of mails to the unconfirmed for as long as a limit counts them.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_
+from sqlmodel import col
+
+from app.core import clock, failpoints
+from app.db.database import Database
+from app.db.idempotency import IdempotentMutation
+from app.delivery.queue.models import Delivery, OutgoingMail, UnconfirmedMail
+from app.events import log as event_log
+from app.events.models import Dispatch, EventRecord, Stream
+from app.outbound.mail import unconfirmed
+
+EVENTS_AT_ONCE = 2000
+ROWS_AT_ONCE = 2000
+MUTATIONS_KEPT = timedelta(hours=24)
+MAILS_KEPT = timedelta(days=7)
+
+log = structlog.get_logger(__name__)
+
+
+class Housekeeping:
+    """One pass over everything that grows. Several workers may do it at once."""
+
+    def __init__(self, database: Database, retention_days: int) -> None:
+        self._database = database
+        self._retention = timedelta(days=retention_days)
+
+    async def run(self) -> None:
+        for account_id in await self._accounts_to_trim():
+            await self._trim(account_id)
+        await self._remove(Delivery, _old(Delivery, self._retention), _is_finished_test())
+        await self._remove(IdempotentMutation, _old(IdempotentMutation, MUTATIONS_KEPT))
+        await self._remove(OutgoingMail, _old(OutgoingMail, MAILS_KEPT), col(OutgoingMail.due_at).is_(None))
+        for kind in unconfirmed.Kind:
+            await self._remove(UnconfirmedMail, unconfirmed.is_uncounted(kind))
+
+    async def _accounts_to_trim(self) -> list[str]:
+        """The accounts whose oldest event is past retention."""
+        oldest = (col(EventRecord.account_id) == col(Stream.account_id)) & (
+            col(EventRecord.sequence) == col(Stream.first_sequence)
+        )
+        statement = (
+            select(col(Stream.account_id))
+            .join(EventRecord, oldest)
+            .where(col(EventRecord.occurred_at) < clock.now() - self._retention)
+        )
+        async with self._database.reading() as session:
+            return list((await session.execute(statement)).scalars())
+
+    async def _trim(self, account_id: str) -> None:
+        removed = 0
+        while count := await self._trim_page(account_id):
+            removed += count
+        if removed:
+            log.info("events_removed", account_id=account_id, count=removed)
+
+    async def _trim_page(self, account_id: str) -> int:
+        async with self._database.transaction() as session:
+            # Under the log's lock no delivery can come back to life: a retry by hand looks for its event.
+            await event_log.lock_position(session, account_id)
+            first = (await event_log.stream(session, account_id)).first_sequence
+            dispatched = select(col(Dispatch.sequence)).where(col(Dispatch.account_id) == account_id)
+            through = min((await session.execute(dispatched)).scalar_one(), first - 1 + EVENTS_AT_ONCE)
+            waiting = select(func.min(col(Delivery.event_sequence))).where(
+                col(Delivery.account_id) == account_id,
+                col(Delivery.event_sequence).between(first, through),
+                col(Delivery.due_at).is_not(None),
+            )
+            oldest = (await session.execute(waiting)).scalar_one()
+            if oldest is not None:
+                through = oldest - 1
+            removed = await event_log.trim(session, account_id, self._retention, through)
+            kept_from = (await event_log.stream(session, account_id)).first_sequence
+            await session.execute(
+                delete(Delivery).where(
+                    col(Delivery.account_id) == account_id,
+                    col(Delivery.event_sequence) < kept_from,
+                    col(Delivery.due_at).is_(None),
+                )
+            )
+            failpoints.reach("housekeeping.before_commit")
+        return removed
+
+    async def _remove(self, model: Any, *conditions: ColumnElement[bool]) -> None:
+        """Delete the rows that meet all conditions, a part at a time."""
+        keys = list(model.__table__.primary_key)
+        key = tuple_(*keys) if len(keys) > 1 else keys[0]
+        part = select(*keys).where(*conditions).limit(ROWS_AT_ONCE)
+        while True:
+            async with self._database.transaction() as session:
+                done = await session.execute(
+                    delete(model).where(key.in_(part)), execution_options={"synchronize_session": False}
+                )
+            if done.rowcount < ROWS_AT_ONCE:  # type: ignore[attr-defined]
+                return
+
+
+def _old(model: Any, kept: timedelta) -> ColumnElement[bool]:
+    return col(model.created_at) < clock.now() - kept
+
+
+def _is_finished_test() -> ColumnElement[bool]:
+    """A test's delivery, which goes by its own age. By account, as the index has it."""
+    accounts = select(col(Stream.account_id))
+    return and_(
+        col(Delivery.account_id).in_(accounts),
+        col(Delivery.event_sequence).is_(None),
+        col(Delivery.due_at).is_(None),
+    )

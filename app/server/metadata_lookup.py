@@ -1,0 +1,47 @@
+"""Where the filters of destinations find metadata: on customers and on meters. Importing this registers it."""
+
+from collections.abc import Collection, Mapping
+
+from sqlalchemy import ColumnElement, exists, or_, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.customers.models import Customer
+from app.delivery.queue import filters
+from app.events.models import EventMeter, EventRecord
+from app.graphql.metadata import labels_contain
+from app.meters.models import Meter
+
+IDS_AT_ONCE = 500
+
+
+class CustomersAndMeters:
+    async def of(
+        self, session: AsyncSession, account_id: str, ids: Collection[str]
+    ) -> Mapping[str, Mapping[str, str]]:
+        found: dict[str, Mapping[str, str]] = {}
+        wanted = sorted(ids)
+        for start in range(0, len(wanted), IDS_AT_ONCE):
+            for model in (Customer, Meter):
+                statement = select(col(model.id), col(model.labels)).where(
+                    col(model.account_id) == account_id,
+                    col(model.id).in_(wanted[start : start + IDS_AT_ONCE]),
+                )
+                found.update((await session.execute(statement)).all())
+        return found
+
+    def carried(self, metadata: Mapping[str, str]) -> ColumnElement[bool]:
+        customer = exists().where(
+            col(Customer.id) == col(EventRecord.customer_id),
+            labels_contain(col(Customer.labels), dict(metadata)),
+        )
+        meter = exists().where(
+            col(EventMeter.account_id) == col(EventRecord.account_id),
+            col(EventMeter.sequence) == col(EventRecord.sequence),
+            col(Meter.id) == col(EventMeter.meter_id),
+            labels_contain(col(Meter.labels), dict(metadata)),
+        )
+        return or_(customer, meter)
+
+
+filters.labels_from(CustomersAndMeters())

@@ -1,0 +1,160 @@
+"""What the process tells Prometheus, read from its parts when it is asked."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from app.delivery.queue.leases import COUNTED_DUE
+from app.server.caches import bounds
+from app.server.worker import Worker
+
+if TYPE_CHECKING:
+    from app.server.main import Process
+
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
+
+
+class Metrics(Collector):
+    """One registry a process, so that several may live in one interpreter."""
+
+    def __init__(self, process: "Process") -> None:
+        self._process = process
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._registry.register(self)
+        lag = Histogram(
+            "voltwire_live_lag_seconds",
+            "From an event's occurred_at, which the database's clock says just before the commit, to its hand-over to "
+            "the last of one viewer's live subscriptions: once for each event and viewer. What is read from the log, "
+            "by who resumes or has fallen behind, is not in it.",
+            buckets=LAG_BUCKETS,
+            registry=self._registry,
+        )
+        process.hub.stats.observe_lag = lag.observe
+        if process.worker is not None:
+            self._time_attempts(process.worker)
+
+    def _time_attempts(self, worker: Worker) -> None:
+        seconds = Histogram(
+            "voltwire_delivery_attempt_seconds",
+            "How long attempts took, whatever came of them.",
+            ["kind"],
+            buckets=ATTEMPT_BUCKETS,
+            registry=self._registry,
+        )
+        for kind, sender in worker.senders.items():
+            sender.observe_seconds = seconds.labels(kind).observe
+
+    def response(self) -> Response:
+        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._live()
+        if self._process.worker is not None:
+            worker = self._process.worker
+            yield from _sending(worker)
+            yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
+                           worker.failures)  # fmt: skip
+        limits = GaugeMetricFamily(
+            "voltwire_cache_limit_bytes", "Bytes that caches may take, by what they keep.", labels=["kept"]
+        )
+        for kept, limit in bounds().items():
+            limits.add_metric([kept], limit)
+        yield limits
+        yield _gauge(
+            "voltwire_tasks", "Tasks of the event loop that have not ended.", len(asyncio.all_tasks())
+        )
+        yield _gauge(
+            "voltwire_broadcaster_up", "1 while the broadcaster is reached.", self._process.doorbell.healthy
+        )
+
+    def _live(self) -> Iterator[Metric]:
+        hub, stats = self._process.hub, self._process.hub.stats
+        closes = CounterMetricFamily(
+            "voltwire_socket_closes",
+            "Sockets that ended: closed by us, by code, or by the peer or with its connection, as peer.",
+            labels=["code"],
+        )
+        for code, count in self._process.live.closes.items():
+            closes.add_metric([code if isinstance(code, str) else str(int(code))], count)
+        yield closes
+        streams = GaugeMetricFamily(
+            "voltwire_streams", "Open sockets and event streams.", labels=["transport"]
+        )
+        for transport, count in self._process.live.by_transport().items():
+            streams.add_metric([transport], count)
+        yield streams
+        yield _gauge("voltwire_subscriptions", "Open subscriptions.", hub.subscriptions)
+        yield _gauge("voltwire_subscription_groups", "Groups of equal subscriptions.", hub.groups)
+        yield _counter("voltwire_live_events", "Events that came into the hub.", stats.events)
+        yield _counter(
+            "voltwire_live_executions", "Executions, one for each event and group.", stats.executions
+        )
+        yield _counter(
+            "voltwire_live_deliveries",
+            "Messages that carry an event, one for each event and subscription: WebSocket frames and blocks of event "
+            "streams, however many of them go out in one write.",
+            stats.deliveries,
+        )
+        yield _counter(
+            "voltwire_live_catch_ups", "Times a subscription read the log at its own pace.", stats.catch_ups
+        )
+        yield _counter("voltwire_live_pages", "Pages of the log read for catching up.", stats.pages)
+
+
+def _sending(worker: Worker) -> Iterator[Metric]:
+    in_flight = GaugeMetricFamily("voltwire_deliveries_in_flight", "Attempts under way.", labels=["kind"])
+    due = GaugeMetricFamily(
+        "voltwire_deliveries_due",
+        f"Deliveries due, counted every few seconds and up to {COUNTED_DUE}.",
+        labels=["kind"],
+    )
+    oldest = GaugeMetricFamily(
+        "voltwire_oldest_due_seconds", "Age of the oldest delivery seen due.", labels=["kind"]
+    )
+    attempts = CounterMetricFamily(
+        "voltwire_delivery_attempts", "Attempts by what came of them.", labels=["kind", "outcome"]
+    )
+    ended = CounterMetricFamily(
+        "voltwire_deliveries", "Attempts by where they left the delivery.", labels=["kind", "status"]
+    )
+    lost = CounterMetricFamily(
+        "voltwire_delivery_leases_lost",
+        "Attempts that were not recorded, because another worker had taken over: they may have arrived twice.",
+        labels=["kind"],
+    )
+    for kind, sender in worker.senders.items():
+        in_flight.add_metric([kind], sender.in_flight)
+        due.add_metric([kind], sender.due)
+        oldest.add_metric([kind], sender.oldest_due_seconds)
+        lost.add_metric([kind], sender.leases_lost)
+        for outcome, count in sender.outcomes.items():
+            attempts.add_metric([kind, outcome], count)
+        for status, count in sender.fates.items():
+            ended.add_metric([kind, status], count)
+    yield from (in_flight, due, oldest, attempts, ended, lost)
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value=float(value))
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(name, documentation, value=float(value))

@@ -1,0 +1,229 @@
+"""The worker: turns committed events into deliveries, sends them, fills replays and keeps house.
+
+Any number of workers may run over one PostgreSQL. Each is told of new events by the doorbell and looks by itself every
+second; what one of them claims is a lease, so that the others take over whatever it leaves behind.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import structlog
+
+# Imported for what they register: how mails about each type of event are worded, and where filters find metadata.
+from app.core import failpoints
+from app.core.periodic import Loop, wait_briefly
+from app.core.settings import Settings
+from app.delivery.destinations.email.digests import Digests
+from app.delivery.destinations.email.provider import EventMails, Postman
+from app.delivery.destinations.webhook.payload_selection import Selected
+from app.delivery.destinations.webhook.provider import Webhooks
+from app.delivery.queue.cancellation import Sweep
+from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.replay_worker import Refill
+from app.delivery.queue.sender import Sender
+from app.events.broadcast.base import RESYNC
+from app.events.doorbell import Doorbell
+from app.events.publisher import DISPATCH_CHANNEL
+from app.graphql.context import Services
+from app.graphql.engine import Engine
+from app.graphql.limits import limits_of
+from app.outbound.http.transport import Transport
+from app.outbound.mail.dkim import Dkim, load_dkim
+from app.outbound.mail.rendering import Post
+from app.outbound.mail.smtp import Mailer, open_mailer
+from app.outbound.mail.transactional import OutgoingMails
+from app.server.housekeeping import Housekeeping
+from app.server.schema import build_schema
+
+LOOK_EVERY = 1.0
+GATHER_SECONDS = 0.02
+"""What is committed so soon after other events is dispatched together: one transaction for all instead of each."""
+
+MOST_RUNG = 1000
+"""When more accounts than this rang, looking at all costs no more."""
+
+SWEEP_EVERY = 10.0
+HOUSEKEEPING_EVERY = 3600.0
+DRAIN_SECONDS = 8.0
+"""How long a stop waits for what is in flight …"""
+
+RECORD_SECONDS = 2.0
+"""… and how much longer to write down what came of it: together well within the 20 s that SIGTERM may take."""
+
+BACKGROUND_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
+
+    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings unless they are
+    given; the first two are then closed at the end.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        doorbell: Doorbell,
+        transport: Transport | None = None,
+        mailer: Mailer | None = None,
+        worker_id: str | None = None,
+        drain_seconds: float = DRAIN_SECONDS,
+        engine: Engine | None = None,
+    ) -> None:
+        settings, database, keyring = services.settings, services.database, services.keyring
+        self.id = worker_id or f"worker_{secrets.token_hex(4)}"
+        self._database = database
+        self._doorbell = doorbell
+        self._drain_seconds = drain_seconds
+        self._own: list[Transport | Mailer] = []
+        transport = transport or self._owned(Transport(settings.webhook_allow_networks))
+        mailer = mailer or self._owned(_mailer(settings))
+        postman = Postman(mailer, settings.mail_from)
+        schedule = settings.webhook_retry_schedule
+        selected = Selected(services, cache(lambda: engine or Engine(build_schema(), limits_of(settings))))
+        self.webhooks = Sender(
+            database,
+            Webhooks(
+                Post(keyring, services.public_url), transport, settings.webhook_timeout, selected, self.id
+            ),
+            schedule,
+            self.id,
+        )
+        event_mails = EventMails(keyring, postman, services.public_url)
+        self.mails = Sender(database, event_mails, schedule, self.id)
+        self.digests = Digests(database, event_mails, schedule, self.id)
+        self.outgoing = OutgoingMails(database, keyring, postman, schedule, self.id)
+        self.dispatcher = Dispatcher(database, self._made)
+        self._refill = Refill(database, self._made)
+        self._sweep = Sweep(database)
+        self._housekeeping = Housekeeping(database, settings.event_retention_days)
+        self._loops = [
+            Loop("dispatch", self._dispatch),
+            Loop("replays", self._fill_replays),
+            Loop("sweep", self._cancel_left),
+            Loop("housekeeping", self._keep_house),
+        ]
+        # Accounts that rang since the last dispatch, and when to look at all of them.
+        self._rung: set[str] = set()
+        self._look_at = 0.0
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._is_running = False
+
+    @property
+    def failures(self) -> int:
+        """Turns of any loop that ended in an error and were tried again."""
+        senders = sum(sender.failures for sender in self.senders.values())
+        return senders + sum(loop.failures for loop in self._loops)
+
+    async def run(self) -> None:
+        """Work until `stop()`; an error of the database or the network never ends it."""
+        self._is_running = True
+        log.info("worker_started", worker_id=self.id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                sending = [group.create_task(one.run()) for one in self.senders.values()]
+                background = [group.create_task(one.run(), name="worker loop") for one in self._loops]
+                listening = group.create_task(self._listen(), name="worker doorbell")
+                await self._stopping.wait()
+                listening.cancel()
+                await self._end(background, BACKGROUND_SECONDS)
+                await self._end(sending, self._drain_seconds + RECORD_SECONDS)
+        finally:
+            for part in self._own:
+                await part.aclose()
+            self._ended.set()
+        log.info("worker_stopped", worker_id=self.id)
+
+    async def stop(self) -> None:
+        """Claim nothing more, let what is in flight finish, give back the rest; returns when `run` has ended."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            for loop in self._loops:
+                loop.stop()
+            for sender in self.senders.values():
+                sender.stop(self._drain_seconds)
+        if self._is_running:
+            await self._ended.wait()
+
+    @property
+    def senders(self) -> Mapping[str, Sender | Digests | OutgoingMails]:
+        """By the kind of what they send."""
+        return {
+            "webhook": self.webhooks,
+            "email": self.mails,
+            "digest": self.digests,
+            "transactional": self.outgoing,
+        }
+
+    async def _end(self, tasks: list[asyncio.Task[None]], seconds: float) -> None:
+        await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+
+    def _made(self, destination_ids: Any, lane: int = 0) -> None:
+        self.webhooks.tell_due(destination_ids, lane)
+        self.mails.tell_due(destination_ids, lane)
+
+    async def _listen(self) -> None:
+        """A ring says that there is something to dispatch, or that something else became due."""
+        async with self._doorbell.listen(DISPATCH_CHANNEL) as rings:
+            async for account_id in rings:
+                self._rung.add(account_id)
+                self._loops[0].bell.ring()
+
+    async def _dispatch(self) -> float:
+        """For who rang; for everyone where that is not known, and about every second, whatever the doorbell does."""
+        rung, self._rung = self._rung, set()
+        for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._look_at
+        try:
+            dispatched = await self.dispatcher.run(None if for_everyone else rung)
+        except BaseException:
+            self._look_at = 0.0
+            raise
+        if for_everyone:
+            # However many accounts there are, looking takes a small part of the time.
+            self._look_at = time.monotonic() + max(LOOK_EVERY, 20 * self.dispatcher.look_seconds)
+        if dispatched:
+            await wait_briefly(self._stopping, GATHER_SECONDS)
+        else:
+            # Another worker was faster, or it was no event: there may be something to send all the same.
+            for sender in self.senders.values():
+                sender.look()
+        return max(self._look_at - time.monotonic(), 0.001)
+
+    async def _fill_replays(self) -> float:
+        await self._refill.run()
+        return LOOK_EVERY
+
+    async def _cancel_left(self) -> float:
+        await self._sweep.run()
+        async with self._database.reading() as session:
+            for sender in self.senders.values():
+                await sender.count_due(session)
+        failpoints.reach("sweep.counted")
+        return SWEEP_EVERY
+
+    async def _keep_house(self) -> float:
+        await self._housekeeping.run()
+        return HOUSEKEEPING_EVERY
+
+    def _owned(self, part: Any) -> Any:
+        self._own.append(part)
+        return part
+
+
+def _mailer(settings: Settings) -> Mailer:
+    return open_mailer(settings.smtp_url, settings.mail_folder, _signer(settings))
+
+
+def _signer(settings: Settings) -> Dkim | None:
+    if settings.dkim_domain is None or settings.dkim_selector is None or settings.dkim_key is None:
+        return None
+    return load_dkim(settings.dkim_domain, settings.dkim_selector, settings.dkim_key)
