@@ -11,15 +11,17 @@ import pytest
 import structlog
 from playwright.async_api import Browser, Page
 
+from app.auth.actor import Actor
 from app.db.database import Database
 from app.db.migrations import migrate
-from tests.api.compiled_scene import Scene, random_account
+from tests.graphql.compiled_scene import Scene, random_account
+from tests.graphql.serving import Serving, serving
 from tests.services.browser import chromium, find_chromium
 from tests.services.postgres import Postgres
 from tests.services.receiver import Receiver
 from tests.services.smtp import SmtpSink
 from tests.services.valkey import Valkey
-from tests.support import World
+from tests.support import TestAccount, World
 from tests.support import world as open_world
 
 pytest_plugins = ["tests.batteries"]
@@ -212,3 +214,27 @@ async def world(migrated_url: str) -> AsyncIterator[World]:
     """The API's engine over an empty database, once on SQLite and once on PostgreSQL."""
     async with open_world(migrated_url) as opened:
         yield opened
+
+
+@pytest.fixture
+async def small_world(migrated_sqlite: Path, tmp_path: Path) -> AsyncIterator[World]:
+    path = shutil.copy(migrated_sqlite, tmp_path / "voltwire.db")
+    async with open_world(f"sqlite:///{path}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def holder(small_world: World) -> TestAccount:
+    return await small_world.account()
+
+
+@pytest.fixture
+async def owner(small_world: World, holder: TestAccount) -> Actor:
+    return await small_world.authenticator.authenticate(holder.key)
+
+
+@pytest.fixture(params=[True, False], ids=["frames", "asgi"])
+async def served(request: pytest.FixtureRequest, small_world: World) -> AsyncIterator[Serving]:
+    """A server, once with the door to ready-made frames and once with plain ASGI."""
+    async with serving(small_world, frames=request.param) as running:
+        yield running

@@ -13,8 +13,8 @@ from app.graphql.http.rates import Rates
 from app.outbound.mail.rendering import Post
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.web import text_of
-from tests.delivery.destinations import outgoing_mails
-from tests.delivery.test_delivery_pages import visitor as mail_visitor
+from tests.delivery.asking import outgoing_mails
+from tests.delivery.destinations.email.test_pages import visitor as mail_visitor
 from tests.meters.asking import run
 from tests.support import TestAccount, World
 

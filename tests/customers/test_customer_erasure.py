@@ -14,7 +14,7 @@ from app.db.idempotency import IdempotentMutation
 from app.delivery.queue.models import UnconfirmedMail
 from tests.accounts.state import mutation, refusals, state
 from tests.consents.helpers import ELECTRICITY, in_a_year
-from tests.delivery.destinations import outgoing_done
+from tests.delivery.asking import outgoing_done
 from tests.delivery.scene import Scene, open_scene
 from tests.meters.asking import run
 from tests.services.receiver import Answer, Receiver

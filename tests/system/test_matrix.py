@@ -10,7 +10,7 @@ from graphql import GraphQLObjectType
 
 from app.graphql.failures import RequestErrors
 from tests.accounts.state import mutation, unchanged
-from tests.events.listening import listening
+from tests.live.listening import listening
 from tests.readings.metered import reading
 from tests.support import World
 from tests.system.test_matrix_mutations import BY_TOKEN, MUTATIONS

@@ -1,0 +1,172 @@
+"""A real uvicorn in this process, with the GraphQL endpoints of live streams over a world's database."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+import websockets
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from websockets.asyncio.client import ClientConnection
+
+from app.graphql.http.origins import Origins
+from app.graphql.http.rates import Rates
+from app.graphql.http.view import GraphQLView
+from app.live.registry import Live, Timing
+from app.live.ws.endpoint import SocketEndpoint
+from app.live.ws.session import Session
+from app.server.uvicorn_http import HttpProtocol
+from app.server.uvicorn_websockets import FrameProtocol
+from tests.live.listening import Listening, listening
+from tests.support import World
+
+EVENTS = """
+subscription($after: String, $filter: EventFilter) { events(after: $after, filter: $filter) { sequence cursor } }
+"""
+
+
+class Client:
+    """A graphql-transport-ws client that says exactly what it is told to."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def say(self, **message: Any) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def hear(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(await self.connection.recv())
+        return message
+
+    async def init(self, key: str) -> None:
+        await self.say(type="connection_init", payload={"apiKey": key})
+        assert await self.hear() == {"type": "connection_ack"}
+
+    async def subscribe(
+        self, query: str = EVENTS, identifier: str = "1", variables: dict[str, Any] | None = None, **more: Any
+    ) -> None:
+        payload = {"query": query, "variables": variables, **more}
+        await self.say(id=identifier, type="subscribe", payload=payload)
+
+    async def settled(self) -> None:
+        """The server has read all that was said so far, and has sent nothing else."""
+        await self.say(type="ping")
+        assert await self.hear() == {"type": "pong"}
+
+    async def events(self, count: int) -> list[int]:
+        """The sequences of the next so many `next` messages."""
+        return [(await self.hear())["payload"]["data"]["events"]["sequence"] for _ in range(count)]
+
+    async def closed(self) -> tuple[int, str]:
+        """Code and reason of the close; what comes before is dropped."""
+        while True:
+            try:
+                await self.connection.recv()
+            except websockets.ConnectionClosed as closed:
+                return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
+
+
+@dataclass
+class Serving:
+    """A running server."""
+
+    live: Live
+    hub: Listening
+    port: int
+    server: uvicorn.Server
+
+    @property
+    def world(self) -> World:
+        return self.hub.world
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/graphql"
+
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/graphql"
+
+    @asynccontextmanager
+    async def open(self, **options: Any) -> AsyncIterator[Client]:
+        """A connected client that has said nothing yet."""
+        options = {"subprotocols": ["graphql-transport-ws"], "compression": None, **options}
+        async with websockets.connect(self.url, **options) as connection:
+            yield Client(connection)
+
+    @asynccontextmanager
+    async def connect(self, key: str, **options: Any) -> AsyncIterator[Client]:
+        """A client whose key has been acknowledged."""
+        async with self.open(**options) as client:
+            await client.init(key)
+            yield client
+
+    async def subscriptions(self, count: int) -> None:
+        """Return when so many are open."""
+        while self.live.hub.subscriptions != count:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.002)
+
+
+def session_of(served: Serving, number: int) -> Session:
+    """The server's side of the n-th open stream, which is a socket."""
+    stream = list(served.live._streams)[number]
+    assert isinstance(stream, Session)
+    return stream
+
+
+def application(live: Live) -> Starlette:
+    view = GraphQLView(live.services, live.engine, live.authenticator, live.rates, live)
+    return Starlette(
+        routes=[
+            Route("/graphql", view.__call__, methods=["GET", "POST"]),
+            WebSocketRoute("/graphql", SocketEndpoint(live, Origins(live.services))),
+        ]
+    )
+
+
+@asynccontextmanager
+async def serving(
+    world: World,
+    *,
+    frames: bool = True,
+    timing: Timing | None = None,
+    ping: float = 20,
+    rates: Rates | None = None,
+    **options: Any,
+) -> AsyncIterator[Serving]:
+    """`frames`: with our own protocols and their doors to the transport, else plain ASGI. `ping`: seconds between."""
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(listening(world, **options))
+        rates = rates or Rates(world.services.settings.rate_limit)
+        live = Live(world.services, world.engine, world.authenticator, rates, hub.hub, timing)
+        listener = socket.socket()
+        # The kernel would keep megabytes for a client that reads nothing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            application(live),
+            http=HttpProtocol if frames else "httptools",
+            ws=FrameProtocol if frames else "websockets-sansio",
+            ws_per_message_deflate=False,
+            ws_max_size=world.services.settings.max_message + 1000,
+            ws_ping_interval=ping,
+            ws_ping_timeout=ping,
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server._serve([listener]))
+        while not server.started:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.002)
+        try:
+            yield Serving(live, hub, listener.getsockname()[1], server)
+        finally:
+            await live.close()
+            server.should_exit = True
+            await running

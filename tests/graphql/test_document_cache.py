@@ -1,0 +1,187 @@
+"""What an engine keeps of documents between requests: how much, and whose."""
+
+import gc
+import random
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Dialect, Select, bindparam, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlmodel import col
+
+from app.auth.actor import Actor
+from app.core.lru import Kept
+from app.db.raw_statements import Prepared as Statement
+from app.graphql import document_cache as memories
+from app.graphql.compiled.selection import Plan
+from app.graphql.context import Context
+from app.graphql.document_cache import Memory
+from app.graphql.engine import Engine, Prepared
+from app.graphql.failures import RequestErrors
+from app.graphql.persisted import hash_of
+from app.meters.models import Meter
+from tests.graphql.compiled_scene import random_account
+from tests.graphql.test_compiled import WIDE
+from tests.support import World, the_schema
+
+METER = "id number type description address metadata dataSource status createdAt updatedAt"
+NESTED = f"customers {{ nodes {{ id meters {{ nodes {{ {METER} hostedConsent {{ id status }} }} }} }} }}"
+DOCUMENTS = (
+    "query Q%d { meters { nodes { id } } }",
+    f"query Q%d {{ meters {{ nodes {{ {METER} customer {{ id name }} }} pageInfo {{ endCursor }} }} }}",
+    f"query Q%d {{ {NESTED} }}",
+    "query Q%d { meters(filter: {statuses: [ACTIVE]}) { nodes { id } } }",
+    f"query Q%d {{ meters {{ nodes {{ {' '.join([METER] * 100)} }} }} }}",
+)
+LONG = "#" + "x" * memories.LONGEST
+
+
+async def run(
+    world: World, engine: Engine, prepared: Prepared, viewer: Actor, **variables: Any
+) -> dict[str, Any]:
+    return await engine.execute(prepared, variables, Context(world.services, viewer))
+
+
+def plans_of(prepared: Prepared) -> Kept[Any, Any]:
+    assert prepared.plans is not None
+    return prepared.plans.kept
+
+
+async def test_a_document_too_long_to_be_kept_leaves_nothing_behind(small_world: World, owner: Actor) -> None:
+    engine = Engine(the_schema(), WIDE)
+    prepared = engine.prepare(f"{{ {NESTED} }} {LONG}", None, authenticated=True)
+    for _ in range(2):
+        assert "errors" not in await run(small_world, engine, prepared, owner)
+        # As long as it is used, as a subscription is, what was compiled of it is not built anew.
+        assert sum(isinstance(one, Plan) for one in plans_of(prepared)) == 1
+    assert len(engine._memory.documents) == len(engine._memory.plans) == 0
+    document = weakref.ref(prepared)
+    del prepared
+    gc.collect()
+    assert document() is None
+
+
+async def test_plans_do_not_keep_a_document_that_is_gone(small_world: World, owner: Actor) -> None:
+    engine = Engine(the_schema(), WIDE)
+    prepared = engine.prepare(DOCUMENTS[0] % 0, None, authenticated=True)
+    await run(small_world, engine, prepared, owner)
+    document = weakref.ref(prepared)
+    del prepared
+    for number in range(memories.OF_ACCOUNTS.documents[0]):
+        engine.prepare(f"{{ a{number}: __typename }}", None, authenticated=True)
+    gc.collect()
+    assert document() is None
+
+
+async def test_long_values_are_not_kept(small_world: World, owner: Actor) -> None:
+    engine = Engine(the_schema(), WIDE)
+    query = "query ($c: String) { customers { nodes { meters(after: $c) { nodes { id } } } } }"
+    prepared = engine.prepare(query, None, authenticated=True)
+    kept = []
+    for cursor in ("x", "x" * 1_000, "x" * 100_000):
+        assert await run(small_world, engine, prepared, owner, c=cursor) == {
+            "data": {"customers": {"nodes": []}}
+        }
+        kept.append((len(engine._memory.plans), engine._memory.plans.weight))
+    assert len(set(kept)) == 1
+
+
+def test_documents_are_bounded_by_their_bytes() -> None:
+    engine = Engine(the_schema(), WIDE)
+    # Comments are not counted as tokens of a document, but lie in memory as these do.
+    comments = "#\n" * (memories.LONGEST // 2 - 20)
+    for number in range(10):
+        engine.prepare(f"{{ a{number}: __typename }} {comments}", None, authenticated=True)
+    assert 0 < len(engine._memory.documents) < 10
+    limit = memories.OF_ACCOUNTS.documents[1]
+    assert limit * 0.7 < engine._memory.documents.weight <= limit
+
+
+def kept(memory: Memory) -> tuple[int, int, int]:
+    """How many documents, plans and statements, and names."""
+    return len(memory.documents), len(memory.plans), len(memory.named._learned)
+
+
+async def test_strangers_leave_the_memory_of_accounts_as_it_is(small_world: World, owner: Actor) -> None:
+    engine = Engine(the_schema(), WIDE)
+    known = [DOCUMENTS[0] % number for number in range(3)]
+    for query in known:
+        prepared = engine.prepare(query, None, authenticated=True, named=hash_of(query))
+        await run(small_world, engine, prepared, owner)
+    before, order = kept(engine._memory), list(engine._memory.documents)
+    assert before == (3, 6, 3)
+    for query in (*known, "{ viewer { scopes } }", "subscription { events { id } }"):
+        for named in (None, hash_of(query)):
+            with pytest.raises(RequestErrors) as refused:
+                engine.prepare(query, None, authenticated=False, named=named)
+            assert refused.value.status == 401
+    assert kept(engine._strangers) == (0, 0, 0)
+    for number in range(150):
+        query = f"{{ eventTypes {{ a{number}: name }} }}"
+        prepared = engine.prepare(query, None, authenticated=False, named=hash_of(query))
+        context = Context(small_world.services, None)
+        assert "errors" not in await engine.execute(prepared, None, context)
+    assert kept(engine._strangers) == (100, 0, 100)
+    # What they may ask is prepared once for them as well.
+    assert engine.prepare(query, None, authenticated=False) is prepared
+    assert kept(engine._memory) == before
+    assert list(engine._memory.documents) == order
+    with pytest.raises(RequestErrors):
+        engine.prepare(None, None, authenticated=False, named=hash_of(known[0]))
+    assert engine.prepare(None, None, authenticated=True, named=hash_of(known[0])) is order[0]
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def used() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(paramstyle="qmark"), asyncpg.dialect()])
+def test_a_statement_for_a_long_list_takes_little_more_than_its_text(dialect: Dialect) -> None:
+    parents = bindparam("parents", expanding=True)
+    statement = select(Meter.id).where(col(Meter.customer_id).in_(parents))
+    given = {"parents": ["x"] * 4096}
+    # What picks a value of a list is made for the first of all statements.
+    first = Statement(statement, given, dialect)
+    with traced():
+        before = used()
+        second = Statement(statement, given, dialect)
+        taken = used() - before
+    assert taken < 2 * len(second.text) + 100_000
+    assert first.arguments(given) == second.arguments(given) == given["parents"]
+
+
+@pytest.mark.parametrize("query", DOCUMENTS)
+async def test_what_things_weigh_is_about_what_they_take(small_world: World, query: str) -> None:
+    viewer = (await random_account(small_world, random.Random(3))).viewers["admin"]
+    engine = Engine(the_schema(), WIDE)
+    # What is made once for all documents is not theirs.
+    await run(small_world, engine, engine.prepare(query % 0, None, authenticated=True), viewer)
+    documents, plans = engine._memory.documents.weight, engine._memory.plans.weight
+    with traced():
+        before = used()
+        some = [engine.prepare(query % number, None, authenticated=True) for number in range(1, 5)]
+        prepared = used()
+        for one in some:
+            await run(small_world, engine, one, viewer)
+        executed = used()
+    assert any(isinstance(one, Select) for one in engine._memory.plans)
+    for taken, weighed in (
+        (prepared - before, engine._memory.documents.weight - documents),
+        (executed - prepared, engine._memory.plans.weight - plans),
+    ):
+        assert taken * 0.7 < weighed < taken * 3

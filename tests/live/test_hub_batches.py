@@ -1,0 +1,100 @@
+"""Events that come close together are handed over together, and none of it changes what a subscription gets."""
+
+import time
+
+from app.customers import actions as customers
+from app.live.group import BATCH_BYTES
+from app.live.payload import Batch
+from app.live.viewer_groups import EVENTS_AT_ONCE
+from tests.live.listening import Collector, listening
+from tests.live.test_hub import NESTED, cursor_at, owner
+from tests.support import World
+
+
+class Batches(Collector):
+    """Also keeps how many payloads each hand-over had, and takes its time for the first."""
+
+    def __init__(self, first_takes: float = 0.0) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.first_takes = first_takes
+
+    def push(self, batch: Batch) -> bool:
+        if not self.sizes:
+            time.sleep(self.first_takes)  # what writing to very many sockets does
+        self.sizes.append(len(batch))
+        return super().push(batch)
+
+
+async def test_events_of_one_commit_are_handed_over_together(world: World) -> None:
+    async with listening(world) as live:
+        actor = await owner(world)
+        sink = Batches()
+        await live.subscribe(actor, sink=sink)
+        await live.customers(actor, EVENTS_AT_ONCE + 3)
+        await sink.count(EVENTS_AT_ONCE + 3)
+        assert sink.sizes == [EVENTS_AT_ONCE, 3]
+        assert sink.sequences == list(range(2, EVENTS_AT_ONCE + 5))
+        assert live.hub.stats.deliveries == EVENTS_AT_ONCE + 3
+
+
+async def test_long_payloads_are_handed_over_in_parts(world: World) -> None:
+    wide = " ".join(f"a{n}: customer {{ name }}" for n in range(28))
+    query = f"subscription {{ events {{ ... on CustomerCreatedEvent {{ {wide} }} }} }}"
+    async with listening(world) as live:
+        actor = await owner(world)
+        sink = Batches()
+        await live.subscribe(actor, query, sink=sink)
+        async with world.database.transaction() as session:
+            for number in range(5):
+                await customers.create(session, actor, name="A" * 200, email=f"a{number}@example.com")
+        await sink.count(5)
+        assert BATCH_BYTES / 3 < len(sink.payloads[0].body) < BATCH_BYTES / 2
+        assert sink.sizes == [3, 2]
+
+
+async def test_an_event_waits_for_the_next_only_for_a_moment(world: World) -> None:
+    async with listening(world) as live:
+        actor = await owner(world)
+        _, sink = await live.subscribe(actor, sink=Batches(first_takes=0.05))
+        await live.customer(actor)
+        await sink.count(1)
+        # A mutation that never ends, such as one that waits for a lock.
+        world.services.writing[actor.account_id] += 1
+        await live.customer(actor)
+        await sink.count(2)
+        assert sink.sequences == [2, 3]
+        del world.services.writing[actor.account_id]
+
+
+async def test_what_waits_is_not_shown_to_who_asked_later(world: World) -> None:
+    async with listening(world) as live:
+        actor = await owner(world)
+        _, early = await live.subscribe(actor, NESTED, {"after": None}, Batches(first_takes=0.05))
+        await live.customer(actor)
+        await early.count(1)
+        begin = await cursor_at(world, actor, 2)
+        world.services.writing[actor.account_id] += 1
+        customer = await live.customer(actor, "Bob")
+        async with world.database.transaction() as session:
+            await customers.update(session, actor, customer.id, {"name": "Bob King"})
+        _, late = await live.subscribe(actor, NESTED, {"after": begin})
+        (response,) = await late.count(1)
+        assert response["data"]["events"]["customer"]["name"] == "Bob King"
+        await early.count(2)
+        assert early.sequences == [2, 3]
+        del world.services.writing[actor.account_id]
+
+
+async def test_mutations_say_that_they_are_under_way(world: World) -> None:
+    account = await world.account()
+    seen: list[dict[str, int]] = []
+    world.database.on_commit(lambda _: seen.append(dict(world.services.writing)))
+    create = """mutation($email: String!) {
+      createCustomer(input: {name: "Ada", email: $email}) { userErrors { code } }
+    }"""
+    for _ in range(2):
+        await world.data(create, {"email": "ada@example.com"}, key=account.key)
+    # Told within the commit, and not of the second, which was refused.
+    assert seen == [{account.id: 1}]
+    assert world.services.writing == {}

@@ -1,0 +1,435 @@
+"""GraphQL over Server-Sent Events, distinct connections."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from app.accounts import actions as accounts
+from app.auth.actor import Actor
+from app.auth.authenticate import REFUSED
+from app.live.registry import Timing
+from app.live.sse import HEADERS, EventStream
+from app.live.ws.send_queue import FULL
+from tests.events.broadcasters import becomes
+from tests.graphql.serving import EVENTS, Serving, serving
+from tests.live.event_streams import Reader, stream
+from tests.services.patience import PATIENCE
+from tests.support import TestAccount, World
+from tests.support import world as open_world
+
+# About 6 KiB an event.
+WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in range(30)) + " } }"
+
+
+async def test_a_subscription_streams_events_with_their_cursors(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    for method in ("POST", "GET"):
+        async with stream(served, holder.key, method=method) as reader:
+            assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+            assert reader.response.headers["cache-control"] == "no-store"
+            assert await reader.block() == {"": ""}
+            await served.subscriptions(1)
+            for _ in range(5):
+                await served.hub.customer(owner)
+            heard = [await reader.event() for _ in range(5)]
+            sequences = [response["data"]["events"]["sequence"] for _, response in heard]
+            assert sequences == list(range(sequences[0], sequences[0] + 5))
+            assert all(cursor == response["data"]["events"]["cursor"] for cursor, response in heard)
+        await served.subscriptions(0)
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_head_tells_how_a_stream_begins_and_opens_none(served: Serving, holder: TestAccount) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+    async def head(query: str) -> list[str]:
+        lines = (
+            f"HEAD /graphql?query={quote(query)} HTTP/1.1",
+            "host: x",
+            "accept: text/event-stream",
+            f"x-api-key: {holder.key}",
+        )
+        writer.write("\r\n".join((*lines, "\r\n")).encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        return answer.decode().lower().split("\r\n")
+
+    async with stream(served, holder.key, method="GET") as opened:
+        expected = {name: opened.response.headers[name] for name in HEADERS}
+    await served.subscriptions(0)
+    # All over one connection: a stream would not let the next one through.
+    for _ in range(2):
+        status, *headers = await head(EVENTS)
+        assert status == "http/1.1 200 ok"
+        assert {f"{name}: {value}".lower() for name, value in expected.items()} <= set(headers)
+        assert not any(one.startswith("content-length") for one in headers)
+    assert (await head("subscription { events { nothing } }"))[0] == "http/1.1 200 ok"
+    status, *headers = await head("{ __typename }")
+    assert status == "http/1.1 200 ok"
+    assert served.live.hub.subscriptions == len(served.live) == 0
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_last_event_id_beats_after(served: Serving, holder: TestAccount, owner: Actor) -> None:
+    await served.hub.customers(owner, 5)
+    async with stream(served, holder.key, variables={"after": None}) as reader:
+        await served.subscriptions(1)
+        await served.hub.customer(owner)
+        cursor, _ = await reader.event()
+    await served.hub.customers(owner, 2)
+    begin = await served.world.data("{ eventStream { oldestCursor } }", key=holder.key)
+    after = {"after": begin["eventStream"]["oldestCursor"]}
+    async with stream(served, holder.key, variables=after, last_event_id=cursor) as reader:
+        heard = [await reader.event() for _ in range(2)]
+        assert [response["data"]["events"]["sequence"] for _, response in heard] == [8, 9]
+    async with stream(served, holder.key, variables=after) as reader:
+        heard = [await reader.event() for _ in range(9)]
+        assert [response["data"]["events"]["sequence"] for _, response in heard] == list(range(1, 10))
+
+
+async def test_queries_and_mutations_give_one_result(served: Serving, holder: TestAccount) -> None:
+    async with stream(served, holder.key, "{ viewer { account { id } } }") as reader:
+        assert await reader.block() == {
+            "event": "next",
+            "data": json.dumps({"data": {"viewer": {"account": {"id": holder.id}}}}, separators=(",", ":")),
+        }
+        assert await reader.block() == {"event": "complete", "data": ""}
+        assert await reader.block() is None
+
+
+async def refused(reader: Reader) -> Any:
+    """The one error of a request that is refused in the stream."""
+    assert reader.response.status_code == 200
+    assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    block = await reader.block()
+    assert block is not None
+    assert set(block) == {"event", "data"}
+    assert block["event"] == "next"
+    (error,) = json.loads(block["data"])["errors"]
+    assert [await reader.block(), await reader.block()] == [{"event": "complete", "data": ""}, None]
+    return error
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_refused_request_is_told_in_the_stream(
+    served: Serving, holder: TestAccount, method: str
+) -> None:
+    wrong = {
+        "{ nothing }": None,
+        "subscription {": None,
+        "subscription { events { nothing } }": None,
+        "subscription ($after: String!) { events(after: $after) { sequence } }": None,
+        EVENTS: {"after": "wrong"},
+    }
+    for query, variables in wrong.items():
+        async with stream(served, holder.key, query, variables, method) as reader:
+            assert (await refused(reader))["extensions"]["code"] == "BAD_USER_INPUT"
+    many = {"filter": {"customerIds": [f"cus_{number}" for number in range(1001)]}}
+    async with stream(served, holder.key, variables=many) as reader:
+        extensions = (await refused(reader))["extensions"]
+        assert extensions == {"code": "BAD_USER_INPUT", "field": ["filter", "customerIds"]}
+    async with stream(served, "vw_live_" + "x" * 43, "{ nothing }", method=method) as reader:
+        assert reader.response.status_code == 401
+    assert len(served.live) == 0
+    assert served.live.hub.subscriptions == 0
+
+
+async def test_a_body_that_is_no_request_is_told_in_the_stream(served: Serving, holder: TestAccount) -> None:
+    headers = {"accept": "text/event-stream", "x-api-key": holder.key, "content-type": "application/json"}
+    async with (
+        httpx.AsyncClient(timeout=PATIENCE) as client,
+        client.stream("POST", served.http_url, headers=headers, content=b"{") as response,
+    ):
+        assert (await refused(Reader(response)))["message"] == "The body is not valid JSON."
+
+
+async def test_a_mutation_by_get_stays_an_http_error(served: Serving, holder: TestAccount) -> None:
+    async with stream(served, holder.key, "mutation { __typename }", method="GET") as reader:
+        assert reader.response.status_code == 405
+
+
+async def test_a_browser_may_put_a_stream_token_into_the_address(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    made = await served.world.data("mutation { createStreamToken(input: {}) { token } }", key=holder.key)
+    token = made["createStreamToken"]["token"]
+
+    async def opened(method: str = "GET", accept: str = "text/event-stream", **sent: Any) -> httpx.Response:
+        """The head of an answer, and its body where it is no stream that goes on."""
+        headers = {"accept": accept, **sent.pop("headers", {})}
+        given = {"query": EVENTS} | sent.pop("params", {"access_token": token})
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
+            request = client.build_request(method, served.http_url, params=given, headers=headers, **sent)
+            response = await client.send(request, stream=True)
+            if response.status_code != 200:
+                await response.aread()
+            await response.aclose()
+            return response
+
+    for headers in ({}, {"x-api-key": token}, {"authorization": f"Bearer {token}"}):
+        response = await opened(headers=headers)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-store"
+    await becomes(lambda: len(served.live) == 0)
+
+    refusals = {
+        "access_token takes a stream token only; never put a key into an address.": [
+            await opened(params={"access_token": holder.key}),
+            await opened(params={"access_token": ""}),
+            await opened(params={"access_token": [token, "vw_consent_x"]}),
+        ],
+        "access_token counts for event streams by GET only; send the credential in a header.": [
+            await opened(accept="application/json"),
+            await opened("POST", json={"query": EVENTS}),
+        ],
+        "Send one credential: x-api-key, Authorization and access_token differ.": [
+            await opened(headers={"x-api-key": holder.key}),
+            await opened(params={"access_token": [token, token + "x"]}),
+        ],
+        REFUSED: [await opened(params={"access_token": token[:-3] + "xxx"})],
+    }
+    for sentence, responses in refusals.items():
+        for response in responses:
+            assert response.status_code == 401
+            assert response.headers["cache-control"] == "no-store"
+            assert [error["message"] for error in response.json()["errors"]] == [sentence]
+    assert len(served.live) == 0
+
+
+async def test_streams_count_as_sockets(tmp_path: Any) -> None:
+    database = f"sqlite:///{tmp_path / 'few.db'}"
+    async with open_world(database, max_sockets=1) as world, serving(world) as served:
+        account = await world.account()
+        async with stream(served, account.key) as first, stream(served, account.key) as second:
+            assert first.response.status_code == 200
+            assert second.response.status_code == 429
+        await becomes(lambda: len(served.live) == 0)
+        async with stream(served, account.key) as third:
+            assert third.response.status_code == 200
+
+
+async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'rate.db'}"
+    async with (
+        open_world(database, rate_limit=1) as world,
+        serving(world) as served,
+        AsyncExitStack() as stack,
+    ):
+        account = await world.account()
+
+        async def refused(query: str) -> bool:
+            """Asked often enough, it is for the rate."""
+            async with stream(served, account.key, query) as reader:
+                response = reader.response
+                return response.status_code == 429 and response.headers["retry-after"] == "1"
+
+        for query in ("{ viewer { scopes } }", "{ nothing }", "subscription {", "mutation { nothing }"):
+            while not await refused(query):
+                pass
+            # All clients of a server that has gone come back at once, and none of them would ask twice.
+            for method in ("GET", "POST"):
+                reader = await stack.enter_async_context(stream(served, account.key, method=method))
+                assert reader.response.status_code == 200
+        await served.subscriptions(8)
+        # Strangers, who may not subscribe, count whatever they ask for.
+        async with httpx.AsyncClient(headers={"accept": "text/event-stream"}, timeout=PATIENCE) as stranger:
+            statuses = set()
+            while 429 not in statuses:
+                statuses.add((await stranger.post(served.http_url, json={"query": EVENTS})).status_code)
+            assert statuses == {401, 429}
+
+
+async def test_an_idle_stream_is_told_how_far_it_has_read(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, idle=0.1)
+    async with serving(small_world, timing=timing) as served:
+        variables = {"filter": {"types": ["METER_CREATED"]}}
+        async with stream(served, holder.key, variables=variables) as reader:
+            assert await reader.block() == {"": ""}
+            first = await reader.block()
+            await served.hub.customer(owner)
+            block = first
+            while block == first:
+                block = await reader.block()
+        latest = await small_world.data("{ eventStream { latestCursor } }", key=holder.key)
+        assert block == {"": "", "id": latest["eventStream"]["latestCursor"]}
+
+
+async def test_a_revoked_key_and_a_deploy_end_streams_without_complete(
+    served: Serving, holder: TestAccount, owner: Actor, small_world: World
+) -> None:
+    async with small_world.database.transaction() as session:
+        key, secret = await accounts.create_api_key(session, owner, name="second")
+    async with stream(served, secret) as revoked, stream(served, holder.key) as other:
+        await served.subscriptions(2)
+        async with small_world.database.transaction() as session:
+            await accounts.revoke_api_key(session, owner, key.id)
+        assert [await revoked.block(), await revoked.block()] == [{"": ""}, None]
+        await served.live.close()
+        assert [await other.block(), await other.block()] == [{"": ""}, None]
+
+
+async def test_an_expired_reader_gets_the_error_and_complete(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    await served.hub.customer(owner)
+    async with stream(served, holder.key) as reader:
+        await served.subscriptions(1)
+        (feed,) = served.live.hub._feeds.values()
+        # The database was replaced by a restored backup.
+        feed.epoch = "another1"
+        served.live.hub.look_soon()
+        assert await reader.block() == {"": ""}
+        block = await reader.block()
+        assert block is not None
+        assert block["event"] == "next"
+        (error,) = json.loads(block["data"])["errors"]
+        assert error["extensions"]["code"] == "CURSOR_EXPIRED"
+        assert await reader.block() == {"event": "complete", "data": ""}
+        assert await reader.block() is None
+
+
+@asynccontextmanager
+async def small_reader(served: Serving, key: str, query: str) -> AsyncIterator[asyncio.StreamReader]:
+    """The body of an event stream, in a client that takes little before it is asked to."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
+    head = (
+        f"GET /graphql?query={quote(query)} HTTP/1.0\r\nAccept: text/event-stream\r\nX-Api-Key: {key}\r\n\r\n"
+    )
+    writer.write(head.encode())
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    while await reader.readline() != b"\r\n":
+        pass
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def blocks(reader: asyncio.StreamReader, pause: float = 0) -> AsyncIterator[int]:
+    """The sequences that are read, a little at a time, until the end."""
+    unread = b""
+    while some := await reader.read(4096):
+        *whole, unread = (unread + some).split(b"\n\n")
+        for block in whole:
+            if b"data: " in block:
+                yield json.loads(block.partition(b"data: ")[2])["data"]["events"]["sequence"]
+        await asyncio.sleep(pause)
+
+
+def stream_of(served: Serving) -> EventStream:
+    (only,) = served.live._streams
+    assert isinstance(only, EventStream)
+    return only
+
+
+async def test_a_slow_reader_misses_nothing_and_no_more_is_kept_for_it_than_for_a_socket(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    async with small_reader(served, holder.key, WIDE) as reader:
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 400)
+        slow = stream_of(served)
+        await becomes(lambda: not slow.has_room)
+        await served.hub.customers(owner, 100)
+        assert FULL <= slow._queued < 2 * FULL
+        sequences = blocks(reader)
+        assert [await anext(sequences) for _ in range(500)] == list(range(2, 502))
+        await served.hub.customer(owner)
+        assert await anext(sequences) == 502
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_a_reader_that_takes_nothing_is_ended(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=0.3, close=0.1)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 400)
+        await served.subscriptions(0)
+        await becomes(lambda: len(served.live) == 0)
+        # What it reads at last is whole, and a part only.
+        sequences = [sequence async for sequence in blocks(reader)]
+        assert sequences == list(range(2, len(sequences) + 2))
+        assert len(sequences) < 400
+
+
+async def test_a_reader_that_takes_a_little_all_the_time_is_not(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=2)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 300)
+        sequences = blocks(reader, pause=0.005)
+        assert [await anext(sequences) for _ in range(300)] == list(range(2, 302))
+
+
+async def test_nor_is_one_that_takes_less_than_the_server_hands_over_at_once(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=2)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 400)
+        slow = stream_of(served)
+        await becomes(lambda: not slow.has_room)
+        # 27 KB a second: 64 KiB, and what the kernel has taken beside it, take longer than it may stand still.
+        sequences = blocks(reader, pause=0.15)
+        assert [await anext(sequences) for _ in range(16)] == list(range(2, 18))
+        assert served.live.hub.subscriptions == 1
+        sequences = blocks(reader)
+        rest = [await anext(sequences) for _ in range(300)]
+        assert rest == list(range(rest[0], rest[0] + 300))
+
+
+async def test_a_reader_is_given_all_the_time_there_is_from_where_it_fell_behind(
+    small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=600, stalled=30)
+    async with (
+        serving(small_world, timing=timing) as served,
+        small_reader(served, holder.key, WIDE) as reader,
+    ):
+        await served.subscriptions(1)
+        slow, now = stream_of(served), served.live.hub.now()
+        await served.hub.customers(owner, 400)
+        await becomes(lambda: not slow.has_room)
+        # Before, it had nothing to take for as long as one likes.
+        slow.look_after(now + 1000)
+        slow.look_after(now + 1029)
+        assert served.live.hub.subscriptions == 1
+        taken = slow._bytes_taken
+        while slow._bytes_taken == taken:
+            await reader.read(1024)
+            await asyncio.sleep(0)
+        slow.look_after(now + 1040)
+        slow.look_after(now + 1069)
+        assert served.live.hub.subscriptions == 1
+        slow.look_after(now + 1070)
+        assert served.live.hub.subscriptions == 0

@@ -1,0 +1,156 @@
+"""Clients that read slowly, nothing, or vanish, beside others that do not notice."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.auth.actor import Actor
+from app.live.registry import Timing
+from app.live.ws.send_queue import FULL
+from tests.events.broadcasters import becomes
+from tests.graphql.serving import Client, Serving, serving, session_of
+from tests.live.event_streams import stream
+from tests.support import TestAccount, World
+
+# About 6 KiB an event.
+WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in range(30)) + " } }"
+
+
+@asynccontextmanager
+async def small_client(served: Serving, key: str) -> AsyncIterator[Client]:
+    """A client that takes little before it is asked to."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.port))
+    async with served.connect(key, sock=sock, max_queue=1, write_limit=1024, close_timeout=1) as client:
+        yield client
+
+
+@pytest.fixture(params=[True, False], ids=["frames", "asgi"])
+def frames(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+async def test_a_slow_client_misses_nothing_and_holds_up_nobody(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    async with small_client(served, holder.key) as slow, served.connect(holder.key) as quick:
+        await slow.subscribe(WIDE)
+        await quick.subscribe(WIDE)
+        await served.subscriptions(2)
+        for _ in range(14):
+            await served.hub.customers(owner, 20)
+            await quick.events(20)
+        outbox = session_of(served, 0).outbox
+        await becomes(lambda: not outbox.has_room)
+        # Whatever more happens, no more than that is kept for it.
+        await served.hub.customers(owner, 20)
+        await quick.events(20)
+        assert FULL * 0.9 < outbox.unsent < FULL + 20_000
+        assert await slow.events(300) == list(range(2, 302))
+        await served.hub.customer(owner)
+        assert await slow.events(1) == await quick.events(1) == [302]
+
+
+async def test_a_client_that_takes_nothing_is_closed_with_1013(
+    frames: bool, small_world: World, holder: TestAccount, owner: Actor
+) -> None:
+    timing = Timing(check=0.05, rounds=1, stalled=0.3)
+    async with (
+        serving(small_world, frames=frames, timing=timing) as served,
+        small_client(served, holder.key) as stuck,
+        served.connect(holder.key) as quick,
+    ):
+        await stuck.subscribe(WIDE)
+        await quick.subscribe(WIDE)
+        await served.subscriptions(2)
+        await served.hub.customers(owner, 300)
+        await quick.events(300)
+        await served.subscriptions(1)
+        assert served.live.closes == {1013: 1}
+        assert await stuck.closed() == (1013, "Too slow: resume from the last cursor")
+        await served.hub.customer(owner)
+        assert await quick.events(1) == [302]
+
+
+async def test_a_client_that_vanishes_leaves_nothing_behind(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    async with small_client(served, holder.key) as gone:
+        await gone.subscribe(WIDE)
+        await served.subscriptions(1)
+        await served.hub.customers(owner, 300)
+        await becomes(lambda: not session_of(served, 0).outbox.has_room)
+        gone.connection.transport.abort()
+    await served.subscriptions(0)
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_what_is_remembered_for_who_lacks_it_is_counted(
+    served: Serving, holder: TestAccount, owner: Actor
+) -> None:
+    """Ids of operations are mostly never seen again, and a message made ready for one would be kept for nothing."""
+    await served.hub.customers(owner, 20)
+    begin = await served.world.data("{ eventStream { oldestCursor } }", key=holder.key)
+    after = {"after": begin["eventStream"]["oldestCursor"]}
+    query = WIDE.replace("subscription {", "subscription($after: String) {").replace(
+        "events {", "events(after: $after) {"
+    )
+    async with served.connect(holder.key) as client, stream(served, holder.key, query, after) as reader:
+        for number in range(20):
+            await client.subscribe(query, f"{number}-of-many", after)
+        assert len(await client.events(20 * 21)) == 20 * 21
+        assert [(await reader.event())[1]["data"]["events"]["sequence"] for _ in range(21)] == list(
+            range(1, 22)
+        )
+        await served.hub.customer(owner)
+        await client.events(20)
+        late = [f"{number}-late" for number in range(20)]
+        for identifier in late:
+            await client.subscribe(query, identifier, after)
+        await client.events(20 * 22)
+        (group,) = served.live.hub._groups()
+        assert group.pages
+        remembered = [payload for page in group.pages for payload in page.payloads] + list(group.recent)
+        kept = [len(payload.body) + sum(map(len, payload.frames.values())) for payload in remembered]
+        assert sum(kept) <= served.live.hub.shelf.bytes < 3 * sum(len(one.body) for one in remembered)
+    await becomes(lambda: len(served.live) == 0)
+
+
+async def test_a_client_that_only_asks_is_read_no_faster_than_it_listens(
+    served: Serving, holder: TestAccount
+) -> None:
+    async with small_client(served, holder.key) as client:
+
+        async def ask() -> None:
+            for number in range(400):
+                await client.say(type="ping", payload={"n": number, "x": "x" * 10_000})
+
+        asking = asyncio.create_task(ask())
+        outbox = session_of(served, 0).outbox
+        await becomes(lambda: not outbox.has_room)
+        assert outbox.unsent < FULL + 20_000
+        for number in range(400):
+            assert (await client.hear())["payload"]["n"] == number
+        await asking
+
+
+async def test_a_peer_that_answers_no_ping_is_closed_with_1013(small_world: World) -> None:
+    async with serving(small_world, ping=0.1) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(
+            b"GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+        )
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        ping = await reader.readexactly(6)
+        assert ping[:2] == b"\x89\x04"
+        reason = b"no answer to a ping"
+        assert await reader.read() == b"\x88\x15" + (1013).to_bytes(2) + reason
+        writer.close()
+        await becomes(lambda: len(served.live) == 0)
