@@ -1,8 +1,10 @@
-"""Decides how much of the long batteries a run of the suite takes on; `--all` takes on everything.
+"""Decides how much of the suite a run takes on; `--all` takes on everything.
 
 Without `--all` a run is a bounded sample, the same each time: `@pytest.mark.long(keep=N)` keeps N cases of a test,
 which the test's name chooses (with `of="turn"`, N values of that parameter for each combination of the others), and
 the `seed` fixture is made of that name. In CI that holds for property tests too.
+Tests that take a database run on SQLite, and a sample of them on PostgreSQL; where the code differs by database
+`@pytest.mark.both_databases` has each run on both.
 With `--all` every case runs, seeds are fresh and property tests try many more examples.
 """
 
@@ -22,6 +24,10 @@ EXAMPLES: Final = 3_000
 """Examples of a property test with `--all`."""
 TIMEOUT: Final = 3_600
 """Seconds that a test may take with `--all`; without it, `timeout` in pyproject.toml is the bound."""
+DATABASES: Final = frozenset({"database_url", "migrated_url", "furnished"})
+"""Fixtures that give a test a database of each kind."""
+ONE_IN: Final = 10
+"""Tests of which one runs on PostgreSQL as well, unless its code differs by database."""
 REPEATED_EVERY: Final = 1.0
 """Seconds between two attempts to end a test that takes too long."""
 SEED: Final = "VOLTWIRE_TEST_SEED"
@@ -37,6 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "long(keep=0, of=None): a battery of which a run without --all keeps so many cases"
+    )
+    config.addinivalue_line(
+        "markers",
+        "both_databases: a test of code that differs by database, which runs on both without --all too",
     )
     # How long an example takes says something about the machine, and nothing about the code.
     patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -68,10 +78,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = item.get_closest_marker("long")
         if marker is not None:
             batteries[_battery(item, marker)].append(item)
-    left_out = {case for (name, _), cases in batteries.items() for case in _left_out(name, cases)}
+    on_sqlite = {_name(case) for case in items if "sqlite" in _databases(case)}
+    left_out = {case for case in items if _name(case) in on_sqlite and _is_repetition(case)}
+    left_out |= {case for (name, _), cases in batteries.items() for case in _left_out(name, cases)}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def _is_repetition(case: pytest.Item) -> bool:
+    """Whether a case does on PostgreSQL only what it does on SQLite, and is not in the sample of such cases."""
+    if "postgresql" not in _databases(case) or case.get_closest_marker("both_databases"):
+        return False
+    return random.Random(case.nodeid).randrange(ONE_IN) > 0
+
+
+def _databases(case: pytest.Item) -> set[object]:
+    """The kinds of databases that a case takes."""
+    parameters = getattr(case, "callspec", None)
+    return set() if parameters is None else {parameters.params.get(name) for name in DATABASES}
+
+
+def _name(case: pytest.Item) -> str:
+    return case.nodeid.partition("[")[0]
 
 
 def _battery(case: pytest.Item, marker: pytest.Mark) -> tuple[str, str]:
@@ -79,7 +108,7 @@ def _battery(case: pytest.Item, marker: pytest.Mark) -> tuple[str, str]:
     parameters = getattr(case, "callspec", None)
     others = {} if parameters is None or "of" not in marker.kwargs else dict(parameters.params)
     others.pop(marker.kwargs.get("of"), None)
-    return case.nodeid.partition("[")[0], repr(others)
+    return _name(case), repr(others)
 
 
 def _left_out(name: str, cases: list[pytest.Item]) -> list[pytest.Item]:

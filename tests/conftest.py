@@ -4,7 +4,7 @@ import gc
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,29 @@ def pytest_collection_finish() -> None:
     """What is loaded by now stays to the end: looking through it for garbage again and again takes long."""
     gc.collect()
     gc.freeze()
+
+
+LINES_SHOWN = 40
+_begun: dict[Postgres, int] = {}
+"""How much the running servers had logged as the present test began."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    _begun.clear()
+    for server in Postgres.running:
+        _begun[server] = server.log.stat().st_size if server.log.exists() else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what PostgreSQL has logged during a test that fails."""
+    report = yield
+    if report.failed:
+        for server in Postgres.running:
+            if lines := server.logged(_begun.get(server, 0))[-LINES_SHOWN:]:
+                report.sections.append((f"PostgreSQL's log, {report.when}", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,7 @@ async def test_a_refused_user_leaves_nothing(
         assert refusals(await run(world, account, CREATE, **values)) == [refused]
 
 
+@pytest.mark.both_databases
 async def test_two_users_made_at_once_with_one_address(world: World) -> None:
     account = await world.account()
     payloads = await asyncio.gather(
@@ -153,6 +154,7 @@ async def test_the_last_admin_stays(world: World) -> None:
         assert refusals(demoted) == [("CONFLICT", ["role"])]
 
 
+@pytest.mark.both_databases
 async def test_of_two_admins_leaving_at_once_one_stays(world: World) -> None:
     account = await world.account()
     second = (await run(world, account, CREATE, email="b@example.com", name="B", role="ADMIN"))["user"]

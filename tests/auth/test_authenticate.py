@@ -21,6 +21,8 @@ from app.db.database import Database
 from tests.accounts.state import reads
 from tests.support import TestAccount, World
 
+pytestmark = pytest.mark.both_databases
+
 HOUR = timedelta(hours=1)
 
 

@@ -293,6 +293,7 @@ async def test_another_account_cannot_revoke(world: World) -> None:
     assert (await theirs.stored()).decision == "APPROVED"
 
 
+@pytest.mark.both_databases
 async def test_of_two_decisions_at_once_one_counts(world: World) -> None:
     asked = await ask_for_consent(world)
     results = await asyncio.gather(
@@ -303,6 +304,7 @@ async def test_of_two_decisions_at_once_one_counts(world: World) -> None:
     assert len(await events(world, asked.account_id)) in (1, 3)
 
 
+@pytest.mark.both_databases
 async def test_a_meter_made_while_a_consent_is_decided_is_covered(world: World) -> None:
     asked = await ask_for_consent(world, flow_type=BLANKET, meter_numbers=None)
 

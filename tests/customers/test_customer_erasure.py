@@ -20,6 +20,8 @@ from tests.meters.asking import run
 from tests.services.receiver import Answer, Receiver
 from tests.support import TestAccount
 
+pytestmark = pytest.mark.both_databases
+
 PERSON = {
     "name": "Zebedee Quillfeather",
     "email": "zebedee.quillfeather@example.com",

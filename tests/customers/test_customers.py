@@ -81,6 +81,7 @@ async def test_a_refused_customer_leaves_nothing(
         assert refusals(await run(world, account, CREATE, **given)) == [refused]
 
 
+@pytest.mark.both_databases
 async def test_an_address_is_unique_in_its_account_only(world: World) -> None:
     account, other = await world.account(), await world.account()
     await make_customer(world, account)
@@ -215,6 +216,7 @@ async def test_a_deleted_customer_leaves_ids_and_nothing_personal(world: World) 
     assert [one["customer"] for one in nodes if one] == [None, {"id": other}]
 
 
+@pytest.mark.both_databases
 async def test_what_is_made_while_its_customer_is_deleted_leaves_nothing_personal_either(
     world: World,
 ) -> None:

@@ -46,6 +46,8 @@ from app.db.sqlite import READER_PAGES, WRITER_PAGES
 from tests.delivery.outages import away
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 METADATA = MetaData()
 COUNTERS = Table("counters", METADATA, Column("id", Integer, primary_key=True), Column("value", Integer))
 PARTS = Table(

@@ -35,6 +35,7 @@ asyncio.run(main())
 
 # Indexes over expressions and the conditions of partial ones are compared in a test of their own.
 pytestmark = [
+    pytest.mark.both_databases,
     pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index"),
     pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index"),
 ]

@@ -25,6 +25,8 @@ from app.readings.events import MeterDataReceived
 from tests.events.writing import Outcome, Undone, write, write_elsewhere
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 
 def actor(account_id: str) -> Actor:
     return Actor(account_id, frozenset([Scope.READ]))

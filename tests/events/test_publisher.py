@@ -16,6 +16,8 @@ from app.events.publisher import DISPATCH_CHANNEL, LARGEST, Growth, Ring, channe
 from tests.live.listening import Listening
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 
 def event(sequence: int, data: dict[str, Any] | None = None, meter_ids: tuple[str, ...] = ()) -> Appended:
     record = EventRecord(

@@ -22,6 +22,8 @@ from tests.graphql.compiled_scene import Scene
 from tests.graphql.documents import Document, Documents, dropping
 from tests.support import World, the_schema
 
+pytestmark = pytest.mark.both_databases
+
 WIDE = Limits(tokens=100_000, depth=100, aliases=10_000, cost=10**9, comparisons=500_000)
 DOCUMENTS = 120
 

@@ -16,6 +16,8 @@ from tests.meters.asking import make_consent, make_customer, make_meter, run
 from tests.readings.metered import metered, reading
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 CUSTOMER = "customer { id name email address metadata createdAt updatedAt }"
 CREATE = mutation("createCustomer", CUSTOMER)
 UPDATE = mutation("updateCustomer", CUSTOMER)

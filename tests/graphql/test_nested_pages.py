@@ -25,6 +25,8 @@ from app.meters.models import Meter
 from tests.meters.asking import make_customer
 from tests.support import TestAccount, World, world
 
+pytestmark = pytest.mark.both_databases
+
 FEW, MANY = 20, 3000
 PAGES: list[tuple[str, Callable[[list[str]], Any]]] = [
     ("first: 5", lambda meters: None),

@@ -13,6 +13,8 @@ from tests.accounts.state import mutation, reads
 from tests.meters.asking import NUMBERS, make_consent, make_customer, make_meter, run
 from tests.support import TestAccount, World
 
+pytestmark = pytest.mark.both_databases
+
 ARGUMENTS = "$first: Int, $after: String, $last: Int, $before: String"
 PASSED = "first: $first, after: $after, last: $last, before: $before"
 INFO = "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"

@@ -16,7 +16,7 @@ from tests.graphql.documents import DROPPED, Document
 from tests.graphql.test_compiled import WIDE, answer
 from tests.support import World, the_schema
 
-pytestmark = list(DROPPED)
+pytestmark = [pytest.mark.both_databases, *DROPPED]
 
 DAY = 'intervalData(lookback: "1d")'
 BAD = 'intervalData(lookback: "2x") { total }'

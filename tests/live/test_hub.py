@@ -68,6 +68,7 @@ async def test_a_resumed_subscription_gets_exactly_the_rest(world: World) -> Non
             assert sink.sequences == list(range(start + 1, 252))
 
 
+@pytest.mark.both_databases
 async def test_nothing_is_lost_or_repeated_where_the_log_meets_live(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)
@@ -134,6 +135,7 @@ async def test_equal_subscriptions_are_executed_once(world: World) -> None:
         assert len({id(sink.payloads[0]) for sink in sinks}) == 1
 
 
+@pytest.mark.both_databases
 async def test_many_that_resume_at_once_share_what_they_read(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)

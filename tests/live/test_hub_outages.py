@@ -17,6 +17,8 @@ from tests.services.postgres import Postgres
 from tests.support import World, the_schema
 from tests.support import world as open_world
 
+pytestmark = pytest.mark.both_databases
+
 COMPILED = """subscription($after: String) { events(after: $after) { sequence
     ... on CustomerCreatedEvent { customer { meters(first: 5) { nodes { number } } } } } }"""
 # A list of values over time has a resolver of its own.

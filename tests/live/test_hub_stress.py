@@ -11,6 +11,8 @@ from app.events import cursors, log
 from tests.live.listening import Collector, Listening, listening
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 
 class Rollback(Exception):
     pass

@@ -140,6 +140,7 @@ async def test_a_customer_of_another_account_is_not_there(world: World) -> None:
         assert refusals(payload) == [("NOT_FOUND", ["customerId"])]
 
 
+@pytest.mark.both_databases
 async def test_two_meters_made_at_once_with_one_number(world: World) -> None:
     account = await world.account()
     customer_id = await make_customer(world, account)

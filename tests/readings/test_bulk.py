@@ -202,6 +202,7 @@ async def test_an_idempotency_key_acts_once(world: World) -> None:
     assert right.json() == {"accepted": 1, "changed": 1, "meters": 1}
 
 
+@pytest.mark.both_databases
 async def test_concurrent_twins_act_once(world: World) -> None:
     meter = await metered(world)
     content = rows(meter.meter_id, "1", "2", "3")

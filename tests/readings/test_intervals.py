@@ -36,6 +36,8 @@ from tests.readings.generated_year import (
 from tests.readings.metered import INTERVALS, Metered, as_intervals, metered, plain, reading, sums
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 YEAR = {"from": "2024-01-01T00:00:00Z", "to": "2024-12-02T00:00:00Z"}
 
 

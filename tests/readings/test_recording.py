@@ -17,6 +17,8 @@ from tests.meters.asking import NUMBERS, make_consent, make_customer, make_meter
 from tests.readings.metered import RECORD, metered, reading
 from tests.support import World
 
+pytestmark = pytest.mark.both_databases
+
 DAY = {"from": "2024-05-01T00:00:00Z", "to": "2024-05-02T00:00:00Z"}
 
 

@@ -16,6 +16,8 @@ from app.server.housekeeping import EVENTS_AT_ONCE, Housekeeping
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Receiver
 
+pytestmark = pytest.mark.both_databases
+
 OLD = timedelta(days=91)
 
 

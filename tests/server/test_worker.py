@@ -16,6 +16,8 @@ from tests.delivery.scene import Scene, open_scene
 from tests.services.postgres import Postgres
 from tests.services.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.both_databases
+
 KILLED_BEFORE_A_REQUEST = ["dispatch.before_commit", "dispatch.committed", "send.claimed"]
 KILLED_AFTER_A_REQUEST = ["send.before_request", "send.response", "send.before_record", "send.recorded"]
 

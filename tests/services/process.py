@@ -1,6 +1,8 @@
 """Server processes for tests: started on a free port, ended with whoever started them, whatever ends that."""
 
 import atexit
+import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -8,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,11 @@ from tests.services.ports import free_port
 # Ends the service and removes its folders once the pipe on its standard input closes, which the kernel does
 # even when the test run is killed.
 WATCH = 'read -r _; kill -s QUIT "$0" 2>/dev/null; sleep 1; kill -s KILL "$0" 2>/dev/null; rm -rf -- "$@"'
+
+
+PREFIX = "voltwire-"
+SETTLED = 60
+"""Seconds after which a folder is locked by its owner, if that lives."""
 
 
 class ServiceError(RuntimeError):
@@ -36,8 +43,40 @@ def unprivileged() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
+def sweep(*places: Path) -> None:
+    """Remove folders of services whose test run is gone, watcher and all, with the servers that still use them."""
+    for folder in (folder for place in places for folder in place.glob(f"{PREFIX}*")):
+        # A folder of a run that lives is locked, and one of another user cannot be opened.
+        with contextlib.suppress(OSError), _locked(folder):
+            if time.time() - folder.stat().st_ctime > SETTLED:
+                for process in psutil.process_iter(["cmdline"]):
+                    if any(word.startswith(str(folder)) for word in process.info["cmdline"] or ()):
+                        process.kill()
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor that locks a folder until it is closed. Raises `OSError` where the folder is locked already."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
 class Service:
-    """One server process in a temporary folder of its own, to be stopped, killed and started again."""
+    """A server process in a temporary folder of its own, to be stopped, killed and started again."""
 
     name = "service"
     stop_signal = signal.SIGTERM
@@ -46,6 +85,7 @@ class Service:
         self.user = user
         self.port = free_port()
         self.folders: list[Path] = []
+        self._locks: list[int] = []
         self.folder = self.make_folder()
         self.log = self.folder / "server.log"
         self.environment: dict[str, str] | None = None
@@ -56,8 +96,9 @@ class Service:
 
     def make_folder(self, inside: str | None = None) -> Path:
         """A new temporary folder of the service's user, removed with the service."""
-        folder = Path(tempfile.mkdtemp(prefix=f"voltwire-{self.name}-", dir=inside))
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{self.name}-", dir=inside))
         self.folders.append(folder)
+        self._locks.append(_lock(folder))
         if self.user:
             os.chown(folder, *self.user)
         return folder
@@ -143,6 +184,8 @@ class Service:
         self.stop()
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _as_user(self) -> dict[str, object]:
         where: dict[str, object] = {"cwd": self.folder, "env": self.environment}

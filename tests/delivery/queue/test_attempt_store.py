@@ -20,6 +20,8 @@ from app.outbound.http.transport import Transport
 from app.outbound.mail.rendering import Post
 from tests.delivery.scene import Scene, open_scene
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def scene(database_url: str) -> AsyncIterator[Scene]:

@@ -23,6 +23,8 @@ from tests.services.receiver import Answer, Receiver
 from tests.services.smtp import SmtpSink
 from tests.support import SECRET
 
+pytestmark = pytest.mark.both_databases
+
 WAITING = 10
 IN_FLIGHT = {
     "webhook": int(FIRST_LIMIT),

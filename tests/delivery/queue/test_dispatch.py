@@ -12,6 +12,8 @@ from app.delivery.queue.models import DeliveryStatus, EmailSubscriptionStatus, E
 from app.events.models import Dispatch
 from tests.delivery.scene import Scene, open_scene
 
+pytestmark = pytest.mark.both_databases
+
 URL = "https://example.com/hook"
 
 

@@ -20,6 +20,8 @@ from tests.delivery.asking import (
 from tests.meters.asking import run
 from tests.support import TestAccount, World
 
+pytestmark = pytest.mark.both_databases
+
 FILTER = "filter { customerIds meterIds metadata }"
 OPTIONS = f"id {FILTER} headers ordered rateLimit publicKey failingSince"
 CREATE = mutation("createWebhookEndpoint", f"webhookEndpoint {{ {OPTIONS} }} secret")

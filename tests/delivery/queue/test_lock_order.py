@@ -19,7 +19,10 @@ from tests.delivery.destinations.email.test_subscriptions import a_minute_later
 from tests.support import World
 
 # SQLite has one writer at a time.
-pytestmark = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+pytestmark = [
+    pytest.mark.both_databases,
+    pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True),
+]
 
 GRACE = "grace@example.com"
 _WAITING = text(

@@ -13,6 +13,8 @@ from app.delivery.queue.leases import Wanted
 from app.delivery.queue.models import Lane
 from tests.delivery.scene import Scene, open_scene
 
+pytestmark = pytest.mark.both_databases
+
 EVENTS = 500
 # Rows of the log that this transaction has read by going through all of it.
 SCANNED = text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'events'")

@@ -16,6 +16,8 @@ from app.delivery.queue.models import DeliveryStatus, Replay, WebhookEndpoint
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def scene(database_url: str) -> AsyncIterator[Scene]:

@@ -26,6 +26,8 @@ from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Answer, Receiver, Request
 from tests.services.smtp import SmtpSink
 
+pytestmark = pytest.mark.both_databases
+
 TIMEOUT = 1.0
 EVENTS = 30
 

@@ -15,6 +15,8 @@ from app.delivery.queue.replay_worker import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Ref
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def scene(database_url: str) -> AsyncIterator[Scene]:

@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from app.core import clock
 from app.delivery.queue import replays
 from app.delivery.queue.models import DeliveryStatus, Lane, Replay
@@ -20,6 +22,8 @@ from tests.delivery.asking import (
 )
 from tests.meters.asking import run
 from tests.support import TestAccount, World
+
+pytestmark = pytest.mark.both_databases
 
 
 async def cursor_after(world: World, account: TestAccount, sequence: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
@@ -15,6 +16,8 @@ from app.outbound.mail import smtp, transactional
 from tests.delivery.asking import outgoing_done, queue_mail
 from tests.delivery.scene import Scene, open_scene
 from tests.outbound.mail.mail_servers import Inbox, good_server
+
+pytestmark = pytest.mark.both_databases
 
 STUCK = "stuck@example.com"
 LONGEST_ATTEMPT = timedelta(seconds=smtp.LONGEST_WAIT + smtp.DEFAULT_TIMEOUT + RECORDING_SECONDS)

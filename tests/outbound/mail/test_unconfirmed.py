@@ -93,6 +93,7 @@ async def test_all_accounts_ask_an_address_five_times_a_day(world: World) -> Non
     assert (await ask_and_delete(world, accounts[2], "ada@example.com"))["userErrors"] == []
 
 
+@pytest.mark.both_databases
 async def test_thirty_at_once_are_three(world: World) -> None:
     account = await world.account()
     payloads = await asyncio.gather(

@@ -25,6 +25,8 @@ from tests.services.smtp import SmtpSink
 from tests.system.clients import eventually
 from tests.system.faults.workers import Sleeper, start_worker
 
+pytestmark = pytest.mark.both_databases
+
 # So that a lease is four and a half seconds.
 TIMEOUT = 1.0
 LONGER_THAN_A_LEASE = lease_seconds(TIMEOUT) + 0.5

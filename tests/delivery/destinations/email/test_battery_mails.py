@@ -16,6 +16,8 @@ from tests.delivery.scene import Scene, open_scene
 from tests.outbound.mail.mail_servers import scripted
 from tests.services.receiver import Receiver
 
+pytestmark = pytest.mark.both_databases
+
 EVENTS = 3
 DONE: Try = ("SUCCEEDED", 250)
 

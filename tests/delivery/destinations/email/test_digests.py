@@ -17,6 +17,8 @@ from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.postgres import Postgres
 from tests.services.smtp import SmtpSink
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def scene(database_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:

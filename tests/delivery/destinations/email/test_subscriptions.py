@@ -187,6 +187,7 @@ async def test_an_address_has_one_subscription_in_an_account(world: World) -> No
         assert refusals(payload) == [("TAKEN", ["emailSubscriptionId"])]
 
 
+@pytest.mark.both_databases
 async def test_of_two_at_the_same_time_one_is_refused(world: World) -> None:
     account = await world.account()
     both = await asyncio.gather(

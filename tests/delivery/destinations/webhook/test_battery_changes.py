@@ -25,6 +25,8 @@ from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.postgres import Postgres
 from tests.services.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.both_databases
+
 BY_FAR_ENOUGH = [0.1] * 200
 ONCE_MORE = [0.05]
 SUCCEEDED, FAILED = DeliveryStatus.SUCCEEDED.value, DeliveryStatus.FAILED.value

@@ -22,6 +22,8 @@ from tests.delivery.receivers import OK, Authority, drips, floods, hangs, says, 
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Answer, Receiver, Request
 
+pytestmark = pytest.mark.both_databases
+
 ROUNDS = 2
 TIMEOUT = 1.5
 LOOPBACK = [ip_network("127.0.0.0/8")]

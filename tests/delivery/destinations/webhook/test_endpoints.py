@@ -145,6 +145,7 @@ async def test_a_description_may_be_long_but_not_longer(world: World) -> None:
     assert refusals(payload) == [("TOO_LONG", ["description"])]
 
 
+@pytest.mark.both_databases
 async def test_an_account_has_a_hundred_endpoints_at_most(world: World) -> None:
     account, other = await world.account(), await world.account()
     async with world.database.transaction() as session:

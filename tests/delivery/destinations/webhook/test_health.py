@@ -19,6 +19,8 @@ from tests.delivery.asking import outgoing_mails
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def scene(database_url: str) -> AsyncIterator[Scene]:
