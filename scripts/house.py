@@ -104,7 +104,9 @@ def _imports(module: Module, modules: dict[str, Module]) -> Iterator[Import]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 origin = ".".join([*above, *filter(None, [origin])])
             # A name of a package is a module of it, or something that its own file holds.
-            names = [full if (full := f"{origin}.{alias.name}") in modules else origin for alias in node.names]
+            names = [
+                full if (full := f"{origin}.{alias.name}") in modules else origin for alias in node.names
+            ]
         for name in dict.fromkeys(names):
             if name in modules and name != module.name:
                 yield Import(name, node.lineno, id(node) in typing)
@@ -161,7 +163,7 @@ def _eager(modules: dict[str, Module]) -> Iterator[Finding]:
         for one in module.imports:
             other = LAZY.fullmatch(one.module)
             if own and other and own[1] != other[1] and not one.for_types:
-                text = f"imports {one.module} when it is loaded; import it under TYPE_CHECKING and name it by strawberry.lazy"
+                text = f"imports {one.module} when loaded; import it under TYPE_CHECKING and name it by strawberry.lazy"
                 yield Finding(module.path, one.line, text)
 
 
@@ -196,7 +198,9 @@ def _full_folders(root: Path) -> Iterator[Finding]:
 
 def _beginnings(root: Path, path: Path) -> Iterator[Finding]:
     for node in ast.walk(ast.parse(path.read_bytes())):
-        for statement in getattr(node, "body", None) or [] if not isinstance(node, ast.Lambda | ast.IfExp) else []:
+        for statement in (
+            getattr(node, "body", None) or [] if not isinstance(node, ast.Lambda | ast.IfExp) else []
+        ):
             text = _text(statement)
             if text is not None and (beginning := BEGINNING.match(text)):
                 yield Finding(

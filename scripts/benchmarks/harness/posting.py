@@ -1,0 +1,76 @@
+"""Where a server listens, and requests to it over one plain connection."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import cast
+
+from scripts.benchmarks.harness.machine import BenchError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a server takes sockets and mutations, and what it wants to be told."""
+
+    port: int
+    path: str = "/graphql"
+    headers: tuple[tuple[str, str], ...] = ()
+    init: bytes = b'{"type":"connection_init"}'
+
+    def header_lines(self) -> str:
+        return "".join(f"{name}: {value}\r\n" for name, value in self.headers)
+
+
+class Poster(asyncio.Protocol):
+    """One keep-alive HTTP connection for mutations, one at a time."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.transport: asyncio.Transport | None = None
+        self.buffer = b""
+        self.answer: asyncio.Future[bytes] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if self.answer and not self.answer.done():
+            self.answer.set_exception(BenchError("the server closed the connection of the mutations"))
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        answer = whole_response(self.buffer)
+        if answer and self.answer and not self.answer.done():
+            self.buffer = b""
+            self.answer.set_result(answer)
+
+    async def post(self, body: bytes) -> bytes:
+        """The response's head and body; an error in a GraphQL answer is raised."""
+        loop = asyncio.get_running_loop()
+        if self.transport is None:  # at first, and when the server ended a connection that was idle
+            await loop.create_connection(lambda: self, "127.0.0.1", self.target.port)
+        assert self.transport is not None
+        self.answer = loop.create_future()
+        self.transport.write(
+            f"POST {self.target.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.target.port}\r\n"
+            f"Content-Type: application/json\r\nAccept: application/json\r\n"
+            f"{self.target.header_lines()}Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        answer = await self.answer
+        refused = b'"errors"' in answer or b'"code"' in answer  # the latter within userErrors
+        if refused or not answer.startswith(b"HTTP/1.1 200"):
+            raise BenchError(f"a mutation failed: {answer[-500:].decode(errors='replace')}")
+        return answer
+
+
+def whole_response(buffer: bytes) -> bytes | None:
+    """The buffer when it holds a whole HTTP response (with a length or chunked), else None."""
+    head, found, body = buffer.partition(b"\r\n\r\n")
+    if not found:
+        return None
+    lowered = head.lower()
+    at = lowered.find(b"content-length:")
+    if at >= 0:
+        return buffer if len(body) >= int(lowered[at + 15 :].split(b"\r\n", 1)[0]) else None
+    return buffer if body.endswith(b"0\r\n\r\n") else None
