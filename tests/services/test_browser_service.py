@@ -1,10 +1,13 @@
 """The tests' browser and the database fixtures."""
 
 import asyncpg
+import pytest
 from playwright.async_api import Page
 from sqlalchemy import create_engine, text
 
 from tests.services.receiver import Answer, Receiver
+
+pytestmark = pytest.mark.long
 
 
 async def test_the_browser_runs_a_page(page: Page, receiver: Receiver):

@@ -93,6 +93,8 @@ def test_the_server_ends_with_a_killed_test_run():
     code = """
 import os, signal
 from tests.services.postgres import Postgres
+
+pytestmark = pytest.mark.long
 server = Postgres()
 server.start()
 print(server.pid, *server.folders, flush=True)

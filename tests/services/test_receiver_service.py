@@ -9,6 +9,8 @@ import pytest
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.long
+
 
 async def test_requests_are_kept_to_the_byte(receiver: Receiver):
     arrival = asyncio.create_task(receiver.wait_for(1))

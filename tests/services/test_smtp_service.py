@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.services.smtp import SmtpSink
 
+pytestmark = pytest.mark.long
+
 
 def message(to: str, subject: str = "Grüße") -> EmailMessage:
     mail = EmailMessage()

@@ -8,6 +8,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.services.patience import PATIENCE
 from tests.services.valkey import Valkey
 
+pytestmark = pytest.mark.long
+
 
 async def test_publish_reaches_a_subscriber(valkey: Valkey):
     async with Redis.from_url(valkey.url) as client, client.pubsub() as listener:

@@ -1,4 +1,4 @@
-"""Servers are killed at a hundred random instants, or a thousand with `--all`: nothing that was to happen is lost."""
+"""Servers are killed at twenty random instants, or a thousand with `--all`: nothing that was to happen is lost."""
 
 import random
 
@@ -19,7 +19,7 @@ BUSY_SECONDS = 0.2
 
 
 async def test_servers_killed_at_random_instants_lose_nothing(rig: Rig, seed: str, thorough: bool) -> None:
-    kills = 1_000 if thorough else 100
+    kills = 1_000 if thorough else 20
     chance = random.Random(seed)
     loads = [Load(await rig.tenant(), random.Random(f"{seed}.{number}"), WEIGHTS) for number in range(2)]
     for _ in range(kills):
@@ -46,7 +46,7 @@ async def test_servers_killed_at_random_instants_lose_nothing(rig: Rig, seed: st
         f"{kills} kills: {events} events, {answered} mutations answered, {unanswered} not, {asked_again} asked again, "
         f"{connections} connections of consumers, {repeated} deliveries twice or more"
     )
-    # It has met what it is about: answers that were cut off, and deliveries that had been on their way.
+    # Some answers were cut off, and some deliveries were on their way.
     assert answered > kills
-    assert asked_again > 10
+    assert asked_again > kills // 10
     assert repeated > 0

@@ -73,7 +73,7 @@ async def test_a_revision_is_measured_beside_this_one(checkout: Path, tmp_path: 
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.long(keep=1)
+@pytest.mark.long
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 async def test_a_run_that_is_ended_leaves_nothing_behind(
     checkout: Path, tmp_path: Path, end: signal.Signals
@@ -114,6 +114,7 @@ async def test_a_soak_shows_what_levels_off(checkout: Path, tmp_path: Path) -> N
     assert "socket messages" in output.decode()
 
 
+@pytest.mark.long
 async def test_a_soak_has_no_other_side(checkout: Path, tmp_path: Path) -> None:
     process = await bench(checkout, tmp_path / "temporary", "soak", "--against", "HEAD~1")
     await process.communicate()
