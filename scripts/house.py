@@ -63,10 +63,11 @@ class Module:
 def findings(root: Path) -> list[Finding]:
     """All findings in a checkout, in order of files."""
     modules = _modules(root)
-    found = [*_circles(modules), *_eager(modules), *_unlayered(root, modules)]
+    found = [*_circles(modules), *_eager(modules), *_unlayered(root, modules), *_full_folders(root)]
+    shown = _descriptions(root)
     for path in _files(root):
-        found += _beginnings(root, path)
-    return sorted([*found, *_full_folders(root)])
+        found += _beginnings(root, path, shown)
+    return sorted(found)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -196,21 +197,26 @@ def _full_folders(root: Path) -> Iterator[Finding]:
                 yield Finding(place, 1, text)
 
 
-def _beginnings(root: Path, path: Path) -> Iterator[Finding]:
+def _descriptions(root: Path) -> set[str]:
+    """Lines of the schema's descriptions, which are docstrings that users see."""
+    schema = root / "schema.graphql"
+    return {line.strip(' "') for line in schema.read_text().splitlines()} if schema.exists() else set()
+
+
+def _beginnings(root: Path, path: Path, shown: set[str]) -> Iterator[Finding]:
     for node in ast.walk(ast.parse(path.read_bytes())):
-        for statement in (
-            getattr(node, "body", None) or [] if not isinstance(node, ast.Lambda | ast.IfExp) else []
-        ):
-            text = _text(statement)
-            if text is not None and (beginning := BEGINNING.match(text)):
-                yield Finding(
-                    str(path.relative_to(root)),
-                    statement.lineno,
-                    f'docstring begins with "{beginning[1]}"; begin with the thing or the verb it is about',
-                )
+        text = _text(node)
+        if text is None or text.strip().split("\n")[0] in shown:
+            continue
+        if beginning := BEGINNING.match(text):
+            yield Finding(
+                str(path.relative_to(root)),
+                node.lineno,
+                f'docstring begins with "{beginning[1]}"; begin with the thing or the verb that it is about',
+            )
 
 
-def _text(statement: ast.stmt) -> str | None:
+def _text(statement: ast.AST) -> str | None:
     """A statement that is only a text: the docstring of a module, class, function or attribute."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         value = statement.value.value
