@@ -36,7 +36,7 @@ structlog.configure(
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays to the end: looking through it for garbage again and again takes long."""
+    """Freeze all loaded objects: they stay to the end, and collecting garbage among them takes long."""
     gc.collect()
     gc.freeze()
 
@@ -228,7 +228,7 @@ async def furnished_world(furnished: tuple[str, Scene]) -> AsyncIterator[World]:
 
 @pytest.fixture
 def scene(furnished: tuple[str, Scene]) -> Scene:
-    """What the account of `furnished_world` holds, and who may look at it."""
+    """The rows of the account of `furnished_world`, and the actors that may see them."""
     return furnished[1]
 
 

@@ -1,4 +1,4 @@
-"""What tests of the operators' commands share: accounts without a command each, and running the program."""
+"""Helpers for tests of the operators' commands: accounts without a command each, and running the program."""
 
 import asyncio
 from asyncio.subprocess import PIPE, Process

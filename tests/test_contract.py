@@ -1,4 +1,4 @@
-"""What is promised to users and written down: the schema, the catalogue of events, the table of settings."""
+"""Written promises to users: the schema, the catalogue of events, the table of settings."""
 
 import os
 import re

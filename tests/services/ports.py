@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 class _Ports:
-    """One after the other, each process of a run from a range of its own; runs side by side begin anywhere in it."""
+    """Gives ports in turn; each process of a run has a range of its own, and runs side by side begin anywhere in it."""
 
     def __init__(self) -> None:
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

@@ -19,7 +19,7 @@ from tests.services.records import LoopThread, Records
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came: lower-case header names, exact body bytes, arrival on the monotonic clock."""
+    """A request as it came: lower-case header names, exact body bytes, arrival on the monotonic clock."""
 
     method: str
     target: str
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to answer one request with."""
+    """The answer to a request."""
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a test's server has received, in order, with a way to await the next of it from any event loop."""
+"""Records of a test's server, in order of arrival, which any event loop can wait for."""
 
 import asyncio
 import threading

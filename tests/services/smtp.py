@@ -19,7 +19,7 @@ from tests.services.records import LoopThread, Records
 
 @dataclass(frozen=True)
 class Mail:
-    """One accepted message: its envelope, its exact bytes, and the parsed message."""
+    """An accepted message: its envelope, its exact bytes, and the parsed message."""
 
     sender: str
     recipients: list[str]

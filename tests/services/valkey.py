@@ -22,7 +22,7 @@ def find_server() -> Path:
 
 
 class Valkey(Service):
-    """One Valkey server on 127.0.0.1; `stop()`, `start()` and `kill()` keep the port, never the data."""
+    """A Valkey server on 127.0.0.1; `stop()`, `start()` and `kill()` keep the port, never the data."""
 
     name = "valkey"
 

@@ -1,4 +1,4 @@
-"""What a customer's programs are to the product: a GraphQL client, a WebSocket client, an event-stream client."""
+"""A customer's programs: a GraphQL client, a WebSocket client and an event-stream client."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ class Socket:
         self.others: Records[dict[str, Any]] = Records()
         """Acknowledgement, pongs, errors and completions."""
         self.pings: Records[dict[str, Any]] = Records()
-        """What idle subscriptions are told."""
+        """The pings that carry cursors of idle subscriptions."""
         self._connection = connection
         self._reading = asyncio.create_task(self._read())
 
@@ -219,7 +219,7 @@ async def event_stream(
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], patience: float = PATIENCE) -> T:
-    """What `look` finds, once it finds something. Raises `TimeoutError` after `patience` seconds.
+    """Call `look` until it gives something, and give that. Raises `TimeoutError` after `patience` seconds.
 
     Only for what nobody announces, such as an outcome that is written down after its delivery has arrived.
     """

@@ -1,4 +1,4 @@
-"""One process as most people run it, shared by the tests that leave it as it is."""
+"""A process as most people run it, shared by the tests that leave it as it is."""
 
 from collections.abc import AsyncIterator
 

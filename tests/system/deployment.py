@@ -20,7 +20,7 @@ from tests.services.process import Service, ServiceError
 PROGRAM = Path(sys.executable).with_name("voltwire")
 SECRET_KEY = "a secret key that only the system tests use"
 STOP_SECONDS = 120
-"""What SIGTERM may take."""
+"""Seconds within which a process must end after SIGTERM."""
 
 CUT_OFF = re.compile(r"Cancel \d+ running task\(s\), timeout graceful shutdown exceeded")
 """uvicorn's word about requests whose client takes too long when the server has to go."""
@@ -30,7 +30,7 @@ Role = Literal["serve", "api", "worker"]
 
 @dataclass(frozen=True)
 class Account:
-    """What `voltwire accounts create` printed."""
+    """The account that `voltwire accounts create` printed."""
 
     id: str
     user_id: str
@@ -38,7 +38,7 @@ class Account:
 
 
 class Process(Service):
-    """One process of the product; `start()`, `stop()` and `kill()` keep port and data."""
+    """A process of the product; `start()`, `stop()` and `kill()` keep port and data."""
 
     name = "voltwire"
 
@@ -99,7 +99,7 @@ class Deployment:
     environment: dict[str, str] = field(repr=False)
     processes: list[Process] = field(default_factory=list)
     secrets: list[str] = field(default_factory=lambda: [SECRET_KEY])
-    """What no log may hold; tests add the secrets that they are given."""
+    """Secrets that no log may hold; tests add their own."""
 
     @property
     def apis(self) -> list[Process]:
@@ -111,7 +111,7 @@ class Deployment:
         return self.environment["VOLTWIRE_DATABASE_URL"]
 
     async def command(self, *arguments: str) -> str:
-        """What `voltwire …` prints. Raises `ServiceError` when it fails."""
+        """Run `voltwire …` and give its output. Raises `ServiceError` when it fails."""
         process = await asyncio.create_subprocess_exec(
             PROGRAM, *arguments,
             env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -139,7 +139,7 @@ class Deployment:
             raise ServiceError("\n".join(["Secrets were logged:", *leaks]))
 
     def problems(self) -> list[dict[str, Any]]:
-        """What any process has logged as an error, or not as a log line at all."""
+        """Errors that any process has logged, and output that is no log line."""
         return [
             record
             for process in self.processes

@@ -1,4 +1,4 @@
-"""What the README says, tried: its commands, its examples, its tables."""
+"""The README tried out: its commands, its examples, its tables."""
 
 import asyncio
 import contextlib

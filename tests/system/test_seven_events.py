@@ -326,7 +326,7 @@ def unsubscribe_link(mail: Mail) -> str:
 
 
 async def check_unsubscribe(scene: Scene, mail: Mail) -> None:
-    """One click of a mail program stops the mails, and nothing else."""
+    """A single click in a mail program stops the mails, and nothing else."""
     path = urlsplit(unsubscribe_link(mail)).path
     async with httpx.AsyncClient(
         base_url=scene.api.http.base_url, trust_env=False, timeout=PATIENCE

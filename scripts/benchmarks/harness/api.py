@@ -82,7 +82,7 @@ class Api:
         return data
 
     async def mutate(self, name: str, result: str, values: dict[str, Any]) -> dict[str, Any]:
-        """One mutation `name` with its input; `result` is what to select beside userErrors."""
+        """Run the mutation `name` with its input; `result` is selected beside userErrors."""
         kind = f"{name[0].upper()}{name[1:]}Input"
         call = f"{name}(input: $input) {{ {result} userErrors {{ code message }} }}"
         query = f"mutation($input: {kind}!) {{ {call} }}"

@@ -20,7 +20,7 @@ CONNECTIONS = (8, 50)
 
 @dataclass(frozen=True)
 class Load:
-    """What a server answered in a stretch of time."""
+    """The answers of a server in a stretch of time."""
 
     requests: int
     seconds: float

@@ -11,7 +11,7 @@ OPEN_FILES = 65536
 
 
 class BenchError(Exception):
-    """What stops a benchmark, as a sentence for the person who runs it."""
+    """Stops a benchmark with a sentence for the person who runs it."""
 
 
 def cores() -> list[int]:
@@ -91,7 +91,7 @@ def resident_kib(pids: Sequence[int]) -> int:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """What the processes have computed so far, the kernel for them included; 0 where the system does not show it."""
+    """CPU seconds of the processes so far, with the kernel's for them; 0 where the system does not show them."""
     ticks = 0
     for pid in pids:
         try:

@@ -126,7 +126,7 @@ async def folder(run: Run) -> AsyncIterator[Folder]:
 
 
 def able(run: Run, place: Folder, peers: Sequence[Peer]) -> list[Peer]:
-    """Those that can run here; the report says which cannot, and why."""
+    """Peers that can run here; the report names the others with the reason."""
     hindrances = {peer: place.hindrance(peer) for peer in peers}
     for peer, why in ((peer, why) for peer, why in hindrances.items() if why):
         run.report.say(f"{peer.file} is skipped: {why}")
@@ -135,7 +135,7 @@ def able(run: Run, place: Folder, peers: Sequence[Peer]) -> list[Peer]:
 
 @dataclass(frozen=True)
 class Fan:
-    """What one run of wsfan printed."""
+    """The output of a run of wsfan."""
 
     per_second: float
     first_ms: float

@@ -21,7 +21,7 @@ class Target:
 
 
 class Poster(asyncio.Protocol):
-    """One keep-alive HTTP connection for mutations, one at a time."""
+    """A keep-alive HTTP connection for mutations, one at a time."""
 
     def __init__(self, target: Target) -> None:
         self.target = target

@@ -1,4 +1,4 @@
-"""What a run answers: figures beside baselines, as one table per benchmark and as one JSON file."""
+"""The report of a run: figures beside baselines, as a table per benchmark and as a JSON file."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured thing. `ratio` says how many times better Voltwire is, whichever way better points."""
+    """A measured quantity. `ratio` says how many times better Voltwire is, whether more or less is better."""
 
     benchmark: str
     name: str

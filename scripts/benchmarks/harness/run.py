@@ -1,4 +1,4 @@
-"""What every benchmark is given: sizes, machine, report, and the way to take interleaved rounds."""
+"""A run of benchmarks: sizes, machine, report, and interleaved rounds."""
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -73,7 +73,7 @@ QUICK_AGAINST = replace(QUICK, rounds=2, load_seconds=0.1, half_hours=480, waiti
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the benchmarks."""
+    """A run of the benchmarks."""
 
     checkout: Checkout
     cores: Cores

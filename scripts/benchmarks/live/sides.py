@@ -36,7 +36,7 @@ def new_readings(meter_id: str, first: int = 0) -> Mutation:
 
 @dataclass(frozen=True)
 class Side:
-    """One server of a comparison: what it is called, how it is asked for events, and how many make a round."""
+    """A server of a comparison: its name, how it is asked for events, and how many make a round."""
 
     name: str
     target: Target

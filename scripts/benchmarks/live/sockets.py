@@ -42,7 +42,7 @@ def client_frame(payload: bytes, opcode: int = 1) -> bytes:
 
 @dataclass(frozen=True)
 class Round:
-    """What one burst of events did. Times in milliseconds from the start of the event's mutation."""
+    """The result of a burst of events. Times are in milliseconds from the start of the event's mutation."""
 
     events: int
     frames: int
@@ -95,7 +95,7 @@ class Counter:
 
 
 class Socket:
-    """One subscribed connection: handshake, `connection_init`, `subscribe`, then counting."""
+    """A subscribed connection: handshake, `connection_init`, `subscribe`, then counting."""
 
     def __init__(self, counter: Counter, target: Target, subscribe: bytes) -> None:
         self.counter = counter
@@ -246,7 +246,7 @@ class Fanout:
         self.readers = Readers()
 
     async def open(self, subscribe: Sequence[bytes]) -> float:
-        """One socket per `subscribe` message; answers the seconds until all are acknowledged."""
+        """Open a socket per `subscribe` message; gives the seconds until all are acknowledged."""
         gate = asyncio.Semaphore(CONNECT_AT_ONCE)
 
         async def subscribed(message: bytes) -> None:

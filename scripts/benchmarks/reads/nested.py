@@ -16,7 +16,7 @@ FEW, MANY = (2,), (8,)
 
 @dataclass(frozen=True)
 class Read:
-    """One query in the words of either side."""
+    """A query in the words of either side."""
 
     name: str
     ours: str

@@ -42,7 +42,7 @@ def numbered(selection: str) -> Part:
 
 
 def value(text: Callable[[int], str]) -> Part:
-    """One literal as an argument."""
+    """A literal as an argument."""
     return lambda draft, size: draft.selections.append(f"hostedConsentByToken(token: {text(size)}) {{ id }}")
 
 

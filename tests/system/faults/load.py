@@ -1,4 +1,4 @@
-"""What a customer's program asks for, all the time, whatever becomes of the server.
+"""A customer's program that asks all the time, whatever becomes of the server.
 
 Half of the mutations carry an idempotency key and are asked again, with the same key, until they are answered. The
 others are asked once: of those that were not answered nobody knows.
@@ -31,7 +31,7 @@ FIELDS = {
 
 @dataclass
 class Request:
-    """One mutation; `then` is given its payload's object."""
+    """A mutation; `then` is given its payload's object."""
 
     name: str
     values: dict[str, Any]
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass
 class Load:
-    """One account's requests, chosen by chance, and what was answered."""
+    """An account's requests, chosen by chance, and their answers."""
 
     tenant: Tenant
     chance: random.Random

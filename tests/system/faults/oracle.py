@@ -1,4 +1,4 @@
-"""What must be true once everybody is dead and a clean server has had its time: nothing is lost, nothing is stuck."""
+"""Checks after all crashes, once a clean server has had its time: nothing is lost, nothing is stuck."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ async def check_log(rig: Rig, tenant: Tenant) -> list[EventRecord]:
 
 
 async def check_changes(rig: Rig, tenant: Tenant, load: Load, events: Sequence[EventRecord]) -> None:
-    """What was answered is there; every change has its event, and every event its change."""
+    """All answered changes are there; every change has its event, and every event its change."""
     customers: list[Customer] = await rows(rig, Customer, tenant.id)
     meters: list[Meter] = await rows(rig, Meter, tenant.id)
     consents: list[HostedConsent] = await rows(rig, HostedConsent, tenant.id)
@@ -88,7 +88,7 @@ async def check_changes(rig: Rig, tenant: Tenant, load: Load, events: Sequence[E
 
 
 async def check_deliveries(rig: Rig, tenant: Tenant, events: Sequence[EventRecord]) -> list[Delivery]:
-    """One delivery of each event to each destination, and it succeeded."""
+    """Each event has a single delivery to each destination, and it succeeded."""
     deliveries: list[Delivery] = await rows(rig, Delivery, tenant.id)
     assert {one.status for one in deliveries} <= {DeliveryStatus.SUCCEEDED.value}
     assert {one.due_at for one in deliveries} | {one.leased_until for one in deliveries} <= {None}

@@ -1,4 +1,4 @@
-"""One database, one webhook receiver, one mailbox, and servers over them that are killed one after the other."""
+"""A database, a webhook receiver, a mailbox, and servers over them that are killed one after the other."""
 
 import asyncio
 import contextlib
@@ -166,7 +166,7 @@ class Tenant:
 
 @dataclass
 class Incarnation:
-    """What one server has left: its requests, and the deliveries that were recorded as done when it was gone."""
+    """The traces of a server that is gone: its requests, and the deliveries that it recorded as done."""
 
     requests: list[Request]
     mails: list[str]
@@ -246,7 +246,7 @@ class Rig:
         victim.kill()
 
     async def bury(self, victim: Victim) -> Incarnation:
-        """What the server has left, once it has ended and all that it had sent has arrived."""
+        """Wait until the server has ended and all that it sent has arrived; gives its traces."""
         async with asyncio.timeout(PATIENCE):
             status = await victim.ended
             while self.receiver.open or (self.sink is not None and self.sink.open):  # noqa: ASYNC110
@@ -315,7 +315,7 @@ class Rig:
         await eventually(self._nothing_waits)
 
     def problems(self) -> list[str]:
-        """What any server has logged as an error, or said where it could not even log."""
+        """Errors that any server has logged, and output of those that could not even log."""
         lines = self.log.read_text(errors="replace").splitlines()
         # A line may lack its end, and so run into the next server's: its writer was killed meanwhile.
         return [line for line in lines if _BAD.search(line)]

@@ -59,7 +59,7 @@ POINTS = {
 }
 DIGESTS = {"digest.picked", "digest.claimed", "digest.sent", "digest.recorded"}
 BELOW = {"housekeeping.before_commit", "sweep.page", "sweep.counted", *DIGESTS}
-"""What does not come up all the time has tests of its own."""
+"""Points that do not come up all the time have tests of their own."""
 
 
 def test_no_point_is_forgotten() -> None:
@@ -117,7 +117,7 @@ async def happen(rig: Rig, tenant: Tenant, count: int) -> list[EventRecord]:
 
 
 async def settled(rig: Rig) -> None:
-    """What a clean server makes of it."""
+    """Let a clean server finish all that waits."""
     await rig.run_out_leases()
     clean = await rig.start()
     async with buried(rig, clean):

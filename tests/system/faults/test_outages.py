@@ -80,7 +80,7 @@ class Fleet:
         self.moments.append(Moment(fault, begun, len(self.receiver.requests), recorded))
 
     async def killed(self) -> None:
-        """One worker drops dead. Mails have long leases, which have passed then."""
+        """A worker drops dead. Mails have long leases, which have passed then."""
         victim = self.workers.pop(self.chance.randrange(len(self.workers)))
         victim.kill()
         self.receiver.release()
@@ -88,7 +88,7 @@ class Fleet:
         await self.scene.run_out_leases()
 
     async def stopped(self) -> None:
-        """One worker stands still for longer than its leases."""
+        """A worker stands still for longer than its leases."""
         victim = self.chance.choice(self.workers)
         victim.stand_still()
         self.receiver.release()

@@ -1,4 +1,4 @@
-"""Who may do what: every query, mutation and subscription for each kind of viewer, and that a refusal changes nothing.
+"""Permissions: every query, mutation and subscription for each kind of viewer; a refusal changes nothing.
 
 The fields are taken from the schema, so that a new one fails here until it has its row.
 """

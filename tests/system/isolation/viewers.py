@@ -207,7 +207,7 @@ def of_kind(stage: Stage, kinds: tuple[str, ...]) -> set[str]:
 
 
 async def table(stage: Stage, ask: Callable[[str], Any]) -> dict[str, Any]:
-    """What each viewer gets."""
+    """The answer that each viewer gets."""
     return {viewer: await ask(viewer) for viewer in VIEWERS}
 
 

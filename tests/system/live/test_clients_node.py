@@ -65,7 +65,7 @@ def graphql_url(served: Deployment) -> str:
 
 
 async def said(running: Process) -> Any:
-    """What a script prints that ends by itself."""
+    """The output of a script that ends by itself."""
     output, _ = await running.communicate()
     assert running.returncode == 0
     return json.loads(output)

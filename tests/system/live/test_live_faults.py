@@ -1,4 +1,4 @@
-"""What each part's failure costs those who listen to real processes: time, and no event; none comes twice."""
+"""Failures of each part cost listeners of real processes time and no event; no event comes twice."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What a process tells Prometheus about its live streams, number by number."""
+"""Prometheus metrics of a process's live streams, number by number."""
 
 import contextlib
 from pathlib import Path

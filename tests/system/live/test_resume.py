@@ -53,7 +53,7 @@ async def apis(two_apis: Deployment, account: Account) -> AsyncIterator[list[Api
 
 
 class Writers:
-    """One writer on each process, making events one after the other until told to stop."""
+    """A writer on each process, making events one after the other until told to stop."""
 
     numbers = count()
 
@@ -98,7 +98,7 @@ async def writing(apis: list[Api]) -> AsyncIterator[Writers]:
 async def read_by_socket(
     two_apis: Deployment, account: Account, start: str, pause: Callable[[], Awaitable[object]], end: Any
 ) -> list[dict[str, Any]]:
-    """What a reader gets that is cut off again and again, each time resuming on the other process."""
+    """The events of a reader that is cut off again and again and each time resumes on the other process."""
     events: list[dict[str, Any]] = []
     cursor = start
     for turn in count():
