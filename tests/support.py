@@ -11,7 +11,7 @@ from app.auth.authenticate import Authenticator
 from app.core.crypto import Keyring
 from app.core.settings import Settings
 from app.db.database import Database
-from app.db.migrations import migrate
+from app.db.migrations import is_ours, migrate
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
@@ -76,10 +76,12 @@ class World:
 
 @asynccontextmanager
 async def world(database_url: str, **settings: Any) -> AsyncIterator[World]:
-    """Open a world over an empty database."""
+    """Open a world over a database without accounts."""
     chosen = Settings(database_url=database_url, secret_key=SECRET, **settings)
     database = Database(chosen.database)
-    await migrate(database)
+    # Most databases are copies that are migrated already, and alembic takes long to see it.
+    if not await is_ours(database):
+        await migrate(database)
     keyring = Keyring(chosen.secret_keys)
     services = Services(chosen, database, keyring, public_url="http://127.0.0.1:8000")
     limits = Limits(chosen.max_tokens, chosen.max_depth, chosen.max_aliases, chosen.max_cost)

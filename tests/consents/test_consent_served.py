@@ -52,11 +52,11 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
 
 
 async def test_a_consent_from_the_api_to_the_log(
-    database_url: str, tmp_path: Path, browser: Browser, smtp_sink: SmtpSink, receiver: Receiver
+    migrated_url: str, tmp_path: Path, browser: Browser, smtp_sink: SmtpSink, receiver: Receiver
 ) -> None:
     receiver.default = Answer(200, {"content-type": "text/html"}, b"<h1>Welcome back</h1>")
     settings = Settings(
-        database_url=database_url, secret_key=SECRET, data_dir=tmp_path, smtp_url=smtp_sink.url
+        database_url=migrated_url, secret_key=SECRET, data_dir=tmp_path, smtp_url=smtp_sink.url
     )
     async with (
         running(settings) as (url, key),

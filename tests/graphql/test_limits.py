@@ -28,8 +28,8 @@ async def refused(given: World, query: str, key: str, **variables: Any) -> dict[
 
 
 @pytest.fixture
-async def small(database_url: str) -> Any:
-    async with world(database_url, max_tokens=80, max_depth=6, max_aliases=3, max_cost=100) as opened:
+async def small(migrated_url: str) -> Any:
+    async with world(migrated_url, max_tokens=80, max_depth=6, max_aliases=3, max_cost=100) as opened:
         yield opened
 
 
@@ -146,9 +146,9 @@ def pages_in_pages(deep: int) -> str:
     return f'{{ meter(id: "mtr_1") {{ {below} }} }}'
 
 
-async def test_a_cost_beyond_all_numbers_is_too_complex_over_http_and_sockets(database_url: str) -> None:
+async def test_a_cost_beyond_all_numbers_is_too_complex_over_http_and_sockets(migrated_url: str) -> None:
     query = pages_in_pages(12)
-    async with world(database_url, max_depth=40) as opened:
+    async with world(migrated_url, max_depth=40) as opened:
         key = (await opened.account()).key
         response = await post(opened, {"query": query}, key)
         assert response.status_code == 400

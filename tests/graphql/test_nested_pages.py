@@ -91,9 +91,9 @@ def come_across(plan: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize(("field", "of_consent"), [("customer", False), ("hostedConsent", True)])
 async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
-    database_url: str, field: str, of_consent: bool
+    migrated_url: str, field: str, of_consent: bool
 ) -> None:
-    async with world(database_url) as opened:
+    async with world(migrated_url) as opened:
         account = await opened.account()
         admin = await opened.authenticator.authenticate(account.key)
         few = await customer_with(opened, account, admin, FEW)
@@ -124,7 +124,7 @@ async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
                 asked = requested(arguments, given["c"])
                 parameters = statements.parameters(admin, clock.now()) | statements.page_parameters(asked)
                 parameters[statements.PARENTS] = [given["id"]]
-                found[len(meters)] = await work(database_url, opened.database, statement, parameters)
+                found[len(meters)] = await work(migrated_url, opened.database, statement, parameters)
             assert max(found.values()) <= 3 * min(found.values()), (arguments, found)
 
 

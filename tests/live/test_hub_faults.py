@@ -41,13 +41,13 @@ def broadcaster(request: pytest.FixtureRequest) -> Service:
 
 @asynccontextmanager
 async def processes(
-    database_url: str, broadcast_url: str, count: int, look_every: float = 60
+    migrated_url: str, broadcast_url: str, count: int, look_every: float = 60
 ) -> AsyncIterator[list[Listening]]:
     """So many hubs, each with its own connections to everything."""
     async with AsyncExitStack() as stack:
         hubs = []
         for _ in range(count):
-            world = await stack.enter_async_context(open_world(database_url))
+            world = await stack.enter_async_context(open_world(migrated_url))
             hubs.append(
                 await stack.enter_async_context(listening(world, broadcast_url, look_every=look_every))
             )

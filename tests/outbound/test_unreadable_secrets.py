@@ -29,9 +29,9 @@ ATTEMPTS = 3
 
 
 @pytest.fixture
-async def scene(database_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
+async def scene(migrated_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
     settings = {"smtp_url": smtp_sink.url, "webhook_retry_schedule": [0.05] * (ATTEMPTS - 1)}
-    async with open_scene(database_url, **settings) as opened:
+    async with open_scene(migrated_url, **settings) as opened:
         yield opened
 
 

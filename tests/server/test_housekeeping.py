@@ -22,8 +22,8 @@ OLD = timedelta(days=91)
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url) as opened:
         yield opened
 
 

@@ -23,8 +23,8 @@ KILLED_AFTER_A_REQUEST = ["send.before_request", "send.response", "send.before_r
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
         yield opened
 
 
@@ -69,8 +69,8 @@ async def test_a_crash_at_any_point_loses_nothing(scene: Scene, receiver: Receiv
     assert worker.failures == 0
 
 
-async def test_a_lease_that_runs_out_is_taken_over(database_url: str, receiver: Receiver) -> None:
-    async with open_scene(database_url, webhook_timeout=0.2) as scene:
+async def test_a_lease_that_runs_out_is_taken_over(migrated_url: str, receiver: Receiver) -> None:
+    async with open_scene(migrated_url, webhook_timeout=0.2) as scene:
         account = await scene.account()
         await scene.endpoint(account, receiver.url())
         (event,) = await scene.happen(account)

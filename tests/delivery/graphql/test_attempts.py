@@ -23,8 +23,8 @@ OWN = {"x-api-key": "the receiver's own secret", "x-tag": "short"}
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
         yield opened
 
 

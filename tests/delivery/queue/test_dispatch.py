@@ -18,8 +18,8 @@ URL = "https://example.com/hook"
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url) as opened:
         yield opened
 
 

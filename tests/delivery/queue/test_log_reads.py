@@ -21,8 +21,8 @@ SCANNED = text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname 
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url) as opened:
         if opened.database.is_sqlite:
             pytest.skip("SQLite joins by searching, whatever it expects to find")
         yield opened

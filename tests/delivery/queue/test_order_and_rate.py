@@ -20,8 +20,8 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
         yield opened
 
 

@@ -24,19 +24,19 @@ LONGEST_ATTEMPT = timedelta(seconds=smtp.LONGEST_WAIT + smtp.DEFAULT_TIMEOUT + R
 
 
 @asynccontextmanager
-async def stuck_scene(database_url: str) -> AsyncIterator[tuple[Scene, Inbox]]:
+async def stuck_scene(migrated_url: str) -> AsyncIterator[tuple[Scene, Inbox]]:
     """Mails to STUCK hang until they are let go."""
     async with good_server() as (port, inbox):
         inbox.stuck.add(STUCK)
         settings = {"smtp_url": f"smtp://127.0.0.1:{port}", "mail_from": "Voltwire <events@mail.example>"}
-        async with open_scene(database_url, **settings) as scene:
+        async with open_scene(migrated_url, **settings) as scene:
             yield scene, inbox
 
 
 @asynccontextmanager
-async def stuck_worker(database_url: str) -> AsyncIterator[tuple[Scene, Inbox]]:
+async def stuck_worker(migrated_url: str) -> AsyncIterator[tuple[Scene, Inbox]]:
     """With a worker. At the end they are let go, and then all must have come at the first attempt."""
-    async with stuck_scene(database_url) as (scene, inbox), scene.worker():
+    async with stuck_scene(migrated_url) as (scene, inbox), scene.worker():
         yield scene, inbox
         inbox.let_go.set()
         await scene.settled()
@@ -62,8 +62,8 @@ async def make_digests_due(scene: Scene, count: int) -> None:
         await session.execute(waiting.values(due_at=clock.now()))
 
 
-async def test_an_event_mail_that_hangs(database_url: str) -> None:
-    async with stuck_worker(database_url) as (scene, inbox):
+async def test_an_event_mail_that_hangs(migrated_url: str) -> None:
+    async with stuck_worker(migrated_url) as (scene, inbox):
         account = await scene.account()
         stuck = await scene.subscription(account, STUCK)
         await scene.happen(account, 10)
@@ -81,8 +81,8 @@ async def test_an_event_mail_that_hangs(database_url: str) -> None:
             assert one.leased_until is None or one.leased_until - one.due_at >= LONGEST_ATTEMPT
 
 
-async def test_a_digest_that_hangs(database_url: str) -> None:
-    async with stuck_worker(database_url) as (scene, inbox):
+async def test_a_digest_that_hangs(migrated_url: str) -> None:
+    async with stuck_worker(migrated_url) as (scene, inbox):
         account = await scene.account()
         for recipient in (STUCK, "grace@example.com"):
             await scene.subscription(account, recipient, digest="HOURLY")
@@ -98,8 +98,8 @@ async def test_a_digest_that_hangs(database_url: str) -> None:
         assert len(inbox.hung) == 1
 
 
-async def test_another_mail_that_hangs(database_url: str) -> None:
-    async with stuck_worker(database_url) as (scene, inbox):
+async def test_another_mail_that_hangs(migrated_url: str) -> None:
+    async with stuck_worker(migrated_url) as (scene, inbox):
         account = await scene.account()
         stuck = [
             await queue_mail(scene.world, account, STUCK) for _ in range(transactional.MAILS_AT_ONCE + 1)
@@ -123,8 +123,8 @@ async def test_another_mail_that_hangs(database_url: str) -> None:
     assert len(inbox.hung) == len(stuck)
 
 
-async def test_an_account_all_of_whose_mails_hang(database_url: str) -> None:
-    async with stuck_worker(database_url) as (scene, inbox):
+async def test_an_account_all_of_whose_mails_hang(migrated_url: str) -> None:
+    async with stuck_worker(migrated_url) as (scene, inbox):
         account, other = await scene.account(), await scene.account()
         inbox.stuck |= {f"stuck{number}@example.com" for number in range(transactional.MAILS_AT_ONCE)}
         for recipient in sorted(inbox.stuck):
@@ -137,8 +137,8 @@ async def test_an_account_all_of_whose_mails_hang(database_url: str) -> None:
         assert len(inbox.hung) == transactional.MOST_OF_ACCOUNT
 
 
-async def test_another_mail_that_hangs_when_the_worker_stops_is_given_back(database_url: str) -> None:
-    async with stuck_scene(database_url) as (scene, inbox):
+async def test_another_mail_that_hangs_when_the_worker_stops_is_given_back(migrated_url: str) -> None:
+    async with stuck_scene(migrated_url) as (scene, inbox):
         account = await scene.account()
         mail_id = await queue_mail(scene.world, account, STUCK)
         async with scene.worker(drain_seconds=0):
@@ -158,8 +158,8 @@ def test_there_is_a_connection_for_every_mail() -> None:
     assert at_once <= smtp.CONNECTIONS
 
 
-async def test_a_mail_that_is_deleted_on_its_way_was_taken_over_by_nobody(database_url: str) -> None:
-    async with stuck_scene(database_url) as (scene, inbox), scene.worker() as worker:
+async def test_a_mail_that_is_deleted_on_its_way_was_taken_over_by_nobody(migrated_url: str) -> None:
+    async with stuck_scene(migrated_url) as (scene, inbox), scene.worker() as worker:
         mail_id = await queue_mail(scene.world, await scene.account(), STUCK)
         await inbox.hung.wait_for(1)
         async with scene.database.transaction() as session:

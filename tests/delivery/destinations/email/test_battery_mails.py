@@ -89,7 +89,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_all_that_mail_servers_do(database_url: str, receiver: Receiver, name: str) -> None:
+async def test_all_that_mail_servers_do(migrated_url: str, receiver: Receiver, name: str) -> None:
     case = CASES[name]
     async with scripted(**deepcopy(case.replies)) as server:
         settings = {
@@ -97,7 +97,7 @@ async def test_all_that_mail_servers_do(database_url: str, receiver: Receiver, n
             "mail_from": "Voltwire <events@mail.example>",
             "webhook_retry_schedule": [0.05, 0.05],
         }
-        async with open_scene(database_url, **settings) as scene:
+        async with open_scene(migrated_url, **settings) as scene:
             account = await scene.account()
             subscription = await scene.subscription(account, "ada@example.com")
             beside = await scene.endpoint(account, receiver.url())

@@ -21,13 +21,13 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
-async def scene(database_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
+async def scene(migrated_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
     settings = {
         "smtp_url": smtp_sink.url,
         "mail_from": "Voltwire <events@mail.example>",
         "webhook_retry_schedule": [0.05, 0.05],
     }
-    async with open_scene(database_url, **settings) as opened:
+    async with open_scene(migrated_url, **settings) as opened:
         yield opened
 
 
@@ -237,14 +237,14 @@ async def test_a_mail_that_was_tried_goes_on_without_what_cannot_be_written_any_
 
 
 async def test_a_mail_that_can_be_written_again_comes_whole_with_its_next_attempt(
-    database_url: str, smtp_sink: SmtpSink
+    migrated_url: str, smtp_sink: SmtpSink
 ) -> None:
     settings = {
         "smtp_url": smtp_sink.url,
         "mail_from": "Voltwire <events@mail.example>",
         "webhook_retry_schedule": [3600],
     }
-    async with open_scene(database_url, **settings) as scene:
+    async with open_scene(migrated_url, **settings) as scene:
         await waiting(scene, ["Ada", "Grace"])
         (known,) = {one.event_type for one in await scene.deliveries()}
         await break_wording(scene)

@@ -25,13 +25,13 @@ from tests.services.smtp import SmtpSink
 
 
 @pytest.fixture
-async def scene(database_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
+async def scene(migrated_url: str, smtp_sink: SmtpSink) -> AsyncIterator[Scene]:
     settings = {
         "smtp_url": smtp_sink.url,
         "mail_from": "Voltwire <events@mail.example>",
         "webhook_retry_schedule": [0.05, 0.05],
     }
-    async with open_scene(database_url, **settings) as opened:
+    async with open_scene(migrated_url, **settings) as opened:
         yield opened
 
 

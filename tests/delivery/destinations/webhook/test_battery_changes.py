@@ -39,8 +39,8 @@ def schedule() -> list[float]:
 
 
 @pytest.fixture
-async def scene(database_url: str, schedule: list[float]) -> AsyncIterator[Scene]:
-    async with open_scene(database_url, webhook_retry_schedule=schedule) as opened:
+async def scene(migrated_url: str, schedule: list[float]) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, webhook_retry_schedule=schedule) as opened:
         yield opened
 
 

@@ -207,9 +207,9 @@ class Stage:
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
     settings = {"webhook_timeout": TIMEOUT, "webhook_retry_schedule": [0.05]}
-    async with open_scene(database_url, **settings) as opened:
+    async with open_scene(migrated_url, **settings) as opened:
         yield opened
 
 

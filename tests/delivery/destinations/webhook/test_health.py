@@ -23,8 +23,8 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url, webhook_retry_schedule=[0.02]) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, webhook_retry_schedule=[0.02]) as opened:
         yield opened
 
 

@@ -39,8 +39,8 @@ SELECTION = """
 
 
 @pytest.fixture
-async def scene(database_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(database_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
+async def scene(migrated_url: str) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, webhook_retry_schedule=[0.05, 0.05]) as opened:
         yield opened
 
 
@@ -228,9 +228,9 @@ async def test_a_test_event_is_sent_by_the_selection(scene: Scene, receiver: Rec
         }
 
 
-async def test_a_fault_of_ours_is_never_what_is_sent(database_url: str, receiver: Receiver) -> None:
+async def test_a_fault_of_ours_is_never_what_is_sent(migrated_url: str, receiver: Receiver) -> None:
     selection = "{ ... on MeterDataReceivedEvent { from intervalCount } }"
-    async with open_scene(database_url, webhook_retry_schedule=[0.3] * 20) as scene:
+    async with open_scene(migrated_url, webhook_retry_schedule=[0.3] * 20) as scene:
         account = await scene.account()
         await scene.endpoint(account, receiver.url(), selection=selection)
         start = datetime(2024, 3, 31, tzinfo=UTC)
