@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import httpx
 
+from app.accounts import actions as accounts
+from app.db.database import Database
 from tests.services.process import Service, ServiceError
 
 PROGRAM = Path(sys.executable).with_name("voltwire")
@@ -30,7 +32,7 @@ Role = Literal["serve", "api", "worker"]
 
 @dataclass(frozen=True)
 class Account:
-    """The account that `voltwire accounts create` printed."""
+    """An account and the key of its first user."""
 
     id: str
     user_id: str
@@ -94,7 +96,7 @@ class Process(Service):
 
 @dataclass
 class Deployment:
-    """Processes over one database and broadcaster, with an account made by the command line."""
+    """Processes over one database and broadcaster."""
 
     environment: dict[str, str] = field(repr=False)
     processes: list[Process] = field(default_factory=list)
@@ -122,10 +124,15 @@ class Deployment:
         return output.decode()
 
     async def account(self, name: str = "Bright Energy", email: str = "owner@example.com") -> Account:
-        """A new account, made by the command line."""
-        made = json.loads(await self.command("accounts", "create", name, "--email", email))
-        self.secrets.append(made["apiKey"])
-        return Account(made["accountId"], made["userId"], made["apiKey"])
+        """A new account, written straight into the database, for a command takes a second."""
+        database = Database(self.database_url)
+        try:
+            async with database.transaction() as session:
+                made = await accounts.create_account(session, name=name, email=email)
+        finally:
+            await database.dispose()
+        self.secrets.append(made.secret)
+        return Account(made.account.id, made.user.id, made.secret)
 
     async def end(self) -> None:
         """End all processes in order. Raises `ServiceError` for an exit code, an error or a secret in a log."""
