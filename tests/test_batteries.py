@@ -41,6 +41,30 @@ def test_seed(seed, thorough):
 def test_property(number):
     tell(f"example {number}")
 """
+DATABASES = """
+import pathlib
+import pytest
+
+def tell(told):
+    with pathlib.Path("told").open("a") as file:
+        print(told, file=file)
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request):
+    return request.param
+
+@pytest.mark.parametrize("number", range(100))
+def test_one_database(migrated_url, number):
+    tell(f"once {migrated_url} {number}")
+
+@pytest.mark.both_databases
+def test_both(migrated_url):
+    tell(f"both {migrated_url}")
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_the_other(migrated_url):
+    tell(f"only {migrated_url}")
+"""
 HANGS = """
 import asyncio
 import threading
@@ -120,6 +144,20 @@ def test_a_run_is_the_same_sample_each_time(run: Run, tmp_path: Path) -> None:
     assert len(told(tmp_path, "example")) == 100
 
 
+def test_a_run_takes_one_database_unless_the_code_differs(run: Run, tmp_path: Path) -> None:
+    run(DATABASES)
+    ran = told(tmp_path, "once")
+    assert [one for one in ran if "sqlite" in one] == [f"sqlite {number}" for number in range(100)]
+    sample = [one for one in ran if "postgresql" in one]
+    assert 2 < len(sample) < 25
+    assert told(tmp_path, "both") == ["sqlite", "postgresql"]
+    assert told(tmp_path, "only") == ["postgresql"]
+    run(DATABASES)
+    assert told(tmp_path, "once") == ran
+    assert "203 passed" in run(DATABASES, "--all")
+
+
+@pytest.mark.long
 def test_property_tests_try_something_else_each_time_outside_ci(run: Run, tmp_path: Path) -> None:
     runs = []
     for _ in range(2):
@@ -129,6 +167,7 @@ def test_property_tests_try_something_else_each_time_outside_ci(run: Run, tmp_pa
     assert runs[0] != runs[1]
 
 
+@pytest.mark.long
 def test_all_runs_every_case_with_fresh_seeds(run: Run, tmp_path: Path) -> None:
     seeds = set()
     for _ in range(2):
@@ -140,11 +179,13 @@ def test_all_runs_every_case_with_fresh_seeds(run: Run, tmp_path: Path) -> None:
     assert len(told(tmp_path, "example")) == 3_000
 
 
+@pytest.mark.long
 def test_a_seed_is_repeated_by_its_variable(run: Run, tmp_path: Path) -> None:
     run(CASES, "--all", "-k", "test_seed", VOLTWIRE_TEST_SEED="4711")
     assert told(tmp_path, "seed") == ["4711 True"]
 
 
+@pytest.mark.long
 def test_each_test_has_a_bound_of_minutes(run: Run, tmp_path: Path) -> None:
     assert "timeout: 600.0s" in run(BOUND)
     assert told(tmp_path, "bound") == ["None"]
