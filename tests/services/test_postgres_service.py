@@ -13,6 +13,8 @@ from tests.services.patience import PATIENCE
 from tests.services.postgres import Postgres
 from tests.services.process import ServiceError
 
+pytestmark = pytest.mark.long
+
 
 async def query(url: str, statement: str) -> object:
     connection = await asyncpg.connect(url)
@@ -93,8 +95,6 @@ def test_the_server_ends_with_a_killed_test_run():
     code = """
 import os, signal
 from tests.services.postgres import Postgres
-
-pytestmark = pytest.mark.long
 server = Postgres()
 server.start()
 print(server.pid, *server.folders, flush=True)
