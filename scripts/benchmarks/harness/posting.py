@@ -20,6 +20,10 @@ class Target:
         return "".join(f"{name}: {value}\r\n" for name, value in self.headers)
 
 
+class ConnectionEnded(BenchError):
+    """The server closed a connection without a byte of an answer."""
+
+
 class Poster(asyncio.Protocol):
     """A keep-alive HTTP connection for mutations, one at a time."""
 
@@ -35,7 +39,8 @@ class Poster(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         if self.answer and not self.answer.done():
-            self.answer.set_exception(BenchError("the server closed the connection of the mutations"))
+            error = BenchError if self.buffer else ConnectionEnded
+            self.answer.set_exception(error("the server closed the connection of the mutations"))
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -46,12 +51,20 @@ class Poster(asyncio.Protocol):
 
     async def post(self, body: bytes) -> bytes:
         """The response's head and body; an error in a GraphQL answer is raised."""
+        if self.transport is not None:
+            # The server may have ended a connection that was idle, or be about to.
+            try:
+                return await self._exchange(self.transport, body)
+            except ConnectionEnded:
+                pass
         loop = asyncio.get_running_loop()
-        if self.transport is None:  # at first, and when the server ended a connection that was idle
-            await loop.create_connection(lambda: self, "127.0.0.1", self.target.port)
+        await loop.create_connection(lambda: self, "127.0.0.1", self.target.port)
         assert self.transport is not None
-        self.answer = loop.create_future()
-        self.transport.write(
+        return await self._exchange(self.transport, body)
+
+    async def _exchange(self, transport: asyncio.Transport, body: bytes) -> bytes:
+        self.answer = asyncio.get_running_loop().create_future()
+        transport.write(
             f"POST {self.target.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.target.port}\r\n"
             f"Content-Type: application/json\r\nAccept: application/json\r\n"
             f"{self.target.header_lines()}Content-Length: {len(body)}\r\n\r\n".encode()

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from statistics import median
 
+from app.core.descriptors import for_connections
 from scripts.benchmarks.harness.api import Api
 from scripts.benchmarks.harness.machine import raise_open_files, resident_kib
 from scripts.benchmarks.harness.peers import live_peers
@@ -218,7 +219,8 @@ def crowd_name(many: int) -> str:
 def crowd(run: Run, sides: int) -> int:
     """The bystanders of each side, fewer where the system does not allow as many open files."""
     files, wanted = raise_open_files(), run.sizes.bystanders
-    allowed = max(FEW, (files - 1000) // sides)
+    # A process gives one address half of its connections at most, watchers among them.
+    allowed = max(FEW, min((files - 1000) // sides, for_connections(files) // 2 - 10 * WATCHERS))
     if allowed < wanted:
         run.report.say(f"only {allowed:,} bystanding sockets: the system allows {files:,} open files")
     return min(allowed, wanted)
