@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page
 from app.auth.actor import Actor
 from app.db.database import Database
 from app.db.migrations import migrate
-from tests.graphql.compiled_scene import Scene, random_account
+from tests.graphql.compiled.scene import Scene, random_account
 from tests.graphql.serving import Serving, serving
 from tests.services.browser import chromium, find_chromium
 from tests.services.postgres import Postgres

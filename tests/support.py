@@ -15,7 +15,6 @@ from app.db.migrations import is_ours, migrate
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
-from app.graphql.limits import Limits
 from app.server.schema import build_schema
 
 SECRET = "a secret key that only the tests use"

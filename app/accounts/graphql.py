@@ -14,8 +14,7 @@ from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.graphql.compiled.declare import compiled, one
-from app.graphql.compiled.reads import connection
-from app.graphql.compiled.reads import one as read_one
+from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.nodes import Node, find, shown, shows

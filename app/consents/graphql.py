@@ -16,9 +16,8 @@ from app.core import clock
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
-from app.graphql.compiled.declare import Asked, Many, compiled, computed, one
-from app.graphql.compiled.reads import connection
-from app.graphql.compiled.reads import one as read_one
+from app.graphql.compiled.declare import Many, ReadContext, compiled, computed, one
+from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Context, Info, Services
 from app.graphql.events import Event, event_type
 from app.graphql.inputs import given_values, require_bounded
@@ -46,7 +45,9 @@ def _link(
     return f"{services.public_url}/consents/{services.keyring.decrypt(token_encrypted)}"
 
 
-def _compiled_link(asked: Asked, identifier: str, decision: str, expires_at: datetime, token: str) -> Any:
+def _compiled_link(
+    asked: ReadContext, identifier: str, decision: str, expires_at: datetime, token: str
+) -> Any:
     status = Decision(decision, expires_at).status(asked.at)
     return _link(asked.services, asked.viewer, identifier, status, token)
 

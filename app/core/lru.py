@@ -9,7 +9,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Kept(Generic[K, V]):
+class WeightedLru(Generic[K, V]):
     """At most `size` values, of at most `limit` bytes by what each is said to weigh; of more, those go that were not
     used for the longest time.
     """
@@ -52,14 +52,14 @@ class Kept(Generic[K, V]):
             self.weight -= self._weights.pop(key)
 
 
-def remembering(limit: int, weight: int) -> Callable[[Callable[[str], V]], Callable[[str], V]]:
+def memoized(limit: int, weight: int) -> Callable[[Callable[[str], V]], Callable[[str], V]]:
     """A function of a text that remembers its answers, of `limit` bytes at most.
 
     An answer weighs `weight` bytes beside three times its text, of which it is taken to hold as much.
     """
 
     def decorate(function: Callable[[str], V]) -> Callable[[str], V]:
-        kept: Kept[str, V] = Kept(sys.maxsize, limit)
+        kept: WeightedLru[str, V] = WeightedLru(sys.maxsize, limit)
 
         def answered(text: str) -> V:
             found = kept.get(text)

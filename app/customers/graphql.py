@@ -15,8 +15,7 @@ from app.customers import actions, models
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.graphql.compiled.declare import compiled, computed, many, one
-from app.graphql.compiled.reads import connection
-from app.graphql.compiled.reads import one as read_one
+from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.inputs import given, given_values, require_bounded

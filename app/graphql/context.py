@@ -1,7 +1,7 @@
-"""What a resolver has at hand: the services of the process, who asks, and one consistent read per operation.
+"""The context of resolvers: the services of the process, the viewer, and one consistent read per operation.
 
-A context lives for one operation, or for one event of a subscription; never for a connection, so that no session and
-no loader's memory outlives what it was opened for.
+A context lives for one operation, or for one event of a subscription, never for a connection: no session and no
+loader's cache outlives its operation.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import strawberry
 from sqlalchemy import Executable, Result
@@ -22,9 +22,7 @@ from app.core.errors import Unauthenticated
 from app.core.settings import Settings
 from app.db.database import Database
 from app.db.raw_statements import Rows, Snapshot
-
-if TYPE_CHECKING:
-    from app.graphql.compiled.reads import Plans
+from app.graphql.compiled.plan_cache import PlanCache
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -32,14 +30,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Services:
-    """What a process has, opened once."""
+    """Opened once per process."""
 
     settings: Settings
     database: Database
     keyring: Keyring
-    # Where links into this server begin, without a slash at the end.
+    # Links into this server begin with it; no slash at the end.
     public_url: str
-    # How many mutations are under way here, by account: whoever hands out their events may wait for the next.
+    # Mutations that this process executes now, by account: the fan-out may wait for their events.
     writing: Counter[str] = field(default_factory=Counter)
 
 
@@ -49,15 +47,15 @@ class _Loader(DataLoader[K, V]):
         self._awaited: list[asyncio.Future[V]] = []
 
     def load(self, key: K) -> Awaitable[V]:
-        # A field that fails cancels its siblings, but what they wait for others of the answer may wait for as well.
+        # A field that fails cancels its siblings, but other fields may wait for the same key.
         awaited = asyncio.ensure_future(super().load(key))
         self._awaited.append(awaited)
         return asyncio.shield(awaited)
 
     def abandon(self) -> None:
-        """Nobody needs any more what is still awaited."""
-        for one in self._awaited:
-            one.cancel()
+        """Cancels all loads that have not ended."""
+        for future in self._awaited:
+            future.cancel()
 
 
 @dataclass
@@ -65,10 +63,10 @@ class Context:
     services: Services
     # None for a request without credentials.
     actor: Actor | None
-    # How many readings the operation has read so far; see `app.readings.intervals`.
+    # Readings that the operation has read; see `app.readings.intervals`.
     readings_read: int = 0
-    # The compiled reads of the operation's document; None where everything goes the ordinary way.
-    plans: "Plans | None" = None
+    # None where the operation is executed field by field.
+    plan_cache: PlanCache | None = None
     _session: AsyncSession | None = None
     _snapshot: Snapshot | None = None
     _stack: AsyncExitStack | None = None
@@ -86,17 +84,17 @@ class Context:
     async def execute(
         self, statement: Executable, parameters: dict[str, Any] | None = None
     ) -> Result[*tuple[Any, ...]]:
-        """Run a read in the operation's own session, one at a time."""
-        # A field that fails cancels its siblings; a statement cut off would take the session from all the others.
+        """Runs a read in the operation's session, one at a time."""
+        # A field that fails cancels its siblings; a cancelled statement would break the session for all others.
         return await asyncio.shield(self._execute(statement, parameters))
 
     async def _execute(
         self, statement: Executable, parameters: dict[str, Any] | None
     ) -> Result[*tuple[Any, ...]]:
         async with self._lock:
-            return await (await self._opened()).execute(statement, parameters)
+            return await (await self._open_session()).execute(statement, parameters)
 
-    async def _opened(self) -> AsyncSession:
+    async def _open_session(self) -> AsyncSession:
         self._require_running()
         if self._session is None:
             await self._close()
@@ -105,28 +103,28 @@ class Context:
         return self._session
 
     async def begin(self) -> None:
-        """What the operation reads from here on, in whichever way, is one state."""
+        """Opens the session: all reads of the operation from here on see one state."""
         await asyncio.shield(self._begin())
 
     async def _begin(self) -> None:
         async with self._lock:
-            await self._opened()
+            await self._open_session()
 
     async def rows(self, statement: Executable, parameters: dict[str, Any], *, alone: bool) -> Rows:
-        """The rows of a statement without ORM objects. `alone`: the operation reads nothing else."""
+        """The rows of a statement without ORM objects. `alone`: it is the operation's only read."""
         if alone and self._session is None:
             return await self.services.database.read(statement, parameters)
         return await asyncio.shield(self._rows(statement, parameters))
 
     async def _rows(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
         async with self._lock:
-            # One root field that is compiled reads nothing but this way.
-            if self._session is None and self.plans is not None and self.plans.has_one_root:
-                return await (await self._seen()).rows(statement, parameters)
-            connection = await (await self._opened()).connection()
+            # A compiled root field reads only by this method; without others, no session is needed.
+            if self._session is None and self.plan_cache is not None and self.plan_cache.has_one_root:
+                return await (await self._open_snapshot()).rows(statement, parameters)
+            connection = await (await self._open_session()).connection()
             return (await connection.execute(statement, parameters)).all()
 
-    async def _seen(self) -> Snapshot:
+    async def _open_snapshot(self) -> Snapshot:
         self._require_running()
         if self._snapshot is None:
             self._stack = AsyncExitStack()
@@ -134,7 +132,7 @@ class Context:
         return self._snapshot
 
     def loader(self, key: Hashable, load: Callable[[list[K]], Awaitable[list[V]]]) -> DataLoader[K, V]:
-        """The operation's loader of this key, made at first use; `load` gives the values in the keys' order."""
+        """The operation's loader with this key, made at first use; `load` returns values in the order of its keys."""
         self._require_running()
         if key not in self._loaders:
             self._loaders[key] = _Loader(load)
@@ -145,14 +143,14 @@ class Context:
             raise asyncio.CancelledError
 
     async def end(self) -> None:
-        """The operation is over. What loaders of failed fields still would read is not read."""
+        """Ends the operation, with all loads of failed fields."""
         self._is_over = True
         for loader in self._loaders.values():
             loader.abandon()
         await self.renew()
 
     async def renew(self) -> None:
-        """Forget what was read: a mutation has committed, or the operation is over."""
+        """Closes the session and empties the loaders: a mutation has committed, or the operation has ended."""
         async with self._lock:
             self._loaders.clear()
             await self._close()

@@ -1,65 +1,65 @@
-"""What an engine keeps of documents between requests.
+"""The bounded cache of prepared operations, of their compiled reads, and of documents by their hashes.
 
-It is bounded by bytes: a document of 2,000 tokens takes more than a megabyte once it is parsed, and what is compiled of
-a list with all columns of its rows a few hundred kilobytes. Who has shown no credential has a small memory apart, so
-that nothing is pushed out by strangers.
+It is bounded by bytes: a parsed document of 2,000 tokens takes more than a megabyte, and the compiled read of a list
+with all columns a few hundred kilobytes. Requests without credentials have a small cache of their own, so that
+strangers push out nothing of the accounts'.
 """
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from graphql import DocumentNode
 
-from app.core.lru import Kept
+from app.core.lru import WeightedLru
 from app.graphql.persisted import PersistedDocuments
+from app.graphql.prepared_operation import PreparedOperation
 
-if TYPE_CHECKING:
-    from app.graphql.engine import Prepared
-
-# A document longer than this is executed, but not kept; nor is what was compiled of it, once it is gone.
+# A longer document is executed, but neither it nor its compiled reads are cached.
 LONGEST: Final = 20_000
 OWN_PLANS: Final = (64, 2_000_000)
-# Bytes, as measured: of a document, and of each of its tokens with what was parsed from it.
+# Measured bytes: of a document, and of each of its tokens with what was parsed from it.
 DOCUMENT_WEIGHT, TOKEN_WEIGHT = 16_000, 620
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many of each at most, and how many bytes of them."""
+    """The greatest number and bytes of each."""
 
-    documents: tuple[int, int]
-    # Of all documents together: plans, and their statements of ten kilobytes a column.
+    operations: tuple[int, int]
+    # Of all operations together: plans, and their statements, which take ten kilobytes a column.
     plans: tuple[int, int]
-    # Texts by their hashes.
-    named: tuple[int, int]
+    # Documents by their hashes.
+    persisted: tuple[int, int]
 
 
-OF_ACCOUNTS: Final = Bounds((1000, 32_000_000), (4000, 96_000_000), (1000, 16_000_000))
-OF_STRANGERS: Final = Bounds((100, 4_000_000), (100, 4_000_000), (100, 1_000_000))
+ACCOUNTS_BOUNDS: Final = Bounds((1000, 32_000_000), (4000, 96_000_000), (1000, 16_000_000))
+STRANGERS_BOUNDS: Final = Bounds((100, 4_000_000), (100, 4_000_000), (100, 1_000_000))
 
 
-class Memory:
-    """What is kept of the documents of some: of all accounts, or of all strangers."""
+class DocumentCache:
+    """`allowed`: the only documents that may be executed, by their hashes; None allows any."""
 
-    def __init__(self, bounds: Bounds, operations: Mapping[str, str] | None) -> None:
-        self.documents: Kept[tuple[str, str | None], Prepared] = Kept(*bounds.documents)
-        self.plans: Kept[Any, Any] = Kept(*bounds.plans)
-        self.named = PersistedDocuments(operations, *bounds.named)
+    def __init__(self, bounds: Bounds, allowed: Mapping[str, str] | None) -> None:
+        self.operations: WeightedLru[tuple[str, str | None], PreparedOperation] = WeightedLru(
+            *bounds.operations
+        )
+        self.plans: WeightedLru[Any, Any] = WeightedLru(*bounds.plans)
+        self.persisted = PersistedDocuments(allowed, *bounds.persisted)
 
-    def get(self, query: str, operation_name: str | None) -> "Prepared | None":
-        return self.documents.get((query, operation_name))
+    def get(self, query: str, operation_name: str | None) -> PreparedOperation | None:
+        return self.operations.get((query, operation_name))
 
-    def put(self, query: str, operation_name: str | None, prepared: "Prepared") -> None:
-        """Keep it, if it is not too long."""
+    def put(self, query: str, operation_name: str | None, prepared: PreparedOperation) -> None:
+        """Caches the operation unless its document is too long."""
         if len(query) <= LONGEST:
             weight = _weight_of(prepared.document) + sys.getsizeof(query)
-            self.documents.put((query, operation_name), prepared, weight)
+            self.operations.put((query, operation_name), prepared, weight)
 
-    def plans_for(self, query: str) -> Kept[Any, Any]:
-        """Where to keep what is compiled of a document: where that of the others is, or where it goes with it."""
-        return self.plans if len(query) <= LONGEST else Kept(*OWN_PLANS)
+    def plans_for(self, query: str) -> WeightedLru[Any, Any]:
+        """The LRU for plans of a document: the shared one, or for a long document one that goes with it."""
+        return self.plans if len(query) <= LONGEST else WeightedLru(*OWN_PLANS)
 
 
 def _weight_of(document: DocumentNode) -> int:

@@ -1,13 +1,12 @@
-"""From a document to a response: parsed and validated once, limited, executed, its errors made fit to be seen.
+"""The engine turns a document and its variables into a response.
 
-Everything that is the same for every request with the same document is done at its first sight and kept in a bounded
-cache. Strawberry defines the schema; graphql-core's executor runs it.
+It parses, limits and validates a document at its first request and caches the result. Strawberry defines the schema;
+graphql-core's executor runs it.
 """
 
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -36,21 +35,26 @@ from app.core.errors import (
     QueryTooComplex,
     Unauthenticated,
 )
-from app.core.lru import Kept
-from app.graphql.compiled.executor import ReadyExecutor
-from app.graphql.compiled.reads import Plans
+from app.core.lru import WeightedLru
+from app.graphql.bounds.costs import INTERVALS_COST, REFUSED_INTERVALS_COST, Costs
+from app.graphql.bounds.introspection import (
+    CACHE_BOUNDS,
+    INTROSPECTION_FIELDS,
+    IntrospectingExecutor,
+    most_values,
+)
+from app.graphql.bounds.limits import Limits, check_shape
+from app.graphql.bounds.secret_fields import secret_fields
+from app.graphql.bounds.storable_text import require_storable, require_storable_strings
+from app.graphql.bounds.validation import parse_document, validate_document
+from app.graphql.compiled.executor import CompiledExecutor
+from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.context import Context
-from app.graphql.costs import INTERVALS_COST, REFUSED_INTERVALS_COST, Costs
-from app.graphql.document_cache import OF_ACCOUNTS, OF_STRANGERS, Memory
-from app.graphql.failures import RequestErrors, internal_error, refused, shown_error
-from app.graphql.introspection import FIELDS as INTROSPECTION_FIELDS
-from app.graphql.introspection import MEMORY, IntrospectingExecutor, most_values
-from app.graphql.limits import Limits, check_shape
-from app.graphql.secret_fields import secret_fields
-from app.graphql.storable_text import require_storable, require_storable_strings
-from app.graphql.validation import parsed, require_valid
+from app.graphql.document_cache import ACCOUNTS_BOUNDS, STRANGERS_BOUNDS, DocumentCache
+from app.graphql.failures import RequestErrors, document_errors, format_error, internal_error
+from app.graphql.prepared_operation import PreparedOperation
 
-# What a request without credentials may select.
+# Root fields that need no credentials.
 OPEN_FIELDS = frozenset(
     {
         "__typename",
@@ -65,112 +69,79 @@ OPEN_FIELDS = frozenset(
 SEND_A_KEY = "Send an API key in x-api-key or Authorization: Bearer to ask for this."
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """One operation of a valid document within the limits. Equal requests get the same object."""
-
-    document: DocumentNode
-    operation: OperationDefinitionNode
-    costs: Costs
-    cost_limit: int
-    # Whether the answer to it, a query, shows what opens something, or it names such a thing itself.
-    is_secret: bool = False
-    # Its compiled reads, if it reads.
-    plans: Plans | None = None
-    # Whether the response tells its cost.
-    tells_cost: bool = False
-    executor: type[ReadyExecutor] = ReadyExecutor
-    # Whether its answer is always the same: introspection without variables.
-    is_constant: bool = False
-
-    @property
-    def text(self) -> str:
-        """The document, to the letter."""
-        assert self.document.loc is not None  # noqa: S101 - it was parsed with locations
-        return self.document.loc.source.body
-
-    @property
-    def operation_type(self) -> str:
-        """query, mutation or subscription."""
-        return self.operation.operation.value
-
-    @property
-    def operation_name(self) -> str | None:
-        return self.operation.name.value if self.operation.name else None
-
-    def telling_cost(self) -> "Prepared":
-        """The same with its cost in the response; as it is for a subscription, which equal ones share."""
-        return self if self.operation_type == "subscription" else replace(self, tells_cost=True)
-
-
 class Engine:
-    """`operations`: the only documents that are executed, by their hashes; None for any.
+    """`allowed`: the only documents that are executed, by their hashes; None allows any.
 
-    `compiled`: whether reads go the compiled way where they can; the answers are the same.
+    `compiled=False` executes everything field by field, with the same responses.
     """
 
     def __init__(
         self,
         schema: strawberry.Schema,
         limits: Limits,
-        operations: Mapping[str, str] | None = None,
+        allowed: Mapping[str, str] | None = None,
         *,
         compiled: bool = True,
     ) -> None:
         self.schema: GraphQLSchema = schema._schema
-        # Counted now rather than in somebody's request.
+        # Counted at the start, because the first request would wait for it.
         most_values(self.schema)
         self._compiled = compiled
         self._limits = limits
-        self._strangers_limits = limits.of_strangers()
-        self._introspections: Kept[tuple[str, str | None], Any] = Kept(*MEMORY)
-        self._allowed = None if operations is None else frozenset(operations.values())
-        self._memory = Memory(OF_ACCOUNTS, operations)
-        self._strangers = Memory(OF_STRANGERS, operations)
+        self._stranger_limits = limits.for_strangers()
+        self._introspections: WeightedLru[tuple[str, str | None], Any] = WeightedLru(*CACHE_BOUNDS)
+        self._allowed = None if allowed is None else frozenset(allowed.values())
+        self._cache = DocumentCache(ACCOUNTS_BOUNDS, allowed)
+        self._stranger_cache = DocumentCache(STRANGERS_BOUNDS, allowed)
 
     def prepare(
-        self, query: str | None, operation_name: str | None, *, authenticated: bool, named: str | None = None
-    ) -> Prepared:
-        """One operation of a document, which may be `named` by its hash.
+        self,
+        query: str | None,
+        operation_name: str | None,
+        *,
+        authenticated: bool,
+        document_hash: str | None = None,
+    ) -> PreparedOperation:
+        """One operation of a document, which its hash may replace.
 
-        Raises RequestErrors: what is wrong with the document, or 401 where credentials are missing.
+        Raises RequestErrors for an invalid document, with 401 where credentials are missing.
         """
-        memory = self._memory if authenticated else self._strangers
-        query = memory.named.text_of(query, named)
-        prepared = memory.get(query, operation_name)
+        cache = self._cache if authenticated else self._stranger_cache
+        query = cache.persisted.text_of(query, document_hash)
+        prepared = cache.get(query, operation_name)
         if prepared is None:
             try:
-                prepared = self._prepare(query, operation_name, memory)
+                prepared = self._prepare(query, operation_name, cache)
             except QueryTooComplex as error:
                 raise RequestErrors.of(
-                    error if authenticated else self._to_stranger(error, query, operation_name)
+                    error if authenticated else self._refuse_stranger(error, query, operation_name)
                 ) from None
             except ApiError as error:
                 raise RequestErrors.of(error) from None
-            memory.put(query, operation_name, prepared)
-        memory.named.learn(query, named)
+            cache.put(query, operation_name, prepared)
+        cache.persisted.learn(query, document_hash)
         return prepared
 
     def require_valid(self, query: str) -> None:
-        """Prepare every operation of a document. Raises RequestErrors."""
+        """Prepares every operation of a document. Raises RequestErrors."""
         try:
-            document = parsed(query, self._limits)
+            document = parse_document(query, self._limits)
         except ApiError as error:
             raise RequestErrors.of(error) from None
         for one in document.definitions:
             if isinstance(one, OperationDefinitionNode):
                 self.prepare(query, one.name.value if one.name else None, authenticated=True)
 
-    def _prepare(self, query: str, operation_name: str | None, memory: Memory) -> Prepared:
+    def _prepare(self, query: str, operation_name: str | None, cache: DocumentCache) -> PreparedOperation:
         if self._allowed is not None and query not in self._allowed:
             raise OperationNotAllowed(
                 "This server only executes documents of its list: send one of them, to the letter, or its hash."
             )
-        is_stranger = memory is self._strangers
-        limits = self._strangers_limits if is_stranger else self._limits
-        document = parsed(query, limits)
+        is_stranger = cache is self._stranger_cache
+        limits = self._stranger_limits if is_stranger else self._limits
+        document = parse_document(query, limits)
         require_storable_strings(document)
-        require_valid(self.schema, document, limits)
+        validate_document(self.schema, document, limits)
         operation = _operation(document, operation_name)
         roots = list(_root_fields(document, operation).values())
         if is_stranger and not OPEN_FIELDS.issuperset(roots):
@@ -180,7 +151,7 @@ class Engine:
         kind = operation.operation
         reads = self._compiled and kind is not OperationType.MUTATION
         introspects = not INTROSPECTION_FIELDS.isdisjoint(roots)
-        return Prepared(
+        return PreparedOperation(
             document,
             operation,
             is_secret=kind is OperationType.QUERY and bool(secret_fields(self.schema, document)),
@@ -191,23 +162,23 @@ class Engine:
                 intervals=REFUSED_INTERVALS_COST if is_stranger else INTERVALS_COST,
             ),
             cost_limit=limits.cost,
-            plans=Plans(document, operation, memory.plans_for(query)) if reads else None,
-            executor=IntrospectingExecutor if introspects else ReadyExecutor,
+            plan_cache=PlanCache(document, operation, cache.plans_for(query)) if reads else None,
+            executor=IntrospectingExecutor if introspects else CompiledExecutor,
             is_constant=introspects
             and not operation.variable_definitions
             and {*INTROSPECTION_FIELDS, "__typename"}.issuperset(roots),
         )
 
-    def _to_stranger(self, error: QueryTooComplex, query: str, operation_name: str | None) -> ApiError:
-        """The refusal of a stranger's document over the limits: it asks for a key where a key would help."""
+    def _refuse_stranger(self, error: QueryTooComplex, query: str, operation_name: str | None) -> ApiError:
+        """The error for a stranger's document over the limits: it asks for a key where a key would help."""
         if self._needs_key(query, operation_name):
             return Unauthenticated(SEND_A_KEY)
         return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)
 
     def _needs_key(self, query: str, operation_name: str | None) -> bool:
-        """Whether a document that is not validated is within the limits of accounts, and asks for what needs a key."""
+        """Whether an unvalidated document is within the limits of accounts, and selects a field that needs a key."""
         try:
-            document = parsed(query, self._limits)
+            document = parse_document(query, self._limits)
             check_shape(document, self._limits)
             operation = _operation(document, operation_name)
         except (ApiError, RequestErrors):
@@ -217,12 +188,16 @@ class Engine:
         return not known.isdisjoint(set(_root_fields(document, operation).values()) - OPEN_FIELDS)
 
     async def execute(
-        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context, root_value: Any = None
+        self,
+        prepared: PreparedOperation,
+        variables: dict[str, Any] | None,
+        context: Context,
+        root_value: Any = None,
     ) -> dict[str, Any]:
-        """The response: `data`, and `errors` if there are any. Raises RequestErrors where nothing was executed."""
+        """The response: `data`, and `errors` if there are any. Raises RequestErrors if nothing was executed."""
         executor, cost = self._executor(prepared, variables, context, root_value)
         # Events of several documents may be executed over one context at once.
-        context.plans = prepared.plans if prepared.operation_type == "query" else None
+        context.plan_cache = prepared.plan_cache if prepared.operation_type == "query" else None
         try:
             failpoints.reach(f"{prepared.operation_type}.execute")
             result = (
@@ -237,8 +212,8 @@ class Engine:
             response["extensions"] = {"cost": cost}
         return response
 
-    def _constant(self, prepared: Prepared, executor: Executor[Any]) -> Any:
-        """The result of introspection, from memory if it was asked for lately."""
+    def _constant(self, prepared: PreparedOperation, executor: Executor[Any]) -> Any:
+        """The result of introspection, which is cached."""
         place = (prepared.text, prepared.operation_name)
         result = self._introspections.get(place)
         if result is None:
@@ -247,8 +222,10 @@ class Engine:
             self._introspections.put(place, result, executor.weight + sys.getsizeof(prepared.text))
         return result
 
-    def root_of(self, prepared: Prepared, variables: dict[str, Any] | None) -> GraphQLResolveInfo[Any]:
-        """What the resolver of the operation's one root field is told, but for a context. Raises RequestErrors."""
+    def root_of(
+        self, prepared: PreparedOperation, variables: dict[str, Any] | None
+    ) -> GraphQLResolveInfo[Any]:
+        """The resolve info of the operation's one root field, without a context. Raises RequestErrors."""
         executor, _ = self._executor(prepared, variables, None, None)
         root = self.schema.get_root_type(prepared.operation.operation)
         assert root is not None  # noqa: S101 - the document is valid
@@ -263,9 +240,13 @@ class Engine:
         raise RequestErrors.of(BadUserInput("The subscription selects no field: select events."))
 
     def _executor(
-        self, prepared: Prepared, variables: dict[str, Any] | None, context: Context | None, root_value: Any
+        self,
+        prepared: PreparedOperation,
+        variables: dict[str, Any] | None,
+        context: Context | None,
+        root_value: Any,
     ) -> tuple[Executor[Any], int]:
-        """What executes it, and its cost."""
+        """The executor of the operation, and its cost."""
         require_storable(variables)
         executor = prepared.executor.build(
             self.schema,
@@ -277,7 +258,7 @@ class Engine:
             hide_suggestions=True,
         )
         if isinstance(executor, list):
-            raise refused(executor, prepared.document, self.schema)
+            raise document_errors(executor, prepared.document, self.schema)
         try:
             cost = prepared.costs.of(executor.variable_values.coerced)
         except QueryTooComplex as error:
@@ -295,7 +276,7 @@ class Engine:
 
 
 def dumps(response: dict[str, Any]) -> bytes:
-    """A response as JSON."""
+    """The response as JSON."""
     return orjson.dumps(response)
 
 
@@ -303,7 +284,7 @@ def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
     if not isinstance(result, ExecutionResult):
         return {"data": None, "errors": [internal_error(TypeError("incremental result"))]}
     if result.errors:
-        return {"errors": [shown_error(error, document) for error in result.errors], "data": result.data}
+        return {"errors": [format_error(error, document) for error in result.errors], "data": result.data}
     return {"data": result.data}
 
 

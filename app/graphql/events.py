@@ -19,8 +19,8 @@ from app.core.ids import is_id
 from app.events import cursors, log
 from app.events.catalogue import EventType, catalogue, event_class
 from app.events.models import EventRecord, Stream
-from app.graphql.compiled.declare import Asked, Computed, One, column, compiled, computed
-from app.graphql.compiled.reads import connection, one
+from app.graphql.compiled.declare import Computed, One, ReadContext, column, compiled, computed
+from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Context, Info
 from app.graphql.inputs import require_bounded
 from app.graphql.nodes import Node, has_ids
@@ -42,7 +42,7 @@ def _data_for(viewer: Actor, name: str, data: dict[str, Any]) -> dict[str, Any]:
     return data if viewer.sees_notes else event_class(name).without_notes(data)
 
 
-def _cursor(asked: Asked, account_id: str, sequence: int, epoch: str) -> str:
+def _cursor(asked: ReadContext, account_id: str, sequence: int, epoch: str) -> str:
     return cursors.encode(asked.services.keyring, account_id, epoch, sequence)
 
 
@@ -148,7 +148,9 @@ async def find_event(context: Context, viewer: Actor, identifier: str) -> Event 
 async def read_event(info: Info, identifier: str) -> Any:
     """The event with this id for a root field."""
     context = info.context
-    return await one(info, EventRecord, identifier, lambda: find_event(context, context.viewer, identifier))
+    return await read_one(
+        info, EventRecord, identifier, lambda: find_event(context, context.viewer, identifier)
+    )
 
 
 @strawberry.input
@@ -272,7 +274,7 @@ class EventQueries:
             request,
             filter,
             key="sequence",
-            ordinary=lambda: _page_of_events(context, viewer, request, filter),
+            uncompiled=lambda: _page_of_events(context, viewer, request, filter),
         )
 
     @strawberry.field

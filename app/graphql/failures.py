@@ -1,8 +1,8 @@
-"""How errors look to a client, and what it never sees.
+"""Formats errors for clients, and masks faults.
 
-An `ApiError` shows its code and sentence. What graphql-core refuses (syntax, validation, values of the wrong type) is
-`BAD_USER_INPUT` with the path below `input` in `extensions.field`. Everything else is a fault of ours: the client gets
-an id, the log gets the id and the fault.
+An `ApiError` shows its code and sentence. Errors of graphql-core (syntax, validation, values of the wrong type) are
+`BAD_USER_INPUT` with the path below `input` in `extensions.field`. Everything else is an internal error: the client
+gets an id, the log gets the id and the fault.
 """
 
 import re
@@ -20,7 +20,7 @@ from graphql.language import (
 
 from app.core import outages
 from app.core.errors import ApiError
-from app.graphql.suggestions import suggest
+from app.graphql.bounds.suggestions import suggest
 
 RENAMED = {
     "gb.domestic.specific": "GB_RESIDENTIAL_SPECIFIC",
@@ -28,7 +28,7 @@ RENAMED = {
 }
 MAX_MESSAGE = 500
 
-# How graphql-core words what it refuses; its errors carry the place only in their text.
+# The sentences of graphql-core: its errors carry the place only in their text.
 _PATH = r"((?:\.\w+|\[\d+\])*)"
 _VARIABLE = re.compile(rf"Variable '\$(\w+)' has invalid (?:default )?value(?: at {_PATH})?:")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
@@ -39,7 +39,7 @@ _NOT_IN_ENUM = re.compile(r"""(?:Value|non-enum value:) ['"]([\w.]+)['"]""")
 
 
 class RequestErrors(Exception):
-    """The request is refused before anything is executed."""
+    """The request fails before anything is executed."""
 
     def __init__(self, errors: list[dict[str, Any]], status: int = 400) -> None:
         super().__init__(errors[0]["message"])
@@ -52,18 +52,18 @@ class RequestErrors(Exception):
         return cls([{"message": error.message, "extensions": error.extensions}], status)
 
 
-def refused(
+def document_errors(
     errors: list[GraphQLError], document: DocumentNode | None = None, schema: GraphQLSchema | None = None
 ) -> RequestErrors:
-    """The refusal of a document or its variables, with names of the schema that may be meant."""
-    told = [_bad_input(error, document) for error in errors]
+    """The errors of a document or its variables; with a schema, they suggest names that may be meant."""
+    formatted = [_bad_input(error, document) for error in errors]
     if schema is not None:
-        suggest(schema, told)
-    return RequestErrors(told)
+        suggest(schema, formatted)
+    return RequestErrors(formatted)
 
 
-def shown_error(error: GraphQLError, document: DocumentNode | None = None) -> dict[str, Any]:
-    """A field's error for the response; one of ours that is unexpected goes to the log."""
+def format_error(error: GraphQLError, document: DocumentNode | None = None) -> dict[str, Any]:
+    """The error of a field as the response has it; an internal error is logged."""
     original = error.original_error
     formatted: dict[str, Any] = {"message": error.message}
     if error.locations:
@@ -73,7 +73,7 @@ def shown_error(error: GraphQLError, document: DocumentNode | None = None) -> di
     if isinstance(original, ApiError):
         formatted["message"], formatted["extensions"] = original.message, original.extensions
     elif isinstance(original or error, GraphQLError) and error.nodes:
-        # A value that only its variable showed to be wrong, such as null for an argument that must not be.
+        # Only the variable showed that the value is wrong, such as null for a non-null argument.
         formatted |= _bad_input(error, document)
     else:
         formatted |= internal_error(original or error)
@@ -81,9 +81,9 @@ def shown_error(error: GraphQLError, document: DocumentNode | None = None) -> di
 
 
 def internal_error(fault: BaseException) -> dict[str, Any]:
-    """Message and extensions for a fault of ours, which is logged under the id that the client sees.
+    """Message and extensions of an internal error, which is logged under the id that the client sees.
 
-    While the database is away all such errors share an id, and `retryAfter` says in how many seconds to try again.
+    While the database is away, all internal errors share an id, and `retryAfter` says in how many seconds to try again.
     """
     identifier = outages.report("internal error", fault)
     if outages.is_lost(fault):
@@ -97,14 +97,14 @@ def internal_error(fault: BaseException) -> dict[str, Any]:
     }
 
 
-def is_ours(error: Mapping[str, Any]) -> bool:
-    """Whether an error of a response is a fault of ours."""
+def is_internal(error: Mapping[str, Any]) -> bool:
+    """Whether an error of a response is internal."""
     return bool(error.get("extensions", {}).get("code") == "INTERNAL")
 
 
 def is_outage(error: Mapping[str, Any]) -> bool:
     """Whether an error of a response says that the database is away."""
-    return is_ours(error) and "retryAfter" in error["extensions"]
+    return is_internal(error) and "retryAfter" in error["extensions"]
 
 
 def _bad_input(error: GraphQLError, document: DocumentNode | None) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _bad_input(error: GraphQLError, document: DocumentNode | None) -> dict[str, 
 
 
 def _field(error: GraphQLError, document: DocumentNode | None) -> list[str]:
-    """The path below `input` of the value that was refused, or the argument's name; indexes as strings."""
+    """The path of the wrong value below `input`, or the argument's name; indexes as strings."""
     node = error.nodes[0] if error.nodes else None
     variable = _VARIABLE.match(error.message)
     path = [] if document is None or node is None else _path_to(document, node) or []
@@ -139,7 +139,7 @@ def _field(error: GraphQLError, document: DocumentNode | None) -> list[str]:
 
 
 def _usage(node: Node, name: str) -> Node | None:
-    """Where the document first uses a variable."""
+    """The first use of a variable in the document."""
     if isinstance(node, VariableDefinitionNode):
         return None
     if isinstance(node, VariableNode) and node.name.value == name:

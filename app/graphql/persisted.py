@@ -1,7 +1,7 @@
-"""Persisted operations: a document is sent once and then named by its hash; or only the documents of a list run.
+"""Persisted documents: clients send a document once and then only its hash; or the server runs a list of documents.
 
-The first follows Apollo's protocol, `extensions.persistedQuery` with `version` 1 and `sha256Hash`. Who names a hash
-that is not known here, as after a restart, is told PersistedQueryNotFound, and sends hash and document together once.
+The first follows Apollo's protocol, `extensions.persistedQuery` with `version` 1 and `sha256Hash`. An unknown hash, as
+after a restart, is answered by PersistedQueryNotFound: the client then sends hash and document together once.
 Source: apollographql.com/docs/apollo-server/performance/apq.
 """
 
@@ -15,11 +15,11 @@ from typing import Any, Final
 import orjson
 
 from app.core.errors import BadUserInput, PersistedQueryNotFound
-from app.core.lru import Kept
+from app.core.lru import WeightedLru
 from app.graphql.failures import RequestErrors
 
-# A longer document is executed, but not kept.
-KEPT_LENGTH: Final = 20_000
+# A longer document is executed, but not cached.
+LONGEST: Final = 20_000
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _FORM: Final = "must be a JSON object of documents by the SHA-256 of each, in hexadecimal"
@@ -47,52 +47,50 @@ def read_operations(path: Path) -> dict[str, str]:
 
 
 class PersistedDocuments:
-    """The documents that clients may name by their hashes: those of the list, or the latest that were executed, which
-    are `size` with `limit` bytes at most.
-    """
+    """Documents by their hashes: the allowed ones, or else the last `size` that were executed, of `limit` bytes."""
 
-    def __init__(self, operations: Mapping[str, str] | None, size: int, limit: int) -> None:
-        self._operations = operations
-        self._learned: Kept[str, str] = Kept(size, limit)
+    def __init__(self, allowed: Mapping[str, str] | None, size: int, limit: int) -> None:
+        self._allowed = allowed
+        self._learned: WeightedLru[str, str] = WeightedLru(size, limit)
 
-    def text_of(self, query: str | None, named: str | None) -> str:
-        """The document that is meant by what was sent: a document, its hash, or both. Raises RequestErrors."""
+    def text_of(self, query: str | None, document_hash: str | None) -> str:
+        """The document of a request that has a document, its hash, or both. Raises RequestErrors."""
         if query is None:
-            found = self._found(named) if named else None
+            found = self._find(document_hash) if document_hash else None
             if found is None:
-                # Clients look for these very words as well as for the code.
+                # Clients compare this message as well as the code.
                 raise RequestErrors.of(PersistedQueryNotFound("PersistedQueryNotFound"))
             return found
-        if named is not None and named != hash_of(query):
+        if document_hash is not None and document_hash != hash_of(query):
             raise RequestErrors.of(
                 BadUserInput("sha256Hash is not the hash of query: send the SHA-256 of this very document.")
             )
         return query
 
-    def learn(self, query: str, named: str | None) -> None:
-        """Keep a document that was found to be valid, under its hash."""
-        if named is None or self._operations is not None or len(query) > KEPT_LENGTH:
+    def learn(self, query: str, document_hash: str | None) -> None:
+        """Keeps a valid document by its hash."""
+        if document_hash is None or self._allowed is not None or len(query) > LONGEST:
             return
-        self._learned.put(named, query, sys.getsizeof(query))
+        self._learned.put(document_hash, query, sys.getsizeof(query))
 
-    def _found(self, named: str) -> str | None:
-        return (self._learned if self._operations is None else self._operations).get(named)
+    def _find(self, document_hash: str) -> str | None:
+        return (self._learned if self._allowed is None else self._allowed).get(document_hash)
 
 
-def named_document(extensions: Mapping[str, Any]) -> str | None:
-    """The hash that a request's extensions name. Raises RequestErrors."""
+def requested_hash(extensions: Mapping[str, Any]) -> str | None:
+    """The document's hash in the extensions of a request. Raises RequestErrors."""
     persisted = extensions.get("persistedQuery")
     if persisted is None:
         return None
     version = persisted.get("version") if isinstance(persisted, dict) else None
-    # To Python true is 1.
+    # True equals 1 in Python.
     if isinstance(version, bool) or version != 1:
         raise RequestErrors.of(
             BadUserInput('persistedQuery must be {"version": 1, "sha256Hash": …}; no other version is known.')
         )
-    named = persisted.get("sha256Hash")
-    if not isinstance(named, str) or not _HASH.fullmatch(named):
+    document_hash = persisted.get("sha256Hash")
+    if not isinstance(document_hash, str) or not _HASH.fullmatch(document_hash):
         raise RequestErrors.of(
             BadUserInput("sha256Hash must be the document's SHA-256 in 64 lower-case hexadecimal digits.")
         )
-    return named
+    return document_hash

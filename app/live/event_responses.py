@@ -12,12 +12,12 @@ from app.auth.actor import Actor
 from app.core import failpoints
 from app.core.outages import is_lost, report
 from app.events.models import EventRecord
-from app.graphql.compiled.reads import several
+from app.graphql.compiled.reads import read_selected
 from app.graphql.compiled.values import NotCompiled
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.events import show_event
-from app.graphql.failures import RequestErrors, internal_error, is_ours
+from app.graphql.failures import RequestErrors, internal_error, is_internal
 from app.live.subscribed import Asked
 
 Response = dict[str, Any]
@@ -39,7 +39,7 @@ async def respond(
 ) -> list[Response]:
     """The response of each job for one viewer; all events are of the viewer's account.
 
-    A response with an error that `is_ours` is not to be shown as what became of the event: see `fault_of`.
+    A response with an error that `is_internal` is not to be shown as what became of the event: see `fault_of`.
     """
     by_request: dict[Asked, list[EventRecord]] = {}
     for asked, record in jobs:
@@ -53,18 +53,18 @@ async def respond(
 
 def fault_of(response: Response) -> list[dict[str, Any]]:
     """The errors that are faults of ours: where there is one, null stands also for what is there."""
-    return [error for error in response.get("errors", ()) if is_ours(error)]
+    return [error for error in response.get("errors", ()) if is_internal(error)]
 
 
 async def _compiled(
     services: Services, actor: Actor, asked: Asked, records: Sequence[EventRecord]
 ) -> dict[int, Response]:
     """The responses by their events' sequences; what is not there is to be executed."""
-    context = Context(services, actor, plans=asked.prepared.plans)
+    context = Context(services, actor, plan_cache=asked.prepared.plan_cache)
     try:
         failpoints.reach("subscription.execute")
         try:
-            found = await several(context, asked.root, EventRecord, "sequence", records)
+            found = await read_selected(context, asked.root, EventRecord, "sequence", records)
         finally:
             await context.end()
     except NotCompiled:

@@ -23,8 +23,9 @@ from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import Stream
 from app.graphql.context import Services
-from app.graphql.engine import Engine, Prepared
+from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
+from app.graphql.prepared_operation import PreparedOperation
 from app.live import subscribed
 from app.live.account_feed import Feed
 from app.live.payload import Shelf, Sink
@@ -114,7 +115,7 @@ class Hub:
 
     async def subscribe(
         self,
-        prepared: Prepared,
+        prepared: PreparedOperation,
         variables: dict[str, Any] | None,
         actor: Actor,
         sink: Sink,

@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 from app.auth.authenticate import Credential
 from app.core.errors import RateLimited, Unauthenticated
 from app.graphql.context import Context
-from app.graphql.engine import Prepared, dumps
+from app.graphql.engine import dumps
 from app.graphql.failures import RequestErrors, internal_error
-from app.graphql.http.tcp_progress import Patience, keep_little_unsent, reach_of
+from app.graphql.http.tcp_progress import StallTimer, limit_unsent, tcp_progress
+from app.graphql.prepared_operation import PreparedOperation
 from app.live.frames import event_block, progress_block
 from app.live.payload import Batch, Payload
 from app.live.registry import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
@@ -40,7 +41,7 @@ PART: Final = 64 * 1024
 async def sse_response(
     live: Live,
     request: Request,
-    prepared: Prepared,
+    prepared: PreparedOperation,
     variables: dict[str, Any] | None,
     credential: Credential | None,
 ) -> Response:
@@ -94,7 +95,7 @@ class EventStream(Response):
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self._told_at = live.hub.now()
-        self._patience = Patience(live.timing.stalled)
+        self._stall_timer = StallTimer(live.timing.stalled)
         self._sent = 0
         # Of the server, where it offers it.
         self._transport: asyncio.Transport | None = None
@@ -105,7 +106,7 @@ class EventStream(Response):
         live.enter(self)
 
     async def subscribe(
-        self, prepared: Prepared, variables: dict[str, Any] | None, after: str | None
+        self, prepared: PreparedOperation, variables: dict[str, Any] | None, after: str | None
     ) -> None:
         """Raises RequestErrors."""
         self._subscription = await self._live.hub.subscribe(prepared, variables, self._actor, self, after)
@@ -114,7 +115,7 @@ class EventStream(Response):
         offered = scope.get("extensions", {}).get(EXTENSION)
         if offered:
             self._transport = offered["transport"]
-            keep_little_unsent(offered["transport"])
+            limit_unsent(offered["transport"])
         sending = self._sending = asyncio.create_task(self._send(send), name="event stream")
         leaving = asyncio.create_task(_disconnected(receive), name="event stream peer")
         try:
@@ -148,10 +149,10 @@ class EventStream(Response):
         if self._subscription is None or self._is_over:
             return
         if self._is_behind:
-            if self._patience.is_over(now, self._bytes_taken):
+            if self._stall_timer.is_over(now, self._bytes_taken):
                 self._stop()
             return
-        self._patience.renew()
+        self._stall_timer.reset()
         if max(self._subscription.last_sent_at, self._told_at) <= now - self._live.timing.idle:
             self._told_at = now
             self._add(progress_block(self._live.hub.progress(self._subscription)))
@@ -186,7 +187,7 @@ class EventStream(Response):
     @property
     def _bytes_taken(self) -> int:
         """Changes when the peer takes something, as far as is known."""
-        return self._sent if self._transport is None else reach_of(self._transport).taken
+        return self._sent if self._transport is None else tcp_progress(self._transport).acked
 
     def _stop(self) -> None:
         """End without `complete`, so that the client comes back."""

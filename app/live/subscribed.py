@@ -9,18 +9,19 @@ from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visit
 from graphql.execution.values import get_argument_values
 
 from app.events.log import EventFilter
-from app.graphql.engine import Engine, Prepared
+from app.graphql.engine import Engine
 from app.graphql.inputs import require_few
+from app.graphql.prepared_operation import PreparedOperation
 
 # How often a document names each of its variables: the definition counts as one.
-_uses: WeakKeyDictionary[Prepared, dict[str, int]] = WeakKeyDictionary()
+_uses: WeakKeyDictionary[PreparedOperation, dict[str, int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
     """One subscription's request, checked."""
 
-    prepared: Prepared
+    prepared: PreparedOperation
     variables: dict[str, Any] | None
     after: str | None
     filter: EventFilter
@@ -30,7 +31,7 @@ class Asked:
     root: GraphQLResolveInfo[Any]
 
 
-def read(engine: Engine, prepared: Prepared, variables: dict[str, Any] | None) -> Asked:
+def read(engine: Engine, prepared: PreparedOperation, variables: dict[str, Any] | None) -> Asked:
     """Raises RequestErrors and BadUserInput."""
     root = engine.root_of(prepared, variables)
     node = root.field_nodes[0]
@@ -64,7 +65,7 @@ def frozen(value: Any) -> Hashable:
     return (type(value), value)
 
 
-def _only_cursor(prepared: Prepared, node: FieldNode) -> str | None:
+def _only_cursor(prepared: PreparedOperation, node: FieldNode) -> str | None:
     """The variable that is the value of `after` and of nothing else."""
     for argument in node.arguments or ():
         if argument.name.value == "after" and isinstance(argument.value, VariableNode):
@@ -73,7 +74,7 @@ def _only_cursor(prepared: Prepared, node: FieldNode) -> str | None:
     return None
 
 
-def _uses_of(prepared: Prepared) -> dict[str, int]:
+def _uses_of(prepared: PreparedOperation) -> dict[str, int]:
     uses = _uses.get(prepared)
     if uses is None:
         counter = _Counter()

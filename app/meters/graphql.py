@@ -17,9 +17,8 @@ from app.core import clock
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
-from app.graphql.compiled.declare import Asked, Computed, One, compiled, computed, one
-from app.graphql.compiled.reads import connection
-from app.graphql.compiled.reads import one as read_one
+from app.graphql.compiled.declare import Computed, One, ReadContext, compiled, computed, one
+from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.inputs import given_values, require_bounded
@@ -70,7 +69,7 @@ def _of_standing(value: Any) -> Computed:
     """A function of the meter's flags and the consent that counts."""
 
     def computed(
-        asked: Asked, is_disabled: bool, invalid: bool, decision: str | None, expires_at: Any
+        asked: ReadContext, is_disabled: bool, invalid: bool, decision: str | None, expires_at: Any
     ) -> Any:
         consent = None if decision is None else Decision(decision, expires_at)
         return value(models.MeterFlags(is_disabled, invalid), consent, asked.at)

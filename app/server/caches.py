@@ -8,8 +8,9 @@ from app.db import raw_statements, sqlite
 from app.db.database import COMPILED_KEPT, COMPILED_WEIGHT, SQLITE_READERS
 from app.delivery.destinations.webhook import provider, signing
 from app.delivery.queue import scheduler
-from app.graphql import document_cache, introspection, limits, nodes
-from app.graphql.http import addresses, rates
+from app.graphql import document_cache, nodes
+from app.graphql.bounds import introspection
+from app.graphql.http import addresses, rate_limiter, rates
 from app.live.payload import SHELF_BYTES
 from app.outbound import unreadable_secrets
 from app.outbound.http import pool, ssrf_guard, transport
@@ -30,9 +31,9 @@ def bounds() -> dict[str, int]:
 
 def _documents() -> int:
     """Parsed documents and what is compiled of them, of accounts and of strangers, and answers to introspection."""
-    sides = (document_cache.OF_ACCOUNTS, document_cache.OF_STRANGERS)
-    limits = [limit for side in sides for _, limit in (side.documents, side.plans, side.named)]
-    return sum(limits) + introspection.MEMORY[1]
+    sides = (document_cache.ACCOUNTS_BOUNDS, document_cache.STRANGERS_BOUNDS)
+    limits = [limit for side in sides for _, limit in (side.operations, side.plans, side.persisted)]
+    return sum(limits) + introspection.CACHE_BOUNDS[1]
 
 
 def _of_sqlite() -> int:
@@ -58,7 +59,7 @@ def _callers() -> int:
         authenticate.REMEMBERED_AT_MOST * authenticate.REMEMBERED_WEIGHT
         + authenticate.READS_AT_MOST * authenticate.READ_WEIGHT
         # Of accounts, of their tokens, and of tokens by customer.
-        + (3 * limits.BUCKETS_KEPT + rates.ADDRESSES_KEPT) * limits.BUCKET_WEIGHT
+        + (3 * rate_limiter.BUCKETS_KEPT + rates.ADDRESSES_KEPT) * rate_limiter.BUCKET_WEIGHT
         + addresses.NETWORKS_KEPT * addresses.NETWORK_WEIGHT
         + stream_tokens.MARKS_KEPT * stream_tokens.MARK_WEIGHT
     )

@@ -27,16 +27,16 @@ from app.db.migrations import migrate, migrate_when_there
 from app.delivery.destinations.email import pages as delivery_pages
 from app.events.doorbell import Doorbell
 from app.events.publisher import Ring
+from app.graphql.bounds.limits import limits_of
 from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
-from app.graphql.http.error_middleware import MaskFaults
+from app.graphql.http.error_middleware import ErrorMiddleware
 from app.graphql.http.negotiation import preferred
 from app.graphql.http.origins import Origins, cors
 from app.graphql.http.rates import Rates
 from app.graphql.http.request import JSON
 from app.graphql.http.view import HTML, GraphQLView
-from app.graphql.limits import limits_of
 from app.graphql.persisted import read_operations
 from app.live.hub import Hub
 from app.live.registry import Live
@@ -156,7 +156,7 @@ def create_app(process: Process) -> Starlette:
     origins = Origins(process.services)
     return Starlette(
         routes=_routes(process, origins),
-        middleware=[*cors(origins, process.settings.allowed_origins), Middleware(MaskFaults)],
+        middleware=[*cors(origins, process.settings.allowed_origins), Middleware(ErrorMiddleware)],
         exception_handlers={HTTPException: _on_http_error},
         lifespan=_lifespan(process),
     )
@@ -166,7 +166,7 @@ def create_probes(process: Process) -> Starlette:
     """The ASGI application of a worker: what operators ask, and nothing else."""
     return Starlette(
         routes=probes.routes(process),
-        middleware=[Middleware(MaskFaults)],
+        middleware=[Middleware(ErrorMiddleware)],
         exception_handlers={HTTPException: _on_http_error},
         lifespan=_lifespan(process),
     )

@@ -13,7 +13,7 @@ from app.consents.graphql_mutations import ConsentMutations
 from app.customers.graphql import CustomerMutations, CustomerQueries
 from app.delivery.graphql.operations import DeliveryMutations, DeliveryQueries
 from app.events.models import EventRecord
-from app.graphql.compiled.reads import one
+from app.graphql.compiled.reads import read_one
 from app.graphql.context import Info
 from app.graphql.descriptions import describe
 from app.graphql.events import (
@@ -49,7 +49,7 @@ class Query(
         model = model_of(id)
         if model is EventRecord:
             return await read_event(info, id)  # type: ignore[no-any-return]
-        return None if model is None else await one(info, model, id)
+        return None if model is None else await read_one(info, model, id)
 
 
 @strawberry.type

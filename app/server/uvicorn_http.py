@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.graphql.http.tcp_progress import Patience, reach_of
+from app.graphql.http.tcp_progress import StallTimer, tcp_progress
 from app.server.connections import Connections, Full
 from app.server.uvicorn_websockets import FrameProtocol
 
@@ -110,7 +110,7 @@ class HttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._counter = connections
-        self._reader = Patience(self.untaken_seconds)
+        self._reader = StallTimer(self.untaken_seconds)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -344,8 +344,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         self._looking = None
         if not self.transport.get_write_buffer_size():
-            self._reader.renew()
-        elif self._reader.is_over(self.loop.time(), reach_of(self.transport).taken):
+            self._reader.reset()
+        elif self._reader.is_over(self.loop.time(), tcp_progress(self.transport).acked):
             self.transport.abort()
         else:
             self._look_at_reader()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.graphql.http.tcp_progress import Reach, keep_little_unsent, reach_of
+from app.graphql.http.tcp_progress import TcpProgress, limit_unsent, tcp_progress
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -51,7 +51,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     # Answers to the last pings of a peer that takes nothing.
     _pongs = b""
     # Where the peer was when it was last looked at, and whether it had not moved by then.
-    _reach = Reach(0, 0, 0)
+    _progress = TcpProgress(0, 0, 0)
     _was_still = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +60,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        keep_little_unsent(transport)
+        limit_unsent(transport)
 
     @property
     def close_sent(self) -> bool:
@@ -91,7 +91,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     @property
     def taken(self) -> int:
         """Changes when the peer takes something."""
-        return reach_of(self.transport).taken
+        return tcp_progress(self.transport).acked
 
     def write_frame(self, frame: bytes) -> bool:
         """Send a whole frame; False where it would have to wait. On a closed connection it is dropped."""
@@ -210,7 +210,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self._abort_timer = self.loop.call_later(self.linger, self.transport.abort)
 
     def _leave_later(self) -> None:
-        self._reach = reach_of(self.transport)
+        self._progress = tcp_progress(self.transport)
         self.close_timer = self.loop.call_later(self.close_timeout, self._leave)
 
     def _leave(self) -> None:
@@ -218,13 +218,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
         Whatever it sends once nobody reads would reset the connection, and it would never see the code.
         """
-        if reach_of(self.transport).moved_from(self._reach):
+        if tcp_progress(self.transport).differs_from(self._progress):
             self._leave_later()
         else:
             self.transport.close()
 
     def send_keepalive_ping(self) -> None:
-        self._reach, self._was_still = reach_of(self.transport), False
+        self._progress, self._was_still = tcp_progress(self.transport), False
         super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
@@ -243,11 +243,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
         The ping may wait behind what a slow peer has not taken, and the answer where nobody reads while it is behind.
         """
-        before, self._reach = self._reach, reach_of(self.transport)
-        if self._reach.moved_from(before):
+        before, self._progress = self._progress, tcp_progress(self.transport)
+        if self._progress.differs_from(before):
             self._was_still = False
-            return self.read_paused or before.waiting > 0
-        if self.read_paused and not self._reach.waiting:
+            return self.read_paused or before.unacked > 0
+        if self.read_paused and not self._progress.unacked:
             return True
         # One that takes nothing for a while may go on: how long it may stand still is not for a ping to say.
         was_still, self._was_still = self._was_still, True

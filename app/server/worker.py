@@ -28,9 +28,9 @@ from app.delivery.queue.sender import Sender
 from app.events.broadcast.base import RESYNC
 from app.events.doorbell import Doorbell
 from app.events.publisher import DISPATCH_CHANNEL
+from app.graphql.bounds.limits import limits_of
 from app.graphql.context import Services
 from app.graphql.engine import Engine
-from app.graphql.limits import limits_of
 from app.outbound.http.transport import Transport
 from app.outbound.mail.dkim import Dkim, load_dkim
 from app.outbound.mail.rendering import Post

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from app.core.lru import Kept, remembering
+from app.core.lru import WeightedLru, memoized
 
 
 def test_of_more_than_it_keeps_those_go_that_were_used_longest_ago() -> None:
-    kept: Kept[str, int] = Kept(2, 100)
+    kept: WeightedLru[str, int] = WeightedLru(2, 100)
     kept.put("a", 1, 1)
     kept.put("b", 2, 1)
     assert kept.get("a") == 1
@@ -21,7 +21,7 @@ def test_of_more_than_it_keeps_those_go_that_were_used_longest_ago() -> None:
 
 
 def test_what_it_keeps_weighs_no_more_than_it_may() -> None:
-    kept: Kept[str, int] = Kept(100, 10)
+    kept: WeightedLru[str, int] = WeightedLru(100, 10)
     kept.put("a", 1, 4)
     kept.put("b", 2, 4)
     assert (list(kept), kept.weight) == ([1, 2], 8)
@@ -35,7 +35,7 @@ def test_what_it_keeps_weighs_no_more_than_it_may() -> None:
 
 
 def test_what_is_too_heavy_takes_nobodys_place() -> None:
-    kept: Kept[str, int] = Kept(100, 10)
+    kept: WeightedLru[str, int] = WeightedLru(100, 10)
     kept.put("a", 1, 4)
     kept.put("b", 2, 11)
     assert (list(kept), kept.weight) == ([1], 4)
@@ -44,7 +44,7 @@ def test_what_is_too_heavy_takes_nobodys_place() -> None:
 
 
 def test_a_key_must_be_hashable() -> None:
-    kept: Kept[tuple[list[int]], int] = Kept(1, 1)
+    kept: WeightedLru[tuple[list[int]], int] = WeightedLru(1, 1)
     with pytest.raises(TypeError):
         kept.get(([],))
 
@@ -53,7 +53,7 @@ def test_a_function_remembers_answers_up_to_so_many_bytes() -> None:
     asked = []
     each = 100 + 3 * sys.getsizeof("a")
 
-    @remembering(2 * each, 100)
+    @memoized(2 * each, 100)
     def upper(text: str) -> str:
         asked.append(text)
         return text.upper()
@@ -69,7 +69,7 @@ def test_a_function_remembers_answers_up_to_so_many_bytes() -> None:
 def test_an_answer_that_is_too_long_is_not_remembered() -> None:
     asked = []
 
-    @remembering(1000, 100)
+    @memoized(1000, 100)
     def length(text: str) -> int:
         asked.append(text)
         return len(text)
@@ -81,7 +81,7 @@ def test_an_answer_that_is_too_long_is_not_remembered() -> None:
 def test_a_function_that_refuses_remembers_nothing() -> None:
     asked = []
 
-    @remembering(1000, 100)
+    @memoized(1000, 100)
     def refuse(text: str) -> str:
         asked.append(text)
         raise ValueError(text)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.accounts import actions as accounts
+from app.graphql.bounds.limits import Limits
 from app.graphql.engine import Engine
-from app.graphql.limits import Limits
 from tests.live.listening import listening
 from tests.meters.asking import NUMBERS, make_customer, make_meter
 from tests.support import TestAccount, World, the_schema

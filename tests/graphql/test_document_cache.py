@@ -15,18 +15,19 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlmodel import col
 
 from app.auth.actor import Actor
-from app.core.lru import Kept
+from app.core.lru import WeightedLru
 from app.db.raw_statements import Prepared as Statement
-from app.graphql import document_cache as memories
-from app.graphql.compiled.selection import Plan
+from app.graphql import document_cache
+from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
-from app.graphql.document_cache import Memory
-from app.graphql.engine import Engine, Prepared
+from app.graphql.document_cache import DocumentCache
+from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.graphql.persisted import hash_of
+from app.graphql.prepared_operation import PreparedOperation
 from app.meters.models import Meter
-from tests.graphql.compiled_scene import random_account
-from tests.graphql.test_compiled import WIDE
+from tests.graphql.compiled.scene import random_account
+from tests.graphql.compiled.test_compiled import WIDE
 from tests.support import World, the_schema
 
 METER = "id number type description address metadata dataSource status createdAt updatedAt"
@@ -38,18 +39,18 @@ DOCUMENTS = (
     "query Q%d { meters(filter: {statuses: [ACTIVE]}) { nodes { id } } }",
     f"query Q%d {{ meters {{ nodes {{ {' '.join([METER] * 100)} }} }} }}",
 )
-LONG = "#" + "x" * memories.LONGEST
+LONG = "#" + "x" * document_cache.LONGEST
 
 
 async def run(
-    world: World, engine: Engine, prepared: Prepared, viewer: Actor, **variables: Any
+    world: World, engine: Engine, prepared: PreparedOperation, viewer: Actor, **variables: Any
 ) -> dict[str, Any]:
     return await engine.execute(prepared, variables, Context(world.services, viewer))
 
 
-def plans_of(prepared: Prepared) -> Kept[Any, Any]:
-    assert prepared.plans is not None
-    return prepared.plans.kept
+def plans_of(prepared: PreparedOperation) -> WeightedLru[Any, Any]:
+    assert prepared.plan_cache is not None
+    return prepared.plan_cache.lru
 
 
 async def test_a_document_too_long_to_be_kept_leaves_nothing_behind(small_world: World, owner: Actor) -> None:
@@ -59,7 +60,7 @@ async def test_a_document_too_long_to_be_kept_leaves_nothing_behind(small_world:
         assert "errors" not in await run(small_world, engine, prepared, owner)
         # As long as it is used, as a subscription is, what was compiled of it is not built anew.
         assert sum(isinstance(one, Plan) for one in plans_of(prepared)) == 1
-    assert len(engine._memory.documents) == len(engine._memory.plans) == 0
+    assert len(engine._cache.operations) == len(engine._cache.plans) == 0
     document = weakref.ref(prepared)
     del prepared
     gc.collect()
@@ -72,7 +73,7 @@ async def test_plans_do_not_keep_a_document_that_is_gone(small_world: World, own
     await run(small_world, engine, prepared, owner)
     document = weakref.ref(prepared)
     del prepared
-    for number in range(memories.OF_ACCOUNTS.documents[0]):
+    for number in range(document_cache.ACCOUNTS_BOUNDS.operations[0]):
         engine.prepare(f"{{ a{number}: __typename }}", None, authenticated=True)
     gc.collect()
     assert document() is None
@@ -87,53 +88,53 @@ async def test_long_values_are_not_kept(small_world: World, owner: Actor) -> Non
         assert await run(small_world, engine, prepared, owner, c=cursor) == {
             "data": {"customers": {"nodes": []}}
         }
-        kept.append((len(engine._memory.plans), engine._memory.plans.weight))
+        kept.append((len(engine._cache.plans), engine._cache.plans.weight))
     assert len(set(kept)) == 1
 
 
 def test_documents_are_bounded_by_their_bytes() -> None:
     engine = Engine(the_schema(), WIDE)
     # Comments are not counted as tokens of a document, but lie in memory as these do.
-    comments = "#\n" * (memories.LONGEST // 2 - 20)
+    comments = "#\n" * (document_cache.LONGEST // 2 - 20)
     for number in range(10):
         engine.prepare(f"{{ a{number}: __typename }} {comments}", None, authenticated=True)
-    assert 0 < len(engine._memory.documents) < 10
-    limit = memories.OF_ACCOUNTS.documents[1]
-    assert limit * 0.7 < engine._memory.documents.weight <= limit
+    assert 0 < len(engine._cache.operations) < 10
+    limit = document_cache.ACCOUNTS_BOUNDS.operations[1]
+    assert limit * 0.7 < engine._cache.operations.weight <= limit
 
 
-def kept(memory: Memory) -> tuple[int, int, int]:
+def kept(cache: DocumentCache) -> tuple[int, int, int]:
     """How many documents, plans and statements, and names."""
-    return len(memory.documents), len(memory.plans), len(memory.named._learned)
+    return len(cache.operations), len(cache.plans), len(cache.persisted._learned)
 
 
 async def test_strangers_leave_the_memory_of_accounts_as_it_is(small_world: World, owner: Actor) -> None:
     engine = Engine(the_schema(), WIDE)
     known = [DOCUMENTS[0] % number for number in range(3)]
     for query in known:
-        prepared = engine.prepare(query, None, authenticated=True, named=hash_of(query))
+        prepared = engine.prepare(query, None, authenticated=True, document_hash=hash_of(query))
         await run(small_world, engine, prepared, owner)
-    before, order = kept(engine._memory), list(engine._memory.documents)
+    before, order = kept(engine._cache), list(engine._cache.operations)
     assert before == (3, 6, 3)
     for query in (*known, "{ viewer { scopes } }", "subscription { events { id } }"):
         for named in (None, hash_of(query)):
             with pytest.raises(RequestErrors) as refused:
-                engine.prepare(query, None, authenticated=False, named=named)
+                engine.prepare(query, None, authenticated=False, document_hash=named)
             assert refused.value.status == 401
-    assert kept(engine._strangers) == (0, 0, 0)
+    assert kept(engine._stranger_cache) == (0, 0, 0)
     for number in range(150):
         query = f"{{ eventTypes {{ a{number}: name }} }}"
-        prepared = engine.prepare(query, None, authenticated=False, named=hash_of(query))
+        prepared = engine.prepare(query, None, authenticated=False, document_hash=hash_of(query))
         context = Context(small_world.services, None)
         assert "errors" not in await engine.execute(prepared, None, context)
-    assert kept(engine._strangers) == (100, 0, 100)
+    assert kept(engine._stranger_cache) == (100, 0, 100)
     # What they may ask is prepared once for them as well.
     assert engine.prepare(query, None, authenticated=False) is prepared
-    assert kept(engine._memory) == before
-    assert list(engine._memory.documents) == order
+    assert kept(engine._cache) == before
+    assert list(engine._cache.operations) == order
     with pytest.raises(RequestErrors):
-        engine.prepare(None, None, authenticated=False, named=hash_of(known[0]))
-    assert engine.prepare(None, None, authenticated=True, named=hash_of(known[0])) is order[0]
+        engine.prepare(None, None, authenticated=False, document_hash=hash_of(known[0]))
+    assert engine.prepare(None, None, authenticated=True, document_hash=hash_of(known[0])) is order[0]
 
 
 @contextmanager
@@ -171,7 +172,7 @@ async def test_what_things_weigh_is_about_what_they_take(small_world: World, que
     engine = Engine(the_schema(), WIDE)
     # What is made once for all documents is not theirs.
     await run(small_world, engine, engine.prepare(query % 0, None, authenticated=True), viewer)
-    documents, plans = engine._memory.documents.weight, engine._memory.plans.weight
+    documents, plans = engine._cache.operations.weight, engine._cache.plans.weight
     with traced():
         before = used()
         some = [engine.prepare(query % number, None, authenticated=True) for number in range(1, 5)]
@@ -179,9 +180,9 @@ async def test_what_things_weigh_is_about_what_they_take(small_world: World, que
         for one in some:
             await run(small_world, engine, one, viewer)
         executed = used()
-    assert any(isinstance(one, Select) for one in engine._memory.plans)
+    assert any(isinstance(one, Select) for one in engine._cache.plans)
     for taken, weighed in (
-        (prepared - before, engine._memory.documents.weight - documents),
-        (executed - prepared, engine._memory.plans.weight - plans),
+        (prepared - before, engine._cache.operations.weight - documents),
+        (executed - prepared, engine._cache.plans.weight - plans),
     ):
         assert taken * 0.7 < weighed < taken * 3

@@ -7,7 +7,7 @@ from graphql import build_schema
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from app.graphql.suggestions import suggest
+from app.graphql.bounds.suggestions import suggest
 from tests.accounts.state import mutation, unchanged
 from tests.meters.asking import make_customer
 from tests.support import World

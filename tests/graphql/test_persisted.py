@@ -13,9 +13,9 @@ from app.auth.actor import Actor
 from app.core.errors import CommandError
 from app.core.settings import Settings
 from app.graphql import persisted
+from app.graphql.bounds.limits import limits_of
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
-from app.graphql.limits import limits_of
 from app.graphql.persisted import PersistedDocuments, hash_of, read_operations
 from app.server.main import Process
 from tests.graphql.http.test_view import GRAPHQL, JSON, client
@@ -133,7 +133,7 @@ def test_the_latest_documents_are_kept() -> None:
     assert documents.text_of(None, hash_of(every[0])) == every[0]
     with pytest.raises(RequestErrors):
         documents.text_of(None, hash_of(every[1]))
-    long = "{ __typename }" + " " * persisted.KEPT_LENGTH
+    long = "{ __typename }" + " " * persisted.LONGEST
     documents.learn(long, hash_of(long))
     with pytest.raises(RequestErrors):
         documents.text_of(None, hash_of(long))

@@ -11,13 +11,13 @@ import pytest
 from app.auth.actor import Actor
 from app.events import log
 from app.events.models import EventRecord
+from app.graphql.bounds.limits import Limits
 from app.graphql.engine import Engine
-from app.graphql.limits import Limits
 from app.live import subscribed
 from app.live.event_responses import respond
 from tests.accounts.state import reads
-from tests.graphql.compiled_scene import Scene, random_account
-from tests.graphql.documents import Document, Documents, dropping
+from tests.graphql.compiled.documents import Document, Documents, dropping
+from tests.graphql.compiled.scene import Scene, random_account
 from tests.services.postgres import Postgres
 from tests.support import World, the_schema
 from tests.support import world as open_world

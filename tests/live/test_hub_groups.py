@@ -15,7 +15,7 @@ from app.events import cursors, log
 from app.events.catalogue import EventType
 from app.events.log import Appended, EventFilter
 from app.events.models import EventRecord
-from app.graphql.document_cache import LONGEST, OF_ACCOUNTS
+from app.graphql.document_cache import ACCOUNTS_BOUNDS, LONGEST
 from app.graphql.failures import RequestErrors
 from app.live.group import may_see
 from app.live.group_index import Index
@@ -72,7 +72,7 @@ async def test_a_document_is_equal_by_its_text_kept_or_not(world: World) -> None
 
         first, other = await operation(plain, "A"), await operation(plain, "B")
         longer, same = await operation(long, "A"), await operation(long, "A")
-        for number in range(OF_ACCOUNTS.documents[0]):
+        for number in range(ACCOUNTS_BOUNDS.operations[0]):
             world.engine.prepare(f"{{ a{number}: __typename }}", None, authenticated=True)
         again = await operation(plain, "A")
         assert again.group is first.group

@@ -18,8 +18,8 @@ from sqlalchemy.dialects import sqlite
 from app.core.crypto import Keyring
 from app.db.raw_statements import VALUES_KEPT, Statements
 from app.delivery.destinations.webhook.provider import SECRETS_KEPT, Webhooks
+from app.graphql.bounds.introspection import IntrospectingExecutor
 from app.graphql.http.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
-from app.graphql.introspection import IntrospectingExecutor
 from app.outbound.http.ssrf_guard import URL_CHARACTERS, URLS_KEPT, parse_url
 from app.outbound.http.transport import PLACES_KEPT, Transport
 from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, Unreadable
@@ -70,7 +70,7 @@ def networks() -> tuple[Callable[[str], Any], Iterator[str], int]:
 def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
     make: Callable[[], tuple[Callable[[str], Any], Iterator[str], int]],
 ) -> None:
-    remembering, texts, limit = make()
+    memoized, texts, limit = make()
     gc.collect()
     tracemalloc.start()
     try:
@@ -79,7 +79,7 @@ def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
         while given < 3 * limit:
             text = next(texts)
             given += len(text)
-            remembering(text)
+            memoized(text)
         del text
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()

@@ -42,12 +42,11 @@ from app.delivery.graphql.types import (
     WebhookEndpoint,
 )
 from app.delivery.queue import deliveries, models, replays
-from app.graphql.compiled.reads import connection
-from app.graphql.compiled.reads import one as read_one
+from app.graphql.bounds.limits import limits_of
+from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.engine import Engine
 from app.graphql.inputs import given
-from app.graphql.limits import limits_of
 from app.graphql.mutations import mutate
 from app.graphql.pagination import Connection, page_request
 from app.outbound.mail.rendering import Post

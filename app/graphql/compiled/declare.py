@@ -23,7 +23,7 @@ Columns = Callable[[str], ColumnElement[Any]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadContext:
     """Who asks, when and with which variables, and what the functions of columns may need beside the columns."""
 
     viewer: Actor

@@ -1,4 +1,4 @@
-"""The executor that hands through what is already as the client asked for it."""
+"""The executor that leaves the results of compiled reads as they are."""
 
 import asyncio
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from graphql.execution import Executor
 from graphql.pyutils import Path
 
-from app.graphql.compiled.partly import Partly, Ready
+from app.graphql.compiled.partial import PartialObject, ReadyValue
 
 
-class ReadyExecutor(Executor[Any]):
-    """graphql-core's executor, but for `Ready` values, and `Partly` objects as far as they are ready."""
+class CompiledExecutor(Executor[Any]):
+    """graphql-core's executor, which takes ready values as they are, and of partial objects what is ready."""
 
     def complete_value(
         self,
@@ -21,10 +21,10 @@ class ReadyExecutor(Executor[Any]):
         result: Any,
         position_context: Any,
     ) -> Any:
-        if isinstance(result, Ready):
+        if isinstance(result, ReadyValue):
             return result.value
-        if isinstance(result, Partly):
-            kind = result.level.type
+        if isinstance(result, PartialObject):
+            kind = result.type.type
             return self.collect_and_execute_subfields(
                 kind, field_details_list, path, result, position_context
             )
@@ -33,26 +33,26 @@ class ReadyExecutor(Executor[Any]):
     def execute_field(
         self, parent_type: Any, source: Any, field_details_list: Any, path: Path, position_context: Any
     ) -> Any:
-        if not isinstance(source, Partly):
+        if not isinstance(source, PartialObject):
             return super().execute_field(parent_type, source, field_details_list, path, position_context)
         key = str(path.key)
         if key not in source.values:
             return super().execute_field(
                 parent_type, source.source, field_details_list, path, position_context
             )
-        value, level = source.values[key], source.level
-        if key not in level.unready:
+        value, partial = source.values[key], source.type
+        if key not in partial.partial:
             return value
         nodes = [one.node for one in field_details_list]
         definition = parent_type.fields[nodes[0].name.value]
         info = self.build_resolve_info(definition, nodes, parent_type, path)
         return self.complete_awaitable_value(
-            definition.type, field_details_list, info, path, _arrived(value, level.reads), position_context
+            definition.type, field_details_list, info, path, _later(value, partial.reads), position_context
         )
 
 
-async def _arrived(value: Any, reads: bool) -> Any:
+async def _later(value: Any, reads: bool) -> Any:
     if reads:
-        # What is below a relation comes after what is beside it, so that where both fail the same error is first.
+        # Fields below a relation come after fields beside it, so that the same error is first where both fail.
         await asyncio.sleep(0)
     return value

@@ -1,11 +1,6 @@
-"""From a selection to a plan: which columns of which tables, and how a row of them becomes the client's dict.
-
-Methods that begin with `_` give expressions; see `values.py`.
-"""
+"""Compiles a selection into a plan. Private methods of the compiler return expressions; see `values.py`."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from graphql import (
@@ -24,7 +19,6 @@ from graphql.execution.values import VariableValues, get_argument_values
 
 from app.core.errors import BadUserInput
 from app.graphql.compiled.declare import (
-    Asked,
     Column,
     Computed,
     Declared,
@@ -33,11 +27,12 @@ from app.graphql.compiled.declare import (
     One,
     declared,
 )
-from app.graphql.compiled.partly import Level, Partly, Ready, source_of
+from app.graphql.compiled.partial import PartialObject, PartialType, ReadyValue, source_of
+from app.graphql.compiled.plan import Child, Plan, PlanTable
 from app.graphql.compiled.values import (
     Code,
     NotCompiled,
-    Unready,
+    Partial,
     dict_of,
     show_column,
     show_value,
@@ -45,100 +40,11 @@ from app.graphql.compiled.values import (
 from app.graphql.nodes import shown_as
 from app.graphql.pagination import PageRequest, id_cursor, page_request, require_own
 
-# The arguments of connections.
 PAGE_ARGUMENTS = ("first", "after", "last", "before")
-_numbers = count()
-
-
-class Scope:
-    """One table of a statement: the page of rows itself, or a to-one relation of another scope."""
-
-    def __init__(
-        self, plan: "Plan", model: Any, parent: "Scope | None" = None, via: One | None = None
-    ) -> None:
-        self.plan = plan
-        self.model = model
-        self.parent = parent
-        self.via = via
-        # What the statement reads of the table; a dict for its order.
-        self.attributes: dict[str, None] = {}
-        self._relations: dict[tuple[One, Any], Scope] = {}
-
-    def need(self, attribute: str) -> None:
-        """The statement needs this column, though the rows may not."""
-        self.attributes[attribute] = None
-
-    def index(self, attribute: str) -> int:
-        """Where a row has this column."""
-        self.need(attribute)
-        return self.plan.place(self, attribute)
-
-    def joined(self, via: One, model: Any) -> "Scope":
-        """The relation's scope; equal relations share it."""
-        if (via, model) not in self._relations:
-            self.need(via.key or "id")
-            scope = Scope(self.plan, model, self, via)
-            self.plan.scopes.append(scope)
-            self._relations[via, model] = scope
-        return self._relations[via, model]
-
-
-@dataclass
-class Run:
-    """One execution of a plan: what functions of columns need, and the children's pages by the parents' ids."""
-
-    asked: Asked
-    pages: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Plan:
-    """Rows of one model, shaped by `shape`; children are nested connections and lists, read for all rows at once."""
-
-    def __init__(self, model: Any, key: str, *, descending: bool = False) -> None:
-        # Stands for it where it need not be kept alive.
-        self.number = next(_numbers)
-        self.model = model
-        self.descending = descending
-        self.scopes: list[Scope] = []
-        self.places: list[tuple[Scope, str]] = []
-        self.children: list[Child] = []
-        self.root = Scope(self, model)
-        self.scopes.append(self.root)
-        self.key = key
-        self.key_index = self.root.index(key)
-        self.shape: Callable[[Any, Run], Any]
-        # Whether what `shape` makes the executor has still to complete.
-        self.is_unready = False
-
-    @property
-    def columns(self) -> int:
-        """How many columns it reads, with its children."""
-        return len(self.places) + sum(child.plan.columns for child in self.children)
-
-    def place(self, scope: Scope, attribute: str) -> int:
-        wanted = (scope, attribute)
-        if wanted not in self.places:
-            self.places.append(wanted)
-        return self.places.index(wanted)
-
-
-@dataclass(frozen=True)
-class Child:
-    """A nested connection or list below the rows of a plan; a list has no page request.
-
-    `request` is a function of the variables; it raises NotCompiled where the arguments are wrong.
-    """
-
-    plan: Plan
-    source: Many | Listed
-    request: Callable[[VariableValues], PageRequest] | None
-    # Of the parent, and where its row has its id.
-    parent_model: Any
-    parent_index: int
 
 
 class Compiler:
-    """Compiles what one root field selects, with the variables of one request."""
+    """Compiles the selection of one root field, with the variables of one request."""
 
     def __init__(self, info: GraphQLResolveInfo[Any]) -> None:
         self._schema = info.schema
@@ -148,7 +54,7 @@ class Compiler:
         self._code = Code()
 
     def rows(self, model: Any, key: str, type_: Any, nodes: list[FieldNode]) -> Plan:
-        """The plan for single rows of a model, shown as this type. Raises NotCompiled."""
+        """The plan for single rows of a model as objects of this type. Raises NotCompiled."""
         plan = Plan(model, key)
         self._shape(plan, "row, run", self._node(type_, nodes, plan.root))
         return plan
@@ -156,18 +62,18 @@ class Compiler:
     def connection(
         self, model: Any, key: str, type_: Any, nodes: list[FieldNode], *, descending: bool = False
     ) -> Plan:
-        """The plan whose `shape` makes a connection of a `Page` of rows. Raises NotCompiled."""
+        """The plan for a page of rows as a connection of this type. Raises NotCompiled."""
         plan = Plan(model, key, descending=descending)
         self._shape(plan, "page, run", self._connection(type_, nodes, plan))
         return plan
 
     def values(self, type_: Any, nodes: list[FieldNode]) -> Callable[[Iterable[Any]], list[Any]]:
-        """From objects with an attribute for each field, all of them leaves, to dicts. Raises NotCompiled."""
+        """Makes dicts of objects that have an attribute for each field, all of them leaves. Raises NotCompiled."""
         return self._code.function("values", f"[{self._value(type_, nodes)} for value in values]")
 
     def _shape(self, plan: Plan, parameters: str, expression: str) -> None:
         plan.shape = self._code.function(parameters, expression)
-        plan.is_unready = isinstance(expression, Unready)
+        plan.is_partial = isinstance(expression, Partial)
 
     def _value(self, type_: Any, nodes: list[FieldNode]) -> str:
         entries: dict[str, str] = {}
@@ -187,7 +93,7 @@ class Compiler:
     def _selected(
         self, type_: GraphQLObjectType, nodes: list[FieldNode]
     ) -> list[tuple[str, tuple[str, Any, list[FieldNode]]]]:
-        """Each response key with the field's name, its type and its nodes, in the order of the answer."""
+        """Each response key with the field's name, type and nodes, in the order of the response."""
         grouped, _, _ = collect_subfields(
             self._schema,
             self._fragments,
@@ -251,38 +157,38 @@ class Compiler:
             return self._computed(source, node_type.fields["cursor"].type, [], plan.root)
         return f"{self._code.name(id_cursor)}(row[{plan.key_index}])"
 
-    def _node(self, type_: Any, nodes: list[FieldNode], scope: Scope) -> str:
+    def _node(self, type_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         known = declared(_origin(type_))
         if known is None and isinstance(type_, GraphQLInterfaceType):
-            type_ = self._showing(type_, scope.model)
+            type_ = self._showing(type_, table.model)
             known = declared(_origin(type_))
-        if known is None or known.model is not scope.model:
+        if known is None or known.model is not table.model:
             raise NotCompiled(type_.name)
         if not isinstance(type_, GraphQLInterfaceType):
-            return self._object(type_, nodes, scope, known)
+            return self._object(type_, nodes, table, known)
         by_class = {_origin(one): one for one in self._schema.get_implementations(type_).objects}
         expressions: dict[str, str] = {}
         for value, cls in known.variants.items():
             variant = declared(cls)
             if variant is None or cls not in by_class:
                 raise NotCompiled(value)
-            expressions[value] = self._object(by_class[cls], nodes, scope, variant)
+            expressions[value] = self._object(by_class[cls], nodes, table, variant)
         if not expressions:
             raise NotCompiled(type_.name)
-        return self._one_of(expressions, f"row[{scope.index(known.by)}]")
+        return self._one_of(expressions, f"row[{table.index(known.by)}]")
 
     def _one_of(self, expressions: dict[str, str], by: str) -> str:
-        """Which of them it is decides a column. Where one is unready, the executor completes all of them."""
-        unready = next((one for one in expressions.values() if isinstance(one, Unready)), None)
+        """One of these expressions, by a column's value. Where one is partial, the executor completes all of them."""
+        partial = next((one for one in expressions.values() if isinstance(one, Partial)), None)
         shapes: dict[str, Any] = {}
         for value, expression in expressions.items():
-            is_ready = unready is not None and not isinstance(expression, Unready)
-            shape = f"{self._code.name(Ready)}({expression})" if is_ready else expression
+            is_ready = partial is not None and not isinstance(expression, Partial)
+            shape = f"{self._code.name(ReadyValue)}({expression})" if is_ready else expression
             shapes[value] = self._code.function("row, run", shape)
-        return _like(unready, f"{self._code.name(shapes)}[{by}](row, run)")
+        return _like(partial, f"{self._code.name(shapes)}[{by}](row, run)")
 
     def _showing(self, type_: GraphQLInterfaceType, model: Any) -> Any:
-        """Of the types behind an interface such as Node the one that shows a model."""
+        """The type behind an interface, such as Node, that stands for a model."""
         behind = self._schema.get_implementations(type_)
         for one in (*behind.interfaces, *behind.objects):
             known = declared(_origin(one))
@@ -290,7 +196,7 @@ class Compiler:
                 return one
         raise NotCompiled(type_.name)
 
-    def _object(self, type_: Any, nodes: list[FieldNode], scope: Scope, known: Declared) -> str:
+    def _object(self, type_: Any, nodes: list[FieldNode], table: PlanTable, known: Declared) -> str:
         entries: dict[str, str] = {}
         source_object = None
         for key, (name, kind, below) in self._selected(type_, nodes):
@@ -300,53 +206,53 @@ class Compiler:
             definition = type_.fields[name].extensions["strawberry-definition"]
             source = known.source(definition.python_name, has_resolver=definition.base_resolver is not None)
             if isinstance(source, Column):
-                entries[key] = self._column(source, kind, scope)
+                entries[key] = self._column(source, kind, table)
             elif isinstance(source, Computed):
-                entries[key] = self._computed(source, kind, below, scope)
+                entries[key] = self._computed(source, kind, below, table)
             elif isinstance(source, One):
-                entries[key] = self._one(source, kind, below, scope)
+                entries[key] = self._one(source, kind, below, table)
             elif isinstance(source, Many):
-                entries[key] = self._many(source, type_.fields[name], below, scope)
+                entries[key] = self._many(source, type_.fields[name], below, table)
             elif isinstance(source, Listed):
-                entries[key] = self._listed(source, kind, below, scope)
+                entries[key] = self._listed(source, kind, below, table)
             else:
-                source_object = source_object or self._source(type_, scope)
+                source_object = source_object or self._source(type_, table)
         return self._dict(type_, entries, source_object, reads=True)
 
-    def _source(self, type_: Any, scope: Scope) -> str:
-        """The row's GraphQL object, on which the executor executes what has a resolver of its own."""
-        if shown_as(scope.model) is not _origin(type_):
+    def _source(self, type_: Any, table: PlanTable) -> str:
+        """The row's GraphQL object, on which the executor executes fields with resolvers of their own."""
+        if shown_as(table.model) is not _origin(type_):
             raise NotCompiled(type_.name)
-        names = tuple(scope.model.__mapper__.columns.keys())
-        values = "".join(f"row[{scope.index(name)}], " for name in names)
-        return f"{self._code.name(source_of(scope.model, names))}(run.asked, ({values}))"
+        names = tuple(table.model.__mapper__.columns.keys())
+        values = "".join(f"row[{table.index(name)}], " for name in names)
+        return f"{self._code.name(source_of(table.model, names))}(run.context, ({values}))"
 
     def _dict(self, type_: Any, entries: dict[str, str], source: str | None = None, *, reads: bool) -> str:
-        """An object of these fields, and of those of its `source`; a dict where nothing is left to the executor."""
-        unready = frozenset(key for key, value in entries.items() if isinstance(value, Unready))
-        if source is None and not unready:
+        """An object of these fields and those of its `source`; a dict where nothing is left to the executor."""
+        partial = frozenset(key for key, value in entries.items() if isinstance(value, Partial))
+        if source is None and not partial:
             return dict_of(entries)
-        level = self._code.name(Level(type_, unready, reads))
-        return Unready(f"{self._code.name(Partly)}({level}, {dict_of(entries)}, {source})")
+        level = self._code.name(PartialType(type_, partial, reads))
+        return Partial(f"{self._code.name(PartialObject)}({level}, {dict_of(entries)}, {source})")
 
-    def _column(self, source: Column, kind: Any, scope: Scope) -> str:
+    def _column(self, source: Column, kind: Any, table: PlanTable) -> str:
         leaf = get_named_type(kind)
         if not is_leaf_type(leaf):
             raise NotCompiled(leaf.name)
-        value = f"row[{scope.index(source.attribute)}]"
+        value = f"row[{table.index(source.attribute)}]"
         return self._code.shown(value, show_column(leaf), may_be_null=not is_non_null_type(kind))
 
-    def _one(self, source: One, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
+    def _one(self, source: One, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(kind)
         target = declared(_origin(type_))
         if target is None:
             raise NotCompiled(type_.name)
-        joined = scope.joined(source, target.model)
+        joined = table.joined(source, target.model)
         shape = self._node(type_, nodes, joined)
         absent = f"{self._code.name(_missing)}()" if is_non_null_type(kind) else "None"
         return _like(shape, f"({shape} if row[{joined.index('id')}] is not None else {absent})")
 
-    def _many(self, source: Many, field_: Any, nodes: list[FieldNode], scope: Scope) -> str:
+    def _many(self, source: Many, field_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(field_.type)
         target_type = get_named_type(type_.fields["nodes"].type)
         target = declared(_origin(target_type))
@@ -357,9 +263,9 @@ class Compiler:
             always = request(self._variables)
             request = lambda _: always  # noqa: E731
         plan = self.connection(target.model, "id", type_, nodes, descending=source.descending)
-        return self._child(plan, source, request, scope)
+        return self._child(plan, source, request, table)
 
-    def _listed(self, source: Listed, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
+    def _listed(self, source: Listed, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(kind)
         target = declared(_origin(type_))
         if target is None:
@@ -367,27 +273,27 @@ class Compiler:
         plan = Plan(target.model, source.key)
         node = self._node(type_, nodes, plan.root)
         self._shape(plan, "rows, run", _like(node, f"[{node} for row in rows]"))
-        return self._child(plan, source, None, scope)
+        return self._child(plan, source, None, table)
 
     def _child(
         self,
         plan: Plan,
         source: Many | Listed,
         request: Callable[[VariableValues], PageRequest] | None,
-        scope: Scope,
+        table: PlanTable,
     ) -> str:
-        children, parent = scope.plan.children, scope.index("id")
-        children.append(Child(plan, source, request, scope.model, parent))
+        children, parent = table.plan.children, table.index("id")
+        children.append(Child(plan, source, request, table.model, parent))
         page = f"run.pages[{len(children) - 1}][row[{parent}]]"
-        return Unready(page) if plan.is_unready else page
+        return Partial(page) if plan.is_partial else page
 
-    def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], scope: Scope) -> str:
-        indexes = [scope.index(one) for one in source.columns]
+    def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
+        indexes = [table.index(one) for one in source.columns]
         if source.of is not None:
-            joined = scope.joined(source.of, source.of_model)
+            joined = table.joined(source.of, source.of_model)
             indexes += [joined.index(one) for one in source.of_columns]
         columns = ", ".join(f"row[{index}]" for index in indexes)
-        value = f"{self._code.name(source.value)}(run.asked, {columns})"
+        value = f"{self._code.name(source.value)}(run.context, {columns})"
         named = get_named_type(kind)
         if is_list_type(kind.of_type if is_non_null_type(kind) else kind):
             raise NotCompiled(named.name)
@@ -399,27 +305,27 @@ class Compiler:
 
 
 def _requested(field_: Any, node: FieldNode, model: Any) -> Callable[[VariableValues], PageRequest]:
-    """Which page of a nested connection is asked for, by the variables."""
+    """The page of a nested connection, as a function of the variables."""
 
     def request(variables: VariableValues) -> PageRequest:
         arguments = get_argument_values(field_, node, variables)
         try:
-            asked = page_request(*(arguments.get(one) for one in PAGE_ARGUMENTS))
-            require_own(model, asked)
+            page = page_request(*(arguments.get(one) for one in PAGE_ARGUMENTS))
+            require_own(model, page)
         except BadUserInput:
             raise NotCompiled("arguments") from None
-        return asked
+        return page
 
     return request
 
 
 def _like(part: str | None, expression: str) -> str:
-    """An expression whose value the executor has to complete where it has to complete that of its part."""
-    return Unready(expression) if isinstance(part, Unready) else expression
+    """The expression, partial where its part is."""
+    return Partial(expression) if isinstance(part, Partial) else expression
 
 
 def _missing() -> Any:
-    # What must be there is not; the ordinary way says what is wrong then.
+    # Execution field by field reports the missing row.
     raise NotCompiled("missing")
 
 
@@ -428,7 +334,7 @@ def _origin(type_: Any) -> Any:
 
 
 def _attribute(type_: Any, name: str) -> str:
-    """The attribute of an object that a field shows."""
+    """The attribute of an object that holds the value of a field."""
     python_name: str = type_.fields[name].extensions["strawberry-definition"].python_name
     known = declared(_origin(type_))
     source = known.fields.get(python_name) if known else None

@@ -1,4 +1,4 @@
-"""From a plan to SQL. What differs between two requests of one shape is a parameter, so a statement is built once."""
+"""Builds the SQL of a plan, once for all requests of one shape: they differ in parameters only."""
 
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
@@ -16,7 +16,7 @@ from app.auth.actor import Actor
 from app.db.database import UtcDateTime
 from app.db.raw_statements import padded
 from app.graphql.compiled.declare import Columns, Listed, Many
-from app.graphql.compiled.selection import Plan, Scope
+from app.graphql.compiled.plan import Plan, PlanTable
 from app.graphql.pagination import PageRequest, direction, narrow
 
 
@@ -33,14 +33,14 @@ class Filter(Protocol):
         """`at` is the current time, or what stands for it in SQL; `wanted` what stands for the values."""
 
 
-ACCOUNT, CUSTOMER, AT = "asked_account", "asked_customer", "asked_at"
-LIMIT, AFTER, BEFORE, PARENTS = "asked_limit", "asked_after", "asked_before", "asked_parents"
-ID, KEYS = "asked_id", "asked_keys"
-WANTED = "wanted_"
+ACCOUNT, CUSTOMER, AT = "request_account", "request_customer", "request_at"
+LIMIT, AFTER, BEFORE, PARENTS = "request_limit", "request_after", "request_before", "request_parents"
+ID, KEYS = "request_id", "request_keys"
+WANTED = "filter_"
 
 
 def parameters(viewer: Actor, at: datetime) -> dict[str, Any]:
-    """What every statement takes."""
+    """The parameters of every statement."""
     return {ACCOUNT: viewer.account_id, CUSTOMER: viewer.customer_id, AT: at}
 
 
@@ -54,7 +54,7 @@ def wanted_parameters(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Shape(NamedTuple):
-    """What of a request its statement depends on beside the plan."""
+    """The parts of a request that its statement depends on, beside the plan."""
 
     sees_whole_account: bool
     is_backwards: bool = False
@@ -83,24 +83,26 @@ def listed(
     wanted: Mapping[str, Any] = MappingProxyType({}),
 ) -> Select[Any]:
     """One page of the plan's rows, in reading direction."""
-    asked, key = _template(request), getattr(plan.model, plan.key)
+    template, key = _template(request), getattr(plan.model, plan.key)
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     if filter is not None:
         rows = narrowed(rows, filter, wanted, _now())
-    rows = narrow(rows, key, asked, plan.descending).order_by(direction(key, asked, plan.descending))
+    rows = narrow(rows, key, template, plan.descending).order_by(direction(key, template, plan.descending))
     page = rows.limit(bindparam(LIMIT, type_=Integer())).subquery("page")
-    return _with_relations(plan, viewer, page).order_by(direction(page.c[plan.key], asked, plan.descending))
+    return _with_relations(plan, viewer, page).order_by(
+        direction(page.c[plan.key], template, plan.descending)
+    )
 
 
 def single(plan: Plan, viewer: Actor) -> Select[Any]:
-    """The row of one id, if the viewer may see it."""
+    """The row with one id, if the viewer may see it."""
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     rows = rows.where(getattr(plan.model, plan.key) == bindparam(ID))
     return _with_relations(plan, viewer, rows.subquery("page"))
 
 
 def several(plan: Plan, viewer: Actor) -> Select[Any]:
-    """The rows with these values of the plan's key, as far as the viewer may see them."""
+    """The rows with these values of the plan's key that the viewer may see."""
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     rows = rows.where(getattr(plan.model, plan.key).in_(bindparam(KEYS, expanding=True)))
     return _with_relations(plan, viewer, rows.subquery("page"))
@@ -113,25 +115,25 @@ def nested(
 
     Of each parent no more rows are read than its page has, by an index that has them in order.
     """
-    asked, table = _template(request), plan.model.__table__
+    template, table = _template(request), plan.model.__table__
     parents, linked = parent_model.__table__.alias("parent"), table
-    # Where the index of a parent's rows has what they are ordered by.
+    # The column by which the index of a parent's rows has them in order.
     key = getattr(plan.model, plan.key)
     if many.through is not None:
         linked, key = table.join(many.through.__table__, many.on), many.key
     seen = replacement_traverse(plan.model.seen_by(_viewer(viewer)), {}, _unsearched_of(table))
-    # By how many rows parents have on the average, PostgreSQL would go through those of all in the order of their keys
-    # until it has met enough of one. Only an index by parents is in the order asked for here; with a plain equality
-    # PostgreSQL would see through that.
+    # By the average number of rows of a parent, PostgreSQL may read those of all parents in the order of their keys
+    # until it has met enough of one. Ordering by the parent first rules that out, as only an index by parents has this order,
+    # but PostgreSQL drops a column from the order that is compared by a plain equality.
     mine = many.parent == (parents.c.id if on_sqlite else any_(array([parents.c.id])))
 
     def page_of_each(*columns: Any) -> Select[Any]:
-        rows = narrow(select(*columns).select_from(linked).where(mine, seen), key, asked, plan.descending)
-        rows = rows.order_by(*(direction(one, asked, plan.descending) for one in (many.parent, key)))
+        rows = narrow(select(*columns).select_from(linked).where(mine, seen), key, template, plan.descending)
+        rows = rows.order_by(*(direction(one, template, plan.descending) for one in (many.parent, key)))
         return rows.limit(bindparam(LIMIT, type_=Integer())).correlate(parents)
 
     if on_sqlite:
-        # It knows no LATERAL; but what a subquery finds for one parent it looks up before it goes on to the next.
+        # SQLite has no LATERAL, but it evaluates the subquery parent by parent.
         page: Any = table.alias("page")
         columns = _of_table(plan.model, page)
         joined = parents.join(page, columns(plan.key).in_(page_of_each(key)))
@@ -141,7 +143,7 @@ def nested(
         joined = parents.join(page, true())
     statement = _with_relations(plan, viewer, joined, columns).add_columns(parents.c.id)
     statement = statement.where(parents.c.id.in_(bindparam(PARENTS, expanding=True)))
-    return statement.order_by(parents.c.id, direction(columns(plan.key), asked, plan.descending))
+    return statement.order_by(parents.c.id, direction(columns(plan.key), template, plan.descending))
 
 
 def of_parents(plan: Plan, source: Listed, viewer: Actor) -> Select[Any]:
@@ -157,29 +159,29 @@ def _columns(plan: Plan) -> list[Any]:
 
 
 def _with_relations(plan: Plan, viewer: Actor, page: Any, root: Columns | None = None) -> Select[Any]:
-    """What the plan reads, of its own rows as `root` has their columns and of what they are joined with."""
+    """The plan's columns of its rows, which `root` gives, and of their to-one relations."""
     at = _now()
-    columns: dict[Scope, Columns] = {plan.root: root or page.c.__getitem__}
+    columns: dict[PlanTable, Columns] = {plan.root: root or page.c.__getitem__}
     joined = page
-    for scope in plan.scopes:
-        if scope.parent is None or scope.via is None:
+    for table in plan.tables:
+        if table.parent is None or table.via is None:
             continue
-        table = scope.model.__table__.alias()
-        columns[scope] = _of_table(scope.model, table)
-        parent, via = columns[scope.parent], scope.via
+        alias = table.model.__table__.alias()
+        columns[table] = _of_table(table.model, alias)
+        parent, via = columns[table.parent], table.via
         if via.on is not None:
-            condition = via.on(parent, columns[scope], at)
+            condition = via.on(parent, columns[table], at)
         else:
-            condition = columns[scope]("id") == parent(via.key)
+            condition = columns[table]("id") == parent(via.key)
         if via.scoped:
-            condition &= ClauseAdapter(table).traverse(scope.model.seen_by(_viewer(viewer)))
-        joined = joined.outerjoin(table, condition)
-    wanted = [columns[scope](name).label(f"v{n}") for n, (scope, name) in enumerate(plan.places)]
-    return select(*wanted).select_from(joined)
+            condition &= ClauseAdapter(alias).traverse(table.model.seen_by(_viewer(viewer)))
+        joined = joined.outerjoin(alias, condition)
+    selected = [columns[table](name).label(f"v{n}") for n, (table, name) in enumerate(plan.selected)]
+    return select(*selected).select_from(joined)
 
 
 class unsearched(FunctionElement[Any]):
-    """A column by whose index SQLite looks for no rows: it takes an account's rows for as few as those of a parent."""
+    """A column whose index SQLite must not use: it would take an account's rows for as few as those of a parent."""
 
     inherit_cache = True
 

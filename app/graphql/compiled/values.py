@@ -1,8 +1,7 @@
-"""How values become what the client gets, and functions that shape rows, made from expressions as dataclasses are.
+"""Makes functions that shape rows, from Python expressions, as dataclasses make their methods.
 
-A shape is a Python expression over `row`, a tuple, or `page`, and `run`; evaluated once, it makes dicts in the order of
-the selection as fast as Python can. It consists of names of the document, which are letters, digits and `_` and
-written by `repr`, of indexes, and of names given here to values.
+An expression over `row` (a tuple) or `page`, and `run`, makes dicts in the order of the selection. It consists of names
+of the document, which are letters, digits and `_` and written by `repr`, of indexes, and of names made here for values.
 """
 
 from collections.abc import Callable
@@ -14,35 +13,35 @@ from app.core import clock
 
 Show = Callable[[Any], Any]
 
-# What databases give as the client gets it: texts, numbers, booleans, JSON, names of enum members.
+# Clients get these as databases return them. Enums are stored by the names of their members.
 _AS_IT_IS = frozenset({"ID", "String", "Boolean", "Int", "Long", "Metadata", "JSON"})
 _SHOWN: dict[str, Show] = {"DateTime": clock.format_utc, "Date": lambda value: value.isoformat()}
 
 
 class NotCompiled(Exception):
-    """This goes the ordinary way."""
+    """The field must be executed field by field."""
 
 
-class Unready(str):
-    """An expression whose value the executor has still to complete; see `partly.py`."""
+class Partial(str):
+    """An expression whose value the executor has still to complete; see `partial.py`."""
 
     __slots__ = ()
 
 
 class Code:
-    """Expressions of one plan and the values that they name."""
+    """The values that the expressions of one plan name."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
 
     def name(self, value: Any) -> str:
-        """A name for a value within the expressions."""
+        """The name of a value in expressions."""
         name = f"v{len(self._values)}"
         self._values[name] = value
         return name
 
     def function(self, parameters: str, expression: str) -> Callable[..., Any]:
-        """The expression as a function. Raises NotCompiled for one that Python finds too deep."""
+        """The expression as a function. Raises NotCompiled if it is too deep for Python."""
         try:
             made: Callable[..., Any] = eval(f"lambda {parameters}: {expression}", self._values)  # noqa: S307
         except (SyntaxError, MemoryError, RecursionError):
@@ -50,7 +49,7 @@ class Code:
         return made
 
     def shown(self, value: str, show: Show | None, *, may_be_null: bool) -> str:
-        """The value of an expression as the client gets it."""
+        """The expression of a value as the client gets it."""
         if show is None:
             return value
         if may_be_null:
@@ -64,7 +63,7 @@ def dict_of(entries: dict[str, str]) -> str:
 
 
 def show_column(leaf: GraphQLLeafType) -> Show | None:
-    """How a stored value that is not null is shown; None where it goes out as it is. Raises NotCompiled."""
+    """Converts a stored value that is not null; None where it stays as it is. Raises NotCompiled."""
     if isinstance(leaf, GraphQLEnumType) or leaf.name in _AS_IT_IS:
         return None
     if leaf.name not in _SHOWN:
@@ -73,7 +72,7 @@ def show_column(leaf: GraphQLLeafType) -> Show | None:
 
 
 def show_value(leaf: GraphQLLeafType) -> Show | None:
-    """The same for the value of an attribute of a GraphQL object, where an enum's value is its member."""
+    """Converts a value of Python, where an enum's value is its member; None where it stays as it is."""
     if isinstance(leaf, GraphQLEnumType):
         members = leaf.extensions["strawberry-definition"].wrapped_cls
         return {member: leaf.coerce_output_value(member) for member in members}.__getitem__

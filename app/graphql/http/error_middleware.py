@@ -9,7 +9,7 @@ from app.core.outages import RETRY_AFTER
 from app.graphql.failures import internal_error, is_outage
 
 
-class MaskFaults:
+class ErrorMiddleware:
     """ASGI middleware for HTTP. A response that has begun is cut off, so that nobody takes a half for the whole."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -13,7 +13,7 @@ from app.auth.actor import Actor
 from app.auth.authenticate import Authenticator, Credential
 from app.core.errors import RateLimited, Unauthenticated
 from app.graphql.http.addresses import client_network
-from app.graphql.limits import RateLimiter, retry_after
+from app.graphql.http.rate_limiter import RateLimiter, retry_after
 
 TOKENS_SHARE: Final = 1 / 2
 """Of an account's rate, for all its stream tokens together: the rest is left to its backends."""

@@ -1,4 +1,4 @@
-"""What a GraphQL request over HTTP asks: its parameters, from the URL or from a JSON body, their types checked."""
+"""Reads a GraphQL request over HTTP: its parameters, from the URL or from a JSON body, with their types checked."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from app.core.errors import BadUserInput
 from app.graphql.failures import RequestErrors
 from app.graphql.http.body import BodyCutOff, BodyTooLarge, read_body
 from app.graphql.http.parameters import parameters_of
-from app.graphql.persisted import named_document
+from app.graphql.persisted import requested_hash
 
 JSON = "application/json"
 
 
 class Refused(RequestErrors):
-    """With a status and headers of its own."""
+    """Errors with a status and headers of their own."""
 
     def __init__(
         self, errors: list[dict[str, Any]], status: int, headers: dict[str, str] | None = None
@@ -25,13 +25,13 @@ class Refused(RequestErrors):
 
 
 class NotGraphQL(RequestErrors):
-    """Not even a GraphQL request: 400 whatever media type the answer has."""
+    """The request is not one of GraphQL: the status is 400 for every media type."""
 
 
 class GraphQLRequest:
-    """The parameters of one request. `named` is the hash of the document, which may stand in its place."""
+    """The parameters of one request; `document_hash` may stand in place of `query`."""
 
-    __slots__ = ("named", "operation_name", "query", "tells_cost", "variables")
+    __slots__ = ("document_hash", "operation_name", "query", "tells_cost", "variables")
 
     def __init__(self, parameters: Any) -> None:
         if not isinstance(parameters, dict):
@@ -40,10 +40,10 @@ class GraphQLRequest:
         variables, extensions = parameters.get("variables"), parameters.get("extensions")
         if extensions is not None and not isinstance(extensions, dict):
             raise _bad("extensions must be a JSON object.")
-        self.named: str | None = named_document(extensions) if extensions else None
-        if query == "" and self.named is not None:
+        self.document_hash: str | None = requested_hash(extensions) if extensions else None
+        if query == "" and self.document_hash is not None:
             query = None
-        if (query is not None or self.named is None) and (not isinstance(query, str) or not query):
+        if (query is not None or self.document_hash is None) and (not isinstance(query, str) or not query):
             raise _bad("Send the document as the string `query`.")
         if name is not None and not isinstance(name, str):
             raise _bad("operationName must be a string.")

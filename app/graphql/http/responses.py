@@ -17,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.core.outages import RETRY_AFTER
-from app.graphql.engine import Prepared, dumps
+from app.graphql.engine import dumps
 from app.graphql.failures import RequestErrors, internal_error, is_outage
 from app.graphql.http.compression import SHORTEST, gzipped, takes_gzip
 from app.graphql.http.request import JSON, NotGraphQL
+from app.graphql.prepared_operation import PreparedOperation
 
 GRAPHQL_JSON = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
@@ -30,7 +31,9 @@ _UNKEPT = {"Cache-Control": "no-store", "Vary": VARY}
 _LATER = _UNKEPT | {"Retry-After": str(RETRY_AFTER)}
 
 
-async def success(request: Request, prepared: Prepared, answer: dict[str, Any], media: str) -> Response:
+async def success(
+    request: Request, prepared: PreparedOperation, answer: dict[str, Any], media: str
+) -> Response:
     """What was executed; a field's errors are in it."""
     body, headers = dumps(answer), _UNKEPT
     if "errors" in answer and _says_nothing(prepared, answer):
@@ -69,7 +72,7 @@ def unexpected(fault: Exception, media: str) -> Response:
     return Response(dumps({"errors": [error]}), status, headers, _with_charset(media))
 
 
-def _says_nothing(prepared: Prepared, answer: dict[str, Any]) -> bool:
+def _says_nothing(prepared: PreparedOperation, answer: dict[str, Any]) -> bool:
     """Whether a client loses nothing by asking again: the database is away, and no mutation was carried out."""
     if not any(map(is_outage, answer.get("errors", ()))):
         return False

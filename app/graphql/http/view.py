@@ -1,7 +1,7 @@
 """GraphQL over HTTP: GET for queries, POST for both, `application/graphql-response+json` or `application/json`.
 
-The order matters: credentials are checked before anything of the request is parsed, and without any the document is
-parsed, limited and validated before it is known whether it needs them.
+The order matters: credentials are checked before anything of the request is parsed. Without credentials, the document
+is parsed, limited and validated before it is known whether it needs them.
 Source: GraphQL over HTTP, graphql.github.io/graphql-over-http/draft.
 """
 
@@ -12,15 +12,16 @@ from app.auth.actor import Actor
 from app.auth.authenticate import Authenticator, Credential
 from app.auth.credentials import credential_from_headers, credential_from_url
 from app.core.errors import BadUserInput, Unauthenticated
+from app.graphql.bounds.limits import STRANGERS_BODY
 from app.graphql.context import Context, Services
-from app.graphql.engine import Engine, Prepared
+from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.graphql.http.negotiation import preferred
 from app.graphql.http.parameters import parameters_of
 from app.graphql.http.rates import Rates, TooManyRequests
 from app.graphql.http.request import JSON, GraphQLRequest, Refused, read_request
 from app.graphql.http.responses import EVENT_STREAM, GRAPHQL_JSON, failure, success, unexpected
-from app.graphql.limits import STRANGERS_BODY
+from app.graphql.prepared_operation import PreparedOperation
 from app.live.registry import Live
 from app.live.sse import sse_errors, sse_response
 
@@ -45,7 +46,7 @@ class GraphQLView:
 
     async def __call__(self, request: Request) -> Response:
         accept = request.headers.get("accept")
-        if _is_a_look(request, accept):
+        if _is_page_visit(request, accept):
             return RedirectResponse("/", 303, {"Vary": "Accept"})
         accepted = preferred(accept, OFFERS)
         if accepted is None:
@@ -59,7 +60,7 @@ class GraphQLView:
             errors = RequestErrors.of(error).errors
             return failure(Refused(errors, 429, {"Retry-After": error.retry_after}), accepted)
         except RequestErrors as error:
-            # Clients of event streams take what is no stream for a broken connection, and show nobody why.
+            # Clients of event streams take any other response for a broken connection, and hide the error.
             if accepted == EVENT_STREAM and error.status == 400:
                 return sse_errors(error.errors)
             return failure(error, accepted)
@@ -67,11 +68,11 @@ class GraphQLView:
             return unexpected(fault, accepted)
 
     async def _answer(self, request: Request, accepted: str) -> Response:
-        held = await self._held(request, accepted)
-        actor = held.actor if held is not None else None
-        asked, prepared = await self._read(request, accepted, actor)
+        credential = await self._authenticate(request, accepted)
+        actor = credential.actor if credential is not None else None
+        parameters, prepared = await self._read(request, accepted, actor)
         if accepted == EVENT_STREAM and self._live is not None:
-            return await sse_response(self._live, request, prepared, asked.variables, held)
+            return await sse_response(self._live, request, prepared, parameters.variables, credential)
         if prepared.operation_type == "subscription":
             raise RequestErrors.of(
                 BadUserInput(
@@ -79,10 +80,10 @@ class GraphQLView:
                     "Accept: text/event-stream."
                 )
             )
-        answer = await self._engine.execute(prepared, asked.variables, Context(self._services, actor))
+        answer = await self._engine.execute(prepared, parameters.variables, Context(self._services, actor))
         return await success(request, prepared, answer, accepted)
 
-    async def _held(self, request: Request, accepted: str) -> Credential | None:
+    async def _authenticate(self, request: Request, accepted: str) -> Credential | None:
         """Raises Unauthenticated, TooManyRequests."""
         try:
             credential = _credential(request, accepted)
@@ -95,38 +96,43 @@ class GraphQLView:
 
     async def _read(
         self, request: Request, accepted: str, actor: Actor | None
-    ) -> tuple[GraphQLRequest, Prepared]:
-        """What is asked, once it is within the rate.
+    ) -> tuple[GraphQLRequest, PreparedOperation]:
+        """Reads and prepares the request once it is within the rate.
 
-        An account's subscriptions are free, as they are on a socket, else a deploy, after which all clients come back
-        at once, would refuse most of them; and browsers do not ask again after that.
+        An account's subscriptions are free, as they are on a socket: after a deploy all clients come back at once, and
+        browsers do not try again after a refusal.
         """
         may_be_free = actor is not None and accepted == EVENT_STREAM and self._live is not None
         if not may_be_free:
             self._require_rate(request, actor)
         try:
-            asked = await read_request(request, self._longest(actor))
-            prepared = self._prepare(request, asked, actor)
+            parameters = await read_request(request, self._longest(actor))
+            prepared = self._prepare(request, parameters, actor)
         except RequestErrors:
             if may_be_free:
                 self._require_rate(request, actor)
             raise
         if may_be_free and prepared.operation_type != "subscription":
             self._require_rate(request, actor)
-        return asked, prepared
+        return parameters, prepared
 
-    def _prepare(self, request: Request, asked: GraphQLRequest, actor: Actor | None) -> Prepared:
+    def _prepare(
+        self, request: Request, parameters: GraphQLRequest, actor: Actor | None
+    ) -> PreparedOperation:
         prepared = self._engine.prepare(
-            asked.query, asked.operation_name, authenticated=actor is not None, named=asked.named
+            parameters.query,
+            parameters.operation_name,
+            authenticated=actor is not None,
+            document_hash=parameters.document_hash,
         )
         if request.method != "POST" and prepared.operation_type == "mutation":
             raise Refused(
                 RequestErrors.of(BadUserInput("Send mutations by POST.")).errors, 405, {"Allow": "POST"}
             )
-        return prepared.telling_cost() if asked.tells_cost else prepared
+        return prepared.telling_cost() if parameters.tells_cost else prepared
 
     def _longest(self, actor: Actor | None) -> int:
-        """Bytes of a body."""
+        """Bytes of a body at most."""
         longest = self._services.settings.max_body
         return longest if actor is not None else min(longest, STRANGERS_BODY)
 
@@ -138,7 +144,7 @@ class GraphQLView:
 
 
 def _credential(request: Request, accepted: str) -> str | None:
-    """The request's credential; a browser's own EventSource can put one nowhere but into the address."""
+    """The request's credential. A browser's EventSource can only send it in the URL."""
     if b"access_token=" not in request.scope["query_string"]:
         return credential_from_headers(request.headers)
     if request.method == "POST" or accepted != EVENT_STREAM:
@@ -148,8 +154,8 @@ def _credential(request: Request, accepted: str) -> str | None:
     return credential_from_url(parameters_of(request).getlist("access_token"), request.headers)
 
 
-def _is_a_look(request: Request, accept: str | None) -> bool:
-    """Whether somebody opened the endpoint in a browser; the start page has an explorer."""
+def _is_page_visit(request: Request, accept: str | None) -> bool:
+    """Whether a browser opened the endpoint as a page; the start page has an explorer."""
     if accept is None or HTML not in accept or request.method == "POST":
         return False
     given = parameters_of(request)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.auth.actor import Actor
 from app.graphql.context import Context
-from app.graphql.engine import Prepared, dumps
+from app.graphql.engine import dumps
 from app.graphql.failures import RequestErrors, internal_error
 from app.graphql.http.rates import TooManyRequests
-from app.graphql.persisted import named_document
+from app.graphql.persisted import requested_hash
+from app.graphql.prepared_operation import PreparedOperation
 from app.live import frames
 from app.live.payload import Batch, Line, Payload
 from app.live.subscriber import Subscription
@@ -125,8 +126,10 @@ class Operation:
     async def _answer(self, asked: Subscribe) -> None:
         live = self._session.live
         try:
-            named = named_document(asked.extensions) if asked.extensions else None
-            prepared = live.engine.prepare(asked.query, asked.operation_name, authenticated=True, named=named)
+            named = requested_hash(asked.extensions) if asked.extensions else None
+            prepared = live.engine.prepare(
+                asked.query, asked.operation_name, authenticated=True, document_hash=named
+            )
             if asked.extensions.get("cost") is True:
                 prepared = prepared.telling_cost()
             self._require_rate(prepared)
@@ -141,7 +144,7 @@ class Operation:
         except Exception as fault:
             self.error([internal_error(fault)])
 
-    def _require_rate(self, prepared: Prepared) -> None:
+    def _require_rate(self, prepared: PreparedOperation) -> None:
         """Queries and mutations count as requests. A socket's first subscriptions are free, else a deploy, after which
         all clients come back at once, would refuse most of them."""
         live = self._session.live
@@ -151,13 +154,13 @@ class Operation:
                 return
         live.rates.require(self._actor)
 
-    async def _subscribe(self, prepared: Prepared, variables: dict[str, Any] | None) -> None:
+    async def _subscribe(self, prepared: PreparedOperation, variables: dict[str, Any] | None) -> None:
         subscription = await self._session.live.hub.subscribe(prepared, variables, self._actor, self)
         self._subscription = subscription
         if self._ended:
             subscription.end()
 
-    async def _execute(self, prepared: Prepared, variables: dict[str, Any] | None) -> None:
+    async def _execute(self, prepared: PreparedOperation, variables: dict[str, Any] | None) -> None:
         live, outbox = self._session.live, self._session.outbox
         execution = live.hub.spawn(self._executed(prepared, variables), "execute")
         try:
@@ -176,7 +179,9 @@ class Operation:
             outbox.text(frames.next_text(self._lead, dumps(response)))
             outbox.text(frames.complete_text(self.id))
 
-    async def _executed(self, prepared: Prepared, variables: dict[str, Any] | None) -> dict[str, Any]:
+    async def _executed(
+        self, prepared: PreparedOperation, variables: dict[str, Any] | None
+    ) -> dict[str, Any]:
         live = self._session.live
         # A mutation goes on without its socket.
         with live.answering(self._session):

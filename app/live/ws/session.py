@@ -10,10 +10,10 @@ from starlette.types import Receive
 from app.auth.authenticate import Credential
 from app.auth.credentials import credential_from_init
 from app.core.errors import RateLimited, Unauthenticated
+from app.graphql.bounds.limits import STRANGERS_BODY
 from app.graphql.failures import internal_error
 from app.graphql.http.rates import TooManyRequests
-from app.graphql.http.tcp_progress import Patience
-from app.graphql.limits import STRANGERS_BODY
+from app.graphql.http.tcp_progress import StallTimer
 from app.live import frames
 from app.live.registry import PEER, Live
 from app.live.ws import protocol
@@ -48,7 +48,7 @@ class Session:
         self._closed = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._patience = Patience(live.timing.stalled)
+        self._stall_timer = StallTimer(live.timing.stalled)
         if credential is not None:
             live.counts.claim(credential.actor)
         live.enter(self)
@@ -109,10 +109,10 @@ class Session:
         if self._closed:
             return
         if self.outbox.has_room:
-            self._patience.renew()
+            self._stall_timer.reset()
             if self._initialised:
                 self._tell_progress(now)
-        elif self._patience.is_over(now, self.outbox.taken):
+        elif self._stall_timer.is_over(now, self.outbox.taken):
             self._close(Closing(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))
 
     def ended(self, operation: Operation) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from yarl import URL
 
-from app.core.lru import remembering
+from app.core.lru import memoized
 
 Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -116,7 +116,7 @@ def is_allowed(address: str | Address, allow_networks: Networks = ()) -> bool:
     return any(address in network for network in allow_networks) or _is_public(address)
 
 
-@remembering(URLS_KEPT, URL_WEIGHT)
+@memoized(URLS_KEPT, URL_WEIGHT)
 def parse_url(url: str) -> URL:
     """The URL as it will be requested: the host in ASCII and lower case, path and query as given.
 

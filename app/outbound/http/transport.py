@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 
 import httpx
 
-from app.core.lru import remembering
+from app.core.lru import memoized
 from app.outbound.attempt import KEPT_BYTES, AttemptOutcome, Exchange, storable_line, storable_text
 from app.outbound.http.connection import Answer, Connection, ExchangeFailed, NoAnswer, NotConnected
 from app.outbound.http.pool import Place, Pool
@@ -56,7 +56,7 @@ class Transport(httpx.AsyncBaseTransport):
     ) -> None:
         self._open = partial(Pool, tuple(allow_networks), ssl_context, lookup)
         place = partial(Place.of, allow_networks=tuple(allow_networks))
-        self._place = remembering(PLACES_KEPT, PLACE_WEIGHT)(place)
+        self._place = memoized(PLACES_KEPT, PLACE_WEIGHT)(place)
         self._deadline = deadline
         self._pool: Pool | None = None
 

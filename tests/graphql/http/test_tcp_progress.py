@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from app.graphql.http.tcp_progress import keep_little_unsent, reach_of
+from app.graphql.http.tcp_progress import limit_unsent, tcp_progress
 from tests.events.broadcasters import becomes
 
 SENT = 2_000_000
@@ -18,19 +18,19 @@ async def look() -> None:
     server = await asyncio.start_server(lambda _, writer: connected.put_nowait(writer), "127.0.0.1", 0)
     reader, peer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2], limit=1024)
     writer = await connected.get()
-    keep_little_unsent(writer.transport)
-    before = reach_of(writer.transport)
-    assert before.waiting == 0
+    limit_unsent(writer.transport)
+    before = tcp_progress(writer.transport)
+    assert before.unacked == 0
     writer.write(b"x" * SENT)
-    assert 0 < reach_of(writer.transport).waiting <= SENT
+    assert 0 < tcp_progress(writer.transport).unacked <= SENT
     await reader.readexactly(SENT)
     # The peer's system may wait a little before it says that it has the last of it.
-    await becomes(lambda: reach_of(writer.transport) == (before.taken + SENT, before.given, 0))
-    assert reach_of(writer.transport).moved_from(before)
+    await becomes(lambda: tcp_progress(writer.transport) == (before.acked + SENT, before.received, 0))
+    assert tcp_progress(writer.transport).differs_from(before)
     writer.transport.abort()
     assert await reader.read() == b""
-    keep_little_unsent(writer.transport)
-    assert reach_of(writer.transport).waiting == 0
+    limit_unsent(writer.transport)
+    assert tcp_progress(writer.transport).unacked == 0
     peer.close()
     server.close()
 

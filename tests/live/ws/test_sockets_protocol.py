@@ -8,7 +8,7 @@ import websockets
 
 from app.accounts import actions as accounts
 from app.auth.actor import Actor
-from app.graphql.limits import STRANGERS_BODY
+from app.graphql.bounds.limits import STRANGERS_BODY
 from app.live.registry import Timing
 from tests.graphql.serving import EVENTS, Serving, serving
 from tests.support import TestAccount, World

@@ -23,10 +23,11 @@ from app.delivery.destinations.email.provider import event_of
 from app.delivery.destinations.webhook.payload import body_of, parsed
 from app.events import log
 from app.events.models import EventRecord
+from app.graphql.bounds.secret_fields import secret_fields
 from app.graphql.context import Services
-from app.graphql.engine import Engine, Prepared
+from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
-from app.graphql.secret_fields import secret_fields
+from app.graphql.prepared_operation import PreparedOperation
 from app.live import subscribed
 from app.live.event_responses import Response, fault_of, respond
 
@@ -151,7 +152,7 @@ def _require_selection(selection: str) -> None:
         raise _refusal("Give only what stands after events in a subscription, such as { id name data }.")
 
 
-def _require_nothing_secret(engine: Engine, prepared: Prepared) -> None:
+def _require_nothing_secret(engine: Engine, prepared: PreparedOperation) -> None:
     if found := secret_fields(engine.schema, prepared.document)[:MAX_TOLD]:
         raise Refusals([_never_sent(node) for node in found])
 

@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
-from app.core.lru import remembering
+from app.core.lru import memoized
 from app.db.database import database_now
 from app.db.sql import Sql, rows
 from app.delivery.destinations.webhook import health
@@ -104,7 +104,7 @@ class Webhooks:
         self._post = post
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
-        self._unlock = remembering(SECRETS_KEPT, SECRET_WEIGHT)(post.keyring.decrypt)
+        self._unlock = memoized(SECRETS_KEPT, SECRET_WEIGHT)(post.keyring.decrypt)
         self._unreadable = Unreadable(log)
         self._stamped: dict[str, float] = {}
 

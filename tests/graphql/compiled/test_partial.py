@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from app.graphql.compiled.selection import Plan
+from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
 from app.graphql.engine import Engine
 from tests.accounts.state import reads
-from tests.graphql.compiled_scene import Scene
-from tests.graphql.documents import DROPPED, Document
-from tests.graphql.test_compiled import WIDE, answer
+from tests.graphql.compiled.documents import DROPPED, Document
+from tests.graphql.compiled.scene import Scene
+from tests.graphql.compiled.test_compiled import WIDE, answer
 from tests.support import World, the_schema
 
 pytestmark = [pytest.mark.both_databases, *DROPPED]
@@ -37,7 +37,7 @@ async def response(world: World, scene: Scene, query: str, *, compiled: bool = T
     prepared = engine.prepare(query, None, authenticated=True)
     context = Context(world.services, scene.viewers["admin"])
     found = orjson.dumps(await engine.execute(prepared, variables, context)).decode()
-    plans = [] if prepared.plans is None else list(prepared.plans.kept)
+    plans = [] if prepared.plan_cache is None else list(prepared.plan_cache.lru)
     return found, sum(isinstance(one, Plan) for one in plans)
 
 
@@ -164,11 +164,11 @@ async def test_its_arguments_build_nothing_anew(world: World, scene: Scene) -> N
     engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
     query = "query ($p: String) { meters { nodes { id intervalData(lookback: $p) { total } } } }"
     prepared = engine.prepare(query, None, authenticated=True)
-    assert prepared.plans is not None
+    assert prepared.plan_cache is not None
     for period in ("1d", "1w", "3m"):
         found = await engine.execute(prepared, {"p": period}, Context(world.services, viewer))
         assert "errors" not in found
-    assert sum(isinstance(one, Plan) for one in prepared.plans.kept) == 1
+    assert sum(isinstance(one, Plan) for one in prepared.plan_cache.lru) == 1
 
 
 async def test_all_of_a_document_sees_one_state(world: World, scene: Scene) -> None:

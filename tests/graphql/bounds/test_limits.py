@@ -1,12 +1,11 @@
-"""What one request may ask for: tokens, depth, aliases, cost; and the requests a second of an account."""
+"""Limits of one document: tokens, depth, aliases, cost."""
 
 from typing import Any
 
 import pytest
 from graphql import get_introspection_query
 
-from app.graphql.costs import MAX_COST
-from app.graphql.limits import RateLimiter, retry_after
+from app.graphql.bounds.costs import MAX_COST
 from tests.graphql.http.test_view import post
 from tests.graphql.serving import serving
 from tests.meters.asking import make_customer
@@ -178,48 +177,3 @@ async def test_a_cycle_of_fragments_is_refused(world: World) -> None:
     query = "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }"
     response = await world.ask(query, key=account.key)
     assert {one["extensions"]["code"] for one in response["errors"]} == {"BAD_USER_INPUT"}
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_second_gives_as_many_requests_as_the_rate() -> None:
-    limiter = RateLimiter(2, clock=Clock())
-    assert [limiter.take("a") for _ in range(3)] == [None, None, 0.5]
-    # Everyone has a bucket of their own.
-    assert limiter.take("b") is None
-
-
-def test_waiting_fills_the_bucket() -> None:
-    clock = Clock()
-    limiter = RateLimiter(4, clock=clock)
-    assert [limiter.take("a") for _ in range(5)] == [None, None, None, None, 0.25]
-    clock.now += 0.125
-    assert limiter.take("a") == 0.125
-    clock.now += 0.125
-    assert [limiter.take("a") for _ in range(2)] == [None, 0.25]
-    clock.now += 100
-    assert [limiter.take("a") for _ in range(5)] == [None, None, None, None, 0.25]
-
-
-def test_a_slow_rate_still_lets_one_through() -> None:
-    limiter = RateLimiter(0.01, clock=Clock())
-    assert [limiter.take("a") for _ in range(2)] == [None, 100]
-    assert [retry_after(wait) for wait in (100, 0.01, 1.2)] == ["100", "1", "2"]
-
-
-def test_so_many_buckets_are_kept_and_the_oldest_goes() -> None:
-    limiter = RateLimiter(1, capacity=2, clock=Clock())
-    assert [limiter.take(who) for who in "abc"] == [None] * 3
-    assert limiter.take("c") == 1
-    # It was forgotten, so it begins anew.
-    assert limiter.take("a") is None
-    limiter.give_back("b")
-    assert len(limiter._buckets) == 2

@@ -9,9 +9,9 @@ from graphql import execute_sync, get_introspection_query, parse
 
 from app.core.errors import QueryTooComplex
 from app.events.catalogue import EventType
+from app.graphql.bounds.introspection import most_values
+from app.graphql.bounds.limits import STRANGERS, STRANGERS_BODY
 from app.graphql.failures import RequestErrors
-from app.graphql.introspection import most_values
-from app.graphql.limits import STRANGERS, STRANGERS_BODY
 from tests.graphql.http.test_view import client, code, post
 from tests.support import World, the_schema
 
@@ -24,7 +24,7 @@ OPTIONS = (
     "one_of",
     "experimental_directive_deprecation",
 )
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 LARGER = " Requests with an API key may be larger."
 ON_TYPE = "fragment A on __Type { possibleTypes { name } interfaces { name } ofType { name } }"
 # It would be reported if validation came to it.

@@ -1,7 +1,7 @@
 """Parsing and validation of a document at a bounded price.
 
-Both take time in proportion to the tokens, but for the comparison of selections that fall together, each with each, and
-long texts in few tokens. These are bounded here; the rest is by the limits of `limits`.
+Both take time in proportion to the tokens, except for two things that are bounded here: long texts in few tokens, and
+the comparison of selections that merge, each with each.
 """
 
 from functools import lru_cache
@@ -18,12 +18,12 @@ from graphql import (
 from graphql.validation import OverlappingFieldsCanBeMergedRule
 
 from app.core.errors import QueryTooComplex
-from app.graphql.failures import refused
-from app.graphql.limits import Limits, check_shape
+from app.graphql.bounds.limits import Limits, check_shape
+from app.graphql.failures import document_errors
 
 
-def parsed(query: str, limits: Limits) -> DocumentNode:
-    """The document. Raises QueryTooComplex, RequestErrors."""
+def parse_document(query: str, limits: Limits) -> DocumentNode:
+    """Raises QueryTooComplex, RequestErrors."""
     if len(query) > limits.characters:
         raise QueryTooComplex(
             f"The document has {len(query)} characters; at most {limits.characters} are allowed. "
@@ -41,11 +41,11 @@ def parsed(query: str, limits: Limits) -> DocumentNode:
             ) from None
         if "nested too deeply" in error.message:
             raise QueryTooComplex("The document is nested too deeply; ask in several requests.") from None
-        raise refused([error]) from None
+        raise document_errors([error]) from None
 
 
-def require_valid(schema: GraphQLSchema, document: DocumentNode, limits: Limits) -> None:
-    """Limits first, then the rules of the language. Raises QueryTooComplex, RequestErrors."""
+def validate_document(schema: GraphQLSchema, document: DocumentNode, limits: Limits) -> None:
+    """Checks the limits, then the rules of the language. Raises QueryTooComplex, RequestErrors."""
     check_shape(document, limits)
     errors = validate(
         schema, document, _rules(limits.comparisons), max_errors=limits.errors, hide_suggestions=True
@@ -54,12 +54,12 @@ def require_valid(schema: GraphQLSchema, document: DocumentNode, limits: Limits)
     if any(error.message == "Validation aborted." for error in errors):
         raise QueryTooComplex("The document selects too many fields; ask in several requests.")
     if errors:
-        raise refused(errors, document, schema)
+        raise document_errors(errors, document, schema)
 
 
 @lru_cache(16)
 def _rules(comparisons: int) -> tuple[Any, ...]:
-    """The specified rules, but for a bound on how many selections are compared."""
+    """The specified rules, with a bound on how many selections are compared."""
 
     class BoundedOverlap(OverlappingFieldsCanBeMergedRule):
         def __init__(self, context: Any) -> None:

@@ -20,8 +20,8 @@ from graphql.execution.collect_fields import (
 from graphql.execution.values import get_argument_values, get_variable_values
 
 from app.core.errors import QueryTooComplex
-from app.graphql.costs import Costs
-from tests.graphql.documents import Document, Documents, Known
+from app.graphql.bounds.costs import Costs
+from tests.graphql.compiled.documents import Document, Documents, Known
 from tests.support import the_schema
 
 SCHEMA = the_schema()._schema

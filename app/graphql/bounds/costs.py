@@ -34,7 +34,7 @@ from graphql import (
 from graphql.language import SKIP
 
 from app.core.errors import QueryTooComplex
-from app.core.lru import Kept
+from app.core.lru import WeightedLru
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 # Pages multiply beyond any number; this is the greatest that every client reads from JSON as it was written.
@@ -70,7 +70,7 @@ class Costs:
             one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
         }
         self._deciding = _deciding(document) if operation.variable_definitions else ()
-        self._kept: Kept[tuple[Any, ...], int] = Kept(CACHED_COSTS, CACHED_COSTS)
+        self._kept: WeightedLru[tuple[Any, ...], int] = WeightedLru(CACHED_COSTS, CACHED_COSTS)
 
     def of(self, variables: Mapping[str, Any]) -> int:
         """With these coerced variables; at most MAX_COST is counted. Raises QueryTooComplex."""

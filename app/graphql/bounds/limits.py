@@ -1,12 +1,5 @@
-"""Limits of one request, such as a document's depth and aliases, and of requests a second.
+"""Limits of one document, such as its depth and its aliases; `costs.py` counts the rows that an operation reads."""
 
-What an operation costs is counted in `costs.py`.
-"""
-
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Final
 
@@ -23,19 +16,19 @@ from graphql import (
 from app.core.errors import QueryTooComplex
 from app.core.settings import Settings
 
-# Tools introspect deeper than any query needs to go; graphql-core bounds how lists are nested in it.
+# Tools introspect deeper than any query needs; graphql-core bounds how lists are nested in it.
 INTROSPECTION_DEPTH = 20
 
 # Real documents have 4 to 8 characters a token; more is one long string, name or comment.
 CHARACTERS_PER_TOKEN: Final = 50
 
 STRANGERS_BODY: Final = 32 * 1024
-"""Bytes of a request without credentials."""
+"""Bytes of the body of a request without credentials."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one document. `errors`: after so many of them validation ends."""
+    """Limits of one document. Validation ends after so many `errors`."""
 
     tokens: int
     depth: int
@@ -51,8 +44,8 @@ class Limits:
     def characters(self) -> int:
         return self.tokens * CHARACTERS_PER_TOKEN
 
-    def of_strangers(self) -> "Limits":
-        """The limits of a request without credentials, where these are wider."""
+    def for_strangers(self) -> "Limits":
+        """The narrower of these limits and those of requests without credentials."""
         return Limits(*map(min, astuple(self), astuple(STRANGERS)))
 
 
@@ -63,12 +56,12 @@ STRANGERS: Final = Limits(
 
 
 def limits_of(settings: Settings) -> Limits:
-    """As the environment sets them."""
+    """The limits that the environment sets."""
     return Limits(settings.max_tokens, settings.max_depth, settings.max_aliases, settings.max_cost)
 
 
 def check_shape(document: DocumentNode, limits: Limits) -> None:
-    """Operations, depth and aliases of a document, before it is validated. Raises QueryTooComplex."""
+    """Checks operations, depth and aliases of a document before it is validated. Raises QueryTooComplex."""
     operations = sum(isinstance(one, OperationDefinitionNode) for one in document.definitions)
     if operations > limits.operations:
         raise QueryTooComplex(
@@ -97,7 +90,7 @@ def check_shape(document: DocumentNode, limits: Limits) -> None:
                 deepest = max(deepest, depth_of(node.selection_set, spread, introspects))
             elif isinstance(node, FragmentSpreadNode):
                 name = node.name.value
-                # A cycle is for validation to refuse; here it only must end.
+                # Validation refuses cycles; here a cycle only must end.
                 if name in fragments and name not in spread:
                     if name not in depths:
                         depths[name] = depth_of(fragments[name].selection_set, (*spread, name), introspects)
@@ -119,55 +112,3 @@ def check_shape(document: DocumentNode, limits: Limits) -> None:
             aliases=aliases,
             limit=limits.aliases,
         )
-
-
-BUCKETS_KEPT, BUCKET_WEIGHT = 50_000, 300
-"""Buckets that a limiter knows at most, and the bytes of each, as measured."""
-
-
-class RateLimiter:
-    """A token bucket for each who asks: `rate` requests a second, and as many or `burst` at once."""
-
-    def __init__(
-        self,
-        rate: float,
-        capacity: int = BUCKETS_KEPT,
-        clock: Callable[[], float] = time.monotonic,
-        burst: float | None = None,
-    ) -> None:
-        """`clock`: seconds since whenever."""
-        self._rate, self._burst = rate, max(burst or rate, 1.0)
-        self._capacity, self._clock = capacity, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, who: str) -> float | None:
-        """None if the request may go on, else the seconds after which to try again."""
-        now = self._clock()
-        left = self._left(who, now)
-        if left < 1:
-            return (1 - left) / self._rate
-        self._buckets[who] = (left - 1, now)
-        self._buckets.move_to_end(who)
-        if len(self._buckets) > self._capacity:
-            self._buckets.popitem(last=False)
-        return None
-
-    def wait(self, who: str) -> float | None:
-        """The answer of `take`, without taking anything."""
-        left = self._left(who, self._clock())
-        return None if left >= 1 else (1 - left) / self._rate
-
-    def give_back(self, who: str) -> None:
-        """A request that was taken is not to count."""
-        if who in self._buckets:
-            left, at = self._buckets[who]
-            self._buckets[who] = (min(self._burst, left + 1), at)
-
-    def _left(self, who: str, now: float) -> float:
-        left, at = self._buckets.get(who, (self._burst, now))
-        return min(self._burst, left + (now - at) * self._rate)
-
-
-def retry_after(seconds: float) -> str:
-    """As the header has it: whole seconds, at least one."""
-    return str(max(1, math.ceil(seconds)))

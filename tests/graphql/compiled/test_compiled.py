@@ -11,15 +11,16 @@ from sqlalchemy import Select
 
 from app.auth.actor import Actor
 from app.core.ids import new_id
-from app.graphql.compiled.selection import Plan
+from app.graphql.bounds.limits import Limits
+from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
-from app.graphql.engine import Engine, Prepared
+from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
-from app.graphql.limits import Limits
 from app.graphql.pagination import id_cursor
+from app.graphql.prepared_operation import PreparedOperation
 from tests.accounts.state import reads
-from tests.graphql.compiled_scene import Scene
-from tests.graphql.documents import Document, Documents, dropping
+from tests.graphql.compiled.documents import Document, Documents, dropping
+from tests.graphql.compiled.scene import Scene
 from tests.support import World, the_schema
 
 pytestmark = pytest.mark.both_databases
@@ -138,10 +139,10 @@ async def test_a_page_of_the_log_after_a_cursor_is_two_statements(world: World, 
     assert len(statements) == 2
 
 
-def counted(prepared: Prepared) -> tuple[int, int]:
+def counted(prepared: PreparedOperation) -> tuple[int, int]:
     """How many plans the engine keeps, and how many statements."""
-    assert prepared.plans is not None
-    kept = list(prepared.plans.kept)
+    assert prepared.plan_cache is not None
+    kept = list(prepared.plan_cache.lru)
     return tuple(sum(isinstance(one, kind) for one in kept) for kind in (Plan, Select))  # type: ignore[return-value]
 
 

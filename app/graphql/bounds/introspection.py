@@ -28,21 +28,21 @@ from graphql.execution.values import get_argument_values
 from graphql.pyutils import Path
 
 from app.core.errors import QueryTooComplex
-from app.graphql.compiled.executor import ReadyExecutor
+from app.graphql.compiled.executor import CompiledExecutor
 
 ROOM: Final = 1.5
 """The introspection of one operation may bring back so many times what the standard one of the schema does."""
 
-FIELDS: Final = frozenset({"__schema", "__type"})
+INTROSPECTION_FIELDS: Final = frozenset({"__schema", "__type"})
 
-MEMORY: Final = (32, 4_000_000)
+CACHE_BOUNDS: Final = (32, 4_000_000)
 """How many answers are kept, and how many bytes of them; one to the standard introspection takes half a MB."""
 
 BYTES_PER_OBJECT, BYTES_PER_VALUE = 230, 25
 """Of an answer, as measured: a document with aliases has many values in few objects."""
 
 
-class IntrospectingExecutor(ReadyExecutor):
+class IntrospectingExecutor(CompiledExecutor):
     """Executes an operation with introspection among its root fields."""
 
     _introspection: "Introspection | None" = None
@@ -143,7 +143,7 @@ def _leaves_of(_schema: GraphQLSchema) -> dict[tuple[str, Any], _Leaves]:
 class Introspection:
     """The introspection of one operation, which brings back `most` values."""
 
-    def __init__(self, executor: ReadyExecutor, most: float) -> None:
+    def __init__(self, executor: CompiledExecutor, most: float) -> None:
         self._executor = executor
         self._most = most
         # Values that were brought back, shared ones each time, and values that were found.

@@ -86,7 +86,7 @@ async def work(url: str, database: Database, statement: Select[Any], given: dict
 
 def come_across(plan: dict[str, Any]) -> int:
     of_each = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
-    return int(of_each * plan["Actual Loops"]) + sum(map(come_across, plan.get("Plans", ())))
+    return int(of_each * plan["Actual Loops"]) + sum(map(come_across, plan.get("PlanCache", ())))
 
 
 @pytest.mark.parametrize(("field", "of_consent"), [("customer", False), ("hostedConsent", True)])
@@ -108,7 +108,7 @@ async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
             variables = "$id: ID!, $c: String" if "$c" in arguments else "$id: ID!"
             query = f"query ({variables}) {{ {nodes} }}"
             prepared = opened.engine.prepare(query, None, authenticated=True)
-            assert prepared.plans is not None
+            assert prepared.plan_cache is not None
             found = {}
             for customer, consent, meters in (few, many, between):
                 given = {"id": consent if of_consent else customer, "c": cursor(meters)}
@@ -118,7 +118,7 @@ async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
                 # All documents of the engine share what is kept; what was used last is at the end.
                 [*_, statement] = [
                     one
-                    for one in prepared.plans.kept
+                    for one in prepared.plan_cache.lru
                     if isinstance(one, Select) and statements.PARENTS in str(one)
                 ]
                 asked = requested(arguments, given["c"])

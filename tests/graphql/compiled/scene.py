@@ -27,8 +27,8 @@ from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
 from app.outbound.mail.rendering import Post
 from app.readings import actions as readings
-from tests.graphql.compiled_destinations import random_destinations
-from tests.graphql.documents import Known
+from tests.graphql.compiled.destinations import random_destinations
+from tests.graphql.compiled.documents import Known
 from tests.support import World
 
 DAY = timedelta(days=1)

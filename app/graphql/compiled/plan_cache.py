@@ -1,0 +1,93 @@
+"""The compiled reads of one operation, kept between its requests in a bounded cache."""
+
+import sys
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    GraphQLResolveInfo,
+    OperationDefinitionNode,
+    Undefined,
+    VariableNode,
+    Visitor,
+    visit,
+)
+from graphql.language import SKIP, ArgumentNode
+from sqlalchemy import Select
+from sqlalchemy.sql.visitors import iterate
+
+from app.core.lru import WeightedLru
+from app.graphql.compiled.values import NotCompiled
+
+# Measured bytes: of a plan, of each column that it reads, of each element of a statement, of a key of either.
+PLAN_WEIGHT, COLUMN_WEIGHT, ELEMENT_WEIGHT, KEY_WEIGHT = 3000, 800, 1500, 500
+_NOT_COMPILED: Final = object()
+"""Stands in the cache for a field that cannot be compiled."""
+_numbers = count()
+
+
+class PlanCache:
+    """Plans of the operation's root fields, by the values of its directives' variables, and their statements.
+
+    Several operations may share `lru`.
+    """
+
+    def __init__(
+        self, document: DocumentNode, operation: OperationDefinitionNode, lru: WeightedLru[Any, Any]
+    ) -> None:
+        finder = _DirectiveVariables()
+        visit(document, finder)
+        self._variables = tuple(sorted(finder.names))
+        roots = operation.selection_set.selections
+        # The document must live as long as this cache: keys hold ids of its nodes.
+        self._document = document
+        # Keys hold this number: the cache itself would keep the document alive.
+        self._number = next(_numbers)
+        self.has_one_root = len(roots) == 1 and isinstance(roots[0], FieldNode)
+        self.lru = lru
+
+    def plan(self, info: GraphQLResolveInfo[Any], kind: Any, build: Callable[[], tuple[Any, int]]) -> Any:
+        """The plan of this field; `build` compiles it and counts its columns. Raises NotCompiled."""
+        coerced = info.variable_values.coerced
+        # By nodes and not by path: one path leads through events of several types to several fields.
+        nodes = tuple(map(id, info.field_nodes))
+        values = tuple([coerced.get(name, Undefined) for name in self._variables])
+        key = (self._number, nodes, kind, values)
+        plan = self.lru.get(key)
+        if plan is None:
+            weight = KEY_WEIGHT + sum(map(sys.getsizeof, (nodes, *nodes, *values)))
+            try:
+                plan, columns = build()
+                weight += PLAN_WEIGHT + COLUMN_WEIGHT * columns
+            except NotCompiled:
+                plan = _NOT_COMPILED
+            self.lru.put(key, plan, weight)
+        if plan is _NOT_COMPILED:
+            raise NotCompiled
+        return plan
+
+    def statement(self, plan: int, shape: Any, build: Callable[[], Select[Any]]) -> Select[Any]:
+        """The statement of a plan, by its number, for requests of one shape."""
+        key = (plan, shape)
+        statement: Select[Any] | None = self.lru.get(key)
+        if statement is None:
+            statement = build()
+            elements = sum(1 for _ in iterate(statement))
+            self.lru.put(key, statement, KEY_WEIGHT + len(repr(shape.filter)) + ELEMENT_WEIGHT * elements)
+        return statement
+
+
+class _DirectiveVariables(Visitor):
+    """Collects the variables of directives. All others are parameters of statements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
+        if node.name.value == "if" and isinstance(node.value, VariableNode):
+            self.names.add(node.value.name.value)
+        return SKIP
