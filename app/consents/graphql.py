@@ -1,11 +1,10 @@
 """Hosted consents and their evidence in GraphQL."""
 
-from collections.abc import Hashable, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
-from sqlalchemy import Select, or_, select
+from sqlalchemy import false, or_, select
 from sqlmodel import col
 
 from app.auth.actor import Actor, Scope, visible
@@ -20,7 +19,7 @@ from app.graphql.compiled.declare import Many, ReadContext, compiled, computed, 
 from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Context, Info, Services
 from app.graphql.events import Event, event_type
-from app.graphql.inputs import given_values, require_bounded
+from app.graphql.filters import Filter, chosen, compared, names
 from app.graphql.nodes import Node, find, find_owner, shown, shows
 from app.graphql.pagination import Connection, nested_pages, page_request
 from app.meters.models import Meter as MeterRow
@@ -270,38 +269,21 @@ class HostedConsentRevokedEvent(Event):
 
 
 @strawberry.input
-class HostedConsentFilter:
+class HostedConsentFilter(Filter):
     """OR within a list, AND across; [] matches nothing, null everything."""
 
-    customer_ids: list[strawberry.ID] | None = None
+    customer_ids: list[strawberry.ID] | None = compared(col(models.HostedConsent.customer_id).in_)
     """Ids of customers, one of whom must have been asked: 1,000 at most."""
-    statuses: list[ConsentStatus] | None = None
+    statuses: list[ConsentStatus] | None = chosen(
+        lambda given, at: or_(false(), *(models.HostedConsent.has_status(one, at) for one in given))
+    )
     """Statuses, one of which the consent must have now."""
-    flow_types: list[ConsentFlowType] | None = None
+    flow_types: list[ConsentFlowType] | None = compared(col(models.HostedConsent.flow_type).in_, names)
     """Flow types, one of which the consent must have."""
-    valid: bool | None = None
+    valid: bool | None = chosen(
+        lambda given, at: models.HostedConsent.in_force(at) if given else ~models.HostedConsent.in_force(at)
+    )
     """Whether it must be valid now."""
-
-    def wanted(self) -> dict[str, Any]:
-        require_bounded(self)
-        flow_types = None if self.flow_types is None else [one.name for one in self.flow_types]
-        return given_values({"customer_id": self.customer_ids, "flow_type": flow_types})
-
-    def form(self) -> Hashable:
-        return (None if self.statuses is None else frozenset(self.statuses), self.valid)
-
-    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
-        model = models.HostedConsent
-        for name, values in wanted.items():
-            statement = statement.where(getattr(model, name).in_(values))
-        if self.statuses is not None:
-            states = [model.has_status(one, at) for one in self.statuses]
-            # An empty list matches nothing, as in every filter.
-            statement = statement.where(or_(*states) if states else col(model.id).is_(None))
-        if self.valid is not None:
-            in_force = model.in_force(at)
-            statement = statement.where(in_force if self.valid else ~in_force)
-        return statement
 
 
 @strawberry.type

@@ -1,11 +1,10 @@
 """Customers in GraphQL."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -18,8 +17,8 @@ from app.graphql.compiled.declare import compiled, computed, many, one
 from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
-from app.graphql.inputs import given, given_values, require_bounded
-from app.graphql.metadata import hiding_notes, label_values, labels_are
+from app.graphql.filters import Filter, compared, labelled
+from app.graphql.inputs import given
 from app.graphql.mutations import UserError, mutate
 from app.graphql.nodes import Node, find, shown, shows
 from app.graphql.pagination import Connection, nested_pages, page_request
@@ -126,26 +125,15 @@ class CustomerCreatedEvent(Event):
 
 
 @strawberry.input
-class CustomerFilter:
+class CustomerFilter(Filter):
     """OR within emails, AND across; [] matches nothing, null everything."""
 
-    emails: list[str] | None = None
+    emails: list[str] | None = compared(
+        func.lower(col(models.Customer.email)).in_, lambda given: [one.lower() for one in given]
+    )
     """Mail addresses, in upper or lower case: 1,000 at most."""
-    metadata: Metadata | None = None
+    metadata: Metadata | None = labelled(col(models.Customer.labels))
     """Keys and values, all of which the customer must have."""
-
-    def wanted(self) -> dict[str, Any]:
-        require_bounded(self)
-        lowered = None if self.emails is None else [one.lower() for one in self.emails]
-        return given_values({"email": lowered}) | label_values(self.metadata)
-
-    def form(self) -> None:
-        return None
-
-    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
-        if "email" in wanted:
-            statement = statement.where(func.lower(col(models.Customer.email)).in_(wanted["email"]))
-        return statement.where(labels_are(col(models.Customer.labels), wanted))
 
 
 @strawberry.type
@@ -167,8 +155,7 @@ class CustomerQueries:
     ) -> Connection[Customer]:
         """The account's customers, in the order of their ids."""
         request = page_request(first, after, last, before)
-        wanted = hiding_notes(filter, info.context.viewer, "emails")
-        return await connection(info, models.Customer, request, wanted)  # type: ignore[no-any-return]
+        return await connection(info, models.Customer, request, filter)  # type: ignore[no-any-return]
 
 
 @strawberry.input

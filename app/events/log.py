@@ -6,12 +6,13 @@ number is a proof of loss, and accounts never wait for each other. The price: on
 transaction at a time.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from sqlalchemy import (
+    ColumnElement,
     CursorResult,
     Select,
     Table,
@@ -76,31 +77,24 @@ class EventFilter:
             and (self.meter_ids is None or not self.meter_ids.isdisjoint(meter_ids))
         )
 
-    def values(self) -> dict[str, Collection[str]]:
-        """What it compares with, as it is stored, by the names that `narrow` takes."""
-        types = None if self.types is None else [kind.value for kind in self.types]
-        named = {"types": types, "customer_ids": self.customer_ids, "meter_ids": self.meter_ids}
-        return {name: values for name, values in named.items() if values is not None}
-
     def narrow(self, statement: Select[Any]) -> Select[Any]:
-        """The same as SQL over `EventRecord`."""
-        return narrow(statement, self.values())
+        """Narrows a statement over `EventRecord`."""
+        if self.types is not None:
+            statement = statement.where(col(EventRecord.type).in_([kind.value for kind in self.types]))
+        if self.customer_ids is not None:
+            statement = statement.where(col(EventRecord.customer_id).in_(self.customer_ids))
+        if self.meter_ids is not None:
+            statement = statement.where(names_meter_in(self.meter_ids))
+        return statement
 
 
-def narrow(statement: Select[Any], wanted: Mapping[str, Any]) -> Select[Any]:
-    """The events with these values of a filter, or what stands for them in SQL."""
-    if "types" in wanted:
-        statement = statement.where(col(EventRecord.type).in_(wanted["types"]))
-    if "customer_ids" in wanted:
-        statement = statement.where(col(EventRecord.customer_id).in_(wanted["customer_ids"]))
-    if "meter_ids" in wanted:
-        named = exists().where(
-            col(EventMeter.account_id) == EventRecord.account_id,
-            col(EventMeter.sequence) == EventRecord.sequence,
-            col(EventMeter.meter_id).in_(wanted["meter_ids"]),
-        )
-        statement = statement.where(named)
-    return statement
+def names_meter_in(meter_ids: Any) -> ColumnElement[bool]:
+    """The condition that an event names one of these meters."""
+    return exists().where(
+        col(EventMeter.account_id) == EventRecord.account_id,
+        col(EventMeter.sequence) == EventRecord.sequence,
+        col(EventMeter.meter_id).in_(meter_ids),
+    )
 
 
 @dataclass(frozen=True)

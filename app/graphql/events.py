@@ -4,13 +4,13 @@ A feature declares the type of its event with `@event_type(EventType.X)` above a
 nested objects as they are now; `data` is as of the event.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import strawberry
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlmodel import col
 from strawberry.scalars import JSON
 
@@ -20,9 +20,9 @@ from app.events import cursors, log
 from app.events.catalogue import EventType, catalogue, event_class
 from app.events.models import EventRecord, Stream
 from app.graphql.compiled.declare import Computed, One, ReadContext, column, compiled, computed
-from app.graphql.compiled.reads import connection, read_one
+from app.graphql.compiled.reads import connection, narrowed, read_one
 from app.graphql.context import Context, Info
-from app.graphql.inputs import require_bounded
+from app.graphql.filters import Filter, compared
 from app.graphql.nodes import Node, has_ids
 from app.graphql.pagination import Connection, PageRequest, page_of, page_request
 from app.graphql.scalars import Long
@@ -154,33 +154,18 @@ async def read_event(info: Info, identifier: str) -> Any:
 
 
 @strawberry.input
-class EventFilter:
+class EventFilter(Filter):
     """Match the event's record of when it happened. OR within a list, AND across; [] matches nothing, null
     everything."""
 
-    types: list[EventType] | None = None
+    types: list[EventType] | None = compared(
+        col(EventRecord.type).in_, lambda given: [kind.value for kind in given]
+    )
     """Kinds, one of which the event must be."""
-    meter_ids: list[strawberry.ID] | None = None
+    meter_ids: list[strawberry.ID] | None = compared(log.names_meter_in)
     """Ids of meters, one of which the event must be about: 1,000 at most."""
-    customer_ids: list[strawberry.ID] | None = None
+    customer_ids: list[strawberry.ID] | None = compared(col(EventRecord.customer_id).in_)
     """Ids of customers, one of whom the event must be about: 1,000 at most."""
-
-    def wanted(self) -> dict[str, Any]:
-        return {name: sorted(values) for name, values in self.rule().values().items()}
-
-    def form(self) -> None:
-        return None
-
-    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
-        return log.narrow(statement, wanted)
-
-    def rule(self) -> log.EventFilter:
-        require_bounded(self)
-        return log.EventFilter(
-            types=None if self.types is None else frozenset(self.types),
-            meter_ids=None if self.meter_ids is None else frozenset(map(str, self.meter_ids)),
-            customer_ids=None if self.customer_ids is None else frozenset(map(str, self.customer_ids)),
-        )
 
 
 async def _page_of_events(
@@ -189,7 +174,7 @@ async def _page_of_events(
     epoch, keyring = (await stream_of(context, viewer)).epoch, context.services.keyring
     statement = visible(select(EventRecord), viewer)
     if filter is not None:
-        statement = filter.rule().narrow(statement)
+        statement = narrowed(statement, filter, viewer)
     page = await page_of(
         context,
         statement,

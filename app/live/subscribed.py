@@ -10,7 +10,7 @@ from graphql.execution.values import get_argument_values
 
 from app.events.log import EventFilter
 from app.graphql.engine import Engine
-from app.graphql.inputs import require_few
+from app.graphql.filters import require_few
 from app.graphql.prepared_operation import PreparedOperation
 
 # How often a document names each of its variables: the definition counts as one.
@@ -40,7 +40,8 @@ def read(engine: Engine, prepared: PreparedOperation, variables: dict[str, Any] 
     if cursor_variable := _only_cursor(prepared, node):
         kept.pop(cursor_variable, None)
     wanted = arguments.get("filter") or {}
-    require_few(wanted)
+    for name, values in wanted.items():
+        require_few(name, values)
     return Asked(
         prepared=prepared,
         variables=variables,

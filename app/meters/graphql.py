@@ -1,16 +1,16 @@
 """Meters in GraphQL."""
 
-from collections.abc import Hashable, Mapping
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
-from sqlalchemy import Select, false, or_
+from sqlalchemy import false, or_
 from sqlmodel import col
 
 from app.auth.actor import Actor
 from app.consents import coverage
+from app.consents.coverage import MeterState
 from app.consents.models import Decision
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.core import clock
@@ -21,8 +21,7 @@ from app.graphql.compiled.declare import Computed, One, ReadContext, compiled, c
 from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
-from app.graphql.inputs import given_values, require_bounded
-from app.graphql.metadata import hiding_notes, label_values, labels_are
+from app.graphql.filters import Filter, chosen, compared, labelled, names
 from app.graphql.nodes import Node, find, find_owner, shown, shows
 from app.graphql.pagination import Connection, page_request
 from app.graphql.scalars import Metadata
@@ -203,71 +202,39 @@ class MeterCreatedEvent(Event):
 
 
 @strawberry.input
-class MeterFilter:
+class MeterFilter(Filter):
     """OR within a list, AND across; [] matches nothing, null everything."""
 
-    customer_ids: list[strawberry.ID] | None = None
+    customer_ids: list[strawberry.ID] | None = compared(col(models.Meter.customer_id).in_)
     """Ids of customers, to one of which the meter must belong: 1,000 at most."""
-    numbers: list[str] | None = None
+    numbers: list[str] | None = compared(
+        col(models.Meter.number).in_, lambda given: [_stored(one) for one in given]
+    )
     """Meter numbers in any form that createMeter takes: 1,000 at most."""
-    types: list[MeterType] | None = None
+    types: list[MeterType] | None = compared(col(models.Meter.type).in_, names)
     """Types, one of which the meter must have."""
-    statuses: list[MeterStatus] | None = None
+    statuses: list[MeterStatus] | None = chosen(
+        lambda given, state: or_(false(), *map(state.has_status, given)), MeterState
+    )
     """Statuses, one of which the meter must have now."""
-    data_sources: list[DataSource] | None = None
+    data_sources: list[DataSource] | None = compared(col(models.Meter.data_source).in_, names)
     """Sources, one of which the meter must have."""
-    metadata: Metadata | None = None
+    metadata: Metadata | None = labelled(col(models.Meter.labels))
     """Keys and values, all of which the meter must have."""
-    missing_consent: bool | None = None
+    missing_consent: bool | None = chosen(
+        lambda given, state: state.missing if given else ~state.missing, MeterState
+    )
     """The value that validityState.missingConsent must have now."""
-    expired_consent: bool | None = None
+    expired_consent: bool | None = chosen(
+        lambda given, state: state.expired if given else ~state.expired, MeterState
+    )
     """The value that validityState.expiredConsent must have now."""
-    is_disabled_by_user: bool | None = None
+    is_disabled_by_user: bool | None = chosen(lambda given, _: col(models.Meter.is_disabled).is_(given))
     """The value that validityState.isDisabledByUser must have."""
-    has_invalid_meter_number: bool | None = None
+    has_invalid_meter_number: bool | None = chosen(
+        lambda given, _: col(models.Meter.has_invalid_number).is_(given)
+    )
     """The value that validityState.hasInvalidMeterNumber must have."""
-
-    def wanted(self) -> dict[str, Any]:
-        require_bounded(self)
-        lists = {
-            "customer_id": self.customer_ids,
-            "number": None if self.numbers is None else [_stored(one) for one in self.numbers],
-            "type": None if self.types is None else [one.name for one in self.types],
-            "data_source": None if self.data_sources is None else [one.name for one in self.data_sources],
-        }
-        return given_values(lists) | label_values(self.metadata)
-
-    def form(self) -> Hashable:
-        statuses = None if self.statuses is None else frozenset(self.statuses)
-        flags = (self.is_disabled_by_user, self.has_invalid_meter_number)
-        return (statuses, self.missing_consent, self.expired_consent, *flags)
-
-    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
-        """OR within a list, AND across; [] matches nothing, null everything."""
-        for name in ("customer_id", "number", "type", "data_source"):
-            if name in wanted:
-                statement = statement.where(getattr(models.Meter, name).in_(wanted[name]))
-        statement = statement.where(labels_are(col(models.Meter.labels), wanted))
-        if self.is_disabled_by_user is not None:
-            statement = statement.where(col(models.Meter.is_disabled).is_(self.is_disabled_by_user))
-        if self.has_invalid_meter_number is not None:
-            statement = statement.where(
-                col(models.Meter.has_invalid_number).is_(self.has_invalid_meter_number)
-            )
-        return self._by_consent(statement, at)
-
-    def _by_consent(self, statement: Select[Any], at: Any) -> Select[Any]:
-        if self.statuses is None and self.missing_consent is None and self.expired_consent is None:
-            return statement
-        state = coverage.MeterState(at)
-        statement = state.joined(statement)
-        if self.statuses is not None:
-            statement = statement.where(or_(false(), *(state.has_status(one) for one in self.statuses)))
-        if self.missing_consent is not None:
-            statement = statement.where(state.missing if self.missing_consent else ~state.missing)
-        if self.expired_consent is not None:
-            statement = statement.where(state.expired if self.expired_consent else ~state.expired)
-        return statement
 
 
 def _stored(number: str) -> str:
@@ -297,5 +264,4 @@ class MeterQueries:
     ) -> Connection[Meter]:
         """The meters that the viewer may see, in the order of their ids."""
         request = page_request(first, after, last, before)
-        wanted = hiding_notes(filter, info.context.viewer, "customer_ids")
-        return await connection(info, models.Meter, request, wanted)  # type: ignore[no-any-return]
+        return await connection(info, models.Meter, request, filter)  # type: ignore[no-any-return]

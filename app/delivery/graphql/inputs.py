@@ -1,75 +1,54 @@
 """The inputs and payloads of the mutations over destinations and deliveries."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 import strawberry
-from sqlalchemy import Select
+from sqlmodel import col
 from strawberry.scalars import JSON
 
 from app.delivery.graphql.types import Delivery, EmailSubscription, Replay, WebhookEndpoint
 from app.delivery.queue import filters, models
 from app.delivery.queue.models import DeliveryStatus, Digest, EndpointStatus
 from app.events.catalogue import EventType
-from app.graphql.inputs import given_values, require_bounded
+from app.graphql.filters import Filter, compared
 from app.graphql.mutations import UserError
 from app.graphql.scalars import Metadata
 
 
+def _of_kind(prefix: str) -> Callable[[str], str]:
+    """An endpoint's id given as a subscription's must find nothing."""
+    return lambda identifier: identifier if identifier.startswith(prefix) else ""
+
+
+def _values(members: Sequence[Enum]) -> list[Any]:
+    return [member.value for member in members]
+
+
 @strawberry.input
-class DeliveryFilter:
+class DeliveryFilter(Filter):
     """OR within a list, AND across."""
 
-    webhook_endpoint_id: strawberry.ID | None = None
+    webhook_endpoint_id: strawberry.ID | None = compared(
+        col(models.Delivery.destination_id).__eq__, _of_kind("whe_")
+    )
     """The id of the webhook endpoint that they go to."""
-    email_subscription_id: strawberry.ID | None = None
+    email_subscription_id: strawberry.ID | None = compared(
+        col(models.Delivery.destination_id).__eq__, _of_kind("ems_")
+    )
     """The id of the email subscription that they go to."""
-    event_id: strawberry.ID | None = None
+    event_id: strawberry.ID | None = compared(col(models.Delivery.event_id).__eq__)
     """The id of the event that they carry, a test event's evt_test_… included."""
-    statuses: list[DeliveryStatus] | None = None
+    statuses: list[DeliveryStatus] | None = compared(col(models.Delivery.status).in_, _values)
     """Statuses, one of which they must have; [] matches nothing."""
-    created_from: datetime | None = None
+    created_from: datetime | None = compared(col(models.Delivery.created_at).__ge__)
     """When they were made at the earliest, inclusive."""
-    created_to: datetime | None = None
+    created_to: datetime | None = compared(col(models.Delivery.created_at).__lt__)
     """When they were made at the latest, exclusive."""
-    event_types: list[EventType] | None = None
+    event_types: list[EventType] | None = compared(col(models.Delivery.event_type).in_, _values)
     """Kinds of events, one of which they must carry; [] matches nothing."""
-
-    def wanted(self) -> dict[str, Any]:
-        require_bounded(self)
-        return given_values(
-            {
-                "endpoint_id": _of_kind(self.webhook_endpoint_id, "whe_"),
-                "subscription_id": _of_kind(self.email_subscription_id, "ems_"),
-                "event_id": self.event_id,
-                "statuses": None if self.statuses is None else [one.value for one in self.statuses],
-                "created_from": self.created_from,
-                "created_to": self.created_to,
-                "event_types": None if self.event_types is None else [one.value for one in self.event_types],
-            }
-        )
-
-    def form(self) -> None:
-        return None
-
-    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
-        delivery: Any = models.Delivery
-        tests: dict[str, Callable[[Any], Any]] = {
-            "endpoint_id": delivery.destination_id.__eq__,
-            "subscription_id": delivery.destination_id.__eq__,
-            "event_id": delivery.event_id.__eq__,
-            "statuses": delivery.status.in_,
-            "created_from": delivery.created_at.__ge__,
-            "created_to": delivery.created_at.__lt__,
-            "event_types": delivery.event_type.in_,
-        }
-        return statement.where(*(tests[name](value) for name, value in wanted.items()))
-
-
-def _of_kind(identifier: str | None, prefix: str) -> str | None:
-    """An endpoint's id given as a subscription's must find nothing."""
-    return identifier if identifier is None or identifier.startswith(prefix) else ""
 
 
 @strawberry.input

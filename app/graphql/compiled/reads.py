@@ -9,7 +9,7 @@ from typing import Any
 from graphql import FieldNode, GraphQLResolveInfo, get_named_type
 from sqlalchemy import Select, select
 
-from app.auth.actor import visible
+from app.auth.actor import Actor, visible
 from app.core import clock
 from app.db.raw_statements import padded
 from app.graphql.compiled import statements
@@ -18,9 +18,10 @@ from app.graphql.compiled.partial import ReadyValue, as_result
 from app.graphql.compiled.plan import Child, Plan, PlanRun
 from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.compiled.selection import Compiler
-from app.graphql.compiled.statements import Filter, Shape
+from app.graphql.compiled.statements import Shape
 from app.graphql.compiled.values import NotCompiled
 from app.graphql.context import Context, Info
+from app.graphql.filters import Filter
 from app.graphql.nodes import find, is_id_of, shown
 from app.graphql.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
 
@@ -62,11 +63,17 @@ async def connection(
         return await uncompiled()
     statement = visible(select(model).options(*options), viewer)
     if filter is not None:
-        wanted = filter.wanted()
-        statement = statements.narrowed(statement, filter, wanted, clock.now())
-        statement = statement.params(statements.wanted_parameters(wanted))
+        statement = narrowed(statement, filter, viewer)
     page = await page_of(context, statement, request, getattr(model, key), descending=descending)
     return Connection.of(page, lambda row: shown(row, viewer))
+
+
+def narrowed(statement: Select[Any], filter: Filter, viewer: Actor) -> Select[Any]:
+    """The statement narrowed by a filter of one request. Raises BadUserInput."""
+    form, values = filter.parts(viewer)
+    return statements.narrowed(statement, form, values, clock.now()).params(
+        statements.filter_parameters(values)
+    )
 
 
 async def read_one(
@@ -159,18 +166,17 @@ async def _page(
     context: Context, read: ReadContext, plan: Plan, request: PageRequest, filter: Filter | None
 ) -> Any:
     viewer = read.viewer
-    wanted = {} if filter is None else filter.wanted()
-    form = None if filter is None else (*wanted, filter.form())
+    form, values = (None, {}) if filter is None else filter.parts(viewer)
     shape = statements.shape_of(viewer, request, form)
 
     def build() -> Select[Any]:
-        return statements.listed(plan, viewer, request, filter, wanted)
+        return statements.listed(plan, viewer, request, form, values)
 
-    is_long = sum(len(one) for one in wanted.values() if isinstance(one, list)) > LONGEST_FILTER
-    statement = build() if is_long or len(wanted) > LONGEST_FILTER else _cached(context, plan, shape, build)
+    is_long = sum(len(one) for one in values.values() if isinstance(one, list)) > LONGEST_FILTER
+    statement = build() if is_long or len(values) > LONGEST_FILTER else _cached(context, plan, shape, build)
     await _begin(context, plan)
     parameters = statements.parameters(viewer, read.at) | statements.page_parameters(request)
-    parameters |= statements.wanted_parameters(wanted)
+    parameters |= statements.filter_parameters(values)
     rows = list(await context.rows(statement, parameters, alone=_is_alone(context, plan)))
     page = Page.cut(rows, request, id_cursor)
     return plan.shape(page, await _run(context, read, plan, page.rows))

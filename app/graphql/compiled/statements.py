@@ -1,9 +1,9 @@
 """Builds the SQL of a plan, once for all requests of one shape: they differ in parameters only."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import ColumnElement, Integer, Select, String, any_, bindparam, select, true
 from sqlalchemy.dialects.postgresql import array
@@ -17,26 +17,13 @@ from app.db.database import UtcDateTime
 from app.db.raw_statements import padded
 from app.graphql.compiled.declare import Columns, Listed, Many
 from app.graphql.compiled.plan import Plan, PlanTable
+from app.graphql.filters import Form
 from app.graphql.pagination import PageRequest, direction, narrow
-
-
-class Filter(Protocol):
-    """Narrows a statement over a model's rows, of which one serves all filters with the same form."""
-
-    def wanted(self) -> dict[str, Any]:
-        """What rows are compared with: texts, times and lists by name, each a parameter. Raises BadUserInput."""
-
-    def form(self) -> Hashable:
-        """What else it says, which decides over the statement."""
-
-    def narrow(self, statement: Select[Any], at: Any, wanted: Mapping[str, Any]) -> Select[Any]:
-        """`at` is the current time, or what stands for it in SQL; `wanted` what stands for the values."""
-
 
 ACCOUNT, CUSTOMER, AT = "request_account", "request_customer", "request_at"
 LIMIT, AFTER, BEFORE, PARENTS = "request_limit", "request_after", "request_before", "request_parents"
 ID, KEYS = "request_id", "request_keys"
-WANTED = "filter_"
+FILTER = "filter_"
 
 
 def parameters(viewer: Actor, at: datetime) -> dict[str, Any]:
@@ -48,9 +35,9 @@ def page_parameters(request: PageRequest) -> dict[str, Any]:
     return {LIMIT: request.limit + 1, AFTER: request.after, BEFORE: request.before}
 
 
-def wanted_parameters(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def filter_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """A filter's values by the names of their parameters."""
-    return {WANTED + name: padded(one) if isinstance(one, list) else one for name, one in wanted.items()}
+    return {FILTER + name: padded(one) if isinstance(one, list) else one for name, one in values.items()}
 
 
 class Shape(NamedTuple):
@@ -60,33 +47,33 @@ class Shape(NamedTuple):
     is_backwards: bool = False
     has_after: bool = False
     has_before: bool = False
-    filter: Hashable = None
+    filter: Form | None = None
 
 
-def shape_of(viewer: Actor, request: PageRequest | None = None, filter: Hashable = None) -> Shape:
+def shape_of(viewer: Actor, request: PageRequest | None = None, filter: Form | None = None) -> Shape:
     if request is None:
         return Shape(viewer.sees_whole_account)
     cursors = (request.after is not None, request.before is not None)
     return Shape(viewer.sees_whole_account, request.backwards, *cursors, filter)
 
 
-def narrowed(statement: Select[Any], filter: Filter, wanted: Mapping[str, Any], at: Any) -> Select[Any]:
-    """By a filter whose values, such as these, are parameters."""
-    return filter.narrow(statement, at, {name: _wanted(name, one) for name, one in wanted.items()})
+def narrowed(statement: Select[Any], filter: Form, values: Mapping[str, Any], at: Any) -> Select[Any]:
+    """Narrows a statement by a filter whose values, such as these, are parameters."""
+    return filter.narrow(statement, at, {name: _parameter(name, one) for name, one in values.items()})
 
 
 def listed(
     plan: Plan,
     viewer: Actor,
     request: PageRequest,
-    filter: Filter | None = None,
-    wanted: Mapping[str, Any] = MappingProxyType({}),
+    filter: Form | None = None,
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> Select[Any]:
     """One page of the plan's rows, in reading direction."""
     template, key = _template(request), getattr(plan.model, plan.key)
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     if filter is not None:
-        rows = narrowed(rows, filter, wanted, _now())
+        rows = narrowed(rows, filter, values, _now())
     rows = narrow(rows, key, template, plan.descending).order_by(direction(key, template, plan.descending))
     page = rows.limit(bindparam(LIMIT, type_=Integer())).subquery("page")
     return _with_relations(plan, viewer, page).order_by(
@@ -123,8 +110,8 @@ def nested(
         linked, key = table.join(many.through.__table__, many.on), many.key
     seen = replacement_traverse(plan.model.seen_by(_viewer(viewer)), {}, _unsearched_of(table))
     # By the average number of rows of a parent, PostgreSQL may read those of all parents in the order of their keys
-    # until it has met enough of one. Ordering by the parent first rules that out, as only an index by parents has this order,
-    # but PostgreSQL drops a column from the order that is compared by a plain equality.
+    # until it has met enough of one. Ordering by the parent first rules that out, as only an index by parents has that
+    # order, but PostgreSQL drops a column from the order that is compared by a plain equality.
     mine = many.parent == (parents.c.id if on_sqlite else any_(array([parents.c.id])))
 
     def page_of_each(*columns: Any) -> Select[Any]:
@@ -220,10 +207,10 @@ def _viewer(viewer: Actor) -> Actor:
     return Actor(cast(Any, bindparam(ACCOUNT)), viewer.scopes, customer_id=customer)
 
 
-def _wanted(name: str, value: Any) -> Any:
-    # Without a type it takes that of the column it is compared with; but keys of metadata are no columns.
+def _parameter(name: str, value: Any) -> Any:
+    # Without a type it takes that of the column that it is compared with; but keys of metadata are no columns.
     type_ = String() if isinstance(value, str) else None
-    return bindparam(WANTED + name, type_=type_, expanding=isinstance(value, list))
+    return bindparam(FILTER + name, type_=type_, expanding=isinstance(value, list))
 
 
 def _template(request: PageRequest) -> PageRequest:
