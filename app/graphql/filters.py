@@ -13,7 +13,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import strawberry
 from pydantic.alias_generators import to_camel
@@ -80,7 +80,7 @@ def _field(condition: _Compared | _Chosen) -> Any:
 class Form(NamedTuple):
     """The part of a filter that its statement is built of."""
 
-    filter: type["Filter"]
+    filter: Any
     # Each given field with the value of its choice, or the keys of its parameters.
     fields: tuple[tuple[str, Hashable], ...]
 
@@ -109,7 +109,7 @@ class Filter:
         """The form, and the values of its parameters. Raises BadUserInput."""
         fields: list[tuple[str, Hashable]] = []
         values: dict[str, Any] = {}
-        for name, (graphql_name, condition) in _conditions(type(self)).items():
+        for name, (graphql_name, condition) in _conditions(cast(Any, type(self))).items():
             given = getattr(self, name)
             if given is None:
                 continue
