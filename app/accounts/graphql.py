@@ -12,12 +12,11 @@ from app.accounts.models import UserRole
 from app.auth.actor import Actor, Scope, visible
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.models import EventRecord
-from app.graphql.compiled.declare import compiled, one
+from app.graphql.compiled.declare import to_one
 from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
-from app.graphql.nodes import Node, find, shown, shows
+from app.graphql.nodes import Node, find, row_type, shown
 from app.graphql.pagination import Connection, page_request
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ strawberry.enum(Scope)
 strawberry.enum(UserRole)
 
 
-@shows(models.Account, "acc")
-@compiled(models.Account)
+@row_type(models.Account, "acc")
 @strawberry.type
 class Account(Node):
     """A company that builds on the platform."""
@@ -42,13 +40,8 @@ class Account(Node):
     """An https link to the company's logo."""
     created_at: datetime
 
-    @classmethod
-    def of(cls, row: models.Account, viewer: Actor) -> "Account":
-        return cls(id=strawberry.ID(row.id), name=row.name, logo_url=row.logo_url, created_at=row.created_at)
 
-
-@shows(models.User, "usr")
-@compiled(models.User)
+@row_type(models.User, "usr")
 @strawberry.type
 class User(Node):
     """Users receive mail and name who did what."""
@@ -65,21 +58,8 @@ class User(Node):
     created_at: datetime
     updated_at: datetime
 
-    @classmethod
-    def of(cls, row: models.User, viewer: Actor) -> "User":
-        return cls(
-            id=strawberry.ID(row.id),
-            email=row.email,
-            name=row.name,
-            role=UserRole(row.role),
-            email_confirmed_at=row.email_confirmed_at,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
 
-
-@shows(models.ApiKey, "key")
-@compiled(models.ApiKey)
+@row_type(models.ApiKey, "key")
 @strawberry.type
 class ApiKey(Node):
     """A key that opens the account; only hashes of its secrets are kept."""
@@ -98,19 +78,6 @@ class ApiKey(Node):
     """When it stops working; null: never."""
     revoked_at: datetime | None
     """When it was revoked; null while it is not."""
-
-    @classmethod
-    def of(cls, row: models.ApiKey, viewer: Actor) -> "ApiKey":
-        return cls(
-            id=strawberry.ID(row.id),
-            name=row.name,
-            prefix=row.prefix,
-            scopes=[Scope(scope) for scope in row.scopes],
-            created_at=row.created_at,
-            last_used_at=row.last_used_at,
-            expires_at=row.expires_at,
-            revoked_at=row.revoked_at,
-        )
 
 
 @strawberry.type
@@ -151,29 +118,21 @@ class Viewer:
 
 
 @event_type(EventType.USER_CREATED)
-@compiled(EventRecord, user=one("subject_id"))
 @strawberry.type
 class UserCreatedEvent(Event):
     """A user was created."""
 
-    @strawberry.field
-    async def user(self, info: Info) -> User | None:
-        """The user as of now; null once deleted."""
-        row = await find(info.context, self.viewer, models.User, self.record.subject_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
+    user: User | None = to_one("subject_id")
+    """The user as of now; null once deleted."""
 
 
 @event_type(EventType.API_KEYS_ROTATED)
-@compiled(EventRecord, api_key=one("subject_id"))
 @strawberry.type
 class ApiKeysRotatedEvent(Event):
     """An API key got a new secret."""
 
-    @strawberry.field
-    async def api_key(self, info: Info) -> ApiKey | None:
-        """The key as of now."""
-        row = await find(info.context, self.viewer, models.ApiKey, self.record.subject_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
+    api_key: ApiKey | None = to_one("subject_id")
+    """The key as of now."""
 
 
 @strawberry.type

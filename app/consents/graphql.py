@@ -1,27 +1,26 @@
 """Hosted consents and their evidence in GraphQL."""
 
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import strawberry
-from sqlalchemy import false, or_, select
+from sqlalchemy import false, or_
 from sqlmodel import col
 
-from app.auth.actor import Actor, Scope, visible
+from app.auth.actor import Scope
 from app.consents import actions, documents, models
 from app.consents.evidence import evidence_url
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus, Decision
 from app.core import clock
-from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.models import EventRecord
-from app.graphql.compiled.declare import Many, ReadContext, compiled, computed, one
+from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.compiled.reads import connection, read_one
-from app.graphql.context import Context, Info, Services
+from app.graphql.compiled.sources import ReadContext
+from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, chosen, compared, names
-from app.graphql.nodes import Node, find, find_owner, shown, shows
-from app.graphql.pagination import Connection, nested_pages, page_request
+from app.graphql.nodes import Node, row_type, shown
+from app.graphql.pagination import Connection, page_request
 from app.meters.models import Meter as MeterRow
 
 if TYPE_CHECKING:
@@ -36,37 +35,19 @@ for _kind in (ConsentFlowType, ConsentStatus, ConsentMethod):
 
 
 def _link(
-    services: Services, viewer: Actor, identifier: str, status: ConsentStatus, token_encrypted: str
+    read: ReadContext, identifier: str, decision: str, expires_at: datetime, token_encrypted: str
 ) -> str | None:
-    may = viewer.may(Scope.WRITE) or viewer.consent_id == identifier
+    status = Decision(decision, expires_at).status(read.at)
+    may = read.viewer.may(Scope.WRITE) or read.viewer.consent_id == identifier
     if status is not ConsentStatus.PENDING or not may:
         return None
-    return f"{services.public_url}/consents/{services.keyring.decrypt(token_encrypted)}"
+    return f"{read.services.public_url}/consents/{read.services.keyring.decrypt(token_encrypted)}"
 
 
-def _compiled_link(
-    asked: ReadContext, identifier: str, decision: str, expires_at: datetime, token: str
-) -> Any:
-    status = Decision(decision, expires_at).status(asked.at)
-    return _link(asked.services, asked.viewer, identifier, status, token)
+_DECISION = ("decision", "expires_at")
 
 
-@shows(models.HostedConsent, "hc")
-@compiled(
-    models.HostedConsent,
-    flow_code=computed(lambda _, name: ConsentFlowType[name].value, "flow_type"),
-    status=computed(lambda asked, *decision: Decision(*decision).status(asked.at), "decision", "expires_at"),
-    valid=computed(lambda asked, *decision: Decision(*decision).is_valid(asked.at), "decision", "expires_at"),
-    consented_at=computed(lambda _, *decided: models.consented_at(*decided), "decision", "decided_at"),
-    link=computed(_compiled_link, "id", "decision", "expires_at", "token_encrypted"),
-    customer=one("customer_id"),
-    meters=Many(
-        ConsentMeter.hosted_consent_id,
-        ConsentMeter,
-        col(ConsentMeter.meter_id) == col(MeterRow.id),
-        col(ConsentMeter.meter_id),
-    ),
-)
+@row_type(models.HostedConsent, "hc")
 @strawberry.type
 class HostedConsent(Node):
     """An end customer's consent to have its meters read."""
@@ -76,11 +57,11 @@ class HostedConsent(Node):
     """The purpose, which the page shows."""
     flow_type: ConsentFlowType
     """The meters that it covers."""
-    flow_code: str
+    flow_code: str = computed(lambda _, name: ConsentFlowType[name].value, "flow_type")
     """The same as a code, such as gb.residential.specific."""
-    status: ConsentStatus
+    status: ConsentStatus = computed(lambda read, *decision: Decision(*decision).status(read.at), *_DECISION)
     """How it stands now."""
-    valid: bool
+    valid: bool = computed(lambda read, *decision: Decision(*decision).is_valid(read.at), *_DECISION)
     """Approved, not revoked, not past the end of its expiry day in the UK."""
     meter_numbers: list[str]
     """The numbers that it names, in their stored form."""
@@ -100,7 +81,9 @@ class HostedConsent(Node):
     """The job title of the person who decides."""
     page_version: str | None
     """The version of the page that was shown, for audits."""
-    consented_at: datetime | None
+    consented_at: datetime | None = computed(
+        lambda _, *decided: models.consented_at(*decided), "decision", "decided_at"
+    )
     """When it was given; null while it was not."""
     revoked_at: datetime | None
     """When it was revoked; null while it is not."""
@@ -108,77 +91,20 @@ class HostedConsent(Node):
     """The reason that was given for revoking it."""
     created_at: datetime
     updated_at: datetime
-    row: strawberry.Private[models.HostedConsent]
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.HostedConsent, viewer: Actor) -> "HostedConsent":
-        status = row.status(clock.now())
-        return cls(
-            id=strawberry.ID(row.id),
-            description=row.description,
-            flow_type=ConsentFlowType[row.flow_type],
-            flow_code=ConsentFlowType[row.flow_type].value,
-            status=status,
-            valid=status is ConsentStatus.APPROVED,
-            meter_numbers=row.meter_numbers,
-            expiry=row.expiry,
-            redirect_url=row.redirect_url,
-            consent_method=ConsentMethod(row.consent_method),
-            consentee_full_name=row.consentee_full_name,
-            consentee_email=row.consentee_email,
-            consentee_email_verified=row.consentee_email_verified,
-            consentee_job_title=row.consentee_job_title,
-            page_version=row.page_version,
-            consented_at=row.consented_at,
-            revoked_at=row.revoked_at,
-            revocation_reason=row.revocation_reason,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            row=row,
-            viewer=viewer,
-        )
-
-    @strawberry.field
-    def link(self, info: Info) -> str | None:
-        """The page where it is decided: only while pending, to WRITE keys and the end customer's own token."""
-        return _link(info.context.services, self.viewer, self.row.id, self.status, self.row.token_encrypted)
-
-    @strawberry.field
-    async def customer(self, info: Info) -> LazyCustomer:
-        """The customer who is asked."""
-        found: Customer = await find_owner(info.context, self.viewer, CustomerRow, self.row.customer_id)
-        return found
-
-    @strawberry.field
-    async def meters(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection[LazyMeter]:
-        """The meters that it covers, in the order of their ids."""
-        request = page_request(first, after, last, before)
-        covers, viewer, context = col(ConsentMeter.hosted_consent_id), self.viewer, info.context
-
-        async def load(consent_ids: list[str]) -> Any:
-            statement = visible(
-                select(MeterRow).join(ConsentMeter, col(ConsentMeter.meter_id) == col(MeterRow.id)), viewer
-            )
-            return await nested_pages(context, statement, request, col(MeterRow.id), covers, consent_ids)
-
-        page = await context.loader(("meters of consent", request, viewer), load).load(self.row.id)
-        return Connection.of(page, lambda row: shown(row, viewer))
+    link: str | None = computed(_link, "id", *_DECISION, "token_encrypted")
+    """The page where it is decided: only while pending, to WRITE keys and the end customer's own token."""
+    customer: LazyCustomer = to_one("customer_id")
+    """The customer who is asked."""
+    meters: Connection[LazyMeter] = to_many(
+        ConsentMeter.hosted_consent_id,
+        through=ConsentMeter,
+        on=col(ConsentMeter.meter_id) == col(MeterRow.id),
+        key=col(ConsentMeter.meter_id),
+    )
+    """The meters that it covers, in the order of their ids."""
 
 
-@shows(models.Evidence, "evd")
-@compiled(
-    models.Evidence,
-    hosted_consent=one("hosted_consent_id"),
-    url=computed(lambda asked, consent_id: evidence_url(asked.services, consent_id), "hosted_consent_id"),
-)
+@row_type(models.Evidence, "evd")
 @strawberry.type
 class HostedConsentEvidence(Node):
     """The document that proves a consent: made at a digital approval, or uploaded."""
@@ -195,77 +121,32 @@ class HostedConsentEvidence(Node):
     page_version: str | None
     """The version of the page that was shown; null for an upload."""
     created_at: datetime
-    row: strawberry.Private[models.Evidence]
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.Evidence, viewer: Actor) -> "HostedConsentEvidence":
-        return cls(
-            id=strawberry.ID(row.id),
-            file_name=row.file_name,
-            content_type=row.content_type,
-            size=row.size,
-            sha256=row.sha256,
-            page_version=row.page_version,
-            created_at=row.created_at,
-            row=row,
-            viewer=viewer,
-        )
-
-    @strawberry.field
-    async def hosted_consent(self, info: Info) -> HostedConsent:
-        """The consent that it proves."""
-        row = await find(info.context, self.viewer, models.HostedConsent, self.row.hosted_consent_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    def url(self, info: Info) -> str:
-        """The address to download it from, with a key or the consent's token."""
-        return evidence_url(info.context.services, self.row.hosted_consent_id)
-
-
-async def _consent_of(event: Event, context: Context) -> Any:
-    row = await find(context, event.viewer, models.HostedConsent, event.record.subject_id)
-    return shown(row, event.viewer)
-
-
-async def _customer_of(event: Event, context: Context) -> Any:
-    row = await find(context, event.viewer, CustomerRow, event.record.customer_id or "")
-    return shown(row, event.viewer)
+    hosted_consent: HostedConsent = to_one("hosted_consent_id")
+    """The consent that it proves."""
+    url: str = computed(lambda read, consent_id: evidence_url(read.services, consent_id), "hosted_consent_id")
+    """The address to download it from, with a key or the consent's token."""
 
 
 @event_type(EventType.HOSTED_CONSENT_APPROVED)
-@compiled(EventRecord, hosted_consent=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class HostedConsentApprovedEvent(Event):
     """A consent was given."""
 
-    @strawberry.field
-    async def hosted_consent(self, info: Info) -> HostedConsent | None:
-        """The consent as of now; null once deleted."""
-        return await _consent_of(self, info.context)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def customer(self, info: Info) -> LazyCustomer | None:
-        """The consent's customer as of now; null once deleted."""
-        return await _customer_of(self, info.context)  # type: ignore[no-any-return]
+    hosted_consent: HostedConsent | None = to_one("subject_id")
+    """The consent as of now; null once deleted."""
+    customer: LazyCustomer | None = to_one("customer_id")
+    """The consent's customer as of now; null once deleted."""
 
 
 @event_type(EventType.HOSTED_CONSENT_REVOKED)
-@compiled(EventRecord, hosted_consent=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class HostedConsentRevokedEvent(Event):
     """A consent was revoked."""
 
-    @strawberry.field
-    async def hosted_consent(self, info: Info) -> HostedConsent | None:
-        """The consent as of now; null once deleted."""
-        return await _consent_of(self, info.context)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def customer(self, info: Info) -> LazyCustomer | None:
-        """The consent's customer as of now; null once deleted."""
-        return await _customer_of(self, info.context)  # type: ignore[no-any-return]
+    hosted_consent: HostedConsent | None = to_one("subject_id")
+    """The consent as of now; null once deleted."""
+    customer: LazyCustomer | None = to_one("customer_id")
+    """The consent's customer as of now; null once deleted."""
 
 
 @strawberry.input

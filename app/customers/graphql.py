@@ -4,24 +4,23 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
-from sqlalchemy import func, select
+from sqlalchemy import func
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor, visible
+from app.auth.actor import Actor
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
 from app.events.catalogue import EventType
-from app.events.models import EventRecord
-from app.graphql.compiled.declare import compiled, computed, many, one
+from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, compared, labelled
 from app.graphql.inputs import given
 from app.graphql.mutations import UserError, mutate
-from app.graphql.nodes import Node, find, shown, shows
-from app.graphql.pagination import Connection, nested_pages, page_request
+from app.graphql.nodes import Node, row_type
+from app.graphql.pagination import Connection, page_request
 from app.graphql.scalars import Metadata
 from app.meters.models import Meter as MeterRow
 
@@ -33,13 +32,7 @@ LazyMeter = Annotated["Meter", strawberry.lazy("app.meters.graphql")]
 LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.graphql")]
 
 
-@shows(models.Customer, "cus")
-@compiled(
-    models.Customer,
-    metadata=computed(lambda asked, labels: labels if asked.viewer.sees_notes else {}, "labels"),
-    meters=many(MeterRow.customer_id),
-    hosted_consents=many(HostedConsentRow.customer_id),
-)
+@row_type(models.Customer, "cus")
 @strawberry.type
 class Customer(Node):
     """A person or company whose meters the account works with."""
@@ -53,75 +46,23 @@ class Customer(Node):
     """The customer's postal address."""
     logo_url: str | None
     """An https link to the customer's logo."""
-    metadata: Metadata
+    metadata: Metadata = computed(lambda read, labels: labels if read.viewer.sees_notes else {}, "labels")
     """The account's own keys and values; {} to a viewer bound to one customer."""
     created_at: datetime
     updated_at: datetime
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.Customer, viewer: Actor) -> "Customer":
-        return cls(
-            id=strawberry.ID(row.id),
-            name=row.name,
-            email=row.email,
-            address=row.address,
-            logo_url=row.logo_url,
-            metadata=Metadata(row.labels if viewer.sees_notes else {}),
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            viewer=viewer,
-        )
-
-    @strawberry.field
-    async def meters(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection[LazyMeter]:
-        """The customer's meters, in the order of their ids."""
-        return await self._nested(info, MeterRow, page_request(first, after, last, before))  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def hosted_consents(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection[LazyHostedConsent]:
-        """The consents that the customer was asked for, in the order of their ids."""
-        return await self._nested(info, HostedConsentRow, page_request(first, after, last, before))  # type: ignore[no-any-return]
-
-    async def _nested(self, info: Info, model: Any, request: Any) -> Any:
-        """One page of each customer's rows of a model, for all customers of the answer at once."""
-
-        async def load(customer_ids: list[str]) -> Any:
-            statement = visible(select(model), self.viewer)
-            return await nested_pages(
-                info.context, statement, request, model.id, model.customer_id, customer_ids
-            )
-
-        loader = info.context.loader((model, "of customer", request, self.viewer), load)
-        page = await loader.load(str(self.id))
-        return Connection.of(page, lambda row: shown(row, self.viewer))
+    meters: Connection[LazyMeter] = to_many(MeterRow.customer_id)
+    """The customer's meters, in the order of their ids."""
+    hosted_consents: Connection[LazyHostedConsent] = to_many(HostedConsentRow.customer_id)
+    """The consents that the customer was asked for, in the order of their ids."""
 
 
 @event_type(EventType.CUSTOMER_CREATED)
-@compiled(EventRecord, customer=one("subject_id"))
 @strawberry.type
 class CustomerCreatedEvent(Event):
     """A customer was created."""
 
-    @strawberry.field
-    async def customer(self, info: Info) -> Customer | None:
-        """The customer as of now; null once deleted."""
-        row = await find(info.context, self.viewer, models.Customer, self.record.subject_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
+    customer: Customer | None = to_one("subject_id")
+    """The customer as of now; null once deleted."""
 
 
 @strawberry.input

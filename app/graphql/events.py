@@ -7,7 +7,7 @@ nested objects as they are now; `data` is as of the event.
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import strawberry
 from sqlalchemy import select
@@ -15,15 +15,15 @@ from sqlmodel import col
 from strawberry.scalars import JSON
 
 from app.auth.actor import Actor, visible
-from app.core.ids import is_id
 from app.events import cursors, log
 from app.events.catalogue import EventType, catalogue, event_class
 from app.events.models import EventRecord, Stream
-from app.graphql.compiled.declare import Computed, One, ReadContext, column, compiled, computed
+from app.graphql.compiled.declare import column, computed
 from app.graphql.compiled.reads import connection, narrowed, read_one
+from app.graphql.compiled.sources import Computed, One, ReadContext, sourced
 from app.graphql.context import Context, Info
 from app.graphql.filters import Filter, compared
-from app.graphql.nodes import Node, has_ids
+from app.graphql.nodes import Node, find, row_type
 from app.graphql.pagination import Connection, PageRequest, page_of, page_request
 from app.graphql.scalars import Long
 
@@ -34,58 +34,64 @@ strawberry.enum(EventType)
 _types: dict[str, type["Event"]] = {}
 
 
-def _sequence_for(viewer: Actor, sequence: int) -> Long | None:
-    return Long(sequence) if viewer.sees_whole_account else None
+def _cursor(read: ReadContext, account_id: str, sequence: int, epoch: str) -> str:
+    return cursors.encode(read.services.keyring, account_id, epoch, sequence)
 
 
-def _data_for(viewer: Actor, name: str, data: dict[str, Any]) -> dict[str, Any]:
-    return data if viewer.sees_notes else event_class(name).without_notes(data)
+async def stream_of(context: Context, viewer: Actor) -> Stream:
+    """The viewer's stream, read once per operation."""
+
+    async def load(account_ids: list[str]) -> list[Stream]:
+        rows = await context.execute(select(Stream).where(col(Stream.account_id).in_(account_ids)))
+        found = {row.account_id: row for row in rows.scalars()}
+        return [found[one] for one in account_ids]
+
+    return await context.loader("stream", load).load(viewer.account_id)
 
 
-def _cursor(asked: ReadContext, account_id: str, sequence: int, epoch: str) -> str:
-    return cursors.encode(asked.services.keyring, account_id, epoch, sequence)
+async def find_event(context: Context, viewer: Actor, identifier: str) -> "Event | None":
+    """The event with this id, None if the viewer sees none."""
+    record = await find(context, viewer, EventRecord, identifier)
+    if record is None:
+        return None
+    return show_event(context, record, (await stream_of(context, viewer)).epoch, viewer)
 
 
-has_ids(EventRecord, "evt")
-
-# Not scoped, because whoever sees an event sees its place in the log.
-THE_STREAM = One(
-    key="account_id", on=lambda event, stream, _: stream("account_id") == event("account_id"), scoped=False
+# A viewer that sees an event sees its place in the log, so the scope is not checked again.
+_STREAM = One(
+    key="account_id",
+    on=lambda event, stream, _: stream("account_id") == event("account_id"),
+    model=Stream,
+    scoped=False,
 )
+_CURSOR = Computed(_cursor, ("account_id", "sequence"), of=_STREAM, of_columns=("epoch",))
 
 
-@compiled(
-    EventRecord,
-    by="type",
-    variants=_types,
-    type=computed(lambda _, name: EventType(name), "type"),
-    name=column("type"),
-    sequence=computed(lambda asked, sequence: _sequence_for(asked.viewer, sequence), "sequence"),
-    data=computed(lambda asked, name, data: _data_for(asked.viewer, name, data), "type", "data"),
-    cursor=Computed(
-        _cursor, ("account_id", "sequence"), of=THE_STREAM, of_model=Stream, of_columns=("epoch",)
-    ),
-)
+@row_type(EventRecord, "evt", find=find_event, by="type", variants=_types)
 @strawberry.interface
 class Event(Node):
     """One entry of the account's event log."""
 
     id: strawberry.ID
-    type: EventType
+    type: EventType = computed(lambda _, name: EventType(name), "type")
     """Its kind."""
-    name: str
+    name: str = column("type")
     """Its kind by the dotted name, such as meter_data.received."""
-    sequence: Long | None
+    sequence: Long | None = computed(
+        lambda read, sequence: Long(sequence) if read.viewer.sees_whole_account else None, "sequence"
+    )
     """1, 2, 3 … within the account without a gap; null for a viewer bound to one customer."""
-    cursor: str
+    cursor: str = strawberry.field(metadata=sourced(_CURSOR))
     """Its place in the log: pages, streams and replays begin just after it."""
     occurred_at: datetime
     """When it was recorded, at the end of its change's transaction."""
-    data: JSON
+    data: JSON = computed(
+        lambda read, name, data: data if read.viewer.sees_notes else event_class(name).without_notes(data),
+        "type",
+        "data",
+    )
     """The catalogue's data as of the event: the payload of a webhook without a selection. A viewer bound to one
     customer is shown no metadata in it, nor a meter's description."""
-    record: strawberry.Private[EventRecord]
-    viewer: strawberry.Private[Actor]
 
 
 def event_type(kind: EventType) -> Callable[[C], C]:
@@ -104,53 +110,8 @@ def event_types() -> list[type[Event]]:
 
 def show_event(context: Context, record: EventRecord, epoch: str, viewer: Actor) -> Event:
     """A record as its GraphQL type."""
-    keyring = context.services.keyring
-    return _types[record.type](
-        id=strawberry.ID(record.id),
-        type=EventType(record.type),
-        name=record.type,
-        sequence=_sequence_for(viewer, record.sequence),
-        cursor=cursors.encode(keyring, record.account_id, epoch, record.sequence),
-        occurred_at=record.occurred_at,
-        data=cast(JSON, _data_for(viewer, record.type, record.data)),
-        record=record,
-        viewer=viewer,
-    )
-
-
-async def stream_of(context: Context, viewer: Actor) -> Stream:
-    """The viewer's stream, read once per operation."""
-
-    async def load(account_ids: list[str]) -> list[Stream]:
-        rows = await context.execute(select(Stream).where(col(Stream.account_id).in_(account_ids)))
-        found = {row.account_id: row for row in rows.scalars()}
-        return [found[one] for one in account_ids]
-
-    return await context.loader("stream", load).load(viewer.account_id)
-
-
-async def find_event(context: Context, viewer: Actor, identifier: str) -> Event | None:
-    """The event with this id if the viewer may see it."""
-    if not is_id(identifier, "evt"):
-        return None
-
-    async def load(ids: list[str]) -> list[EventRecord | None]:
-        statement = visible(select(EventRecord), viewer).where(col(EventRecord.id).in_(ids))
-        found = {row.id: row for row in (await context.execute(statement)).scalars()}
-        return [found.get(one) for one in ids]
-
-    record = await context.loader(("event", viewer), load).load(identifier)
-    if record is None:
-        return None
-    return show_event(context, record, (await stream_of(context, viewer)).epoch, viewer)
-
-
-async def read_event(info: Info, identifier: str) -> Any:
-    """The event with this id for a root field."""
-    context = info.context
-    return await read_one(
-        info, EventRecord, identifier, lambda: find_event(context, context.viewer, identifier)
-    )
+    cursor = cursors.encode(context.services.keyring, record.account_id, epoch, record.sequence)
+    return _types[record.type].of(record, viewer, cursor=cursor)
 
 
 @strawberry.input
@@ -231,7 +192,7 @@ class EventQueries:
     @strawberry.field
     async def event(self, info: Info, id: strawberry.ID) -> Event | None:
         """The event with this id; null if there is none, or it is past retention."""
-        return await read_event(info, id)  # type: ignore[no-any-return]
+        return await read_one(info, EventRecord, id)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def events(

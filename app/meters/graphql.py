@@ -1,5 +1,6 @@
 """Meters in GraphQL."""
 
+from collections.abc import Callable
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +15,14 @@ from app.consents.coverage import MeterState
 from app.consents.models import Decision
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.core import clock
-from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.models import EventRecord
-from app.graphql.compiled.declare import Computed, One, ReadContext, compiled, computed, one
+from app.graphql.compiled.declare import computed, to_one
 from app.graphql.compiled.reads import connection, read_one
-from app.graphql.context import Info
+from app.graphql.compiled.sources import One, ReadContext, sourced
+from app.graphql.context import Context, Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, chosen, compared, labelled, names
-from app.graphql.nodes import Node, find, find_owner, shown, shows
+from app.graphql.nodes import Node, row_type, shown
 from app.graphql.pagination import Connection, page_request
 from app.graphql.scalars import Metadata
 from app.meters import models, numbers
@@ -58,35 +58,41 @@ class MeterValidityState:
     """Whether it has a gas number that fails its check, which is accepted all the same."""
 
 
-# Not scoped, because whoever sees a meter sees the consent that counts for it.
-THE_ONE_THAT_COUNTS = One(
-    on=lambda meter, consent, at: consent("id") == coverage.counting(meter("id"), at), scoped=False
+async def _find_counting(context: Context, viewer: Actor, meter: models.Meter) -> HostedConsentRow | None:
+    """One statement for all meters of the response."""
+
+    async def load(meter_ids: list[str]) -> list[HostedConsentRow | None]:
+        best: dict[str, HostedConsentRow] = {}
+        for meter_id, consent in await context.execute(coverage.linked_consents(meter_ids, clock.now())):
+            best.setdefault(meter_id, consent)
+        return [best.get(one) for one in meter_ids]
+
+    return await context.loader("counting consent", load).load(meter.id)
+
+
+# A viewer that sees a meter sees the consent that counts for it, so the scope is not checked again.
+COUNTING_CONSENT = One(
+    on=lambda meter, consent, at: consent("id") == coverage.counting(meter("id"), at),
+    find=_find_counting,
+    model=HostedConsentRow,
+    scoped=False,
 )
 
 
-def _of_standing(value: Any) -> Computed:
-    """A function of the meter's flags and the consent that counts."""
+def _by_consent(value: Callable[[models.MeterFlags, Decision | None, datetime], Any]) -> Any:
+    """A function of the meter's flags, the consent that counts, and the time."""
 
-    def computed(
-        asked: ReadContext, is_disabled: bool, invalid: bool, decision: str | None, expires_at: Any
+    def of_columns(
+        read: ReadContext, is_disabled: bool, invalid: bool, decision: str | None, expires_at: Any
     ) -> Any:
         consent = None if decision is None else Decision(decision, expires_at)
-        return value(models.MeterFlags(is_disabled, invalid), consent, asked.at)
+        return value(models.MeterFlags(is_disabled, invalid), consent, read.at)
 
-    flags, of = ("is_disabled", "has_invalid_number"), ("decision", "expires_at")
-    return Computed(computed, flags, of=THE_ONE_THAT_COUNTS, of_model=HostedConsentRow, of_columns=of)
+    flags, columns = ("is_disabled", "has_invalid_number"), ("decision", "expires_at")
+    return computed(of_columns, *flags, of=COUNTING_CONSENT, of_columns=columns)
 
 
-@shows(models.Meter, "mtr")
-@compiled(
-    models.Meter,
-    description=computed(lambda asked, note: note if asked.viewer.sees_notes else None, "description"),
-    metadata=computed(lambda asked, labels: labels if asked.viewer.sees_notes else {}, "labels"),
-    customer=one("customer_id"),
-    hosted_consent=THE_ONE_THAT_COUNTS,
-    status=_of_standing(coverage.status),
-    validity_state=_of_standing(ValidityState.of),
-)
+@row_type(models.Meter, "mtr")
 @strawberry.type
 class Meter(Node):
     """An electricity or gas meter of one customer, which it never leaves."""
@@ -96,58 +102,30 @@ class Meter(Node):
     """MPAN core (13 digits; the 21-digit form is stored as its core) or MPRN (6 to 10)."""
     type: MeterType
     """The energy that it measures; gas is in kWh here too."""
-    description: str | None
+    description: str | None = computed(
+        lambda read, note: note if read.viewer.sees_notes else None, "description"
+    )
     """The account's own note; null to a viewer bound to one customer."""
     address: str | None
     """The place where it is."""
-    metadata: Metadata
+    metadata: Metadata = computed(lambda read, labels: labels if read.viewer.sees_notes else {}, "labels")
     """The account's own keys and values; {} to a viewer bound to one customer."""
     data_source: DataSource
     """The source of its readings, as the account named it."""
     created_at: datetime
     updated_at: datetime
-    row: strawberry.Private[models.Meter]
-    viewer: strawberry.Private[Actor]
+    status: MeterStatus = _by_consent(coverage.status)
+    """How it stands now."""
+    validity_state: MeterValidityState = _by_consent(ValidityState.of)
+    """The reasons why it may be inactive, as of now."""
+    customer: LazyCustomer = to_one("customer_id")
+    """The customer that it belongs to."""
 
-    @classmethod
-    def of(cls, row: models.Meter, viewer: Actor) -> "Meter":
-        return cls(
-            id=strawberry.ID(row.id),
-            number=row.number,
-            type=MeterType[row.type],
-            description=row.description if viewer.sees_notes else None,
-            address=row.address,
-            metadata=Metadata(row.labels if viewer.sees_notes else {}),
-            data_source=DataSource[row.data_source],
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            row=row,
-            viewer=viewer,
-        )
-
-    @strawberry.field
-    async def status(self, info: Info) -> MeterStatus:
-        """How it stands now."""
-        consent, at = await self._standing(info)
-        return coverage.status(self.row, consent, at)
-
-    @strawberry.field
-    async def validity_state(self, info: Info) -> MeterValidityState:
-        """The reasons why it may be inactive, as of now."""
-        consent, at = await self._standing(info)
-        return MeterValidityState(**ValidityState.of(self.row, consent, at).model_dump())
-
-    @strawberry.field
-    async def customer(self, info: Info) -> LazyCustomer:
-        """The customer that it belongs to."""
-        found: Customer = await find_owner(info.context, self.viewer, CustomerRow, self.row.customer_id)
-        return found
-
-    @strawberry.field
+    @strawberry.field(metadata=sourced(COUNTING_CONSENT))
     async def hosted_consent(self, info: Info) -> LazyHostedConsent | None:
         """The consent that counts: the valid one with the latest expiry, else the latest decided, else the
         pending one."""
-        consent, _at = await self._standing(info)
+        consent = await _find_counting(info.context, self.viewer, self.row)
         # With a consent's token no other consent is there.
         hidden = consent is not None and self.viewer.consent_id not in (None, consent.id)
         return None if hidden else shown(consent, self.viewer)
@@ -165,40 +143,19 @@ class Meter(Node):
         data."""
         # By name, as lazy types are found, because features' GraphQL modules do not import each other.
         readings = import_module("app.readings.graphql")
-        asked = (from_, to, lookback, granularity)
-        return await readings.interval_data(info, self.viewer, self, self.row.id, *asked)  # type: ignore[no-any-return]
-
-    async def _standing(self, info: Info) -> tuple[HostedConsentRow | None, datetime]:
-        """The consent that counts for this meter, and as of when; one statement for all meters of the answer."""
-
-        async def load(meter_ids: list[str]) -> list[tuple[HostedConsentRow | None, datetime]]:
-            at = clock.now()
-            linked = await info.context.execute(coverage.linked_consents(meter_ids, at))
-            best: dict[str, HostedConsentRow] = {}
-            for meter_id, consent in linked:
-                best.setdefault(meter_id, consent)
-            return [(best.get(one), at) for one in meter_ids]
-
-        return await info.context.loader("consent that counts", load).load(self.row.id)
+        period = (from_, to, lookback, granularity)
+        return await readings.interval_data(info, self.viewer, self, self.row.id, *period)  # type: ignore[no-any-return]
 
 
 @event_type(EventType.METER_CREATED)
-@compiled(EventRecord, meter=one("subject_id"), customer=one("customer_id"))
 @strawberry.type
 class MeterCreatedEvent(Event):
     """A meter was created, by itself or by an approved consent."""
 
-    @strawberry.field
-    async def meter(self, info: Info) -> Meter | None:
-        """The meter as of now; null once deleted."""
-        row = await find(info.context, self.viewer, models.Meter, self.record.subject_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def customer(self, info: Info) -> LazyCustomer | None:
-        """The meter's customer as of now; null once deleted."""
-        row = await find(info.context, self.viewer, CustomerRow, self.record.customer_id or "")
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
+    meter: Meter | None = to_one("subject_id")
+    """The meter as of now; null once deleted."""
+    customer: LazyCustomer | None = to_one("customer_id")
+    """The meter's customer as of now; null once deleted."""
 
 
 @strawberry.input

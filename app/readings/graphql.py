@@ -9,10 +9,8 @@ from sqlmodel import col, select
 from app.auth.actor import Actor, visible
 from app.core import clock
 from app.core.errors import BadUserInput, Forbidden
-from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
-from app.events.models import EventRecord
-from app.graphql.compiled.declare import column, compiled, computed, one
+from app.graphql.compiled.declare import column, computed, to_one
 from app.graphql.compiled.reads import values
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
@@ -37,35 +35,24 @@ for _kind in (EnergyUnit, Granularity, ReadingQuality):
     strawberry.enum(_kind)
 
 
-@compiled(Bucket, start_at=column("start"), end_at=column("end"), consumption=column("micro_kwh"))
 @strawberry.type
 class Interval:
     """The consumption of one interval."""
 
-    start_at: datetime
+    start_at: datetime = column("start")
     """The interval's start, in UTC."""
-    end_at: datetime
+    end_at: datetime = column("end")
     """The interval's end, in UTC, where the next one starts."""
-    consumption: MicroKwh
+    consumption: MicroKwh = column("micro_kwh")
     """The sum of its readings, in kWh."""
     quality: ReadingQuality
     """ESTIMATED if any part is."""
     missing_count: int
     """How many of its half-hours up to now have no reading."""
 
-    @classmethod
-    def of(cls, bucket: Bucket) -> "Interval":
-        return cls(
-            start_at=bucket.start,
-            end_at=bucket.end,
-            consumption=MicroKwh(bucket.micro_kwh),
-            quality=bucket.quality,
-            missing_count=bucket.missing_count,
-        )
-
 
 def _intervals(root: "IntervalData", info: Info) -> list[Interval]:
-    return values(info, root.buckets, Interval.of)  # type: ignore[no-any-return]
+    return values(info, root.buckets, Interval)  # type: ignore[no-any-return]
 
 
 @strawberry.type
@@ -106,8 +93,8 @@ async def interval_data(
     if viewer.consent_id is not None:
         raise Forbidden("A consent token shows the consent, not readings.")
     now = clock.now()
-    asked = intervals.period(from_, to, lookback, granularity, now)
-    found = await intervals.read(info.context, meter_id, asked, now)
+    period = intervals.period(from_, to, lookback, granularity, now)
+    found = await intervals.read(info.context, meter_id, period, now)
     return IntervalData(
         meter=meter,
         from_=found.start,
@@ -121,45 +108,20 @@ async def interval_data(
 
 
 @event_type(EventType.METER_DATA_RECEIVED)
-@compiled(
-    EventRecord,
-    meter=one("subject_id"),
-    customer=one("customer_id"),
-    from_=computed(lambda _, data: clock.parse_utc(data["from"]), "data"),
-    to=computed(lambda _, data: clock.parse_utc(data["to"]), "data"),
-    interval_count=computed(lambda _, data: data["intervalCount"], "data"),
-)
 @strawberry.type
 class MeterDataReceivedEvent(Event):
     """Readings of a meter were recorded or changed."""
 
-    @strawberry.field
-    async def meter(self, info: Info) -> LazyMeter | None:
-        """The meter as of now; null once deleted."""
-        row = await find(info.context, self.viewer, MeterRow, self.record.subject_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def customer(self, info: Info) -> LazyCustomer | None:
-        """The meter's customer as of now; null once deleted."""
-        row = await find(info.context, self.viewer, CustomerRow, self.record.data["customerId"])
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
-
-    @strawberry.field(name="from")
-    def from_(self) -> datetime:
-        """The start of the first half-hour that is new or changed."""
-        return clock.parse_utc(self.record.data["from"])
-
-    @strawberry.field
-    def to(self) -> datetime:
-        """The end of the last half-hour that is new or changed; exclusive."""
-        return clock.parse_utc(self.record.data["to"])
-
-    @strawberry.field
-    def interval_count(self) -> int:
-        """How many half-hours are new or changed."""
-        count: int = self.record.data["intervalCount"]
-        return count
+    meter: LazyMeter | None = to_one("subject_id")
+    """The meter as of now; null once deleted."""
+    customer: LazyCustomer | None = to_one("customer_id")
+    """The meter's customer as of now; null once deleted."""
+    from_: datetime = computed(lambda _, data: clock.parse_utc(data["from"]), "data", name="from")
+    """The start of the first half-hour that is new or changed."""
+    to: datetime = computed(lambda _, data: clock.parse_utc(data["to"]), "data")
+    """The end of the last half-hour that is new or changed; exclusive."""
+    interval_count: int = computed(lambda _, data: data["intervalCount"], "data")
+    """How many half-hours are new or changed."""
 
 
 @strawberry.type

@@ -12,7 +12,6 @@ from app.consents.graphql import ConsentQueries
 from app.consents.graphql_mutations import ConsentMutations
 from app.customers.graphql import CustomerMutations, CustomerQueries
 from app.delivery.graphql.operations import DeliveryMutations, DeliveryQueries
-from app.events.models import EventRecord
 from app.graphql.compiled.reads import read_one
 from app.graphql.context import Info
 from app.graphql.descriptions import describe
@@ -21,7 +20,6 @@ from app.graphql.events import (
     EventFilter,
     EventQueries,
     event_types,
-    read_event,
     shown_catalogue,
 )
 from app.graphql.nodes import Node, model_of
@@ -47,8 +45,6 @@ class Query(
     async def node(self, info: Info, id: strawberry.ID) -> Node | None:
         """The object with this id, whatever its kind; null if the viewer sees none."""
         model = model_of(id)
-        if model is EventRecord:
-            return await read_event(info, id)  # type: ignore[no-any-return]
         return None if model is None else await read_one(info, model, id)
 
 

@@ -15,9 +15,9 @@ from app.core.errors import QueryTooComplex
 from app.delivery.destinations.webhook.payload import digest_of, event_json
 from app.delivery.queue import models
 from app.events.models import EventRecord
-from app.graphql.compiled.declare import compiled, computed
+from app.graphql.compiled.declare import computed
 from app.graphql.context import Context, Info
-from app.graphql.nodes import shows
+from app.graphql.nodes import RowObject, row_type
 from app.outbound.attempt import AttemptOutcome
 
 MAX_BODIES = 16 * 1024 * 1024
@@ -30,10 +30,9 @@ def _shown(headers: str | None) -> JSON | None:
     return None if headers is None else cast(JSON, orjson.loads(headers))
 
 
-@shows(models.DeliveryAttempt)
-@compiled(models.DeliveryAttempt, request_headers=computed(lambda _, kept: _shown(kept), "request_headers"))
+@row_type(models.DeliveryAttempt)
 @strawberry.type
-class DeliveryAttempt:
+class DeliveryAttempt(RowObject):
     """One try to deliver."""
 
     number: int
@@ -50,25 +49,9 @@ class DeliveryAttempt:
     """The first 16 KB of the answer, or the mail server's reply; null without an answer."""
     error: str | None
     """A sentence that says why it failed; null if it did not."""
-    request_headers: JSON | None
+    request_headers: JSON | None = computed(lambda _, stored: _shown(stored), "request_headers")
     """The headers, names to values, those of the endpoint's own masked; null for a mail, and where nothing was sent."""
     row: strawberry.Private[models.DeliveryAttempt]
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.DeliveryAttempt, viewer: Actor) -> "DeliveryAttempt":
-        return cls(
-            number=row.number,
-            at=row.at,
-            duration_ms=row.duration_ms,
-            outcome=AttemptOutcome(row.outcome),
-            response_status=row.response_status,
-            response_body=row.response_body,
-            error=row.error,
-            request_headers=_shown(row.request_headers),
-            row=row,
-            viewer=viewer,
-        )
 
     @strawberry.field
     async def request_body(self, info: Info) -> str | None:

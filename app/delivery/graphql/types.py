@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import strawberry
-from sqlalchemy import Select, case, func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import defer
 from sqlmodel import col
 from strawberry.scalars import JSON
@@ -20,11 +20,11 @@ from app.delivery.queue.models import (
     ReplayStatus,
 )
 from app.delivery.queue.replays import Progress, events_left
-from app.graphql.compiled.declare import column, compiled, computed, listed, many, one
+from app.graphql.compiled.declare import column, computed, to_list, to_many, to_one
 from app.graphql.context import Context, Info
-from app.graphql.events import Event, find_event
-from app.graphql.nodes import Node, find, shown, shows
-from app.graphql.pagination import Connection, nested_pages, page_request
+from app.graphql.events import Event
+from app.graphql.nodes import Node, row_type
+from app.graphql.pagination import Connection
 from app.graphql.scalars import Metadata
 
 for kind in (Digest, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, ReplayStatus):
@@ -35,10 +35,6 @@ for kind in (Digest, DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, Re
 WITHOUT_BODIES = tuple(
     defer(cast(Any, one), raiseload=True) for one in (models.Delivery.body, models.Delivery.test_event)
 )
-
-
-def deliveries_seen_by(viewer: Actor) -> Select[Any]:
-    return visible(select(models.Delivery).options(*WITHOUT_BODIES), viewer)
 
 
 @strawberry.type
@@ -80,12 +76,7 @@ class EndpointStats:
     """When it last took a delivery, to about a second; null if never."""
 
 
-@shows(models.WebhookEndpoint, "whe")
-@compiled(
-    models.WebhookEndpoint,
-    filter=computed(lambda _, stored: DestinationFilter.of(stored), "filter"),
-    deliveries=many(models.Delivery.destination_id, descending=True),
-)
+@row_type(models.WebhookEndpoint, "whe")
 @strawberry.type
 class WebhookEndpoint(Node):
     """A URL of a backend that events are sent to, as signed POST requests."""
@@ -97,7 +88,7 @@ class WebhookEndpoint(Node):
     """The account's own note."""
     event_types: list[str] | None
     """Dotted names or wildcards ("meter.*"); null: all, present and future."""
-    filter: DestinationFilter | None
+    filter: DestinationFilter | None = computed(lambda _, stored: DestinationFilter.of(stored), "filter")
     """The events that it gets of its types; null: all."""
     selection: str | None
     """A GraphQL selection on Event, whose result each body carries as data; null: the event's own data."""
@@ -120,56 +111,10 @@ class WebhookEndpoint(Node):
     created_at: datetime
     updated_at: datetime
     row: strawberry.Private[models.WebhookEndpoint]
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.WebhookEndpoint, viewer: Actor) -> "WebhookEndpoint":
-        return cls(
-            id=strawberry.ID(row.id),
-            url=row.url,
-            description=row.description,
-            event_types=row.event_types,
-            filter=DestinationFilter.of(row.filter),
-            selection=row.selection,
-            headers=cast(JSON | None, row.headers),
-            ordered=row.ordered,
-            rate_limit=row.rate_limit,
-            status=EndpointStatus(row.status),
-            disabled_reason=row.disabled_reason,
-            disabled_at=row.disabled_at,
-            failing_since=row.failing_since,
-            public_key=row.public_key,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            row=row,
-            viewer=viewer,
-        )
-
-    @strawberry.field
-    async def deliveries(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection["Delivery"]:
-        """Its deliveries, newest first."""
-        request = page_request(first, after, last, before)
-
-        async def load(endpoint_ids: list[str]) -> Any:
-            return await nested_pages(
-                info.context,
-                deliveries_seen_by(self.viewer),
-                request,
-                models.Delivery.id,
-                models.Delivery.destination_id,
-                endpoint_ids,
-                descending=True,
-            )
-
-        page = await info.context.loader(("deliveries of endpoint", request, self.viewer), load).load(self.id)
-        return Connection.of(page, lambda row: Delivery.of(row, self.viewer))
+    deliveries: Connection["Delivery"] = to_many(
+        models.Delivery.destination_id, descending=True, options=WITHOUT_BODIES
+    )
+    """Its deliveries, newest first."""
 
     @strawberry.field
     async def stats(self, info: Info) -> EndpointStats:
@@ -213,11 +158,7 @@ def _stats_loader(context: Context, viewer: Actor) -> Any:
     return load
 
 
-@shows(models.EmailSubscription, "ems")
-@compiled(
-    models.EmailSubscription,
-    filter=computed(lambda _, stored: DestinationFilter.of(stored), "filter"),
-)
+@row_type(models.EmailSubscription, "ems")
 @strawberry.type
 class EmailSubscription(Node):
     """A person's address that events are mailed to, once it has confirmed."""
@@ -229,7 +170,7 @@ class EmailSubscription(Node):
     """The account's own note."""
     event_types: list[str] | None
     """Dotted names or wildcards ("meter.*"); null: all, present and future."""
-    filter: DestinationFilter | None
+    filter: DestinationFilter | None = computed(lambda _, stored: DestinationFilter.of(stored), "filter")
     """The events that it gets of its types; null: all."""
     digest: Digest
     """How often its mails come."""
@@ -240,31 +181,8 @@ class EmailSubscription(Node):
     created_at: datetime
     updated_at: datetime
 
-    @classmethod
-    def of(cls, row: models.EmailSubscription, viewer: Actor) -> "EmailSubscription":
-        return cls(
-            id=strawberry.ID(row.id),
-            email=row.email,
-            description=row.description,
-            event_types=row.event_types,
-            filter=DestinationFilter.of(row.filter),
-            digest=Digest(row.digest),
-            status=EmailSubscriptionStatus(row.status),
-            suspended_reason=row.suspended_reason,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
 
-
-@shows(models.Delivery, "dlv")
-@compiled(
-    models.Delivery,
-    next_attempt_at=column("due_at"),
-    event=one("event_id"),
-    endpoint=one("destination_id"),
-    email_subscription=one("destination_id"),
-    attempts=listed(models.DeliveryAttempt.delivery_id, key="number"),
-)
+@row_type(models.Delivery, "dlv")
 @strawberry.type
 class Delivery(Node):
     """One event on its way to one destination."""
@@ -272,69 +190,20 @@ class Delivery(Node):
     id: strawberry.ID
     status: DeliveryStatus
     """How it stands."""
-    next_attempt_at: datetime | None
+    next_attempt_at: datetime | None = column("due_at")
     """When it is due next; null once nothing more will be tried."""
     created_at: datetime
-    event_id: strawberry.Private[str]
-    destination_id: strawberry.Private[str]
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.Delivery, viewer: Actor) -> "Delivery":
-        return cls(
-            id=strawberry.ID(row.id),
-            status=DeliveryStatus(row.status),
-            next_attempt_at=row.due_at,
-            created_at=row.created_at,
-            event_id=row.event_id,
-            destination_id=row.destination_id,
-            viewer=viewer,
-        )
-
-    @strawberry.field
-    async def event(self, info: Info) -> Event | None:
-        """The event; null once past retention, and for a test event."""
-        return await find_event(info.context, self.viewer, self.event_id)
-
-    @strawberry.field
-    async def endpoint(self, info: Info) -> WebhookEndpoint | None:
-        """The webhook endpoint that it goes to; null if it is gone, and for a mail."""
-        row = await find(info.context, self.viewer, models.WebhookEndpoint, self.destination_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def email_subscription(self, info: Info) -> EmailSubscription | None:
-        """The email subscription that it goes to; null if it is gone, and for a webhook."""
-        row = await find(info.context, self.viewer, models.EmailSubscription, self.destination_id)
-        return shown(row, self.viewer)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def attempts(self, info: Info) -> list[DeliveryAttempt]:
-        """Its attempts, in the order in which they were made."""
-
-        async def load(delivery_ids: list[str]) -> list[list[models.DeliveryAttempt]]:
-            statement: Any = select(col(models.Delivery.id), models.DeliveryAttempt)
-            statement = (
-                visible(statement, self.viewer)
-                .join(
-                    models.DeliveryAttempt,
-                    col(models.DeliveryAttempt.delivery_id) == col(models.Delivery.id),
-                )
-                .where(col(models.Delivery.id).in_(delivery_ids))
-                .order_by(col(models.DeliveryAttempt.number))
-            )
-            found: dict[str, list[models.DeliveryAttempt]] = {one: [] for one in delivery_ids}
-            rows: Any = await info.context.execute(statement)
-            for delivery_id, attempt in rows:
-                found[delivery_id].append(attempt)
-            return [found[one] for one in delivery_ids]
-
-        attempts = await info.context.loader(("attempts", self.viewer), load).load(str(self.id))
-        return [DeliveryAttempt.of(one, self.viewer) for one in attempts]
+    event: Event | None = to_one("event_id")
+    """The event; null once past retention, and for a test event."""
+    endpoint: WebhookEndpoint | None = to_one("destination_id")
+    """The webhook endpoint that it goes to; null if it is gone, and for a mail."""
+    email_subscription: EmailSubscription | None = to_one("destination_id")
+    """The email subscription that it goes to; null if it is gone, and for a webhook."""
+    attempts: list[DeliveryAttempt] = to_list(models.DeliveryAttempt.delivery_id, key="number")
+    """Its attempts, in the order in which they were made."""
 
 
-@shows(models.Replay, "rpl")
-@compiled(models.Replay)
+@row_type(models.Replay, "rpl")
 @strawberry.type
 class Replay(Node):
     """Events sent to one endpoint again."""
@@ -342,11 +211,6 @@ class Replay(Node):
     id: strawberry.ID
     created_at: datetime
     row: strawberry.Private[models.Replay]
-    viewer: strawberry.Private[Actor]
-
-    @classmethod
-    def of(cls, row: models.Replay, viewer: Actor) -> "Replay":
-        return cls(id=strawberry.ID(row.id), created_at=row.created_at, row=row, viewer=viewer)
 
     @strawberry.field
     async def status(self, info: Info) -> ReplayStatus:

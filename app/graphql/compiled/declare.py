@@ -1,157 +1,140 @@
-"""How a feature says where the fields of its GraphQL type come from.
+"""Fields that are declared once: from a declaration follow its compiled read and its resolver.
 
-`@compiled(Meter, metadata=column("labels"), customer=one("customer_id"))` above a type that shows `Meter`: an attribute
-of the type with the name of an attribute of the model is that column, the others are given by name. A field that is
-neither has a resolver of its own, which is executed on the object that shows the row.
+    @row_type(models.Meter, "mtr")
+    @strawberry.type
+    class Meter(Node):
+        number: str
+        label: str = column("description")
+        is_active: bool = computed(lambda read, until: until > read.at, "active_until")
+        customer: LazyCustomer = to_one("customer_id")
+        readings: Connection[LazyReading] = to_many(Reading.meter_id)
+
+A field without a declaration is the column of its name. A field with a resolver of its own is executed on the row's
+object; `strawberry.field(metadata=sourced(…))` above a resolver gives it a compiled read.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from graphql.execution.values import VariableValues
-from sqlalchemy import ColumnElement
+import strawberry
+from graphql import get_named_type, is_non_null_type
+from sqlalchemy import select
 
-from app.auth.actor import Actor
-from app.graphql.context import Services
-
-C = TypeVar("C", bound=type)
-
-# Columns of a table by the model's attributes; in SQL of one statement.
-Columns = Callable[[str], ColumnElement[Any]]
-
-
-@dataclass(frozen=True)
-class ReadContext:
-    """Who asks, when and with which variables, and what the functions of columns may need beside the columns."""
-
-    viewer: Actor
-    services: Services
-    at: datetime
-    variables: VariableValues
+from app.auth.actor import visible
+from app.core import clock
+from app.core.errors import BadUserInput
+from app.graphql.compiled.sources import Column, Computed, Listed, Many, One, ReadContext, sourced
+from app.graphql.context import Info
+from app.graphql.nodes import find_object, row_type_of, shown
+from app.graphql.pagination import Connection, nested_pages, page_request
 
 
-@dataclass(frozen=True)
-class Column:
-    """The value of one attribute of the model."""
-
-    attribute: str
+def column(attribute: str) -> Any:
+    """The column of another name than the field's."""
+    return strawberry.field(metadata=sourced(Column(attribute)))
 
 
-@dataclass(frozen=True)
-class One:
-    """At most one row of another model; the field's GraphQL type says which.
+def computed(
+    value: Callable[..., Any],
+    *columns: str,
+    of: One | None = None,
+    of_columns: tuple[str, ...] = (),
+    name: str | None = None,
+) -> Any:
+    """A function of columns; see `Computed`. `name` is the field's in GraphQL where it is no name of Python."""
 
-    `key` is the attribute that holds its id. Otherwise `on` gives the condition, from this row's columns, the other's
-    and the current time; `scoped` is whether the viewer's scope is asked again.
-    """
+    def resolve(self: Any, info: Info) -> Any:
+        return value(_read_context(self, info), *_values(self.row, columns))
 
-    key: str = ""
-    on: Callable[[Columns, Columns, Any], ColumnElement[bool]] | None = None
-    scoped: bool = True
+    async def resolve_with_relation(self: Any, info: Info) -> Any:
+        assert of is not None  # noqa: S101 - else the other resolver is chosen
+        assert of.find is not None  # noqa: S101 - a relation whose columns are computed with has it
+        related = await of.find(info.context, self.viewer, self.row)
+        others = [None] * len(of_columns) if related is None else _values(related, of_columns)
+        return value(_read_context(self, info), *_values(self.row, columns), *others)
 
-
-@dataclass(frozen=True)
-class Many:
-    """A nested connection. `parent` is the column, of the other model or of `through`, that holds this row's id.
-
-    `through` is a link table that is joined by `on` and holds the other model's id in `key`. An index of the parent and
-    the id makes a page cost the same however many rows its parent has.
-    """
-
-    parent: Any
-    through: Any = None
-    on: Any = None
-    key: Any = None
-    descending: bool = False
+    source = Computed(value, columns, of, of_columns)
+    resolver: Any = resolve if of is None else resolve_with_relation
+    return strawberry.field(resolver=resolver, metadata=sourced(source), name=name)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A short list: all rows of another model that hold this row's id in the column `parent`, ordered by `key`.
+def to_one(key: str) -> Any:
+    """The row of the field's type whose id is in this column."""
 
-    Whoever sees this row sees them.
-    """
+    async def resolve(self: Any, info: Info) -> Any:
+        model, type_ = _model(info), info._raw_info.return_type
+        found = await find_object(info.context, self.viewer, model, getattr(self.row, key) or "")
+        if found is None and is_non_null_type(type_):
+            # Only after a mutation, whose response is read after its commit: a read sees one state throughout.
+            raise BadUserInput(
+                f"The {model.__name__.lower()} was deleted by another request meanwhile; read anew."
+            )
+        return found
 
-    parent: Any
-    key: str
-
-
-@dataclass(frozen=True)
-class Computed:
-    """`value(asked, *columns)`, which is what the field's resolver would give.
-
-    With `of`, a to-one relation to `of_model`, that row's columns follow, all None where there is no such row.
-    """
-
-    value: Callable[..., Any]
-    columns: tuple[str, ...]
-    of: One | None = None
-    of_model: Any = None
-    of_columns: tuple[str, ...] = ()
+    return strawberry.field(resolver=resolve, metadata=sourced(One(key)))
 
 
-Source = Column | One | Many | Listed | Computed
+def to_many(parent: Any, **more: Any) -> Any:
+    """A nested connection; see `Many`."""
+    source = Many(parent, **more)
+
+    async def resolve(
+        self: Any,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Any:
+        request, viewer, model = page_request(first, after, last, before), self.viewer, _model(info)
+
+        async def load(ids: list[str]) -> Any:
+            statement = visible(select(model).options(*source.options), viewer)
+            if source.through is not None:
+                statement = statement.join(source.through, source.on)
+            return await nested_pages(
+                info.context, statement, request, model.id, source.parent, ids, source.descending
+            )
+
+        page = await info.context.loader((id(source), request, viewer), load).load(self.row.id)
+        return Connection.of(page, lambda row: shown(row, viewer))
+
+    return strawberry.field(resolver=resolve, metadata=sourced(source))
 
 
-def column(attribute: str) -> Column:
-    return Column(attribute)
+def to_list(parent: Any, *, key: str) -> Any:
+    """A short list; see `Listed`."""
+    source = Listed(parent, key)
+
+    async def resolve(self: Any, info: Info) -> Any:
+        model = _model(info)
+
+        async def load(ids: list[str]) -> list[list[Any]]:
+            statement = select(model).where(parent.in_(ids)).order_by(getattr(model, key))
+            found: dict[str, list[Any]] = {one: [] for one in ids}
+            for row in (await info.context.execute(statement)).scalars():
+                found[getattr(row, parent.key)].append(row)
+            return [found[one] for one in ids]
+
+        rows = await info.context.loader((id(source), self.viewer), load).load(self.row.id)
+        return [shown(row, self.viewer) for row in rows]
+
+    return strawberry.field(resolver=resolve, metadata=sourced(source))
 
 
-def one(key: str) -> One:
-    return One(key)
+def _values(row: Any, columns: tuple[str, ...]) -> list[Any]:
+    return [getattr(row, name) for name in columns]
 
 
-def many(parent: Any, *, descending: bool = False) -> Many:
-    return Many(parent, descending=descending)
+def _read_context(self: Any, info: Info) -> ReadContext:
+    return ReadContext(self.viewer, info.context.services, clock.now(), info._raw_info.variable_values)
 
 
-def listed(parent: Any, *, key: str) -> Listed:
-    return Listed(parent, key)
-
-
-def computed(value: Callable[..., Any], *columns: str) -> Computed:
-    return Computed(value, columns)
-
-
-@dataclass(frozen=True)
-class Declared:
-    """Where the fields of a type come from. `by` and `variants`: the column whose value chooses the GraphQL type.
-
-    A computed field `cursor` is what connections of the type have as cursors; of others they are over ids.
-    """
-
-    model: Any
-    fields: Mapping[str, Source]
-    by: str = ""
-    variants: Mapping[str, type] = field(default_factory=dict)
-
-    def source(self, name: str, *, has_resolver: bool) -> Source | None:
-        """By the field's Python name."""
-        given = self.fields.get(name)
-        if given is None and not has_resolver and name in self.model.__mapper__.columns:
-            return Column(name)
-        return given
-
-
-_declared: dict[type, Declared] = {}
-
-
-def compiled(
-    model: Any, *, by: str = "", variants: Mapping[str, type] | None = None, **fields: Source
-) -> Callable[[C], C]:
-    """Declare a type; what its bases declare holds for it as well."""
-
-    def register(cls: C) -> C:
-        inherited = declared(cls)
-        merged = {**(inherited.fields if inherited else {}), **fields}
-        _declared[cls] = Declared(model, merged, by, {} if variants is None else variants)
-        return cls
-
-    return register
-
-
-def declared(cls: type) -> Declared | None:
-    """What was declared for a type or its nearest base."""
-    return next((_declared[base] for base in cls.__mro__ if base in _declared), None)
+def _model(info: Info) -> Any:
+    """The model of the rows that a field leads to."""
+    type_: Any = get_named_type(info._raw_info.return_type)
+    if type_.name.endswith("Connection"):
+        type_ = get_named_type(type_.fields["nodes"].type)
+    known = row_type_of(type_.extensions["strawberry-definition"].origin)
+    assert known is not None, type_.name  # noqa: S101 - relations lead to rows
+    return known.model

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphql import GraphQLObjectType
 
-from app.graphql.compiled.declare import ReadContext
+from app.graphql.compiled.sources import ReadContext
 from app.graphql.nodes import shown
 
 
@@ -53,6 +53,6 @@ def as_result(value: Any) -> ReadyValue | PartialObject:
     return value if isinstance(value, ReadyValue | PartialObject) else ReadyValue(value)
 
 
-def source_of(model: Any, names: tuple[str, ...]) -> Callable[[ReadContext, tuple[Any, ...]], Any]:
+def object_maker(model: Any, names: tuple[str, ...]) -> Callable[[ReadContext, tuple[Any, ...]], Any]:
     """Makes a row's GraphQL object of all its columns."""
     return lambda context, values: shown(model(**dict(zip(names, values, strict=True))), context.viewer)

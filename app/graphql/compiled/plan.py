@@ -7,7 +7,7 @@ from typing import Any
 
 from graphql.execution.values import VariableValues
 
-from app.graphql.compiled.declare import Listed, Many, One, ReadContext
+from app.graphql.compiled.sources import Listed, Many, One, ReadContext
 from app.graphql.pagination import PageRequest
 
 _numbers = count()

@@ -13,16 +13,16 @@ from app.auth.actor import Actor, visible
 from app.core import clock
 from app.db.raw_statements import padded
 from app.graphql.compiled import statements
-from app.graphql.compiled.declare import Listed, ReadContext
 from app.graphql.compiled.partial import ReadyValue, as_result
 from app.graphql.compiled.plan import Child, Plan, PlanRun
 from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.compiled.selection import Compiler
+from app.graphql.compiled.sources import Listed, ReadContext
 from app.graphql.compiled.statements import Shape
 from app.graphql.compiled.values import NotCompiled
 from app.graphql.context import Context, Info
 from app.graphql.filters import Filter
-from app.graphql.nodes import find, is_id_of, shown
+from app.graphql.nodes import column_values, find_object, is_id_of, shown
 from app.graphql.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
 
 # Statements for filters of more values are not cached.
@@ -76,13 +76,8 @@ def narrowed(statement: Select[Any], filter: Filter, viewer: Actor) -> Select[An
     )
 
 
-async def read_one(
-    info: Info, model: Any, identifier: str, uncompiled: Callable[[], Awaitable[Any]] | None = None
-) -> Any:
-    """The row with this id, None if the viewer sees none.
-
-    Where a row alone does not make its GraphQL object, `uncompiled` finds the object.
-    """
+async def read_one(info: Info, model: Any, identifier: str) -> Any:
+    """The row with this id, None if the viewer sees none."""
     context, viewer = info.context, info.context.viewer
     if not is_id_of(model, identifier):
         return None
@@ -95,10 +90,7 @@ async def read_one(
         )
         return await _row(context, _read_context(context, info._raw_info), plan, identifier)
     except NotCompiled:
-        pass
-    if uncompiled is not None:
-        return await uncompiled()
-    return shown(await find(context, viewer, model, identifier), viewer)
+        return await find_object(context, viewer, model, identifier)
 
 
 async def read_selected(
@@ -127,8 +119,8 @@ async def read_selected(
     return {row[plan.key_index]: plan.shape(row, run) for row in found}
 
 
-def values(info: Info, items: Sequence[Any], convert: Callable[[Any], Any]) -> Any:
-    """A long list of objects; `convert` makes the GraphQL type, whose fields are attributes of the objects."""
+def values(info: Info, items: Sequence[Any], type_: type[Any]) -> Any:
+    """A long list of objects; the fields of the GraphQL type are their attributes."""
     cache, raw = info.context.plan_cache, info._raw_info
     kind: Any = get_named_type(raw.return_type)
     try:
@@ -136,7 +128,7 @@ def values(info: Info, items: Sequence[Any], convert: Callable[[Any], Any]) -> A
             raise NotCompiled
         make = cache.plan(raw, kind.name, lambda: (Compiler(raw).values(kind, raw.field_nodes), 0))
     except NotCompiled:
-        return [convert(item) for item in items]
+        return [type_(**column_values(type_, item)) for item in items]
     return ReadyValue(make(items))
 
 

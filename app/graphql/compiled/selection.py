@@ -18,17 +18,9 @@ from graphql.execution.collect_fields import FieldDetails, FragmentDetails, coll
 from graphql.execution.values import VariableValues, get_argument_values
 
 from app.core.errors import BadUserInput
-from app.graphql.compiled.declare import (
-    Column,
-    Computed,
-    Declared,
-    Listed,
-    Many,
-    One,
-    declared,
-)
-from app.graphql.compiled.partial import PartialObject, PartialType, ReadyValue, source_of
+from app.graphql.compiled.partial import PartialObject, PartialType, ReadyValue, object_maker
 from app.graphql.compiled.plan import Child, Plan, PlanTable
+from app.graphql.compiled.sources import Column, Computed, Listed, Many, One, Source, source_of
 from app.graphql.compiled.values import (
     Code,
     NotCompiled,
@@ -37,7 +29,7 @@ from app.graphql.compiled.values import (
     show_column,
     show_value,
 )
-from app.graphql.nodes import shown_as
+from app.graphql.nodes import object_type, row_type_of
 from app.graphql.pagination import PageRequest, id_cursor, page_request, require_own
 
 PAGE_ARGUMENTS = ("first", "after", "last", "before")
@@ -151,28 +143,27 @@ class Compiler:
         return dict_of(shape)
 
     def _cursor(self, node_type: Any, plan: Plan) -> str:
-        known = declared(_origin(node_type))
-        source = known.fields.get("cursor") if known else None
+        field = node_type.fields.get("cursor")
+        source = None if field is None else source_of(_definition(field))
         if isinstance(source, Computed):
-            return self._computed(source, node_type.fields["cursor"].type, [], plan.root)
+            return self._computed(source, field.type, [], plan.root)
         return f"{self._code.name(id_cursor)}(row[{plan.key_index}])"
 
     def _node(self, type_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
-        known = declared(_origin(type_))
+        known = row_type_of(_origin(type_))
         if known is None and isinstance(type_, GraphQLInterfaceType):
-            type_ = self._showing(type_, table.model)
-            known = declared(_origin(type_))
+            type_ = self._type_behind(type_, table.model)
+            known = row_type_of(_origin(type_))
         if known is None or known.model is not table.model:
             raise NotCompiled(type_.name)
         if not isinstance(type_, GraphQLInterfaceType):
-            return self._object(type_, nodes, table, known)
+            return self._object(type_, nodes, table)
         by_class = {_origin(one): one for one in self._schema.get_implementations(type_).objects}
         expressions: dict[str, str] = {}
         for value, cls in known.variants.items():
-            variant = declared(cls)
-            if variant is None or cls not in by_class:
+            if cls not in by_class:
                 raise NotCompiled(value)
-            expressions[value] = self._object(by_class[cls], nodes, table, variant)
+            expressions[value] = self._object(by_class[cls], nodes, table)
         if not expressions:
             raise NotCompiled(type_.name)
         return self._one_of(expressions, f"row[{table.index(known.by)}]")
@@ -187,24 +178,23 @@ class Compiler:
             shapes[value] = self._code.function("row, run", shape)
         return _like(partial, f"{self._code.name(shapes)}[{by}](row, run)")
 
-    def _showing(self, type_: GraphQLInterfaceType, model: Any) -> Any:
+    def _type_behind(self, type_: GraphQLInterfaceType, model: Any) -> Any:
         """The type behind an interface, such as Node, that stands for a model."""
         behind = self._schema.get_implementations(type_)
         for one in (*behind.interfaces, *behind.objects):
-            known = declared(_origin(one))
+            known = row_type_of(_origin(one))
             if known is not None and known.model is model:
                 return one
         raise NotCompiled(type_.name)
 
-    def _object(self, type_: Any, nodes: list[FieldNode], table: PlanTable, known: Declared) -> str:
+    def _object(self, type_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         entries: dict[str, str] = {}
         source_object = None
         for key, (name, kind, below) in self._selected(type_, nodes):
             if name == "__typename":
                 entries[key] = repr(type_.name)
                 continue
-            definition = type_.fields[name].extensions["strawberry-definition"]
-            source = known.source(definition.python_name, has_resolver=definition.base_resolver is not None)
+            source = _source(type_.fields[name], table.model)
             if isinstance(source, Column):
                 entries[key] = self._column(source, kind, table)
             elif isinstance(source, Computed):
@@ -221,11 +211,11 @@ class Compiler:
 
     def _source(self, type_: Any, table: PlanTable) -> str:
         """The row's GraphQL object, on which the executor executes fields with resolvers of their own."""
-        if shown_as(table.model) is not _origin(type_):
+        if object_type(table.model) is not _origin(type_):
             raise NotCompiled(type_.name)
         names = tuple(table.model.__mapper__.columns.keys())
         values = "".join(f"row[{table.index(name)}], " for name in names)
-        return f"{self._code.name(source_of(table.model, names))}(run.context, ({values}))"
+        return f"{self._code.name(object_maker(table.model, names))}(run.context, ({values}))"
 
     def _dict(self, type_: Any, entries: dict[str, str], source: str | None = None, *, reads: bool) -> str:
         """An object of these fields and those of its `source`; a dict where nothing is left to the executor."""
@@ -244,7 +234,7 @@ class Compiler:
 
     def _one(self, source: One, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(kind)
-        target = declared(_origin(type_))
+        target = row_type_of(_origin(type_))
         if target is None:
             raise NotCompiled(type_.name)
         joined = table.joined(source, target.model)
@@ -255,7 +245,7 @@ class Compiler:
     def _many(self, source: Many, field_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(field_.type)
         target_type = get_named_type(type_.fields["nodes"].type)
-        target = declared(_origin(target_type))
+        target = row_type_of(_origin(target_type))
         if target is None:
             raise NotCompiled(target_type.name)
         request = _requested(field_, nodes[0], target.model)
@@ -267,7 +257,7 @@ class Compiler:
 
     def _listed(self, source: Listed, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(kind)
-        target = declared(_origin(type_))
+        target = row_type_of(_origin(type_))
         if target is None:
             raise NotCompiled(type_.name)
         plan = Plan(target.model, source.key)
@@ -290,7 +280,7 @@ class Compiler:
     def _computed(self, source: Computed, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         indexes = [table.index(one) for one in source.columns]
         if source.of is not None:
-            joined = table.joined(source.of, source.of_model)
+            joined = table.joined(source.of, source.of.model)
             indexes += [joined.index(one) for one in source.of_columns]
         columns = ", ".join(f"row[{index}]" for index in indexes)
         value = f"{self._code.name(source.value)}(run.context, {columns})"
@@ -335,7 +325,23 @@ def _origin(type_: Any) -> Any:
 
 def _attribute(type_: Any, name: str) -> str:
     """The attribute of an object that holds the value of a field."""
-    python_name: str = type_.fields[name].extensions["strawberry-definition"].python_name
-    known = declared(_origin(type_))
-    source = known.fields.get(python_name) if known else None
-    return source.attribute if isinstance(source, Column) else python_name
+    definition = _definition(type_.fields[name])
+    source = source_of(definition)
+    return source.attribute if isinstance(source, Column) else definition.python_name
+
+
+def _definition(field: Any) -> Any:
+    return field.extensions["strawberry-definition"]
+
+
+def _source(field: Any, model: Any) -> Source | None:
+    """The source of a field; None where its own resolver must be executed."""
+    definition = _definition(field)
+    source = source_of(definition)
+    if (
+        source is None
+        and definition.base_resolver is None
+        and definition.python_name in model.__mapper__.columns
+    ):
+        return Column(definition.python_name)
+    return source

@@ -15,8 +15,8 @@ from sqlalchemy.sql.visitors import replacement_traverse
 from app.auth.actor import Actor
 from app.db.database import UtcDateTime
 from app.db.raw_statements import padded
-from app.graphql.compiled.declare import Columns, Listed, Many
 from app.graphql.compiled.plan import Plan, PlanTable
+from app.graphql.compiled.sources import Columns, Listed, Many
 from app.graphql.filters import Form
 from app.graphql.pagination import PageRequest, direction, narrow
 
