@@ -1,4 +1,4 @@
-"""JSON whose numbers keep the digits they were sent with."""
+"""JSON whose numbers keep their digits."""
 
 import json
 from decimal import Decimal, InvalidOperation
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Number(Decimal):
-    """A number with a point or an exponent, shown in errors as it was sent."""
+    """A number with a point or an exponent, which errors show as it was sent."""
 
     def __inspect__(self) -> str:
         return str(self)
@@ -21,7 +21,7 @@ def number(text: str) -> Number:
 
 
 def loads(text: str) -> Any:
-    """Any JSON value. Raises ValueError with what the text does wrong: "is not valid JSON"."""
+    """Any JSON value. Raises ValueError with a predicate of the text, such as "is not valid JSON"."""
     try:
         return _DECODER.decode(text)
     except InvalidOperation:

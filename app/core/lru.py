@@ -1,4 +1,4 @@
-"""A bounded memory: what was used last stays."""
+"""Caches that are bounded by bytes, and drop the least recently used values first."""
 
 import sys
 from collections import OrderedDict
@@ -10,16 +10,14 @@ V = TypeVar("V")
 
 
 class WeightedLru(Generic[K, V]):
-    """At most `size` values, of at most `limit` bytes by what each is said to weigh; of more, those go that were not
-    used for the longest time.
-    """
+    """At most `size` values, whose weights are `limit` bytes at most."""
 
     def __init__(self, size: int, limit: int) -> None:
         self._size = size
         self._limit = limit
         self._values: OrderedDict[K, V] = OrderedDict()
         self._weights: dict[K, int] = {}
-        # Of all together.
+        # The sum of all weights.
         self.weight = 0
 
     def __len__(self) -> int:
@@ -29,14 +27,14 @@ class WeightedLru(Generic[K, V]):
         return iter(self._values.values())
 
     def get(self, key: K) -> V | None:
-        """What is kept under the key, which is the last to go from now on."""
+        """The value of the key, which becomes the most recently used."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
     def put(self, key: K, value: V, weight: int) -> None:
-        """Keep a value, unless it alone weighs more than all may."""
+        """Stores a value, unless it alone weighs more than the limit."""
         self._drop(key)
         if weight > self._limit:
             return
@@ -53,21 +51,21 @@ class WeightedLru(Generic[K, V]):
 
 
 def memoized(limit: int, weight: int) -> Callable[[Callable[[str], V]], Callable[[str], V]]:
-    """A function of a text that remembers its answers, of `limit` bytes at most.
+    """Caches the results of a function of a text in `limit` bytes.
 
-    An answer weighs `weight` bytes beside three times its text, of which it is taken to hold as much.
+    A result weighs `weight` bytes and three times its text, as it may hold copies of that.
     """
 
     def decorate(function: Callable[[str], V]) -> Callable[[str], V]:
-        kept: WeightedLru[str, V] = WeightedLru(sys.maxsize, limit)
+        cache: WeightedLru[str, V] = WeightedLru(sys.maxsize, limit)
 
-        def answered(text: str) -> V:
-            found = kept.get(text)
+        def cached(text: str) -> V:
+            found = cache.get(text)
             if found is None:
                 found = function(text)
-                kept.put(text, found, weight + 3 * sys.getsizeof(text))
+                cache.put(text, found, weight + 3 * sys.getsizeof(text))
             return found
 
-        return answered
+        return cached
 
     return decorate

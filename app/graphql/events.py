@@ -95,7 +95,7 @@ class Event(Node):
 
 
 def event_type(kind: EventType) -> Callable[[C], C]:
-    """Register the GraphQL type of one event."""
+    """Registers the GraphQL type of one event."""
 
     def register(cls: C) -> C:
         _types[kind.value] = cls
@@ -109,7 +109,7 @@ def event_types() -> list[type[Event]]:
 
 
 def show_event(context: Context, record: EventRecord, epoch: str, viewer: Actor) -> Event:
-    """A record as its GraphQL type."""
+    """The GraphQL object of a record."""
     cursor = cursors.encode(context.services.keyring, record.account_id, epoch, record.sequence)
     return _types[record.type].of(record, viewer, cursor=cursor)
 
@@ -174,7 +174,7 @@ class EventTypeInfo:
 
 @cache
 def shown_catalogue() -> list[EventTypeInfo]:
-    """The catalogue, made once: the schemas of its data take milliseconds, and everyone may ask for them."""
+    """The catalogue, made once: the schemas of its data take milliseconds, and strangers may ask for them."""
     return [
         EventTypeInfo(
             type=one.type,
@@ -206,7 +206,7 @@ class EventQueries:
     ) -> Connection[Event]:
         """The log, oldest first."""
         context, viewer, keyring = info.context, info.context.viewer, info.context.services.keyring
-        # What a cursor stands for depends on where the log begins and ends.
+        # The beginning and end of the log decide whether a cursor is valid.
         stream = None if after is None and before is None else await stream_of(context, viewer)
 
         def decoded(cursor: str, argument: str) -> int:

@@ -11,7 +11,7 @@ PARTS: Final = ("key", "value")
 
 
 class has_label(FunctionElement[bool]):
-    """Whether a JSON object has a key with a value; any key, quotes and dots included."""
+    """Whether a JSON object has a key with a value; keys may have quotes and dots."""
 
     type = Boolean()
     inherit_cache = True

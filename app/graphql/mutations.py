@@ -1,8 +1,8 @@
-"""The one way a mutation runs: scope, idempotency, one transaction, refusals as `userErrors`.
+"""Runs mutations: scope, idempotency, one transaction, refusals as `userErrors`.
 
-An action gives a dict of what its payload holds: rows, which are shown as their types, and plain values. With an
-`idempotencyKey` the success is stored as it was, rows and secrets included and encrypted, and given again to the same
-input for 24 hours.
+An action returns a dict of its payload's fields: rows, which become their GraphQL types, and plain values. With an
+`idempotencyKey`, a successful result is stored encrypted, rows and secrets included. For 24 hours the same input gets it
+again.
 """
 
 import dataclasses
@@ -61,9 +61,9 @@ async def mutate(
     needs: Scope = Scope.WRITE,
     by: Callable[[AsyncSession], Awaitable[Actor]] | None = None,
 ) -> P:
-    """Run an action and give its payload.
+    """Runs an action and returns its payload.
 
-    `by` finds the actor inside the transaction where a token in the input decides, not the request's key.
+    `by` finds the actor inside the transaction, by a token in the input instead of the request's key.
     Raises Unauthenticated or Forbidden before anything is done.
     """
     context = info.context
@@ -84,7 +84,7 @@ async def mutate(
     return payload(user_errors=[], **values)  # type: ignore[call-arg]
 
 
-async def remembered(
+async def run_once(
     services: Services,
     actor: Actor,
     name: str,
@@ -92,7 +92,7 @@ async def remembered(
     input_hash: str,
     act: Callable[[AsyncSession], Awaitable[Result]],
 ) -> Result:
-    """Run a plain route's action once for its idempotency key. Raises Refusal when the key came with other input."""
+    """Runs the action of an HTTP route once for its idempotency key. Raises Refusal for a key with other input."""
 
     async def whole(session: AsyncSession) -> Result:
         return await _once(services, session, actor, name, key, lambda: input_hash, lambda: act(session))
@@ -115,20 +115,20 @@ async def _run(
             context.services, session, actor, name, key, lambda: _hash(input), lambda: run(session, actor)
         )
 
-    # A token in the input tells the account only inside the transaction.
+    # The account of a token in the input is known only inside the transaction.
     account_id = "" if context.actor is None else context.actor.account_id
     return await _retried(context.services, account_id, whole)
 
 
 async def _retried(services: Services, account_id: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """One transaction, run anew where another one came first."""
+    """Runs one transaction, again after a conflict with another one."""
     for tries_left in range(TRIES - 1, -1, -1):
         services.writing[account_id] += 1
         try:
             async with services.database.transaction() as session:
                 return await act(session)
         except IntegrityError:
-            # Run again, the action sees the other's rows and can say what is wrong.
+            # The second run sees the rows of the other transaction, and can say what is wrong.
             if not tries_left:
                 raise Refusal(
                     ErrorCode.CONFLICT, "This was changed by another request at the same time; try again."
@@ -180,7 +180,7 @@ async def _once(
 
 
 async def _claim(session: AsyncSession, where: dict[str, str], input_hash: str) -> str | None:
-    """Insert the key's row; where it is there already, wait for its transaction and give the stored payload."""
+    """Inserts the row of the key; if there is one, waits for its transaction and returns the stored payload."""
     expired = col(IdempotentMutation.created_at) < clock.now() - IDEMPOTENCY_WINDOW
     matches = [col(getattr(IdempotentMutation, name)) == value for name, value in where.items()]
     await session.execute(delete(IdempotentMutation).where(*matches, expired))
@@ -228,17 +228,17 @@ def _plain(value: Any) -> Any:
 
 
 def _snapshot(result: Result) -> dict[str, Any]:
-    return {name: _kept(value) for name, value in result.items()}
+    return {name: _stored(value) for name, value in result.items()}
 
 
 def _customer_of(result: Result) -> str | None:
-    """The customer that a row of the result is, or belongs to."""
+    """The id of the customer that a row of the result is, or belongs to."""
     rows = [value for value in result.values() if isinstance(value, SQLModel)]
     ids = [row.id if prefix_of(type(row)) == "cus" else getattr(row, "customer_id", None) for row in rows]  # type: ignore[attr-defined]
     return next(filter(None, ids), None)
 
 
-def _kept(value: Any) -> Any:
+def _stored(value: Any) -> Any:
     if isinstance(value, SQLModel):
         return {"row": type(value).__name__, "values": value.model_dump(mode="json")}
     if isinstance(value, datetime):

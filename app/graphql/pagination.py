@@ -71,7 +71,7 @@ class Connection(Generic[T]):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """`first`/`after` or `last`/`before`, checked. The keys are what the cursors stand for."""
+    """Checked page arguments, with the keys of the cursors."""
 
     limit: int
     backwards: bool = False
@@ -92,7 +92,7 @@ class Page:
 
     @classmethod
     def cut(cls, rows: list[Any], request: PageRequest, cursor: Callable[[Any], str]) -> "Page":
-        """From at most limit + 1 rows, in reading direction, to a page in the order of the connection."""
+        """Makes a page, in the order of the connection, of at most limit + 1 rows in reading direction."""
         more = len(rows) > request.limit
         kept = rows[: request.limit]
         if request.backwards:
@@ -112,7 +112,7 @@ def page_request(
     before: str | None,
     key: Callable[[str, str], Any] | None = None,
 ) -> PageRequest:
-    """Check the arguments; `key(cursor, argument)` decodes a cursor. Raises BadUserInput."""
+    """Checks the arguments; `key(cursor, argument)` decodes a cursor. Raises BadUserInput."""
     decode = key or id_key
     if first is not None and last is not None:
         raise BadUserInput("Give first or last, not both.", field=["last"])
@@ -150,7 +150,7 @@ def _foreign(argument: str) -> BadUserInput:
 
 
 def require_own(model: type, request: PageRequest) -> None:
-    """A cursor over ids must be of the connection's kind; as a mere position it would skip rows in silence.
+    """Refuses cursors over ids of another kind, which would skip rows silently.
 
     Raises BadUserInput.
     """
@@ -163,7 +163,7 @@ def require_own(model: type, request: PageRequest) -> None:
 def narrow(
     statement: Select[Any], key: ColumnElement[Any], request: PageRequest, descending: bool
 ) -> Select[Any]:
-    """The rows between the request's cursors."""
+    """Narrows the statement to the rows between the request's cursors."""
     if request.after is not None:
         statement = statement.where(key < request.after if descending else key > request.after)
     if request.before is not None:
@@ -202,7 +202,7 @@ async def nested_pages(
 ) -> list[Page]:
     """The same page of each parent, in the parents' order, with one statement.
 
-    `parent` is the column, of the entity or of a table the statement joins, that holds the parent's id.
+    `parent` is the column, of the entity or of a joined table, that holds the parent's id.
     """
     require_own(statement.column_descriptions[0]["entity"], request)
     narrowed = narrow(statement.where(parent.in_(parents)), key, request, descending)
@@ -210,7 +210,7 @@ async def nested_pages(
     ranked = narrowed.with_only_columns(
         key.label("key"), parent.label("parent"), rank.label("rank")
     ).subquery()
-    # The statement itself, because its options say which columns to read.
+    # The statement itself is joined, because its options choose the columns.
     rows = await context.execute(
         statement.add_columns(ranked.c.parent)
         .join(ranked, and_(ranked.c.key == key, ranked.c.parent == parent))

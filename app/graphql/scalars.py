@@ -1,4 +1,4 @@
-"""The contract's scalars, and how Python values become them."""
+"""The scalars of the schema."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -24,7 +24,7 @@ __all__ = ["JSON", "SCALARS", "Long", "Metadata", "MicroKwh"]
 
 Long = NewType("Long", int)
 Metadata = NewType("Metadata", dict[str, str])
-# Exact decimals travel inside as integers of millionths, and are strings outside.
+# Decimals are integers of millionths in Python, and strings in responses.
 MicroKwh = NewType("MicroKwh", int)
 
 MAX_LONG = 2**53 - 1
@@ -61,7 +61,7 @@ def _parse_decimal(value: Any) -> int:
 
 
 def _decimal_of(node: ValueNode, _variables: dict[str, Any] | None) -> Any:
-    # The literal's own digits, because a float would round them.
+    # The digits of the literal, because a float would round them.
     if isinstance(node, FloatValueNode | IntValueNode):
         try:
             return json_decimals.number(node.value)
@@ -74,7 +74,7 @@ def _literal(
     parse: Callable[[Any], Any],
     value_of: Callable[[ValueNode, dict[str, Any] | None], Any] = value_from_ast_untyped,
 ) -> Callable[[ValueNode, dict[str, Any] | None], Any]:
-    """The same for a literal in a document; an error knows its place."""
+    """Parses a literal in a document; an error has its place."""
 
     def parse_literal(node: ValueNode, variables: dict[str, Any] | None = None) -> Any:
         try:
@@ -92,7 +92,7 @@ def _parse_long(value: Any) -> int:
 
 
 def _metadata_of(node: ValueNode, variables: dict[str, Any] | None) -> Any:
-    # When a document is validated its variables have no values yet: any text stands for them.
+    # At validation the variables have no values yet: any text stands for them.
     if variables is None and isinstance(node, ObjectValueNode):
         return {
             field.name.value: ""

@@ -19,7 +19,7 @@ from app.core.ids import is_id
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
 from app.graphql.http.rates import Rates, TooManyRequests
-from app.graphql.mutations import remembered
+from app.graphql.mutations import run_once
 from app.meters.models import Meter
 from app.readings import actions, rows
 from app.readings.actions import ConsentRequired, NewReading
@@ -79,7 +79,7 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
     try:
         # A hundred thousand rows take a while; other requests go on meanwhile.
         upload, input_hash = await asyncio.to_thread(_parse, content, media_type)
-        result = await remembered(
+        result = await run_once(
             services, actor, "POST /readings", key, input_hash, lambda session: _write(session, actor, upload)
         )
     except Problems as error:

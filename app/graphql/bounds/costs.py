@@ -1,8 +1,8 @@
-"""What an operation costs: the number of rows that may come back.
+"""The cost of an operation: the number of rows that it may read.
 
-A connection costs its page size, times one more than what each of its nodes costs. Selections are counted as the
-executor merges them: fields with one response key at one place once, and where objects of several types may come, as
-the dearest of these types.
+A connection costs its page size times one more than the cost of a node. Selections are counted as the executor merges
+them: fields with one response key at one place count once, and an object of several possible types counts as the
+dearest of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,24 +37,24 @@ from app.core.errors import QueryTooComplex
 from app.core.lru import WeightedLru
 
 DEFAULT_PAGE, MAX_PAGE = 20, 100
-# Pages multiply beyond any number; this is the greatest that every client reads from JSON as it was written.
+# Pages multiply beyond any number. All clients read numbers up to this one from JSON exactly.
 MAX_COST = 2**53 - 1
-# Lists that are not connections are short; but of keys, which all come at once, an account may have a page full.
+# Lists that are not connections are short, but an account may have a page full of keys.
 LIST_COST, LISTS = 10, {"apiKeys": MAX_PAGE}
-# However long the period is: what an operation reads of readings has a bound of its own.
+# For every period, because the readings of one operation have a bound of their own.
 INTERVALS_COST = 50
-# To a stranger each is an error, and nothing is read.
+# Strangers get an error, and nothing is read.
 REFUSED_INTERVALS_COST = 1
-# Merged, a document may select in as many places as there are ways through it. Real ones take some hundred steps.
+# Merged, a document selects at as many places as there are paths through it. Real documents take some hundred steps.
 MAX_STEPS = 20_000
-# For so many values of the variables of one operation its cost is kept.
+# Costs of one operation are cached for so many values of its variables.
 CACHED_COSTS = 16
 
 
 class Costs:
-    """The costs of one operation of a valid document, by the values of the variables that decide over it.
+    """The costs of one operation of a valid document, by the values of the variables that decide over them.
 
-    `intervals`: what the readings of one meter cost.
+    `intervals` is the cost of the readings of one meter.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Costs:
             one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
         }
         self._deciding = _deciding(document) if operation.variable_definitions else ()
-        self._kept: WeightedLru[tuple[Any, ...], int] = WeightedLru(CACHED_COSTS, CACHED_COSTS)
+        self._cache: WeightedLru[tuple[Any, ...], int] = WeightedLru(CACHED_COSTS, CACHED_COSTS)
 
     def of(self, variables: Mapping[str, Any]) -> int:
-        """With these coerced variables; at most MAX_COST is counted. Raises QueryTooComplex."""
+        """The cost with these coerced variables, MAX_COST at most. Raises QueryTooComplex."""
         key = tuple([variables.get(name) for name in self._deciding])
-        cost = self._kept.get(key)
+        cost = self._cache.get(key)
         if cost is None:
             root: Any = self._schema.get_root_type(self._operation.operation)
             count = _Count(self._schema, self._fragments, variables, self._intervals)
@@ -83,13 +83,13 @@ class Costs:
                 cost = count.at(root, [self._operation.selection_set])
             except RecursionError:
                 raise QueryTooComplex("The document is nested too deeply; ask in several requests.") from None
-            # Numbers for a few numbers: they all weigh the same.
-            self._kept.put(key, cost, 1)
+            # All entries weigh the same.
+            self._cache.put(key, cost, 1)
         return cost
 
 
 class _Count:
-    """One walk through the merged selections."""
+    """Counts the merged selections."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class _Count:
     ) -> None:
         self._schema, self._fragments, self._variables = schema, fragments, variables
         self._intervals = intervals
-        # The same selections are met on many ways; they are counted once.
+        # Many paths lead to the same selections, which are counted once.
         self._counted: dict[tuple[str, frozenset[int]], int] = {}
         self._steps = 0
 
     def at(self, type_: Any, selected: Sequence[SelectionSetNode]) -> int:
-        """Of one object of this type, or of any type behind it."""
+        """The cost of one object of this type, or of any type behind it."""
         key = (type_.name, frozenset(map(id, selected)))
         cost = self._counted.get(key)
         if cost is None:
@@ -205,7 +205,7 @@ class _Count:
 
 
 def _deciding(document: DocumentNode) -> tuple[str, ...]:
-    """The variables of page sizes and directives."""
+    """The names of the variables of page sizes and directives."""
     finder = _Finder()
     visit(document, finder)
     return tuple(sorted(finder.names))

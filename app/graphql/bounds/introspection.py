@@ -1,8 +1,8 @@
 """Introspection at a bounded price.
 
-The schema never changes while a process runs, so an element of it that is selected in one way has one answer. Each is
-found once per operation and shared by all places that select it, where graphql-core would execute it place by place:
-the standard introspection takes a fraction of the time, and nested ones grow with the schema, not with the places.
+The schema never changes while a process runs, so one selection on one element of it has one result. Each is found once
+per operation and shared by all places that select it, where graphql-core executes it place by place: the standard
+introspection takes a fraction of the time, and nested ones grow with the schema, not with the places.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ from app.core.errors import QueryTooComplex
 from app.graphql.compiled.executor import CompiledExecutor
 
 ROOM: Final = 1.5
-"""The introspection of one operation may bring back so many times what the standard one of the schema does."""
+"""The values of one introspection at most, as a multiple of those of the standard one."""
 
 INTROSPECTION_FIELDS: Final = frozenset({"__schema", "__type"})
 
 CACHE_BOUNDS: Final = (32, 4_000_000)
-"""How many answers are kept, and how many bytes of them; one to the standard introspection takes half a MB."""
+"""Number and bytes of cached results; the standard introspection takes half a MB."""
 
 BYTES_PER_OBJECT, BYTES_PER_VALUE = 230, 25
-"""Of an answer, as measured: a document with aliases has many values in few objects."""
+"""Measured bytes of a result: a document with aliases has many values in few objects."""
 
 
 class IntrospectingExecutor(CompiledExecutor):
@@ -49,7 +49,7 @@ class IntrospectingExecutor(CompiledExecutor):
 
     @property
     def weight(self) -> int:
-        """Bytes that its introspection takes."""
+        """Bytes of the result of its introspection."""
         return 0 if self._introspection is None else self._introspection.weight
 
     def complete_value(
@@ -70,7 +70,7 @@ class IntrospectingExecutor(CompiledExecutor):
 
 @lru_cache(4)
 def most_values(schema: GraphQLSchema) -> float:
-    """The values that one operation may bring back: with room to spare, more than the standard one with all options."""
+    """The values of one introspection at most: those of the standard one with all options, and some room."""
     query = get_introspection_query(
         specified_by_url=True,
         directive_is_repeatable=True,
@@ -89,7 +89,7 @@ def most_values(schema: GraphQLSchema) -> float:
 
 
 class _Field(NamedTuple):
-    """One selected field of an introspection type that leads to objects, ready to be asked of any element."""
+    """A selected field that leads to objects, ready to be resolved on any element of its type."""
 
     key: str
     resolve: Callable[..., Any]
@@ -101,21 +101,21 @@ class _Field(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The selection of one introspection type: all keys, with the names of leaves, and the fields of objects."""
+    """The selection on one introspection type: all keys with the names of leaves, and the fields of objects."""
 
     kind: GraphQLObjectType
     entries: list[tuple[str, str]]
     fields: list[_Field]
-    # Whose identity must not be another's meanwhile.
+    # The plan holds the details, because its key has their id.
     details: Any
 
 
 OBJECT: Final = ""
-"""The name, among those of leaves, in the place of what is none."""
+"""Stands among the names of leaves for a field that leads to objects."""
 
 
 class _Leaves(dict[str, Any]):
-    """The leaves of one element of the schema by the names of their fields, each found when it is first asked for."""
+    """The leaves of one element of the schema by their fields' names, each found at its first use."""
 
     def __init__(self, kind: GraphQLObjectType, element: Any) -> None:
         super().__init__({OBJECT: None, "__typename": kind.name})
@@ -125,7 +125,7 @@ class _Leaves(dict[str, Any]):
         field = self._kind.fields[name]
         assert field.resolve is not None  # noqa: S101 - as all of introspection have
         type_: Any = get_named_type(field.type)
-        # None of them looks at who asks.
+        # None of them uses the info.
         found: Any = field.resolve(self._element, cast("GraphQLResolveInfo[Any]", None))
         if found is not None:
             is_list = is_list_type(get_nullable_type(field.type))
@@ -136,17 +136,17 @@ class _Leaves(dict[str, Any]):
 
 @lru_cache(4)
 def _leaves_of(_schema: GraphQLSchema) -> dict[tuple[str, Any], _Leaves]:
-    """The leaves that were found of the elements of a schema."""
+    """The leaves of the elements of a schema that were found so far."""
     return {}
 
 
 class Introspection:
-    """The introspection of one operation, which brings back `most` values."""
+    """The introspection of one operation, of `most` values at most."""
 
     def __init__(self, executor: CompiledExecutor, most: float) -> None:
         self._executor = executor
         self._most = most
-        # Values that were brought back, shared ones each time, and values that were found.
+        # Values of the result, shared ones each time, and values that were found.
         self.values = 0
         self._found = 0
         self._leaves = _leaves_of(executor.schema)
@@ -155,15 +155,15 @@ class Introspection:
 
     @property
     def weight(self) -> int:
-        """Bytes of its answers, which share what is the same."""
+        """Bytes of its result, whose equal parts are shared."""
         return len(self._known) * BYTES_PER_OBJECT + self._found * BYTES_PER_VALUE
 
     def of(self, kind: GraphQLObjectType, element: Any, details: Any) -> dict[str, Any]:
-        """The answer to the merged selections on the schema or a type. Raises QueryTooComplex."""
-        answer, values = self._object(kind, element, details)
+        """The result of the merged selections on the schema or a type. Raises QueryTooComplex."""
+        result, values = self._object(kind, element, details)
         self.values += values
         self._require_few(self.values)
-        return answer
+        return result
 
     def _object(self, kind: GraphQLObjectType, element: Any, details: Any) -> tuple[dict[str, Any], int]:
         plan = self._plans.get((kind.name, id(details))) or self._plan(kind, details)
@@ -179,10 +179,10 @@ class Introspection:
         leaves = self._leaves.get(place)
         if leaves is None:
             leaves = self._leaves[place] = _Leaves(plan.kind, element)
-        answer = {key: leaves[name] for key, name in plan.entries}
-        values = len(answer)
+        result = {key: leaves[name] for key, name in plan.entries}
+        values = len(result)
         self._found += values
-        # All that is found is brought back at least once.
+        # Each value that was found is in the result at least once.
         self._require_few(self._found)
         for field in plan.fields:
             found = field.resolve(element, field.info, **field.arguments)
@@ -192,8 +192,8 @@ class Introspection:
             below = [self._object(field.kind, one, field.details) for one in elements]
             values += sum([inside for _, inside in below])
             self._require_few(values)
-            answer[field.key] = [one for one, _ in below] if field.is_list else below[0][0]
-        return answer, values
+            result[field.key] = [one for one, _ in below] if field.is_list else below[0][0]
+        return result, values
 
     def _require_few(self, values: int) -> None:
         if values > self._most:
@@ -228,7 +228,7 @@ class Introspection:
 
 
 def _identity(element: Any) -> Any:
-    """Equal for one element of the schema: each use of a type has its own wrappers, each list its own pairs."""
+    """A key of an element of the schema: each use of a type has wrappers of its own, each list pairs of its own."""
     if isinstance(element, tuple):
         return element[0], id(element[1])
     return str(element) if is_wrapping_type(element) else id(element)

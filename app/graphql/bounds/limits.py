@@ -19,7 +19,7 @@ from app.core.settings import Settings
 # Tools introspect deeper than any query needs; graphql-core bounds how lists are nested in it.
 INTROSPECTION_DEPTH = 20
 
-# Real documents have 4 to 8 characters a token; more is one long string, name or comment.
+# Real documents have 4 to 8 characters a token; others have a long string, name or comment.
 CHARACTERS_PER_TOKEN: Final = 50
 
 STRANGERS_BODY: Final = 32 * 1024
@@ -37,7 +37,7 @@ class Limits:
     # Each is validated with all fragments that it reaches.
     operations: int = 20
     errors: int = 20
-    # Validation compares the selections that may fall together, each with each; each comparison takes about 1 µs.
+    # Validation compares the selections that may merge, each with each; a comparison takes about 1 µs.
     comparisons: int = 40_000
 
     @property
@@ -49,7 +49,7 @@ class Limits:
         return Limits(*map(min, astuple(self), astuple(STRANGERS)))
 
 
-# The standard introspection has 193 tokens with all its options, and what the consent page selects fewer.
+# The standard introspection has 193 tokens with all its options, the document of the consent page fewer.
 STRANGERS: Final = Limits(
     tokens=300, depth=12, aliases=10, cost=500, operations=5, errors=5, comparisons=3000
 )

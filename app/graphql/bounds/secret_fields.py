@@ -1,4 +1,4 @@
-"""Which fields of a document have to do with secrets: what opens something must not lie in caches or others' logs."""
+"""Finds fields with secrets in documents: their responses must not lie in caches or logs."""
 
 from typing import Any, Final
 
@@ -13,13 +13,13 @@ from graphql import (
     visit,
 )
 
-# By name, wherever they are; also those of arguments.
+# Names of fields and of arguments.
 SECRETS: Final = frozenset({"link", "secret", "token"})
 SECRET_TYPES: Final = frozenset({"HostedConsentEvidence"})
 
 
 def secret_fields(schema: GraphQLSchema, document: DocumentNode) -> list[FieldNode]:
-    """The fields of a valid document that show a secret or are opened by one."""
+    """The fields of a valid document that return a secret or take one as an argument."""
     info = TypeInfo(schema)
     finder = _Secrets(info)
     visit(document, TypeInfoVisitor(info, finder))
@@ -34,7 +34,7 @@ class _Secrets(Visitor):
 
     def enter_field(self, node: FieldNode, *_: Any) -> None:
         kind, parent = self._info.get_type(), self._info.get_parent_type()
-        # An interface's field may lead to the type without being of it.
+        # The field of an interface may lead to the type without belonging to it.
         types = {get_named_type(one).name for one in (kind, parent) if one is not None}
         names = {node.name.value, *(one.name.value for one in node.arguments or ())}
         if names & SECRETS or types & SECRET_TYPES:

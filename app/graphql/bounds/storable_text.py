@@ -1,4 +1,4 @@
-"""Texts that a database takes: of a document and its variables."""
+"""Checks that a database can store the texts of a document and its variables."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from app.graphql.failures import RequestErrors
 
 
 def require_storable_strings(document: DocumentNode) -> None:
-    """The same of all strings of a document. Raises RequestErrors."""
+    """Checks all strings of a document. Raises RequestErrors."""
     visit(document, _Strings())
 
 
@@ -20,9 +20,9 @@ class _Strings(Visitor):
 
 
 def require_storable(value: Any) -> None:
-    """NUL and half a surrogate pair cannot be stored as text. Raises RequestErrors."""
+    """Refuses NUL and lone surrogates, which cannot be stored as text. Raises RequestErrors."""
     try:
-        # Cheap for what is nearly always fine: orjson refuses surrogates and escapes NUL.
+        # A cheap check first, as nearly all values pass: orjson refuses surrogates and escapes NUL.
         if b"\\u0000" not in orjson.dumps(value, default=str):
             return
     except (TypeError, ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Names that a client may have meant, beside a name that the schema does not have.
+"""Suggests names of the schema for unknown names in a document.
 
-graphql-core's own search compares a name with each other name letter by letter, and can take half a second for one
-document. This one takes less than a millisecond a name, and only looks for the first few.
+The search of graphql-core compares a name with each other name letter by letter, and can take half a second for one
+document. This one takes less than a millisecond a name, for the first few names only.
 """
 
 import re
@@ -13,7 +13,7 @@ from graphql import GraphQLInterfaceType, GraphQLSchema
 
 LONGEST: Final = 64
 MOST_NAMES: Final = 3
-"""Names that are looked for of one request, and names that are told of each."""
+"""Unknown names of one request that get suggestions, and suggestions for each."""
 
 _NAME = rf"'(\w{{1,{LONGEST}}})'"
 _FIELD = re.compile(rf"Cannot query field {_NAME} on type '(\w+)'")
@@ -23,7 +23,7 @@ _VALUE = re.compile(rf"Value {_NAME} does not exist in '(\w+)' enum")
 
 
 def suggest(schema: GraphQLSchema, errors: list[dict[str, Any]]) -> None:
-    """Say in the messages of graphql-core's refusals which names may have been meant."""
+    """Adds suggestions to the messages of graphql-core."""
     left = MOST_NAMES
     for error in errors:
         found = _meant(schema, error["message"]) if left else None
@@ -33,7 +33,7 @@ def suggest(schema: GraphQLSchema, errors: list[dict[str, Any]]) -> None:
 
 
 def _meant(schema: GraphQLSchema, message: str) -> str | None:
-    """The question to add; empty where nothing is near, None where the message is about no unknown name."""
+    """The question to add; empty where no name is near, None where the message is about no unknown name."""
     if found := _FIELD.search(message):
         name, type_ = found[1], schema.type_map[found[2]]
         return _question(name, getattr(type_, "fields", ())) or _by_fragment(schema, type_, name)

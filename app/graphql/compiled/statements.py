@@ -82,7 +82,7 @@ def listed(
 
 
 def single(plan: Plan, viewer: Actor) -> Select[Any]:
-    """The row with one id, if the viewer may see it."""
+    """The row with one id, if the viewer sees it."""
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     rows = rows.where(getattr(plan.model, plan.key) == bindparam(ID))
     return _with_relations(plan, viewer, rows.subquery("page"))
@@ -100,7 +100,7 @@ def nested(
 ) -> Select[Any]:
     """The same page of each parent, with the parent's id as the last column.
 
-    Of each parent no more rows are read than its page has, by an index that has them in order.
+    An index has the rows of a parent in order: no more are read than the page has.
     """
     template, table = _template(request), plan.model.__table__
     parents, linked = parent_model.__table__.alias("parent"), table

@@ -1,4 +1,4 @@
-"""Addresses of clients, as far as limits tell them apart."""
+"""Networks of clients, by which limits count."""
 
 import ipaddress
 from functools import lru_cache
@@ -7,18 +7,18 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 LONGEST: Final = 64
-"""Characters of an address that count; a proxy may forward a text that is none."""
+"""Characters of an address that count; a proxy may forward any text."""
 NETWORKS_KEPT, NETWORK_WEIGHT = 4096, 500
 
 
 def client_network(connection: HTTPConnection) -> str:
-    """The network of the client, as a trusted proxy forwards it, or of the peer."""
+    """The network of the client that a trusted proxy forwards, or of the peer."""
     return network_of(connection.client.host if connection.client else "")
 
 
 def network_of(host: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one: a single customer of a provider gets at least that much."""
-    # Cut before it is remembered: a proxy may forward anything.
+    """An IPv4 address, or the /64 of an IPv6 address, as providers give each customer at least a /64."""
+    # Cut before it is cached: a proxy may forward anything.
     return _network_of(host[:LONGEST])
 
 

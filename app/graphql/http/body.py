@@ -1,4 +1,4 @@
-"""Reading a request's body to a bound. The server sees to it that it ends in time (see `http_protocol`)."""
+"""Reads a request's body up to a bound. The server bounds its time (see `uvicorn_http`)."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 DISCARDED: Final = 64 * 1024 * 1024
-"""Bytes beyond the limit that are read and dropped: a client that is cut off while it sends sees no answer."""
+"""Bytes beyond the limit that are read and dropped: a client that is cut off while it sends sees no response."""
 
 
 class BodyTooLarge(Exception):
@@ -14,7 +14,7 @@ class BodyTooLarge(Exception):
 
 
 class BodyCutOff(HTTPException):
-    """The client went away, or as good as that, before the body's end, which is no fault of ours."""
+    """The client disconnected, or stopped sending, before the body's end."""
 
     def __init__(self) -> None:
         super().__init__(400, "The body ended too early.")
@@ -24,7 +24,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises BodyTooLarge, BodyCutOff."""
     too_large = _declared(request) > limit
     if too_large and (_declared(request) > limit + DISCARDED or "expect" in request.headers):
-        # A client that expects a 100 has sent nothing yet, and is told before it does.
+        # A client that expects a 100 has sent nothing yet, and gets the error before it does.
         raise BodyTooLarge
     chunks: list[bytes] = []
     size = 0
@@ -44,5 +44,5 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def _declared(request: Request) -> int:
     declared = request.headers.get("content-length", "")
-    # Longer numbers than this are too large in any case, and python refuses to read the longest.
+    # Longer numbers are too large in any case, and Python refuses to read the longest.
     return int(declared[:20]) if declared.isdecimal() else 0

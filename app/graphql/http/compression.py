@@ -1,4 +1,4 @@
-"""Gzip for answers that are long enough to gain by it, when the client asks for it."""
+"""Compresses long responses by gzip, for clients that ask for it."""
 
 import asyncio
 import gzip
@@ -7,13 +7,13 @@ from typing import Final
 from app.graphql.http.negotiation import parts_of, quality_of
 
 SHORTEST: Final = 1024
-"""Bytes from which compressing saves a packet."""
+"""From so many bytes on, compression saves a packet."""
 
 LEVEL: Final = 1
-"""Rows of one shape are as good as repeated: higher levels take twice the time for a tenth less."""
+"""Rows of one shape repeat so much that higher levels take twice the time for a tenth less."""
 
 BESIDE: Final = 256 * 1024
-"""Bytes from which the loop does not wait for it."""
+"""From so many bytes on, a thread compresses them beside the event loop."""
 
 
 def takes_gzip(accept_encoding: str | None) -> bool:
@@ -38,6 +38,6 @@ def _coding(part: str) -> tuple[str, float]:
     for parameter in parameters.split(";"):
         key, _, value = parameter.partition("=")
         if key.strip() == "q":
-            # In doubt it goes out as it is, which everyone reads.
+            # An unreadable quality counts as none: every client reads uncompressed responses.
             return name.strip(), quality_of(value, otherwise=0.0)
     return name.strip(), 1.0

@@ -1,4 +1,4 @@
-"""The last guard: a fault of ours anywhere becomes a 500 with an id that is also in the log, an outage a 503."""
+"""The outermost middleware turns an unexpected exception into a 500 with a logged id, and an outage into a 503."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from app.graphql.failures import internal_error, is_outage
 
 
 class ErrorMiddleware:
-    """ASGI middleware for HTTP. A response that has begun is cut off, so that nobody takes a half for the whole."""
+    """ASGI middleware for HTTP. A response that has begun is cut off, so that no client takes it for complete."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,7 +29,7 @@ class ErrorMiddleware:
         try:
             await self._app(scope, receive, noting)
         except asyncio.CancelledError:
-            # Only the server cancels a request, when its time at shutdown is over.
+            # Only the server cancels a request, at the end of a shutdown.
             if has_begun:
                 raise
             body = {"code": "INTERNAL", "message": "The server is shutting down; send this again."}

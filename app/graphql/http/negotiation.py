@@ -1,11 +1,11 @@
-"""Which of the offered media types an Accept header prefers (RFC 9110, 12.5.1)."""
+"""Chooses among offered media types by an Accept header (RFC 9110, 12.5.1)."""
 
 import math
 from collections.abc import Sequence
 from typing import Final
 
 MOST_RANGES: Final = 50
-"""Of one header; browsers send under ten, and what comes behind these does not count."""
+"""Media ranges of one header that count; browsers send fewer than ten."""
 
 
 def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
@@ -23,12 +23,12 @@ def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
 
 
 def parts_of(header: str) -> list[str]:
-    """The members of a header's list, as far as they count."""
+    """The members of a header's list that count."""
     return header.split(",", MOST_RANGES)[:MOST_RANGES]
 
 
 def quality_of(value: str, otherwise: float = 1.0) -> float:
-    """A `q` parameter, from 0 to 1 or the nearest of them; `otherwise` for what is no number, as if it were absent."""
+    """A `q` parameter, clamped to 0 and 1; `otherwise` if it is no number."""
     try:
         quality = float(value)
     except ValueError:
@@ -44,7 +44,7 @@ def _range(part: str) -> tuple[str, float]:
         if name.strip().lower() == "q":
             quality = quality_of(value)
         elif name.strip().lower() == "charset" and value.strip('" ').lower() not in ("utf-8", "utf8"):
-            # Everything here is UTF-8; a range that asks for something else cannot be met.
+            # All responses are UTF-8; a range with another charset cannot be met.
             quality = 0.0
     return media.lower(), quality
 

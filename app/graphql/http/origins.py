@@ -1,4 +1,4 @@
-"""Web origins: which pages may call the API, and how those that may not are told of the setting that decides."""
+"""Web origins: pages of allowed origins may call the API, others are refused with the name of the setting."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +15,7 @@ from app.graphql.context import Services
 
 REFUSAL: Final = "This origin is not in VOLTWIRE_ALLOWED_ORIGINS."
 LOGGED_AT_MOST: Final = 100
-"""Origins that a process names in its log. Strangers choose them, so that there is no end to them."""
+"""Origins that a process logs at most: strangers can invent any number."""
 
 LONGEST_LOGGED: Final = 200
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Origins:
-    """The origins that one process lets in. It logs each of the others once."""
+    """The allowed origins. Each refused origin is logged once per process."""
 
     def __init__(self, services: Services) -> None:
         self._allowed = frozenset(services.settings.allowed_origins)
@@ -31,9 +31,9 @@ class Origins:
         self._logged: set[str] = set()
 
     def allows(self, headers: Headers) -> bool:
-        """Whether a page of this origin may call. Programs send no Origin, and they may.
+        """Whether a page of this origin may call. Programs, which send no Origin, may.
 
-        The same host counts whatever the scheme, because a proxy in front may speak TLS for us.
+        The own host is allowed with any scheme, because a proxy in front may speak TLS.
         """
         origin = headers.get("origin")
         if origin is None or "*" in self._allowed or origin.rstrip("/").lower() in self._allowed:
@@ -42,9 +42,9 @@ class Origins:
         return bool(host) and host in (headers.get("host", "").lower(), self._public_host)
 
     def log_refusal(self, headers: Headers) -> None:
-        """Tell the operators, once for each origin, which setting would let this one in."""
+        """Logs, once for each origin, the setting that would allow it."""
         origin = headers.get("origin", "")[:LONGEST_LOGGED]
-        # The consent page sends no referrer, and so its own forms name their origin as "null".
+        # The forms of the consent page, which sends no referrer, have the origin "null".
         if origin == "null" or origin in self._logged or len(self._logged) >= LOGGED_AT_MOST:
             return
         self._logged.add(origin)
@@ -55,9 +55,9 @@ class Origins:
 
 
 class RefusedOrigins:
-    """ASGI middleware for HTTP: preflights of refused origins are answered with the setting's name.
+    """ASGI middleware for HTTP that answers preflights of refused origins with the setting's name.
 
-    Other requests go on: nothing here trusts cookies, and the browser keeps the answer from the page.
+    Other requests go on: the API trusts no cookies, and the browser keeps the response from the page.
     """
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
@@ -80,7 +80,7 @@ class RefusedOrigins:
 
 
 def cors(origins: Origins, allowed: Sequence[str]) -> list[Middleware]:
-    """The middleware that lets pages of the allowed origins call, and tells the others why they may not."""
+    """The middleware that allows the allowed origins and refuses the others."""
     refusing = Middleware(RefusedOrigins, origins)
     if not allowed:
         return [refusing]
@@ -88,7 +88,7 @@ def cors(origins: Origins, allowed: Sequence[str]) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=allowed,
         allow_methods=["GET", "POST", "PUT"],
-        # Clients send headers of their own, such as traceparent; which of them count is ours to say.
+        # Clients send headers of their own, such as traceparent, which the server may ignore.
         allow_headers=["*"],
         expose_headers=["ETag", "Location", "Retry-After"],
         max_age=600,

@@ -1,6 +1,6 @@
-"""How many requests a second come through: of an account, of its stream tokens, and of an address that is unknown.
+"""Rate limits of accounts, of their stream tokens, and of addresses without a credential.
 
-Each process counts for itself, so a deployment of several lets everybody have so many times the rate.
+Each process counts for itself: a deployment of several processes allows so many times the rate.
 """
 
 import time
@@ -16,20 +16,20 @@ from app.graphql.http.addresses import client_network
 from app.graphql.http.rate_limiter import RateLimiter, retry_after
 
 TOKENS_SHARE: Final = 1 / 2
-"""Of an account's rate, for all its stream tokens together: the rest is left to its backends."""
+"""The share of an account's rate for all its stream tokens together; the rest is left to its backends."""
 
 CUSTOMER_SHARE: Final = 1 / 5
-"""Of an account's rate, for the tokens that are bound to one customer."""
+"""The share of an account's rate for the tokens that are bound to one customer."""
 
 STRANGERS_SHARE: Final = 1 / 5
-"""Of an account's rate, for an address: its requests without a credential, and its wrong ones."""
+"""The share of an account's rate for an address: its requests without a credential or with a wrong one."""
 
 ADDRESSES_KEPT: Final = 20_000
-"""Buckets. The one that has been away for longest is forgotten, and begins anew."""
+"""Buckets of addresses at most. The least recently used one is dropped, and begins anew."""
 
 
 class TooManyRequests(RateLimited):
-    """`retry_after`: seconds, as the header has it."""
+    """`retry_after` is the value of the header."""
 
     def __init__(self, wait: float) -> None:
         self.retry_after = retry_after(wait)
@@ -37,9 +37,9 @@ class TooManyRequests(RateLimited):
 
 
 class Rates:
-    """The rates of one process, from an account's requests a second.
+    """The rate limits of one process; `rate` is an account's requests a second.
 
-    `strangers_at_once`: how many requests an address may send at once; by default as many as in a second.
+    An address may send `strangers_at_once` requests at once, by default as many as in a second.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class Rates:
         self._addresses = RateLimiter(rate * STRANGERS_SHARE, ADDRESSES_KEPT, clock, burst=strangers_at_once)
 
     def require(self, actor: Actor) -> None:
-        """One more request of this actor. Raises TooManyRequests, and then it counts nowhere."""
+        """Counts a request of this actor. Raises TooManyRequests, and then counts nothing."""
         if not actor.is_restricted:
             _require(self._accounts.take(actor.account_id))
             return
         buckets = [(self._tokens, actor.account_id), (self._accounts, actor.account_id)]
         if actor.customer_id is not None:
             buckets.insert(0, (self._customers, f"{actor.account_id} {actor.customer_id}"))
-        for limiter, who in buckets:
-            _require(limiter.wait(who))
-        for limiter, who in buckets:
-            limiter.take(who)
+        for limiter, client in buckets:
+            _require(limiter.wait(client))
+        for limiter, client in buckets:
+            limiter.take(client)
 
     def require_stranger(self, client: HTTPConnection) -> None:
-        """One more request of an address that has not shown who is there. Raises TooManyRequests."""
+        """Counts a request of an address without a valid credential. Raises TooManyRequests."""
         _require(self._addresses.take(client_network(client)))
 
     async def authenticated(
         self, authenticator: Authenticator, credential: str, client: HTTPConnection
     ) -> Credential:
-        """The credential, accepted. Raises Unauthenticated, or TooManyRequests of an address that sent many wrong ones.
+        """The credential, checked. Raises Unauthenticated, or TooManyRequests for an address that sent many wrong ones.
 
-        The address's bucket comes before the database. A key that this process has accepted before and a token that is
-        signed by us need nothing from it, so that they come through whoever else is behind their address.
+        The address's bucket comes before the database. Keys that this process has accepted before, and signed tokens,
+        need no read and so pass, whatever others send from the same address.
         """
         counted = False
 
@@ -94,7 +94,7 @@ class Rates:
                 self.require_stranger(client)
             raise
         except BaseException:
-            # This is no refusal, so it does not count.
+            # Another error is no refusal, so it does not count.
             self._forgive(client, counted)
             raise
         self._forgive(client, counted)

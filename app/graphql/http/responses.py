@@ -1,13 +1,13 @@
-"""How an answer goes out: its status, what may keep it, how it is compressed.
+"""Makes HTTP responses: status, caching and compression.
 
-Answers are one account's and may hold personal data. What POST brings is kept by nobody. What GET brings may lie in the
-client's own cache, where it is asked for again each time, and need not be sent again where nothing has changed; but not
-what opens something, such as a consent's link, or was opened by it.
+Responses are one account's and may hold personal data. No cache may store a response to POST. The client's own cache
+may store a response to GET, revalidate it at each use, and so save its transfer; but not with a secret in it, such as
+a consent's link, nor one that a secret gave access to.
 
-Compressed answers tell by their length what repeats in them (BREACH). That takes somebody who makes the victim send
-requests with its credentials and with words of his own; credentials here are headers, which no page of another origin
-can make a browser send, never cookies. Still what shows secrets goes out as it is, mutations and queries for what opens
-something, as do streams and the consent's pages.
+The length of a compressed response tells an attacker what repeats in it (BREACH), if he can make the victim send
+requests with its credentials and words of his. Credentials here are headers, which no page of another origin can make a
+browser send, and never cookies. Still mutations and responses with secrets are not compressed, as are neither streams
+nor the consent's pages.
 """
 
 from hashlib import blake2b
@@ -27,19 +27,19 @@ GRAPHQL_JSON = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
 
 VARY = "Accept, Accept-Encoding, Authorization, X-Api-Key"
-_UNKEPT = {"Cache-Control": "no-store", "Vary": VARY}
-_LATER = _UNKEPT | {"Retry-After": str(RETRY_AFTER)}
+_UNCACHED = {"Cache-Control": "no-store", "Vary": VARY}
+_LATER = _UNCACHED | {"Retry-After": str(RETRY_AFTER)}
 
 
 async def success(
-    request: Request, prepared: PreparedOperation, answer: dict[str, Any], media: str
+    request: Request, prepared: PreparedOperation, response: dict[str, Any], media: str
 ) -> Response:
-    """What was executed; a field's errors are in it."""
-    body, headers = dumps(answer), _UNKEPT
-    if "errors" in answer and _says_nothing(prepared, answer):
+    """The response of an operation that was executed; it may have errors of fields."""
+    body, headers = dumps(response), _UNCACHED
+    if "errors" in response and _may_be_retried(prepared, response):
         return Response(body, 503, _LATER, _with_charset(media))
-    if request.method != "POST" and "errors" not in answer and not prepared.is_secret:
-        # Weak, because it stands for the compressed answer as well.
+    if request.method != "POST" and "errors" not in response and not prepared.is_secret:
+        # Weak, because it stands for the compressed response as well.
         tag = f'W/"{blake2b(body, digest_size=16).hexdigest()}"'
         headers = {"Cache-Control": "private, no-cache", "ETag": tag, "Vary": VARY}
         if _is_known(request.headers.get("if-none-match"), tag):
@@ -55,8 +55,8 @@ async def success(
 
 
 def failure(error: RequestErrors, media: str) -> Response:
-    """An error before execution. Legacy `application/json` clients get a well-formed answer with 200."""
-    headers = _UNKEPT | getattr(error, "headers", {})
+    """An error before execution. Legacy `application/json` clients get a well-formed response with 200."""
+    headers = _UNCACHED | getattr(error, "headers", {})
     status = error.status
     if status == 400 and media == JSON and not isinstance(error, NotGraphQL):
         status = 200
@@ -66,17 +66,17 @@ def failure(error: RequestErrors, media: str) -> Response:
 
 
 def unexpected(fault: Exception, media: str) -> Response:
-    """A fault of ours outside of any field."""
+    """An unexpected exception outside of any field."""
     error = internal_error(fault)
-    status, headers = (503, _LATER) if is_outage(error) else (500, _UNKEPT)
+    status, headers = (503, _LATER) if is_outage(error) else (500, _UNCACHED)
     return Response(dumps({"errors": [error]}), status, headers, _with_charset(media))
 
 
-def _says_nothing(prepared: PreparedOperation, answer: dict[str, Any]) -> bool:
-    """Whether a client loses nothing by asking again: the database is away, and no mutation was carried out."""
-    if not any(map(is_outage, answer.get("errors", ()))):
+def _may_be_retried(prepared: PreparedOperation, response: dict[str, Any]) -> bool:
+    """Whether the client may try again safely: the database is away, and no mutation was executed."""
+    if not any(map(is_outage, response.get("errors", ()))):
         return False
-    return prepared.operation_type == "query" or not any((answer["data"] or {}).values())
+    return prepared.operation_type == "query" or not any((response["data"] or {}).values())
 
 
 def _is_known(if_none_match: str | None, tag: str) -> bool:
@@ -87,5 +87,5 @@ def _is_known(if_none_match: str | None, tag: str) -> bool:
 
 
 def _with_charset(media: str) -> str:
-    """An answer that is no stream is JSON, also to who asked for one."""
+    """A single response is JSON, also for a client that asked for a stream."""
     return f"{JSON if media == EVENT_STREAM else media}; charset=utf-8"
