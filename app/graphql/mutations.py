@@ -1,8 +1,8 @@
 """Runs mutations: scope, idempotency, one transaction, refusals as `userErrors`.
 
 An action returns a dict of its payload's fields: rows, which become their GraphQL types, and plain values. With an
-`idempotencyKey`, a successful result is stored encrypted, rows and secrets included. For 24 hours the same input gets it
-again.
+`idempotencyKey`, a successful result is stored encrypted, rows and secrets included, and the same input gets it
+again for 24 hours.
 """
 
 import dataclasses
