@@ -12,6 +12,7 @@ from app.core.crypto import Keyring
 from app.core.settings import Settings
 from app.db.database import Database
 from app.db.migrations import is_ours, migrate
+from app.graphql.bounds.limits import Limits
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
