@@ -102,7 +102,7 @@ class Engine:
         authenticated: bool,
         document_hash: str | None = None,
     ) -> PreparedOperation:
-        """One operation of a document, which its hash may replace.
+        """The operation of a document; the document's hash may replace it.
 
         Raises RequestErrors for an invalid document, with 401 where credentials are missing.
         """

@@ -183,7 +183,7 @@ async def page_of(
     cursor: Callable[[Any], str] = lambda row: id_cursor(row.id),
     descending: bool = False,
 ) -> Page:
-    """One page of a statement over one entity, in the order of its key."""
+    """A page of a statement over one entity, in the order of its key."""
     require_own(statement.column_descriptions[0]["entity"], request)
     narrowed = narrow(statement, key, request, descending)
     narrowed = narrowed.order_by(direction(key, request, descending)).limit(request.limit + 1)

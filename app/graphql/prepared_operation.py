@@ -1,4 +1,4 @@
-"""One operation of a document that was parsed, limited and validated."""
+"""Operations of documents that were parsed, limited and validated."""
 
 from dataclasses import dataclass, replace
 

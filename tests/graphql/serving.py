@@ -31,7 +31,7 @@ subscription($after: String, $filter: EventFilter) { events(after: $after, filte
 
 
 class Client:
-    """A graphql-transport-ws client that says exactly what it is told to."""
+    """A graphql-transport-ws client that sends exactly the given messages."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -54,7 +54,7 @@ class Client:
         await self.say(id=identifier, type="subscribe", payload=payload)
 
     async def settled(self) -> None:
-        """The server has read all that was said so far, and has sent nothing else."""
+        """Waits until the server has read all messages, and checks that it has sent nothing else."""
         await self.say(type="ping")
         assert await self.hear() == {"type": "pong"}
 
@@ -63,7 +63,7 @@ class Client:
         return [(await self.hear())["payload"]["data"]["events"]["sequence"] for _ in range(count)]
 
     async def closed(self) -> tuple[int, str]:
-        """Code and reason of the close; what comes before is dropped."""
+        """Code and reason of the close; earlier messages are dropped."""
         while True:
             try:
                 await self.connection.recv()
@@ -94,7 +94,7 @@ class Serving:
 
     @asynccontextmanager
     async def open(self, **options: Any) -> AsyncIterator[Client]:
-        """A connected client that has said nothing yet."""
+        """A connected client that has sent nothing yet."""
         options = {"subprotocols": ["graphql-transport-ws"], "compression": None, **options}
         async with websockets.connect(self.url, **options) as connection:
             yield Client(connection)
@@ -107,13 +107,13 @@ class Serving:
             yield client
 
     async def subscriptions(self, count: int) -> None:
-        """Return when so many are open."""
+        """Waits until so many are open."""
         while self.live.hub.subscriptions != count:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
 
 
 def session_of(served: Serving, number: int) -> Session:
-    """The server's side of the n-th open stream, which is a socket."""
+    """The server's session of the n-th open stream."""
     stream = list(served.live._streams)[number]
     assert isinstance(stream, Session)
     return stream
@@ -139,13 +139,13 @@ async def serving(
     rates: Rates | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
-    """`frames`: with our own protocols and their doors to the transport, else plain ASGI. `ping`: seconds between."""
+    """`frames`: uses the own protocols with their access to the transport, else plain ASGI. `ping` is in seconds."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(listening(world, **options))
         rates = rates or Rates(world.services.settings.rate_limit)
         live = Live(world.services, world.engine, world.authenticator, rates, hub.hub, timing)
         listener = socket.socket()
-        # The kernel would keep megabytes for a client that reads nothing.
+        # The kernel would buffer megabytes for a client that reads nothing.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(

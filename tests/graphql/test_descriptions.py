@@ -1,4 +1,4 @@
-"""Descriptions: everything in the schema has one, in whole sentences, and what has none is told."""
+"""Everything in the schema has a description in whole sentences, and missing ones are reported."""
 
 import re
 from typing import Any

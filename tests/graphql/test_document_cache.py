@@ -1,4 +1,4 @@
-"""What an engine keeps of documents between requests: how much, and whose."""
+"""The document cache is bounded, and apart for strangers."""
 
 import gc
 import random
@@ -58,7 +58,7 @@ async def test_a_document_too_long_to_be_kept_leaves_nothing_behind(small_world:
     prepared = engine.prepare(f"{{ {NESTED} }} {LONG}", None, authenticated=True)
     for _ in range(2):
         assert "errors" not in await run(small_world, engine, prepared, owner)
-        # As long as it is used, as a subscription is, what was compiled of it is not built anew.
+        # While it is used, as by a subscription, its plans are cached with it.
         assert sum(isinstance(one, Plan) for one in plans_of(prepared)) == 1
     assert len(engine._cache.operations) == len(engine._cache.plans) == 0
     document = weakref.ref(prepared)
@@ -94,7 +94,7 @@ async def test_long_values_are_not_kept(small_world: World, owner: Actor) -> Non
 
 def test_documents_are_bounded_by_their_bytes() -> None:
     engine = Engine(the_schema(), WIDE)
-    # Comments are not counted as tokens of a document, but lie in memory as these do.
+    # Comments do not count as tokens of a document, but take memory as tokens do.
     comments = "#\n" * (document_cache.LONGEST // 2 - 20)
     for number in range(10):
         engine.prepare(f"{{ a{number}: __typename }} {comments}", None, authenticated=True)
@@ -104,7 +104,7 @@ def test_documents_are_bounded_by_their_bytes() -> None:
 
 
 def kept(cache: DocumentCache) -> tuple[int, int, int]:
-    """How many documents, plans and statements, and names."""
+    """The numbers of operations, of plans with statements, and of hashes."""
     return len(cache.operations), len(cache.plans), len(cache.persisted._learned)
 
 
@@ -128,7 +128,7 @@ async def test_strangers_leave_the_memory_of_accounts_as_it_is(small_world: Worl
         context = Context(small_world.services, None)
         assert "errors" not in await engine.execute(prepared, None, context)
     assert kept(engine._stranger_cache) == (100, 0, 100)
-    # What they may ask is prepared once for them as well.
+    # Allowed documents of strangers are prepared once as well.
     assert engine.prepare(query, None, authenticated=False) is prepared
     assert kept(engine._cache) == before
     assert list(engine._cache.operations) == order
@@ -156,7 +156,7 @@ def test_a_statement_for_a_long_list_takes_little_more_than_its_text(dialect: Di
     parents = bindparam("parents", expanding=True)
     statement = select(Meter.id).where(col(Meter.customer_id).in_(parents))
     given = {"parents": ["x"] * 4096}
-    # What picks a value of a list is made for the first of all statements.
+    # The getters of list values are made with the first statement.
     first = Statement(statement, given, dialect)
     with traced():
         before = used()
@@ -170,7 +170,7 @@ def test_a_statement_for_a_long_list_takes_little_more_than_its_text(dialect: Di
 async def test_what_things_weigh_is_about_what_they_take(small_world: World, query: str) -> None:
     viewer = (await random_account(small_world, random.Random(3))).viewers["admin"]
     engine = Engine(the_schema(), WIDE)
-    # What is made once for all documents is not theirs.
+    # Objects that all documents share do not count.
     await run(small_world, engine, engine.prepare(query % 0, None, authenticated=True), viewer)
     documents, plans = engine._cache.operations.weight, engine._cache.plans.weight
     with traced():

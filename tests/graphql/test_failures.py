@@ -1,4 +1,4 @@
-"""How errors look: masked where they are ours, with code, sentence and field where they are the client's."""
+"""Internal errors are masked; errors of clients have code, sentence and field."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def creating(fields: str) -> str:
 
 
 async def bad_input(world: World, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The one error of a request that changes nothing."""
+    """The only error of a request that changes nothing."""
     account = await world.account()
     async with unchanged(world):
         response = await world.ask(query, variables, key=account.key)
@@ -100,7 +100,7 @@ async def test_a_fault_in_one_mutation_leaves_what_another_gave(world: World) ->
     [error] = response["errors"]
     assert (error["extensions"]["code"], error["path"]) == ("INTERNAL", ["createCustomer"])
     assert response["data"]["createCustomer"] is None
-    # The only copy of the secret, which counts from now on, must arrive.
+    # The only copy of the new secret must arrive.
     secret = response["data"]["rotateWebhookSecret"]["secret"]
     assert secret.startswith("whsec_")
     assert secret != made["createWebhookEndpoint"]["secret"]

@@ -1,4 +1,4 @@
-"""All that is wrong with an input is told at once, each fault at its field, and then nothing has changed."""
+"""All faults of an input are reported at once, each at its field, and nothing changes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A JSON number of a decimal is taken to the last digit or refused, by each way into the API."""
+"""JSON numbers of decimals keep all digits or are refused, by each way into the API."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""How mutations run: once for an idempotency key, in one transaction, refusals as `userErrors`."""
+"""Mutations run once for an idempotency key, in one transaction, with refusals as `userErrors`."""
 
 import asyncio
 from datetime import timedelta
@@ -38,7 +38,7 @@ async def test_the_same_input_gives_the_same_payload_after_the_row_changed(world
     first = await run(world, account, CREATE, **ADA, idempotencyKey="k")
     await run(world, account, UPDATE, customerId=first["customer"]["id"], name="Countess")
     async with unchanged(world):
-        # The order of keys in an object says nothing.
+        # The order of keys in an object does not matter.
         again = {**ADA, "metadata": {"b": "2", "a": "1"}, "idempotencyKey": "k"}
         assert await run(world, account, CREATE, **again) == first
 

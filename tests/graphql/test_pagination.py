@@ -1,4 +1,4 @@
-"""Connections: pages in both directions, their edges, what arguments and cursors are refused."""
+"""Connections: pages in both directions, their edges, and refused arguments and cursors."""
 
 import base64
 import random
@@ -52,7 +52,7 @@ async def page(
 
 
 async def refused(world: World, account: TestAccount, **arguments: Any) -> list[str]:
-    """The field that is refused."""
+    """The path of the refused argument."""
     [error] = (await world.ask(LIST, arguments, key=account.key))["errors"]
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
     field: list[str] = error["extensions"]["field"]
@@ -135,7 +135,7 @@ async def test_twenty_by_default_and_a_hundred_at_most(world: World) -> None:
         ({"before": "====", "last": 1}, "before"),
         ({"after": base64.urlsafe_b64encode(b"cus_").decode()}, "after"),
         ({"after": base64.urlsafe_b64encode(b"cus_' OR 1=1 --").decode()}, "after"),
-        # A cursor of ours has no padding.
+        # Valid cursors have no padding.
         ({"after": base64.urlsafe_b64encode(b"cus_0123456789abcdefghjkmnpqrs").decode() + "="}, "after"),
     ],
 )
@@ -165,7 +165,7 @@ async def test_a_cursor_of_another_account_shows_only_ones_own(world: World) -> 
     theirs = (await page(world, first))[3]["pageInfo"]["endCursor"]
     assert (await page(world, second, after=theirs))[0] == "cd"
     assert (await page(world, second, before=theirs, last=5))[0] == ""
-    # The log's cursors say whose they are.
+    # Cursors of the log are bound to their account.
     query = "query ($after: String) { events(after: $after) { pageInfo { endCursor } } }"
     log = (await world.data(query, key=first.key))["events"]["pageInfo"]["endCursor"]
     [error] = (await world.ask(query, {"after": log}, key=second.key))["errors"]
@@ -177,7 +177,7 @@ async def test_pages_stay_stable_while_rows_come_and_go(world: World) -> None:
     data = (await page(world, account, first=2))[3]
     ids = (await world.data("{ customers { nodes { id } } }", key=account.key))["customers"]["nodes"]
     remove = mutation("deleteCustomer", "deletedId")
-    # The row of the cursor itself goes, another one before it, and one is added at the end.
+    # The cursor's row is deleted, and another one before it; one is added at the end.
     for gone in (ids[0], ids[1]):
         await run(world, account, remove, customerId=gone["id"])
     await make_customer(world, account, "e@example.com", name="e")
@@ -204,7 +204,7 @@ async def test_what_stays_is_on_one_page_whatever_comes_and_goes_anywhere(
         found = found + page_ids if size == "first" else page_ids + found
         more = data["pageInfo"]["hasNextPage" if size == "first" else "hasPreviousPage"]
         at = data["pageInfo"][end]
-        # Some rows on either side go, that of the cursor among them, and others come.
+        # Rows on either side are deleted, the cursor's among them, and others added.
         gone = {*chance.sample(sorted(there), 2), *page_ids[-1:], *page_ids[:1]} & there
         come = chance.sample(sorted(late), min(3, len(late)))
         async with world.database.transaction() as session:
@@ -216,7 +216,7 @@ async def test_what_stays_is_on_one_page_whatever_comes_and_goes_anywhere(
 
 
 async def add(world: World, account: TestAccount, ids: list[str]) -> None:
-    """Customers with these very ids, wherever those lie."""
+    """Adds customers with these ids."""
     async with world.database.transaction() as session:
         session.add_all(
             Customer(id=one, account_id=account.id, name=one, email=f"{one}@example.com") for one in ids

@@ -1,4 +1,4 @@
-"""Persisted operations: documents named by their hashes, and a list of the only ones that run."""
+"""Persisted documents: hashes in place of documents, and a list of allowed documents."""
 
 import json
 from collections.abc import AsyncIterator
@@ -117,7 +117,7 @@ async def test_what_is_refused_is_not_learned(world: World, http: httpx.AsyncCli
     body = {"query": invalid, "extensions": named(invalid)}
     assert (await ask(http, account, body))[0] == 400
     assert not_found((await ask(http, account, {"extensions": named(invalid)}))[1])
-    # Nor what a stranger may not ask, so that strangers push nothing out of the memory.
+    # Nor refused documents of strangers, so that strangers push nothing out of the cache.
     body = {"query": SCOPES, "extensions": named(SCOPES)}
     assert (await http.post("/graphql", json=body)).status_code == 401
     assert not_found((await ask(http, account, {"extensions": named(SCOPES)}))[1])
@@ -204,10 +204,10 @@ async def test_a_document_is_named_over_sockets_as_well(
         assert await answered(socket, {"query": SCOPES, "extensions": named(SCOPES)}) == expected
         for more in ({}, {"query": ""}, {"query": None}):
             assert await answered(socket, {"extensions": named(SCOPES), **more}) == expected
-        # What one transport learned, the other knows.
+        # All transports share the hashes.
         async with client(small_world) as http:
             assert await ask(http, holder, {"extensions": named(SCOPES)}) == (200, expected)
-        # A name does not stand for another thing than a document.
+        # A hash stands for nothing but a document.
         await socket.say(id="1", type="subscribe", payload={"query": 1, "extensions": named(SCOPES)})
         assert await socket.closed() == (4400, "The payload of subscribe needs a query that is a string")
 

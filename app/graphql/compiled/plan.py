@@ -14,7 +14,7 @@ _numbers = count()
 
 
 class PlanTable:
-    """One table of a statement: that of the plan's rows, or of a to-one relation of another table."""
+    """A table of a statement: that of the plan's rows, or of a to-one relation of another table."""
 
     def __init__(
         self, plan: "Plan", model: Any, parent: "PlanTable | None" = None, via: One | None = None
@@ -48,7 +48,7 @@ class PlanTable:
 
 @dataclass
 class PlanRun:
-    """One execution of a plan, with the pages of its children by the parents' ids."""
+    """An execution of a plan, with the pages of its children by the parents' ids."""
 
     context: ReadContext
     pages: list[dict[str, Any]] = field(default_factory=list)

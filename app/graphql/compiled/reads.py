@@ -40,7 +40,7 @@ async def connection(
     options: Sequence[Any] = (),
     uncompiled: Callable[[], Awaitable[Any]] | None = None,
 ) -> Any:
-    """One page of the rows that the viewer may see of a model, in the order of its key.
+    """A page of the rows of a model that the viewer sees, in the order of its key.
 
     Execution field by field reads rows with the ORM's `options`; where a row alone does not make its GraphQL object,
     `uncompiled` makes the connection.

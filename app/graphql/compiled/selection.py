@@ -169,7 +169,7 @@ class Compiler:
         return self._one_of(expressions, f"row[{table.index(known.by)}]")
 
     def _one_of(self, expressions: dict[str, str], by: str) -> str:
-        """One of these expressions, by a column's value. Where one is partial, the executor completes all of them."""
+        """The expression that a column's value chooses. Where one is partial, the executor completes all of them."""
         partial = next((one for one in expressions.values() if isinstance(one, Partial)), None)
         shapes: dict[str, Any] = {}
         for value, expression in expressions.items():

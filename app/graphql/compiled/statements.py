@@ -69,7 +69,7 @@ def listed(
     filter: Form | None = None,
     values: Mapping[str, Any] = MappingProxyType({}),
 ) -> Select[Any]:
-    """One page of the plan's rows, in reading direction."""
+    """A page of the plan's rows, in reading direction."""
     template, key = _template(request), getattr(plan.model, plan.key)
     rows = select(*_columns(plan)).where(plan.model.seen_by(_viewer(viewer)))
     if filter is not None:

@@ -1,4 +1,4 @@
-"""What an operation costs: its selections are counted as they are merged."""
+"""Costs of operations count selections as the executor merges them."""
 
 import random
 from typing import Any
@@ -50,21 +50,21 @@ def of(kind: str, size: int) -> str:
 @pytest.mark.parametrize(
     ("query", "cost"),
     [
-        # What merges is counted once, wherever it stands.
+        # Merged selections count once.
         ("{ meters { nodes { id } } meters { nodes { number } } }", 20),
         ("{ a: meters { nodes { id } } b: meters { nodes { id } } }", 40),
         ("{ ...F ...F ... { ...F } } fragment F on Query { meters { nodes { id } } }", 20),
         (f"{{ {METERS % ('id', 'id')} }}", 2100),
         (COLOCATED, 2100),
-        # Both are read, so both are counted.
+        # Both are read, so both count.
         ("{ customers { nodes { meters { nodes { id } } } edges { node { meters { nodes { id } } } } } }", 820),
-        # Of types that exclude each other the dearest counts, with what is asked of all.
+        # Of types that exclude each other the dearest counts, with the selections on all.
         (events("id", of("MeterCreated", 3), of("CustomerCreated", 5)), 60),
         (events("... on Node { id }", of("MeterCreated", 3), "... on Event { id }"), 40),
         ("{ node(id: 1) { ... on Customer { meters { nodes { id } } hostedConsents { nodes { id } } } } }", 40),
         (f"{{ node(id: 1) {{ ... on Customer {{ {METERS % ('id', 'id')} }} {DELIVERIES} }} }}", 2100),
         ('{ node(id: "1") { ... on Event { id } ... on Node { ... on Account { id } } } }', 0),
-        # A list that all comes at once.
+        # A list without pages.
         ("{ apiKeys { name } }", 100),
         ("{ eventTypes { name } __schema { types { name } } }", 10),
     ],
@@ -86,7 +86,7 @@ def test_what_depends_on_variables_is_counted_with_their_values() -> None:
 
 
 class Reference:
-    """The same as the executor collects fields, with nothing remembered on the way."""
+    """Counts as the executor collects fields, without a cache."""
 
     def __init__(self, document: Document) -> None:
         parsed = parse(document.text)
@@ -140,7 +140,7 @@ def test_random_documents_cost_what_the_executor_would_collect(turn: int, seed: 
     for _ in range(300):
         document = documents.one()
         reference = Reference(document)
-        # Some values are none of their type.
+        # Some values do not have their type.
         if isinstance(reference.variables, list):
             continue
         found.append(reference.cost())
@@ -162,7 +162,7 @@ def test_ways_that_multiply_are_counted_once_where_they_meet() -> None:
 
 
 def crossing(levels: int) -> str:
-    """Which of the fragments of a level are merged differs with each way that leads there."""
+    """The fragments that merge at a level differ with each path to it."""
     fragments = []
     for at in range(levels):
         for number in range(12):

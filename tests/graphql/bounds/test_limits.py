@@ -17,7 +17,7 @@ OF_METERS = "fragment F on Customer { meters { nodes { id } } }"
 
 
 async def refused(given: World, query: str, key: str, **variables: Any) -> dict[str, Any]:
-    """The extensions of the one error of a request that is too complex."""
+    """The extensions of the only error of a request that is too complex."""
     response = await given.ask(query, variables, key=key)
     assert "data" not in response
     [error] = response["errors"]
@@ -39,7 +39,7 @@ async def test_depth(small: World) -> None:
         "depth": 8,
         "limit": 6,
     }
-    # Fragments count where they are spread, in whatever order they stand.
+    # Fragments count where they are spread, in any order.
     spread = (
         "fragment B on Customer { meters(first: 1) { nodes { customer { id } } } } "
         "{ customers(first: 1) { nodes { ...A } } } "
@@ -78,14 +78,14 @@ async def test_tokens(small: World) -> None:
         ("{ apiKeys { name } eventTypes { name } }", {}, 110),
         ("{ node(id: 1) { ... on Customer { meters(first: 100) { nodes { id } } } } }", {}, 100),
         ('{ intervalData(meterId: "x") { total intervals { consumption } } }', {}, 50),
-        # What hangs on interval data counts beside it.
+        # Selections below interval data count beside it.
         ('{ intervalData(meterId: "x") { meter { customer { meters(first: 51) { nodes { id } } } } } }', {}, 101),
         ("query ($no: Boolean!) { customers(first: 100) @skip(if: $no) { nodes { id } } }", {"no": True}, 0),
         ("query ($a: Boolean!) { customers { nodes { ...F @include(if: $a) } } } " + OF_METERS, {"a": True}, 420),
         ("query ($a: Boolean!) { customers { nodes { ...F @include(if: $a) } } } " + OF_METERS, {"a": False}, 20),
         ("{ customers { nodes { id ... @include(if: false) { meters { nodes { id } } } } } }", {}, 20),
         ("{ ...F ...F } fragment F on Query { customers(first: 100) { nodes { id } } }", {}, 100),
-        # What is wrong is refused later, by its own name.
+        # Wrong values are refused later, each with its own error.
         ("{ customers(first: 0) { nodes { id } } events(last: 2147483647) { nodes { id } } }", {}, 100),
     ],
 )  # fmt: skip
@@ -138,7 +138,7 @@ async def test_fragments_that_double_180_times_come_to_an_end(
 
 
 def pages_in_pages(deep: int) -> str:
-    """A hundred times as many rows with each of so many levels."""
+    """Each level has a hundred times as many rows as the one above."""
     below = "id"
     for _ in range(deep):
         below = f"customer {{ meters(first: 100) {{ nodes {{ {below} }} }} }}"

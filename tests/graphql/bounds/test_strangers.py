@@ -1,4 +1,4 @@
-"""Requests without credentials: how much they may send, and what is refused before it is validated."""
+"""Requests without credentials are bounded, and mostly refused before validation."""
 
 import itertools
 from pathlib import Path
@@ -27,12 +27,12 @@ OPTIONS = (
 README = Path(__file__).parents[3] / "README.md"
 LARGER = " Requests with an API key may be larger."
 ON_TYPE = "fragment A on __Type { possibleTypes { name } interfaces { name } ofType { name } }"
-# It would be reported if validation came to it.
+# Validation would report it.
 UNKNOWN = "unknownField"
 
 
 async def refused(world: World, query: str, **variables: Any) -> tuple[str, dict[str, Any]]:
-    """Message and extensions of the one error of a stranger's request that is too complex."""
+    """Message and extensions of the only error of a stranger's request that is too complex."""
     response = await world.ask(query, variables)
     assert list(response) == ["errors"]
     [error] = response["errors"]
@@ -42,7 +42,7 @@ async def refused(world: World, query: str, **variables: Any) -> tuple[str, dict
 
 
 def of_core(query: str) -> Any:
-    """The data as graphql-core itself executes the document."""
+    """The data that graphql-core itself returns."""
     result = execute_sync(the_schema()._schema, parse(query))
     assert result.errors is None
     return result.data
@@ -65,7 +65,7 @@ async def test_the_standard_introspection_is_answered_from_memory(world: World) 
     assert await world.data(query) is first
     account = await world.account()
     assert await world.data(query, key=account.key) is first
-    # Another text is another document, and its answer an equal one.
+    # Another text is another document with an equal response.
     again = await world.data(query + " ")
     assert again == first
     assert again is not first
@@ -282,7 +282,7 @@ async def test_what_needs_a_key_and_fits_an_account_is_told_to_send_one(world: W
         "{ " + "".join(f"a{n}: {CLOSED}" for n in range(31)) + "}",
         "{ " + CLOSED * 400 + "}",
         "{ customers " + "{ a " * 12 + "}" * 13,
-        # Nobody can tell which operation is meant, nor what a fragment that is missing asks for.
+        # The operation is ambiguous, or a fragment is missing.
         "".join(f"query Q{n} {{ {CLOSED}}} " for n in range(6)),
         "{ " + "__typename " * 300 + "...Missing }",
     ],
@@ -292,7 +292,7 @@ async def test_what_is_too_much_and_no_key_would_help_is_told_so(world: World, q
 
 
 async def test_readings_are_an_error_each_to_a_stranger(world: World) -> None:
-    """They are never read, so that they cost what the meters do."""
+    """They are never read, so they cost no more than the meters."""
     readings = "meters(first: 100) { nodes { intervalData { total } } }"
     below = f"customer {{ meters(first: 3) {{ nodes {{ customer {{ {readings} }} }} }} }}"
     query = '{ hostedConsentByToken(token: "x") { %s } }'

@@ -1,4 +1,4 @@
-"""Random destinations of every kind and state, and deliveries to them of what an account's log holds."""
+"""Random destinations of every kind and state, and deliveries to them from an account's log."""
 
 import random
 from datetime import timedelta
@@ -30,7 +30,7 @@ BODY = b'{"type": "meter.created"}'
 
 
 async def random_destinations(world: World, admin: Actor, chance: random.Random) -> None:
-    """Endpoints and subscriptions, one of each deleted again, with deliveries, test events and a replay."""
+    """Makes endpoints and subscriptions, deletes one of each again, and makes deliveries, test events and a replay."""
     destinations = [await _endpoint(world, admin, chance, number) for number in range(4)]
     await _of_the_endpoints(world, admin, destinations)
     destinations += [await _subscription(world, admin, chance, number) for number in range(3)]
@@ -99,7 +99,7 @@ async def _subscription(world: World, admin: Actor, chance: random.Random, numbe
 
 
 def _delivery(event: EventRecord, destination_id: str, chance: random.Random) -> Delivery:
-    # Some are of events that retention has removed.
+    # Retention has removed the events of some.
     event_id = event.id if chance.random() < 0.9 else f"{event.id[:-4]}gone"
     status = chance.choice(list(DeliveryStatus))
     delivery = Delivery(

@@ -44,13 +44,13 @@ DROPPED = tuple(
         "Exception ignored in. <coroutine:pytest.PytestUnraisableExceptionWarning",
     )
 )
-# Some are refused, with an error that takes the meter and what must have it from the answer.
+# Some are refused, with an error that nulls the meter and everything that needs it.
 PERIODS: tuple[dict[str, Any], ...] = (
     *({}, {"lookback": "1d"}, {"lookback": "1w", "granularity": "DAY"}) * 3,
     {"lookback": "2x"},
     {"from": "2020-01-02T00:00:00.000Z", "to": "2020-01-01T00:00:00.000Z"},
 )
-# Of what kind the ids are that fields of filters hold.
+# The kinds of the ids in fields of filters.
 NAMED_BY = {
     "customerIds": "Customer",
     "meterIds": "Meter",
@@ -61,7 +61,7 @@ NAMED_BY = {
 
 
 def dropping(test: T) -> T:
-    """A test whose documents may have fields that fail."""
+    """Marks a test whose documents may have fields that fail."""
     for mark in DROPPED:
         test = mark(test)
     return test
@@ -69,7 +69,7 @@ def dropping(test: T) -> T:
 
 @dataclass
 class Known:
-    """What arguments may hold: ids and cursors there are, by what they begin with, and the numbers of meters."""
+    """Values for arguments: existing ids and cursors by their kinds, and numbers of meters."""
 
     ids: dict[str, list[str]]
     cursors: dict[str, list[str]]
@@ -84,12 +84,12 @@ class Document:
 
 @dataclass
 class Documents:
-    """`one()` after another, all determined by the seed."""
+    """A stream of documents, determined by the seed."""
 
     schema: GraphQLSchema
     known: Known
     chance: random.Random
-    # How likely fields with resolvers of their own are chosen from.
+    # The share of choices that include fields with resolvers of their own.
     own: float = 0.3
     _aliases: int = 0
     _variables: dict[str, tuple[str, Any]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Documents:
         return self._document("query", " ".join(fields))
 
     def subscription(self) -> Document:
-        """One to `events`."""
+        """A subscription to `events`."""
         self._begin()
         selection = self._selection(self.schema.type_map["Event"], 1)
         return self._document("subscription", f"{self._alias()}: events {selection}")
@@ -130,7 +130,7 @@ class Documents:
         arguments = self._arguments(parent, name, definition.args)
         text = f"{self._alias()}: {name}{arguments}{directive}"
         fields = f"{text} {self._selection(named, depth + 1)}"
-        # The same field once more, whose selection is merged into the first one.
+        # The same field again: its selection is merged into the first one.
         return (
             f"{fields} {text} {self._selection(named, depth + 1)}" if self.chance.random() < 0.1 else fields
         )
@@ -151,7 +151,7 @@ class Documents:
         if isinstance(type_, GraphQLInterfaceType):
             behind = self.schema.get_implementations(type_)
             every = [*behind.interfaces, *behind.objects]
-            # One of few types that are asked for in full says more than the same share of many.
+            # A few types in full test more than the same share of many.
             kinds = self.chance.sample(every, self.chance.randint(0, min(len(every), 4)))
             parts += [f"... on {one.name} {self._selection(one, depth + 1)}" for one in kinds]
         self.chance.shuffle(parts)
@@ -169,7 +169,7 @@ class Documents:
             return self.chance.choice([["node"], ["cursor"], ["cursor", "node"], ["node", "cursor"]])
         chosen = self.chance.sample(leaves, min(len(leaves), self.chance.randint(1, 5)))
         if depth < DEEPEST and others:
-            # What has a resolver of its own is asked for less often, else there would be little but that.
+            # Fields with resolvers of their own are chosen less often, or documents would have little else.
             rare = {"intervalData", "stats"}
             likely = [one for one in others if one not in rare or self.chance.random() < self.own]
             chosen += self.chance.sample(likely, min(len(likely), self.chance.randint(0, 2)))

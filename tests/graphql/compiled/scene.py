@@ -45,7 +45,7 @@ class Scene:
 
 
 async def random_account(world: World, chance: random.Random) -> Scene:
-    """Customers with meters and consents in every state, readings, users, and events of all of these."""
+    """Makes customers with meters and consents in every state, readings, users, and the events of all of these."""
     account = await world.account()
     admin = await world.authenticator.authenticate(account.key)
     made = [await _customer(world, admin, chance, number) for number in range(4)]
@@ -62,7 +62,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
         key, _secret = await accounts.create_api_key(session, admin, name="reads", scopes=[Scope.READ])
         await accounts.rotate_api_key(session, admin, key.id, 60)
     async with world.database.transaction() as session:
-        # Its events stay, and find nothing any more.
+        # Its events stay, and lead to nothing.
         await customers.delete(session, admin, made[-1], world.services.settings.mail_folder)
     await random_destinations(world, admin, chance)
     neighbour = await world.authenticator.authenticate((await world.account("Other")).key)

@@ -1,4 +1,4 @@
-"""The compiled reads answer what the ordinary way answers, in every letter."""
+"""Compiled reads have the same responses as execution field by field, byte by byte."""
 
 import gc
 import random
@@ -42,7 +42,7 @@ NODES = """__typename id
     ... on Meter { number customer { name } hostedConsent { valid } }
     ... on Customer { meters { nodes { number } } }
     ... on HostedConsentEvidence { url of: hostedConsent { id } }"""
-# Each kind of node, with the statements it takes.
+# Each kind of node, with the number of its statements.
 KINDS = {
     "Delivery": 2,
     "Event": 1,
@@ -90,9 +90,9 @@ async def test_random_documents_have_the_same_answer_as_the_ordinary_way(
         viewer = scene.viewers[chance.choice(["admin", "read", "bound", "bound", "consent"])]
         expected = await answer(world, ordinary, document, viewer)
         assert await answer(world, compiled, document, viewer) == expected, document
-        # Once more, with everything at hand from the first time.
+        # The second time, everything is cached.
         assert await answer(world, compiled, document, viewer) == expected, document
-    # What was dropped is collected here, not in another test.
+    # Dropped coroutines are collected here, not in another test.
     gc.collect()
 
 
@@ -126,7 +126,7 @@ async def test_lists_are_two_statements_at_most(world: World, scene: Scene, quer
 
 
 async def test_a_page_of_the_log_after_a_cursor_is_two_statements(world: World, scene: Scene) -> None:
-    """Where the log begins and ends is read first: whether the cursor is still good depends on it."""
+    """The ends of the log are read first: the cursor's validity depends on them."""
     engine, cursor = Engine(the_schema(), WIDE), scene.known.cursors["Event"][3]
     query = (
         f"query ($at: String) {{ events(first: 2, after: $at) {{ edges {{ cursor node {{ {EVENTS} }} }} }} }}"
@@ -140,7 +140,7 @@ async def test_a_page_of_the_log_after_a_cursor_is_two_statements(world: World, 
 
 
 def counted(prepared: PreparedOperation) -> tuple[int, int]:
-    """How many plans the engine keeps, and how many statements."""
+    """The numbers of cached plans and statements."""
     assert prepared.plan_cache is not None
     kept = list(prepared.plan_cache.lru)
     return tuple(sum(isinstance(one, kind) for one in kept) for kind in (Plan, Select))  # type: ignore[return-value]
@@ -156,7 +156,7 @@ async def test_a_repeated_document_builds_nothing_anew(world: World, scene: Scen
         return counted(prepared)
 
     assert await kept(n=1, all=True) == (1, 1)
-    # The page's size is a parameter; what is included is another plan.
+    # The page's size is a parameter; a directive makes another plan.
     assert await kept(n=2, all=True) == (1, 1)
     assert await kept(n=2, all=False) == (2, 2)
     assert await kept(n=1, all=True) == (2, 2)
@@ -190,7 +190,7 @@ async def test_a_hundred_cursors_share_what_the_first_one_built(
 
 
 async def test_a_page_that_cannot_be_is_refused_whatever_came_before(world: World, scene: Scene) -> None:
-    """And those after it are compiled, whatever it was."""
+    """Later pages are compiled all the same."""
     engine, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
     query = "query ($n: Int, $c: String) { customers { nodes { meters(first: $n, after: $c) { nodes { id } } } } }"
     own, others = scene.known.cursors["Meter"][0], scene.known.cursors["Customer"][0]
@@ -210,7 +210,7 @@ async def test_a_page_that_cannot_be_is_refused_whatever_came_before(world: Worl
             assert await answer(world, engine, document, scene.viewers["admin"]) == expected
         if "errors" not in orjson.loads(expected):
             assert len(statements) == 2
-    # Of nested pages those with a cursor and those without.
+    # Nested pages with a cursor have another statement than those without.
     assert counted(engine.prepare(query, None, authenticated=True)) == (1, 3)
 
 
@@ -223,7 +223,7 @@ async def test_a_repeated_filter_builds_nothing_anew(world: World, scene: Scene)
         ({"statuses": ["ACTIVE"]}, 1),
         ({"statuses": ["INACTIVE"]}, 2),
         ({"statuses": ["ACTIVE"]}, 2),
-        # So long a one is not kept.
+        # A statement for so many values is not cached.
         ({"statuses": ["ACTIVE"], "customerIds": ["cus_1"] * 200}, 2),
         ({"statuses": ["ACTIVE"]}, 2),
     ):
@@ -259,7 +259,7 @@ async def test_a_hundred_values_of_a_filter_share_one_statement(
 
 
 async def test_filters_of_one_form_take_what_each_asks_for(world: World, scene: Scene) -> None:
-    """As the ordinary way does, with lists of several lengths, repeated and empty ones included."""
+    """Lists have several lengths, repeated values and none."""
     engine, ordinary = Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)
     ids, numbers = scene.known.ids, scene.known.numbers
     chosen: list[tuple[str, str, list[Any]]] = [
@@ -300,7 +300,7 @@ async def test_lists_of_many_values_are_refused(world: World, scene: Scene) -> N
 async def test_a_field_that_fails_takes_nothing_from_the_others(
     world: World, scene: Scene, compiled: bool
 ) -> None:
-    """Its siblings are cancelled while others of the answer wait for the same rows."""
+    """Its siblings are cancelled while other fields wait for the same rows."""
     nested = (
         "nodes { hostedConsent { a: meters(first: 0) { nodes { id } } customer { id } } customer { name } }"
     )

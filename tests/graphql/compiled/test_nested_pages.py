@@ -1,4 +1,4 @@
-"""A page of a nested connection costs what it has, however many rows its parent has."""
+"""The cost of a nested page does not depend on the number of its parent's rows."""
 
 import sqlite3
 from collections.abc import Callable
@@ -41,7 +41,7 @@ PAGES: list[tuple[str, Callable[[list[str]], Any]]] = [
 async def customer_with(
     world: World, account: TestAccount, admin: Actor, count: int
 ) -> tuple[str, str, list[str]]:
-    """A customer with so many meters, all of which a consent covers: the ids of all three."""
+    """Makes a customer with so many meters, all covered by a consent; returns the ids."""
     customer = await make_customer(world, account, email=f"c{count}@example.com")
     ids = sorted(new_id("mtr") for _ in range(count))
     now = clock.now()
@@ -65,7 +65,7 @@ async def customer_with(
 
 
 async def work(url: str, database: Database, statement: Select[Any], given: dict[str, Any]) -> int:
-    """What a statement takes: its steps on SQLite, on PostgreSQL the rows and blocks that it comes across."""
+    """The work of a statement: its steps on SQLite, the rows and blocks that it reads on PostgreSQL."""
     prepared = Prepared(statement, given, database.engine.dialect)
     if not database.is_sqlite:
         connection = await asyncpg.connect(url)
@@ -98,7 +98,7 @@ async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
         admin = await opened.authenticator.authenticate(account.key)
         few = await customer_with(opened, account, admin, FEW)
         many = await customer_with(opened, account, admin, MANY)
-        # Other parents' rows must not be met on the way either.
+        # Other parents' rows must not be read either.
         between = await customer_with(opened, account, admin, FEW + 1)
         if not opened.database.is_sqlite:
             async with opened.database.transaction() as session:
@@ -115,7 +115,7 @@ async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
                 response = await opened.engine.execute(prepared, given, Context(opened.services, admin))
                 shown = [one["id"] for one in response["data"][field]["meters"]["nodes"]]
                 assert shown == expected(arguments, meters, given["c"])
-                # All documents of the engine share what is kept; what was used last is at the end.
+                # All documents share the cache, whose end was used last.
                 [*_, statement] = [
                     one
                     for one in prepared.plan_cache.lru

@@ -1,4 +1,4 @@
-"""Fields with resolvers of their own inside compiled reads: only they are executed, and nothing shows it."""
+"""Fields with resolvers of their own inside compiled reads are executed alone, with the same response."""
 
 import gc
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ READINGS = f"{DAY} {{ total intervals {{ startAt consumption }} meter {{ number 
 @pytest.fixture
 def world(furnished_world: World) -> Iterator[World]:
     yield furnished_world
-    # What was dropped is collected here, not in another test.
+    # Dropped coroutines are collected here, not in another test.
     gc.collect()
 
 
 async def response(world: World, scene: Scene, query: str, *, compiled: bool = True, **variables: Any) -> Any:
-    """To the letter, with the errors in their order; and how many root fields were compiled."""
+    """The response with its errors in their order, and the number of compiled root fields."""
     engine = Engine(the_schema(), WIDE, compiled=compiled)
     prepared = engine.prepare(query, None, authenticated=True)
     context = Context(world.services, scene.viewers["admin"])
@@ -45,10 +45,10 @@ async def response(world: World, scene: Scene, query: str, *, compiled: bool = T
     ("query", "count"),
     [
         (f"{{ meters(first: 5) {{ nodes {{ id customer {{ name }} {DAY} {{ total }} }} }} }}", 2),
-        # The two of one kind are read at once, wherever the rows come from.
+        # Both lists of one kind are read at once.
         (f"{{ meters {{ edges {{ node {{ {DAY} {{ total }} }} }} nodes {{ {DAY} {{ total }} }} }} }}", 2),
         (f"{{ customers {{ nodes {{ name meters {{ nodes {{ number {DAY} {{ total }} }} }} }} }} }}", 3),
-        # What is below such a field goes the ordinary way: the customers are one statement more.
+        # Selections below such a field are executed field by field: the customers take another statement.
         (f"{{ meters {{ nodes {{ {DAY} {{ total meter {{ number customer {{ name }} }} }} }} }} }}", 3),
         (
             f"{{ events {{ nodes {{ id ... on MeterCreatedEvent {{ meter {{ {DAY} {{ total }} }} }} }} }} }}",
@@ -96,21 +96,21 @@ async def test_its_value_is_in_its_place(world: World, scene: Scene, nested: str
 @pytest.mark.parametrize(
     ("query", "nulled", "paths"),
     [
-        # Nothing above is nullable: all of the answer goes.
+        # No field above is nullable: all data is null.
         (f"{{ meters {{ nodes {{ id {BAD} }} }} }}", [], [["meters", "nodes", 0, "intervalData"]]),
         (
             f"{{ meters {{ edges {{ node {{ a: {WORSE} }} }} }} }}",
             [],
             [["meters", "edges", 0, "node", "a"]],
         ),
-        # The nearest that is nullable goes; what is beside it stays.
+        # The nearest nullable field is null; its siblings stay.
         (
             f'{{ meter(id: "ID") {{ number {BAD} }} users {{ nodes {{ id }} }} }}',
             ["meter"],
             [["meter", "intervalData"]],
         ),
         (f'{{ node(id: "ID") {{ id ... on Meter {{ own: {BAD} }} }} }}', ["node"], [["node", "own"]]),
-        # The first of two that fail is told, not what is below a relation beside it.
+        # The first of two errors is reported, not one below a relation beside it.
         (
             f'{{ meter(id: "ID") {{ customer {{ meters(first: 1) {{ nodes {{ {BAD} }} }} }} {WORSE} }} }}',
             ["meter"],
@@ -172,7 +172,7 @@ async def test_its_arguments_build_nothing_anew(world: World, scene: Scene) -> N
 
 
 async def test_all_of_a_document_sees_one_state(world: World, scene: Scene) -> None:
-    """The session in which the field reads is opened before the list is read, and is the only one."""
+    """The field's session is opened before the list is read, and is the only one."""
     engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
     prepared = engine.prepare(f"{{ meters {{ nodes {{ {DAY} {{ total }} }} }} }}", None, authenticated=True)
     past_the_session: list[str] = []

@@ -1,4 +1,4 @@
-"""Reading bodies: to the limit, past it, and from clients that go away."""
+"""Bodies up to the limit, beyond it, and of clients that disconnect."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ MEBIBYTE = b"x" * 1024 * 1024
 
 
 class Sender:
-    """A client that sends these chunks, and then ends its request or goes away."""
+    """A client that sends these chunks, and then ends its request or disconnects."""
 
     def __init__(self, *chunks: bytes, ends: bool = True, headers: dict[str, str] | None = None) -> None:
         self._chunks: Iterator[bytes] = iter(chunks)

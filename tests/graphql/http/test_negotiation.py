@@ -1,4 +1,4 @@
-"""Which of the offered media types an Accept header prefers."""
+"""The choice among offered media types by an Accept header."""
 
 import pytest
 
@@ -29,7 +29,7 @@ JSON, GRAPHQL, STREAM = OFFERS
         ("text/event-stream", STREAM),
         ("text/*", STREAM),
         ("text/event-stream, application/json;q=0.5", STREAM),
-        # Listed first or not, the higher quality counts.
+        # The higher quality counts, in any order.
         ("application/json;q=0.1, text/event-stream;q=0.2", STREAM),
         ("text/html", None),
         ("application/json;q=0", None),

@@ -4,7 +4,7 @@ from app.graphql.http.rate_limiter import RateLimiter, retry_after
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -16,7 +16,7 @@ class Clock:
 def test_a_second_gives_as_many_requests_as_the_rate() -> None:
     limiter = RateLimiter(2, clock=Clock())
     assert [limiter.take("a") for _ in range(3)] == [None, None, 0.5]
-    # Everyone has a bucket of their own.
+    # Each client has a bucket of its own.
     assert limiter.take("b") is None
 
 

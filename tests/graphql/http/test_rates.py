@@ -1,4 +1,4 @@
-"""Buckets of accounts, of their tokens, of one customer's tokens, and of addresses that show nothing right."""
+"""Rate limits of accounts, of their tokens, of one customer's tokens, and of addresses without a valid credential."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -50,7 +50,7 @@ def still() -> float:
 
 
 def through(rates: Rates, actor: Actor, tried: int = 1000) -> int:
-    """How many of so many requests come through."""
+    """The number of requests that are allowed."""
     count = 0
     for _ in range(tried):
         try:
@@ -203,7 +203,7 @@ async def test_guesses_of_an_address_are_bounded_before_anything_is_read(
         assert [one.status_code for one in refused] == [429] * 50
         assert {one.headers["retry-after"] for one in refused} == {"1"}
         assert not statements
-        # A page tells a person, and an interface a program.
+        # Pages answer in HTML, interfaces in JSON.
         told = "Please wait a moment" if status == 404 else BUSY
         assert told in refused[0].text
         assert (await ask(neighbour)).status_code == status
@@ -234,7 +234,7 @@ async def test_good_credentials_come_through_beside_a_flood(small_world: World, 
     made = StreamToken(holder.id, owner.api_key_id, None, clock.now() + timedelta(hours=1))
     token = {"x-api-key": stream_tokens.make(small_world.services.keyring, made)}
     async with client(app) as opened:
-        # Every one of these would be refused if the right ones counted.
+        # All of these would be refused if valid credentials counted.
         for headers in (key, token):
             for _ in range(6):
                 assert (await opened.post("/graphql", json=QUERY, headers=headers)).status_code == 200

@@ -1,4 +1,4 @@
-"""How answers go out: what may keep them, compressed or not, with their cost; and a browser's look at the endpoint."""
+"""Responses: caching, compression, cost, and a browser's visit to the endpoint."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
 async def asked(
     world: World, account: TestAccount, method: str, query: str, **more: Any
 ) -> tuple[httpx.Response, bytes]:
-    """The response and its bytes as they came."""
+    """The response with its raw bytes."""
     headers = {"x-api-key": account.key, "accept": JSON, "accept-encoding": "identity", **more}
     given: dict[str, Any] = {"params" if method == "GET" else "json": {"query": query}}
     async with (
@@ -85,7 +85,7 @@ async def test_what_is_short_shows_secrets_or_is_a_stream_goes_out_as_it_is(worl
     takes = {"accept-encoding": "gzip"}
     short, _ = await asked(world, account, "POST", "{ __typename }", **takes)
     assert "content-encoding" not in short.headers
-    # However much stands beside it.
+    # With anything beside it.
     about = " ".join(f"a{number}: name" for number in range(25))
     create = mutation("createApiKey", f"secret apiKey {{ id {about} }}")
     variables = {"input": {"name": "x" * 100}}
@@ -128,7 +128,7 @@ async def test_what_opens_something_is_kept_by_nobody_and_goes_out_as_it_is(
         assert not {"etag", "content-encoding"} & set(response.headers)
         response, _ = await asked(world, account, method, query, **{"if-none-match": "*"})
         assert response.status_code == 200
-    # What stands beside it is kept as ever.
+    # Responses without a secret may be cached as usual.
     query = f"{{ {many} }}"
     response, _ = await asked(world, account, "GET", query, **{"accept-encoding": "gzip"})
     assert response.headers["cache-control"] == "private, no-cache"
@@ -166,7 +166,7 @@ async def test_what_has_not_changed_is_not_sent_again(world: World) -> None:
     changed, body = await asked(world, account, "GET", query, **{"if-none-match": tag})
     assert changed.status_code == 200
     assert changed.headers["etag"] != tag
-    # A POST is an order to answer.
+    # A POST always gets a response.
     posted, _ = await asked(world, account, "POST", query, **{"if-none-match": changed.headers["etag"]})
     assert posted.status_code == 200
 
@@ -206,7 +206,7 @@ async def test_a_browser_is_led_to_the_start_page(world: World) -> None:
                 response = await opened.request(method, "/graphql", headers={"accept": accept})
                 assert (response.status_code, response.headers["location"]) == (303, "/")
                 assert response.headers["vary"] == "Accept"
-        # Whoever asks something gets an answer.
+        # Requests with a query get a response.
         response = await opened.get(
             "/graphql", params={"query": "{ __typename }"}, headers={"accept": BROWSER}
         )

@@ -1,4 +1,4 @@
-"""What is seen of a connection's peer, on both event loops."""
+"""The progress of a connection's peer, on both event loops."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SENT = 2_000_000
 
 
 async def look() -> None:
-    """At a peer that reads at last, and at one that is gone."""
+    """The peer reads late, and then disconnects."""
     connected: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     server = await asyncio.start_server(lambda _, writer: connected.put_nowait(writer), "127.0.0.1", 0)
     reader, peer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2], limit=1024)
@@ -24,7 +24,7 @@ async def look() -> None:
     writer.write(b"x" * SENT)
     assert 0 < tcp_progress(writer.transport).unacked <= SENT
     await reader.readexactly(SENT)
-    # The peer's system may wait a little before it says that it has the last of it.
+    # The peer's system may delay its last acknowledgement.
     await becomes(lambda: tcp_progress(writer.transport) == (before.acked + SENT, before.received, 0))
     assert tcp_progress(writer.transport).differs_from(before)
     writer.transport.abort()

@@ -32,7 +32,7 @@ ADA = {"input": {"name": "Ada", "email": "ada@example.com"}}
 
 @asynccontextmanager
 async def client(world: World, rate: float = 1000) -> AsyncIterator[httpx.AsyncClient]:
-    """`rate`: so many requests, for the limit's clock stands still."""
+    """`rate` requests are allowed in all, because the clock of the limit stands still."""
     view = GraphQLView(
         world.services, world.engine, world.authenticator, Rates(rate, clock=lambda: 0.0), None
     )
@@ -59,7 +59,7 @@ async def get(
 
 
 def code(response: httpx.Response) -> str:
-    """The code of the one error of an answer without data."""
+    """The code of the only error of a response without data."""
     assert list(response.json()) == ["errors"]
     [error] = response.json()["errors"]
     found: str = error["extensions"]["code"]
@@ -290,9 +290,9 @@ async def test_without_a_key_nothing_else_runs(world: World) -> None:
                 response = await post(world, {"query": query}, accept=accept)
                 assert (response.status_code, code(response)) == (401, "UNAUTHENTICATED"), query
                 assert response.headers["www-authenticate"] == 'Bearer realm="voltwire"'
-    # What is wrong with the document is told first.
+    # Errors of the document come first.
     assert (await post(world, {"query": "{ viewer { nothing } }"})).status_code == 400
-    # The other operation of the document decides nothing.
+    # The document's other operation does not matter.
     both = {"query": "query A { __typename } query B { viewer { scopes } }"}
     assert (await post(world, {**both, "operationName": "A"})).status_code == 200
     assert (await post(world, {**both, "operationName": "B"})).status_code == 401
@@ -354,7 +354,7 @@ async def test_over_the_rate_it_is_429_for_each_account_alone(world: World) -> N
                 assert response.status_code == status
                 if status == 429:
                     assert (code(response), response.headers["retry-after"]) == ("RATE_LIMITED", "1")
-        # Strangers of one address share a rate of their own, whatever they send.
+        # Strangers of one address share a rate of their own.
         statuses = [
             (await opened.post("/graphql", content=b"{", headers={"content-type": JSON})).status_code
             for _ in range(2)
