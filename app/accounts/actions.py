@@ -14,7 +14,7 @@ from app.accounts.models import Account, ApiKey, User, UserRole
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope, visible
 from app.auth.authenticate import KeysChanged
-from app.core import clock, validation
+from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Forbidden, Refusal, not_found
 from app.customers import actions as customers
@@ -25,8 +25,6 @@ from app.outbound.mail import addresses
 from app.outbound.mail.rendering import Post
 
 DEFAULT_SCOPES: Final = (Scope.READ, Scope.WRITE)
-DEFAULT_OVERLAP: Final = 86_400
-MAX_OVERLAP: Final = 30 * 86_400
 DEFAULT_TOKEN_LIFE: Final = 3_600
 MAX_TOKEN_LIFE: Final = int(stream_tokens.LONGEST_LIFE.total_seconds())
 
@@ -167,13 +165,7 @@ async def rotate_api_key(
     session: AsyncSession, actor: Actor, api_key_id: str, overlap_seconds: int | None = None
 ) -> tuple[ApiKey, str]:
     """The key with a new secret; the old one works for the overlap more, one older than that no longer."""
-    seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
-    if not 0 <= seconds <= MAX_OVERLAP:
-        raise Refusal(
-            ErrorCode.OUT_OF_RANGE,
-            f"overlapSeconds must be 0 to {MAX_OVERLAP} (30 days), got {seconds}.",
-            "overlapSeconds",
-        )
+    overlap = rotation.overlap(overlap_seconds)
     key = await _load_key(session, actor, api_key_id)
     at = clock.now()
     if not key.is_live(at):
@@ -181,11 +173,11 @@ async def rotate_api_key(
             ErrorCode.CONFLICT, "This key is revoked or expired; create a new one instead.", "apiKeyId"
         )
     previous_prefix = key.prefix
-    secret = key.rotate(timedelta(seconds=seconds), at)
+    secret = key.rotate(overlap, at)
     log.append(
         session,
         actor.account_id,
-        ApiKeysRotated.of(key, previous_prefix, key.previous_until if seconds else None),
+        ApiKeysRotated.of(key, previous_prefix, key.previous_until if overlap else None),
     )
     announce(session, [KeysChanged(actor.account_id)])
     return key, secret

@@ -1,7 +1,6 @@
 """Verbs over webhook endpoints. They take a session and never commit."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, visible
-from app.core import clock, validation
+from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.delivery.destinations.webhook import custom_headers
@@ -23,8 +22,6 @@ from app.events import log
 from app.outbound.http.ssrf_guard import Networks, UrlRefused, check_url
 
 MAX_ENDPOINTS: Final = 100
-DEFAULT_OVERLAP: Final = 86_400
-MAX_OVERLAP: Final = 30 * 86_400
 MAX_RATE: Final = 1000
 DISABLED_BY_ACCOUNT: Final = "Disabled by the account."
 
@@ -117,18 +114,12 @@ async def rotate_secret(
 ) -> tuple[WebhookEndpoint, str]:
     """A new secret, shown this once, and a new key pair; the old ones sign as well for the overlap, older ones no
     longer."""
-    seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
-    if not 0 <= seconds <= MAX_OVERLAP:
-        raise Refusal(
-            ErrorCode.OUT_OF_RANGE,
-            f"overlapSeconds must be 0 to {MAX_OVERLAP} (30 days), got {seconds}.",
-            "overlapSeconds",
-        )
+    overlap = rotation.overlap(overlap_seconds)
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     secret, (signing_key, public_key), now = new_secret(), new_key_pair(), clock.now()
-    endpoint.previous_secret_encrypted = endpoint.secret_encrypted if seconds else None
-    endpoint.previous_signing_key_encrypted = endpoint.signing_key_encrypted if seconds else None
-    endpoint.previous_secret_until = now + timedelta(seconds=seconds) if seconds else None
+    endpoint.previous_secret_encrypted = endpoint.secret_encrypted if overlap else None
+    endpoint.previous_signing_key_encrypted = endpoint.signing_key_encrypted if overlap else None
+    endpoint.previous_secret_until = now + overlap if overlap else None
     endpoint.secret_encrypted = keyring.encrypt(secret)
     endpoint.signing_key_encrypted = keyring.encrypt(signing_key)
     endpoint.public_key = public_key
