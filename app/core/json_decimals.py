@@ -20,10 +20,10 @@ def number(text: str) -> Number:
         raise _out_of_range() from None
 
 
-def loads(text: str) -> Any:
+def loads(text: str | bytes) -> Any:
     """Any JSON value. Raises ValueError with a predicate of the text, such as "is not valid JSON"."""
     try:
-        return _DECODER.decode(text)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except InvalidOperation:
         raise _out_of_range() from None
     except (ValueError, RecursionError):

@@ -87,9 +87,7 @@ async def _read_body(request: Request, limit: int) -> Any:
 
 def _parse(text: str | bytes, what: str) -> Any:
     try:
-        return json_decimals.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise _bad(f"The {what} is not valid JSON.") from None
+        return json_decimals.loads(text)
     except ValueError as error:
         raise _bad(f"The {what} {error}.") from None
 
