@@ -1,4 +1,4 @@
-"""Descriptions of everything in the schema, so that every tool that reads it can show them.
+"""Describes everything in the schema, for every tool that reads it.
 
 The docstring of a class describes its GraphQL type; the docstring of a method, or the string below an attribute or a
 member of an enum, describes that field or value:
@@ -7,8 +7,8 @@ member of an enum, describes that field or value:
         start_at: datetime
         \"\"\"The half-hour's start, in UTC.\"\"\"
 
-Texts that mean the same everywhere (pages, ids, payloads, idempotency keys) stand here once. A field's own text, its
-own base's text and then the one from here is taken. `voltwire schema --check` fails where there is none.
+Texts with one meaning everywhere (pages, ids, payloads, idempotency keys) stand here once. A field takes its own text,
+else that of its base, else one from here. `voltwire schema --check` fails where there is none.
 """
 
 import ast
@@ -62,7 +62,7 @@ class Texts(NamedTuple):
 
 
 def describe(schema: GraphQLSchema) -> None:
-    """Give everything in the schema that has no description its text."""
+    """Gives everything in the schema without a description its text."""
     mutations = schema.mutation_type.fields if schema.mutation_type else {}
     for name, mutation in mutations.items():
         rest = (
@@ -79,7 +79,7 @@ def describe(schema: GraphQLSchema) -> None:
 
 
 def undescribed(schema: GraphQLSchema) -> list[str]:
-    """The coordinates (`Type.field(argument:)`) of everything in the schema that has no description."""
+    """The coordinates (`Type.field(argument:)`) of everything in the schema without a description."""
     return [place for place, one in described(schema) if not (one.description or "").strip()]
 
 
@@ -137,7 +137,7 @@ def _common(type_: GraphQLNamedType) -> str | None:
 
 
 def _identifying(name: str) -> str | None:
-    """The text of a value that is called `customerId` or the like."""
+    """The text of a value with a name such as `customerId`."""
     found = re.fullmatch(r"(\w+)Id", name)
     return f"The id of the {words(found[1])}." if found else None
 
@@ -169,7 +169,7 @@ def _texts_of(origin: Any) -> Texts:
 
 
 def _texts(cls: type) -> Texts:
-    # The docstrings of Strawberry's and Python's own classes are not about ours.
+    # Docstrings of Strawberry's and Python's classes describe nothing here.
     known = _in_module(cls.__module__) if cls.__module__.startswith("app.") else {}
     return known.get(cls.__qualname__, Texts(None, MappingProxyType({})))
 

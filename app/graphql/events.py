@@ -1,7 +1,7 @@
-"""Events in GraphQL: the interface, the log as a connection, where it begins and ends, the catalogue.
+"""Events in GraphQL: the interface, the log as a connection, its ends, the catalogue.
 
-A feature declares the type of its event with `@event_type(EventType.X)` above a subclass of `Event`, which finds its
-nested objects as they are now; `data` is as of the event.
+A feature registers the type of its event by `@event_type(EventType.X)` above a subclass of `Event`. Its nested objects
+are as they are now; `data` is as of the event.
 """
 
 from collections.abc import Callable

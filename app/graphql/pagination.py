@@ -94,11 +94,11 @@ class Page:
     def cut(cls, rows: list[Any], request: PageRequest, cursor: Callable[[Any], str]) -> "Page":
         """Makes a page, in the order of the connection, of at most limit + 1 rows in reading direction."""
         more = len(rows) > request.limit
-        kept = rows[: request.limit]
+        page_rows = rows[: request.limit]
         if request.backwards:
-            kept.reverse()
+            page_rows.reverse()
         return cls(
-            rows=kept,
+            rows=page_rows,
             cursor=cursor,
             has_next=request.before is not None if request.backwards else more,
             has_previous=more if request.backwards else request.after is not None,

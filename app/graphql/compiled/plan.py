@@ -61,7 +61,7 @@ class Plan:
     """
 
     def __init__(self, model: Any, key: str, *, descending: bool = False) -> None:
-        # Keys of statements hold this number: the plan itself would be kept alive.
+        # Keys of statements hold this number: with the plan in them they would keep it alive.
         self.number = next(_numbers)
         self.model = model
         self.descending = descending
