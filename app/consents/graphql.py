@@ -14,13 +14,13 @@ from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, Co
 from app.core import clock
 from app.events.catalogue import EventType
 from app.graphql.compiled.declare import computed, to_many, to_one
-from app.graphql.compiled.reads import connection, read_one
 from app.graphql.compiled.sources import ReadContext
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, chosen, compared, names
 from app.graphql.nodes import Node, row_type, shown
-from app.graphql.pagination import Connection, page_request
+from app.graphql.pagination import Connection
+from app.graphql.root_fields import by_id, pages
 from app.meters.models import Meter as MeterRow
 
 if TYPE_CHECKING:
@@ -169,24 +169,10 @@ class HostedConsentFilter(Filter):
 
 @strawberry.type
 class ConsentQueries:
-    @strawberry.field
-    async def hosted_consent(self, info: Info, id: strawberry.ID) -> HostedConsent | None:
-        """The consent with this id; null if there is none."""
-        return await read_one(info, models.HostedConsent, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def hosted_consents(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-        filter: HostedConsentFilter | None = None,
-    ) -> Connection[HostedConsent]:
-        """The consents that the viewer may see, in the order of their ids."""
-        request = page_request(first, after, last, before)
-        return await connection(info, models.HostedConsent, request, filter)  # type: ignore[no-any-return]
+    hosted_consent: HostedConsent | None = by_id(models.HostedConsent)
+    """The consent with this id; null if there is none."""
+    hosted_consents: Connection[HostedConsent] = pages(models.HostedConsent, HostedConsentFilter)
+    """The consents that the viewer may see, in the order of their ids."""
 
     @strawberry.field
     async def hosted_consent_by_token(

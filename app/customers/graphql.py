@@ -13,14 +13,14 @@ from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
 from app.events.catalogue import EventType
 from app.graphql.compiled.declare import computed, to_many, to_one
-from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, compared, labelled
 from app.graphql.inputs import given
 from app.graphql.mutations import UserError, mutate
 from app.graphql.nodes import Node, row_type
-from app.graphql.pagination import Connection, page_request
+from app.graphql.pagination import Connection
+from app.graphql.root_fields import by_id, pages
 from app.graphql.scalars import Metadata
 from app.meters.models import Meter as MeterRow
 
@@ -79,24 +79,10 @@ class CustomerFilter(Filter):
 
 @strawberry.type
 class CustomerQueries:
-    @strawberry.field
-    async def customer(self, info: Info, id: strawberry.ID) -> Customer | None:
-        """The customer with this id; null if there is none."""
-        return await read_one(info, models.Customer, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def customers(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-        filter: CustomerFilter | None = None,
-    ) -> Connection[Customer]:
-        """The account's customers, in the order of their ids."""
-        request = page_request(first, after, last, before)
-        return await connection(info, models.Customer, request, filter)  # type: ignore[no-any-return]
+    customer: Customer | None = by_id(models.Customer)
+    """The customer with this id; null if there is none."""
+    customers: Connection[Customer] = pages(models.Customer, CustomerFilter)
+    """The account's customers, in the order of their ids."""
 
 
 @strawberry.input

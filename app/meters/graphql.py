@@ -17,13 +17,13 @@ from app.consents.models import HostedConsent as HostedConsentRow
 from app.core import clock
 from app.events.catalogue import EventType
 from app.graphql.compiled.declare import computed, to_one
-from app.graphql.compiled.reads import connection, read_one
 from app.graphql.compiled.sources import One, ReadContext, sourced
 from app.graphql.context import Context, Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, chosen, compared, labelled, names
 from app.graphql.nodes import Node, row_type, shown
-from app.graphql.pagination import Connection, page_request
+from app.graphql.pagination import Connection
+from app.graphql.root_fields import by_id, pages
 from app.graphql.scalars import Metadata
 from app.meters import models, numbers
 from app.meters.events import ValidityState
@@ -204,21 +204,7 @@ def _stored(number: str) -> str:
 
 @strawberry.type
 class MeterQueries:
-    @strawberry.field
-    async def meter(self, info: Info, id: strawberry.ID) -> Meter | None:
-        """The meter with this id; null if there is none."""
-        return await read_one(info, models.Meter, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def meters(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-        filter: MeterFilter | None = None,
-    ) -> Connection[Meter]:
-        """The meters that the viewer may see, in the order of their ids."""
-        request = page_request(first, after, last, before)
-        return await connection(info, models.Meter, request, filter)  # type: ignore[no-any-return]
+    meter: Meter | None = by_id(models.Meter)
+    """The meter with this id; null if there is none."""
+    meters: Connection[Meter] = pages(models.Meter, MeterFilter)
+    """The meters that the viewer may see, in the order of their ids."""

@@ -43,12 +43,12 @@ from app.delivery.graphql.types import (
 )
 from app.delivery.queue import deliveries, models, replays
 from app.graphql.bounds.limits import limits_of
-from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.engine import Engine
 from app.graphql.inputs import given
 from app.graphql.mutations import mutate
-from app.graphql.pagination import Connection, page_request
+from app.graphql.pagination import Connection
+from app.graphql.root_fields import by_id, pages
 from app.outbound.mail.rendering import Post
 
 ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
@@ -56,65 +56,22 @@ ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 
 @strawberry.type
 class DeliveryQueries:
-    @strawberry.field
-    async def webhook_endpoint(self, info: Info, id: strawberry.ID) -> WebhookEndpoint | None:
-        """The webhook endpoint with this id; null if there is none."""
-        return await read_one(info, models.WebhookEndpoint, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def webhook_endpoints(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection[WebhookEndpoint]:
-        """The account's webhook endpoints, in the order of their ids."""
-        return await connection(info, models.WebhookEndpoint, page_request(first, after, last, before))  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def email_subscription(self, info: Info, id: strawberry.ID) -> EmailSubscription | None:
-        """The email subscription with this id; null if there is none."""
-        return await read_one(info, models.EmailSubscription, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def email_subscriptions(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection[EmailSubscription]:
-        """The account's email subscriptions, in the order of their ids."""
-        return await connection(info, models.EmailSubscription, page_request(first, after, last, before))  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def delivery(self, info: Info, id: strawberry.ID) -> Delivery | None:
-        """The delivery with this id; null if there is none."""
-        return await read_one(info, models.Delivery, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def deliveries(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-        filter: DeliveryFilter | None = None,
-    ) -> Connection[Delivery]:
-        """The account's deliveries, newest first."""
-        request = page_request(first, after, last, before)
-        return await connection(  # type: ignore[no-any-return]
-            info, models.Delivery, request, filter, descending=True, options=WITHOUT_BODIES
-        )
-
-    @strawberry.field
-    async def replay(self, info: Info, id: strawberry.ID) -> Replay | None:
-        """The replay with this id; null if there is none."""
-        return await read_one(info, models.Replay, id)  # type: ignore[no-any-return]
+    webhook_endpoint: WebhookEndpoint | None = by_id(models.WebhookEndpoint)
+    """The webhook endpoint with this id; null if there is none."""
+    webhook_endpoints: Connection[WebhookEndpoint] = pages(models.WebhookEndpoint)
+    """The account's webhook endpoints, in the order of their ids."""
+    email_subscription: EmailSubscription | None = by_id(models.EmailSubscription)
+    """The email subscription with this id; null if there is none."""
+    email_subscriptions: Connection[EmailSubscription] = pages(models.EmailSubscription)
+    """The account's email subscriptions, in the order of their ids."""
+    delivery: Delivery | None = by_id(models.Delivery)
+    """The delivery with this id; null if there is none."""
+    deliveries: Connection[Delivery] = pages(
+        models.Delivery, DeliveryFilter, descending=True, options=WITHOUT_BODIES
+    )
+    """The account's deliveries, newest first."""
+    replay: Replay | None = by_id(models.Replay)
+    """The replay with this id; null if there is none."""
 
 
 @strawberry.type
