@@ -167,8 +167,13 @@ class HttpProtocol(HttpToolsProtocol):
         # Nobody tells it of the connection's end any more; the two would keep each other until garbage is looked for.
         self.parser = None  # type: ignore[assignment]
         successor = self.transport.get_protocol()
-        if isinstance(successor, FrameProtocol) and self._counted_host is not None:
-            successor.on_lost = partial(self._left, self._counted_host)
+        if (
+            isinstance(successor, FrameProtocol)
+            and self._counter is not None
+            and self._counted_host is not None
+        ):
+            # Nothing of this protocol, or it would live with its request as long as the socket.
+            successor.on_lost = partial(self._counter.leave, self._counted_host)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

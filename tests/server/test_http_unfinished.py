@@ -4,8 +4,10 @@ import asyncio
 import math
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import pytest
+import websockets
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -15,6 +17,7 @@ from app.graphql.http.body import read_body
 from app.server.connections import Connections
 from app.server.uvicorn_http import HttpProtocol
 from app.server.uvicorn_websockets import FrameProtocol
+from tests.events.broadcasters import becomes
 from tests.live.plain_server import PlainServer, answer, ended, plain_server, whole_answer
 from tests.live.raw_socket import UPGRADE, closing
 
@@ -278,3 +281,25 @@ async def test_a_socket_whose_peer_closes_and_then_takes_nothing_is_given_up(
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
         writer.write(closing(1000))
         await server.emptied()
+
+
+async def test_an_open_socket_keeps_nothing_of_the_request_that_opened_it() -> None:
+    """It would cost several KiB a socket."""
+    counter = Connections(10, 100)
+    requests: WeakSet[HttpProtocol] = WeakSet()
+
+    def protocol(*args: Any, **kwargs: Any) -> HttpProtocol:
+        made = HttpProtocol(*args, **kwargs, connections=counter)
+        requests.add(made)
+        return made
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    async with plain_server(application, protocol) as server:
+        async with websockets.connect(f"ws://127.0.0.1:{server.port}/"):
+            await becomes(lambda: not requests)
+            assert len(counter) == 1
+        await becomes(lambda: not len(counter))
