@@ -7,6 +7,7 @@ graphql-core's executor runs it.
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -89,6 +90,8 @@ class Engine:
         self._compiled = compiled
         self._limits = limits
         self._stranger_limits = limits.for_strangers()
+        # To be told to send a key must not cost a stranger's request more than being refused.
+        self._hint_limits = replace(limits, tokens=min(limits.tokens, 2 * self._stranger_limits.tokens))
         self._introspections: WeightedLru[tuple[str, str | None], Any] = WeightedLru(*CACHE_BOUNDS)
         self._allowed = None if allowed is None else frozenset(allowed.values())
         self._cache = DocumentCache(ACCOUNTS_BOUNDS, allowed)
@@ -176,9 +179,12 @@ class Engine:
         return QueryTooComplex(f"{error.message} Requests with an API key may be larger.", **error.extensions)
 
     def _needs_key(self, query: str, operation_name: str | None) -> bool:
-        """Whether an unvalidated document is within the limits of accounts, and selects a field that needs a key."""
+        """Whether an unvalidated document fits an account, and selects a field that needs a key.
+
+        False as well for documents of more than twice a stranger's tokens.
+        """
         try:
-            document = parse_document(query, self._limits)
+            document = parse_document(query, self._hint_limits)
             check_shape(document, self._limits)
             operation = _operation(document, operation_name)
         except (ApiError, RequestErrors):
