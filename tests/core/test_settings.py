@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -223,29 +224,31 @@ UNUSABLE = [
 ]
 
 
-# All of them in one process, as most of a start is imports.
+# All calls in one process, as most of a start is imports.
 ALL_AT_ONCE = """
-import json, sys
+import json, os, sys
 from typer.testing import CliRunner
 from app.cli.cli import app
 
-for variables in json.load(sys.stdin):
-    done = CliRunner().invoke(app, ["worker"], env=variables)
-    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+for arguments, variables in json.load(sys.stdin):
+    done = CliRunner().invoke(app, arguments, env=variables)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr, os.listdir()]))
 """
 
 
+def run_each(*calls: tuple[Sequence[str], dict[str, str]]) -> list[tuple[int, str, str, list[str]]]:
+    """Exit code, output and errors of `voltwire` for each call's arguments and settings, and the files there then."""
+    told = [
+        (arguments, {f"VOLTWIRE_{name}": value for name, value in more.items()}) for arguments, more in calls
+    ]
+    argv = [sys.executable, "-c", ALL_AT_ONCE]
+    done = subprocess.run(argv, input=json.dumps(told), capture_output=True, text=True, check=True)
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
 def test_the_program_says_what_it_cannot_use_and_ends() -> None:
-    cases = [{f"VOLTWIRE_{name}": value for name, value in variables.items()} for variables, _ in UNUSABLE]
-    done = subprocess.run(
-        [sys.executable, "-c", ALL_AT_ONCE],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = [json.loads(line) for line in done.stdout.splitlines()]
-    assert said == [[1, "", f"{sentence}\n"] for _, sentence in UNUSABLE]
+    said = run_each(*((["worker"], variables) for variables, _ in UNUSABLE))
+    assert [one[:3] for one in said] == [(1, "", f"{sentence}\n") for _, sentence in UNUSABLE]
 
 
 def test_a_command_says_that_its_database_is_away_and_ends() -> None:
@@ -257,24 +260,23 @@ def test_a_command_says_that_its_database_is_away_and_ends() -> None:
     assert "secret" not in sentence
 
 
-@pytest.mark.parametrize(
-    "command", [("accounts", "create", "Acme", "--email", "ops@acme.example"), ("consents", "revoke", "hc_1")]
-)
-def test_an_operators_command_elsewhere_makes_no_database(command: tuple[str, ...], tmp_path: Path) -> None:
-    code, out, said = run(*command)
-    assert (code, out) == (1, "")
-    assert said == (
+def test_operators_commands_elsewhere_make_no_database(tmp_path: Path) -> None:
+    create, revoke = (
+        ("accounts", "create", "Acme", "--email", "ops@acme.example"),
+        ("consents", "revoke", "hc_1"),
+    )
+    *before, migrated, created, revoked = run_each(
+        *((command, {}) for command in (create, revoke, ("migrate",), create, revoke))
+    )
+    nothing = (
         f"There is no database at {tmp_path}/.voltwire/voltwire.db. Run this in the folder that the server was "
         "started in, set VOLTWIRE_DATA_DIR or VOLTWIRE_DATABASE_URL as for the server, or make one with "
         "`voltwire migrate`.\n"
     )
-    assert list(tmp_path.iterdir()) == []
-    assert run("migrate")[0] == 0
-    code, _, said = run(*command)
-    assert (code, said) in [
-        (0, ""),
-        (1, "There is no such hosted consent; check the id.\n"),
-    ]
+    assert before == [(1, "", nothing, [])] * 2
+    assert migrated[0] == 0
+    assert (created[0], created[2]) == (0, "")
+    assert revoked[:3] == (1, "", "There is no such hosted consent; check the id.\n")
 
 
 def test_an_account_needs_a_database_with_our_tables(postgres_url: str) -> None:

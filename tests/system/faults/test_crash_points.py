@@ -69,6 +69,7 @@ def test_no_point_is_forgotten() -> None:
     assert named | by_operation == POINTS.keys() | BELOW
 
 
+@pytest.mark.long(keep=16)
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_server_killed_at_a_point_loses_nothing(rig: Rig, point: str) -> None:
     chance = random.Random(point)

@@ -145,6 +145,7 @@ async def fleet(scene: Scene, workers: int, *parts: Any) -> AsyncIterator[Fleet]
             worker.kill()
 
 
+@pytest.mark.long(keep=2)
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_faults_leave_nothing_pending(
     database_url: str,
