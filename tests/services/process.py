@@ -43,12 +43,12 @@ def unprivileged() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def sweep(*places: Path) -> None:
+def sweep(*places: Path, settled: float = SETTLED) -> None:
     """Remove folders of services whose test run is gone, watcher and all, with the servers that still use them."""
     for folder in (folder for place in places for folder in place.glob(f"{PREFIX}*")):
         # A folder of a run that lives is locked, and one of another user cannot be opened.
         with contextlib.suppress(OSError), _locked(folder):
-            if time.time() - folder.stat().st_ctime > SETTLED:
+            if time.time() - folder.stat().st_ctime > settled:
                 for process in psutil.process_iter(["cmdline"]):
                     if any(word.startswith(str(folder)) for word in process.info["cmdline"] or ()):
                         process.kill()

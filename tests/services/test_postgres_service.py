@@ -1,8 +1,10 @@
 """The tests' PostgreSQL: fresh databases, faults, and nothing left behind."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import asyncpg
@@ -11,7 +13,7 @@ import pytest
 
 from tests.services.patience import PATIENCE
 from tests.services.postgres import Postgres
-from tests.services.process import ServiceError
+from tests.services.process import ServiceError, sweep
 
 pytestmark = pytest.mark.long
 
@@ -108,3 +110,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     psutil.wait_procs(ours, timeout=PATIENCE)
     assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
     assert [folder for folder in folders if Path(folder).exists()] == []
+
+
+def test_a_server_without_run_and_watcher_is_swept_away():
+    code = """
+import os, signal
+from tests.services.postgres import Postgres
+server = Postgres(on_disk=True)
+server.start()
+print(server.pid, flush=True)
+os.kill(server._watch.pid, signal.SIGKILL)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    living = Postgres()
+    # The server's user must be able to enter it.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        environment = os.environ | {"TMPDIR": place}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        server = psutil.Process(int(done.stdout))
+        sweep(Path(place), *(folder.parent for folder in living.folders), settled=3600)
+        assert server.is_running()
+        assert len(list(Path(place).iterdir())) == 2
+        sweep(Path(place), settled=0)
+        psutil.wait_procs([server], timeout=PATIENCE)
+        assert list(Path(place).iterdir()) == []
+    assert all(folder.exists() for folder in living.folders)
+    living.close()
