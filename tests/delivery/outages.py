@@ -8,8 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-# Connections that are open end. New ones are refused to superusers, too.
-_CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+# Waits for each to end, or a test's own connection would end while it is used. New ones are refused to superusers, too.
+_CUT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1"
 
 
 @asynccontextmanager

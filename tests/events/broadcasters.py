@@ -66,7 +66,7 @@ async def cut_listeners(server: Service) -> int:
     """Has the server end every listening connection; how many there were."""
     if isinstance(server, Valkey):
         return int(str(await command(server, "CLIENT", "KILL", "TYPE", "pubsub")))
-    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+    ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
     return len(await query(server, ended))
 
 

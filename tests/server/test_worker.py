@@ -208,6 +208,8 @@ async def test_a_database_that_restarts_stops_nothing(postgres: Postgres, receiv
             receiver.release()
             await scene.until(lambda: _failed(worker))
             postgres.start()
+            # The test's own connections have ended, too.
+            await scene.database.engine.dispose()
             (second,) = await scene.happen(account)
             await scene.settled()
             assert ids(receiver).keys() == {first.id, second.id}

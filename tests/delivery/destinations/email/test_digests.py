@@ -306,6 +306,8 @@ async def test_a_database_that_is_away_makes_no_second_mail(postgres: Postgres, 
         async with scene.worker():
             await smtp_sink.wait_for(1)
             await asyncio.to_thread(postgres.start)
+            # The test's own connections have ended, too.
+            await scene.database.engine.dispose()
             await scene.settled()
         (delivery,) = await scene.deliveries()
         assert (delivery.status, delivery.attempts_made, delivery.fence) == ("SUCCEEDED", 1, 1)

@@ -377,6 +377,8 @@ async def test_postgresql_is_killed_and_comes_back_while_deliveries_are_under_wa
             await asyncio.to_thread(postgres.kill)
             await scene.until(lambda: _failed(worker, other))
             await asyncio.to_thread(postgres.start)
+            # The test's own connections have ended, too.
+            await scene.database.engine.dispose()
             for account in accounts:
                 events[account] += await scene.happen(account, 10)
             await scene.settled()
