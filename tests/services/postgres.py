@@ -29,7 +29,12 @@ SETTINGS = {
 
 
 # Databases in memory outlive a killed server and need not outlive a power cut.
-IN_MEMORY = {"fsync": "off", "full_page_writes": "off"}
+IN_MEMORY = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    # Segments in /dev/shm would outlive a killed server; these lie in its folder.
+    "dynamic_shared_memory_type": "mmap",
+}
 MEMORY = "/dev/shm"
 ROOM = 2 << 30
 
