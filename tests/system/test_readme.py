@@ -430,7 +430,7 @@ def test_commands_are_those_of_the_program() -> None:
         " ".join(re.findall(r"(?<= )[a-z]+(?= |$)", call)) for call in re.findall(r"`(voltwire .+?)`", cells)
     }
     assert documented == visible_commands(typer.main.get_command(cli))
-    scripts = {one.name for one in (ROOT / "scripts").iterdir() if os.access(one, os.X_OK)}
+    scripts = {one.name for one in (ROOT / "scripts").iterdir() if one.is_file() and os.access(one, os.X_OK)}
     # `setup` is what the others begin with.
     assert set(re.findall(r"\./scripts/(\w+)", cells)) == scripts - {"setup"}
 
