@@ -13,11 +13,11 @@ from app.auth.actor import Actor, Scope, visible
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.graphql.compiled.declare import to_one
-from app.graphql.compiled.reads import connection, read_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.nodes import Node, find, row_type, shown
-from app.graphql.pagination import Connection, page_request
+from app.graphql.pagination import Connection
+from app.graphql.root_fields import by_id, pages
 
 if TYPE_CHECKING:
     from app.customers.graphql import Customer
@@ -135,29 +135,18 @@ class ApiKeysRotatedEvent(Event):
     """The key as of now."""
 
 
+def _viewer(info: Info) -> Viewer:
+    return Viewer(actor=info.context.viewer)
+
+
 @strawberry.type
 class AccountQueries:
-    @strawberry.field
-    def viewer(self, info: Info) -> Viewer:
-        """The credential of this request."""
-        return Viewer(actor=info.context.viewer)
-
-    @strawberry.field
-    async def user(self, info: Info, id: strawberry.ID) -> User | None:
-        """The user with this id; null if there is none."""
-        return await read_one(info, models.User, id)  # type: ignore[no-any-return]
-
-    @strawberry.field
-    async def users(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Connection[User]:
-        """The account's users, in the order of their ids."""
-        return await connection(info, models.User, page_request(first, after, last, before))  # type: ignore[no-any-return]
+    viewer: Viewer = strawberry.field(resolver=_viewer)
+    """The credential of this request."""
+    user: User | None = by_id(models.User)
+    """The user with this id; null if there is none."""
+    users: Connection[User] = pages(models.User)
+    """The account's users, in the order of their ids."""
 
     @strawberry.field
     async def api_keys(self, info: Info) -> list[ApiKey]:

@@ -19,12 +19,13 @@ from app.events import cursors, log
 from app.events.catalogue import EventType, catalogue, event_class
 from app.events.models import EventRecord, Stream
 from app.graphql.compiled.declare import column, computed
-from app.graphql.compiled.reads import connection, narrowed, read_one
+from app.graphql.compiled.reads import connection, narrowed
 from app.graphql.compiled.sources import Computed, One, ReadContext, sourced
 from app.graphql.context import Context, Info
 from app.graphql.filters import Filter, compared
 from app.graphql.nodes import Node, find, row_type
 from app.graphql.pagination import Connection, PageRequest, page_of, page_request
+from app.graphql.root_fields import by_id
 from app.graphql.scalars import Long
 
 C = TypeVar("C", bound=type)
@@ -189,10 +190,8 @@ def shown_catalogue() -> list[EventTypeInfo]:
 
 @strawberry.type
 class EventQueries:
-    @strawberry.field
-    async def event(self, info: Info, id: strawberry.ID) -> Event | None:
-        """The event with this id; null if there is none, or it is past retention."""
-        return await read_one(info, EventRecord, id)  # type: ignore[no-any-return]
+    event: Event | None = by_id(EventRecord)
+    """The event with this id; null if there is none, or it is past retention."""
 
     @strawberry.field
     async def events(

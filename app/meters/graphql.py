@@ -59,7 +59,7 @@ class MeterValidityState:
 
 
 async def _find_counting(context: Context, viewer: Actor, meter: models.Meter) -> HostedConsentRow | None:
-    """One statement for all meters of the response."""
+    """The consent that counts for a meter; all meters of a response share a statement."""
 
     async def load(meter_ids: list[str]) -> list[HostedConsentRow | None]:
         best: dict[str, HostedConsentRow] = {}

@@ -133,7 +133,7 @@ class WebhookEndpoint(Node):
 
 
 def _stats_loader(context: Context, viewer: Actor) -> Any:
-    """One grouped statement for all endpoints of the answer: succeeded, failing, exhausted, oldest due."""
+    """Loads for all endpoints of a response, by one statement: succeeded, failing, exhausted, oldest due."""
     delivery = models.Delivery
 
     def counted(status: DeliveryStatus) -> Any:
