@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from graphql.execution.values import VariableValues
 from sqlalchemy import ColumnElement
@@ -17,8 +17,7 @@ SOURCE: Final = "source"
 Columns = Callable[[str], ColumnElement[Any]]
 
 
-@dataclass(frozen=True)
-class ReadContext:
+class ReadContext(NamedTuple):
     """Viewer, services, time and variables of a read, for functions of columns."""
 
     viewer: Actor
