@@ -22,7 +22,7 @@ from app.graphql.compiled.declare import column, computed
 from app.graphql.compiled.reads import connection, narrowed
 from app.graphql.compiled.sources import Computed, One, ReadContext, sourced
 from app.graphql.context import Context, Info
-from app.graphql.filters import Filter, compared
+from app.graphql.filters import Filter, compared, values
 from app.graphql.nodes import Node, find, row_type
 from app.graphql.pagination import Connection, PageRequest, page_of, page_request
 from app.graphql.root_fields import by_id
@@ -120,9 +120,7 @@ class EventFilter(Filter):
     """Match the event's record of when it happened. OR within a list, AND across; [] matches nothing, null
     everything."""
 
-    types: list[EventType] | None = compared(
-        col(EventRecord.type).in_, lambda given: [kind.value for kind in given]
-    )
+    types: list[EventType] | None = compared(col(EventRecord.type).in_, values)
     """Kinds, one of which the event must be."""
     meter_ids: list[strawberry.ID] | None = compared(log.names_meter_in)
     """Ids of meters, one of which the event must be about: 1,000 at most."""

@@ -69,8 +69,13 @@ def labelled(column: Any) -> Any:
 
 
 def names(members: Sequence[enum.Enum]) -> list[str]:
-    """Members of an enum as they are stored."""
+    """Members of an enum that are stored by their names."""
     return [member.name for member in members]
+
+
+def values(members: Sequence[enum.Enum]) -> list[Any]:
+    """Members of an enum that are stored by their values."""
+    return [member.value for member in members]
 
 
 def _field(condition: _Compared | _Chosen) -> Any:
@@ -108,7 +113,7 @@ class Filter:
     def parts(self, viewer: Actor) -> tuple[Form, dict[str, Any]]:
         """The form, and the values of its parameters. Raises BadUserInput."""
         fields: list[tuple[str, Hashable]] = []
-        values: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         for name, (graphql_name, condition) in _conditions(cast(Any, type(self))).items():
             given = getattr(self, name)
             if given is None:
@@ -120,10 +125,13 @@ class Filter:
                 fields.append((name, _NOTHING))
             else:
                 stored = condition.stored(given)
-                is_dict = isinstance(stored, dict)
-                fields.append((name, tuple(stored) if is_dict else None))
-                values |= {f"{name}_{key}": one for key, one in stored.items()} if is_dict else {name: stored}
-        return Form(type(self), tuple(fields)), values
+                if isinstance(stored, dict):
+                    fields.append((name, tuple(stored)))
+                    parameters |= {f"{name}_{key}": one for key, one in stored.items()}
+                else:
+                    fields.append((name, None))
+                    parameters[name] = stored
+        return Form(type(self), tuple(fields)), parameters
 
 
 class _Nothing(enum.Enum):

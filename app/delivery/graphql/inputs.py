@@ -1,8 +1,7 @@
 """The inputs and payloads of the mutations over destinations and deliveries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 import strawberry
@@ -13,7 +12,7 @@ from app.delivery.graphql.types import Delivery, EmailSubscription, Replay, Webh
 from app.delivery.queue import filters, models
 from app.delivery.queue.models import DeliveryStatus, Digest, EndpointStatus
 from app.events.catalogue import EventType
-from app.graphql.filters import Filter, compared
+from app.graphql.filters import Filter, compared, values
 from app.graphql.mutations import UserError
 from app.graphql.scalars import Metadata
 
@@ -21,10 +20,6 @@ from app.graphql.scalars import Metadata
 def _of_kind(prefix: str) -> Callable[[str], str]:
     """An endpoint's id given as a subscription's must find nothing."""
     return lambda identifier: identifier if identifier.startswith(prefix) else ""
-
-
-def _values(members: Sequence[Enum]) -> list[Any]:
-    return [member.value for member in members]
 
 
 @strawberry.input
@@ -41,13 +36,13 @@ class DeliveryFilter(Filter):
     """The id of the email subscription that they go to."""
     event_id: strawberry.ID | None = compared(col(models.Delivery.event_id).__eq__)
     """The id of the event that they carry, a test event's evt_test_… included."""
-    statuses: list[DeliveryStatus] | None = compared(col(models.Delivery.status).in_, _values)
+    statuses: list[DeliveryStatus] | None = compared(col(models.Delivery.status).in_, values)
     """Statuses, one of which they must have; [] matches nothing."""
     created_from: datetime | None = compared(col(models.Delivery.created_at).__ge__)
     """When they were made at the earliest, inclusive."""
     created_to: datetime | None = compared(col(models.Delivery.created_at).__lt__)
     """When they were made at the latest, exclusive."""
-    event_types: list[EventType] | None = compared(col(models.Delivery.event_type).in_, _values)
+    event_types: list[EventType] | None = compared(col(models.Delivery.event_type).in_, values)
     """Kinds of events, one of which they must carry; [] matches nothing."""
 
 
