@@ -253,7 +253,7 @@ async def holder(small_world: World) -> TestAccount:
 
 @pytest.fixture
 async def owner(small_world: World, holder: TestAccount) -> Actor:
-    return await small_world.authenticator.authenticate(holder.key)
+    return (await small_world.authenticator.authenticate(holder.key)).actor
 
 
 @pytest.fixture(params=[True, False], ids=["frames", "asgi"])

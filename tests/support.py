@@ -16,7 +16,7 @@ from app.graphql.bounds.limits import Limits
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
-from app.server.schema import build_schema
+from app.schema import build_schema
 
 SECRET = "a secret key that only the tests use"
 
@@ -57,7 +57,7 @@ class World:
         self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None
     ) -> dict[str, Any]:
         """The response to a query or mutation, as over HTTP."""
-        actor = await self.authenticator.authenticate(key) if key is not None else None
+        actor = (await self.authenticator.authenticate(key)).actor if key is not None else None
         try:
             prepared = self.engine.prepare(query, None, authenticated=actor is not None)
             return await self.engine.execute(prepared, variables, Context(self.services, actor))

@@ -13,7 +13,7 @@ from app.core.errors import ErrorCode
 from app.core.settings import Settings
 from app.events.catalogue import EventData, EventType, catalogue
 from app.graphql.engine import OPEN_FIELDS
-from app.server.schema import schema_text
+from app.schema import schema_text
 from tests.support import World, the_schema
 
 ROOT = Path(__file__).resolve().parents[1]

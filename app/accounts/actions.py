@@ -10,9 +10,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts import confirmation
 from app.accounts.events import ApiKeysRotated, UserCreated
-from app.accounts.models import Account, ApiKey, User, UserRole
+from app.accounts.models import Account, User, UserRole
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope, visible
+from app.auth.api_keys import ApiKey
 from app.auth.authenticate import KeysChanged
 from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
@@ -30,11 +31,11 @@ MAX_TOKEN_LIFE: Final = int(stream_tokens.LONGEST_LIFE.total_seconds())
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _ACCOUNT_CHANGES: dict[str, Any] = {
-    "name": lambda value: validation.short(_given(value, "name"), "name"),
+    "name": lambda value: validation.required_text(_given(value, "name"), "name"),
     "logo_url": lambda value: validation.link(value, "logoUrl"),
 }
 _USER_CHANGES: dict[str, Any] = {
-    "name": lambda value: validation.short(_given(value, "name"), "name"),
+    "name": lambda value: validation.required_text(_given(value, "name"), "name"),
     "email": lambda value: addresses.checked(_given(value, "email")),
     "role": lambda value: _given(value, "role").value,
 }
@@ -57,7 +58,7 @@ async def create_account(
 
     Without `user_name` the user is called as the address before the @. Raises Refusal on `name` or `email`.
     """
-    account = Account(name=validation.short(name, "name"))
+    account = Account(name=validation.required_text(name, "name"))
     address = addresses.checked(email)
     session.add(account)
     await session.flush()
@@ -65,7 +66,7 @@ async def create_account(
     user = User(
         account_id=account.id,
         email=address,
-        name=validation.short(user_name or address.partition("@")[0], "userName"),
+        name=validation.required_text(user_name or address.partition("@")[0], "userName"),
         role=UserRole.ADMIN.value,
     )
     key, secret = ApiKey.issue(account.id, "First key", list(Scope))
@@ -78,7 +79,7 @@ async def create_account(
 async def update_account(session: AsyncSession, actor: Actor, changes: dict[str, Any]) -> Account:
     """`changes` holds only the attributes that were given; see `_ACCOUNT_CHANGES`."""
     account = await _lock_account(session, actor)
-    for attribute, value in validation.changed(_ACCOUNT_CHANGES, changes).items():
+    for attribute, value in validation.validate_changes(_ACCOUNT_CHANGES, changes).items():
         setattr(account, attribute, value)
     return account
 
@@ -91,9 +92,9 @@ async def create_user(
     user = User(
         account_id=actor.account_id,
         role=(role or UserRole.MEMBER).value,
-        **validation.together(
+        **validation.validate_all(
             email=lambda: addresses.checked(email),
-            name=lambda: validation.short(name, "name"),
+            name=lambda: validation.required_text(name, "name"),
         ),
     )
     await _require_free(session, user)
@@ -118,7 +119,7 @@ async def update_user(
     before = user.email
     if changes.get("role") is UserRole.MEMBER:
         await _require_another_admin(session, user, "role")
-    for attribute, value in validation.changed(_USER_CHANGES, changes).items():
+    for attribute, value in validation.validate_changes(_USER_CHANGES, changes).items():
         setattr(user, attribute, value)
     user.updated_at = clock.now()
     if "email" in changes:
@@ -150,8 +151,8 @@ async def create_api_key(
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """A key and its secret, which is shown this once. Scopes are READ and WRITE unless given."""
-    checked = validation.together(
-        name=lambda: validation.short(name, "name"),
+    checked = validation.validate_all(
+        name=lambda: validation.required_text(name, "name"),
         scopes=lambda: _scopes(scopes),
         expires_at=lambda: _in_future(expires_at),
     )

@@ -4,7 +4,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts import confirmation
-from app.accounts.models import Account, ApiKey, User, UserRole
+from app.accounts.models import Account, User, UserRole
+from app.auth.api_keys import ApiKey
 from app.core.clock import parse_utc
 from app.events.catalogue import EventType
 from app.events.models import EventRecord

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from app.accounts.models import ApiKey, User, UserRole
+from app.accounts.models import User, UserRole
+from app.auth.api_keys import ApiKey
 from app.events.catalogue import EventData, EventType, Instant
 
 

@@ -10,6 +10,7 @@ from sqlmodel import col
 from app.accounts import models
 from app.accounts.models import UserRole
 from app.auth.actor import Actor, Scope, visible
+from app.auth.api_keys import ApiKey as ApiKeyRow
 from app.customers.models import Customer as CustomerRow
 from app.events.catalogue import EventType
 from app.graphql.compiled.declare import to_one
@@ -59,7 +60,7 @@ class User(Node):
     updated_at: datetime
 
 
-@row_type(models.ApiKey, "key")
+@row_type(ApiKeyRow, "key")
 @strawberry.type
 class ApiKey(Node):
     """A key that opens the account; only hashes of its secrets are kept."""
@@ -102,7 +103,7 @@ class Viewer:
     @strawberry.field
     async def api_key(self, info: Info) -> ApiKey | None:
         """The key in use, or the one that made the stream token."""
-        row = await find(info.context, self.actor, models.ApiKey, self.actor.api_key_id or "")
+        row = await find(info.context, self.actor, ApiKeyRow, self.actor.api_key_id or "")
         return shown(row, self.actor)  # type: ignore[no-any-return]
 
     @strawberry.field
@@ -152,6 +153,6 @@ class AccountQueries:
     async def api_keys(self, info: Info) -> list[ApiKey]:
         """All keys, revoked and expired ones included, the oldest first."""
         viewer = info.context.viewer
-        statement = visible(select(models.ApiKey), viewer).order_by(col(models.ApiKey.id))
+        statement = visible(select(ApiKeyRow), viewer).order_by(col(ApiKeyRow.id))
         rows = (await info.context.execute(statement)).scalars()
         return [ApiKey.of(row, viewer) for row in rows]

@@ -6,9 +6,9 @@ from starlette.routing import BaseRoute, Route
 
 from app.accounts import confirmation
 from app.graphql.context import Services
+from app.graphql.http.page_rates import rate_limited
 from app.graphql.http.rates import Rates
 from app.outbound.mail.rendering import account_name
-from app.web.busy import limited
 from app.web.render import page
 
 
@@ -26,4 +26,4 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
             is_told = await confirmation.is_told(session, services.keyring, user)
         return page("user_address.html", user=user, account=account, is_told=is_told)
 
-    return [Route("/users/confirm/{token}", limited(rates, confirm), methods=["GET", "POST"])]
+    return [Route("/users/confirm/{token}", rate_limited(rates, confirm), methods=["GET", "POST"])]

@@ -1,7 +1,7 @@
-"""Who is asking, and what of the account they may see.
+"""The authenticated viewer, and the rows that it may see.
 
-Every read goes through `visible(statement, actor)`. A model says with `seen_by(actor)` which of its rows an actor may
-see; what is not visible is not there, in the same words and time.
+Every read goes through `visible(statement, actor)`; a model's `seen_by(actor)` selects its visible rows. An invisible
+row counts as missing: the answer has the same words and takes the same time.
 """
 
 import enum
@@ -31,17 +31,17 @@ _RANK = {scope: rank for rank, scope in enumerate(Scope)}
 
 @dataclass(frozen=True)
 class Actor:
-    """An authenticated viewer. Equal actors may see exactly the same."""
+    """An authenticated viewer. Equal actors see exactly the same rows."""
 
     account_id: str
     scopes: frozenset[Scope]
     api_key_id: str | None = None
-    # A stream token bound to one customer, or an end customer with a consent token.
+    # Of a stream token that is bound to one customer, or of an end customer with a consent token.
     customer_id: str | None = None
-    # Only with a consent token: the one consent it shows.
+    # Of a consent token only: its one consent.
     consent_id: str | None = None
     is_stream_token: bool = False
-    # Only of an API key: the hash of the secret that was sent, so that what is made with it ends with it.
+    # Of an API key only: the hash of the secret that was sent, so that tokens made with it end with it.
     secret_hash: str | None = field(default=None, compare=False, repr=False)
 
     def may(self, scope: Scope) -> bool:
@@ -54,7 +54,7 @@ class Actor:
 
     @property
     def is_restricted(self) -> bool:
-        """Whether it is none of the account's own programs, but somebody's browser."""
+        """Whether it is a browser with a token, and not one of the account's own programs."""
         return self.is_stream_token or self.customer_id is not None
 
     @property
@@ -63,12 +63,12 @@ class Actor:
 
     @property
     def sees_notes(self) -> bool:
-        """Whether it is shown what the account notes about its customers and meters: no end customer is."""
+        """Whether it sees the account's notes about its customers and meters, which end customers do not."""
         return self.customer_id is None
 
 
 class AccountWide:
-    """Mix-in for models that only a viewer of the whole account may see."""
+    """Mix-in for models that only viewers of the whole account may see."""
 
     account_id: Any
 
@@ -79,6 +79,6 @@ class AccountWide:
 
 
 def visible(statement: S, actor: Actor) -> S:
-    """The statement over the rows of its first entity that the actor may see."""
+    """The statement, limited to those rows of its first entity that the actor may see."""
     entity = statement.column_descriptions[0]["entity"]
     return statement.where(entity.seen_by(actor))

@@ -1,8 +1,8 @@
-"""From a credential to who is asking.
+"""Authentication of API keys and stream tokens.
 
 An API key is found by its hash. A stream token is checked by its signature, and then by the key that made it. Keys are
-remembered for a fraction of a second, so that a busy client costs a few reads a second and a revoked key works nowhere
-a second later; in the process that revoked it, it stops at once.
+cached for a fraction of a second, so that a busy client costs a few reads a second and a revoked key works nowhere a
+second later; the process that revoked it refuses it at once.
 """
 
 import asyncio
@@ -18,25 +18,16 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, bindparam, or_, select, update
 from sqlmodel import col
 
-from app.accounts.models import KEY_PREFIX, ApiKey, KeyState
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope
-from app.auth.credentials import credential_from_headers, credential_from_init
+from app.auth.api_keys import KEY_PREFIX, ApiKey, KeyState
 from app.auth.stream_tokens import StreamToken
 from app.core import clock
 from app.core.crypto import Keyring, digest
 from app.core.errors import Unauthenticated
 from app.core.outages import report
 from app.db.database import Database
-from app.db.raw_statements import padded
-
-__all__ = [
-    "Authenticator",
-    "Credential",
-    "KeysChanged",
-    "credential_from_headers",
-    "credential_from_init",
-]
+from app.db.raw_statements import pad_to_power_of_two
 
 REMEMBERED_FOR: Final = 0.25
 # Keys that were accepted or noted, reads of keys, and the bytes of each, as measured.
@@ -45,7 +36,7 @@ REMEMBERED_WEIGHT: Final = 450
 READS_AT_MOST: Final = 4096
 READ_WEIGHT: Final = 3000
 USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
-# A power of two, as `padded` makes them, and few enough that nobody else waits long for their rows to be looked at.
+# Padded to a power of two, and few enough that no other request waits long while their rows are examined.
 KEYS_AT_ONCE: Final = 2048
 REFUSED: Final = "This key or token is wrong, expired or revoked: send a live API key or stream token."
 
@@ -58,39 +49,39 @@ _API_KEY = re.compile(KEY_PREFIX + r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True)
 class KeysChanged:
-    """Announced by the transaction that rotates, revokes or changes a key: what was remembered no longer counts."""
+    """Announced by a transaction that rotates, revokes or changes keys: cached keys are outdated."""
 
     account_id: str
 
 
 @dataclass(frozen=True)
 class Credential:
-    """A credential that was accepted. It holds no secret, so a socket may keep it."""
+    """An accepted credential. It holds no secret, so a socket may keep it."""
 
     actor: Actor
     api_key_id: str
-    # When it ends as things stand; None: not until its key is revoked.
+    # None: it ends only if its key is revoked.
     expires_at: datetime | None
-    # Only of an API key: the hash by which it was found, which a rotation may end.
+    # Of an API key only: the hash by which it was found, which a rotation may end.
     secret_hash: str | None = None
-    # Only of a stream token: what it says.
+    # Of a stream token only.
     token: StreamToken | None = None
 
     def is_over(self, at: datetime) -> bool:
-        """Whether its time has run out, which needs no look at its key: nothing makes that longer."""
+        """Whether it has expired. This needs no look at its key, which can only shorten its time."""
         return self.expires_at is not None and at >= self.expires_at
 
     def holds(self, key: KeyState, at: datetime) -> bool:
-        """Whether it still counts, given how its key is now."""
+        """Whether it is still accepted, given the present state of its key."""
         if self.secret_hash is not None:
             return key.accepts(self.secret_hash, at)
         return self.token is not None and key.accepts_token(self.token, at)
 
 
 class Authenticator:
-    """One per process, over its database and keyring. `close()` it before the database.
+    """Checks credentials; there is one per process, over its database and keyring. `close()` it before the database.
 
-    `remembered_for`: seconds for which what was read of a key counts, which is how late a revocation elsewhere is seen.
+    `remembered_for`: seconds for which a key is cached, and so the delay of a revocation by another process.
     """
 
     def __init__(
@@ -100,21 +91,19 @@ class Authenticator:
         self._keyring = keyring
         self._remembered_for = remembered_for
         self._remembered: OrderedDict[str, tuple[float, asyncio.Task[ApiKey | None]]] = OrderedDict()
-        # Hashes of keys that were right when they came last, those of the latest at the end.
+        # Hashes of accepted keys, the least recently used first.
         self._accepted: OrderedDict[str, None] = OrderedDict()
         self._noted: dict[str, datetime] = {}
         self._notes: set[asyncio.Task[None]] = set()
         database.on_commit(self._committed)
 
-    async def authenticate(self, credential: str) -> Actor:
-        """Who sends this API key or stream token. Raises Unauthenticated."""
-        return (await self.check(credential)).actor
+    async def authenticate(
+        self, credential: str, *, before_reading: Callable[[], None] | None = None
+    ) -> Credential:
+        """Accepts an API key or stream token. Raises Unauthenticated.
 
-    async def check(self, credential: str, *, before_reading: Callable[[], None] | None = None) -> Credential:
-        """The same, with what a socket needs to know to end in time. Raises Unauthenticated.
-
-        `before_reading` is called before the database is read for a key that this process has not accepted before;
-        what it raises is raised, and then nothing is read.
+        `before_reading` is called before the database is read for a key that this process has not accepted before; if
+        it raises, nothing is read.
         """
         if _API_KEY.fullmatch(credential):
             secret_hash = digest(credential)
@@ -124,14 +113,14 @@ class Authenticator:
         return await self._stream_token(credential)
 
     async def ended(self, credentials: Collection[Credential]) -> list[Credential]:
-        """Those of accepted credentials that no longer count; cheap enough to ask every second for all sockets.
+        """The credentials that are no longer accepted; cheap enough to be called every second for all sockets.
 
-        Their keys are read anew, thousands of them by one statement.
+        Their keys are read from the database, thousands of them by one statement.
         """
         ids = list({credential.api_key_id for credential in credentials})
         keys: dict[str, KeyState] = {}
         for start in range(0, len(ids), KEYS_AT_ONCE):
-            some = padded(ids[start : start + KEYS_AT_ONCE])
+            some = pad_to_power_of_two(ids[start : start + KEYS_AT_ONCE])
             keys |= {row[0]: KeyState(*row) for row in await self._database.read(_STATES, {"ids": some})}
         at = clock.now()
         return [
@@ -141,11 +130,11 @@ class Authenticator:
         ]
 
     def forget(self) -> None:
-        """Read every key anew from now on."""
+        """Drops all cached keys."""
         self._remembered.clear()
 
     async def close(self) -> None:
-        """Finish the notes of last use under way."""
+        """Waits for the pending writes of last use."""
         await asyncio.gather(*self._notes)
 
     async def _api_key(self, secret_hash: str) -> Credential:
@@ -184,8 +173,8 @@ class Authenticator:
         return Credential(actor, key.id, key.state.end_of(token), token=token)
 
     async def _key(self, name: str, matches: Callable[[], ColumnElement[bool]]) -> ApiKey | None:
-        """The key as it was at most `remembered_for` seconds ago; all who ask at once share one read."""
-        # The age counts from before the read, which is as old as what it finds can be.
+        """The key as of at most `remembered_for` seconds ago; concurrent callers share one read."""
+        # The age counts from before the read: its result may be as old as that.
         now = time.monotonic()
         since, task = self._remembered.get(name, (0.0, None))
         if task is None or now - since >= self._remembered_for or _failed(task):
@@ -197,11 +186,11 @@ class Authenticator:
                 self._remembered.popitem(last=False)
         if task.done():
             return task.result()
-        # Shielded, because a caller that goes away must not take the answer from the others.
+        # Shielded: the cancellation of one caller must not cancel the read for the others.
         return await asyncio.shield(task)
 
     def _forget_old(self, now: float) -> None:
-        """Drop what no longer counts; the oldest is first. A read that is under way has who waits for it."""
+        """Drops outdated entries, the oldest first, up to a read in progress, which has callers waiting for it."""
         while self._remembered:
             name, (since, task) = next(iter(self._remembered.items()))
             if now - since < self._remembered_for or not task.done():
@@ -223,7 +212,7 @@ class Authenticator:
             self._accepted.popitem(last=False)
 
     def _note_use(self, key: ApiKey, at: datetime) -> None:
-        """Write down, beside the request, that the key is in use; at most once a minute for each key."""
+        """Records, beside the request, that the key is in use; at most once a minute for each key."""
         noted = max(filter(None, (key.last_used_at, self._noted.get(key.id))), default=None)
         if noted is not None and at - noted < USE_IS_NOTED_EVERY:
             return
@@ -242,7 +231,7 @@ class Authenticator:
                     update(ApiKey).where(col(ApiKey.id) == key_id, stale).values(last_used_at=at)
                 )
         except Exception as error:
-            # When a key was last used is a hint to people; a request never fails for it.
+            # The time of a key's last use is a hint for people; no request fails for it.
             report("last use of a key not noted", error, api_key_id=key_id)
 
 

@@ -1,4 +1,4 @@
-"""Where a request or a socket carries its credential. What it is worth is told by `authenticate`."""
+"""Extracts the credential from a request or a socket; `authenticate` checks it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,19 +15,19 @@ def bearer_of(authorization: str) -> str | None:
 
 
 def credential_from_headers(headers: Headers) -> str | None:
-    """What `x-api-key` or `Authorization: Bearer` carries; None if neither is there.
+    """The credential in `x-api-key` or `Authorization: Bearer`; None if both are missing.
 
-    An empty one counts as given, so that a client whose key got lost is refused and not taken for a stranger.
-    Raises Unauthenticated when they differ.
+    An empty one counts: a client that has lost its key is refused, and not taken for a stranger.
+    Raises Unauthenticated when the two differ.
     """
     bearers = (bearer_of(value) for value in headers.getlist("authorization"))
     return _only_one([*(value.strip() for value in headers.getlist("x-api-key")), *bearers])
 
 
 def credential_from_url(tokens: Sequence[str], headers: Headers) -> str | None:
-    """The stream token in a request's address. Raises Unauthenticated for anything else there, and for a second one.
+    """The stream token in a request's address. Raises Unauthenticated for an API key there, or a second credential.
 
-    Addresses stay in histories and in the logs of proxies: a token there soon means nothing, a key would for years.
+    Addresses stay in histories and in proxies' logs, where a token soon expires and a key would be valid for years.
     """
     if not all(token.startswith(PREFIX) for token in tokens):
         raise Unauthenticated("access_token takes a stream token only; never put a key into an address.")
@@ -35,9 +35,9 @@ def credential_from_url(tokens: Sequence[str], headers: Headers) -> str | None:
 
 
 def credential_from_init(payload: object) -> str | None:
-    """The same from the payload of `connection_init`: `{"apiKey"}` or `{"authorization": "Bearer …"}`.
+    """The credential in the payload of `connection_init`: `{"apiKey"}` or `{"authorization": "Bearer …"}`.
 
-    Keys are taken in the spelling of headers as well (`x-api-key`, `Authorization`); null counts as absent.
+    The spelling of headers (`x-api-key`, `Authorization`) works as well; null counts as absent.
     Raises Unauthenticated when values differ or are no strings.
     """
     if not isinstance(payload, dict):
@@ -54,7 +54,7 @@ def credential_from_init(payload: object) -> str | None:
 
 
 def _only_one(values: Iterable[str | None]) -> str | None:
-    different = {value for value in values if value is not None}
-    if len(different) > 1:
+    distinct = {value for value in values if value is not None}
+    if len(distinct) > 1:
         raise Unauthenticated("Send one credential: x-api-key, Authorization and access_token differ.")
-    return different.pop() if different else None
+    return distinct.pop() if distinct else None

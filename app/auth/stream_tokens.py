@@ -1,7 +1,7 @@
-"""Stream tokens: short-lived, read-only, signed, made for browsers with a secret of a key, and dead when that is.
+"""Stream tokens: short-lived, read-only credentials for browsers, which end with the key's secret that made them.
 
-A token is `vw_stream_`, the payload and its signature, both in base64url. The payload names the account, the key, the
-customer it is bound to, if any, when it ends, and the secret by its mark. Nothing is stored.
+A token is `vw_stream_`, the payload and its signature, both in base64url. The payload holds the account, the key, the
+customer that it is bound to, if any, its end, and the mark of the secret. Nothing is stored.
 """
 
 import base64
@@ -21,10 +21,10 @@ PREFIX: Final = "vw_stream_"
 _PURPOSE: Final = "stream token"
 _SIGNATURE: Final = 32
 MARK: Final = 16
-"""Hex digits. A mark is signed, so that it need not be beyond guessing."""
+"""Hex digits of a mark. Marks are signed, so they need not be hard to guess."""
 
 MARKS_KEPT, MARK_WEIGHT = 256, 400
-"""Of secrets that were used last, and the bytes of each."""
+"""Cached marks, and the bytes of each."""
 
 LONGEST_LIFE: Final = timedelta(days=1)
 _SHAPE = re.compile(PREFIX + r"([A-Za-z0-9_-]{1,600})\.([A-Za-z0-9_-]{43})")
@@ -32,19 +32,19 @@ _SHAPE = re.compile(PREFIX + r"([A-Za-z0-9_-]{1,600})\.([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True)
 class StreamToken:
-    """What a stream token says."""
+    """The payload of a stream token."""
 
     account_id: str
     api_key_id: str
     customer_id: str | None
     expires_at: datetime
-    # None in tokens that were made before there were marks.
+    # None in tokens of earlier versions.
     secret_mark: str | None = None
 
 
 @lru_cache(MARKS_KEPT)
 def mark_of(secret_hash: str) -> str:
-    """Tells the secrets of a key apart, and nothing of the hash by which one is found."""
+    """Identifies one of a key's secrets without revealing its hash."""
     return digest(f"stream token {secret_hash}")[:MARK]
 
 
@@ -60,12 +60,12 @@ def make(keyring: Keyring, token: StreamToken) -> str:
 
 
 def read(keyring: Keyring, text: str) -> StreamToken:
-    """What a token says, whether or not its time is over. Raises ValueError for one that none of our keys signed."""
+    """The payload of a token, expired or not. Raises ValueError unless one of the server's keys signed it."""
     found = _SHAPE.fullmatch(text)
     if found is None:
         raise ValueError("not the shape of a stream token")
     payload, signature = found.groups()
-    # What was signed is the encoded payload, so that no second spelling of it counts.
+    # The signature covers the encoded payload, so that no second spelling of it counts.
     if not keyring.verifies(_PURPOSE, payload.encode(), _decode(signature)):
         raise ValueError("not a signature of ours")
     account_id, api_key_id, customer_id, expires_ms, *mark = orjson.loads(_decode(payload))

@@ -17,7 +17,7 @@ from app.consents import actions as consents
 from app.consents import decisions
 from app.core.crypto import Keyring
 from app.core.errors import CommandError, Refusal, Refusals
-from app.core.outages import DatabaseRefuses, is_lost
+from app.core.outages import DatabaseRefuses, is_database_away
 from app.core.settings import Settings, unknown_variables
 from app.core.telemetry import configure_logs
 from app.db.database import Database
@@ -134,7 +134,7 @@ async def _migrate_if_there(database: Database) -> None:
     try:
         await migrate_database(database)
     except Exception as error:
-        if database.is_sqlite or isinstance(error, DatabaseRefuses) or not is_lost(error):
+        if database.is_sqlite or isinstance(error, DatabaseRefuses) or not is_database_away(error):
             raise
 
 

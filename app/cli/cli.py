@@ -162,7 +162,7 @@ def schema(
 ) -> None:
     """Write schema.graphql from the code."""
     from app.graphql.descriptions import undescribed
-    from app.server.schema import build_schema, schema_text
+    from app.schema import build_schema, schema_text
 
     text = schema_text()
     if check and (missing := undescribed(build_schema()._schema)):

@@ -43,10 +43,10 @@ async def create(
     # Locked, so that a meter made at the same time is linked by one of the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
     method = consent_method or ConsentMethod.DIGITAL_CONSENT
-    checked = validation.together(
+    checked = validation.validate_all(
         expiry=lambda: expiry_from(expiry),
         redirect_url=lambda: validation.redirect_url(redirect_url, "redirectUrl"),
-        description=lambda: validation.optional(description, "description"),
+        description=lambda: validation.optional_text(description, "description"),
         meter_numbers=lambda: parsed_numbers(meter_numbers or ()),
         consentee_email=lambda: _email(consentee_email),
         consentee_full_name=lambda: _name(consentee_full_name, "consenteeFullName"),
@@ -77,10 +77,10 @@ async def update(
     """`changes` holds only what was given: `description` at any time, `expiry` while pending. Raises CONFLICT."""
     consent = await load(session, actor, consent_id, "hostedConsentId", lock=True)
     checks = {
-        "description": lambda value: validation.optional(value, "description"),
+        "description": lambda value: validation.optional_text(value, "description"),
         "expiry": lambda value: _new_expiry(consent, value),
     }
-    checked = validation.changed(checks, changes)
+    checked = validation.validate_changes(checks, changes)
     if "description" in checked:
         consent.description = checked["description"]
     if "expiry" in checked:
@@ -194,7 +194,7 @@ def _email(value: str | None) -> str | None:
 
 
 def _name(value: str | None, field: str) -> str | None:
-    return validation.optional(value, field, most=validation.MAX_NAME)
+    return validation.optional_text(value, field, most=validation.MAX_NAME)
 
 
 def _require_page(method: ConsentMethod) -> None:

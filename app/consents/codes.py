@@ -73,7 +73,7 @@ async def send_code(
     consent = await actions.to_decide(session, actor)
     at = clock.now()
     consent.require_digital()
-    checked = validation.together(
+    checked = validation.validate_all(
         consentee=lambda: Consentee.checked(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )

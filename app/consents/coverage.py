@@ -14,8 +14,9 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, Decision, HostedConsent
-from app.db.database import UtcDateTime, carry_out
-from app.db.raw_statements import Script, padded
+from app.db.database import run_script
+from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.types import UtcDateTime
 from app.meters.kinds import MeterStatus
 from app.meters.models import Meter, MeterFlags
 
@@ -94,11 +95,11 @@ async def consents_that_count(
 
 async def with_valid_consent(session: AsyncSession, meter_ids: Sequence[str], at: datetime) -> set[str]:
     """Those of the meters whose consent is valid."""
-    return await carry_out(session, _with_valid(list(meter_ids), at))
+    return await run_script(session, _with_valid(list(meter_ids), at))
 
 
 def _with_valid(meter_ids: list[str], at: datetime) -> Script[set[str]]:
-    found = yield _WITH_VALID, {"meter_ids": padded(meter_ids), "at": at}
+    found = yield _WITH_VALID, {"meter_ids": pad_to_power_of_two(meter_ids), "at": at}
     return {meter_id for (meter_id,) in found}
 
 

@@ -40,10 +40,10 @@ class Consentee:
     def checked(cls, full_name: str, email: str, job_title: str | None) -> Self:
         """Raises Refusals with the fields' names in the contract."""
         return cls(
-            **validation.together(
-                full_name=lambda: validation.short(full_name, "consenteeFullName"),
+            **validation.validate_all(
+                full_name=lambda: validation.required_text(full_name, "consenteeFullName"),
                 email=lambda: validation.email(email, "consenteeEmail"),
-                job_title=lambda: validation.optional(
+                job_title=lambda: validation.optional_text(
                     job_title, "consenteeJobTitle", most=validation.MAX_NAME
                 ),
             )
@@ -67,7 +67,7 @@ async def approve(
     """
     consent = await actions.to_decide(session, actor)
     consent.require_digital()
-    checked = validation.together(
+    checked = validation.validate_all(
         consentee=lambda: Consentee.checked(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )
@@ -89,7 +89,7 @@ async def decline(session: AsyncSession, actor: Actor, reason: str | None = None
     consent = await actions.load(session, actor, actor.consent_id, "token", lock=True)
     at = clock.now()
     consent.require_undecided(at)
-    consent.decline(validation.optional(reason, "reason"), at)
+    consent.decline(validation.optional_text(reason, "reason"), at)
     return consent
 
 
@@ -98,7 +98,7 @@ async def revoke(
 ) -> HostedConsent:
     """End an approved consent. What was recorded stays readable. Raises NOT_FOUND or CONFLICT."""
     consent = await actions.load(session, actor, consent_id, "hostedConsentId", lock=True)
-    consent.revoke(validation.optional(reason, "reason"), clock.now())
+    consent.revoke(validation.optional_text(reason, "reason"), clock.now())
     covered = await coverage.meters_of(session, consent.id)
     log.append(session, consent.account_id, HostedConsentRevoked.of(consent, ConsentStatus.REVOKED, covered))
     return consent

@@ -12,7 +12,7 @@ from app.auth.actor import AccountWide, Actor
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal
 from app.core.ids import new_id
-from app.db.database import Json, Text, UtcDateTime
+from app.db.types import Json, Text, UtcDateTime
 
 
 class ConsentFlowType(enum.Enum):

@@ -23,9 +23,9 @@ from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
+from app.graphql.http.page_rates import rate_limited
 from app.graphql.http.parameters import parameters_of
 from app.graphql.http.rates import Rates
-from app.web.busy import limited
 from app.web.render import page
 
 LARGEST_FORM: Final = 64 * 1024
@@ -54,8 +54,8 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     """The page and the record of the decision that it offers."""
     pages = _Pages(services)
     return [
-        Route("/consents/{token}", limited(rates, pages.consent), methods=["GET", "POST"]),
-        Route("/consents/{token}/evidence", limited(rates, pages.evidence), methods=["GET"]),
+        Route("/consents/{token}", rate_limited(rates, pages.consent), methods=["GET", "POST"]),
+        Route("/consents/{token}/evidence", rate_limited(rates, pages.evidence), methods=["GET"]),
     ]
 
 

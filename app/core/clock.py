@@ -1,4 +1,4 @@
-"""The time: UTC instants with milliseconds everywhere, and the calendar of the United Kingdom for days."""
+"""UTC instants with milliseconds, and days of the United Kingdom's calendar."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -36,8 +36,8 @@ def format_utc(instant: datetime) -> str:
 def parse_utc(text: str) -> datetime:
     """An ISO 8601 instant that carries `Z` or `+00:00`, as aware UTC with milliseconds.
 
-    Seconds may be left out. Up to nine fraction digits are taken, because common clients send micro- or
-    nanoseconds, and what is below a millisecond is truncated, as `now` does. Years 1900 to 9999.
+    Seconds may be omitted. Up to nine fraction digits are accepted, because common clients send micro- or
+    nanoseconds; fractions of a millisecond are truncated, as by `now`. Years 1900 to 9999.
     Raises ValueError with a sentence.
     """
     found = _INSTANT.fullmatch(text)
@@ -75,7 +75,7 @@ def start_of_uk_day(day: date) -> datetime:
 
 
 def end_of_uk_day(day: date) -> datetime:
-    """The UTC instant at which a date ends in the United Kingdom, which is when the next one begins."""
+    """The UTC instant at which a date ends in the United Kingdom and the next one begins."""
     # 9999-12-31, often written for "never", has no next date, so it ends with the last millisecond there is.
     return _LAST_INSTANT if day == date.max else start_of_uk_day(day + _ONE_DAY)
 

@@ -1,8 +1,8 @@
 """Signing, encryption and hashing with the deployment's secret keys.
 
-`VOLTWIRE_SECRET_KEY` is a comma list: the first key signs and encrypts, all of them verify and decrypt, so a key is
-replaced by putting the new one in front and dropping the old one when nothing made with it is left. Every purpose
-derives a key of its own (HKDF-SHA256), so that a signature made for one thing never counts for another.
+`VOLTWIRE_SECRET_KEY` is a comma list: the first key signs and encrypts, all of them verify and decrypt. To replace a
+key, put the new one in front, and drop the old one when nothing made with it is left. Every purpose derives a key of
+its own (HKDF-SHA256), so that a signature for one purpose never counts for another.
 """
 
 import base64
@@ -41,7 +41,7 @@ class Keyring:
         return hmac.digest(_derive(self._keys[0], purpose), message, "sha256")[:size]
 
     def signatures(self, purpose: str, message: bytes, size: int = 32) -> list[bytes]:
-        """The signature of the message by each of the keys, as by `sign`: to find what any of them was used for."""
+        """The signatures of the message by each of the keys, to look up values that any of them signed."""
         return [hmac.digest(_derive(key, purpose), message, "sha256")[:size] for key in self._keys]
 
     def verifies(self, purpose: str, message: bytes, signature: bytes) -> bool:
@@ -54,12 +54,14 @@ class Keyring:
         )
 
     def seal(self, purpose: str, message: bytes, context: bytes) -> bytes:
-        """AES-SIV of the message, 16 bytes longer: equal messages of one context are equal, and nobody can read or make
-        one. `context` is not in it, but has to be given to open it."""
+        """AES-SIV of the message, 16 bytes longer. Equal messages in one context seal to equal bytes.
+
+        `context` is authenticated but not included: `unseal` needs it as well.
+        """
         return _siv(self._keys[0], purpose).encrypt(message, [context])
 
     def unseal(self, purpose: str, sealed: bytes, context: bytes) -> bytes:
-        """Raises ValueError when none of the keys made it for this context."""
+        """The message of sealed bytes. Raises ValueError when none of the keys sealed it for this context."""
         for key in self._keys:
             with suppress(InvalidTag):
                 return _siv(key, purpose).decrypt(sealed, [context])
@@ -69,7 +71,7 @@ class Keyring:
         return self._fernet.encrypt(text.encode()).decode()
 
     def decrypt(self, token: str) -> str:
-        """Raises ValueError when none of the keys fits."""
+        """The text of a token. Raises ValueError when none of the keys decrypts it."""
         try:
             return self._fernet.decrypt(token.encode()).decode()
         except InvalidToken as error:
@@ -89,10 +91,10 @@ def _derive(key: bytes, purpose: str) -> bytes:
 
 
 def random_token(prefix: str) -> str:
-    """A secret with 256 bits of chance, such as `vw_live_…`."""
+    """A secret with 256 random bits, such as `vw_live_…`."""
     return prefix + secrets.token_urlsafe(32)
 
 
 def digest(token: str) -> str:
-    """How a random token is stored: SHA-256 in hex. No salt is needed where the token itself has 256 random bits."""
+    """SHA-256 of a random token in hex, for storing it. A token of 256 random bits needs no salt."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Exact decimals: kWh outside, whole micro-kWh inside, so that sums are exact on every database."""
+"""Exact decimals: kWh in the API, whole micro-kWh in the database, so that sums are exact on every database."""
 
 import re
 from decimal import Decimal
@@ -15,8 +15,8 @@ def to_micro(value: object) -> int:
     """Millionths of a decimal given as str, int or Decimal: `to_micro("295005.6") == 295_005_600_000`.
 
     At most 12 integer and 6 fraction digits, counted as written; more is an error, never rounded. A string is
-    plain (`-12.5`; no exponent, no sign +, digits on both sides of a point). A float is refused, whatever its
-    value, because digits of the decimal that it was read from may be lost. Raises ValueError with a sentence.
+    plain (`-12.5`; no exponent, no sign +, digits on both sides of a point). A float is always refused, because it
+    may have lost digits of the decimal that it was read from. Raises ValueError with a sentence.
     """
     if isinstance(value, str):
         return _from_text(value)

@@ -1,18 +1,18 @@
-"""File descriptors: how many this process may open, and how many of them are for connections."""
+"""File descriptors: the process's limit, and the share of it for connections."""
 
 import os
 import resource
 from typing import Final
 
 WANTED: Final = 65_536
-"""As many as the system allows are asked for, up to this."""
+"""The limit that the process asks for, unless the system's hard limit is lower."""
 
-KEPT_AT_MOST: Final = 2048
-"""Files that are never given to connections, or a quarter if that is less: the database and webhooks need some too."""
+RESERVED: Final = 2048
+"""Files that connections of clients never get, or a quarter if that is less: the database and webhooks need some."""
 
 
 def raise_limit() -> int:
-    """Ask for as many as may be, and answer how many the process may open. Most shells give it 1,024 unasked."""
+    """Raises the process's limit, which most shells set to 1,024, and gives the new one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -25,12 +25,12 @@ def raise_limit() -> int:
 
 
 def for_connections(limit: int) -> int:
-    """How many of so many may be connections of clients."""
-    return max(1, limit - min(KEPT_AT_MOST, limit // 4))
+    """The part of the limit that connections of clients may take."""
+    return max(1, limit - min(RESERVED, limit // 4))
 
 
 def can_open(count: int) -> bool:
-    """Whether so many files more can be opened now."""
+    """Whether `count` more files can be opened now."""
     opened: list[int] = []
     try:
         while len(opened) < count:
@@ -38,6 +38,6 @@ def can_open(count: int) -> bool:
     except OSError:
         return False
     finally:
-        for one in opened:
-            os.close(one)
+        for descriptor in opened:
+            os.close(descriptor)
     return True

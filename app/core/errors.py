@@ -1,8 +1,8 @@
-"""What can go wrong for a user: a stable code and a sentence that says what to do.
+"""Errors for users: each has a stable code and a sentence that says what to do.
 
-Two kinds, as the contract has them. A `Refusal` is a broken rule of the domain: it becomes an entry of `userErrors`,
-and nothing has changed. An `ApiError` ends the field or the whole request: it becomes a top-level GraphQL error with
-`extensions.code`. Everything else is a fault of ours and is masked.
+There are two kinds. A `Refusal` is a broken rule of the domain: it becomes an entry of `userErrors`, and nothing has
+changed. An `ApiError` ends the field or the whole request: it becomes a top-level GraphQL error with `extensions.code`.
+Every other exception is a fault of the server and is masked.
 """
 
 import enum
@@ -53,7 +53,7 @@ class Refusal(Exception):
 
 
 class Refusals(Exception):
-    """Several refusals of one input, told together."""
+    """Several refusals of one input."""
 
     def __init__(self, refusals: list[Refusal]) -> None:
         super().__init__("; ".join(one.message for one in refusals))
@@ -61,7 +61,7 @@ class Refusals(Exception):
 
 
 def not_found(what: str, *field: str) -> Refusal:
-    """Not there, or not yours: the same words for both."""
+    """The same refusal for an object that does not exist and for one of another account."""
     return Refusal(ErrorCode.NOT_FOUND, f"There is no such {what}; check the id.", *field)
 
 
@@ -93,7 +93,7 @@ class BadUserInput(ApiError):
 
 
 class CursorExpired(ApiError):
-    """The log cannot be gone on with after the cursor; `oldestCursor` is where it begins."""
+    """The log no longer holds the events after the cursor; `oldestCursor` is where it begins."""
 
     code = "CURSOR_EXPIRED"
 
@@ -108,16 +108,16 @@ class QueryTooComplex(ApiError):
 
 
 class PersistedQueryNotFound(ApiError):
-    """No document is known by this hash: the client is to send it along once."""
+    """The server knows no document with this hash: the client must send it along once."""
 
     code = "PERSISTED_QUERY_NOT_FOUND"
 
 
 class OperationNotAllowed(ApiError):
-    """The server only runs the documents of its operators' list."""
+    """The server runs only the documents on its operators' list."""
 
     code = "OPERATION_NOT_ALLOWED"
 
 
 class CommandError(Exception):
-    """An operator's command cannot be done; the message is for the terminal."""
+    """A command fails; the message is for the operator's terminal."""

@@ -1,7 +1,7 @@
-"""Named points on the way of an event.
+"""Failpoints: named points on the way of an event.
 
-Nothing happens at a point. A test may watch them to stop or kill the process exactly there, which is how it is shown
-that no event is lost whatever crashes when.
+Nothing happens there in production. A test may watch them to stop or kill the process at an exact point, which shows
+that no crash loses an event.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,6 @@ watchers: list[Callable[[str], None]] = []
 
 
 def reach(name: str) -> None:
-    """Tell the watchers, if there are any, that the process is at this point."""
+    """Calls the watchers, if there are any, with the name of this point."""
     for watcher in watchers:
         watcher(name)

@@ -1,8 +1,8 @@
-"""Opaque, prefixed ids that sort by the time they were made.
+"""Opaque, prefixed ids that sort by creation time.
 
-An id is `prefix_` and 26 lower-case Crockford base-32 characters: 48 bits of milliseconds, then 80 bits of chance
-(the ULID layout, github.com/ulid/spec). Ids made by one process in the same millisecond count up, so that rows
-written together sort in the order they were written.
+An id is `prefix_` and 26 lower-case Crockford base-32 characters: 48 bits of milliseconds, then 80 random bits (the
+ULID layout, github.com/ulid/spec). Ids that one process makes in the same millisecond count up, so that rows written
+together sort in the order of writing.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _LENGTH: Final = 26
-# Two characters at a time: a worker makes an id for each delivery.
+# Two characters at a time for speed: a worker makes an id for each delivery.
 _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 _SHIFTS: Final = range(10 * (_LENGTH // 2 - 1), -1, -10)
 _last = 0

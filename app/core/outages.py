@@ -1,7 +1,7 @@
-"""Outages: which errors say that the database is away, and how the log tells of them.
+"""Outages: the errors that mean that the database is away, and their lines in the log.
 
-An outage fails every request, look and attempt at once. The log has one line when it begins, and then one every half
-minute with the number of failures since, whoever reports them.
+An outage fails every request and every loop's turn at once. The log gets one line when it begins, and then one every
+half minute with the number of failures since.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from sqlalchemy import exc
 
 from app.core.ids import new_id
 
-TOLD_EVERY: Final = 30.0
+LOGGED_EVERY: Final = 30.0
 """Seconds between two lines about one outage."""
 RETRY_AFTER: Final = 5
-"""Seconds after which a client that met an outage is told to ask again."""
+"""Seconds in the `Retry-After` of answers during an outage."""
 UNAVAILABLE: Final = "The database cannot be reached at the moment; send this again in a few seconds."
 
 LOST_CONNECTION: Final = (
@@ -29,14 +29,14 @@ LOST_CONNECTION: Final = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
-    # The driver's "cannot switch to state …": an answer came, or the connection went, while it did something else.
+    # The driver's "cannot switch to state …": the server sent an error, and ended the session, while nothing was asked.
     asyncpg.InternalClientError,
     OSError,
 )
-"""Errors of asyncpg on a connection that is of no use any more."""
+"""Errors of asyncpg that leave a connection useless."""
 
-# Connection exceptions, insufficient resources, operator intervention, system errors; a transaction that was ended
-# because its process stood still; and a server that takes no writes, such as a standby before its promotion.
+# Connection exceptions, insufficient resources, operator intervention, system errors; a transaction that the server
+# ended because it was idle; and a server that accepts no writes, such as a standby before its promotion.
 _CLASSES: Final = ("08", "53", "57", "58")
 _STATES: Final = ("25P03", "25006")
 _CANCELED: Final = "57014"
@@ -65,22 +65,22 @@ log = structlog.get_logger(__name__)
 
 
 class DatabaseAway(ConnectionError):
-    """No connection to the database can be had; the message says why, and quotes nothing that is stored."""
+    """No connection to the database can be made; the message gives the reason and quotes no stored data."""
 
 
 class DatabaseRefuses(DatabaseAway):
-    """The server answers and lets nobody in by this URL: a wrong password, no such database, an unknown option."""
+    """The server answers and refuses this URL: a wrong password, no such database, an unknown option."""
 
 
-def is_lost(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, says that the database is away, and not that a statement is wrong."""
-    return any(map(_says_lost, _causes(error)))
+def is_database_away(error: BaseException | None) -> bool:
+    """Whether an error or one of its causes means that the database is away, and not that a statement is wrong."""
+    return any(map(_means_away, _causes(error)))
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same statements may succeed later: the database was away or busy, and did not refuse their values.
 
-    It knows the errors of SQLAlchemy and those that the drivers raise past it, as on connecting.
+    Handles the errors of SQLAlchemy, and those of the drivers that it does not wrap, as on connecting.
     """
     cause = error.orig if isinstance(error, exc.StatementError) and error.orig is not None else error
     if isinstance(cause, OSError):
@@ -92,22 +92,27 @@ def may_pass(error: BaseException) -> bool:
 
 
 def breaks_transaction(error: BaseException) -> bool:
-    """Whether an error within a transaction was the database's, after which nothing more can be done in it."""
-    return isinstance(error, exc.DBAPIError) or is_lost(error)
+    """Whether an error came from the database and so broke the transaction that it occurred in."""
+    return isinstance(error, exc.DBAPIError) or is_database_away(error)
 
 
-def kind_of(error: BaseException) -> str:
-    """The name of the error that another came from, which tells nothing of what is stored."""
+def error_name(error: BaseException) -> str:
+    """The class name of an error's first cause, which reveals no stored data."""
     return type(list(_causes(error))[-1]).__name__
 
 
-def reason_of(error: BaseException) -> str:
-    """The reason of an outage, for the log; the message of a statement's error may quote what is stored."""
-    return next((str(one) for one in _causes(error) if isinstance(one, DatabaseAway)), kind_of(error))
+def outage_reason(error: BaseException) -> str:
+    """The reason of an outage, for the log. Messages are quoted only where they cannot contain stored data."""
+    for cause in _causes(error):
+        if isinstance(cause, DatabaseAway):
+            return str(cause)
+        if _is_about_connection(cause):
+            return f"{type(cause).__name__}: {cause}".partition("\n")[0]
+    return error_name(error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, the one that it came from, and so on."""
+    """The error, its cause, the cause of that, and so on."""
     for _ in range(_LONGEST_CHAIN):
         if error is None:
             return
@@ -115,15 +120,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = getattr(error, "orig", None) or getattr(error, "original_error", None) or error.__cause__
 
 
-def _says_lost(error: BaseException) -> bool:
-    if isinstance(error, ConnectionError | TimeoutError | asyncpg.InternalClientError):
+def _is_about_connection(error: BaseException) -> bool:
+    """Whether it is an error of asyncpg itself, and not about a statement's values: those are ValueErrors as well."""
+    is_of_driver = isinstance(error, asyncpg.InternalClientError | asyncpg.InterfaceError)
+    return is_of_driver and not isinstance(error, ValueError)
+
+
+def _means_away(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError) or _is_about_connection(error):
         return True
-    # Its subclasses that are ValueErrors are about what a statement was given.
-    if isinstance(error, asyncpg.InterfaceError):
-        return not isinstance(error, ValueError)
     if isinstance(error, sqlite3.OperationalError):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_CODES
-    # A session whose connection went says only this of what follows.
+    # Later statements of a session that has lost its connection fail with one of these.
     if isinstance(error, exc.TimeoutError | exc.PendingRollbackError | exc.ResourceClosedError):
         return True
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
@@ -133,33 +141,33 @@ def _says_lost(error: BaseException) -> bool:
 
 
 class Outage:
-    """One cause of failures that come in numbers. `note` each of them; `event` names the line in the log."""
+    """A cause of many failures, which `note` counts; `event` names its lines in the log."""
 
-    def __init__(self, event: str, told_every: float = TOLD_EVERY) -> None:
+    def __init__(self, event: str, logged_every: float = LOGGED_EVERY) -> None:
         self._event = event
-        self._told_every = told_every
+        self._logged_every = logged_every
         self._id = ""
-        self._told_at = -told_every
+        self._logged_at = -logged_every
         self._latest: BaseException | None = None
         self._during: Counter[str] = Counter()
 
     def note(self, error: BaseException, during: str) -> str:
-        """Count a failure; gives the id of the line in the log that stands for it."""
-        is_first = time.monotonic() - self._told_at >= self._told_every
+        """Counts a failure, and gives the id of its line in the log."""
+        is_due = time.monotonic() - self._logged_at >= self._logged_every
         self._latest = error
         self._during[during] += 1
-        if is_first:
-            self._tell()
+        if is_due:
+            self._log()
         return self._id
 
-    def _tell(self) -> None:
-        self._id, self._told_at = new_id("err"), time.monotonic()
+    def _log(self) -> None:
+        self._id, self._logged_at = new_id("err"), time.monotonic()
         error, failures = self._latest, self._during.total()
         assert error is not None  # noqa: S101 - something was counted
         log.warning(
             self._event,
             error_id=self._id,
-            reason=reason_of(error),
+            reason=outage_reason(error),
             failures=failures,
             during=dict(self._during),
         )
@@ -169,20 +177,20 @@ class Outage:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        loop.call_later(self._told_every, self._tell_rest, self._id)
+        loop.call_later(self._logged_every, self._log_rest, self._id)
 
-    def _tell_rest(self, identifier: str) -> None:
-        """Of those counted since the line of this id, unless one has been told since."""
+    def _log_rest(self, identifier: str) -> None:
+        """Logs the failures since the line of this id, unless a later line did."""
         if identifier == self._id and self._during:
-            self._tell()
+            self._log()
 
 
 DATABASE: Final = Outage("database_unavailable")
 
 
 def report(event: str, error: BaseException, **about: Any) -> str:
-    """Log a fault of ours with its traceback, or count it where the database is away; gives its id in the log."""
-    if is_lost(error):
+    """Logs a fault with its traceback, or counts it if the database is away; gives its id in the log."""
+    if is_database_away(error):
         return DATABASE.note(error, event)
     identifier = new_id("err")
     log.error(event, error_id=identifier, exc_info=(type(error), error, error.__traceback__), **about)
@@ -190,12 +198,12 @@ def report(event: str, error: BaseException, **about: Any) -> str:
 
 
 class OutageFilter(logging.Filter):
-    """Counts what libraries log of a lost database, with a traceback each, instead of letting it through."""
+    """Counts the errors of a lost database that libraries log with a traceback each, and drops their lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not is_lost(error):
+        if not is_database_away(error):
             return True
-        assert error is not None  # noqa: S101 - None is not lost
+        assert error is not None  # noqa: S101 - None is no outage
         DATABASE.note(error, record.name)
         return False

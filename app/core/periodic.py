@@ -1,4 +1,4 @@
-"""The worker's loops: each runs its turns for ever, sleeps until it is rung, and outlives every error."""
+"""The worker's loops: each repeats its turn, sleeps until its bell rings, and continues after every error."""
 
 import asyncio
 import contextlib
@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.core.outages import DATABASE, is_lost, kind_of, may_pass
+from app.core.outages import DATABASE, error_name, is_database_away, is_transient
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 LONGEST_RECORD_PAUSE = 1.0
-"""After an outage results are recorded before other workers, which wait longer, claim their deliveries anew."""
+"""Shorter than the pause of loops, so that after an outage results are recorded before deliveries are claimed anew."""
 
 log = structlog.get_logger(__name__)
 
 
 class Bell:
-    """Wakes one sleeping loop; rung while it is awake, the next sleep ends at once."""
+    """Wakes one sleeping loop; if it rings while the loop is awake, the next sleep ends at once."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
@@ -26,29 +26,29 @@ class Bell:
         self._rung.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Until rung, but no longer than this."""
-        await wait_briefly(self._rung, seconds)
+        """Sleeps until the bell rings, for `seconds` at most."""
+        await wait_at_most(self._rung, seconds)
         self._rung.clear()
 
 
-async def insist(name: str, write: Callable[[], Awaitable[None]]) -> None:
-    """Do it, again after a growing pause for as long as the database is away. Raises any other error."""
+async def retry_until_written(name: str, write: Callable[[], Awaitable[None]]) -> None:
+    """Writes, and retries after growing pauses while errors are transient. Raises any other error."""
     pause = FIRST_PAUSE
     while True:
         try:
             return await write()
         except Exception as error:
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
-            _tell(name, error, pause)
+            _log_failure(name, error, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_RECORD_PAUSE)
 
 
 class Loop:
-    """Calls `turn` again and again; what it returns is for how many seconds to sleep before the next.
+    """Repeats `turn`, which returns the seconds to sleep before the next one.
 
-    An error, such as a database that restarts, is logged, and the turn is tried again after a growing pause.
+    An error, such as a restart of the database, is logged, and the turn is retried after a growing pause.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Loop:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """End after the current turn."""
+        """Ends the loop after the current turn."""
         self._stopping.set()
         self.bell.ring()
 
@@ -73,30 +73,30 @@ class Loop:
                 wait = await self._turn()
             except Exception as error:
                 self.failures += 1
-                _tell(self._name, error, pause)
-                # A ring does not cut this short: whatever is broken is not asked more often for being busy.
-                await wait_briefly(self._stopping, pause)
+                _log_failure(self._name, error, pause)
+                # The bell does not cut this pause short: a broken database is not asked more often on a busy server.
+                await wait_at_most(self._stopping, pause)
                 pause = min(pause * 2, self._longest_pause)
                 continue
             pause = FIRST_PAUSE
             if wait > 0 and not self._stopping.is_set():
                 await self.bell.sleep(wait)
             else:
-                # Even a loop that never has to wait lets the others run.
+                # A loop that never waits must let other tasks run.
                 await asyncio.sleep(0)
 
 
-def _tell(name: str, error: Exception, pause: float) -> None:
-    if is_lost(error):
+def _log_failure(name: str, error: Exception, pause: float) -> None:
+    if is_database_away(error):
         DATABASE.note(error, f"worker_loop_failed {name}")
-    elif may_pass(error):
-        log.warning("worker_loop_failed", loop=name, error=kind_of(error), pause=pause)
+    elif is_transient(error):
+        log.warning("worker_loop_failed", loop=name, error=error_name(error), pause=pause)
     else:
         log.error("worker_loop_failed", loop=name, pause=pause, exc_info=error)
 
 
-async def wait_briefly(event: asyncio.Event, seconds: float) -> None:
-    """Until the event is set, but no longer than this."""
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Waits until the event is set, for `seconds` at most."""
     if not event.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -20,7 +20,7 @@ from app.core.crypto import KEY_FORM
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[list[Network], NoDecode]
 
-# The key of `voltwire listen` and `trigger`, which call a server.
+# Read by `voltwire listen` and `trigger`, which call a server.
 _OF_CLIENTS = "api_key"
 PRIVATE_NETWORKS = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     max_depth: int = Field(default=12, ge=1)
     max_tokens: int = Field(default=2000, ge=10)
     max_aliases: int = Field(default=30, ge=0)
-    # Costs are counted up to 2^53 - 1, which must be too much.
+    # Costs are counted up to 2^53 - 1, which must exceed every limit.
     max_cost: int = Field(default=5000, ge=1, lt=2**53 - 1)
     max_sockets: int = Field(default=10_000, ge=1)
     max_subscriptions: int = Field(default=100, ge=1)
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_origins")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
-        # As browsers send them, so that they can be compared as they are.
+        # Normalised to the form that browsers send, so that they compare as strings.
         origins = [origin.rstrip("/").lower() for origin in value]
         for origin in origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         if value is None:
             return value
         if value.startswith("sqlite:///"):
-            # Every connection would have a memory of its own.
+            # Every connection would open a database of its own.
             if value.removeprefix("sqlite:///") in ("", ":memory:"):
                 raise ValueError(f"{_DATABASE_FORM}; a database in memory is none for several connections")
         elif not _is_server(value, ("postgresql",)):
@@ -157,12 +157,12 @@ class Settings(BaseSettings):
 
     @property
     def max_message(self) -> int:
-        """Bytes of one message on a socket: never more than 1 MiB, since a server holds thousands of sockets."""
+        """Bytes of one message on a socket: 1 MiB at most, since a server holds thousands of sockets."""
         return min(self.max_body, _LONGEST_MESSAGE)
 
     @property
     def mail_folder(self) -> Path:
-        """Where mails go that are not sent."""
+        """The folder for mails where no SMTP server is set."""
         return self.data_dir / "mail"
 
     @cached_property
@@ -172,11 +172,11 @@ class Settings(BaseSettings):
             return _comma_list(self.secret_key)  # type: ignore[no-any-return]
         if self.database.startswith("postgresql"):
             raise ValueError(f"VOLTWIRE_SECRET_KEY is required with PostgreSQL: must be {KEY_FORM}.")
-        return [_kept_key(self.data_dir / "secret.key")]
+        return [_stored_key(self.data_dir / "secret.key")]
 
 
 def unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each `VOLTWIRE_…` variable that nothing reads, with the known name that is closest to it."""
+    """A sentence for each unknown `VOLTWIRE_…` variable, with the closest known name."""
     known = [name.upper() for name in (*Settings.model_fields, _OF_CLIENTS)]
     for variable in sorted(environment):
         prefix, _, name = variable.upper().partition("_")
@@ -204,15 +204,15 @@ def _is_server(text: str, schemes: tuple[str, ...]) -> bool:
         return False
 
 
-def _kept_key(path: Path) -> str:
+def _stored_key(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Named by chance: processes in two containers can have the same number.
+    # A random name: processes in two containers can have the same id.
     draft = path.with_suffix(f".{secrets.token_hex(8)}")
     with open(draft, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(secrets.token_urlsafe(48))
         file.flush()
         os.fsync(file.fileno())
-    # A hard link fails when the file is there, so that two processes starting at once agree on one key.
+    # A hard link fails when the file exists, so that two processes starting at once agree on one key.
     try:
         os.link(draft, path)
     except FileExistsError:

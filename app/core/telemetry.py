@@ -1,7 +1,7 @@
 """Logs of a process.
 
-Log lines are structured, one per thing that happened, and carry ids only: never a secret, a token, a link or personal
-data. On a terminal they are readable, elsewhere they are JSON.
+Log lines are structured, one for each occurrence, and carry ids only: never a secret, a token, a link or personal
+data. On a terminal they are readable text, elsewhere JSON.
 """
 
 import json
@@ -17,14 +17,14 @@ from app.core.outages import OutageFilter
 
 
 def configure_logs() -> None:
-    """Log lines go to stderr, also those of the libraries, from INFO up."""
+    """Sends log lines from INFO up to stderr, those of libraries as well."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    # Tracebacks without the values of local names, which may be secrets.
+    # Tracebacks omit the values of local variables, which may be secrets.
     on_terminal = sys.stderr.isatty()
     rendering: list[structlog.typing.Processor]
     # There may be thousands of our own lines a second, so they are written as bytes.
@@ -60,5 +60,5 @@ def _json(values: Any, default: Callable[[Any], Any]) -> bytes:
     try:
         return orjson.dumps(values, default)
     except TypeError:
-        # Text that is no Unicode, of a file name for example, is no reason to fail in a line about it.
+        # orjson refuses text with lone surrogates, such as a file name may have; the line is logged all the same.
         return json.dumps(values, default=default).encode()

@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 from app.core.errors import ErrorCode, Refusal, Refusals
 
 Rule = Callable[[Any], Any]
-"""From a value to what is stored of it. Raises Refusal or Refusals."""
+"""Checks a value and gives the one to store. Raises Refusal or Refusals."""
 
 MAX_NAME: Final = 200
 MAX_TEXT: Final = 2000
 MAX_EMAIL: Final = 254
 MAX_URL: Final = 2048
 
-# Practical rather than complete: what a mail server of today accepts, without quoting, comments or line ends. A domain
-# has a dot, and no number behind its last one; this machine's is the exception.
+# The addresses that mail servers of today accept, without quoting, comments or line ends. A domain has a dot, and its
+# last label is no number; localhost is the exception.
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(
     rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@(?=.{{1,190}}\Z)"
@@ -25,8 +25,8 @@ _EMAIL = re.compile(
 )
 
 
-def short(value: str, *field: str, most: int = MAX_NAME) -> str:
-    """A text that must say something. Raises REQUIRED or TOO_LONG."""
+def required_text(value: str, *field: str, most: int = MAX_NAME) -> str:
+    """A text that must not be blank, stripped. Raises REQUIRED or TOO_LONG."""
     value = value.strip()
     if not value:
         raise Refusal(ErrorCode.REQUIRED, f"{field[-1]} must not be empty.", *field)
@@ -35,16 +35,16 @@ def short(value: str, *field: str, most: int = MAX_NAME) -> str:
     return value
 
 
-def optional(value: str | None, *field: str, most: int = MAX_TEXT) -> str | None:
+def optional_text(value: str | None, *field: str, most: int = MAX_TEXT) -> str | None:
     """A text that may be missing; blank counts as missing. Raises TOO_LONG."""
     if value is None or not value.strip():
         return None
-    return short(value, *field, most=most)
+    return required_text(value, *field, most=most)
 
 
 def email(value: str, *field: str) -> str:
     """A mail address, its domain in lower case. Raises REQUIRED, TOO_LONG or INVALID."""
-    value = short(value, *field, most=MAX_EMAIL)
+    value = required_text(value, *field, most=MAX_EMAIL)
     if not _EMAIL.fullmatch(value) or ".." in value or value.startswith(".") or ".@" in value:
         raise Refusal(
             ErrorCode.INVALID, f"{field[-1]} must be a mail address such as ada@example.com.", *field
@@ -54,16 +54,16 @@ def email(value: str, *field: str) -> str:
 
 
 def link(value: str | None, *field: str) -> str | None:
-    """An https link to show, or nothing. Raises TOO_LONG or INVALID."""
-    value = optional(value, *field, most=MAX_URL)
+    """An optional https link. Raises TOO_LONG or INVALID."""
+    value = optional_text(value, *field, most=MAX_URL)
     if value is not None and not is_link(value, schemes=("https",)):
         raise Refusal(ErrorCode.INVALID, f"{field[-1]} must be an https:// link.", *field)
     return value
 
 
 def redirect_url(value: str, *field: str) -> str:
-    """Where a person is sent back to: https, or http on this machine. Raises TOO_LONG or URL_NOT_ALLOWED."""
-    value = short(value, *field, most=MAX_URL)
+    """A link for redirects: https, or http for this machine. Raises TOO_LONG or URL_NOT_ALLOWED."""
+    value = required_text(value, *field, most=MAX_URL)
     loopback = is_link(value, schemes=("http",)) and urlsplit(value).hostname in (
         "localhost",
         "127.0.0.1",
@@ -92,25 +92,25 @@ def is_link(value: str, schemes: tuple[str, ...]) -> bool:
         return False
 
 
-def together(**checks: Callable[[], Any]) -> dict[str, Any]:
-    """The values of all checks. Raises Refusals with everything that is wrong, so that it can be put right at once."""
-    values, wrong = {}, []
+def validate_all(**checks: Callable[[], Any]) -> dict[str, Any]:
+    """The values of all checks. Raises Refusals with every wrong value, so that all can be corrected at once."""
+    values, refused = {}, []
     for name, check in checks.items():
         try:
             values[name] = check()
         except Refusal as error:
-            wrong.append(error)
+            refused.append(error)
         except Refusals as error:
-            wrong.extend(error.refusals)
-    if wrong:
-        raise Refusals(wrong)
+            refused.extend(error.refusals)
+    if refused:
+        raise Refusals(refused)
     return values
 
 
-def changed(rules: Mapping[str, Rule], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of changes, each by the rule of its name, if there is one. Raises as `together`."""
-    return together(**{name: partial(rules.get(name, _as_it_is), value) for name, value in changes.items()})
+def validate_changes(rules: Mapping[str, Rule], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of changes, each checked by the rule of its name, if there is one. Raises Refusals."""
+    return validate_all(**{name: partial(rules.get(name, _accept), value) for name, value in changes.items()})
 
 
-def _as_it_is(value: Any) -> Any:
+def _accept(value: Any) -> Any:
     return value

@@ -12,16 +12,16 @@ from app.core import clock, validation
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.db.database import without_traces
+from app.db.database import secure_delete
 from app.db.idempotency import forget_successes
 from app.delivery.queue import erasure
 from app.events import log
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _CHANGES: dict[str, Any] = {
-    "name": lambda value: validation.short(_given(value, "name"), "name"),
+    "name": lambda value: validation.required_text(_given(value, "name"), "name"),
     "email": lambda value: validation.email(_given(value, "email"), "email"),
-    "address": lambda value: validation.optional(value, "address"),
+    "address": lambda value: validation.optional_text(value, "address"),
     "logo_url": lambda value: validation.link(value, "logoUrl"),
     "labels": lambda value: value or {},
 }
@@ -38,7 +38,7 @@ async def create(
     labels: dict[str, str] | None = None,
 ) -> Customer:
     given = {"name": name, "email": email, "address": address, "logo_url": logo_url, "labels": labels}
-    customer = Customer(account_id=actor.account_id, **validation.changed(_CHANGES, given))
+    customer = Customer(account_id=actor.account_id, **validation.validate_changes(_CHANGES, given))
     await _require_free(session, customer)
     session.add(customer)
     await session.flush()
@@ -49,7 +49,7 @@ async def create(
 async def update(session: AsyncSession, actor: Actor, customer_id: str, changes: dict[str, Any]) -> Customer:
     """`changes` holds only the attributes that were given; see `_CHANGES`."""
     customer = await load(session, actor, customer_id, "customerId", lock=True)
-    for attribute, value in validation.changed(_CHANGES, changes).items():
+    for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(customer, attribute, value)
     if "email" in changes:
         await _require_free(session, customer)
@@ -69,7 +69,7 @@ async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_fol
     ).all()
     consent_ids = [consent.id for consent in consents]
     addresses = {customer.email}.union(*(consent.addresses for consent in consents))
-    async with without_traces(session):
+    async with secure_delete(session):
         await session.delete(customer)
         # The rows go first: whoever is changing one of them is waited for, so that its event is redacted as well.
         await session.flush()

@@ -1,4 +1,4 @@
-"""What the API itself keeps: the successes of mutations that came with an idempotency key."""
+"""Stored successes of mutations with an idempotency key."""
 
 from datetime import datetime
 
@@ -7,11 +7,11 @@ from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
-from app.db.database import Text, UtcDateTime
+from app.db.types import Text, UtcDateTime
 
 
 class IdempotentMutation(SQLModel, table=True):
-    """Its row is the first of the mutation's transaction, so that a concurrent twin waits for the outcome."""
+    """A success. The row is the first write of the mutation's transaction, so that a concurrent twin waits for it."""
 
     __tablename__ = "idempotent_mutations"
 
@@ -20,7 +20,7 @@ class IdempotentMutation(SQLModel, table=True):
     key: str = Field(primary_key=True, sa_type=Text)
     input_hash: str = Field(sa_type=Text)
     payload_encrypted: str | None = Field(default=None, sa_type=Text)
-    # Whom the payload is about, so that it goes with the customer.
+    # The customer that the payload is about: it is forgotten with the customer.
     customer_id: str | None = Field(default=None, sa_type=Text)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime, index=True)
 
@@ -28,7 +28,7 @@ class IdempotentMutation(SQLModel, table=True):
 async def forget_successes(session: AsyncSession, account_id: str, customer_id: str) -> None:
     """Forgets the stored payloads about a deleted customer, and the hashes of their inputs.
 
-    Their keys stay, and fit no input any more: a request that is repeated late does not make the customer anew.
+    The keys stay and match no input: a late repetition of the request does not create the customer again.
     """
     await session.execute(
         update(IdempotentMutation)

@@ -1,13 +1,14 @@
-"""Reads on PostgreSQL by asyncpg alone, which turns values as SQLAlchemy would (see `direct`).
+"""Reads on PostgreSQL by asyncpg alone, which converts values as SQLAlchemy would (see `raw_statements`).
 
-Whether a connection is still alive shows when it is used: what has only read, and has told nobody yet, is read again
-over a new one. Nothing is asked of the server before that.
+No connection is pinged before its use. A statement that fails because its connection is lost is sent again over a new
+one: it has only read, and nobody has seen its rows.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -15,79 +16,88 @@ from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 from app.core.outages import LOST_CONNECTION
-from app.db.raw_statements import Given, Rows, Statements, Watch, as_it_is
+from app.db.raw_statements import (
+    Parameters,
+    Rows,
+    Snapshot,
+    StatementCache,
+    StatementListener,
+    ignore_statement,
+)
 
 AT_ONCE: Final = 5
-"""Connections. A process with one core to compute on makes no use of more."""
+"""Connections. A process computes on one core, which has no use for more."""
 
 BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 
-class Reads:
+class ReadPool:
     """A few connections that read; `connect` opens one."""
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], dialect: Dialect) -> None:
         self._connect = connect
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._free: list[asyncpg.Connection] = []
-        self._statements = Statements(dialect)
-        self.watch: Watch = as_it_is
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._idle: list[asyncpg.Connection] = []
+        self._statements = StatementCache(dialect)
+        self.on_statement: StatementListener = ignore_statement
 
-    async def rows(self, statement: Executable, given: Given) -> Rows:
-        """Of one statement, which sees one state of the database by itself."""
-        async with self._turns:
-            if self._free:
+    async def fetch(self, statement: Executable, parameters: Parameters) -> Rows:
+        """The rows of one statement, which sees one state of the database by itself."""
+        async with self._slots:
+            if self._idle:
                 try:
-                    async with self._held(self._free.pop()) as connection:
-                        return await self.fetch(connection, statement, given)
+                    async with self._returned(self._idle.pop()) as connection:
+                        return await self._fetch_by(connection, statement, parameters)
                 except LOST_CONNECTION:
-                    # The others were opened to the same server, which has gone meanwhile.
-                    self._close_free()
-            async with self._held(await self._opened()) as connection:
-                return await self.fetch(connection, statement, given)
+                    # The other idle connections lead to the same server, which has gone meanwhile.
+                    self._close_idle()
+            async with self._returned(await self._open()) as connection:
+                return await self._fetch_by(connection, statement, parameters)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator["Snapshot"]:
-        """One state of the database for several statements."""
-        async with self._turns, self._held(await self._begun()) as connection:
-            yield Snapshot(self, connection)
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """A single state of the database for several statements."""
+        async with self._slots, self._returned(await self._begin()) as connection:
+            yield Snapshot(partial(self._fetch_by, connection))
             try:
                 await connection.execute("COMMIT")
             except LOST_CONNECTION:
-                # Nothing was to be written: what was read is good, and whatever failed has said so.
+                # The rows are good all the same: every statement that failed has raised its error.
                 connection.terminate()
 
-    async def fetch(self, connection: asyncpg.Connection, statement: Executable, given: Given) -> Rows:
-        prepared = self._statements.prepared(statement, given)
-        self.watch(prepared.text)
-        rows: Rows = await connection.fetch(prepared.text, *prepared.arguments(given))
+    async def _fetch_by(
+        self, connection: asyncpg.Connection, statement: Executable, parameters: Parameters
+    ) -> Rows:
+        compiled = self._statements.compiled(statement, parameters)
+        self.on_statement(compiled.text)
+        rows: Rows = await connection.fetch(compiled.text, *compiled.arguments(parameters))
         return rows
 
-    async def _begun(self) -> asyncpg.Connection:
-        if self._free:
-            connection = self._free.pop()
+    async def _begin(self) -> asyncpg.Connection:
+        if self._idle:
+            connection = self._idle.pop()
             try:
                 await connection.execute(BEGIN)
                 return connection
             except LOST_CONNECTION:
                 connection.terminate()
-                self._close_free()
-        connection = await self._opened()
+                self._close_idle()
+        connection = await self._open()
         await connection.execute(BEGIN)
         return connection
 
     @asynccontextmanager
-    async def _held(self, connection: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
-        """Free again afterwards; one that was left in the middle of something is not worth waiting for."""
+    async def _returned(self, connection: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
+        """Returns the connection to the pool after the block; an error terminates it, as it may be mid-statement."""
         try:
             yield connection
         except BaseException:
             connection.terminate()
             raise
         if not connection.is_closed():
-            self._free.append(connection)
+            self._idle.append(connection)
 
-    async def _opened(self) -> asyncpg.Connection:
+    async def _open(self) -> asyncpg.Connection:
         connection = await self._connect()
         try:
             await connection.execute("SET default_transaction_read_only = on")
@@ -100,22 +110,11 @@ class Reads:
         return connection
 
     async def dispose(self) -> None:
-        self._close_free()
+        self._close_idle()
 
-    def _close_free(self) -> None:
-        while self._free:
-            self._free.pop().terminate()
-
-
-class Snapshot:
-    """One state of the database, until the block ends that it was opened for."""
-
-    def __init__(self, reads: Reads, connection: asyncpg.Connection) -> None:
-        self._reads = reads
-        self._connection = connection
-
-    async def rows(self, statement: Executable, given: Given) -> Rows:
-        return await self._reads.fetch(self._connection, statement, given)
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().terminate()
 
 
 # A jsonb on the wire begins with the version of its format.

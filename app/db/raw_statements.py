@@ -1,12 +1,13 @@
-"""Statements by the driver alone, past SQLAlchemy's way of executing.
+"""Statements that the driver executes directly, past SQLAlchemy's execution.
 
-A statement takes several times the processor's time that way than by the driver's own. Here it is compiled once, to its
-text and to what its parameters are made of. `sqlite.Reads` and `postgres.Reads` run it, and so does `sqlite.Connection`
-what a transaction writes.
+Executing through SQLAlchemy takes several times the processor's time of the driver alone. Here a statement is compiled
+once, to its text and the conversions of its parameters. The read pools in `sqlite` and `postgres` run such statements,
+and `sqlite.Connection` runs a transaction's scripts by them.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -15,115 +16,117 @@ from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 VALUES_KEPT: Final = 2048
-"""Values in lists that the texts which are kept of one statement take together."""
+"""List values in all texts that are kept of one statement, together."""
 
 PICKS_KEPT, PICK_WEIGHT = 16_384, 480
 
 Rows = Sequence[Sequence[Any]]
-Given = Mapping[str, Any]
-Watch = Callable[[str], None]
+Parameters = Mapping[str, Any]
+StatementListener = Callable[[str], None]
 
 T = TypeVar("T")
 
-Script = Generator[tuple[Executable, Given | Sequence[Given]], Rows, T]
-"""Statements one after the other: each is yielded with what it is given, and its rows come back.
+Script = Generator[tuple[Executable, Parameters | Sequence[Parameters]], Rows, T]
+"""Statements in sequence: the generator yields each with its parameters, and receives its rows.
 
-Given a list it is executed for each of these, in any order. A script may run in another thread.
+With a list of parameters the statement is executed for each of them, in any order. A script may run in another thread.
 """
 
 
-class Snapshot(Protocol):
-    """One state of the database, until the block ends that it was opened for."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A single state of the database, until the end of the block that opened it."""
 
-    async def rows(self, statement: Executable, given: Given) -> Rows: ...
+    fetch: Callable[[Executable, Parameters], Awaitable[Rows]]
 
 
-class Reads(Protocol):
-    """A few connections that read. `watch` is told the text of each statement."""
+class ReadPool(Protocol):
+    """A few connections that read. `on_statement` is called with the text of each statement."""
 
-    watch: Watch
+    on_statement: StatementListener
 
-    async def rows(self, statement: Executable, given: Given) -> Rows:
-        """Of one statement, which sees one state of the database by itself."""
+    async def fetch(self, statement: Executable, parameters: Parameters) -> Rows:
+        """The rows of one statement, which sees one state of the database by itself."""
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """One state of the database for several statements."""
+        """A single state of the database for several statements."""
 
     async def dispose(self) -> None:
-        """Close what is open and not in use."""
+        """Closes the idle connections."""
 
 
-class Prepared:
-    """A statement's text, and its parameters from those that are given by name.
+class CompiledStatement:
+    """A statement's text, and its positional arguments from named parameters.
 
-    Lists among these have the lengths they have here: each of their values is a parameter.
+    Lists among the parameters have the same lengths each time: every one of their values is an argument.
     """
 
-    def __init__(self, statement: Any, given: Given, dialect: Dialect) -> None:
+    def __init__(self, statement: Any, parameters: Parameters, dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
-        state = compiled.construct_expanded_state(dict(given))
+        state = compiled.construct_expanded_state(dict(parameters))
         self.text: str = state.statement
         origins = {
             name: (base, at)
             for base, names in state.parameter_expansion.items()
             for at, name in enumerate(names)
         }
-        self._parameters: list[Callable[[Given], Any]] = []
+        self._arguments: list[Callable[[Parameters], Any]] = []
         for name in state.positiontup:
             base, at = origins.get(name, (name, None))
-            turned = compiled.binds[base].type.dialect_impl(dialect).bind_processor(dialect) or as_it_is
-            if base in given:
-                self._parameters.append(_picked(base, at, turned))
+            convert = compiled.binds[base].type.dialect_impl(dialect).bind_processor(dialect)
+            if base in parameters:
+                self._arguments.append(_picked(base, at, convert))
             else:
-                self._parameters.append(_fixed(turned(state.parameters[name])))
+                value = state.parameters[name]
+                self._arguments.append(_fixed(convert(value) if convert else value))
 
-    def arguments(self, given: Given) -> list[Any]:
-        return [parameter(given) for parameter in self._parameters]
+    def arguments(self, parameters: Parameters) -> list[Any]:
+        return [argument(parameters) for argument in self._arguments]
 
 
-class Statements:
-    """What was prepared, for as long as the statement itself is kept by whoever built it."""
+class StatementCache:
+    """Compiled statements, each kept for as long as its statement object lives."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._kept: WeakKeyDictionary[Executable, dict[Any, Prepared]] = WeakKeyDictionary()
+        self._compiled: WeakKeyDictionary[Executable, dict[Any, CompiledStatement]] = WeakKeyDictionary()
 
-    def prepared(self, statement: Executable, given: Given) -> Prepared:
-        variants = self._kept.setdefault(statement, {})
-        lengths = tuple(len(value) for value in given.values() if isinstance(value, list))
+    def compiled(self, statement: Executable, parameters: Parameters) -> CompiledStatement:
+        variants = self._compiled.setdefault(statement, {})
+        lengths = tuple(len(value) for value in parameters.values() if isinstance(value, list))
         found = variants.get(lengths)
         if found is None:
-            found = Prepared(statement, given, self._dialect)
+            found = CompiledStatement(statement, parameters, self._dialect)
             if sum(map(sum, variants), sum(lengths)) > VALUES_KEPT:
-                # Lists of all lengths are asked for, so that none of them is worth much.
+                # Lists of many lengths are asked for, so that no single variant is worth much.
                 variants.clear()
             if sum(lengths) <= VALUES_KEPT:
                 variants[lengths] = found
         return found
 
 
-def padded(values: list[Any]) -> list[Any]:
-    """As many as a power of two, by repeating one, so that a database prepares few different statements."""
+def pad_to_power_of_two(values: list[Any]) -> list[Any]:
+    """The values with the last one repeated up to a power of two, so that a database prepares few statements."""
     return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
 
 
-def as_it_is(value: Any) -> Any:
-    return value
+def ignore_statement(_text: str) -> None:
+    """The default listener, which does nothing."""
 
 
-def _picked(name: str, at: int | None, turned: Callable[[Any], Any]) -> Callable[[Given], Any]:
+def _picked(name: str, at: int | None, convert: Callable[[Any], Any] | None) -> Callable[[Parameters], Any]:
+    if convert is None:
+        return _list_value(name, at) if at is not None else lambda parameters: parameters[name]
     if at is not None:
-        return _of_list(name, at) if turned is as_it_is else lambda given: turned(given[name][at])
-    if turned is as_it_is:
-        return lambda given: given[name]
-    return lambda given: turned(given[name])
+        return lambda parameters: convert(parameters[name][at])
+    return lambda parameters: convert(parameters[name])
 
 
 @lru_cache(PICKS_KEPT)
-def _of_list(name: str, at: int) -> Callable[[Given], Any]:
-    # Shared by all statements, each of which may take thousands of them.
-    return lambda given: given[name][at]
+def _list_value(name: str, at: int) -> Callable[[Parameters], Any]:
+    # Shared by all statements, each of which may take thousands of list values.
+    return lambda parameters: parameters[name][at]
 
 
-def _fixed(value: Any) -> Callable[[Given], Any]:
+def _fixed(value: Any) -> Callable[[Parameters], Any]:
     return lambda _: value

@@ -1,4 +1,4 @@
-"""SQL that is written once for both databases and prepared once: what the worker runs thousands of times a second.
+"""SQL that is written once for both databases and prepared once, for statements run thousands of times a second.
 
 A statement is given its many rows as one JSON parameter, so that it is the same text, and the same plan, for any
 number of them. Words that the databases spell differently begin with `@`:
@@ -20,13 +20,13 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-_SQLITE_NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
-_POSTGRES_NOW = "date_trunc('milliseconds', clock_timestamp())"
+from app.db.types import POSTGRES_NOW, SQLITE_NOW
+
 _WORD = re.compile(r"@(\w+)(?:\(([^()]*)\))?")
 
 
 class Sql:
-    """One statement in both dialects; `results` types the columns that are no plain text or number.
+    """A statement in both dialects; `results` types the columns that are not plain text or numbers.
 
     `sqlite` is for the rare statement whose very shape differs.
     """
@@ -71,8 +71,8 @@ def _sqlite_rows(columns: str) -> str:
 
 _SQLITE: Mapping[str, Callable[[str], str]] = {
     "rows": _sqlite_rows,
-    "now": lambda _: _SQLITE_NOW,
-    "later": lambda seconds: f"({_SQLITE_NOW} + CAST({seconds} * 1000 AS INTEGER))",
+    "now": lambda _: SQLITE_NOW,
+    "later": lambda seconds: f"({SQLITE_NOW} + CAST({seconds} * 1000 AS INTEGER))",
     "instant": lambda ms: ms,
     "bytes": lambda value: f"CAST({value} AS BLOB)",
     "skip_locked": lambda _: "",
@@ -80,8 +80,8 @@ _SQLITE: Mapping[str, Callable[[str], str]] = {
 }
 _POSTGRES: Mapping[str, Callable[[str], str]] = {
     "rows": lambda columns: f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS given({columns})",
-    "now": lambda _: _POSTGRES_NOW,
-    "later": lambda seconds: f"({_POSTGRES_NOW} + CAST({seconds} AS double precision) * INTERVAL '1 second')",
+    "now": lambda _: POSTGRES_NOW,
+    "later": lambda seconds: f"({POSTGRES_NOW} + CAST({seconds} AS double precision) * INTERVAL '1 second')",
     "instant": lambda ms: f"to_timestamp({ms} / 1000.0)",
     "bytes": lambda value: f"convert_to({value}, 'UTF8')",
     "skip_locked": lambda table: f"FOR UPDATE OF {table} SKIP LOCKED",

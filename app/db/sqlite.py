@@ -1,7 +1,7 @@
-"""aiosqlite, with one way to the connection's thread and back for each statement.
+"""aiosqlite, with one round trip to the connection's thread for each statement.
 
-A statement by aiosqlite itself is four of them: make a cursor, execute, fetch, close. Each costs two switches of
-threads, which is more than SQLite takes for most statements.
+aiosqlite itself makes four: open a cursor, execute, fetch, close. Each costs two switches of threads, which is more
+than SQLite takes for most statements.
 """
 
 import asyncio
@@ -16,7 +16,15 @@ import aiosqlite
 from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
-from app.db.raw_statements import Given, Rows, Script, Statements, Watch, as_it_is
+from app.db.raw_statements import (
+    Parameters,
+    Rows,
+    Script,
+    Snapshot,
+    StatementCache,
+    StatementListener,
+    ignore_statement,
+)
 
 T = TypeVar("T")
 
@@ -26,40 +34,41 @@ TIMEOUT = 30.0
 AT_ONCE = 4
 """Connections that only read."""
 
-_Turn = tuple[int, Callable[[Any], Any]]
+_Conversion = tuple[int, Callable[[Any], Any]]
+"""A column and the conversion of its values."""
 
-# FAST: what is deleted is overwritten where that costs no further write.
+# FAST: deleted content is overwritten where that costs no further write.
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=FAST")
 
-LOG_WAIT = 1.0
-"""Seconds that emptying the log waits for those who read from it; else it is overwritten later, as it always is."""
+WAL_WAIT = 1.0
+"""Seconds that truncating the write-ahead log waits for its readers; after that it is left to be overwritten later."""
 
 WRITER_PAGES, READER_PAGES = 32_000_000, 4_000_000
-"""Bytes of the database that a connection keeps in memory; the system has all of it for those that read."""
+"""Bytes of the database that a connection keeps in memory; readers rely on the system's cache of the file."""
 
 TEXTS_KEPT, TEXT_WEIGHT = 128, 20_000
 """Statements that a connection keeps prepared, and the bytes of each, as measured."""
 
 
 class _Transactions(sqlite3.Connection):
-    """Never keeps a transaction, and with it the one write lock, longer than whoever began it."""
+    """Ends its transaction, and with it the one write lock, when a COMMIT fails and when it is closed."""
 
     def commit(self) -> None:
         try:
             super().commit()
         except BaseException:
-            # The transaction is still open, but SQLAlchemy takes it for ended, as it is with every other database.
+            # SQLite keeps the transaction open, but SQLAlchemy takes it for ended, as with every other database.
             self.rollback()
             raise
 
     def close(self) -> None:
-        # A statement that was cancelled half-way would keep the closed connection, and its lock, alive.
+        # A statement that was cancelled midway would keep the closed connection, and its lock, alive.
         self.rollback()
         super().close()
 
 
 class Cursor:
-    """What one statement brought, fetched with it."""
+    """The result of one statement, fetched together with its execution."""
 
     arraysize = 1
 
@@ -86,29 +95,29 @@ class Cursor:
         return rows
 
     async def close(self) -> None:
-        """Nothing is held any more: it was closed where it was read."""
+        """Does nothing: the driver's cursor was closed once it was read."""
 
     def _take(self, cursor: sqlite3.Cursor) -> None:
         self.description, self.lastrowid = cursor.description, cursor.lastrowid
         if self.description is not None:
             self._rows = cursor.fetchall()
-        # Known only when all rows of a RETURNING have been read.
+        # SQLite knows it only once all rows of a RETURNING have been read.
         self.rowcount = cursor.rowcount
         cursor.close()
 
 
 class Connection(aiosqlite.Connection):
-    """A transaction begins with its first statement, so that BEGIN is no way of its own."""
+    """Sends BEGIN along with a transaction's first statement, which saves a round trip to the thread."""
 
     def __init__(self, path: str, *, reads_only: bool = False) -> None:
         super().__init__(partial(_open, path, reads_only), iter_chunk_size=64)
-        # A process that is to end does not wait for it.
+        # The end of the process does not wait for it.
         self._thread.daemon = True
         self._begin: str | None = None
-        self._texts: Texts | None = None
+        self._runner: StatementRunner | None = None
 
     def begin(self, sql: str) -> None:
-        """Execute this BEGIN before the next statement."""
+        """Executes this BEGIN before the next statement."""
         self._begin = sql
 
     async def fetch(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -117,17 +126,17 @@ class Connection(aiosqlite.Connection):
         await self.run(lambda connection: rows.extend(connection.execute(sql, parameters)))
         return rows
 
-    async def carry_out(self, script: Script[T], dialect: Dialect) -> T:
-        """Run a script inside the transaction, all of it in one way to the thread. Raises sqlite3.Error."""
+    async def run_script(self, script: Script[T], dialect: Dialect) -> T:
+        """Runs a script inside the transaction, in one round trip to the thread. Raises sqlite3.Error."""
         results: list[T] = []
-        texts = self._texts = self._texts or Texts(dialect)
+        runner = self._runner = self._runner or StatementRunner(dialect)
 
         def whole(connection: sqlite3.Connection) -> None:
             rows: Rows | None = None
             try:
                 while True:
-                    statement, given = next(script) if rows is None else script.send(rows)
-                    rows = texts.execute(connection, statement, given)
+                    statement, parameters = next(script) if rows is None else script.send(rows)
+                    rows = runner.execute(connection, statement, parameters)
             except StopIteration as end:
                 results.append(end.value)
 
@@ -135,7 +144,7 @@ class Connection(aiosqlite.Connection):
         return results[0]
 
     async def run(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Do the work in the connection's thread, inside the transaction that was to begin."""
+        """Does the work in the connection's thread, after the BEGIN that was asked for."""
         begin, self._begin = self._begin, None
 
         def whole() -> None:
@@ -168,19 +177,19 @@ async def connect(path: str, *, reads_only: bool = False) -> Connection:
     try:
         await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(partial(_abandoned, connection))
+        opening.add_done_callback(partial(_close_when_open, connection))
         raise
     return connection
 
 
-def _abandoned(connection: Connection, opening: asyncio.Future[Any]) -> None:
-    # The driver itself would forget what its thread opens after a cancellation, and leave it open.
+def _close_when_open(connection: Connection, opening: asyncio.Future[Any]) -> None:
+    # After a cancellation the driver would forget the connection that its thread opens, and leave it open.
     if not opening.cancelled() and opening.exception() is None:
         connection.stop()
 
 
 def _open(path: str, reads_only: bool) -> sqlite3.Connection:
-    # The driver's own transactions lose updates silently, so it is told to begin none (isolation_level).
+    # The driver's own transactions lose updates silently; without an isolation level it begins none.
     connection = sqlite3.connect(
         path,
         timeout=TIMEOUT,
@@ -197,108 +206,96 @@ def _open(path: str, reads_only: bool) -> sqlite3.Connection:
     return connection
 
 
-class Texts:
-    """What the driver is told and what it answers, of statements as SQLAlchemy has them; in one thread."""
+class StatementRunner:
+    """Executes SQLAlchemy's statements by the driver alone, and converts their values; in one thread."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.statements = Statements(dialect)
+        self.statements = StatementCache(dialect)
         self._dialect = dialect
-        self._turning: WeakKeyDictionary[Executable, list[_Turn]] = WeakKeyDictionary()
+        self._conversions: WeakKeyDictionary[Executable, list[_Conversion]] = WeakKeyDictionary()
 
     def execute(
-        self, connection: sqlite3.Connection, statement: Executable, given: Given | Sequence[Given]
+        self,
+        connection: sqlite3.Connection,
+        statement: Executable,
+        parameters: Parameters | Sequence[Parameters],
     ) -> Rows:
-        """The rows of a statement, or of all its executions with each of a list."""
-        several = [given] if isinstance(given, Mapping) else given
+        """The rows of a statement, or those of its executions with each of several parameters."""
+        several = [parameters] if isinstance(parameters, Mapping) else parameters
         if not several:
             return []
-        prepared = self.statements.prepared(statement, several[0])
+        compiled = self.statements.compiled(statement, several[0])
         rows: list[tuple[Any, ...]] = []
         for one in several:
-            rows += connection.execute(prepared.text, prepared.arguments(one))
-        return self.turned(statement, rows)
+            rows += connection.execute(compiled.text, compiled.arguments(one))
+        return self.converted(statement, rows)
 
-    def turned(self, statement: Executable, rows: list[tuple[Any, ...]]) -> Rows:
-        """With the values that SQLAlchemy would turn turned: SQLite knows no times, no JSON and no truth."""
-        turns = self._turning.get(statement)
-        if turns is None:
-            turns = self._turning[statement] = self._turns_of(statement)
-        return _turned(rows, turns)
+    def converted(self, statement: Executable, rows: list[tuple[Any, ...]]) -> Rows:
+        """The rows with SQLAlchemy's conversions: SQLite itself knows no times, no JSON and no booleans."""
+        conversions = self._conversions.get(statement)
+        if conversions is None:
+            conversions = self._conversions[statement] = self._conversions_of(statement)
+        if not conversions:
+            return rows
+        converted: list[list[Any]] = list(map(list, rows))
+        for at, convert in conversions:
+            for row in converted:
+                row[at] = convert(row[at])
+        return converted
 
-    def _turns_of(self, statement: Any) -> list[_Turn]:
-        # Of one that is written as text only what it declares is known.
+    def _conversions_of(self, statement: Any) -> list[_Conversion]:
+        # A textual statement has only the columns that it declares.
         columns = getattr(statement, "exported_columns", ())
         kinds = [column.type.dialect_impl(self._dialect) for column in columns]
-        all_of_them = [kind.result_processor(self._dialect, None) for kind in kinds]
-        return [(at, turn) for at, turn in enumerate(all_of_them) if turn is not None]
+        processors = [kind.result_processor(self._dialect, None) for kind in kinds]
+        return [(at, convert) for at, convert in enumerate(processors) if convert is not None]
 
 
-def empty_log(path: str) -> None:
-    """Move what the write-ahead log holds into the database's file, and leave nothing of it."""
-    with closing(sqlite3.connect(path, timeout=LOG_WAIT)) as connection:
+def truncate_wal(path: str) -> None:
+    """Moves the write-ahead log's content into the database's file, and empties the log."""
+    with closing(sqlite3.connect(path, timeout=WAL_WAIT)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-class Reads:
-    """A few connections that read, past SQLAlchemy (see `direct`)."""
+class ReadPool:
+    """A few connections that read, past SQLAlchemy (see `raw_statements`)."""
 
     def __init__(self, path: str, dialect: Dialect) -> None:
         self._path = path
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._free: list[Connection] = []
-        self._texts = Texts(dialect)
-        self.watch: Watch = as_it_is
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._idle: list[Connection] = []
+        self._runner = StatementRunner(dialect)
+        self.on_statement: StatementListener = ignore_statement
 
-    async def rows(self, statement: Executable, given: Given) -> Rows:
-        async with self._held() as connection:
-            return await self.fetch(connection, statement, given)
+    async def fetch(self, statement: Executable, parameters: Parameters) -> Rows:
+        async with self._taken() as connection:
+            return await self._fetch_by(connection, statement, parameters)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator["Snapshot"]:
-        async with self._held() as connection:
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        async with self._taken() as connection:
             connection.begin("BEGIN")
             try:
-                yield Snapshot(self, connection)
+                yield Snapshot(partial(self._fetch_by, connection))
             finally:
                 await asyncio.shield(connection.rollback())
 
-    async def fetch(self, connection: Connection, statement: Executable, given: Given) -> Rows:
-        prepared = self._texts.statements.prepared(statement, given)
-        self.watch(prepared.text)
-        rows = await connection.fetch(prepared.text, prepared.arguments(given))
-        return self._texts.turned(statement, rows)
+    async def _fetch_by(self, connection: Connection, statement: Executable, parameters: Parameters) -> Rows:
+        compiled = self._runner.statements.compiled(statement, parameters)
+        self.on_statement(compiled.text)
+        rows = await connection.fetch(compiled.text, compiled.arguments(parameters))
+        return self._runner.converted(statement, rows)
 
     async def dispose(self) -> None:
-        while self._free:
-            await self._free.pop().close()
+        while self._idle:
+            await self._idle.pop().close()
 
     @asynccontextmanager
-    async def _held(self) -> AsyncIterator[Connection]:
-        async with self._turns:
-            connection = self._free.pop() if self._free else await connect(self._path, reads_only=True)
+    async def _taken(self) -> AsyncIterator[Connection]:
+        async with self._slots:
+            connection = self._idle.pop() if self._idle else await connect(self._path, reads_only=True)
             try:
                 yield connection
             finally:
-                # What was cancelled half-way is finished in its thread before anything else.
-                self._free.append(connection)
-
-
-class Snapshot:
-    """One state of the database, until the block ends that it was opened for."""
-
-    def __init__(self, reads: Reads, connection: Connection) -> None:
-        self._reads = reads
-        self._connection = connection
-
-    async def rows(self, statement: Executable, given: Given) -> Rows:
-        return await self._reads.fetch(self._connection, statement, given)
-
-
-def _turned(rows: list[tuple[Any, ...]], turns: list[_Turn]) -> Rows:
-    if not turns:
-        return rows
-    turned: list[list[Any]] = list(map(list, rows))
-    for at, turn in turns:
-        for row in turned:
-            row[at] = turn(row[at])
-    return turned
+                # A statement that was cancelled midway is finished in the thread before any other.
+                self._idle.append(connection)

@@ -33,8 +33,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, visible
 from app.core import clock, failpoints
 from app.core.ids import new_id
-from app.db.database import announce, before_commit, carry_out, database_now
+from app.db.database import announce, before_commit, run_script
 from app.db.raw_statements import Script
+from app.db.types import database_now
 from app.events.catalogue import EventData, EventType, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
 
@@ -139,7 +140,7 @@ async def _write_account(session: AsyncSession, account_id: str, events: list[Ev
         for event in events
     ]
     meter_ids = [tuple(event.about_meters()) for event in events]
-    await carry_out(session, _writing(account_id, rows, meter_ids))
+    await run_script(session, _writing(account_id, rows, meter_ids))
     announce(
         session, [Appended(EventRecord(**row), named) for row, named in zip(rows, meter_ids, strict=True)]
     )

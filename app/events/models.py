@@ -12,7 +12,7 @@ from sqlmodel import Field, SQLModel
 
 from app.auth.actor import Actor
 from app.core.ids import new_id
-from app.db.database import Json, Text, UtcDateTime
+from app.db.types import Json, Text, UtcDateTime
 
 
 class Stream(SQLModel, table=True):

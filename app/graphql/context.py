@@ -120,7 +120,7 @@ class Context:
         async with self._lock:
             # A compiled root field reads only by this method; without others, no session is needed.
             if self._session is None and self.plan_cache is not None and self.plan_cache.has_one_root:
-                return await (await self._open_snapshot()).rows(statement, parameters)
+                return await (await self._open_snapshot()).fetch(statement, parameters)
             connection = await (await self._open_session()).connection()
             return (await connection.execute(statement, parameters)).all()
 

@@ -86,7 +86,7 @@ def internal_error(fault: BaseException) -> dict[str, Any]:
     While the database is away, all internal errors share an id, and `retryAfter` says in how many seconds to try again.
     """
     identifier = outages.report("internal error", fault)
-    if outages.is_lost(fault):
+    if outages.is_database_away(fault):
         return {
             "message": outages.UNAVAILABLE,
             "extensions": {"code": "INTERNAL", "id": identifier, "retryAfter": outages.RETRY_AFTER},

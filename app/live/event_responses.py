@@ -10,7 +10,7 @@ from typing import Any
 
 from app.auth.actor import Actor
 from app.core import failpoints
-from app.core.outages import is_lost, report
+from app.core.outages import is_database_away, report
 from app.events.models import EventRecord
 from app.graphql.compiled.reads import read_selected
 from app.graphql.compiled.values import NotCompiled
@@ -70,7 +70,7 @@ async def _compiled(
     except NotCompiled:
         return {}
     except Exception as fault:
-        if is_lost(fault):
+        if is_database_away(fault):
             error = internal_error(fault)
             return {record.sequence: _failed([error]) for record in records}
         # The ordinary way says of each field what has failed.

@@ -23,9 +23,9 @@ from app.graphql.prepared_operation import PreparedOperation
 from app.live.frames import event_block, progress_block
 from app.live.payload import Batch, Payload
 from app.live.registry import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
+from app.live.scope_extensions import TRANSPORT
 from app.live.subscriber import Subscription
 from app.live.ws.send_queue import FULL, ROOM
-from app.server.uvicorn_http import EXTENSION
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -38,44 +38,50 @@ PART: Final = 64 * 1024
 """Bytes that are handed to the server at once; one event, if that is longer."""
 
 
-async def sse_response(
-    live: Live,
-    request: Request,
-    prepared: PreparedOperation,
-    variables: dict[str, Any] | None,
-    credential: Credential | None,
-) -> Response:
-    """The answer to a request that prefers `text/event-stream`. Raises RequestErrors before anything is sent."""
-    if prepared.operation_type != "subscription":
-        actor = None if credential is None else credential.actor
-        response = await live.engine.execute(prepared, variables, Context(live.services, actor))
-        content = event_block("next", dumps(response)) + event_block("complete", b"")
-        return Response(content, headers=HEADERS)
-    if credential is None:
-        raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
-    if live.is_closing:
-        return Response(
-            SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
-        )
-    if live.counts.is_full(credential.actor):
-        raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
-    if request.method == "HEAD":
-        # How a stream would begin; nothing follows it, and so nothing is subscribed.
-        live.engine.root_of(prepared, variables)
-        return _unsized(Response(headers=HEADERS))
-    stream = EventStream(live, credential)
-    try:
-        after = request.headers.get("last-event-id") or None
-        await stream.subscribe(prepared, variables, after)
-    except BaseException:
-        stream.discard()
-        raise
-    return stream
+class SseResponder:
+    """Answers requests that prefer `text/event-stream`."""
 
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
-def sse_errors(errors: list[dict[str, Any]]) -> Response:
-    """A request that is refused, told in the stream that its client waits for: `next` with the errors, `complete`."""
-    return Response(_last(errors), headers=HEADERS)
+    async def respond(
+        self,
+        request: Request,
+        prepared: PreparedOperation,
+        variables: dict[str, Any] | None,
+        credential: Credential | None,
+    ) -> Response:
+        """A stream, or the one answer to a query or mutation. Raises RequestErrors before anything is sent."""
+        live = self._live
+        if prepared.operation_type != "subscription":
+            actor = None if credential is None else credential.actor
+            response = await live.engine.execute(prepared, variables, Context(live.services, actor))
+            content = event_block("next", dumps(response)) + event_block("complete", b"")
+            return Response(content, headers=HEADERS)
+        if credential is None:
+            raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
+        if live.is_closing:
+            return Response(
+                SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
+            )
+        if live.counts.is_full(credential.actor):
+            raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
+        if request.method == "HEAD":
+            # How a stream would begin; nothing follows it, and so nothing is subscribed.
+            live.engine.root_of(prepared, variables)
+            return _unsized(Response(headers=HEADERS))
+        stream = EventStream(live, credential)
+        try:
+            after = request.headers.get("last-event-id") or None
+            await stream.subscribe(prepared, variables, after)
+        except BaseException:
+            stream.discard()
+            raise
+        return stream
+
+    def refuse(self, errors: list[dict[str, Any]]) -> Response:
+        """A refused request, told in the stream that its client waits for: `next` with the errors, `complete`."""
+        return Response(_last(errors), headers=HEADERS)
 
 
 class EventStream(Response):
@@ -112,7 +118,7 @@ class EventStream(Response):
         self._subscription = await self._live.hub.subscribe(prepared, variables, self._actor, self, after)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        offered = scope.get("extensions", {}).get(EXTENSION)
+        offered = scope.get("extensions", {}).get(TRANSPORT)
         if offered:
             self._transport = offered["transport"]
             limit_unsent(offered["transport"])

@@ -22,8 +22,8 @@ from app.meters.models import Meter
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _CHANGES: dict[str, Any] = {
-    "description": lambda value: validation.optional(value, "description"),
-    "address": lambda value: validation.optional(value, "address"),
+    "description": lambda value: validation.optional_text(value, "description"),
+    "address": lambda value: validation.optional_text(value, "address"),
     "data_source": lambda value: _given(value, "dataSource").name,
     "labels": lambda value: value or {},
 }
@@ -47,10 +47,10 @@ async def create(
     """
     # Locked, so that of a meter and a consent made at the same time one sees the other and links the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
-    checked = validation.together(
+    checked = validation.validate_all(
         number=lambda: _parsed(number, type, "number"),
-        description=lambda: validation.optional(description, "description"),
-        address=lambda: validation.optional(address, "address"),
+        description=lambda: validation.optional_text(description, "description"),
+        address=lambda: validation.optional_text(address, "address"),
     )
     meter = _meter(customer, checked["number"])
     meter.description, meter.address = checked["description"], checked["address"]
@@ -80,7 +80,7 @@ async def ensure(
 async def update(session: AsyncSession, actor: Actor, meter_id: str, changes: dict[str, Any]) -> Meter:
     """`changes` holds only the attributes that were given; see `_CHANGES`."""
     meter = await load(session, actor, meter_id, "meterId", lock=True)
-    for attribute, value in validation.changed(_CHANGES, changes).items():
+    for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(meter, attribute, value)
     meter.updated_at = clock.now()
     return meter

@@ -10,7 +10,7 @@ from app.auth.actor import Actor
 from app.consents.models import ConsentMeter
 from app.core import clock
 from app.core.ids import new_id
-from app.db.database import Json, Text, UtcDateTime
+from app.db.types import Json, Text, UtcDateTime
 from app.meters.kinds import DataSource
 
 

@@ -15,8 +15,8 @@ from app.consents.coverage import with_valid_consent
 from app.core import clock
 from app.core.decimals import format_micro
 from app.core.errors import ErrorCode, Refusal, Refusals, not_found
-from app.db.database import carry_out
-from app.db.raw_statements import Given, Rows, Script, padded
+from app.db.database import run_script
+from app.db.raw_statements import Parameters, Rows, Script, pad_to_power_of_two
 from app.db.sql import Sql, rows
 from app.events import log
 from app.meters.models import Meter
@@ -126,12 +126,12 @@ async def lock_meters(session: AsyncSession, actor: Actor, meter_ids: Iterable[s
     """The actor's meters with these ids, locked in the order of their ids so that two writers cannot deadlock."""
     meters: list[Meter] = []
     for chunk in _chunks(sorted(set(meter_ids))):
-        meters += await carry_out(session, _lock(actor, list(chunk)))
+        meters += await run_script(session, _lock(actor, list(chunk)))
     return meters
 
 
 def _lock(actor: Actor, ids: list[str]) -> Script[list[Meter]]:
-    found = yield _locking(actor), {"ids": padded(ids)}
+    found = yield _locking(actor), {"ids": pad_to_power_of_two(ids)}
     return [Meter(**dict(zip(_METER, row, strict=True))) for row in found]
 
 
@@ -178,7 +178,7 @@ async def _write_chunk(
     # In parts, so that live streams and other requests are not held up by a large upload.
     while part := list(islice(new, ROWS_AT_ONCE)):
         given = {"rows": rows(part), "recorded_at": clock.to_ms(now)}
-        for meter_id, start_ms in await carry_out(session, _writing(_UPSERT.on(session), given)):
+        for meter_id, start_ms in await run_script(session, _writing(_UPSERT.on(session), given)):
             changed.setdefault(meter_id, []).append(start_ms)
     for meter in meters:
         if starts := changed.get(meter.id):
@@ -193,7 +193,7 @@ async def _write_chunk(
     return sum(map(len, changed.values()))
 
 
-def _writing(upsert: Executable, given: Given) -> Script[Rows]:
+def _writing(upsert: Executable, given: Parameters) -> Script[Rows]:
     return (yield upsert, given)
 
 

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.auth.actor import Actor, Scope, visible
-from app.auth.authenticate import Authenticator, credential_from_headers
+from app.auth.authenticate import Authenticator
+from app.auth.credentials import credential_from_headers
 from app.core import clock
 from app.core.errors import Forbidden, Refusal, Refusals, Unauthenticated
 from app.core.ids import is_id

@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, SmallInteger
 from sqlmodel import Field, SQLModel
 
 from app.core import clock
-from app.db.database import Text, UtcDateTime
+from app.db.types import Text, UtcDateTime
 
 
 class Reading(SQLModel, table=True):

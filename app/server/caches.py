@@ -1,11 +1,12 @@
-"""The caches of a process, and how many bytes they may come to: each bound stands beside its cache.
+"""The most bytes that the caches of a process may take, from the bounds that stand beside each cache.
 
-Where a cache bounds the number of its entries, these count with the bytes that one takes, as measured.
+Where a cache bounds its number of entries, each counts with its measured bytes.
 """
 
 from app.auth import authenticate, stream_tokens
 from app.db import raw_statements, sqlite
-from app.db.database import COMPILED_KEPT, COMPILED_WEIGHT, SQLITE_READERS
+from app.db.database import SQLITE_READERS
+from app.db.engine import COMPILED_KEPT, COMPILED_WEIGHT
 from app.delivery.destinations.webhook import provider, signing
 from app.delivery.queue import scheduler
 from app.graphql import document_cache, nodes
@@ -18,7 +19,7 @@ from app.readings import actions as readings
 
 
 def bounds() -> dict[str, int]:
-    """Bytes at most, by what is kept."""
+    """Bytes at most, by kind of content."""
     return {
         "documents": _documents(),
         "events": SHELF_BYTES,
@@ -30,21 +31,21 @@ def bounds() -> dict[str, int]:
 
 
 def _documents() -> int:
-    """Parsed documents and what is compiled of them, of accounts and of strangers, and answers to introspection."""
+    """Parsed documents and their plans, of accounts and of strangers, and answers to introspection."""
     sides = (document_cache.ACCOUNTS_BOUNDS, document_cache.STRANGERS_BOUNDS)
     limits = [limit for side in sides for _, limit in (side.operations, side.plans, side.persisted)]
     return sum(limits) + introspection.CACHE_BOUNDS[1]
 
 
 def _of_sqlite() -> int:
-    """SQLite's pages and prepared statements, of the one connection that writes and of those that read."""
+    """SQLite's pages and prepared statements, of the writing connection and the reading ones."""
     readers = SQLITE_READERS + sqlite.AT_ONCE
     texts = (1 + readers) * sqlite.TEXTS_KEPT * sqlite.TEXT_WEIGHT
     return sqlite.WRITER_PAGES + readers * sqlite.READER_PAGES + texts
 
 
 def _statements() -> int:
-    """Statements compiled by SQLAlchemy, of SQLite's two engines, and made for viewers, and takers of listed values."""
+    """Statements that SQLAlchemy compiled for SQLite's two engines, statements for viewers, getters of list values."""
     return (
         2 * COMPILED_KEPT * COMPILED_WEIGHT
         + nodes.CACHED_STATEMENTS * nodes.STATEMENT_WEIGHT
@@ -66,7 +67,7 @@ def _callers() -> int:
 
 
 def _destinations() -> int:
-    """Facts of a worker about endpoints and subscriptions: URLs, names, secrets, and how each takes what it gets."""
+    """A worker's data about endpoints and subscriptions: URLs, host names, secrets and delivery channels."""
     return (
         ssrf_guard.URLS_KEPT
         + transport.PLACES_KEPT

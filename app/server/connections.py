@@ -1,7 +1,7 @@
-"""How many connections a process takes, from one address and in all, sockets among them.
+"""Limits on a process's open connections, from one address and in all, sockets among them.
 
-Each takes a file descriptor, and a process that has none left can neither accept nor open its database. So a part of
-them is never given to connections, and one address gets half of the others at most.
+Each takes a file descriptor, and a process that has none left can neither accept nor open its database. Some are
+reserved, and one address gets half of the others at most.
 """
 
 import ipaddress
@@ -16,29 +16,30 @@ import structlog
 from app.core.settings import Network
 from app.graphql.http.addresses import network_of
 
-TOLD_EVERY: Final = 60.0
+LOGGED_EVERY: Final = 60.0
 """Seconds between two lines in the log about the same limit."""
 
 log = structlog.get_logger(__name__)
 
 
-class Full(NamedTuple):
-    """Why a connection is refused."""
+class LimitReached(NamedTuple):
+    """The answer to a connection beyond a limit."""
 
     status: bytes
     sentence: bytes
 
 
-ADDRESS_IS_FULL: Final = Full(
+ADDRESS_IS_FULL: Final = LimitReached(
     b"429 Too Many Requests", b"Too many connections from this address; close some, or wait.\n"
 )
-PROCESS_IS_FULL: Final = Full(b"503 Service Unavailable", b"Too many connections; try again.\n")
+PROCESS_IS_FULL: Final = LimitReached(b"503 Service Unavailable", b"Too many connections; try again.\n")
 
 
 class Connections:
-    """Counts the open connections of one process. Those from `exempt` networks, which are proxies, count in all only.
+    """Counts the open connections of one process.
 
-    `per_address`, `total`: how many there may be; of the total an address gets half at most.
+    `per_address`, `total`: the limits; an address gets half of the total at most. Connections from `exempt` networks,
+    which are proxies, count towards the total only.
     """
 
     def __init__(self, per_address: int, total: int, exempt: Sequence[Network] = ()) -> None:
@@ -46,44 +47,44 @@ class Connections:
         self._total = total
         self._by_network: Counter[str] = Counter()
         self._open = 0
-        self._told: dict[Full, float] = {}
+        self._logged_at: dict[LimitReached, float] = {}
         self._is_exempt = lru_cache(4096)(lambda host: _is_in(host, exempt))
 
     def __len__(self) -> int:
         return self._open
 
-    def enter(self, host: str) -> Full | None:
-        """Count one more connection from this address, or say why it cannot be taken."""
-        full = self._refusal(host)
-        if full is None:
+    def enter(self, host: str) -> LimitReached | None:
+        """Counts one more connection from this address, or gives the limit that it exceeds."""
+        limit = self._limit_reached(host)
+        if limit is None:
             self._open += 1
             self._by_network[network_of(host)] += 1
         else:
-            self._tell(full, host)
-        return full
+            self._log(limit, host)
+        return limit
 
     def leave(self, host: str) -> None:
-        """One connection that had entered is gone."""
+        """Ends the count of one connection that had entered."""
         network = network_of(host)
         self._open -= 1
         self._by_network[network] -= 1
         if not self._by_network[network]:
             del self._by_network[network]
 
-    def _refusal(self, host: str) -> Full | None:
+    def _limit_reached(self, host: str) -> LimitReached | None:
         if self._open >= self._total:
             return PROCESS_IS_FULL
         if self._by_network[network_of(host)] >= self._per_address and not self._is_exempt(host):
             return ADDRESS_IS_FULL
         return None
 
-    def _tell(self, full: Full, host: str) -> None:
-        """Once in a while: a flood of connections must not become one of the log."""
+    def _log(self, limit: LimitReached, host: str) -> None:
+        """Logs once in a while: a flood of connections must not flood the log."""
         now = time.monotonic()
-        if now - self._told.get(full, -TOLD_EVERY) < TOLD_EVERY:
+        if now - self._logged_at.get(limit, -LOGGED_EVERY) < LOGGED_EVERY:
             return
-        self._told[full] = now
-        if full is ADDRESS_IS_FULL:
+        self._logged_at[limit] = now
+        if limit is ADDRESS_IS_FULL:
             log.warning(
                 "refusing connections of an address that has too many; a proxy belongs in VOLTWIRE_TRUSTED_PROXIES, "
                 "and VOLTWIRE_MAX_CONNECTIONS_PER_ADDRESS sets the limit",

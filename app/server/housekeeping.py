@@ -1,8 +1,8 @@
-"""Housekeeping: what is past its time goes, in small transactions that nobody has to wait for.
+"""Housekeeping: deletes expired rows, in small transactions that hold up no others.
 
 The log loses a prefix, never past the dispatch position or an unfinished delivery; finished deliveries go with their
-event. Stored successes of mutations are kept for a day, the record of mails that were sent for a week, and that
-of mails to the unconfirmed for as long as a limit counts them.
+event. Stored successes of mutations are kept for a day, records of sent mails for a week, and records of mails to
+unconfirmed addresses for as long as a limit counts them.
 """
 
 from datetime import timedelta
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Housekeeping:
-    """One pass over everything that grows. Several workers may do it at once."""
+    """Trims all growing tables. Several workers may do it at once."""
 
     def __init__(self, database: Database, retention_days: int) -> None:
         self._database = database
@@ -66,7 +66,7 @@ class Housekeeping:
 
     async def _trim_page(self, account_id: str) -> int:
         async with self._database.transaction() as session:
-            # Under the log's lock no delivery can come back to life: a retry by hand looks for its event.
+            # Under the log's lock no delivery can be revived: a manual retry needs its event.
             await event_log.lock_position(session, account_id)
             first = (await event_log.stream(session, account_id)).first_sequence
             dispatched = select(col(Dispatch.sequence)).where(col(Dispatch.account_id) == account_id)
@@ -92,14 +92,14 @@ class Housekeeping:
         return removed
 
     async def _remove(self, model: Any, *conditions: ColumnElement[bool]) -> None:
-        """Delete the rows that meet all conditions, a part at a time."""
+        """Deletes the rows that meet all conditions, a batch at a time."""
         keys = list(model.__table__.primary_key)
         key = tuple_(*keys) if len(keys) > 1 else keys[0]
-        part = select(*keys).where(*conditions).limit(ROWS_AT_ONCE)
+        batch = select(*keys).where(*conditions).limit(ROWS_AT_ONCE)
         while True:
             async with self._database.transaction() as session:
                 done = await session.execute(
-                    delete(model).where(key.in_(part)), execution_options={"synchronize_session": False}
+                    delete(model).where(key.in_(batch)), execution_options={"synchronize_session": False}
                 )
             if done.rowcount < ROWS_AT_ONCE:  # type: ignore[attr-defined]
                 return
@@ -110,7 +110,7 @@ def _old(model: Any, kept: timedelta) -> ColumnElement[bool]:
 
 
 def _is_finished_test() -> ColumnElement[bool]:
-    """A test's delivery, which goes by its own age. By account, as the index has it."""
+    """Finished deliveries of test events, which expire by their own age. By account, for the index."""
     accounts = select(col(Stream.account_id))
     return and_(
         col(Delivery.account_id).in_(accounts),

@@ -1,8 +1,7 @@
-"""What the process tells Prometheus, read from its parts when it is asked."""
+"""The process's metrics for Prometheus, read from its parts at each scrape."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,23 +17,24 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from app.delivery.queue.leases import COUNTED_DUE
+from app.events.doorbell import Doorbell
+from app.live.hub import Hub
+from app.live.registry import Live
 from app.server.caches import bounds
 from app.server.worker import Worker
 
-if TYPE_CHECKING:
-    from app.server.main import Process
-
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-
-
 ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 
 
 class Metrics(Collector):
-    """One registry a process, so that several may live in one interpreter."""
+    """A registry of its own for each process, so that tests can run several in one interpreter."""
 
-    def __init__(self, process: "Process") -> None:
-        self._process = process
+    def __init__(self, hub: Hub, live: Live, doorbell: Doorbell, worker: Worker | None) -> None:
+        self._hub = hub
+        self._live = live
+        self._doorbell = doorbell
+        self._worker = worker
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -47,9 +47,9 @@ class Metrics(Collector):
             buckets=LAG_BUCKETS,
             registry=self._registry,
         )
-        process.hub.stats.observe_lag = lag.observe
-        if process.worker is not None:
-            self._time_attempts(process.worker)
+        hub.stats.observe_lag = lag.observe
+        if worker is not None:
+            self._time_attempts(worker)
 
     def _time_attempts(self, worker: Worker) -> None:
         seconds = Histogram(
@@ -66,12 +66,11 @@ class Metrics(Collector):
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._live()
-        if self._process.worker is not None:
-            worker = self._process.worker
-            yield from _sending(worker)
+        yield from self._collect_live()
+        if self._worker is not None:
+            yield from _collect_sending(self._worker)
             yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
-                           worker.failures)  # fmt: skip
+                           self._worker.failures)  # fmt: skip
         limits = GaugeMetricFamily(
             "voltwire_cache_limit_bytes", "Bytes that caches may take, by what they keep.", labels=["kept"]
         )
@@ -81,24 +80,22 @@ class Metrics(Collector):
         yield _gauge(
             "voltwire_tasks", "Tasks of the event loop that have not ended.", len(asyncio.all_tasks())
         )
-        yield _gauge(
-            "voltwire_broadcaster_up", "1 while the broadcaster is reached.", self._process.doorbell.healthy
-        )
+        yield _gauge("voltwire_broadcaster_up", "1 while the broadcaster is reached.", self._doorbell.healthy)
 
-    def _live(self) -> Iterator[Metric]:
-        hub, stats = self._process.hub, self._process.hub.stats
+    def _collect_live(self) -> Iterator[Metric]:
+        hub, stats = self._hub, self._hub.stats
         closes = CounterMetricFamily(
             "voltwire_socket_closes",
             "Sockets that ended: closed by us, by code, or by the peer or with its connection, as peer.",
             labels=["code"],
         )
-        for code, count in self._process.live.closes.items():
+        for code, count in self._live.closes.items():
             closes.add_metric([code if isinstance(code, str) else str(int(code))], count)
         yield closes
         streams = GaugeMetricFamily(
             "voltwire_streams", "Open sockets and event streams.", labels=["transport"]
         )
-        for transport, count in self._process.live.by_transport().items():
+        for transport, count in self._live.by_transport().items():
             streams.add_metric([transport], count)
         yield streams
         yield _gauge("voltwire_subscriptions", "Open subscriptions.", hub.subscriptions)
@@ -119,7 +116,7 @@ class Metrics(Collector):
         yield _counter("voltwire_live_pages", "Pages of the log read for catching up.", stats.pages)
 
 
-def _sending(worker: Worker) -> Iterator[Metric]:
+def _collect_sending(worker: Worker) -> Iterator[Metric]:
     in_flight = GaugeMetricFamily("voltwire_deliveries_in_flight", "Attempts under way.", labels=["kind"])
     due = GaugeMetricFamily(
         "voltwire_deliveries_due",

@@ -1,11 +1,11 @@
-"""Probes of operators: whether a process lives, whether it is ready, and its metrics.
+"""Probes for operators: liveness, readiness and metrics.
 
-Metrics are for the operator's own networks. A request that came by a proxy may be anybody's, whatever the proxy's own
-address is: it is answered as if there were nothing.
+Metrics are for the operator's own networks. A request that came through a proxy may be anybody's, whatever the proxy's
+own address is: it gets 404.
 """
 
 import ipaddress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,15 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.core.settings import Settings
-
-if TYPE_CHECKING:
-    from app.server.main import Process
+from app.server.process import Process
 
 FORWARDED: Final = ("forwarded", "via", "x-real-ip")
-"""Headers by which proxies say for whom they ask, beside all that begin with `x-forwarded`."""
+"""Headers in which proxies name their client, beside all that begin with `x-forwarded`."""
 
 
-def routes(process: "Process") -> list[BaseRoute]:
+def routes(process: Process) -> list[BaseRoute]:
     """`/healthz`, `/readyz` and `/metrics` of a process."""
 
     async def healthz(_request: Request) -> Response:
@@ -42,7 +40,7 @@ def routes(process: "Process") -> list[BaseRoute]:
 
 
 def may_read_metrics(request: Request, settings: Settings) -> bool:
-    """Whether the peer itself, and nobody behind it, is in VOLTWIRE_METRICS_NETWORKS."""
+    """Whether the request comes straight from an address in VOLTWIRE_METRICS_NETWORKS."""
     if any(name in FORWARDED or name.startswith("x-forwarded") for name in request.headers):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Running a process until it is told to end: SIGTERM and SIGINT drain it, within seconds."""
+"""Runs a process until SIGTERM or SIGINT, which drain it within seconds."""
 
 import asyncio
 import contextlib
@@ -17,54 +17,55 @@ from starlette.applications import Starlette
 from app.core import descriptors
 from app.core.settings import Settings
 from app.server.connections import Connections
-from app.server.main import Process, create_app, create_probes
+from app.server.main import create_app, create_probes
+from app.server.process import Process
 from app.server.uvicorn_http import HttpProtocol
 from app.server.uvicorn_websockets import FrameProtocol
 
 log = structlog.get_logger()
 
-# Of the 20 s that SIGTERM may take: draining and the requests under way get this long together.
 GRACE = 12
+"""Seconds for draining and for the requests under way together, of the 20 that SIGTERM may take."""
 
 LOCAL_URL = "http://127.0.0.1:8000"
-"""Where a worker, which listens nowhere, takes the API to be unless it is told."""
+"""The API's address for the links of a worker without VOLTWIRE_PUBLIC_URL."""
 
 TICKS: Final = 10
-"""Of uvicorn's main loop, a tenth of a second each, between two looks whether files are left."""
+"""Ticks of uvicorn's main loop, a tenth of a second each, between two checks for free file descriptors."""
 
-FILES_TO_GO_ON: Final = 8
-"""That there have to be once more before connections are accepted again."""
+FILES_TO_RESUME: Final = 8
+"""Free file descriptors from which on connections are accepted again."""
 
-GARBAGE = (10_000, 5, 5)
-"""Python's own thresholds (700, 10, 10) look through the heap so often that it takes a third of the time of an event's
-execution for a hundred groups of subscriptions; with much rarer looks, what thousands of closed sockets leave piles up.
+GC_THRESHOLDS: Final = (10_000, 5, 5)
+"""With Python's defaults (700, 10, 10) garbage collection takes a third of the time of an event's execution for a
+hundred groups of subscriptions; with much higher ones the garbage of thousands of closed sockets piles up.
 """
 
 
 class Server(uvicorn.Server):
-    """Tells the streams and the worker that it is going away before it waits for requests to end.
+    """Drains the streams and the worker on shutdown, before it waits for requests to end.
 
-    While the process has no file left it does not listen, or it would be asked for ever to accept what it cannot. The
-    port's queue keeps the connections meanwhile.
+    It stops listening while the process has no file descriptor left: else the loop would spin on connections that it
+    cannot accept. They wait in the port's queue meanwhile.
     """
 
     def __init__(self, config: uvicorn.Config, process: Process, listener: socket.socket) -> None:
         super().__init__(config)
         self._process = process
-        # The port stays ours while nobody listens.
+        # A duplicate keeps the port while the server does not listen.
         self._port = listener.dup()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS == 0:
-            await self._look_at_files()
+            await self._check_files()
         return await super().on_tick(counter)
 
-    async def _look_at_files(self) -> None:
+    async def _check_files(self) -> None:
         if self.servers and not descriptors.can_open(1):
             log.warning("no connection is accepted: the process may open no more files (ulimit -n)")
             self._stop_listening()
-        elif not self.servers and descriptors.can_open(FILES_TO_GO_ON):
-            # Files that were free a moment ago may be taken: the next look tries again.
+        elif not self.servers and descriptors.can_open(FILES_TO_RESUME):
+            # Descriptors that were free a moment ago may be taken: the next check tries again.
             with contextlib.suppress(OSError):
                 await self._listen()
                 log.info("connections are accepted again")
@@ -89,22 +90,22 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + GRACE
-        # Who comes now is better served elsewhere.
+        # New connections are better served by another process.
         self._stop_listening()
         self._port.close()
         await self._process.drain()
-        # Requests went on meanwhile, so that their time is counted from the signal as well.
+        # Requests went on meanwhile: their time counts from the signal as well.
         self.config.timeout_graceful_shutdown = max(1, int(ends_at - loop.time()))
         await super().shutdown(sockets)
 
 
-def _end_well(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Before uvicorn listens for signals there is nothing to drain; after it has drained it sends itself one more."""
+def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Handles signals outside uvicorn's own handling: before it there is nothing to drain, after it all is drained."""
     raise SystemExit(0)
 
 
 def run_server(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
-    """Serve until a signal."""
+    """Serves until a signal."""
     listener = _listen(host, port)
     url = _url_of(host, listener)
     process = Process(settings, public_url=url, with_worker=with_worker)
@@ -131,7 +132,7 @@ def _serve(process: Process, app: Starlette, listener: socket.socket) -> None:
         ws=FrameProtocol,
         ws_per_message_deflate=False,
         ws_max_size=settings.max_message,
-        # Liveness is the protocol's own ping; this one finds peers that are gone without a word.
+        # Clients measure liveness by the GraphQL protocol's own ping; this one finds peers that vanished.
         ws_ping_interval=20,
         ws_ping_timeout=20,
         proxy_headers=bool(settings.trusted_proxies),
@@ -140,16 +141,16 @@ def _serve(process: Process, app: Starlette, listener: socket.socket) -> None:
         backlog=4096,
     )
     for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, _end_well)
-    _settle()
+        signal.signal(one, _exit)
+    _tune_gc()
     Server(config, process, listener).run(sockets=[listener])
 
 
-def _settle() -> None:
-    """What is there now, mostly code and the schema, stays: look for garbage only in what comes, and more rarely."""
+def _tune_gc() -> None:
+    """Exempts the present objects, mostly code and the schema, from garbage collection, and makes it rarer."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GARBAGE)
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -167,7 +168,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def run_worker(settings: Settings, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Work until a signal; with a port, what operators ask is answered there."""
+    """Works until a signal; with a port it answers probes there."""
     if settings.public_url is None:
         log.warning("VOLTWIRE_PUBLIC_URL is not set: links in mails lead to this machine", url=LOCAL_URL)
     listener = None if port is None else _listen(host, port)
@@ -182,7 +183,7 @@ def run_worker(settings: Settings, host: str = "127.0.0.1", port: int | None = N
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, ended.set)
-        _settle()
+        _tune_gc()
         async with process.running():
             log.info("working")
             await ended.wait()

@@ -1,8 +1,7 @@
-"""uvicorn's own HTTP protocol, with an end to its patience and to what it keeps for a client.
+"""uvicorn's HTTP protocol with limits on time and memory for each client: the `http` of uvicorn's configuration.
 
-Give it to uvicorn as `http`. uvicorn would wait for the end of a request for ever, keep a head and trailers of any
-length, keep a connection whose request never ends after it was answered, and wait for ever for a client that takes
-nothing of its answer. Between two requests it closes by itself.
+It bounds the time and size of heads, bodies and trailers, and gives up clients that take nothing of their answer, where
+uvicorn bounds idle connections only: see `./scripts/bench hostile`. It leans on internals of uvicorn 0.54.
 """
 
 import asyncio
@@ -18,54 +17,52 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.graphql.http.tcp_progress import StallTimer, tcp_progress
-from app.server.connections import Connections, Full
+from app.live.scope_extensions import TRANSPORT
+from app.server.connections import Connections, LimitReached
 from app.server.uvicorn_websockets import FrameProtocol
 
-EXTENSION: Final = "voltwire.transport"
-"""The key in the scope's extensions; its value is `{"transport": Transport}`, to see what the peer has taken."""
-
 HEAD_SECONDS: Final = 10.0
-"""From the connection, or the first byte of a later request, to the end of its headers."""
+"""Seconds from the connection, or the first byte of a later request, to the end of the headers."""
 
 STALLED: Final = 20.0
-"""Seconds that a request has from its headers to its end, however short it is."""
+"""Seconds that every request has from its headers to its end."""
 
 SLOWEST: Final = 1024
-"""Bytes of a body that earn the request one more second: a client that sends more slowly on average is given up."""
+"""Bytes of a body that earn the request one more second: a client that is slower on average is given up."""
 
 LONGEST: Final = 3600.0
-"""Seconds from the headers of a request to its end, in any case."""
+"""The most seconds from the headers of a request to its end, whatever its body has earned."""
 
 UNTAKEN: Final = 30.0
-"""Seconds after which a client is given up that takes nothing of what it was sent."""
+"""Seconds after which a client is given up that takes nothing of its answer."""
 
 LINGER: Final = 5.0
-"""Seconds that a client may go on sending a request which was answered before its end, to come to read the answer."""
+"""Seconds for which a client may go on sending a request that was answered before its end."""
 
 LINGER_BYTES: Final = 64 * 1024 * 1024
-"""Bytes that it may send meanwhile. They are dropped."""
+"""Bytes that it may send meanwhile; they are dropped."""
 
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of a request's line and headers."""
+"""Bytes of a request line with its headers."""
 
 MAX_HEADERS: Final = 100
 
 MAX_FRAMING: Final = 16 * 1024
-"""Bytes of trailers, chunk extensions and other framing, beyond `FRAMING_EARNED` for each byte of the body itself."""
+"""Bytes of trailers, chunk extensions and other framing, beyond `FRAMING_EARNED` for each byte of the body."""
 
 FRAMING_EARNED: Final = 8
-"""A chunk of one byte has five or six around it."""
+"""A chunk of one byte has five or six bytes of framing."""
 
 MAX_PIPELINED: Final = 64
-"""Requests of a connection that wait for the answer of one before them."""
+"""Requests of a connection that wait for the answers of earlier ones."""
 
 
 class _Excess(Exception):
-    """A client sent more of something than is taken; raised from a callback of the parser."""
+    """A limit on headers or pipelined requests is exceeded; raised from a callback of the parser."""
 
 
 class _Flow(FlowControl):
-    """Remembers that reading was paused, so that nothing came of the client for no fault of its own."""
+    """Remembers that reading was paused: meanwhile the client's silence is not its fault."""
 
     was_paused = False
 
@@ -75,7 +72,7 @@ class _Flow(FlowControl):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection, which counts in `connections`."""
+    """A connection, counted in `connections`."""
 
     head_seconds = HEAD_SECONDS
     stalled_seconds = STALLED
@@ -86,17 +83,17 @@ class HttpProtocol(HttpToolsProtocol):
     # A new connection owes a request at once.
     _in_head = True
     _in_body = False
-    # Bytes of the read under way, and since the last boundary of a message, less what its body has earned.
+    # Bytes of the read in progress; and since the last boundary of a message, less those that its body has earned.
     _read_size = 0
-    _loose = 0
+    _unearned = 0
     _body_size = 0
-    _waits_since = 0.0
-    _patience: asyncio.TimerHandle | None = None
-    _looking: asyncio.TimerHandle | None = None
-    _is_deaf = False
+    _part_began_at = 0.0
+    _deadline_timer: asyncio.TimerHandle | None = None
+    _check_timer: asyncio.TimerHandle | None = None
+    _drops_input = False
     _dropped = 0
     _counted_host: str | None = None
-    # The one that is answered; uvicorn's `cycle` is the one that came last.
+    # The request that is being answered; uvicorn's `cycle` is the latest one.
     _running: RequestResponseCycle | None = None
 
     def __init__(
@@ -116,22 +113,22 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow: _Flow = _Flow(transport)
         host = self.client[0] if self.client else ""
-        full = None if self._counter is None else self._counter.enter(host)
-        if full is not None:
-            self._turn_away(full)
+        limit = None if self._counter is None else self._counter.enter(host)
+        if limit is not None:
+            self._reject(limit)
             return
         self._counted_host = host
-        self._watch()
+        self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
+        if self._drops_input:
             self._drop(data)
             return
         self._unset_keepalive_if_required()
         if not self._in_head and not self._in_body:
-            self._in_head, self._loose = True, 0
+            self._in_head, self._unearned = True, 0
         self._read_size = len(data)
-        self._loose += self._read_size
+        self._unearned += self._read_size
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -144,27 +141,27 @@ class HttpProtocol(HttpToolsProtocol):
             else:
                 self._refuse(b"400 Bad Request", b"Invalid HTTP request received.\n")
             return
-        if self._loose > (MAX_HEAD if self._in_head else MAX_FRAMING) and (self._in_head or self._in_body):
+        if self._unearned > (MAX_HEAD if self._in_head else MAX_FRAMING) and (self._in_head or self._in_body):
             self._refuse(b"431 Request Header Fields Too Large", b"The headers are too long.\n")
         else:
-            self._watch()
+            self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_looking()
+        self._stop_deadline()
+        self._stop_check_timer()
         if self._counted_host is not None:
             self._left(self._counted_host)
         if self._is_answering():
-            # uvicorn tells only the request that came last.
+            # uvicorn tells only the latest request.
             self._disconnect()
         self._running = None
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        self._stop_waiting()
-        self._stop_looking()
+        self._stop_deadline()
+        self._stop_check_timer()
         super().handle_websocket_upgrade()
-        # Nobody tells it of the connection's end any more; the two would keep each other until garbage is looked for.
+        # The parser and this object refer to each other, and would wait for the garbage collector.
         self.parser = None  # type: ignore[assignment]
         successor = self.transport.get_protocol()
         if (
@@ -177,19 +174,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: {"transport": self.transport}}
-        # Else it has begun with the read, or with the connection.
+        self.scope["extensions"] = {TRANSPORT: {"transport": self.transport}}
+        # Else the head began with the read, or with the connection.
         if not self._in_head:
             self._begin(in_head=True, in_body=False)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # After the body they are trailers, which nobody reads.
+        # After the body these are trailers, which nothing reads.
         if not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        # The head is part of what came, so that few heads have to be measured.
-        if max(self._loose, self._read_size) > MAX_HEAD and _head_size(self.url, self.headers) > MAX_HEAD:
+        # The head is a part of the received bytes, so few heads have to be measured.
+        if max(self._unearned, self._read_size) > MAX_HEAD and _head_size(self.url, self.headers) > MAX_HEAD:
             raise _Excess
         if len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:
             raise _Excess
@@ -200,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         size = len(body)
         self._body_size += size
-        self._loose = max(0, self._loose - size - FRAMING_EARNED * size)
+        self._unearned = max(0, self._unearned - size - FRAMING_EARNED * size)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -210,19 +207,19 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self.server_state.total_requests += 1
-            self._hang_up()
+            self._close_later()
             return
         super().on_response_complete()
-        if self._patience is not None:
-            # The next request has begun behind this one, and has its time from now on.
-            self._stop_waiting()
-            self._watch()
+        if self._deadline_timer is not None:
+            # The next request has begun already; its time counts from now.
+            self._stop_deadline()
+            self._start_deadline()
         if self.transport.get_write_buffer_size():
-            self._look_at_reader()
+            self._check_reader_later()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._look_at_reader()
+        self._check_reader_later()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -231,11 +228,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _run(
         self, cycle: RequestResponseCycle, app: ASGI3Application, scope: Any, receive: Any, send: Any
     ) -> Awaitable[None]:
-        """The application, whose answer says `Connection: close` if it begins before the request's end."""
+        """Runs the application; an answer that begins before the request's end says `Connection: close`."""
 
         def answer(message: Any) -> Awaitable[None]:
             if self._in_body and self.cycle is cycle:
-                # uvicorn would close at the answer's end, and so reset the connection, which may lose the answer.
+                # uvicorn would close at the answer's end with input unread, and the reset might lose the answer.
                 is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
                 cycle.keep_alive = is_last
             sending: Awaitable[None] = send(message)
@@ -243,60 +240,64 @@ class HttpProtocol(HttpToolsProtocol):
 
         return app(scope, receive, answer)
 
-    # The client's sending: its head, its body, and what it sends after an answer.
+    # Limits on the client's sending: heads, bodies, and bytes after an answer.
 
     def _begin(self, *, in_head: bool, in_body: bool) -> None:
-        """A part of a message; what came of it with the one before is not counted."""
+        """Begins a part of a message; its bytes in the read in progress are not counted."""
         self._in_head, self._in_body = in_head, in_body
-        self._loose = 0
-        self._stop_waiting()
+        self._unearned = 0
+        self._stop_deadline()
 
-    def _watch(self) -> None:
-        """Most requests come in one piece, so a timer is set only for those that did not."""
-        if self._patience is None and (self._in_head or self._in_body) and not self.transport.is_closing():
-            self._waits_since = self.loop.time()
-            self._wait_until(self._due_at())
+    def _start_deadline(self) -> None:
+        """Sets a timer for an unfinished request; most requests arrive in one piece and need none."""
+        if (
+            self._deadline_timer is None
+            and (self._in_head or self._in_body)
+            and not self.transport.is_closing()
+        ):
+            self._part_began_at = self.loop.time()
+            self._set_deadline(self._due_at())
 
     def _due_at(self) -> float:
         if self._in_head:
-            return self._waits_since + self.head_seconds
+            return self._part_began_at + self.head_seconds
         earned = self.stalled_seconds + self._body_size / self.slowest
-        return self._waits_since + min(earned, self.longest_seconds)
+        return self._part_began_at + min(earned, self.longest_seconds)
 
-    def _wait_until(self, when: float) -> None:
-        self._patience = self.loop.call_at(when, self._give_up)
+    def _set_deadline(self, when: float) -> None:
+        self._deadline_timer = self.loop.call_at(when, self._on_deadline)
 
-    def _give_up(self) -> None:
-        self._patience = None
+    def _on_deadline(self) -> None:
+        self._deadline_timer = None
         if self.flow.was_paused or (self._in_head and self._is_answering()):
-            # The client has waited for us, and not the other way round.
+            # The client has waited for the server, and not the other way round.
             self.flow.was_paused = self.flow.read_paused
             self._body_size = 0
-            self._watch()
+            self._start_deadline()
         elif self._due_at() > self.loop.time():
-            self._wait_until(self._due_at())
-        elif self._in_head and not self._loose:
+            self._set_deadline(self._due_at())
+        elif self._in_head and not self._unearned:
             self.transport.close()
         else:
             self._refuse(b"408 Request Timeout", b"The request came too slowly; send it again.\n")
 
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop_deadline(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
 
     def _is_answering(self) -> bool:
         return self._running is not None and not self._running.response_complete
 
     def _disconnect(self) -> None:
-        """The application hears that its client is gone, and says nothing more."""
+        """Tells the application that its client is gone."""
         assert self._running is not None  # noqa: S101 - asked only while there is one
         self._running.disconnected = True
         self._running.message_event.set()
 
     def _refuse(self, status: bytes, sentence: bytes) -> None:
-        """Answer, unless that would end up within another answer, and close."""
-        self._stop_waiting()
+        """Refuses the request, unless another answer has begun, and closes."""
+        self._stop_deadline()
         if self.transport.is_closing():
             return
         running = self._running
@@ -307,28 +308,28 @@ class HttpProtocol(HttpToolsProtocol):
                 self.transport.write(_refusal(status, sentence))
             self._disconnect()
         self.transport.close()
-        self._look_at_reader()
+        self._check_reader_later()
 
-    def _turn_away(self, full: Full) -> None:
-        self.transport.write(_refusal(full.status, full.sentence, b"retry-after: 30\r\n"))
+    def _reject(self, limit: LimitReached) -> None:
+        self.transport.write(_refusal(limit.status, limit.sentence, b"retry-after: 30\r\n"))
         self.transport.close()
 
     def _left(self, host: str) -> None:
         if self._counter is not None:
             self._counter.leave(host)
 
-    def _hang_up(self) -> None:
-        """Close an answered connection, once the client had a while to read the answer.
+    def _close_later(self) -> None:
+        """Closes an answered connection after a while.
 
-        Closed with something unread, it would be reset, and the client might never see it.
+        Closing with unread input would reset the connection, and the client might never see the answer.
         """
-        self._is_deaf = True
-        self._stop_waiting()
+        self._drops_input = True
+        self._stop_deadline()
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._patience = self.loop.call_later(self.linger_seconds, self._leave)
-        self._look_at_reader()
+        self._deadline_timer = self.loop.call_later(self.linger_seconds, self._leave)
+        self._check_reader_later()
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)
@@ -336,29 +337,29 @@ class HttpProtocol(HttpToolsProtocol):
             self._leave()
 
     def _leave(self) -> None:
-        self._stop_waiting()
+        self._stop_deadline()
         self.transport.close()
 
-    # The client's reading.
+    # Limits on the client's reading.
 
-    def _look_at_reader(self) -> None:
-        """Look from time to time, while anything is unsent, whether the client takes of it."""
-        if self._looking is None:
-            self._looking = self.loop.call_later(self.untaken_seconds / 8, self._look)
+    def _check_reader_later(self) -> None:
+        """Checks from time to time whether the client takes the unsent bytes."""
+        if self._check_timer is None:
+            self._check_timer = self.loop.call_later(self.untaken_seconds / 8, self._check_reader)
 
-    def _look(self) -> None:
-        self._looking = None
+    def _check_reader(self) -> None:
+        self._check_timer = None
         if not self.transport.get_write_buffer_size():
             self._reader.reset()
         elif self._reader.is_over(self.loop.time(), tcp_progress(self.transport).acked):
             self.transport.abort()
         else:
-            self._look_at_reader()
+            self._check_reader_later()
 
-    def _stop_looking(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+    def _stop_check_timer(self) -> None:
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
 
 
 def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:

@@ -1,8 +1,7 @@
-"""uvicorn's own WebSocket protocol, with a door to its transport for ready-made frames.
+"""uvicorn's WebSocket protocol with a writer for ready-made frames: the `ws` of uvicorn's configuration.
 
-Give it to uvicorn as `ws`. Everything else stays as uvicorn does it: handshake, reading, pings, the closing handshake.
-It sends the same bytes as ASGI's `send` would, without building each of them anew for every socket, and it can close a
-socket whose peer takes nothing.
+One frame is built for all sockets of a group (see `./scripts/bench live`), and a socket whose peer takes nothing can be
+closed (see `./scripts/bench hostile`). It leans on internals of uvicorn 0.54 and websockets 17.
 """
 
 import asyncio
@@ -14,29 +13,25 @@ from typing import TYPE_CHECKING, Any, Final
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.graphql.http.tcp_progress import TcpProgress, limit_unsent, tcp_progress
+from app.live.scope_extensions import FRAMES
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
     from websockets.frames import Frame
     from websockets.http11 import Request
 
-EXTENSION: Final = "voltwire.frames"
-"""The key in the scope's extensions; its value is `{"protocol": FrameProtocol}`."""
-
 CONNECTIONS_LOG: Final = logging.getLogger("uvicorn.error.connections")
-"""uvicorn logs single connections by it. Below errors these lines are as many as strangers like, and hold a request's
-address, where a token may be.
-"""
+"""uvicorn's log of single connections. Strangers could fill it below errors, with addresses that may contain tokens."""
 CONNECTIONS_LOG.setLevel(logging.ERROR)
 
 UNRESPONSIVE: Final = 1013
 NOT_TEXT: Final = 1007
 LINGER: Final = 60.0
-"""Seconds that a closed socket may still take to read what was sent."""
+"""Seconds that the peer of a closed socket may take to read the unsent bytes."""
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """One connection. `on_blocked` is called when frames can be sent no more, `on_writable` when they can again.
+    """A connection. `on_blocked` is called when frames can be sent no more, `on_writable` when they can again.
 
     Both are called as well when the connection is lost.
     """
@@ -44,15 +39,15 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     linger = LINGER
     on_writable: Callable[[], None] | None = None
     on_blocked: Callable[[], None] | None = None
-    # Is called once, when the connection is lost.
     on_lost: Callable[[], None] | None = None
+    """Is called once, when the connection is lost."""
     _close_sent = False
     _abort_timer: asyncio.TimerHandle | None = None
-    # Answers to the last pings of a peer that takes nothing.
+    # The answers to the last pings of a peer that takes nothing.
     _pongs = b""
-    # Where the peer was when it was last looked at, and whether it had not moved by then.
+    # The peer's progress at the last check, and whether there was none since the one before.
     _progress = TcpProgress(0, 0, 0)
-    _was_still = False
+    _made_no_progress = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,14 +59,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     @property
     def close_sent(self) -> bool:
-        """uvicorn sets it wherever it sends a close, after which nothing may follow."""
+        """Whether a close was sent, after which nothing may follow; uvicorn sets it."""
         return self._close_sent
 
     @close_sent.setter
     def close_sent(self, is_sent: bool) -> None:
         self._close_sent = is_sent
         if is_sent:
-            self._block()
+            self._notify_blocked()
 
     @property
     def is_open(self) -> bool:
@@ -94,7 +89,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         return tcp_progress(self.transport).acked
 
     def write_frame(self, frame: bytes) -> bool:
-        """Send a whole frame; False where it would have to wait. On a closed connection it is dropped."""
+        """Sends a whole frame; False where it would have to wait. A closed connection drops it."""
         if self.is_over:
             return True
         if not self.writable.is_set():
@@ -103,7 +98,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         return True
 
     def close_with(self, code: int, reason: str) -> None:
-        """Close, whether or not the peer takes anything now."""
+        """Closes, whether or not the peer takes anything now."""
         if self.is_over:
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
@@ -113,23 +108,23 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self._leave_later()
+        self._close_later()
         self._abort_later()
 
     def handle_connect(self, event: "Request") -> None:
         super().handle_connect(event)
         if hasattr(self, "scope"):
             extensions: dict[str, Any] = self.scope["extensions"]
-            extensions[EXTENSION] = {"protocol": self}
+            extensions[FRAMES] = {"protocol": self}
 
     def handle_close(self, event: "Frame") -> None:
         super().handle_close(event)
-        # It was answered, though without `close_sent`.
-        self._block()
+        # uvicorn has answered it without setting `close_sent`.
+        self._notify_blocked()
         self._abort_later()
 
     def handle_ping(self) -> None:
-        # Of a peer that takes nothing only the last pings are answered, as RFC 6455 (5.5.3) allows.
+        # A peer that takes nothing gets answers to its last pings only, as RFC 6455 (5.5.3) allows.
         pongs = b"".join(self.conn.data_to_send())
         if self.writable.is_set():
             self.transport.write(pongs)
@@ -137,7 +132,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self._pongs = pongs
 
     def handle_cont(self, event: "Frame") -> None:
-        # Joined as they come: of pieces without content a list would grow without end.
+        # Fragments are joined at once: a list of empty ones would grow without end.
         if not isinstance(self.frames[0], bytearray):
             self.frames = [bytearray(self.frames[0])]  # type: ignore[list-item]
         self.frames[0] += event.data
@@ -145,7 +140,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.send_receive_event_to_app()
 
     def send_receive_event_to_app(self) -> None:
-        # Text that is none is the peer's fault; uvicorn would log it as an error of ours.
+        # Invalid UTF-8 is the peer's fault; uvicorn would log it as an error of the server.
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_text(self.frames[0]):
             self.frames = []
             self.conn.send_close(NOT_TEXT)
@@ -154,9 +149,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             super().send_receive_event_to_app()
 
     def handle_parser_exception(self) -> None:
-        """Close as the broken frame asks for; what the peer is still sending is read and dropped for a while.
+        """Closes with the code for the broken frame, then reads and drops the peer's input for a while.
 
-        Closed with something unread, the connection would be reset, and the peer might never see the code.
+        Closing with unread input would reset the connection, and the peer might never see the code.
         """
         if self.close_sent:
             return
@@ -175,7 +170,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._block()
+        self._notify_blocked()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -188,11 +183,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if hasattr(self, "scope"):
-            # Else it would keep itself, with all its buffers, until garbage is looked for.
-            self.scope["extensions"].pop(EXTENSION, None)
+            # This reference to itself would keep the object, with all its buffers, until the next garbage collection.
+            self.scope["extensions"].pop(FRAMES, None)
         if self._abort_timer is not None:
             self._abort_timer.cancel()
-        self._block()
+        self._notify_blocked()
         if self.on_writable is not None:
             self.on_writable()
         self.on_writable = self.on_blocked = None
@@ -200,58 +195,58 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.on_lost()
             self.on_lost = None
 
-    def _block(self) -> None:
+    def _notify_blocked(self) -> None:
         if self.on_blocked is not None:
             self.on_blocked()
 
     def _abort_later(self) -> None:
-        """A transport that is closed waits for a peer that takes nothing of what was sent, and would for ever."""
+        """Aborts after a while: a closed transport would wait for ever for a peer that takes nothing."""
         if self._abort_timer is None:
             self._abort_timer = self.loop.call_later(self.linger, self.transport.abort)
 
-    def _leave_later(self) -> None:
+    def _close_later(self) -> None:
         self._progress = tcp_progress(self.transport)
-        self.close_timer = self.loop.call_later(self.close_timeout, self._leave)
+        self.close_timer = self.loop.call_later(self.close_timeout, self._close_unless_moving)
 
-    def _leave(self) -> None:
-        """Wait for a closed peer's answer no longer, unless it is still on its way to the close.
+    def _close_unless_moving(self) -> None:
+        """Ends the wait for a peer's answer to the close, unless it still makes progress towards it.
 
-        Whatever it sends once nobody reads would reset the connection, and it would never see the code.
+        Input after the end of reading would reset the connection, and the peer would never see the code.
         """
         if tcp_progress(self.transport).differs_from(self._progress):
-            self._leave_later()
+            self._close_later()
         else:
             self.transport.close()
 
     def send_keepalive_ping(self) -> None:
-        self._progress, self._was_still = tcp_progress(self.transport), False
+        self._progress, self._made_no_progress = tcp_progress(self.transport), False
         super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
-        """A peer that answers no ping may be a laptop that slept: with this code its client comes back."""
+        """Closes with a code after which clients reconnect: the peer may be a laptop that slept."""
         self.pong_timer = None
         if self.is_over:
             return
-        if self._is_there():
+        if self._shows_life():
             self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
             return
         self.pending_ping_payload = None
         self.close_with(UNRESPONSIVE, "no answer to a ping")
 
-    def _is_there(self) -> bool:
-        """Whether a peer whose answer was not heard shows in another way that it is there.
+    def _shows_life(self) -> bool:
+        """Whether a peer that has not answered a ping shows signs of life.
 
-        The ping may wait behind what a slow peer has not taken, and the answer where nobody reads while it is behind.
+        The ping may wait behind bytes that a slow peer has not taken, and its answer in input that is not read yet.
         """
         before, self._progress = self._progress, tcp_progress(self.transport)
         if self._progress.differs_from(before):
-            self._was_still = False
+            self._made_no_progress = False
             return self.read_paused or before.unacked > 0
         if self.read_paused and not self._progress.unacked:
             return True
-        # One that takes nothing for a while may go on: how long it may stand still is not for a ping to say.
-        was_still, self._was_still = self._was_still, True
-        return not (was_still or self.writable.is_set())
+        # A peer with unsent bytes may pause once; the send queue, not the ping, limits how long.
+        had_made_none, self._made_no_progress = self._made_no_progress, True
+        return not (had_made_none or self.writable.is_set())
 
     async def send(self, message: "ASGISendEvent") -> None:
         if message["type"] == "websocket.close" and self.handshake_complete:
@@ -259,7 +254,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         else:
             await super().send(message)
             if message["type"] == "websocket.http.response.body" and self.close_sent:
-                # A refusal is an answer as well; uvicorn would log it as an application that gave none.
+                # uvicorn would log a refused upgrade as an application that gave no answer.
                 self.handshake_complete = True
 
 

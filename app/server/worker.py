@@ -1,7 +1,7 @@
-"""The worker: turns committed events into deliveries, sends them, fills replays and keeps house.
+"""The worker: turns committed events into deliveries, sends them, fills replays and does the housekeeping.
 
-Any number of workers may run over one PostgreSQL. Each is told of new events by the doorbell and looks by itself every
-second; what one of them claims is a lease, so that the others take over whatever it leaves behind.
+Any number of workers may run over one PostgreSQL. Each learns of new events by the doorbell, and polls every second as
+well. Claims are leases, so that other workers take over the deliveries of one that dies.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import structlog
 
 # Imported for what they register: how mails about each type of event are worded, and where filters find metadata.
 from app.core import failpoints
-from app.core.periodic import Loop, wait_briefly
+from app.core.periodic import Loop, wait_at_most
 from app.core.settings import Settings
 from app.delivery.destinations.email.digests import Digests
 from app.delivery.destinations.email.provider import EventMails, Postman
@@ -36,23 +36,23 @@ from app.outbound.mail.dkim import Dkim, load_dkim
 from app.outbound.mail.rendering import Post
 from app.outbound.mail.smtp import Mailer, open_mailer
 from app.outbound.mail.transactional import OutgoingMails
+from app.schema import build_schema
 from app.server.housekeeping import Housekeeping
-from app.server.schema import build_schema
 
 LOOK_EVERY = 1.0
 GATHER_SECONDS = 0.02
-"""What is committed so soon after other events is dispatched together: one transaction for all instead of each."""
+"""Events that are committed within so many seconds are dispatched together, in one transaction."""
 
 MOST_RUNG = 1000
-"""When more accounts than this rang, looking at all costs no more."""
+"""With more accounts to dispatch for than this, polling all accounts costs no more."""
 
 SWEEP_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
 DRAIN_SECONDS = 8.0
-"""How long a stop waits for what is in flight …"""
+"""Seconds that a stop waits for attempts in flight …"""
 
 RECORD_SECONDS = 2.0
-"""… and how much longer to write down what came of it: together well within the 20 s that SIGTERM may take."""
+"""… and for recording their outcomes after that: together well within the 20 s that SIGTERM may take."""
 
 BACKGROUND_SECONDS = 1.0
 
@@ -62,8 +62,8 @@ log = structlog.get_logger(__name__)
 class Worker:
     """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
 
-    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings unless they are
-    given; the first two are then closed at the end.
+    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings by default; the
+    worker closes the first two if it made them.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Worker:
             Loop("sweep", self._cancel_left),
             Loop("housekeeping", self._keep_house),
         ]
-        # Accounts that rang since the last dispatch, and when to look at all of them.
+        # The accounts with a ring since the last dispatch, and the time of the next poll of all accounts.
         self._rung: set[str] = set()
         self._look_at = 0.0
         self._stopping = asyncio.Event()
@@ -118,12 +118,12 @@ class Worker:
 
     @property
     def failures(self) -> int:
-        """Turns of any loop that ended in an error and were tried again."""
+        """Turns of any loop that failed and were tried again."""
         senders = sum(sender.failures for sender in self.senders.values())
         return senders + sum(loop.failures for loop in self._loops)
 
     async def run(self) -> None:
-        """Work until `stop()`; an error of the database or the network never ends it."""
+        """Works until `stop()`; an error of the database or the network never ends it."""
         self._is_running = True
         log.info("worker_started", worker_id=self.id)
         try:
@@ -142,7 +142,7 @@ class Worker:
         log.info("worker_stopped", worker_id=self.id)
 
     async def stop(self) -> None:
-        """Claim nothing more, let what is in flight finish, give back the rest; returns when `run` has ended."""
+        """Claims nothing more, lets attempts in flight finish, gives the rest back; returns when `run` has ended."""
         if not self._stopping.is_set():
             self._stopping.set()
             for loop in self._loops:
@@ -154,7 +154,7 @@ class Worker:
 
     @property
     def senders(self) -> Mapping[str, Sender | Digests | OutgoingMails]:
-        """By the kind of what they send."""
+        """The senders by kind of message."""
         return {
             "webhook": self.webhooks,
             "email": self.mails,
@@ -172,14 +172,14 @@ class Worker:
         self.mails.tell_due(destination_ids, lane)
 
     async def _listen(self) -> None:
-        """A ring says that there is something to dispatch, or that something else became due."""
+        """Rings the dispatch loop for each ring of the doorbell: new events, or deliveries that became due."""
         async with self._doorbell.listen(DISPATCH_CHANNEL) as rings:
             async for account_id in rings:
                 self._rung.add(account_id)
                 self._loops[0].bell.ring()
 
     async def _dispatch(self) -> float:
-        """For who rang; for everyone where that is not known, and about every second, whatever the doorbell does."""
+        """Dispatches for the accounts that rang; for all after a lost ring, and about every second in any case."""
         rung, self._rung = self._rung, set()
         for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._look_at
         try:
@@ -188,12 +188,12 @@ class Worker:
             self._look_at = 0.0
             raise
         if for_everyone:
-            # However many accounts there are, looking takes a small part of the time.
+            # However many accounts there are, polling takes a small part of the time.
             self._look_at = time.monotonic() + max(LOOK_EVERY, 20 * self.dispatcher.look_seconds)
         if dispatched:
-            await wait_briefly(self._stopping, GATHER_SECONDS)
+            await wait_at_most(self._stopping, GATHER_SECONDS)
         else:
-            # Another worker was faster, or it was no event: there may be something to send all the same.
+            # Another worker was faster, or the ring was for no event: a delivery may be due all the same.
             for sender in self.senders.values():
                 sender.look()
         return max(self._look_at - time.monotonic(), 0.001)

@@ -1,7 +1,7 @@
-"""HTML from the templates, and the headers that every page of ours has.
+"""HTML from the templates, and the headers of all pages.
 
-Pages load nothing but our own files, and all but the start page work without scripts; the policies below say so to the
-browser.
+Pages load only this server's files, and all but the start page work without scripts; the policies below make browsers
+enforce it.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _HOST_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 def render(template: str, **values: Any) -> str:
-    """The template with the values, each escaped in `.html`. Raises for a value it names and nobody gave."""
+    """The template with the values, escaped in `.html`. Raises UndefinedError for a missing value."""
     return _environment.get_template(template).render(**values)
 
 
@@ -36,10 +36,10 @@ def page(
     image: str | None = None,
     **values: Any,
 ) -> HTMLResponse:
-    """A page that nothing stores, frames or is told about; its forms may lead to this server and to `form_target`.
+    """A page that may not be cached, framed or indexed; its forms may lead to this server and to `form_target`.
 
-    `image`: the one image that it may load, from wherever it is; the template shows it as `image`, None if a policy
-    cannot name it.
+    `image`: the URL of one image that the page may load; the template gets it as `image`, or None where a policy cannot
+    express its host.
     """
     allowed = image and exact_source(image)
     html = render(template, image=image if allowed else None, **values)
@@ -47,7 +47,7 @@ def page(
 
 
 def page_with_scripts(template: str, **values: Any) -> HTMLResponse:
-    """The same for a page that runs our own scripts, which may call this server alone; its forms lead nowhere."""
+    """A page that runs this server's scripts, which may call this server alone; its forms lead nowhere."""
     policy = "script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'none'"
     return HTMLResponse(render(template, **values), headers=_headers(policy))
 
@@ -72,9 +72,9 @@ def _headers(policy: str) -> dict[str, str]:
 
 
 def exact_source(url: str) -> str | None:
-    """The link as a Content-Security-Policy source that matches its path alone; None where its host cannot be written.
+    """The link as a Content-Security-Policy source that matches its path alone; None where its host has no form there.
 
-    Policies know no queries: whatever stands behind the path matches as well.
+    Policies ignore queries: the same path with any query matches as well.
     """
     origin = source(url)
     path = quote(urlsplit(url).path or "/", safe="/%:@!$&'()*+=~")
@@ -82,13 +82,13 @@ def exact_source(url: str) -> str | None:
 
 
 def source(url: str) -> str:
-    """The link's origin as a Content-Security-Policy source; the bare scheme where the host cannot be written there."""
+    """The link's origin as a Content-Security-Policy source; the bare scheme where its host has no form there."""
     parts = urlsplit(url)
     try:
         host = (parts.hostname or "").encode("idna").decode()
     except UnicodeError:
         host = ""
-    # A policy knows no IPv6 addresses, and nothing of a link may end up in it as a directive.
+    # Policies have no form for IPv6 addresses, and no part of a link may end up in one as a directive.
     if not host or not _HOST_CHARACTERS.issuperset(host):
         return f"{parts.scheme}:"
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")

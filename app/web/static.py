@@ -1,17 +1,17 @@
-"""The pages' own files. Their names stay the same from version to version, so browsers ask again after a while."""
+"""Static files of pages. Their names stay the same in all versions, so browsers revalidate them after a while."""
 
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-KEPT: Final = "public, max-age=300"
+CACHE_CONTROL: Final = "public, max-age=300"
 
 
 class PageFiles(StaticFiles):
-    """With an ETag, as they have anyway, and how long they may be kept without asking."""
+    """Static files with a `Cache-Control` header beside Starlette's ETag."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = KEPT
+        response.headers["Cache-Control"] = CACHE_CONTROL
         return response

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from app.db.database import Database
 from app.events.models import EventRecord
-from app.server.tables import metadata
+from app.tables import metadata
 from tests.support import World
 
 # Written beside requests, whenever there is time.
@@ -59,14 +59,14 @@ def reads(database: Database) -> Iterator[list[str]]:
         if statement != "BEGIN":
             statements.append(statement)
 
-    engine, direct = database._readers.sync_engine, database.reads
+    engine, reads = database._readers.sync_engine, database.reads
     event.listen(engine, "before_cursor_execute", note)
-    before, direct.watch = direct.watch, statements.append
+    before, reads.on_statement = reads.on_statement, statements.append
     try:
         yield statements
     finally:
         event.remove(engine, "before_cursor_execute", note)
-        direct.watch = before
+        reads.on_statement = before
 
 
 def refusals(payload: dict[str, Any]) -> list[tuple[str, list[str]]]:

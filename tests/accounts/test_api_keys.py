@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from app.accounts.models import ApiKey
+from app.auth.api_keys import ApiKey
 from app.core import clock
 from app.core.clock import format_utc, parse_utc
 from app.core.errors import Unauthenticated

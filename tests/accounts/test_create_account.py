@@ -3,8 +3,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from app.accounts import actions
-from app.accounts.models import Account, ApiKey, User
+from app.accounts.models import Account, User
 from app.auth.actor import Scope
+from app.auth.api_keys import ApiKey
 from app.core.clock import format_utc
 from app.core.crypto import digest
 from app.core.errors import ErrorCode, Refusal

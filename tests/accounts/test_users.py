@@ -167,7 +167,7 @@ async def test_of_two_admins_leaving_at_once_one_stays(world: World) -> None:
 @pytest.mark.parametrize("scopes", [[Scope.READ], [Scope.READ, Scope.WRITE]])
 async def test_users_are_changed_with_admin_only(world: World, scopes: list[Scope]) -> None:
     account = await world.account()
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         _key, secret = await actions.create_api_key(session, admin, name="Less", scopes=scopes)
     async with unchanged(world):

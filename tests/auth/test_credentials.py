@@ -17,7 +17,7 @@ from app.core.errors import Unauthenticated
         ([("authorization", "vw_live_a")], None),
         ([("x-api-key", "vw_live_a"), ("authorization", "Bearer vw_live_a")], "vw_live_a"),
         ([("x-api-key", "vw_live_a"), ("authorization", "Basic dXNlcjpwYXNz")], "vw_live_a"),
-        # A client whose key got lost is refused, not taken for one without a key.
+        # A client that lost its key is refused, and not taken for one without a key.
         ([("x-api-key", "")], ""),
         ([("authorization", "Bearer")], ""),
         ([("authorization", "Bearer ")], ""),

@@ -17,7 +17,7 @@ WHOLE = StreamToken("acc_1", "key_1", None, UNTIL)
 
 
 @pytest.mark.parametrize("token", [BOUND, WHOLE])
-def test_a_token_says_what_was_put_in(token: StreamToken) -> None:
+def test_a_token_holds_its_payload(token: StreamToken) -> None:
     text = stream_tokens.make(RING, token)
     assert text.startswith("vw_stream_")
     assert stream_tokens.read(RING, text) == token

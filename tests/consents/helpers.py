@@ -73,7 +73,7 @@ class Asked:
 async def ask_for_consent(world: World, **changes: Any) -> Asked:
     """An account of its own, with one customer that is asked for consent to one electricity meter."""
     account = await world.account()
-    actor = await world.authenticator.authenticate(account.key)
+    actor = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         customer = await customers.create(session, actor, name="Ada Lovelace", email="ada@example.com")
     return await ask_again(world, account.id, account.key, actor, customer, **changes)

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.accounts.models import ApiKey
 from app.auth.actor import Scope
+from app.auth.api_keys import ApiKey
 from app.consents.documents import LARGEST
 from app.consents.models import ConsentMethod
 from tests.consents.helpers import (

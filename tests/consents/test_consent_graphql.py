@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.accounts.models import ApiKey
 from app.auth.actor import Scope
+from app.auth.api_keys import ApiKey
 from app.consents.terms import PAGE_VERSION
 from app.core import clock
 from tests.consents.helpers import (

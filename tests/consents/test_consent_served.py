@@ -12,7 +12,8 @@ from playwright.async_api import Browser, expect
 
 from app.accounts import actions as accounts
 from app.core.settings import Settings
-from app.server.main import Process, create_app
+from app.server.main import create_app
+from app.server.process import Process
 from tests.consents.helpers import ELECTRICITY, in_a_year
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Answer, Receiver

@@ -12,7 +12,7 @@ from playwright.async_api import Page, Route, expect
 
 from app.cli.client import Address, Api
 from app.events.catalogue import catalogue
-from app.server.schema import schema_text
+from app.schema import schema_text
 from tests.operators import fresh_key
 from tests.services.patience import PATIENCE
 from tests.system.deployment import Deployment, deployed
@@ -40,7 +40,7 @@ async def http(served: Deployment) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def complaints(page: Page) -> list[str]:
-    """What the browser complained about: scripts that failed, and what the page's policy forbade."""
+    """The browser's complaints: scripts that failed, and violations of the page's policy."""
     page.set_default_timeout(SHOWN_WITHIN)
     expect.set_options(timeout=SHOWN_WITHIN)
     found: list[str] = []
@@ -167,7 +167,7 @@ async def test_browsers_keep_the_pages_files_for_a_while_and_then_ask_whether_th
 
 
 @pytest.mark.parametrize("wanted", ["", "cus_01jdf3w8q2k7c9v5m1x0a4b6d8", '"><script>alert(1)</script>'])
-async def test_what_is_no_event_is_not_shown(http: httpx.AsyncClient, wanted: str) -> None:
+async def test_an_invalid_event_id_is_not_shown(http: httpx.AsyncClient, wanted: str) -> None:
     page = await http.get("/", params={"event": wanted})
     assert page.text == (await http.get("/")).text
 

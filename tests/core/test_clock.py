@@ -100,7 +100,7 @@ def test_parse_utc_refuses_with_a_sentence(text: str, sentence: str) -> None:
 
 
 @given(INSTANTS)
-def test_what_is_formatted_reads_back(instant: datetime) -> None:
+def test_a_formatted_instant_parses_back(instant: datetime) -> None:
     assert clock.parse_utc(clock.format_utc(instant)) == instant
     assert clock.from_ms(clock.to_ms(instant)) == instant
 

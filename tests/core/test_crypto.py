@@ -1,4 +1,4 @@
-"""Signing, encryption and hashing, and replacing the keys they use."""
+"""Signing, encryption and hashing, and the replacement of keys."""
 
 import hashlib
 
@@ -80,7 +80,7 @@ def test_a_changed_or_shortened_signature_does_not_count(data: st.DataObject) ->
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
-def test_what_is_encrypted_comes_back_and_never_looks_the_same(text: str) -> None:
+def test_encrypted_text_decrypts_and_never_looks_the_same(text: str) -> None:
     keyring = Keyring([NEW, OLD])
     token = keyring.encrypt(text)
     assert keyring.decrypt(token) == text
@@ -88,7 +88,7 @@ def test_what_is_encrypted_comes_back_and_never_looks_the_same(text: str) -> Non
 
 
 @given(st.text(max_size=200))
-def test_nothing_made_up_is_decrypted(token: str) -> None:
+def test_invented_tokens_are_not_decrypted(token: str) -> None:
     with pytest.raises(ValueError, match="None of the keys"):
         Keyring([NEW, OLD]).decrypt(token)
 

@@ -1,4 +1,4 @@
-"""Ids: prefixed, sortable by the time they were made, and never twice."""
+"""Ids are prefixed, sort by creation time and are unique."""
 
 import re
 import time
@@ -14,7 +14,7 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def milliseconds(identifier: str) -> int:
-    """When the id was made, in milliseconds since 1970."""
+    """The creation time of an id, in milliseconds since 1970."""
     value = 0
     for character in identifier.partition("_")[2]:
         value = value * 32 + ALPHABET.index(character)
@@ -65,5 +65,5 @@ def test_a_new_id_is_an_id_of_its_prefix_only(prefix: str) -> None:
 
 
 @given(st.text())
-def test_any_text_may_be_asked(text: str) -> None:
+def test_is_id_takes_any_text(text: str) -> None:
     assert is_id(text, "cus") == bool(re.fullmatch(f"cus_[{ALPHABET}]{{26}}", text))

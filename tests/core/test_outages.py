@@ -1,4 +1,4 @@
-"""Which errors are outages, and how few lines of the log tell of many of them."""
+"""Errors that mean an outage, and the few lines of the log for many of them."""
 
 import sqlite3
 
@@ -7,8 +7,15 @@ import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound, PendingRollbackError
 from structlog.testing import capture_logs
 
-from app.core.outages import DatabaseAway, Outage, breaks_transaction, is_lost, kind_of
-from app.core.periodic import insist
+from app.core.outages import (
+    DatabaseAway,
+    Outage,
+    breaks_transaction,
+    error_name,
+    is_database_away,
+    outage_reason,
+)
+from app.core.periodic import retry_until_written
 
 
 def sqlite_error(code: int) -> sqlite3.OperationalError:
@@ -36,11 +43,11 @@ def sqlite_error(code: int) -> sqlite3.OperationalError:
         DBAPIError("SELECT", {}, asyncpg.ConnectionDoesNotExistError("gone")),
     ],
 )
-def test_what_says_that_the_database_is_away(error: Exception) -> None:
-    assert is_lost(error)
+def test_errors_that_mean_that_the_database_is_away(error: Exception) -> None:
+    assert is_database_away(error)
     outer = ValueError()
     outer.__cause__ = error
-    assert is_lost(outer)
+    assert is_database_away(outer)
 
 
 @pytest.mark.parametrize(
@@ -56,26 +63,48 @@ def test_what_says_that_the_database_is_away(error: Exception) -> None:
         sqlite_error(sqlite3.SQLITE_ERROR),
     ],
 )
-def test_what_does_not(error: Exception | None) -> None:
-    assert not is_lost(error)
+def test_errors_that_do_not_mean_that_the_database_is_away(error: Exception | None) -> None:
+    assert not is_database_away(error)
 
 
 def test_only_the_databases_own_errors_break_a_transaction() -> None:
     refused = IntegrityError("INSERT", {}, asyncpg.UniqueViolationError("taken"))
     for error in (refused, PendingRollbackError(), DatabaseAway("it is away")):
         assert breaks_transaction(error)
-    # Faults of what was to be written, such as a mail without its template or its account.
+    # Faults in preparing the values to write, such as a missing template or account.
     for fault in (FileNotFoundError("a template"), NoResultFound(), KeyError("name")):
         assert not breaks_transaction(fault)
 
 
-def test_an_error_is_called_by_what_it_came_from() -> None:
+def test_an_error_is_named_after_its_first_cause() -> None:
     driver = DBAPIError("INSERT", {}, OSError())
     driver.orig.__cause__ = asyncpg.UniqueViolationError("a value")
-    assert (kind_of(driver), kind_of(KeyError("a value"))) == ("UniqueViolationError", "KeyError")
+    assert (error_name(driver), error_name(KeyError("a value"))) == ("UniqueViolationError", "KeyError")
 
 
-async def test_who_insists_tells_of_each_failure_and_ends_with_a_success_or_a_refusal() -> None:
+STATE = "cannot switch to state 12; another operation (2) is in progress"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DatabaseAway("no answer within 5 s"), "no answer within 5 s"),
+        (asyncpg.InternalClientError(STATE), f"InternalClientError: {STATE}"),
+        (asyncpg.InterfaceError("connection is closed"), "InterfaceError: connection is closed"),
+        # These quote the values that a statement was given.
+        (asyncpg.exceptions._base.DataError("invalid input for query argument $1: 'Ada'"), "DataError"),
+        (asyncpg.UniqueViolationError("Key (name)=(Ada) already exists"), "UniqueViolationError"),
+    ],
+)
+def test_the_reason_of_an_outage_quotes_the_driver_and_nothing_stored(error: Exception, reason: str) -> None:
+    assert outage_reason(error) == reason
+    wrapped = DBAPIError("INSERT", {}, OSError("Ada"))
+    assert wrapped.orig is not None
+    wrapped.orig.__cause__ = error
+    assert outage_reason(wrapped) == reason
+
+
+async def test_writing_is_retried_and_logged_until_it_succeeds_or_is_refused() -> None:
     failing = DBAPIError("UPDATE", {}, sqlite3.OperationalError("no such table: a_name"))
     refusing = IntegrityError("UPDATE", {}, sqlite3.IntegrityError("a value"))
     left: list[Exception | None] = [failing, failing, None, refusing]
@@ -85,15 +114,15 @@ async def test_who_insists_tells_of_each_failure_and_ends_with_a_success_or_a_re
             raise error
 
     with capture_logs() as logs:
-        await insist("record a mail", write)
+        await retry_until_written("record a mail", write)
     told = {"event": "worker_loop_failed", "log_level": "warning", "loop": "record a mail"}
     assert logs == [told | {"error": "OperationalError", "pause": pause} for pause in (0.1, 0.2)]
     with pytest.raises(IntegrityError):
-        await insist("record a mail", write)
+        await retry_until_written("record a mail", write)
 
 
 async def test_an_outage_is_one_line_and_then_one_with_a_count() -> None:
-    outage, other = Outage("database_unavailable"), Outage("database_unavailable", told_every=0)
+    outage, other = Outage("database_unavailable"), Outage("database_unavailable", logged_every=0)
     with capture_logs() as logs:
         ids = {outage.note(ConnectionRefusedError(), "request") for _ in range(420)}
     [line] = logs
@@ -106,7 +135,7 @@ async def test_an_outage_is_one_line_and_then_one_with_a_count() -> None:
         "during": {"request": 1},
     }
     with capture_logs() as logs:
-        outage._tell_rest(ids.pop())
+        outage._log_rest(ids.pop())
         other.note(DatabaseAway("no answer within 5 s"), "dispatch")
     assert [(one["failures"], one["during"]) for one in logs] == [
         (419, {"request": 419}),

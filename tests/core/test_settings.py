@@ -1,4 +1,4 @@
-"""Settings: what they are when nothing is said, how they are written, and what is said about wrong ones."""
+"""Settings: their defaults, their forms, and the messages about wrong ones."""
 
 import asyncio
 import ipaddress
@@ -25,7 +25,7 @@ VOLTWIRE = Path(sys.executable).with_name("voltwire")
 POSTGRES = "postgresql://voltwire:secret@127.0.0.1:1/voltwire"
 KEY = "a secret key for the tests of settings"
 
-# Variable, wrong value, what is said.
+# Variable, wrong value, message.
 WRONG = [
     ("RATE_LIMIT", "x", "Input should be a valid number, unable to parse string as a number"),
     ("RATE_LIMIT", "0", "Input should be greater than 0"),
@@ -194,7 +194,7 @@ def test_the_program_names_every_wrong_variable_and_ends() -> None:
     ]
 
 
-# What can be told only when it is used.
+# Errors that show only in use.
 UNUSABLE = [
     (
         {"SMTP_URL": "mail.example.com"},

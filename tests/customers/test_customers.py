@@ -240,7 +240,7 @@ async def test_what_is_made_while_its_customer_is_deleted_leaves_nothing_persona
 async def test_customers_are_changed_with_write_only(world: World) -> None:
     account = await world.account()
     customer_id = await make_customer(world, account)
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         _key, reads_only = await accounts.create_api_key(session, admin, name="Reads", scopes=[Scope.READ])
         _key, writes = await accounts.create_api_key(session, admin, name="Writes", scopes=[Scope.WRITE])

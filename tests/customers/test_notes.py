@@ -55,7 +55,7 @@ async def scene(world: World) -> Scene:
     account = await world.account()
     customer = await make_customer(world, account, metadata=NOTED["metadata"])
     meter = await make_meter(world, account, customer, NUMBERS[0], **NOTED)
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         token, _until = await accounts.create_stream_token(
             session, admin, world.services.keyring, customer_id=customer
@@ -98,7 +98,7 @@ async def test_live_events_show_notes_to_the_account_only(scene: Scene) -> None:
     async with listening(scene.world) as live:
         notes = {}
         for key in (scene.account.key, scene.token):
-            actor = await scene.world.authenticator.authenticate(key)
+            actor = (await scene.world.authenticator.authenticate(key)).actor
             _, sink = await live.subscribe(actor, LIVE, {"after": after["oldestCursor"]})
             responses = await sink.count(3 if key == scene.account.key else 2)
             assert all("errors" not in one for one in responses)

@@ -1,25 +1,16 @@
-"""Transactions, types and clocks of the database, alike on SQLite and PostgreSQL."""
+"""Transactions and reading sessions, alike on SQLite and PostgreSQL."""
 
 import asyncio
 import sqlite3
 import ssl
 import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import (
-    Column,
     Executable,
-    ForeignKey,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    bindparam,
     insert,
     select,
     text,
@@ -29,35 +20,13 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
-from app.core.outages import may_pass
-from app.customers.models import Customer
-from app.db.database import (
-    Database,
-    Text,
-    UtcDateTime,
-    announce,
-    before_commit,
-    carry_out,
-    database_now,
-    seconds_from_now,
-)
-from app.db.raw_statements import Script
+from app.core.outages import is_transient
+from app.db.database import Database, announce, before_commit
 from app.db.sqlite import READER_PAGES, WRITER_PAGES
+from tests.db.tables import COUNTERS, INSTANTS, METADATA, PARTS, Undone, add_one, counter
 from tests.delivery.outages import away
-from tests.support import World
 
 pytestmark = pytest.mark.both_databases
-
-METADATA = MetaData()
-COUNTERS = Table("counters", METADATA, Column("id", Integer, primary_key=True), Column("value", Integer))
-PARTS = Table(
-    "parts",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("counter_id", ForeignKey("counters.id", deferrable=True, initially="DEFERRED")),
-)
-INSTANTS = Table("instants", METADATA, Column("id", Integer, primary_key=True), Column("at", UtcDateTime))
-NAMES = Table("names", METADATA, Column("name", Text, primary_key=True), Column("note", String))
 
 WRITER = """
 import asyncio, sys
@@ -75,34 +44,6 @@ async def main(url, count):
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
-
-
-class Undone(Exception):
-    """Ends a transaction that a test does not want."""
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url)
-    async with opened.transaction() as session:
-        await (await session.connection()).run_sync(METADATA.create_all)
-        await session.execute(insert(COUNTERS).values(id=1, value=0))
-    yield opened
-    await opened.dispose()
-
-
-async def counter(database: Database) -> int:
-    async with database.reading() as session:
-        value: int = (await session.execute(select(COUNTERS.c.value))).scalar_one()
-        return value
-
-
-async def add_one(database: Database) -> None:
-    """A read, a wait, and a write of what was read and one more."""
-    async with database.transaction() as session:
-        value = (await session.execute(select(COUNTERS.c.value).with_for_update())).scalar_one()
-        await asyncio.sleep(0)
-        await session.execute(update(COUNTERS).values(value=value + 1))
 
 
 async def test_no_update_is_lost_among_concurrent_ones(database_url: str, database: Database) -> None:
@@ -198,7 +139,7 @@ async def test_hooks_run_once_each_in_their_order_and_may_leave_others(database:
     assert ran == ["first", "second"]
 
 
-async def test_what_is_announced_is_told_once_and_only_after_the_commit(
+async def test_listeners_get_announced_items_once_and_only_after_the_commit(
     database_url: str, database: Database
 ) -> None:
     other = Database(database_url)
@@ -266,88 +207,6 @@ async def test_a_reading_session_sees_one_state_and_writes_nothing(database: Dat
     assert await counter(database) == 1
 
 
-MOMENTS = [
-    datetime(1900, 1, 1, tzinfo=UTC),
-    datetime(1969, 12, 31, 23, 59, 59, 999_000, UTC),
-    datetime(1970, 1, 1, tzinfo=UTC),
-    datetime(2024, 3, 31, 1, 0, 0, 1_000, UTC),
-    datetime(2026, 11, 24, 22, 29, 55, 123_000, UTC),
-    datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC),
-]
-
-
-async def stored(database: Database, value: datetime | None) -> Any:
-    async with database.transaction() as session:
-        await session.execute(insert(INSTANTS).values(at=value))
-    async with database.reading() as session:
-        newest = select(INSTANTS.c.at).order_by(INSTANTS.c.id.desc()).limit(1)
-        return (await session.execute(newest)).scalar_one()
-
-
-async def test_instants_come_back_as_they_were(database: Database) -> None:
-    for moment in MOMENTS:
-        back = await stored(database, moment)
-        assert back == moment
-        assert back.tzinfo is UTC
-    assert await stored(database, None) is None
-    async with database.reading() as session:
-        ordered = select(INSTANTS.c.at).where(INSTANTS.c.at.is_not(None)).order_by(INSTANTS.c.at)
-        assert list((await session.execute(ordered)).scalars()) == MOMENTS
-        exact = select(INSTANTS.c.id).where(INSTANTS.c.at == MOMENTS[4])
-        assert (await session.execute(exact)).scalar_one() == 5
-
-
-async def test_instants_lose_what_is_below_a_millisecond_and_become_utc(database: Database) -> None:
-    late = datetime(2026, 11, 24, 22, 29, 55, 123_999, UTC)
-    assert await stored(database, late) == late.replace(microsecond=123_000)
-    early = datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)
-    assert await stored(database, early) == early.replace(microsecond=999_000)
-    there = datetime(2026, 7, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30)))
-    back = await stored(database, there)
-    assert (back, back.tzinfo) == (there, UTC)
-
-
-async def test_a_naive_instant_is_refused(database: Database) -> None:
-    with pytest.raises(Exception, match="Only aware datetimes are stored"):
-        await stored(database, datetime(2026, 11, 24))  # noqa: DTZ001 - the mistake that is refused
-
-
-async def test_the_databases_clock_is_this_machines_and_moves_within_a_transaction(
-    database: Database,
-) -> None:
-    async with database.transaction() as session:
-        before = clock.now()
-        first = (await session.execute(select(database_now()))).scalar_one()
-        after = clock.now()
-        # SQLite rounds to the millisecond, our clock cuts off.
-        assert before <= first <= after + timedelta(milliseconds=1)
-        assert first.microsecond % 1000 == 0
-        await asyncio.sleep(0.005)
-        assert (await session.execute(select(database_now()))).scalar_one() > first
-
-
-@pytest.mark.parametrize("seconds", [0, 0.25, 90, 1_000_000.5, -3600])
-async def test_seconds_from_now(database: Database, seconds: float) -> None:
-    statement = select(database_now(), seconds_from_now(seconds), database_now())
-    async with database.transaction() as session:
-        before, later, after = (await session.execute(statement)).one()
-        await session.execute(insert(INSTANTS).values(at=seconds_from_now(seconds)))
-    delta = timedelta(seconds=seconds)
-    assert before + delta <= later <= after + delta + timedelta(milliseconds=1)
-    async with database.reading() as session:
-        kept = (await session.execute(select(INSTANTS.c.at))).scalar_one()
-    assert later <= kept <= later + timedelta(minutes=1)
-
-
-async def test_texts_sort_by_byte(database: Database) -> None:
-    names = ["B", "a", "Z", "z", "_", "é", "ab", "a b", "A"]
-    async with database.transaction() as session:
-        await session.execute(insert(NAMES), [{"name": name} for name in names])
-    async with database.reading() as session:
-        ordered = list((await session.execute(select(NAMES.c.name).order_by(NAMES.c.name))).scalars())
-    assert ordered == sorted(names, key=str.encode)
-
-
 async def test_sqlite_is_set_up_to_keep_what_it_commits(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'new' / 'folder' / 'voltwire.db'}")
     wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
@@ -395,110 +254,13 @@ async def test_postgresql_urls_may_carry_what_libpq_knows(postgres_url: str) -> 
     await database.dispose()
 
 
-NEW = insert(INSTANTS).returning(INSTANTS.c.id, INSTANTS.c.at)
-
-
-def counting(by: int, ids: list[int]) -> Script[tuple[int, list[datetime]]]:
-    """Move the counter on, and note instants: what it is now, and the instants as the database has them."""
-    ((value,),) = yield (
-        update(COUNTERS).values(value=COUNTERS.c.value + bindparam("by")).returning(COUNTERS.c.value),
-        {"by": by},
-    )
-    at = datetime(2026, 11, 25, 12, tzinfo=UTC)
-    rows = yield NEW, [{"id": one, "at": at + timedelta(hours=one)} for one in ids]
-    nothing = yield NEW, []
-    assert list(nothing) == []
-    return value, sorted(at for _, at in rows)
-
-
-async def test_a_script_is_part_of_its_transaction(database: Database) -> None:
-    async with database.transaction() as session:
-        value, instants = await carry_out(session, counting(5, [1, 2]))
-    assert (value, await counter(database)) == (5, 5)
-    assert instants == [datetime(2026, 11, 25, hour, tzinfo=UTC) for hour in (13, 14)]
-
-    async def act() -> None:
-        async with database.transaction() as session:
-            await session.execute(update(COUNTERS).values(value=COUNTERS.c.value + 1))
-            assert await carry_out(session, counting(1, [])) == (7, [])
-            raise Undone
-
-    with pytest.raises(Undone):
-        await act()
-    assert await counter(database) == 5
-
-
-async def test_a_script_that_fails_raises_what_a_statement_would(database: Database) -> None:
-    with pytest.raises(IntegrityError) as raised:
-        async with database.transaction() as session:
-            await carry_out(session, counting(1, [1, 1]))
-    assert raised.value.orig is not None
-    assert await counter(database) == 0
-
-    def broken() -> Script[None]:
-        yield select(COUNTERS.c.value), {}
-        raise Undone
-
-    with pytest.raises(Undone):
-        async with database.transaction() as session:
-            await carry_out(session, broken())
-    # The connection is as good as new.
-    async with database.transaction() as session:
-        assert await carry_out(session, counting(1, [1])) == (1, [datetime(2026, 11, 25, 13, tzinfo=UTC)])
-
-
-async def test_a_script_that_is_cancelled_is_undone(database: Database) -> None:
-    began = threading.Event()
-
-    def slow() -> Script[None]:
-        yield update(COUNTERS).values(value=COUNTERS.c.value + 1), {}
-        began.set()
-        yield update(COUNTERS).values(value=COUNTERS.c.value + 1), {}
-
-    async def act() -> None:
-        async with database.transaction() as session:
-            await carry_out(session, slow())
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(act())
-    await asyncio.to_thread(began.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    async with database.transaction() as session:
-        assert await carry_out(session, counting(1, [])) == (1, [])
-
-
-async def test_a_script_sees_what_the_session_holds(world: World) -> None:
-    def names() -> Script[list[str]]:
-        rows = yield select(Customer.name), {}
-        return [name for (name,) in rows]
-
-    account = await world.account()
-    async with world.database.transaction() as session:
-        customer = Customer(account_id=account.id, name="Ada", email="ada@example.com")
-        session.add(customer)
-        assert await carry_out(session, names()) == ["Ada"]
-        customer.name = "Bob"
-        assert await carry_out(session, names()) == ["Bob"]
-
-
-def test_what_is_new_was_created_and_updated_at_one_moment() -> None:
-    for _ in range(5000):
-        made = Customer(account_id="acc_1", name="Ada", email="ada@example.com")
-        assert made.created_at == made.updated_at
-    at, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
-    known = Customer(account_id="acc_1", name="Ada", email="a@example.com", created_at=at, updated_at=later)
-    assert (known.created_at, known.updated_at) == (at, later)
-
-
 async def fails(attempt: Awaitable[Any]) -> Exception:
     with pytest.raises(Exception) as caught:
         await attempt
     return caught.value
 
 
-async def test_what_a_database_refuses_does_not_pass_and_an_outage_does(
+async def test_an_outage_is_transient_and_a_refused_value_is_not(
     database: Database, database_url: str
 ) -> None:
     async def write(statement: Executable) -> None:
@@ -515,12 +277,14 @@ async def test_what_a_database_refuses_does_not_pass_and_an_outage_does(
             write(text("SELECT CAST(40000000000 AS integer)")),
             database.read(text("SELECT CAST(40000000000 AS integer)"), {}),
         ]
-    assert [may_pass(await fails(one)) for one in refused] == [False] * len(refused)
+    assert [is_transient(await fails(one)) for one in refused] == [False] * len(refused)
     nowhere = text("SELECT * FROM nowhere")
     passing = [await fails(write(nowhere)), await fails(database.read(nowhere, {}))]
     if not database.is_sqlite:
         async with away(database_url):
             passing += [await fails(write(select(1))), await fails(database.read(select(1), {}))]
-    assert [may_pass(one) for one in passing] == [True] * len(passing)
-    assert [may_pass(one) for one in (ConnectionResetError(), ssl.SSLCertVerificationError())] == [True] * 2
-    assert [may_pass(one) for one in (KeyError("body"), TypeError())] == [False] * 2
+    assert [is_transient(one) for one in passing] == [True] * len(passing)
+    assert [is_transient(one) for one in (ConnectionResetError(), ssl.SSLCertVerificationError())] == [
+        True
+    ] * 2
+    assert [is_transient(one) for one in (KeyError("body"), TypeError())] == [False] * 2

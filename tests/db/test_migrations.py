@@ -13,11 +13,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlmodel import SQLModel
 
+from app import tables
 from app.accounts import actions as accounts
 from app.db import migrations
 from app.db.database import Database
 from app.db.migrations import migrate
-from app.server import tables
 
 MIGRATE = """
 import asyncio, sys

@@ -1,4 +1,4 @@
-"""Reads by PostgreSQL's driver: what comes back, how many at once, and connections that are gone."""
+"""Connections to PostgreSQL: values, concurrency, and connections that are lost."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,11 @@ from sqlalchemy import Date, Integer, String, bindparam, cast, column, func, lit
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 
-from app.core.outages import is_lost
-from app.db.database import TRUSTED_SECONDS, Database, Json, UtcDateTime
+from app.core.outages import is_database_away
+from app.db.database import Database
+from app.db.engine import TRUSTED_SECONDS
 from app.db.postgres import AT_ONCE
+from app.db.types import Json, UtcDateTime
 
 AT = datetime(2026, 11, 24, 22, 29, 55, 123000, tzinfo=UTC)
 PID = select(func.pg_backend_pid())
@@ -63,28 +65,28 @@ async def test_parameters_by_name_fixed_ones_and_lists_of_any_length(database: D
 async def test_more_than_there_are_connections_wait_for_their_turn(database: Database) -> None:
     pids = await asyncio.gather(*(read(database, PID) for _ in range(4 * AT_ONCE)))
     assert len({pid for [(pid,)] in pids}) <= AT_ONCE
-    # One after the other is the same connection.
+    # Sequential reads use the same connection.
     assert await read(database, PID) == await read(database, PID)
 
 
-async def test_a_connection_that_is_gone_is_replaced(database: Database) -> None:
+async def test_a_lost_connection_is_replaced(database: Database) -> None:
     await asyncio.gather(*(read(database, select(func.pg_sleep(0.01))) for _ in range(AT_ONCE)))
     await end_others(database)
     assert await read(database, select(literal(1))) == [(1,)]
     await end_others(database)
     async with database.snapshot() as snapshot:
-        assert [tuple(row) for row in await snapshot.rows(select(literal(2)), {})] == [(2,)]
+        assert [tuple(row) for row in await snapshot.fetch(select(literal(2)), {})] == [(2,)]
 
 
-async def test_a_snapshot_whose_connection_goes_says_so_once(database: Database) -> None:
+async def test_a_snapshot_that_loses_its_connection_fails_once(database: Database) -> None:
     async with database.snapshot() as snapshot:
-        await snapshot.rows(select(literal(1)), {})
+        await snapshot.fetch(select(literal(1)), {})
         await end_others(database)
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
-            await snapshot.rows(select(literal(2)), {})
-    # Nor is what was read spoilt by an end that comes later.
+            await snapshot.fetch(select(literal(2)), {})
+    # A connection that is lost after the last read does not spoil the rows.
     async with database.snapshot() as snapshot:
-        await snapshot.rows(select(literal(1)), {})
+        await snapshot.fetch(select(literal(1)), {})
         await end_others(database)
     assert await read(database, select(literal(3))) == [(3,)]
 
@@ -102,7 +104,7 @@ async def test_a_connection_that_went_silently_is_replaced(postgres_url: str) ->
             before = await write(database)
             assert await write(database) == before
             router.forget()
-            # So long unused that it is asked first.
+            # Unused for so long that it is pinged first.
             await asyncio.sleep(TRUSTED_SECONDS + 0.1)
             assert await write(database) != before
         finally:
@@ -116,7 +118,7 @@ async def write(database: Database) -> int:
 
 
 class Router:
-    """On the way to PostgreSQL: it may forget connections, whose ends learn that when they send again."""
+    """A proxy to PostgreSQL that may forget connections; clients notice when they send again."""
 
     def __init__(self, url: str) -> None:
         self.parts = urlsplit(url)
@@ -155,7 +157,7 @@ class Router:
 
 
 async def end_others(database: Database) -> None:
-    """End all connections to the database but the one that does."""
+    """Terminates all other connections to the database."""
     async with database.transaction() as session:
         await session.execute(
             text(
@@ -165,7 +167,7 @@ async def end_others(database: Database) -> None:
         )
 
 
-async def test_a_statement_that_fails_fails_once_and_takes_nothing_with_it(database: Database) -> None:
+async def test_a_failed_statement_affects_no_other(database: Database) -> None:
     wrong = select(literal(1, Integer()) / literal(0, Integer()))
     with pytest.raises(asyncpg.DivisionByZeroError):
         await read(database, wrong)
@@ -177,7 +179,7 @@ async def test_nothing_is_written(database: Database) -> None:
         await read(database, select(func.lo_create(0)))
 
 
-async def test_who_goes_away_leaves_no_half_read_answer(database: Database) -> None:
+async def test_a_cancelled_read_leaves_no_half_read_answer(database: Database) -> None:
     [(pid,)] = await read(database, PID)
     reading = asyncio.create_task(read(database, select(func.pg_sleep(60))))
     async with database.reading() as session:
@@ -195,16 +197,16 @@ async def test_a_snapshot_sees_one_state_throughout(database: Database) -> None:
         await session.execute(text("CREATE TABLE notes (n integer)"))
     count = select(func.count()).select_from(text("notes"))
     async with database.snapshot() as snapshot:
-        before = [tuple(row) for row in await snapshot.rows(count, {})]
+        before = [tuple(row) for row in await snapshot.fetch(count, {})]
         async with database.transaction() as session:
             await session.execute(text("INSERT INTO notes VALUES (1)"))
-        assert [tuple(row) for row in await snapshot.rows(count, {})] == before == [(0,)]
+        assert [tuple(row) for row in await snapshot.fetch(count, {})] == before == [(0,)]
     assert await read(database, count) == [(1,)]
 
 
 @contextlib.asynccontextmanager
-async def halfway(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """The connection is in the middle of an answer that nobody takes; the driver cannot "switch to" another."""
+async def mid_answer(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Leaves the connection in the middle of an answer, so that the driver cannot "switch to" another operation."""
     reached, goes_on = asyncio.Event(), asyncio.Event()
 
     async def take(_data: bytes) -> None:
@@ -222,13 +224,13 @@ async def halfway(connection: asyncpg.Connection) -> AsyncIterator[None]:
         await asyncio.gather(copying, return_exceptions=True)
 
 
-async def test_a_read_on_a_connection_that_is_halfway_is_done_on_another(database: Database) -> None:
+async def test_a_read_on_a_connection_that_is_mid_answer_is_done_on_another(database: Database) -> None:
     for read_once in (False, True):
         [(before,)] = await read(database, PID)
-        async with halfway(database.reads._free[-1]):
+        async with mid_answer(database.reads._idle[-1]):
             if read_once:
                 async with database.snapshot() as snapshot:
-                    [[after]] = await snapshot.rows(PID, {})
+                    [[after]] = await snapshot.fetch(PID, {})
             else:
                 [(after,)] = await read(database, PID)
         assert after != before
@@ -237,20 +239,20 @@ async def test_a_read_on_a_connection_that_is_halfway_is_done_on_another(databas
         }
 
 
-async def test_a_transaction_on_a_connection_that_is_halfway_says_that_the_database_is_away(
+async def test_a_transaction_on_a_connection_that_is_mid_answer_says_that_the_database_is_away(
     database: Database,
 ) -> None:
     async with database.transaction() as session:
         before = (await session.execute(PID)).scalar_one()
         driver = (await (await session.connection()).get_raw_connection()).driver_connection
-    async with halfway(driver):
+    async with mid_answer(driver):
         with pytest.raises(
             (asyncpg.InternalClientError, DBAPIError), match="cannot switch to state"
         ) as raised:
             async with database.transaction() as session:
                 await session.execute(PID)
-        assert is_lost(raised.value)
-        # It is not given to the next one.
+        assert is_database_away(raised.value)
+        # The next transaction does not get it.
         async with database.transaction() as session:
             assert (await session.execute(PID)).scalar_one() != before
     assert driver.is_closed()

@@ -1,4 +1,4 @@
-"""The driver for SQLite: statements in one go, and transactions that begin with their first."""
+"""SQLite's connections: one round trip for each statement, and BEGIN along with the first."""
 
 import asyncio
 import sqlite3
@@ -23,8 +23,9 @@ from sqlalchemy import (
 )
 
 from app.db import sqlite
-from app.db.database import Database, Json, UtcDateTime
+from app.db.database import Database
 from app.db.sqlite import Connection
+from app.db.types import Json, UtcDateTime
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def test_a_statement_brings_its_rows_and_what_it_changed(connection: Connection) -> None:
+async def test_a_statement_gives_its_rows_and_counts(connection: Connection) -> None:
     cursor = connection.cursor()
     await cursor.executemany("INSERT INTO counters (value) VALUES (?)", [(10,), (20,), (30,)])
     assert (cursor.rowcount, cursor.description) == (3, None)
@@ -64,10 +65,10 @@ async def test_a_transaction_begins_with_its_first_statement(connection: Connect
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-async def test_a_transaction_without_a_statement_never_was(connection: Connection, end: str) -> None:
+async def test_a_transaction_without_a_statement_never_begins(connection: Connection, end: str) -> None:
     connection.begin("BEGIN IMMEDIATE")
     await getattr(connection, end)()
-    # Outside of a transaction, so it stays whatever is rolled back.
+    # Outside a transaction, so no rollback affects it.
     await connection.cursor().execute("INSERT INTO counters (value) VALUES (1)")
     await connection.rollback()
     cursor = await connection.cursor().execute("SELECT value FROM counters")
@@ -86,7 +87,7 @@ async def test_a_statement_that_fails_leaves_the_transaction_to_be_rolled_back(
     assert await cursor.fetchall() == [(0,)]
 
 
-async def test_a_connection_that_closes_keeps_no_lock(connection: Connection, tmp_path: Path) -> None:
+async def test_a_closed_connection_keeps_no_lock(connection: Connection, tmp_path: Path) -> None:
     second = await sqlite.connect(str(tmp_path / "file.db"))
     second.begin("BEGIN IMMEDIATE")
     await second.cursor().execute("INSERT INTO counters (value) VALUES (1)")
@@ -135,10 +136,12 @@ async def test_nothing_is_written_and_a_snapshot_sees_one_state(database: Databa
             insert(table("counters", column("value"))).values(value=1).returning(column("value")), {}
         )
     async with database.snapshot() as snapshot:
-        before = await snapshot.rows(count, {})
+        before = await snapshot.fetch(count, {})
         async with database.transaction() as session:
             await session.execute(text("INSERT INTO counters VALUES (1)"))
-        assert [list(row) for row in await snapshot.rows(count, {})] == [list(row) for row in before] == [[0]]
+        assert (
+            [list(row) for row in await snapshot.fetch(count, {})] == [list(row) for row in before] == [[0]]
+        )
     assert [list(row) for row in await database.read(count, {})] == [[1]]
 
 

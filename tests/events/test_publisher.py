@@ -85,7 +85,7 @@ async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) ->
     async with Doorbell.from_url("memory://") as doorbell, Ring(world.database, doorbell) as ring:
         account = await world.account()
         await ring.close()
-        actor = await world.authenticator.authenticate(account.key)
+        actor = (await world.authenticator.authenticate(account.key)).actor
         writing = Listening(world, hub=None)  # type: ignore[arg-type]
         async with (
             doorbell.listen(channel_of(actor.account_id)) as rings,

@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-import app.server.tables  # noqa: F401 - the rows refer to each other
+import app.tables  # noqa: F401 - the rows refer to each other
 from app.core.ids import new_id
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer

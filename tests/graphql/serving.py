@@ -18,6 +18,7 @@ from app.graphql.http.origins import Origins
 from app.graphql.http.rates import Rates
 from app.graphql.http.view import GraphQLView
 from app.live.registry import Live, Timing
+from app.live.sse import SseResponder
 from app.live.ws.endpoint import SocketEndpoint
 from app.live.ws.session import Session
 from app.server.uvicorn_http import HttpProtocol
@@ -120,7 +121,7 @@ def session_of(served: Serving, number: int) -> Session:
 
 
 def application(live: Live) -> Starlette:
-    view = GraphQLView(live.services, live.engine, live.authenticator, live.rates, live)
+    view = GraphQLView(live.services, live.engine, live.authenticator, live.rates, SseResponder(live))
     return Starlette(
         routes=[
             Route("/graphql", view.__call__, methods=["GET", "POST"]),

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from app.auth.actor import Actor
 from app.core.lru import WeightedLru
-from app.db.raw_statements import Prepared as Statement
+from app.db.raw_statements import CompiledStatement
 from app.graphql import document_cache
 from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
@@ -157,10 +157,10 @@ def test_a_statement_for_a_long_list_takes_little_more_than_its_text(dialect: Di
     statement = select(Meter.id).where(col(Meter.customer_id).in_(parents))
     given = {"parents": ["x"] * 4096}
     # The getters of list values are made with the first statement.
-    first = Statement(statement, given, dialect)
+    first = CompiledStatement(statement, given, dialect)
     with traced():
         before = used()
-        second = Statement(statement, given, dialect)
+        second = CompiledStatement(statement, given, dialect)
         taken = used() - before
     assert taken < 2 * len(second.text) + 100_000
     assert first.arguments(given) == second.arguments(given) == given["parents"]

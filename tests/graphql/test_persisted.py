@@ -17,7 +17,7 @@ from app.graphql.bounds.limits import limits_of
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.graphql.persisted import PersistedDocuments, hash_of, read_operations
-from app.server.main import Process
+from app.server.process import Process
 from tests.graphql.http.test_view import GRAPHQL, JSON, client
 from tests.graphql.serving import EVENTS, Client, Serving, serving
 from tests.support import SECRET, TestAccount, World, the_schema

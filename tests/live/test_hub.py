@@ -29,7 +29,7 @@ subscription($after: String) {
 
 async def owner(world: World) -> Actor:
     account = await world.account()
-    return await world.authenticator.authenticate(account.key)
+    return (await world.authenticator.authenticate(account.key)).actor
 
 
 async def cursor_at(world: World, actor: Actor, sequence: int) -> str:

@@ -56,7 +56,7 @@ async def processes(
 
 async def owner(live: Listening) -> Actor:
     account = await live.world.account()
-    return await live.world.authenticator.authenticate(account.key)
+    return (await live.world.authenticator.authenticate(account.key)).actor
 
 
 async def test_every_process_hears_of_every_commit(postgres_url: str, broadcaster: Service) -> None:

@@ -36,7 +36,7 @@ async def keys_of(live: Listening, actor: Actor, *asked: tuple[str, dict[str, An
 
 async def owner(world: World) -> Actor:
     account = await world.account()
-    return await world.authenticator.authenticate(account.key)
+    return (await world.authenticator.authenticate(account.key)).actor
 
 
 async def test_only_equal_subscriptions_share_a_group(world: World) -> None:

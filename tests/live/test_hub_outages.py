@@ -69,7 +69,7 @@ async def hub_of(world: World, way: str) -> AsyncIterator[Listening]:
 
 async def owner(live: Listening) -> Actor:
     account = await live.world.account()
-    return await live.world.authenticator.authenticate(account.key)
+    return (await live.world.authenticator.authenticate(account.key)).actor
 
 
 async def rename(world: World, table: str, before: str, after: str) -> None:

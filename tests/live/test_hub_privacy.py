@@ -162,7 +162,7 @@ async def everything(world: World) -> list[tuple[EventRecord, set[str]]]:
 async def tenant_of(live: Listening) -> Tenant:
     """An account with three customers, each with a meter and a consent that it has been asked for."""
     account = await live.world.account()
-    tenant = Tenant(account, await live.world.authenticator.authenticate(account.key))
+    tenant = Tenant(account, (await live.world.authenticator.authenticate(account.key)).actor)
     for number in range(3):
         customer = await live.customer(tenant.admin, f"Customer{number}")
         meter = await live.meter(tenant.admin, customer)

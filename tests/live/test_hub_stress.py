@@ -75,7 +75,7 @@ async def test_every_reader_gets_everything_once_and_in_order(
     rings = told != "by nobody"
     async with listening(world, rings=rings, local=told == "directly", look_every=0.05) as live:
         account = await world.account()
-        actor = await world.authenticator.authenticate(account.key)
+        actor = (await world.authenticator.authenticate(account.key)).actor
         async with world.database.reading() as session:
             stream = await log.stream(session, actor.account_id)
         begin = cursors.encode(world.services.keyring, actor.account_id, stream.epoch, 0)

@@ -187,7 +187,7 @@ async def test_the_same_request_again_gives_the_same_meter(world: World) -> None
 async def test_a_reading_key_and_a_stream_token_make_nothing(world: World) -> None:
     account = await world.account()
     customer_id = await make_customer(world, account)
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         _key, secret = await accounts.create_api_key(session, admin, name="Reads", scopes=[Scope.READ])
         token, _until = await accounts.create_stream_token(

@@ -115,7 +115,7 @@ async def test_a_hundred_meters_with_all_around_them_are_one_statement(world: Wo
 async def test_a_bound_viewer_sees_its_customers_meters_only(world: World) -> None:
     account = await world.account()
     first, second = await fleet(world, account)
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         token, _until = await accounts.create_stream_token(
             session, admin, world.services.keyring, customer_id=second

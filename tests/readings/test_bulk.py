@@ -215,7 +215,7 @@ async def test_concurrent_twins_act_once(world: World) -> None:
 
 async def test_who_may_send(world: World) -> None:
     meter, other = await metered(world), await world.account()
-    admin = await world.authenticator.authenticate(meter.account.key)
+    admin = (await world.authenticator.authenticate(meter.account.key)).actor
     async with world.database.transaction() as session:
         _, reads = await accounts.create_api_key(session, admin, name="Reads", scopes=[Scope.READ])
         token, _until = await accounts.create_stream_token(session, admin, world.services.keyring)

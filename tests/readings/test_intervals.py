@@ -284,7 +284,7 @@ async def test_a_stream_token_of_one_customer_reads_its_meters_only(world: World
     meter = await metered(world)
     await meter.record(reading("00:00", "1"))
     other = await make_customer(world, meter.account, "b@example.com")
-    admin = await world.authenticator.authenticate(meter.account.key)
+    admin = (await world.authenticator.authenticate(meter.account.key)).actor
     query = "query ($id: ID!) { intervalData(meterId: $id) { total } meters { nodes { intervalData { total } } } }"
     for customer_id, expected in (
         (
@@ -320,7 +320,7 @@ async def test_the_intervals_of_many_meters_are_read_together(world: World) -> N
 
 async def test_one_operation_reads_so_many_readings_and_no_more(world: World) -> None:
     meter = await metered(world)
-    actor = await world.authenticator.authenticate(meter.account.key)
+    actor = (await world.authenticator.authenticate(meter.account.key)).actor
     first = clock.to_ms(datetime(2000, 1, 1, tzinfo=UK))
     new = [NewReading(first + index * 1_800_000, 1_000_000, False) for index in range(MAX_READ // 2 + 1)]
     async with world.database.transaction() as session:

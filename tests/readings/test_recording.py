@@ -119,7 +119,7 @@ async def test_two_writers_of_one_meter_tell_each_change_once(world: World) -> N
 async def test_writers_of_several_meters_in_any_order_do_not_block_each_other(world: World) -> None:
     meter = await metered(world)
     other = await make_meter(world, meter.account, meter.customer_id, NUMBERS[0])
-    actor = await world.authenticator.authenticate(meter.account.key)
+    actor = (await world.authenticator.authenticate(meter.account.key)).actor
     ids = [meter.meter_id, other["id"]]
 
     async def both(order: list[str], kwh: int) -> int:
@@ -267,7 +267,7 @@ async def test_a_meter_that_is_not_the_accounts_is_not_there(world: World) -> No
 
 async def test_recording_needs_write(world: World) -> None:
     meter = await metered(world)
-    admin = await world.authenticator.authenticate(meter.account.key)
+    admin = (await world.authenticator.authenticate(meter.account.key)).actor
     async with world.database.transaction() as session:
         _, reads = await accounts.create_api_key(session, admin, name="Reads", scopes=[Scope.READ])
         token, _until = await accounts.create_stream_token(session, admin, world.services.keyring)

@@ -1,4 +1,4 @@
-"""Caches have a bound in bytes, whatever they are given."""
+"""Every cache has a bound in bytes, whatever its input."""
 
 import base64
 import gc
@@ -16,15 +16,15 @@ from sqlalchemy import bindparam, column, select
 from sqlalchemy.dialects import sqlite
 
 from app.core.crypto import Keyring
-from app.db.raw_statements import VALUES_KEPT, Statements
+from app.db.raw_statements import VALUES_KEPT, StatementCache
 from app.delivery.destinations.webhook.provider import SECRETS_KEPT, Webhooks
 from app.graphql.bounds.introspection import IntrospectingExecutor
 from app.graphql.http.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
 from app.outbound.http.ssrf_guard import URL_CHARACTERS, URLS_KEPT, parse_url
 from app.outbound.http.transport import PLACES_KEPT, Transport
 from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, Unreadable
+from app.schema import build_schema
 from app.server.caches import bounds
-from app.server.schema import build_schema
 from tests.system.test_readme import table
 
 MB = 1_000_000
@@ -35,7 +35,7 @@ def long_urls() -> Iterator[str]:
 
 
 def secrets(keyring: Keyring) -> Iterator[str]:
-    """As long as an endpoint's headers of its own may be."""
+    """Secrets as long as an endpoint's custom headers may be."""
     return (keyring.encrypt(f"{n:x>40000}") for n in count())
 
 
@@ -67,7 +67,7 @@ def networks() -> tuple[Callable[[str], Any], Iterator[str], int]:
 
 
 @pytest.mark.parametrize("make", [urls, places, unlocked, unreadable, networks])
-def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
+def test_caches_of_long_texts_stay_within_their_bounds(
     make: Callable[[], tuple[Callable[[str], Any], Iterator[str], int]],
 ) -> None:
     memoized, texts, limit = make()
@@ -97,10 +97,10 @@ def test_what_is_remembered_of_long_texts_takes_no_more_than_it_may(
     ],
     ids=["standard", "aliased", "small objects"],
 )
-def test_an_introspection_takes_no_more_bytes_than_it_is_said_to_weigh(document: str) -> None:
+def test_an_introspection_takes_no_more_bytes_than_its_weight(document: str) -> None:
     executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
     assert isinstance(executor, IntrospectingExecutor)
-    # Leaves of the schema itself are found once, by whoever comes first.
+    # The first introspection loads the schema's own leaves.
     executor.execute_operation()
     executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
     assert isinstance(executor, IntrospectingExecutor)
@@ -119,17 +119,17 @@ def test_an_introspection_takes_no_more_bytes_than_it_is_said_to_weigh(document:
     assert 0 < after - before <= weight, (after - before, weight)
 
 
-def test_networks_of_texts_that_differ_beyond_what_counts_are_one() -> None:
+def test_addresses_that_differ_beyond_their_counted_part_are_one_network() -> None:
     assert network_of("x" * LONGEST + "1") == network_of("x" * LONGEST + "2") == "x" * LONGEST
     assert network_of("2001:db8:1:2:3:4:5:6%eth0") == "2001:db8:1:2::/64"
 
 
-def test_the_texts_of_one_statement_take_so_many_values_together() -> None:
-    statements = Statements(sqlite.dialect())
+def test_the_texts_of_a_statement_are_bounded_by_their_list_values() -> None:
+    statements = StatementCache(sqlite.dialect())
     statement = select(column("id")).where(column("id").in_(bindparam("ids", expanding=True)))
 
     def prepared(length: int) -> Any:
-        return statements.prepared(statement, {"ids": ["x"] * length})
+        return statements.compiled(statement, {"ids": ["x"] * length})
 
     assert prepared(VALUES_KEPT) is prepared(VALUES_KEPT)
     assert prepared(VALUES_KEPT + 1) is not prepared(VALUES_KEPT + 1)

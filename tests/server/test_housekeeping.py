@@ -1,4 +1,4 @@
-"""Housekeeping: what is past its time goes, and nothing that somebody still waits for."""
+"""Housekeeping deletes expired rows, and none that are still needed."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -32,7 +32,7 @@ async def keep_house(scene: Scene) -> None:
 
 
 async def age(scene: Scene, account_id: str, through: int) -> None:
-    """Make the account's events through this one old."""
+    """Makes the account's events up to this sequence old."""
     async with scene.database.transaction() as session:
         await session.execute(
             update(EventRecord)
@@ -52,7 +52,9 @@ async def count(scene: Scene, model: Any) -> int:
         return len((await session.execute(select(model))).all())
 
 
-async def test_old_events_go_with_their_finished_deliveries(scene: Scene, receiver: Receiver) -> None:
+async def test_old_events_are_deleted_with_their_finished_deliveries(
+    scene: Scene, receiver: Receiver
+) -> None:
     account = await scene.account()
     await scene.endpoint(account, receiver.url())
     async with scene.worker():
@@ -66,7 +68,7 @@ async def test_old_events_go_with_their_finished_deliveries(scene: Scene, receiv
     assert await count(scene, DeliveryAttempt) == 2
 
 
-async def test_what_is_not_dispatched_stays(scene: Scene) -> None:
+async def test_events_that_are_not_dispatched_stay(scene: Scene) -> None:
     account = await scene.account()
     await scene.happen(account, 3)
     await age(scene, account, 4)
@@ -94,7 +96,7 @@ async def test_an_unfinished_delivery_keeps_its_event_and_all_after_it(
     assert await scene.deliveries() == []
 
 
-async def test_a_long_past_goes_in_parts(scene: Scene) -> None:
+async def test_many_old_events_are_deleted_in_batches(scene: Scene) -> None:
     account, other = await scene.account(), await scene.account()
     await scene.happen(account, EVENTS_AT_ONCE + 50)
     async with scene.worker():
@@ -107,7 +109,7 @@ async def test_a_long_past_goes_in_parts(scene: Scene) -> None:
     assert await kept(scene, other) == [1]
 
 
-async def test_old_records_of_other_things_go_too(scene: Scene) -> None:
+async def test_old_records_of_mutations_and_mails_are_deleted(scene: Scene) -> None:
     account = await scene.account()
     now = clock.now()
     ages = {"new": timedelta(hours=23), "old": timedelta(hours=25)}

@@ -1,4 +1,4 @@
-"""Connections that somebody does not end: requests without an end, answers that nobody takes, too many at once."""
+"""Limits on connections: requests without an end, answers that the client does not take, too many at once."""
 
 import asyncio
 import math
@@ -32,7 +32,7 @@ class Quick(HttpProtocol):
 
 
 async def early(request: Request) -> Response:
-    """Answers without a look at the body."""
+    """Answers without reading the body."""
     return PlainTextResponse("early")
 
 
@@ -68,12 +68,12 @@ async def test_a_request_that_is_answered_before_its_end_ends_its_connection(req
         assert (head[0], body) == (OK, b"early")
         assert head.count(b"connection: close") == 1
         assert await reader.read() == b""
-        # Nothing is asked of the client: one that stays is left.
+        # The server closes even if the client does not.
         await server.emptied()
 
 
 async def test_a_client_that_is_still_sending_reads_the_whole_answer() -> None:
-    """Closed at once, the connection would be reset while the client sends, and the answer lost."""
+    """An immediate close would reset the connection while the client sends, and lose the answer."""
     async with plain_server(APP, HttpProtocol) as server, server.connect(takes=4096) as (reader, writer):
         writer.write(HEAD % (b"/early", len(LONG)))
         assert (await whole_answer(reader))[1] == b"early"
@@ -141,7 +141,7 @@ async def test_a_body_is_not_late_while_the_application_does_not_read() -> None:
     app = Starlette(routes=[Route("/busy", busy, methods=["POST"])])
     async with plain_server(app, Impatient) as server, server.connect() as (reader, writer):
         writer.write(HEAD % (b"/busy", len(LONG)) + LONG)
-        # The part that was taken before nobody read has earned a fraction of this.
+        # The bytes that were read before the pause have earned a fraction of this time.
         await asyncio.sleep(1)
         goes_on.set()
         assert await answer(reader) == (OK, str(len(LONG)).encode())
@@ -193,8 +193,8 @@ async def test_a_client_that_takes_little_at_a_time_gets_it_all() -> None:
         assert server.connections == 1
 
 
-async def test_an_application_hears_that_its_client_is_gone_whatever_was_sent_behind() -> None:
-    """Else a stream with another request behind it would go on for ever."""
+async def test_an_application_learns_that_its_client_is_gone_despite_pipelined_requests() -> None:
+    """Else a stream with a pipelined request behind it would go on for ever."""
     heard = asyncio.Event()
 
     async def stream(scope: Any, receive: Any, send: Any) -> None:

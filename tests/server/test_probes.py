@@ -1,4 +1,4 @@
-"""Metrics are read by the operator's own networks, and by nobody behind a proxy."""
+"""Metrics are for the operator's own networks, and for no client behind a proxy."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from app.core.settings import Settings
-from app.server.main import Process, create_probes
+from app.server.main import create_probes
+from app.server.process import Process
 
 SECRET = "a secret key that only the tests use"
 

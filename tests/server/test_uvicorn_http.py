@@ -1,4 +1,4 @@
-"""Requests whose head never ends, or that flood: given up by time and by length, on a real server."""
+"""Limits on heads and floods, by time and by length, on a real server."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ APP = Starlette(routes=[Route("/echo", echo, methods=["POST"])])
 
 @asynccontextmanager
 async def connected(protocol: type[HttpProtocol]) -> AsyncIterator[Connection]:
-    """A connection to a server that answers with the body it got, once the whole of it is there."""
+    """A connection to a server that echoes complete bodies."""
     async with plain_server(APP, protocol) as server, server.connect() as connection:
         yield connection
 
@@ -62,7 +62,7 @@ async def test_a_head_that_does_not_come_is_given_up(
 
 
 @pytest.mark.parametrize("sent", [b"POST /ec", b"\r\n"], ids=["half a head", "an empty line"])
-async def test_nor_is_that_of_a_later_request_waited_for(sent: bytes) -> None:
+async def test_the_head_of_a_later_request_is_given_up_as_well(sent: bytes) -> None:
     async with connected(Impatient) as (reader, writer):
         writer.write(REQUEST)
         assert await answer(reader) == (OK, b"hello")
@@ -92,11 +92,11 @@ async def test_an_endless_head_is_refused() -> None:
 
 @pytest.mark.parametrize("before", [b"", REQUEST], ids=["first", "pipelined"])
 async def test_a_head_that_comes_whole_is_measured_as_well(before: bytes) -> None:
-    """However much of it the system hands over at once."""
+    """The limit holds however much of the head arrives at once."""
     async with connected(Patient) as (reader, writer):
         head = b"POST /echo HTTP/1.1\r\nContent-Length: 0\r\nx: " + b"x" * 2 * MAX_HEAD + b"\r\n\r\n"
         if before:
-            # The request before it is answered, or lost with the connection: it has not been read by then, or it has.
+            # The request before it may have been answered, or be lost with the connection.
             writer.write(before)
             assert await answer(reader) == (OK, b"hello")
         writer.write(head)
@@ -145,7 +145,7 @@ async def test_a_flood_around_a_body_ends_the_connection(flood: bytes, before: b
         writer.write(CHUNKED)
         for start in range(0, len(flood), 65_536):
             writer.write(flood[start : start + 65_536])
-        # The refusal may be lost, for the flood goes on: but the connection ends, and no request was answered.
+        # The continuing flood may lose the refusal, but the connection ends, and no request was answered.
         try:
             first = await reader.read(15)
         except ConnectionError:
@@ -155,7 +155,7 @@ async def test_a_flood_around_a_body_ends_the_connection(flood: bytes, before: b
 
 
 async def test_trailers_are_dropped() -> None:
-    """Among the headers they would count as such, after it was decided by the headers who is there."""
+    """Merged into the headers they would count after the credentials were checked."""
     async with connected(Patient) as (reader, writer):
         writer.write(CHUNKED + b"5\r\nhello\r\n0\r\nx-api-key: k\r\nx-more: y\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
@@ -182,7 +182,7 @@ async def test_so_many_requests_wait_for_an_answer_at_most() -> None:
 @pytest.mark.parametrize(
     "sent", [b"BREW\x01 / HTTP/1.1\r\n\r\n", CHUNKED + b"no length\r\n"], ids=["no request", "no chunk"]
 )
-async def test_what_is_no_http_is_refused_without_a_line_in_the_log(
+async def test_invalid_http_is_refused_without_a_line_in_the_log(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(Patient) as (reader, writer):
@@ -193,7 +193,7 @@ async def test_what_is_no_http_is_refused_without_a_line_in_the_log(
 
 
 async def test_a_refusal_is_never_a_part_of_another_answer() -> None:
-    """A client that has sent two requests would take it for the answer to the first."""
+    """A client that has sent two requests would take a refusal for the answer to the first."""
     goes_on = asyncio.Event()
 
     async def slow(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Workers that crash, stop, come in numbers or lose their database: every event arrives, and is recorded once."""
+"""Workers that crash, stop, run side by side or lose their database: every event arrives and is recorded once."""
 
 import asyncio
 import time
@@ -29,12 +29,12 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 def ids(receiver: Receiver, path: str = "/") -> Counter[str]:
-    """How often each event arrived."""
+    """Arrivals by event."""
     return Counter(request.headers["webhook-id"] for request in receiver.to(path))
 
 
 async def crash(scene: Scene, point: str) -> None:
-    """Run a worker that drops dead at the point, whatever it holds."""
+    """Runs a worker that dies at the failpoint."""
     worker = Worker(scene.services, scene.doorbell)
     running = asyncio.create_task(worker.run())
 
@@ -60,7 +60,7 @@ async def test_a_crash_at_any_point_loses_nothing(scene: Scene, receiver: Receiv
         await scene.settled()
     arrived = ids(receiver)
     assert arrived.keys() == {one.id for one in events}
-    # Only what had been on its way, and was not recorded, may come twice.
+    # Only deliveries that were in flight and not recorded may arrive twice.
     assert max(arrived.values()) <= (2 if point in KILLED_AFTER_A_REQUEST else 1)
     deliveries = await scene.deliveries()
     assert [one.status for one in deliveries] == [DeliveryStatus.SUCCEEDED.value] * 20
@@ -85,7 +85,7 @@ async def test_a_lease_that_runs_out_is_taken_over(migrated_url: str, receiver: 
         assert (delivery.fence, ids(receiver)) == (2, {event.id: 2})
 
 
-async def test_what_comes_after_the_lease_is_not_recorded(scene: Scene, receiver: Receiver) -> None:
+async def test_an_outcome_after_the_lease_is_not_recorded(scene: Scene, receiver: Receiver) -> None:
     receiver.plan(Answer(500, hold=True))
     account = await scene.account()
     await scene.endpoint(account, receiver.url())
@@ -141,7 +141,7 @@ async def test_a_stop_finishes_what_is_in_flight_and_gives_back_the_rest(
         deliveries = await scene.deliveries()
         done = [one for one in deliveries if one.status == DeliveryStatus.SUCCEEDED.value]
         assert len(done) == len(receiver.requests) == FIRST_LIMIT
-        # Nothing is held any more, so that another worker goes on at once.
+        # All leases were given back, so that another worker goes on at once.
         assert {one.leased_until for one in deliveries} == {None}
     async with scene.worker():
         await scene.settled()
@@ -178,7 +178,7 @@ async def test_a_replay_does_not_delay_a_fresh_event(scene: Scene, receiver: Rec
         receiver.default = Answer(hold=True)
         async with scene.database.transaction() as session:
             session.add(Replay(account_id=account, webhook_endpoint_id=endpoint.id, position=1, through=401))
-        # As much of the replay as can be is on its way, and the rest is due.
+        # The replay fills all slots, and the rest of it is due.
         await receiver.wait_for(20)
         (fresh,) = await scene.happen(account)
         await scene.until(lambda: _claimed(scene, fresh.id))
@@ -186,7 +186,7 @@ async def test_a_replay_does_not_delay_a_fresh_event(scene: Scene, receiver: Rec
         await scene.settled()
     order = [request.headers["webhook-id"] for request in receiver.requests]
     assert len(order) == 401
-    # It had the next turn, or the one after that, although the replay came first.
+    # It was sent next, or second, although the replay came first.
     assert order.index(fresh.id) <= 20 + 10
     assert len(await scene.deliveries(lane=Lane.REPLAY)) == 400
 
@@ -221,7 +221,7 @@ async def _failed(worker: Worker) -> bool:
     return worker.failures > 0
 
 
-async def test_who_does_not_ring_is_found_soon_also_after_a_long_dispatch(
+async def test_an_event_without_a_ring_is_found_soon_also_after_a_long_dispatch(
     scene: Scene, receiver: Receiver
 ) -> None:
     account = await scene.account()

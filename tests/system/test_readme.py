@@ -27,7 +27,7 @@ from typer.core import TyperGroup
 from app.cli.cli import app as cli
 from app.core.settings import Settings
 from app.events.catalogue import catalogue
-from app.server.schema import schema_text
+from app.schema import schema_text
 from tests.services.postgres import find_bin
 from tests.services.receiver import Receiver
 from tests.system.clients import Api

@@ -1,4 +1,4 @@
-"""The database's schema, step by step; `migrate` brings a database to the last step."""
+"""The steps of the database's schema; `migrate` brings a database to the last one."""
 
 import asyncio
 from pathlib import Path
@@ -17,24 +17,24 @@ LONGEST_PAUSE: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
-# Any number, the same for every process: who migrates holds this lock of PostgreSQL's.
+# An arbitrary number, the same for every process: the advisory lock of PostgreSQL for migrating.
 _LOCK = 7_290_114_001
 
 
 async def migrate(database: Database) -> None:
-    """Bring the database to the last step. Several processes may start at once: one migrates, the others wait."""
+    """Brings the database to the last step. Several processes may start at once: one migrates, the others wait."""
     async with database.engine.connect() as connection:
         await connection.run_sync(_upgrade)
         await connection.commit()
 
 
-async def migrate_when_there(database: Database) -> None:
-    """The same for a database that is held: again and again until it is there, and it is held no more.
+async def migrate_when_reachable(database: Database) -> None:
+    """Retries the migration of an unreachable database until it succeeds, and then opens the database for use.
 
-    Whatever else is wrong with it may be mended meanwhile, and is said each time.
+    Other errors are logged each time: an operator may mend their causes meanwhile.
     """
     pause = FIRST_PAUSE
-    while database.is_held:
+    while database.awaits_migration:
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
         try:
@@ -42,7 +42,7 @@ async def migrate_when_there(database: Database) -> None:
         except Exception as error:
             report("migrating at start", error)
         else:
-            database.is_held = False
+            database.awaits_migration = False
     log.info("database_is_there")
 
 

@@ -1,12 +1,11 @@
-"""Alembic's entry: runs the steps on the connection it is handed."""
+"""Alembic's entry: runs the steps on the connection that `migrate` hands over."""
 
 from alembic import context
-
-from app.server.tables import metadata
+from sqlmodel import SQLModel
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=SQLModel.metadata,
     # SQLite cannot alter a table in place; alembic then makes a new one.
     render_as_batch=True,
     transaction_per_migration=False,

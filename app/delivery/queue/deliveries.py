@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, visible
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.core.ids import new_id
-from app.db.database import database_now
+from app.db.types import database_now
 from app.delivery.destinations.webhook import endpoints
 from app.delivery.queue.models import (
     Delivery,

@@ -17,8 +17,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock, failpoints
 from app.core.ids import new_id
-from app.db.database import Database, carry_out
-from app.db.raw_statements import Script, padded
+from app.db.database import Database, run_script
+from app.db.raw_statements import Script, pad_to_power_of_two
 from app.db.sql import Sql, is_sqlite, rows
 from app.delivery.queue import filters
 from app.delivery.queue.event_filter import takes_type
@@ -163,7 +163,7 @@ class Dispatcher:
     async def _batch(self, among: Collection[str] | None, after: str) -> tuple[int, bool, str | None]:
         """One page of some accounts: how many events, whether no page was full, and the last of more accounts."""
         async with self._database.transaction() as session:
-            positions, events, destinations, page = await carry_out(
+            positions, events, destinations, page = await run_script(
                 session, self._look(is_sqlite(session), among, after)
             )
             if not positions:
@@ -177,7 +177,7 @@ class Dispatcher:
                 if _wants(destination, event, subjects)
             ]
             await insert_deliveries(session, made)
-            await carry_out(session, _advance(_ADVANCE.on(session), positions, events))
+            await run_script(session, _advance(_ADVANCE.on(session), positions, events))
             failpoints.reach("dispatch.before_commit")
         failpoints.reach("dispatch.committed")
         self.dispatched += len(events)
@@ -205,7 +205,7 @@ class Dispatcher:
         # Read after the events: a destination that one of them belongs to was there before it.
         destinations: dict[str, list[Destination]] = defaultdict(list)
         for statement in (_ENDPOINTS, _SUBSCRIPTIONS):
-            for row in (yield statement, {"account_ids": padded(list(positions))}):
+            for row in (yield statement, {"account_ids": pad_to_power_of_two(list(positions))}):
                 destinations[row[1]].append(Destination(*row))
         return Found(positions, events, destinations, page)
 

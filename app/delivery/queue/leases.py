@@ -12,8 +12,8 @@ from typing import Any, Self
 from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.db.database import UtcDateTime
 from app.db.sql import Sql, is_sqlite, rows
+from app.db.types import UtcDateTime
 from app.delivery.queue.models import Lane
 
 CANCELLED_AT_ONCE = 2000

@@ -10,7 +10,7 @@ from sqlmodel import Field, SQLModel
 from app.auth.actor import AccountWide
 from app.core import clock
 from app.core.ids import new_id
-from app.db.database import Json, Text, UtcDateTime
+from app.db.types import Json, Text, UtcDateTime
 
 
 class EndpointStatus(enum.Enum):

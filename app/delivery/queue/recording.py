@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.core.outages import kind_of, may_pass
+from app.core.outages import error_name, is_transient
 from app.db.database import Database
 from app.delivery.queue import attempt_store, leases
 from app.delivery.queue.attempt_store import Result
@@ -44,7 +44,7 @@ class Recording:
         try:
             return await self._together(results, given_back, again)
         except Exception as error:
-            if may_pass(error):
+            if is_transient(error):
                 raise
         recorded = await self._together([], given_back, again)
         for result in results:
@@ -59,9 +59,9 @@ class Recording:
             try:
                 return await self._together([one], (), again=True)
             except Exception as error:
-                if may_pass(error):
+                if is_transient(error):
                     raise
-                kind = kind_of(error)
+                kind = error_name(error)
         self._log.error("delivery_attempt_refused", delivery_id=result.claim.id, error=kind)
         return Recorded()
 

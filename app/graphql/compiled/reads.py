@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 
 from app.auth.actor import Actor, visible
 from app.core import clock
-from app.db.raw_statements import padded
+from app.db.raw_statements import pad_to_power_of_two
 from app.graphql.compiled import statements
 from app.graphql.compiled.partial import ReadyValue, as_result
 from app.graphql.compiled.plan import Child, Plan, PlanRun
@@ -112,7 +112,7 @@ async def read_selected(
         statement = _cached(
             context, plan, statements.shape_of(viewer), lambda: statements.several(plan, viewer)
         )
-        keys = padded([getattr(row, key) for row in rows])
+        keys = pad_to_power_of_two([getattr(row, key) for row in rows])
         parameters = statements.parameters(viewer, read.at) | {statements.KEYS: keys}
         found = await context.rows(statement, parameters, alone=_is_alone(context, plan))
     run = await _run(context, read, plan, found)
@@ -208,7 +208,7 @@ async def _children(context: Context, read: ReadContext, child: Child, rows: Seq
         return {}
     request = None if child.request is None else child.request(read.variables)
     statement, parameters = _of_child(context, child, request)
-    parameters |= statements.parameters(viewer, read.at) | {statements.PARENTS: padded(parents)}
+    parameters |= statements.parameters(viewer, read.at) | {statements.PARENTS: pad_to_power_of_two(parents)}
     by_parent: dict[str, list[Any]] = {parent: [] for parent in parents}
     for row in await context.rows(statement, parameters, alone=False):
         by_parent[row[-1]].append(row)

@@ -13,8 +13,8 @@ from sqlalchemy.sql.util import ClauseAdapter
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from app.auth.actor import Actor
-from app.db.database import UtcDateTime
-from app.db.raw_statements import padded
+from app.db.raw_statements import pad_to_power_of_two
+from app.db.types import UtcDateTime
 from app.graphql.compiled.plan import Plan, PlanTable
 from app.graphql.compiled.sources import Columns, Listed, Many
 from app.graphql.filters import Form
@@ -37,7 +37,10 @@ def page_parameters(request: PageRequest) -> dict[str, Any]:
 
 def filter_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """A filter's values by the names of their parameters."""
-    return {FILTER + name: padded(one) if isinstance(one, list) else one for name, one in values.items()}
+    return {
+        FILTER + name: pad_to_power_of_two(one) if isinstance(one, list) else one
+        for name, one in values.items()
+    }
 
 
 class Shape(NamedTuple):

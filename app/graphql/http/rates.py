@@ -86,7 +86,7 @@ class Rates:
             counted = True
 
         try:
-            accepted = await authenticator.check(credential, before_reading=count)
+            accepted = await authenticator.authenticate(credential, before_reading=count)
         except TooManyRequests:
             raise
         except Unauthenticated:

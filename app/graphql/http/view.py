@@ -16,14 +16,13 @@ from app.graphql.bounds.limits import STRANGERS_BODY
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
+from app.graphql.http.event_streams import EventStreams
 from app.graphql.http.negotiation import preferred
 from app.graphql.http.parameters import parameters_of
 from app.graphql.http.rates import Rates, TooManyRequests
 from app.graphql.http.request import JSON, GraphQLRequest, Refused, read_request
 from app.graphql.http.responses import EVENT_STREAM, GRAPHQL_JSON, failure, success, unexpected
 from app.graphql.prepared_operation import PreparedOperation
-from app.live.registry import Live
-from app.live.sse import sse_errors, sse_response
 
 HTML = "text/html"
 OFFERS = (JSON, GRAPHQL_JSON, EVENT_STREAM)
@@ -36,13 +35,13 @@ class GraphQLView:
         engine: Engine,
         authenticator: Authenticator,
         rates: Rates,
-        live: Live | None,
+        streams: EventStreams | None,
     ) -> None:
         self._services = services
         self._engine = engine
         self._authenticator = authenticator
         self._rates = rates
-        self._live = live
+        self._streams = streams
 
     async def __call__(self, request: Request) -> Response:
         accept = request.headers.get("accept")
@@ -61,8 +60,8 @@ class GraphQLView:
             return failure(Refused(errors, 429, {"Retry-After": error.retry_after}), accepted)
         except RequestErrors as error:
             # Clients of event streams take any other response for a broken connection, and hide the error.
-            if accepted == EVENT_STREAM and error.status == 400:
-                return sse_errors(error.errors)
+            if accepted == EVENT_STREAM and error.status == 400 and self._streams is not None:
+                return self._streams.refuse(error.errors)
             return failure(error, accepted)
         except Exception as fault:
             return unexpected(fault, accepted)
@@ -71,8 +70,8 @@ class GraphQLView:
         credential = await self._authenticate(request, accepted)
         actor = credential.actor if credential is not None else None
         parameters, prepared = await self._read(request, accepted, actor)
-        if accepted == EVENT_STREAM and self._live is not None:
-            return await sse_response(self._live, request, prepared, parameters.variables, credential)
+        if accepted == EVENT_STREAM and self._streams is not None:
+            return await self._streams.respond(request, prepared, parameters.variables, credential)
         if prepared.operation_type == "subscription":
             raise RequestErrors.of(
                 BadUserInput(
@@ -102,7 +101,7 @@ class GraphQLView:
         An account's subscriptions are free, as they are on a socket: after a deploy all clients come back at once, and
         browsers do not try again after a refusal.
         """
-        may_be_free = actor is not None and accepted == EVENT_STREAM and self._live is not None
+        may_be_free = actor is not None and accepted == EVENT_STREAM and self._streams is not None
         if not may_be_free:
             self._require_rate(request, actor)
         try:

@@ -1,7 +1,7 @@
 """What a socket still has to send: in order, bounded, and without a task for what can be sent at once.
 
 Two kinds: `AsgiOutbox` for any server, and `FrameOutbox` over the server's own transport where it is offered (see
-`frame_protocol`), which is faster and knows to the byte what the peer has taken.
+`scope_extensions`), which is faster and knows to the byte what the peer has taken.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from starlette.types import Scope, Send
 
 from app.live.frames import payload_text, text_frame
 from app.live.payload import FRAMES_KEPT, Batch, Payload, Write
-from app.server.uvicorn_websockets import EXTENSION, FrameProtocol
+from app.live.scope_extensions import FRAMES, FrameWriter
 
 FULL: Final = 1024 * 1024
 """Unsent bytes from which on a consumer is behind: what is more stays in the log until it has taken some of them."""
@@ -137,7 +137,7 @@ class Outbox(ABC, Generic[M]):
 class FrameOutbox(Outbox[bytes]):
     """Ready-made frames into the server's transport, as long as that takes them."""
 
-    def __init__(self, protocol: FrameProtocol) -> None:
+    def __init__(self, protocol: FrameWriter) -> None:
         super().__init__()
         self._protocol = protocol
         protocol.on_writable = self._flush
@@ -299,5 +299,5 @@ def _rest(started: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, 
 
 def outbox_of(scope: Scope, send: Send) -> FrameOutbox | AsgiOutbox:
     """The better of the two that the server allows."""
-    offered = scope.get("extensions", {}).get(EXTENSION)
+    offered = scope.get("extensions", {}).get(FRAMES)
     return FrameOutbox(offered["protocol"]) if offered else AsgiOutbox(send)

@@ -13,10 +13,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import failpoints
 from app.core.crypto import Keyring
-from app.core.outages import kind_of
-from app.core.periodic import Loop, insist
-from app.db.database import Database, UtcDateTime
+from app.core.outages import error_name
+from app.core.periodic import Loop, retry_until_written
+from app.db.database import Database
 from app.db.sql import Sql, rows
+from app.db.types import UtcDateTime
 from app.delivery.destinations.email.provider import MOST_TO_ONE, Postman, suspend_unconfirmed
 from app.delivery.queue.leases import COUNTED_DUE
 from app.delivery.queue.models import OutgoingMail
@@ -218,9 +219,9 @@ class OutgoingMails:
         """Record the attempt, without what was answered if that is what the database refuses."""
         for one in (exchange, exchange.without_answer()):
             try:
-                return await insist("record a mail", partial(self._record, mail, one, judged))
+                return await retry_until_written("record a mail", partial(self._record, mail, one, judged))
             except Exception as error:
-                kind = kind_of(error)
+                kind = error_name(error)
         # The lease puts it off.
         self._log.error("mail_attempt_refused", mail_id=mail.id, error=kind)
 

@@ -17,8 +17,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
 from app.core.ids import new_id
-from app.db.database import database_now, seconds_from_now
 from app.db.sql import is_sqlite
+from app.db.types import database_now, seconds_from_now
 from app.delivery.queue.models import UnconfirmedMail
 from app.outbound.mail.addresses import mailbox_hashes
 from app.outbound.mail.rendering import uk_time

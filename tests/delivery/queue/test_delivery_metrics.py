@@ -17,7 +17,7 @@ from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.models import Delivery, Lane, OutgoingMail
 from app.delivery.queue.scheduler import FIRST_LIMIT
 from app.outbound.mail import rendering
-from app.server.main import Process
+from app.server.process import Process
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Answer, Receiver
 from tests.services.smtp import SmtpSink

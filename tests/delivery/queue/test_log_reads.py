@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.db.database import carry_out
+from app.db.database import run_script
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import Dispatcher, read_after
 from app.delivery.queue.leases import Wanted
@@ -41,7 +41,7 @@ async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scen
     dispatcher = Dispatcher(scene.database, lambda _: None)
 
     async with scene.database.transaction() as session:
-        page = await carry_out(session, read_after(False, {account: EVENTS - 10}, 100))
+        page = await run_script(session, read_after(False, {account: EVENTS - 10}, 100))
         assert ([one.sequence for one in page], await scanned(session)) == (
             list(range(EVENTS - 9, EVENTS + 2)),
             0,

@@ -9,8 +9,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from app.accounts import actions as accounts
-from app.accounts.models import Account, ApiKey, User, UserRole
+from app.accounts.models import Account, User, UserRole
 from app.auth.actor import Actor, Scope
+from app.auth.api_keys import ApiKey
 from app.consents import actions as consents
 from app.consents import decisions
 from app.consents.models import ConsentFlowType, ConsentStatus, Evidence, HostedConsent
@@ -47,7 +48,7 @@ class Scene:
 async def random_account(world: World, chance: random.Random) -> Scene:
     """Makes customers with meters and consents in every state, readings, users, and the events of all of these."""
     account = await world.account()
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     made = [await _customer(world, admin, chance, number) for number in range(4)]
     async with world.database.transaction() as session:
         for number in range(3):
@@ -65,7 +66,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
         # Its events stay, and lead to nothing.
         await customers.delete(session, admin, made[-1], world.services.settings.mail_folder)
     await random_destinations(world, admin, chance)
-    neighbour = await world.authenticator.authenticate((await world.account("Other")).key)
+    neighbour = (await world.authenticator.authenticate((await world.account("Other")).key)).actor
     await _customer(world, neighbour, chance, 9)
     await random_destinations(world, neighbour, chance)
     known = await _known(world, admin, neighbour)

@@ -17,7 +17,7 @@ from app.consents.models import ConsentFlowType
 from app.core import clock
 from app.core.ids import new_id
 from app.db.database import Database
-from app.db.raw_statements import Prepared
+from app.db.raw_statements import CompiledStatement
 from app.graphql.compiled import statements
 from app.graphql.context import Context
 from app.graphql.pagination import PageRequest, id_cursor, page_request
@@ -66,7 +66,7 @@ async def customer_with(
 
 async def work(url: str, database: Database, statement: Select[Any], given: dict[str, Any]) -> int:
     """The work of a statement: its steps on SQLite, the rows and blocks that it reads on PostgreSQL."""
-    prepared = Prepared(statement, given, database.engine.dialect)
+    prepared = CompiledStatement(statement, given, database.engine.dialect)
     if not database.is_sqlite:
         connection = await asyncpg.connect(url)
         try:
@@ -95,7 +95,7 @@ async def test_a_page_costs_the_same_however_many_rows_its_parent_has(
 ) -> None:
     async with world(migrated_url) as opened:
         account = await opened.account()
-        admin = await opened.authenticator.authenticate(account.key)
+        admin = (await opened.authenticator.authenticate(account.key)).actor
         few = await customer_with(opened, account, admin, FEW)
         many = await customer_with(opened, account, admin, MANY)
         # Other parents' rows must not be read either.

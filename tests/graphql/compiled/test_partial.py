@@ -176,10 +176,10 @@ async def test_all_of_a_document_sees_one_state(world: World, scene: Scene) -> N
     engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
     prepared = engine.prepare(f"{{ meters {{ nodes {{ {DAY} {{ total }} }} }} }}", None, authenticated=True)
     past_the_session: list[str] = []
-    before, world.database.reads.watch = world.database.reads.watch, past_the_session.append
+    before, world.database.reads.on_statement = world.database.reads.on_statement, past_the_session.append
     try:
         found = await engine.execute(prepared, None, Context(world.services, viewer))
     finally:
-        world.database.reads.watch = before
+        world.database.reads.on_statement = before
     assert found["data"]["meters"]["nodes"]
     assert past_the_session == []

@@ -229,7 +229,7 @@ async def test_other_than_guesses_of_keys_are_bounded_as_well(small_world: World
 async def test_good_credentials_come_through_beside_a_flood(small_world: World, holder: TestAccount) -> None:
     app = app_of(small_world, Rates(25, still))
     key = {"x-api-key": holder.key}
-    owner = await small_world.authenticator.authenticate(holder.key)
+    owner = (await small_world.authenticator.authenticate(holder.key)).actor
     assert owner.api_key_id is not None
     made = StreamToken(holder.id, owner.api_key_id, None, clock.now() + timedelta(hours=1))
     token = {"x-api-key": stream_tokens.make(small_world.services.keyring, made)}
@@ -319,7 +319,7 @@ async def test_a_bound_token_has_sockets_and_requests_of_its_own(tmp_path: Path)
         serving(world, rates=Rates(10, still)) as served,
     ):
         account = await world.account()
-        owner = await world.authenticator.authenticate(account.key)
+        owner = (await world.authenticator.authenticate(account.key)).actor
         assert owner.api_key_id is not None
         made = StreamToken(account.id, owner.api_key_id, "cus_1", clock.now() + timedelta(hours=1))
         token = stream_tokens.make(world.services.keyring, made)

@@ -300,7 +300,7 @@ async def test_without_a_key_nothing_else_runs(world: World) -> None:
 
 async def test_a_key_counts_in_either_header_and_a_stream_token_as_well(world: World) -> None:
     account = await world.account()
-    admin = await world.authenticator.authenticate(account.key)
+    admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         token, _ = await accounts.create_stream_token(session, admin, world.services.keyring)
     async with client(world) as opened:

@@ -12,9 +12,9 @@ from sqlmodel import col
 from structlog.testing import capture_logs
 
 from app.accounts import actions as accounts
-from app.accounts.models import ApiKey
 from app.auth import stream_tokens
 from app.auth.actor import Actor
+from app.auth.api_keys import ApiKey
 from app.auth.authenticate import REMEMBERED_FOR
 from app.auth.stream_tokens import StreamToken
 from app.core import clock
@@ -73,7 +73,7 @@ async def test_a_revoked_key_ends_the_streams_of_its_tokens(quick: Serving, owne
     database = quick.world.database
     async with database.transaction() as session:
         key, secret = await accounts.create_api_key(session, owner, name="second")
-    maker = await quick.world.authenticator.authenticate(secret)
+    maker = (await quick.world.authenticator.authenticate(secret)).actor
     async with quick.connect(token_of(quick, maker, timedelta(hours=1))) as client:
         await client.subscribe()
         async with database.transaction() as session:
@@ -90,7 +90,7 @@ async def test_the_keys_of_all_streams_are_read_by_one_statement_a_round(world: 
         # The same for each round, and it asks for all of them.
         (statement,) = set(statements)
         assert "api_keys" in statement
-        owner = await world.authenticator.authenticate(held[7].key)
+        owner = (await world.authenticator.authenticate(held[7].key)).actor
         async with world.database.transaction() as session:
             revoking = update(ApiKey).where(col(ApiKey.id) == owner.api_key_id)
             await session.execute(revoking.values(revoked_at=clock.now()))
@@ -120,14 +120,14 @@ async def test_a_rotation_ends_the_streams_of_tokens_that_the_old_secret_made(
     async with database.transaction() as session:
         key, old = await accounts.create_api_key(session, owner, name="second")
     async with database.transaction() as session:
-        maker = await quick.world.authenticator.authenticate(old)
+        maker = (await quick.world.authenticator.authenticate(old)).actor
         token, _ = await accounts.create_stream_token(session, maker, keyring)
     async with quick.connect(token) as client, stream(quick, token) as reader:
         assert await reader.block() == {"": ""}
         async with database.transaction() as session:
             _, new = await accounts.rotate_api_key(session, owner, key.id, overlap_seconds=0)
         async with database.transaction() as session:
-            maker = await quick.world.authenticator.authenticate(new)
+            maker = (await quick.world.authenticator.authenticate(new)).actor
             renewed, _ = await accounts.create_stream_token(session, maker, keyring)
         async with quick.connect(renewed) as other:
             assert await client.closed() == GONE
@@ -141,7 +141,7 @@ async def test_idle_streams_are_told_however_often_others_change_their_keys(
     small_world: World, holder: TestAccount
 ) -> None:
     other = await small_world.account()
-    admin = await small_world.authenticator.authenticate(other.key)
+    admin = (await small_world.authenticator.authenticate(other.key)).actor
     assert admin.api_key_id is not None
 
     async def rotate(key_id: str) -> None:
@@ -170,7 +170,7 @@ async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> N
     with capture_logs() as logged:
         async with open_world(url) as world, serving(world, timing=Timing(check=0.1)) as served:
             account, other = await world.account(), await world.account()
-            holder = await world.authenticator.authenticate(account.key)
+            holder = (await world.authenticator.authenticate(account.key)).actor
             token = token_of(served, holder, timedelta(seconds=1))
             async with served.connect(account.key) as connected, served.connect(token) as brief:
                 await postgres.drop_database(url)
@@ -196,7 +196,7 @@ async def test_a_read_that_is_never_answered_holds_up_nothing(migrated_postgres_
         AsyncExitStack() as stack,
     ):
         account = await world.account()
-        holder = await world.authenticator.authenticate(account.key)
+        holder = (await world.authenticator.authenticate(account.key)).actor
         async with world.database.transaction() as session:
             key, secret = await accounts.create_api_key(session, holder, name="second")
         idle = await stack.enter_async_context(served.connect(account.key))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from app.db.database import IDLE_SECONDS
+from app.db.engine import IDLE_SECONDS
 from app.delivery.queue.models import WebhookEndpoint
 from tests.delivery.battery import arrivals, ended
 from tests.delivery.scene import open_scene

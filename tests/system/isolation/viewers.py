@@ -50,7 +50,7 @@ class Stage:
     async def actor(self, viewer: str) -> Actor:
         key = self.keys[viewer]
         assert key is not None
-        return await self.world.authenticator.authenticate(key)
+        return (await self.world.authenticator.authenticate(key)).actor
 
     def seen_by(self, viewer: str) -> set[str]:
         """The labels of what a viewer may see."""
@@ -83,7 +83,7 @@ async def staged(world: World) -> Stage:
     stage = Stage(world, await world.account("Bright"), await world.account("Other"))
     await _fill(stage, stage.mine, "", ("ada", "bob"))
     await _fill(stage, stage.theirs, "their.", ("eve",))
-    admin = await world.authenticator.authenticate(stage.mine.key)
+    admin = (await world.authenticator.authenticate(stage.mine.key)).actor
     async with world.database.transaction() as session:
         writer, writes = await accounts.create_api_key(session, admin, name="Writer", scopes=[Scope.WRITE])
         reader, reads = await accounts.create_api_key(session, admin, name="Reader", scopes=[Scope.READ])
@@ -103,7 +103,7 @@ async def staged(world: World) -> Stage:
 
 async def _fill(stage: Stage, account: TestAccount, prefix: str, customers: tuple[str, ...]) -> None:
     world = stage.world
-    actor = await world.authenticator.authenticate(account.key)
+    actor = (await world.authenticator.authenticate(account.key)).actor
     ids = {"account": account.id, "user": account.user_id, "key": actor.api_key_id or ""}
     for customer, number in zip(customers, NUMBERS, strict=False):
         ids |= await _customer(stage, account, prefix, customer, number)

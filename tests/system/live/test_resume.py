@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-import app.server.tables  # noqa: F401 - so that the log's own tables are all known
+import app.tables  # noqa: F401 - so that the log's own tables are all known
 from app.db.database import Database
 from app.events import log
 from tests.services.postgres import Postgres

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.db.database import Json, Text, UtcDateTime
+from app.db.types import Json, Text, UtcDateTime
 
 revision = "0001"
 down_revision = None

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.db.database import Text
+from app.db.types import Text
 
 revision = "0002"
 down_revision = "0001"

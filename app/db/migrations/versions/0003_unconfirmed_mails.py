@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.db.database import Text, UtcDateTime
+from app.db.types import Text, UtcDateTime
 
 revision = "0003"
 down_revision = "0002"

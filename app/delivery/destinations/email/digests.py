@@ -20,10 +20,11 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import failpoints
-from app.core.outages import breaks_transaction, may_pass
-from app.core.periodic import Loop, insist
-from app.db.database import Database, UtcDateTime
+from app.core.outages import breaks_transaction, is_transient
+from app.core.periodic import Loop, retry_until_written
+from app.db.database import Database
 from app.db.sql import Sql, rows
+from app.db.types import UtcDateTime
 from app.delivery.destinations.email.provider import EventMails, Target, event_of
 from app.delivery.queue import leases
 from app.delivery.queue.attempt_store import Result
@@ -170,7 +171,7 @@ class Digests:
             try:
                 sent += await self._next(subscription_id)
             except Exception as error:
-                if may_pass(error):
+                if is_transient(error):
                     raise
                 # What was not recorded stays due, and holds up nobody else.
                 self._log.error("digest_failed", destination_id=subscription_id, exc_info=error)
@@ -185,11 +186,11 @@ class Digests:
             failpoints.reach("digest.claimed")
         for digest in digests:
             if digest.content is not None and is_too_late(digest.claims[0].expires_at, self._carrier.timeout):
-                await insist("give a digest back", partial(self._give_back, digest))
+                await retry_until_written("give a digest back", partial(self._give_back, digest))
                 continue
             exchange = impossible() if digest.content is None else await self._send(digest, digest.content)
             # What is not written down would be sent again.
-            await insist("record a digest", partial(self._record, digest, exchange))
+            await retry_until_written("record a digest", partial(self._record, digest, exchange))
             failpoints.reach("digest.recorded")
         return bool(digests)
 

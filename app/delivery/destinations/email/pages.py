@@ -17,10 +17,10 @@ from app.delivery.destinations.email.links import Confirmation
 from app.delivery.queue.event_names import in_words
 from app.delivery.queue.models import EmailSubscription
 from app.graphql.context import Services
+from app.graphql.http.page_rates import rate_limited
 from app.graphql.http.rates import Rates
 from app.outbound.mail.link_tokens import verified_unsubscribe
 from app.outbound.mail.rendering import account_name
-from app.web.busy import limited
 from app.web.render import page
 
 TEMPLATE = "email_subscription.html"
@@ -30,10 +30,14 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     """`/email-subscriptions/confirm/{token}` and `/email-subscriptions/unsubscribe/{token}`."""
     pages = _Pages(services)
     return [
-        Route("/email-subscriptions/confirm/{token}", limited(rates, pages.confirm), methods=["GET", "POST"]),
+        Route(
+            "/email-subscriptions/confirm/{token}",
+            rate_limited(rates, pages.confirm),
+            methods=["GET", "POST"],
+        ),
         Route(
             "/email-subscriptions/unsubscribe/{token}",
-            limited(rates, pages.unsubscribe),
+            rate_limited(rates, pages.unsubscribe),
             methods=["GET", "POST"],
         ),
     ]

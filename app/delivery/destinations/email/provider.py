@@ -13,7 +13,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.crypto import Keyring
-from app.db.database import database_now
+from app.db.types import database_now
 from app.delivery.destinations.webhook.payload import parsed
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.leases import Claim, cancel_pending

@@ -33,7 +33,7 @@ RESEND_AFTER: Final = timedelta(minutes=1)
 
 _RULES: Final[Mapping[str, validation.Rule]] = {
     "email": addresses.checked,
-    "description": lambda value: validation.optional(value, "description"),
+    "description": lambda value: validation.optional_text(value, "description"),
     "event_types": event_names.checked,
     "digest": lambda value: (value or Digest.IMMEDIATE).value,
 }
@@ -59,7 +59,7 @@ async def create(
     """
     given: dict[str, Any] = {"email": email, "description": description, "event_types": event_types}
     given |= {"filter": filter, "digest": digest}
-    checked = validation.changed({**_RULES, **checks}, given)
+    checked = validation.validate_changes({**_RULES, **checks}, given)
     subscription = EmailSubscription(account_id=actor.account_id, **checked)
     # The log's lock makes two creations look at each other's rows, one after the other.
     await log.lock_position(session, actor.account_id)
@@ -83,7 +83,7 @@ async def update(
     What waits for a digest still comes in it; events from now on come as the new one says.
     """
     subscription = await _load(session, actor, subscription_id)
-    for attribute, value in validation.changed({**_RULES, **checks}, changes).items():
+    for attribute, value in validation.validate_changes({**_RULES, **checks}, changes).items():
         setattr(subscription, attribute, value)
     subscription.updated_at = clock.now()
     return subscription

@@ -46,7 +46,7 @@ async def create(
     """
     secret, (signing_key, public_key) = new_secret(), new_key_pair()
     given = {"url": url, "description": description, "event_types": event_types, **options}
-    checked = validation.changed({**_rules(allow_networks), **checks}, given)
+    checked = validation.validate_changes({**_rules(allow_networks), **checks}, given)
     endpoint = WebhookEndpoint(
         account_id=actor.account_id,
         url=checked["url"],
@@ -80,7 +80,7 @@ async def update_endpoint(
     Disabling cancels what waits; enabling begins at the events from now on.
     """
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
-    checked = validation.changed({**_rules(allow_networks), **checks}, changes)
+    checked = validation.validate_changes({**_rules(allow_networks), **checks}, changes)
     if "url" in checked:
         endpoint.url = checked["url"]
         _begin_anew(endpoint)
@@ -212,7 +212,7 @@ def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str,
 def _rules(allow_networks: Networks) -> dict[str, validation.Rule]:
     return {
         "url": lambda value: _url(_given(value, "url"), allow_networks),
-        "description": lambda value: validation.optional(value, "description"),
+        "description": lambda value: validation.optional_text(value, "description"),
         "event_types": event_names.checked,
         "headers": custom_headers.checked,
         "rate_limit": _rate,

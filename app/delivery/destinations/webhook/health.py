@@ -14,8 +14,8 @@ from sqlalchemy import Row, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.db.database import UtcDateTime, database_now
 from app.db.sql import Sql, rows
+from app.db.types import UtcDateTime, database_now
 from app.delivery.destinations.webhook import notices
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.leases import cancel_pending

@@ -13,8 +13,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
 from app.core.lru import memoized
-from app.db.database import database_now
 from app.db.sql import Sql, rows
+from app.db.types import database_now
 from app.delivery.destinations.webhook import health
 from app.delivery.destinations.webhook.payload import (
     attempt_headers,

@@ -10,7 +10,8 @@ import pytest
 from playwright.async_api import Browser
 from sqlalchemy import delete, update
 
-from app.accounts.models import Account, ApiKey, User
+from app.accounts.models import Account, User
+from app.auth.api_keys import ApiKey
 from app.consents.models import HostedConsent
 from app.customers import actions as customers
 from app.customers.models import Customer

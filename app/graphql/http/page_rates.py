@@ -1,4 +1,4 @@
-"""The rate of pages that anybody may open, whose addresses carry tokens that must not be guessed."""
+"""The rate limit of pages that need no credential: their addresses carry tokens, which must not be guessed."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,10 +8,10 @@ from starlette.responses import Response
 from app.graphql.http.rates import Rates, TooManyRequests
 from app.web.render import page
 
-Handle = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-def limited(rates: Rates, handle: Handle) -> Handle:
+def rate_limited(rates: Rates, handler: Handler) -> Handler:
     """The handler, within the rate of the request's address: else a page with 429 and `Retry-After`."""
 
     async def within_rate(request: Request) -> Response:
@@ -22,6 +22,6 @@ def limited(rates: Rates, handle: Handle) -> Handle:
             response = page("message.html", 429, title="Too many requests", paragraphs=[wait])
             response.headers["Retry-After"] = error.retry_after
             return response
-        return await handle(request)
+        return await handler(request)
 
     return within_rate

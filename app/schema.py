@@ -1,4 +1,4 @@
-"""The schema: the features' classes side by side. `schema.graphql` at the top of the repository is its text."""
+"""The GraphQL schema, assembled from the features' classes. `schema.graphql` in the repository's root is its text."""
 
 from collections.abc import AsyncGenerator
 from functools import cache
@@ -79,7 +79,7 @@ class Subscription:
 
 @cache
 def build_schema() -> strawberry.Schema:
-    """The one schema of this process, and the catalogue in it."""
+    """The process's schema, with the catalogue in it."""
     shown_catalogue()
     schema = strawberry.Schema(
         Query,

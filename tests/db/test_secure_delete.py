@@ -1,4 +1,4 @@
-"""Deleted rows are gone from SQLite's files, whatever becomes of other transactions and of the log."""
+"""Deleted rows are erased from SQLite's files, whatever happens to other transactions and to the log."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from app.db.database import Database, announce, without_traces
+from app.db.database import Database, announce, secure_delete
 
 FAST = 2
 
@@ -32,16 +32,16 @@ def files(path: Path) -> bytes:
     return b"".join(one.read_bytes() for one in path.parent.iterdir())
 
 
-async def test_what_is_deleted_is_in_no_file(database: Database, path: Path) -> None:
+async def test_deleted_rows_are_in_no_file(database: Database, path: Path) -> None:
     assert b"Ada Lovelace" in files(path)
-    async with database.transaction() as session, without_traces(session):
+    async with database.transaction() as session, secure_delete(session):
         await session.execute(text("DELETE FROM people"))
     assert b"Ada Lovelace" not in files(path)
 
 
 async def delete_and_fail(database: Database, statement: str) -> None:
     async with database.transaction() as session:
-        async with without_traces(session):
+        async with secure_delete(session):
             await session.execute(text("DELETE FROM people"))
             await session.execute(text(statement))
         raise KeyError
@@ -50,7 +50,7 @@ async def delete_and_fail(database: Database, statement: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "error"), [("SELECT 1", KeyError), ("SELECT * FROM nobody", OperationalError)]
 )
-async def test_a_transaction_that_fails_costs_later_ones_nothing(
+async def test_a_failed_transaction_leaves_the_setting_as_before(
     database: Database, statement: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -60,14 +60,12 @@ async def test_a_transaction_that_fails_costs_later_ones_nothing(
         assert (await session.execute(text("SELECT name FROM people"))).scalars().all() == ["Ada Lovelace"]
 
 
-async def test_a_log_that_cannot_be_emptied_fails_nothing_that_is_committed(
-    database: Database, path: Path
-) -> None:
+async def test_a_log_that_cannot_be_truncated_fails_no_commit(database: Database, path: Path) -> None:
     announced: list[Any] = []
     database.on_commit(announced.extend)
     with capture_logs() as logs:
         async with database.transaction() as session:
-            async with without_traces(session):
+            async with secure_delete(session):
                 await session.execute(text("DELETE FROM people"))
             announce(session, ["deleted"])
             path.rename(path.with_name("elsewhere.db"))

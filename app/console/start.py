@@ -1,4 +1,4 @@
-"""The start page: what this is, an explorer, the live events, the catalogue, and the event that a mail points to."""
+"""The start page: an introduction, an explorer, the live events, the catalogue, and the event that a mail links to."""
 
 import asyncio
 import gzip
@@ -14,9 +14,9 @@ from app.events.catalogue import catalogue
 from app.graphql.context import Services
 from app.graphql.http.compression import takes_gzip
 from app.graphql.http.parameters import parameters_of
-from app.server.schema import schema_text
+from app.schema import schema_text
 from app.web.render import page_with_scripts
-from app.web.static import KEPT
+from app.web.static import CACHE_CONTROL
 
 
 def routes(services: Services) -> list[BaseRoute]:
@@ -40,11 +40,11 @@ def routes(services: Services) -> list[BaseRoute]:
         )
 
     async def schema(request: Request) -> Response:
-        # Built once, and beside the loop, for it takes a good part of a second.
-        text, packed = await asyncio.to_thread(_schema)
-        headers = {"Cache-Control": KEPT, "Vary": "Accept-Encoding"}
+        # In a thread: the first call takes a good part of a second.
+        text, compressed = await asyncio.to_thread(_schema)
+        headers = {"Cache-Control": CACHE_CONTROL, "Vary": "Accept-Encoding"}
         if takes_gzip(request.headers.get("accept-encoding")):
-            return PlainTextResponse(packed, headers=headers | {"Content-Encoding": "gzip"})
+            return PlainTextResponse(compressed, headers=headers | {"Content-Encoding": "gzip"})
         return PlainTextResponse(text, headers=headers)
 
     return [Route("/", start, methods=["GET"]), Route("/schema.graphql", schema, methods=["GET"])]
@@ -52,6 +52,6 @@ def routes(services: Services) -> list[BaseRoute]:
 
 @cache
 def _schema() -> tuple[str, bytes]:
-    """As it is and compressed."""
+    """The schema's text, plain and compressed."""
     text = schema_text()
     return text, gzip.compress(text.encode(), mtime=0)
