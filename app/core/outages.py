@@ -97,8 +97,14 @@ def breaks_transaction(error: BaseException) -> bool:
 
 
 def error_name(error: BaseException) -> str:
-    """The class name of an error's first cause, which reveals no stored data."""
-    return type(list(_causes(error))[-1]).__name__
+    """The class name of an error's first cause, which reveals no stored data.
+
+    An error that the server sent before it closed a connection explains more than the broken connection that follows.
+    """
+    causes = list(_causes(error))
+    sent = [one for one in causes if isinstance(one, asyncpg.PostgresError)]
+    sent = [one for one in sent if not isinstance(one, asyncpg.PostgresConnectionError)]
+    return type((sent or causes)[-1]).__name__
 
 
 def outage_reason(error: BaseException) -> str:

@@ -80,6 +80,13 @@ def test_an_error_is_named_after_its_first_cause() -> None:
     driver = DBAPIError("INSERT", {}, OSError())
     driver.orig.__cause__ = asyncpg.UniqueViolationError("a value")
     assert (error_name(driver), error_name(KeyError("a value"))) == ("UniqueViolationError", "KeyError")
+    closed = asyncpg.ConnectionDoesNotExistError("closed in the middle of operation")
+    closed.__cause__ = ConnectionResetError()
+    assert error_name(closed) == "ConnectionResetError"
+    # As the driver chains them: the server has ended an idle transaction, and the next statement was sent in vain.
+    closed.__cause__ = asyncpg.IdleInTransactionSessionTimeoutError("terminating connection")
+    closed.__cause__.__cause__ = BrokenPipeError()
+    assert error_name(closed) == "IdleInTransactionSessionTimeoutError"
 
 
 STATE = "cannot switch to state 12; another operation (2) is in progress"
