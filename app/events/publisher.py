@@ -1,7 +1,7 @@
-"""What a commit tells the other processes: that an account's log has grown, with the events where they fit.
+"""Announces to other processes that an account's log has grown, with the events where they fit into a message.
 
-It is only a doorbell. Whoever listens compares the numbers with what it has and reads the log where they do not meet,
-so a message may be lost, repeated or out of order.
+A message is only a doorbell. Listeners compare its numbers with their own and read the log where events are missing, so
+a message may be lost, repeated or out of order.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ DISPATCH_CHANNEL: Final = "dispatch"
 
 LARGEST: Final = 7_500
 """Bytes that every broadcaster carries; PostgreSQL's NOTIFY is the narrowest."""
-# More events than this never fit, so they are not even kept until the message is made.
+# More events than this never fit, so they are not kept for the message at all.
 MOST_EVENTS: Final = 60
 
 
@@ -35,7 +35,7 @@ class WorkDue:
 
 
 def work_due(session: AsyncSession, account_id: str) -> None:
-    """Let a worker look when this transaction has committed, instead of at its next turn."""
+    """Wake a worker once this transaction has committed, instead of at its next turn."""
     announce(session, [WorkDue(account_id)])
 
 
@@ -46,7 +46,7 @@ def channel_of(account_id: str) -> str:
 
 @dataclass(frozen=True)
 class Growth:
-    """The log has these numbers now; `events` are theirs, or empty where they were too long to send along."""
+    """The log has grown by these sequences; `events` are theirs, or empty where they do not fit."""
 
     first: int
     last: int
@@ -103,8 +103,8 @@ def _unpacked(account_id: str, packed: list[Any]) -> Appended:
 
 
 @dataclass
-class _Waiting:
-    """What an account's task has still to publish; at most `MOST_EVENTS` events, else only the numbers."""
+class _Unpublished:
+    """An account's next message: at most `MOST_EVENTS` events, else only the numbers."""
 
     first: int
     last: int
@@ -123,25 +123,25 @@ class _Waiting:
         return Growth(self.first, self.last, sorted(self.events, key=lambda event: event.record.sequence))
 
 
-class Local(Protocol):
-    """Who in this process is told at once, without the detour over the broadcaster: the hub."""
+class LocalListener(Protocol):
+    """Gets this process's events at once, without the detour over the broadcaster: the hub."""
 
     def committed(self, account_id: str, events: Sequence[Appended]) -> None:
         """These events of one account have been committed."""
 
 
-class Ring:
+class Publisher:
     """Rings the doorbell after every commit with events: one message at a time for each account.
 
-    What commits while an account's message is on its way goes into the next one. It ends, before the doorbell, when
-    all has been published that can be.
+    Events that are committed while an account's message is on its way go into the next one. Close it before the
+    doorbell, so that everything is published.
     """
 
-    def __init__(self, database: Database, doorbell: Doorbell, local: Local | None = None) -> None:
+    def __init__(self, database: Database, doorbell: Doorbell, local: LocalListener | None = None) -> None:
         self._doorbell = doorbell
         self._local = local
-        self._waiting: dict[str, _Waiting] = {}
-        # Accounts that a worker is yet to be told of.
+        self._waiting: dict[str, _Unpublished] = {}
+        # Accounts that workers are yet to hear of.
         self._due: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         database.on_commit(self._committed)
@@ -153,7 +153,7 @@ class Ring:
         await self.close()
 
     async def close(self) -> None:
-        """Return when all that was committed so far has been published, as far as it can be."""
+        """Return when all events committed so far have been published, as far as possible."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
@@ -163,7 +163,7 @@ class Ring:
             if isinstance(item, Appended):
                 by_account.setdefault(item.record.account_id, []).append(item)
             elif isinstance(item, WorkDue):
-                self._tell_workers(item.account_id)
+                self._notify_workers(item.account_id)
         for account_id, events in by_account.items():
             if self._local is not None:
                 self._local.committed(account_id, events)
@@ -171,13 +171,13 @@ class Ring:
 
     def _add(self, account_id: str, events: list[Appended]) -> None:
         sequence = events[0].record.sequence
-        self._waiting.setdefault(account_id, _Waiting(sequence, sequence)).add(events)
-        self._tell_workers(account_id)
+        self._waiting.setdefault(account_id, _Unpublished(sequence, sequence)).add(events)
+        self._notify_workers(account_id)
 
-    def _tell_workers(self, account_id: str) -> None:
+    def _notify_workers(self, account_id: str) -> None:
         self._due.add(account_id)
         if account_id not in self._tasks:
-            self._tasks[account_id] = asyncio.create_task(self._publish(account_id), name="ring")
+            self._tasks[account_id] = asyncio.create_task(self._publish(account_id), name="publisher")
 
     async def _publish(self, account_id: str) -> None:
         try:

@@ -223,10 +223,12 @@ class EventQueries:
     @strawberry.field
     async def event_stream(self, info: Info) -> EventStream:
         """Where the log begins and ends now: read it, then the state, then subscribe after latestCursor."""
-        stream = await stream_of(info.context, info.context.viewer)
-        keyring = info.context.services.keyring
+        viewer, keyring = info.context.viewer, info.context.services.keyring
+        stream = await stream_of(info.context, viewer)
+        is_bound = not viewer.sees_whole_account
         return EventStream(
-            oldest_cursor=cursors.oldest(keyring, stream), latest_cursor=cursors.latest(keyring, stream)
+            oldest_cursor=cursors.oldest(keyring, stream, is_unlinkable=is_bound),
+            latest_cursor=cursors.latest(keyring, stream, is_unlinkable=is_bound),
         )
 
     @strawberry.field

@@ -1,12 +1,11 @@
-"""One account's events in one process: heard, put in order, handed to whoever takes them.
+"""An account's events in one process: received, put in order, handed to the groups that take them.
 
-The feed's position is the sequence of the last event it has handed out. What is announced and continues it is taken as
-it is; where something is missing, the log is read.
+An announced event that continues the feed's head is taken as it is; where something is missing, the log is read.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import structlog
 
@@ -17,196 +16,198 @@ from app.events.broadcast.base import RESYNC
 from app.events.log import Appended
 from app.events.models import Stream
 from app.events.publisher import Growth, channel_of
-from app.live.group import Group
-from app.live.group_index import Index
-from app.live.subscribed import Asked
-from app.live.viewer_groups import Audience
+from app.live.group import Group, Viewer
+from app.live.group_index import GroupIndex
+from app.live.log_head import LogHead
+from app.live.runtime import Runtime
+from app.live.subscription_request import SubscriptionRequest
+from app.live.viewer_groups import ViewerGroups
 
-if TYPE_CHECKING:
-    from app.live.hub import Hub
-
-# More than this at once is read from the log in pages, which lets others run in between.
+# More events than this are read from the log in pages, between which other tasks have their turn.
 TAKEN_AT_ONCE: Final = 100
 PAGE: Final = 500
 FIRST_DELAY: Final = 0.1
-LAST_DELAY: Final = 2.0
+MAX_DELAY: Final = 2.0
 
 logger = structlog.get_logger(__name__)
 
 
-class Feed:
-    """Made for the account's first subscription in the process, and gone with the last one."""
+class AccountFeed:
+    """Made for the account's first subscription in the process, and gone with the last one.
 
-    def __init__(self, hub: "Hub", account_id: str) -> None:
-        self.hub = hub
+    It calls `poll_soon` where the doorbell may have missed something, and `on_left` for each subscription that ends.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        account_id: str,
+        *,
+        poll_soon: Callable[[], None],
+        on_left: Callable[["AccountFeed"], None],
+    ) -> None:
         self.account_id = account_id
         self.users = 0
-        self.position = 0
-        self.epoch = ""
-        self.index = Index()
-        self.audiences: dict[Actor, Audience] = {}
+        self.head = LogHead(runtime.services.keyring, account_id)
+        self.viewers: dict[Actor, ViewerGroups] = {}
         self.opened = asyncio.Event()
+        self._runtime = runtime
+        self._poll_soon = poll_soon
+        self._on_left = on_left
+        self._index = GroupIndex()
         # The highest sequence that is known to be in the log.
         self._known = 0
         self._reader: asyncio.Task[None] | None = None
         self._latest: asyncio.Task[Stream] | None = None
         self._latest_lock = asyncio.Lock()
-        self._cursor = (0, "")
-        # Reads the whole account's log; what each viewer may see of it is for its group to say.
+        # Reads the whole account's log; each group checks what its viewer may see of it.
         self._whole = Actor(account_id, frozenset())
-        self.listening = hub.spawn(self._listen(), "feed")
+        self._listener = runtime.spawn(self._listen(), "feed")
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        return (group for viewer in self.viewers.values() for group in viewer.groups.values())
 
     async def _listen(self) -> None:
-        async with self.hub.doorbell.listen(channel_of(self.account_id)) as rings:
-            stream = await self.latest()
-            self.position, self.epoch = stream.last_sequence, stream.epoch
+        async with self._runtime.doorbell.listen(channel_of(self.account_id)) as rings:
+            self.head.restart(await self.latest())
             self.opened.set()
-            self.know(self._known)
+            self.note_last(self._known)
             async for message in rings:
-                self._hear(message)
+                self._receive(message)
 
-    def _hear(self, message: str) -> None:
+    def _receive(self, message: str) -> None:
         if message == RESYNC:
-            self.hub.look_soon()
+            self._poll_soon()
             return
         try:
-            # Of what this process has committed itself only the numbers matter.
-            growth = Growth.decode(self.account_id, message, self.position)
+            # Of the events that this process has committed itself only the numbers matter.
+            growth = Growth.decode(self.account_id, message, self.head.sequence)
         except ValueError:
             logger.warning("a message on an account's channel was not understood", account_id=self.account_id)
-            self.hub.look_soon()
+            self._poll_soon()
             return
         self.take(growth.events)
-        self.know(growth.last)
+        self.note_last(growth.last)
 
     def take(self, events: Sequence[Appended]) -> None:
-        """Committed events: those that continue the position are handed out, for the others the log is read."""
+        """Hand out the committed events that continue the head, and read the log for the others."""
         if not events:
             return
         if self.opened.is_set() and len(events) <= TAKEN_AT_ONCE:
             for event in events:
-                if event.record.sequence == self.position + 1:
+                if event.record.sequence == self.head.sequence + 1:
                     self._hand_out(event)
-        self.know(events[-1].record.sequence)
+        self.note_last(events[-1].record.sequence)
 
-    def know(self, last: int) -> None:
-        """The log reaches to this sequence at least."""
-        self._known = max(self._known, last)
-        if self.opened.is_set() and self._known > self.position and self._reader is None:
-            self._reader = self.hub.spawn(self._read(), "feed reader")
+    def note_last(self, sequence: int) -> None:
+        """The log has events up to this sequence at least."""
+        self._known = max(self._known, sequence)
+        if self.opened.is_set() and self._known > self.head.sequence and self._reader is None:
+            self._reader = self._runtime.spawn(self._read(), "feed reader")
 
-    def check(self, stream: Stream, position: int) -> None:
-        """Compare with the stream's row, which was read when the feed was at `position` or later."""
+    def compare(self, stream: Stream, position: int) -> None:
+        """Compare with the stream's row, which was read when the head was at `position` or later."""
         if not self.opened.is_set():
             return
-        if stream.epoch != self.epoch or stream.last_sequence < position:
+        if stream.epoch != self.head.epoch or stream.last_sequence < position:
             self._restart(stream)
         else:
-            self.know(stream.last_sequence)
+            self.note_last(stream.last_sequence)
 
     async def latest(self) -> Stream:
-        """The stream's row as of now: read after this was called, once for all who call meanwhile."""
+        """The stream's row as of now: read after this was called, once for all callers meanwhile."""
         if self._latest is None:
-            self._latest = self.hub.spawn(self._read_latest(), "feed latest")
+            self._latest = self._runtime.spawn(self._read_latest(), "feed latest")
         return await asyncio.shield(self._latest)
 
-    def cursor(self, sequence: int) -> str:
-        """The cursor of a position."""
-        at, cursor = self._cursor
-        if at != sequence or not cursor:
-            cursor = cursors.encode(self.hub.services.keyring, self.account_id, self.epoch, sequence)
-            self._cursor = (sequence, cursor)
-        return cursor
-
-    def group(self, actor: Actor, asked: Asked) -> Group:
+    def group(self, actor: Actor, request: SubscriptionRequest) -> Group:
         """The group of a viewer's subscriptions that are equal to this one."""
-        audience = self.audiences.get(actor)
-        if audience is None:
-            audience = self.audiences[actor] = Audience(self, actor)
-        return audience.group(asked)
-
-    def left(self, audience: Audience) -> None:
-        """One of the audience's subscriptions has ended."""
-        if not audience.groups and self.audiences.get(audience.actor) is audience:
-            del self.audiences[audience.actor]
-        self.hub.release(self)
+        viewer = self.viewers.get(actor)
+        if viewer is None:
+            viewer = ViewerGroups(self._runtime, self.head, self._index, actor, self._left)
+            self.viewers[actor] = viewer
+        return viewer.group(request)
 
     def close(self) -> None:
         """Stop listening and reading."""
-        for task in (self.listening, self._reader, self._latest):
+        for task in (self._listener, self._reader, self._latest):
             if task is not None:
                 task.cancel()
 
+    def _left(self, viewer: ViewerGroups) -> None:
+        """A subscription of the viewer has ended."""
+        if not viewer.groups and self.viewers.get(viewer.actor) is viewer:
+            del self.viewers[viewer.actor]
+        self._on_left(self)
+
     def _hand_out(self, event: Appended) -> None:
-        self.position = event.record.sequence
-        self.hub.stats.events += 1
-        by_audience: dict[Audience, list[Group]] = {}
-        for group in self.index.find(event):
-            by_audience.setdefault(group.audience, []).append(group)
-        for audience, groups in by_audience.items():
-            audience.add(event, groups)
+        self.head.sequence = event.record.sequence
+        self._runtime.stats.events += 1
+        by_viewer: dict[Viewer, list[Group]] = {}
+        for group in self._index.find(event):
+            by_viewer.setdefault(group.viewer, []).append(group)
+        for viewer, groups in by_viewer.items():
+            viewer.add(event, groups)
 
     async def _read(self) -> None:
-        """Read the log to the last sequence that is known."""
+        """Read the log up to the last sequence that is known."""
         try:
-            while self._known > self.position:
-                if not any(group.is_wanted for group in self._groups()):
+            while self._known > self.head.sequence:
+                if not any(group.has_listeners for group in self.groups):
                     self._skip(self._known)
                     break
                 await self._read_page()
         except Exception as error:
-            # The next look at the stream starts this again.
+            # The next poll of the stream starts this again.
             report("reading an account's log failed, it will be tried again", error)
         finally:
             self._reader = None
 
     async def _read_page(self) -> None:
-        after = self.position
-        async with self.hub.services.database.reading() as session:
+        after = self.head.sequence
+        async with self._runtime.services.database.reading() as session:
             records = await log.page(session, self._whole, after, self._known, PAGE)
-            named = await log.meters_named(session, self.account_id, [one.sequence for one in records])
-        self.hub.stats.reads += 1
+            named = await log.meters_named(session, self.account_id, [record.sequence for record in records])
+        self._runtime.stats.reads += 1
         if not records:
-            # Retention has passed the feed itself: nothing of this stretch is left to be handed out.
+            # Retention has passed the feed itself: no event of this stretch is left.
             self._skip(self._known)
             return
-        if records[0].sequence > after + 1 and after == self.position:
+        if records[0].sequence > after + 1 and after == self.head.sequence:
             self._skip(records[0].sequence - 1)
         for record in records:
-            if record.sequence == self.position + 1:
+            if record.sequence == self.head.sequence + 1:
                 self._hand_out(Appended(record, tuple(named[record.sequence])))
 
     def _skip(self, sequence: int) -> None:
-        """Go on after this sequence; whoever should have had what lies before finds out in the log."""
-        before = self.position
-        self.position = max(before, sequence)
-        for audience in list(self.audiences.values()):
-            audience.skip(before)
+        """Go on after this sequence; subscriptions that lack an event before it read the log."""
+        before = self.head.sequence
+        self.head.sequence = max(before, sequence)
+        for viewer in list(self.viewers.values()):
+            viewer.skip(before)
 
     def _restart(self, stream: Stream) -> None:
-        """The log is another one than before, a restored backup: no position in it counts any more."""
-        cause = cursors.AHEAD if stream.epoch == self.epoch else cursors.OF_ANOTHER_LOG
-        error = cursors.expired(self.hub.services.keyring, stream, cause)
-        self.epoch, self.position, self._known = stream.epoch, stream.last_sequence, stream.last_sequence
-        self._cursor = (0, "")
-        for group in self._groups():
-            group.miss(self.position)
+        """The log was replaced by a restored backup: no position in the earlier one counts any more."""
+        cause = cursors.AHEAD if stream.epoch == self.head.epoch else cursors.OF_ANOTHER_LOG
+        error = cursors.expired(self._runtime.services.keyring, stream, cause)
+        self.head.restart(stream)
+        self._known = stream.last_sequence
+        for group in list(self.groups):
+            group.forget_through(self.head.sequence)
             for subscription in list(group.members):
                 subscription.fail(error)
-
-    def _groups(self) -> list[Group]:
-        return [group for audience in self.audiences.values() for group in audience.groups.values()]
 
     async def _read_latest(self) -> Stream:
         delay = FIRST_DELAY
         async with self._latest_lock:
-            # Whoever asks from now on may have committed after this read's snapshot, and gets the next one.
+            # A later caller may have committed after this read's snapshot, and gets the next read.
             self._latest = None
             while True:
                 try:
-                    async with self.hub.services.database.reading() as session:
+                    async with self._runtime.services.database.reading() as session:
                         return await log.stream(session, self.account_id)
                 except Exception as error:
                     report("reading an account's stream failed, trying again", error)
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, LAST_DELAY)
+                delay = min(delay * 2, MAX_DELAY)

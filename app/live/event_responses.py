@@ -1,7 +1,7 @@
-"""From recorded events to the responses of subscriptions and selections to them.
+"""Executes subscriptions and selections for recorded events.
 
-What can be compiled is one statement for all events of one request. The rest is executed event by event, several at
-once over one consistent read, and answers the same.
+A request that can be compiled is one statement for all its events. The others are executed event by event, several at
+once over one consistent read, with the same responses.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.events import show_event
 from app.graphql.failures import RequestErrors, internal_error, is_internal
-from app.live.subscribed import Asked
+from app.live.subscription_request import SubscriptionRequest
 
-Response = dict[str, Any]
-Job = tuple[Asked, EventRecord]
+EventResponse = dict[str, Any]
+Job = tuple[SubscriptionRequest, EventRecord]
 
 
 class _SharedContext(Context):
-    """One context for several executions at once: what one of them read, the others need not read again."""
+    """Shared by several executions at once: a row that one of them has read, the others need not read again."""
 
     async def end(self) -> None:
-        """An execution that has ended must not take the session from the others; `close` does."""
+        """Does nothing: an execution that has ended must not take the session from the others, as `close` does."""
 
     async def close(self) -> None:
         await super().end()
@@ -36,35 +36,35 @@ class _SharedContext(Context):
 
 async def respond(
     services: Services, engine: Engine, actor: Actor, epoch: str, jobs: Sequence[Job]
-) -> list[Response]:
+) -> list[EventResponse]:
     """The response of each job for one viewer; all events are of the viewer's account.
 
-    A response with an error that `is_internal` is not to be shown as what became of the event: see `fault_of`.
+    A response with `internal_errors` must not be shown: its nulls may stand for objects that exist.
     """
-    by_request: dict[Asked, list[EventRecord]] = {}
-    for asked, record in jobs:
-        by_request.setdefault(asked, []).append(record)
-    found = await _all(*(_compiled(services, actor, *one) for one in by_request.items()))
-    ready: Mapping[Asked, dict[int, Response]] = dict(zip(by_request, found, strict=True))
-    rest = [(asked, record) for asked, record in jobs if record.sequence not in ready[asked]]
+    by_request: dict[SubscriptionRequest, list[EventRecord]] = {}
+    for request, record in jobs:
+        by_request.setdefault(request, []).append(record)
+    found = await _all(*(_compiled(services, actor, *some) for some in by_request.items()))
+    ready: Mapping[SubscriptionRequest, dict[int, EventResponse]] = dict(zip(by_request, found, strict=True))
+    rest = [(request, record) for request, record in jobs if record.sequence not in ready[request]]
     executed = iter(await _executed(services, engine, actor, epoch, rest))
-    return [ready[asked].get(record.sequence) or next(executed) for asked, record in jobs]
+    return [ready[request].get(record.sequence) or next(executed) for request, record in jobs]
 
 
-def fault_of(response: Response) -> list[dict[str, Any]]:
-    """The errors that are faults of ours: where there is one, null stands also for what is there."""
+def internal_errors(response: EventResponse) -> list[dict[str, Any]]:
+    """The errors that are faults of ours."""
     return [error for error in response.get("errors", ()) if is_internal(error)]
 
 
 async def _compiled(
-    services: Services, actor: Actor, asked: Asked, records: Sequence[EventRecord]
-) -> dict[int, Response]:
-    """The responses by their events' sequences; what is not there is to be executed."""
-    context = Context(services, actor, plan_cache=asked.prepared.plan_cache)
+    services: Services, actor: Actor, request: SubscriptionRequest, records: Sequence[EventRecord]
+) -> dict[int, EventResponse]:
+    """Responses by their events' sequences; an event without one is to be executed."""
+    context = Context(services, actor, plan_cache=request.prepared.plan_cache)
     try:
         failpoints.reach("subscription.execute")
         try:
-            found = await read_selected(context, asked.root, EventRecord, "sequence", records)
+            found = await read_selected(context, request.root, EventRecord, "sequence", records)
         finally:
             await context.end()
     except NotCompiled:
@@ -73,23 +73,23 @@ async def _compiled(
         if is_database_away(fault):
             error = internal_error(fault)
             return {record.sequence: _failed([error]) for record in records}
-        # The ordinary way says of each field what has failed.
+        # Executed one by one, the response names each field that has failed.
         report("reading for events failed, they are executed one by one", fault)
         return {}
-    return {sequence: {"data": {asked.root.path.key: value}} for sequence, value in found.items()}
+    return {sequence: {"data": {request.root.path.key: value}} for sequence, value in found.items()}
 
 
 async def _executed(
     services: Services, engine: Engine, actor: Actor, epoch: str, jobs: Sequence[Job]
-) -> list[Response]:
+) -> list[EventResponse]:
     if not jobs:
         return []
     context = _SharedContext(services, actor)
 
-    async def respond_to(asked: Asked, record: EventRecord) -> Response:
+    async def respond_to(request: SubscriptionRequest, record: EventRecord) -> EventResponse:
         try:
             event = show_event(context, record, epoch, actor)
-            return await engine.execute(asked.prepared, asked.variables, context, event)
+            return await engine.execute(request.prepared, request.variables, context, event)
         except RequestErrors as error:
             return _failed(error.errors)
         except Exception as fault:
@@ -102,9 +102,9 @@ async def _executed(
 
 
 async def _all(*work: Any) -> list[Any]:
-    """All of it at once; without a task where it is only one."""
+    """The results of all work at once; a single piece of work gets no task."""
     return [await work[0]] if len(work) == 1 else list(await asyncio.gather(*work))
 
 
-def _failed(errors: list[dict[str, Any]]) -> Response:
+def _failed(errors: list[dict[str, Any]]) -> EventResponse:
     return {"errors": errors, "data": None}

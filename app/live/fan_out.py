@@ -1,22 +1,23 @@
-"""The live subscriptions of a group, and how a batch gets to all of them.
+"""Hands a batch to all live subscriptions of a group.
 
-Most keep up, and what they are sent is the same bytes: those are written straight to their transports, by their sinks'
-lines. The others are given the batch one by one.
+Most consumers keep up, and most are sent the same bytes: these are written straight to their transports, by their
+sinks' direct writers. The others are given the batch one by one.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from app.live.payload import Batch, Write
-from app.live.subscriber import Stage, Subscription
+from app.live.payload import Batch
+from app.live.sink import Write
+from app.live.subscription import Stage, Subscription
 
-# Sockets served before others may run.
-PUSHES_AT_ONCE: Final = 500
+# Sockets served before other tasks have a turn.
+PUSHES_PER_TURN: Final = 500
 
 
-class Lines:
-    """Subscriptions whose sinks are written to alike."""
+class _EqualWriters:
+    """Subscriptions whose direct writers have one key."""
 
     __slots__ = ("encode", "writes")
 
@@ -25,16 +26,16 @@ class Lines:
         self.writes: dict[Subscription, Write] = {}
 
 
-class Receivers:
-    """A set of subscriptions that are live."""
+class FanOut:
+    """A set of live subscriptions."""
 
     def __init__(self) -> None:
         self._all: dict[Subscription, None] = {}
-        # Each of them again: those with a line, by its key, and those without.
-        self._lines: dict[str, Lines] = {}
-        self._unwired: dict[Subscription, None] = {}
-        # Whether one of them has lost its line or gone since a batch was begun.
-        self._rewired = False
+        # Each of them again: those with a direct writer, by its key, and those without.
+        self._direct: dict[str, _EqualWriters] = {}
+        self._indirect: dict[Subscription, None] = {}
+        # Whether a subscription has lost its writer, or has gone, since a batch was begun.
+        self._has_changed = False
 
     def __len__(self) -> int:
         return len(self._all)
@@ -45,65 +46,64 @@ class Receivers:
     def add(self, subscription: Subscription) -> None:
         subscription.stage = Stage.LIVE
         self._all[subscription] = None
-        self._wire(subscription)
+        self._place(subscription)
 
     def discard(self, subscription: Subscription) -> None:
         if subscription in self._all:
             del self._all[subscription]
-            self._unwire(subscription)
+            self._displace(subscription)
 
-    def rewire(self, subscription: Subscription) -> None:
-        """The sink of one of them has another line, or none any more."""
-        self._unwire(subscription)
-        self._wire(subscription)
+    def update_writer(self, subscription: Subscription) -> None:
+        """A subscription's sink has another direct writer, or none any more."""
+        self._displace(subscription)
+        self._place(subscription)
 
-    async def give(self, batch: Batch) -> None:
-        """Hand a batch to all that are here now; whoever comes meanwhile does not get it."""
-        self._rewired = False
-        wired = [(lines, list(lines.writes.items())) for lines in self._lines.values()]
-        unwired = list(self._unwired)
+    async def deliver(self, batch: Batch) -> None:
+        """Hand a batch to every subscription that is live now; a later one does not get it."""
+        self._has_changed = False
+        direct = [(equal, list(equal.writes.items())) for equal in self._direct.values()]
+        indirect = list(self._indirect)
         served = 0
-        for lines, members in wired:
-            frames = lines.encode(batch)
-            for start in range(0, len(members), PUSHES_AT_ONCE):
-                if served >= PUSHES_AT_ONCE:
+        for equal, members in direct:
+            encoded = equal.encode(batch)
+            for start in range(0, len(members), PUSHES_PER_TURN):
+                if served >= PUSHES_PER_TURN:
                     await asyncio.sleep(0)
                     served = 0
-                some = members[start : start + PUSHES_AT_ONCE]
+                some = members[start : start + PUSHES_PER_TURN]
                 served += len(some)
-                if self._rewired:
-                    # Whoever has lost its line is given the batch as those without one.
-                    unwired += [one for one, _ in some if one not in lines.writes]
-                    some = [one for one in some if one[0] in lines.writes]
+                if self._has_changed:
+                    indirect += [subscription for subscription, _ in some if subscription not in equal.writes]
+                    some = [member for member in some if member[0] in equal.writes]
                 for subscription, write in some:
                     try:
-                        write(frames)
+                        write(encoded)
                     except Exception as fault:
-                        subscription.fault(fault)
-        for at, subscription in enumerate(unwired, served):
-            if at and not at % PUSHES_AT_ONCE:
+                        subscription.fail_internally(fault)
+        for at, subscription in enumerate(indirect, served):
+            if at and not at % PUSHES_PER_TURN:
                 await asyncio.sleep(0)
-            # Whoever was pushed aside while others ran is not there any more.
+            # It may have fallen back or ended while other tasks had their turn.
             if subscription.stage is Stage.LIVE:
-                subscription.give(batch)
+                subscription.deliver(batch)
 
-    def _wire(self, subscription: Subscription) -> None:
-        line = subscription.line = subscription.sink.line
-        if line is None:
-            self._unwired[subscription] = None
+    def _place(self, subscription: Subscription) -> None:
+        writer = subscription.writer = subscription.sink.direct_writer
+        if writer is None:
+            self._indirect[subscription] = None
             return
-        lines = self._lines.get(line.key)
-        if lines is None:
-            lines = self._lines[line.key] = Lines(line.encode)
-        lines.writes[subscription] = line.write
+        equal = self._direct.get(writer.key)
+        if equal is None:
+            equal = self._direct[writer.key] = _EqualWriters(writer.encode)
+        equal.writes[subscription] = writer.write
 
-    def _unwire(self, subscription: Subscription) -> None:
-        self._rewired = True
-        line, subscription.line = subscription.line, None
-        if line is None:
-            del self._unwired[subscription]
+    def _displace(self, subscription: Subscription) -> None:
+        self._has_changed = True
+        writer, subscription.writer = subscription.writer, None
+        if writer is None:
+            del self._indirect[subscription]
             return
-        lines = self._lines[line.key]
-        del lines.writes[subscription]
-        if not lines.writes:
-            del self._lines[line.key]
+        equal = self._direct[writer.key]
+        del equal.writes[subscription]
+        if not equal.writes:
+            del self._direct[writer.key]

@@ -1,22 +1,20 @@
-"""From recorded events to payloads, for one viewer and several events at once. No payload hides a fault of ours."""
+"""Executes recorded events for a viewer, as they come or in pages of the log. No payload hides a fault of ours."""
 
-import asyncio
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from app.auth.actor import Actor
-from app.events import cursors, log
-from app.events.log import Appended
-from app.events.models import EventRecord, Stream
+from app.events import log
+from app.events.models import EventRecord
 from app.graphql.engine import dumps
 from app.graphql.failures import internal_error
-from app.live.event_responses import Response, fault_of, respond
-from app.live.failed_events import Faulty
+from app.live.event_responses import EventResponse, Job, internal_errors, respond
+from app.live.failed_events import EventFailed
+from app.live.log_head import LogHead
 from app.live.payload import Page, Payload
-
-if TYPE_CHECKING:
-    from app.live.account_feed import Feed
-    from app.live.group import Group
+from app.live.runtime import Runtime
+from app.live.subscription_request import SubscriptionRequest
 
 PAGE: Final = 100
 EVENTS_AT_ONCE: Final = 20
@@ -25,58 +23,51 @@ PAGE_BYTES: Final = 256 * 1024
 
 
 async def execute(
-    feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", Appended]], slots: asyncio.Semaphore
-) -> list[Payload | Faulty]:
+    runtime: Runtime, head: LogHead, actor: Actor, jobs: Sequence[Job]
+) -> list[Payload | EventFailed]:
     """The outcome of each job, with fresh loaders."""
     if not jobs:
         return []
-    async with slots:
-        return await _execute(feed, actor, [(group, event.record) for group, event in jobs])
+    async with runtime.live_slots:
+        return await _execute(runtime, head, actor, jobs)
 
 
-async def read(group: "Group", after: int) -> Page:
-    """The next events that the group takes after a sequence, at most `PAGE` and none from a faulty one on.
+async def read(
+    runtime: Runtime, head: LogHead, actor: Actor, request: SubscriptionRequest, after: int
+) -> Page:
+    """The next events after a sequence that the request takes: at most `PAGE`, and only those before a failed one.
 
-    Raises CursorExpired, and Faulty for the first of them.
+    Raises CursorExpired, and EventFailed if the first of them fails.
     """
-    hub, feed = group.hub, group.feed
-    async with hub.page_slots:
-        begun = hub.now()
-        async with hub.services.database.reading() as session:
-            stream = await log.stream(session, feed.account_id)
-            records = await log.page(session, group.actor, after, stream.last_sequence, PAGE, group.filter)
-        require_reach(feed, stream, after)
+    async with runtime.page_slots:
+        started_at = time.monotonic()
+        async with runtime.services.database.reading() as session:
+            stream = await log.stream(session, head.account_id)
+            records = await log.page(session, actor, after, stream.last_sequence, PAGE, request.filter)
+        head.require_kept(stream, after)
         payloads: list[Payload] = []
         size = 0
         for start in range(0, len(records), EVENTS_AT_ONCE):
-            some = records[start : start + EVENTS_AT_ONCE]
-            payloads += await _before_fault(group, some, is_first=not payloads)
+            jobs = [(request, record) for record in records[start : start + EVENTS_AT_ONCE]]
+            payloads += await _before_failure(runtime, head, actor, jobs, is_first=not payloads)
             size += sum(len(payload.body) for payload in payloads[start:])
-            if size > PAGE_BYTES or len(payloads) < start + len(some):
+            if size > PAGE_BYTES or len(payloads) < start + len(jobs):
                 break
-    hub.stats.pages += 1
+    runtime.stats.pages += 1
     is_all = len(payloads) == len(records) < PAGE
-    return Page(after, stream.last_sequence if is_all else payloads[-1].sequence, payloads, begun)
+    return Page(after, stream.last_sequence if is_all else payloads[-1].sequence, payloads, started_at)
 
 
-def require_reach(feed: "Feed", stream: Stream, after: int) -> None:
-    """Raises CursorExpired where the log no longer has everything after this sequence."""
-    keyring = feed.hub.services.keyring
-    if stream.epoch != feed.epoch:
-        raise cursors.expired(keyring, stream, cursors.OF_ANOTHER_LOG)
-    if after < stream.first_sequence - 1:
-        raise cursors.expired(keyring, stream, cursors.PAST_RETENTION)
-
-
-async def _before_fault(group: "Group", records: Sequence[EventRecord], *, is_first: bool) -> list[Payload]:
-    """The payloads up to the first faulty event. Raises Faulty if that `is_first` of all."""
+async def _before_failure(
+    runtime: Runtime, head: LogHead, actor: Actor, jobs: Sequence[Job], *, is_first: bool
+) -> list[Payload]:
+    """The payloads up to the first failed event. Raises EventFailed if that is the page's first event."""
     payloads: list[Payload] = []
-    outcomes = await _execute(group.feed, group.actor, [(group, record) for record in records])
-    for record, outcome in zip(records, outcomes, strict=True):
-        if isinstance(outcome, Faulty) and not outcome.is_outage:
-            # An event that fails can take the others' transaction with it: alone it shows whose fault it was.
-            [outcome] = await _execute(group.feed, group.actor, [(group, record)])
-        if isinstance(outcome, Faulty):
+    for job, outcome in zip(jobs, await _execute(runtime, head, actor, jobs), strict=True):
+        if isinstance(outcome, EventFailed) and not outcome.is_outage:
+            # A failed event can take the others' transaction with it: executed alone, it shows whose fault it was.
+            [outcome] = await _execute(runtime, head, actor, [job])
+        if isinstance(outcome, EventFailed):
             if is_first and not payloads:
                 raise outcome
             break
@@ -85,24 +76,25 @@ async def _before_fault(group: "Group", records: Sequence[EventRecord], *, is_fi
 
 
 async def _execute(
-    feed: "Feed", actor: Actor, jobs: Sequence[tuple["Group", EventRecord]]
-) -> list[Payload | Faulty]:
-    hub = feed.hub
-    begun = hub.now()
-    asked = [(group.asked, record) for group, record in jobs]
-    answers = await respond(hub.services, hub.engine, actor, feed.epoch, asked)
-    hub.stats.executions += len(jobs)
+    runtime: Runtime, head: LogHead, actor: Actor, jobs: Sequence[Job]
+) -> list[Payload | EventFailed]:
+    started_at = time.monotonic()
+    responses = await respond(runtime.services, runtime.engine, actor, head.epoch, jobs)
+    runtime.stats.executions += len(jobs)
     return [
-        _outcome(feed, record.sequence, response, begun)
-        for (_, record), response in zip(jobs, answers, strict=True)
+        _outcome(head, record, response, started_at)
+        for (_, record), response in zip(jobs, responses, strict=True)
     ]
 
 
-def _outcome(feed: "Feed", sequence: int, response: Response, begun: float) -> Payload | Faulty:
-    if "errors" in response and (faults := fault_of(response)):
-        return Faulty(sequence, faults)
+def _outcome(
+    head: LogHead, record: EventRecord, response: EventResponse, started_at: float
+) -> Payload | EventFailed:
+    sequence = record.sequence
+    if "errors" in response and (errors := internal_errors(response)):
+        return EventFailed(sequence, errors)
     try:
         body = dumps(response)
     except Exception as fault:
-        return Faulty(sequence, [internal_error(fault)])
-    return Payload(sequence, feed.cursor(sequence), body, begun)
+        return EventFailed(sequence, [internal_error(fault)])
+    return Payload(sequence, head.cursor(sequence), body, started_at)

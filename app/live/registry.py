@@ -1,11 +1,12 @@
-"""The open streams of a process, over WebSocket and SSE alike: how many, whether they may go on, and their end.
+"""The open connections of a process, over WebSocket and SSE alike: their number, their credentials, their end.
 
-One task reads all their keys anew: a credential that no longer counts ends its streams within two seconds, whatever the
-broadcaster does. Another looks at the streams by the clock alone, whatever the database does: it ends those whose time
-is over, tells idle ones how far they have read, and gives up peers that take nothing.
+One task reads all their keys anew: a credential that no longer counts ends its connections within two seconds, whatever
+the broadcaster does. Another task goes by the clock alone, whatever the database does: it ends connections with an
+expired credential, tells idle ones how far they have read, and gives up peers that take nothing.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,8 +21,8 @@ from app.core.outages import report
 from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.graphql.http.rates import Rates
+from app.live.connection_counts import ConnectionCounts
 from app.live.hub import Hub
-from app.live.stream_counts import StreamCounts
 
 KEYS_CHANNEL: Final = "keys"
 """Carries the ids of accounts whose keys were rotated, revoked or changed."""
@@ -32,7 +33,7 @@ TRY_AGAIN_AFTER: Final = "30"
 
 TRANSPORTS: Final = ("websocket", "sse")
 PEER: Final = "peer"
-"""Who closed a socket, where it was not us."""
+"""Stands for the code of a socket that its peer closed."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,46 +44,46 @@ class Timing:
 
     # From the upgrade to `connection_init`.
     init: float = 10
-    # Between two looks, at all credentials and at the streams.
+    # Between two checks of all credentials, and of the connections.
     check: float = 0.75
-    # Each stream is looked after once in so many looks.
+    # Each connection is maintained once in so many checks.
     rounds: int = 4
-    # For so long the database may keep the answer about the keys; then it is asked again, over another connection.
+    # A read of the keys without an answer for so long is given up: the next one goes over another connection.
     answer: float = 5
     # After this an idle subscription is told how far it has read; the contract's 20 s less what a round takes.
     idle: float = 14
-    # A peer that takes no byte for so long, with as much unsent as is ever kept, cannot keep up.
+    # A peer that takes no byte for so long, with its send queue full, cannot keep up.
     stalled: float = 30
-    # How long a socket that was told to close may take to hear of it, where only the server's buffer knows.
+    # A closed socket whose peer has not taken the close after this is given up.
     close: float = 10
-    # How long a deploy waits for what is under way on sockets to be answered.
+    # A deploy waits so long for the operations in flight,
     finish: float = 4
-    # And then for the streams to be gone.
+    # and then so long for the connections to be gone.
     drain: float = 5
 
 
-class Stream(Protocol):
+class Connection(Protocol):
     """An open socket or event stream."""
 
     transport: str
-    """One of TRANSPORTS."""
+    """A member of TRANSPORTS."""
 
     @property
     def credential(self) -> Credential | None:
-        """None before it is known who is there."""
+        """None before the peer has authenticated."""
 
     def forbid(self) -> None:
-        """Its credential no longer counts."""
+        """End it: its credential no longer counts."""
 
     def go_away(self) -> None:
-        """The server is shutting down."""
+        """End it: the server is shutting down."""
 
-    def look_after(self, now: float) -> None:
-        """Tell how far it has read, or give it up."""
+    def maintain(self, now: float) -> None:
+        """Tell the peer how far it has read, or give it up."""
 
 
-class Live:
-    """One per process; what the GraphQL endpoints share."""
+class ConnectionRegistry:
+    """The GraphQL endpoints of all transports share it, and find the process's parts in it."""
 
     def __init__(
         self,
@@ -97,15 +98,16 @@ class Live:
         self.engine = engine
         self.authenticator = authenticator
         self.rates = rates
-        self.counts = StreamCounts(services.settings.max_sockets)
+        self.counts = ConnectionCounts(services.settings.max_sockets)
         self.hub = hub
+        self.spawn = hub.runtime.spawn
         self.timing = timing or Timing()
         # By our code, or PEER.
         self.closes: Counter[int | str] = Counter()
         self.is_closing = False
-        self._streams: dict[Stream, int] = {}
+        self._open: dict[Connection, int] = {}
         self._opened = 0
-        self._under_way: Counter[Stream] = Counter()
+        self._in_flight: Counter[Connection] = Counter()
         self._idle = asyncio.Event()
         self._empty = asyncio.Event()
         self._check_now = asyncio.Event()
@@ -113,100 +115,93 @@ class Live:
         services.database.on_commit(self._committed)
 
     def __len__(self) -> int:
-        """How many streams are open."""
-        return len(self._streams)
+        """The number of open connections."""
+        return len(self._open)
 
     def by_transport(self) -> dict[str, int]:
-        """How many are open of each kind."""
-        counted = Counter(stream.transport for stream in self._streams)
+        """The number of open connections of each kind."""
+        counted = Counter(connection.transport for connection in self._open)
         return {transport: counted[transport] for transport in TRANSPORTS}
 
-    def enter(self, stream: Stream) -> None:
-        """A stream is open."""
+    def add(self, connection: Connection) -> None:
+        """A connection is open."""
         self._opened += 1
-        self._streams[stream] = self._opened
-        for name, work in (("streams", self._look), ("credentials", self._check), ("keys", self._hear)):
+        self._open[connection] = self._opened
+        for name, work in (("streams", self._maintain), ("credentials", self._check), ("keys", self._listen)):
             task = self._tasks.get(name)
             if task is None or task.done():
-                self._tasks[name] = self.hub.spawn(work(), name)
+                self._tasks[name] = self.spawn(work(), name)
 
-    def leave(self, stream: Stream) -> None:
-        """The stream has ended."""
-        self._streams.pop(stream, None)
-        if not self._streams:
+    def remove(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self._open.pop(connection, None)
+        if not self._open:
             self._empty.set()
 
     @contextmanager
-    def answering(self, stream: Stream) -> Iterator[None]:
-        """Something is under way for the stream that a deploy waits for."""
-        self._under_way[stream] += 1
+    def in_flight(self, connection: Connection) -> Iterator[None]:
+        """A deploy waits for the operation inside."""
+        self._in_flight[connection] += 1
         try:
             yield
         finally:
-            self._under_way[stream] -= 1
-            if not self._under_way[stream]:
-                del self._under_way[stream]
-                if self.is_closing and stream in self._streams:
-                    stream.go_away()
-            if not self._under_way:
+            self._in_flight[connection] -= 1
+            if not self._in_flight[connection]:
+                del self._in_flight[connection]
+                if self.is_closing and connection in self._open:
+                    connection.go_away()
+            if not self._in_flight:
                 self._idle.set()
 
     async def close(self) -> None:
-        """Tell all streams that the server goes away, those with something under way once it is answered.
+        """Tell all connections that the server goes away, those with operations in flight after the last of them.
 
-        Waits for that a little, and for their end.
+        Waits a little for the operations, and for the connections' end.
         """
         self.is_closing = True
-        for stream in list(self._streams):
-            if stream not in self._under_way:
-                stream.go_away()
+        for connection in list(self._open):
+            if connection not in self._in_flight:
+                connection.go_away()
         try:
             async with asyncio.timeout(self.timing.finish):
-                while self._under_way:
+                while self._in_flight:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            log.info("operations on sockets did not end in time", sockets=len(self._under_way))
-        for stream in list(self._streams):
-            stream.go_away()
+            log.info("operations on sockets did not end in time", sockets=len(self._in_flight))
+        for connection in list(self._open):
+            connection.go_away()
         try:
             async with asyncio.timeout(self.timing.drain):
-                while self._streams:
+                while self._open:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
-            log.info("streams did not end in time", count=len(self._streams))
+            log.info("streams did not end in time", count=len(self._open))
 
     def _committed(self, items: Sequence[Any]) -> None:
         for account_id in {item.account_id for item in items if isinstance(item, KeysChanged)}:
             self._check_now.set()
-            self.hub.spawn(self.hub.doorbell.publish(KEYS_CHANNEL, account_id), "keys changed")
+            self.spawn(self.hub.runtime.doorbell.publish(KEYS_CHANNEL, account_id), "keys changed")
 
-    async def _hear(self) -> None:
-        async with self.hub.doorbell.listen(KEYS_CHANNEL) as rings:
+    async def _listen(self) -> None:
+        async with self.hub.runtime.doorbell.listen(KEYS_CHANNEL) as rings:
             async for _ in rings:
                 self.authenticator.forget()
                 self._check_now.set()
 
-    async def _look(self) -> None:
+    async def _maintain(self) -> None:
         turn = 0
         while True:
             await asyncio.sleep(self.timing.check)
             turn = (turn + 1) % self.timing.rounds
-            self._end_expired()
-            self._look_after(turn)
-
-    def _end_expired(self) -> None:
-        at = clock.now()
-        for stream in list(self._streams):
-            if stream.credential is not None and stream.credential.is_over(at):
-                stream.forbid()
-
-    def _look_after(self, turn: int) -> None:
-        now = self.hub.now()
-        for stream, number in list(self._streams.items()):
-            if number % self.timing.rounds == turn:
-                stream.look_after(now)
+            at, now = clock.now(), time.monotonic()
+            for connection, number in list(self._open.items()):
+                credential = connection.credential
+                if credential is not None and credential.is_over(at):
+                    connection.forbid()
+                elif number % self.timing.rounds == turn:
+                    connection.maintain(now)
 
     async def _check(self) -> None:
         while True:
@@ -218,14 +213,14 @@ class Live:
                 async with asyncio.timeout(self.timing.answer):
                     await self._check_credentials()
             except Exception as error:
-                # Nobody is thrown out because the database is away; the next round asks again.
+                # No connection ends because the database is away; the next round asks again.
                 report("checking the credentials of open streams failed", error)
 
     async def _check_credentials(self) -> None:
-        holders: dict[Credential, list[Stream]] = {}
-        for stream in self._streams:
-            if stream.credential is not None:
-                holders.setdefault(stream.credential, []).append(stream)
+        holders: dict[Credential, list[Connection]] = {}
+        for connection in self._open:
+            if connection.credential is not None:
+                holders.setdefault(connection.credential, []).append(connection)
         for credential in await self.authenticator.ended(holders):
-            for stream in holders[credential]:
-                stream.forbid()
+            for connection in holders[credential]:
+                connection.forbid()

@@ -6,6 +6,7 @@ Source: github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md.
 """
 
 import asyncio
+import time
 from collections import deque
 from typing import Any, Final
 
@@ -20,12 +21,11 @@ from app.graphql.engine import dumps
 from app.graphql.failures import RequestErrors, internal_error
 from app.graphql.http.tcp_progress import StallTimer, limit_unsent, tcp_progress
 from app.graphql.prepared_operation import PreparedOperation
-from app.live.frames import event_block, progress_block
 from app.live.payload import Batch, Payload
-from app.live.registry import SHUTTING_DOWN, TRY_AGAIN_AFTER, Live
+from app.live.registry import SHUTTING_DOWN, TRY_AGAIN_AFTER, ConnectionRegistry
 from app.live.scope_extensions import TRANSPORT
-from app.live.subscriber import Subscription
-from app.live.ws.send_queue import FULL, ROOM
+from app.live.sink import HIGH_WATER, LOW_WATER
+from app.live.subscription import Subscription
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -33,16 +33,17 @@ HEADERS: Final = {
     # nginx would keep events back to fill its buffer.
     "X-Accel-Buffering": "no",
 }
-BLOCK: Final = "sse"
+PREFIX: Final = "sse"
+"""The key of a payload's encoded block."""
 PART: Final = 64 * 1024
-"""Bytes that are handed to the server at once; one event, if that is longer."""
+"""Bytes handed to the server at once; a longer event is handed over whole."""
 
 
 class SseResponder:
     """Answers requests that prefer `text/event-stream`."""
 
-    def __init__(self, live: Live) -> None:
-        self._live = live
+    def __init__(self, connections: ConnectionRegistry) -> None:
+        self._connections = connections
 
     async def respond(
         self,
@@ -52,25 +53,25 @@ class SseResponder:
         credential: Credential | None,
     ) -> Response:
         """A stream, or the one answer to a query or mutation. Raises RequestErrors before anything is sent."""
-        live = self._live
+        connections = self._connections
         if prepared.operation_type != "subscription":
-            actor = None if credential is None else credential.actor
-            response = await live.engine.execute(prepared, variables, Context(live.services, actor))
+            context = Context(connections.services, None if credential is None else credential.actor)
+            response = await connections.engine.execute(prepared, variables, context)
             content = event_block("next", dumps(response)) + event_block("complete", b"")
             return Response(content, headers=HEADERS)
         if credential is None:
             raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
-        if live.is_closing:
+        if connections.is_closing:
             return Response(
                 SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
             )
-        if live.counts.is_full(credential.actor):
+        if connections.counts.is_full(credential.actor):
             raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
         if request.method == "HEAD":
-            # How a stream would begin; nothing follows it, and so nothing is subscribed.
-            live.engine.root_of(prepared, variables)
+            # Only the head of a stream is asked for, so nothing is subscribed.
+            connections.engine.root_of(prepared, variables)
             return _unsized(Response(headers=HEADERS))
-        stream = EventStream(live, credential)
+        stream = EventStreamResponse(connections, credential)
         try:
             after = request.headers.get("last-event-id") or None
             await stream.subscribe(prepared, variables, after)
@@ -80,42 +81,44 @@ class SseResponder:
         return stream
 
     def refuse(self, errors: list[dict[str, Any]]) -> Response:
-        """A refused request, told in the stream that its client waits for: `next` with the errors, `complete`."""
+        """The response to a refused request, as an event stream: `next` with the errors, `complete`."""
         return Response(_last(errors), headers=HEADERS)
 
 
-class EventStream(Response):
-    """The response to one subscription, and the sink of it."""
+class EventStreamResponse(Response):
+    """The response to one subscription, and its sink."""
 
     transport = "sse"
 
-    def __init__(self, live: Live, credential: Credential) -> None:
+    def __init__(self, connections: ConnectionRegistry, credential: Credential) -> None:
         super().__init__(headers=HEADERS)
         _unsized(self)
         self.credential: Credential | None = credential
-        self._live = live
+        self._connections = connections
         self._actor = credential.actor
         self._subscription: Subscription | None = None
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
-        self._told_at = live.hub.now()
-        self._stall_timer = StallTimer(live.timing.stalled)
+        self._progress_at = time.monotonic()
+        self._stall_timer = StallTimer(connections.timing.stalled)
         self._sent = 0
-        # Of the server, where it offers it.
+        # The server's own, where it offers it.
         self._transport: asyncio.Transport | None = None
         self._is_behind = False
         self._is_over = False
         self._sending: asyncio.Task[None] | None = None
-        live.counts.claim(self._actor)
-        live.enter(self)
+        connections.counts.claim(self._actor)
+        connections.add(self)
 
     async def subscribe(
         self, prepared: PreparedOperation, variables: dict[str, Any] | None, after: str | None
     ) -> None:
         """Raises RequestErrors."""
-        self._subscription = await self._live.hub.subscribe(prepared, variables, self._actor, self, after)
+        self._subscription = await self._connections.hub.subscribe(
+            prepared, variables, self._actor, self, after
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         offered = scope.get("extensions", {}).get(TRANSPORT)
@@ -140,33 +143,41 @@ class EventStream(Response):
             self._subscription.end()
         if self.credential is not None:
             self.credential = None
-            self._live.counts.release(self._actor)
-        self._live.leave(self)
+            self._connections.counts.release(self._actor)
+        self._connections.remove(self)
 
-    # What looks after all streams calls.
+    # Called by the connection registry.
 
     def forbid(self) -> None:
-        self._stop()
+        """End without `complete`, so that the client comes back."""
+        self._queue.clear()
+        self._queued = 0
+        self._is_over = True
+        self._wake.set()
+        if self._subscription is not None:
+            self._subscription.end()
+        if self._sending is not None:
+            # A client that takes nothing would keep it for ever.
+            asyncio.get_running_loop().call_later(self._connections.timing.close, self._sending.cancel)
 
-    def go_away(self) -> None:
-        self._stop()
+    go_away = forbid
 
-    def look_after(self, now: float) -> None:
+    def maintain(self, now: float) -> None:
         if self._subscription is None or self._is_over:
             return
         if self._is_behind:
             if self._stall_timer.is_over(now, self._bytes_taken):
-                self._stop()
+                self.forbid()
             return
         self._stall_timer.reset()
-        if max(self._subscription.last_sent_at, self._told_at) <= now - self._live.timing.idle:
-            self._told_at = now
-            self._add(progress_block(self._live.hub.progress(self._subscription)))
+        if max(self._subscription.last_sent_at, self._progress_at) <= now - self._connections.timing.idle:
+            self._progress_at = now
+            self._add(progress_block(self._subscription.cursor))
 
-    # What the hub calls.
+    # Called by the hub.
 
-    line = None
-    """Its blocks are joined by the task that sends them."""
+    direct_writer = None
+    """The task that sends the blocks joins them."""
 
     @property
     def has_room(self) -> bool:
@@ -178,10 +189,10 @@ class EventStream(Response):
         return self.has_room
 
     async def send(self, payload: Payload) -> None:
-        await self.room()
+        await self.wait_for_room()
         self._add(_block(payload))
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         while self._is_behind:
             self._taken.clear()
             await self._taken.wait()
@@ -192,26 +203,14 @@ class EventStream(Response):
 
     @property
     def _bytes_taken(self) -> int:
-        """Changes when the peer takes something, as far as is known."""
+        """Changes when the peer takes bytes, as far as is known."""
         return self._sent if self._transport is None else tcp_progress(self._transport).acked
-
-    def _stop(self) -> None:
-        """End without `complete`, so that the client comes back."""
-        self._queue.clear()
-        self._queued = 0
-        self._is_over = True
-        self._wake.set()
-        if self._subscription is not None:
-            self._subscription.end()
-        if self._sending is not None:
-            # A client that takes nothing would keep it for ever.
-            asyncio.get_running_loop().call_later(self._live.timing.close, self._sending.cancel)
 
     def _add(self, block: bytes) -> None:
         if not self._is_over:
             self._queue.append(block)
             self._queued += len(block)
-            self._is_behind = self._is_behind or self._queued >= FULL
+            self._is_behind = self._is_behind or self._queued >= HIGH_WATER
             self._wake.set()
 
     async def _send(self, send: Send) -> None:
@@ -235,16 +234,27 @@ class EventStream(Response):
             internal_error(fault)
 
     async def _send_some(self, send: Send) -> None:
-        # A part at a time: what a peer takes is seen by that, where the transport is not.
+        # A part at a time: where the transport is not known, only this shows that the peer takes anything.
         blocks = self._queue.popleft()
         while self._queue and len(blocks) < PART:
             blocks += self._queue.popleft()
         await send({"type": "http.response.body", "body": blocks, "more_body": True})
-        # Until here they counted as unsent.
+        # They counted as unsent until now.
         self._queued -= len(blocks)
         self._sent += len(blocks)
-        self._is_behind = self._is_behind and self._queued >= ROOM
+        self._is_behind = self._is_behind and self._queued >= LOW_WATER
         self._taken.set()
+
+
+def event_block(name: str, data: bytes, cursor: str | None = None) -> bytes:
+    """An event of an event stream; JSON without line breaks is one data line."""
+    head = b"" if cursor is None else f"id: {cursor}\n".encode()
+    return head + f"event: {name}\ndata: ".encode() + data + b"\n\n"
+
+
+def progress_block(cursor: str) -> bytes:
+    """A comment that keeps the connection open, with the cursor through which everything was sent."""
+    return f":\nid: {cursor}\n\n".encode()
 
 
 def _last(errors: list[dict[str, Any]]) -> bytes:
@@ -252,16 +262,16 @@ def _last(errors: list[dict[str, Any]]) -> bytes:
 
 
 def _unsized(response: Response) -> Response:
-    """Nobody knows how long a stream will be."""
+    """The response without a length, which a stream does not have."""
     del response.headers["content-length"]
     return response
 
 
 def _block(payload: Payload) -> bytes:
-    block: bytes | None = payload.frames.get(BLOCK)
+    block: bytes | None = payload.encoded.get(PREFIX)
     if block is None:
         block = event_block("next", payload.body, payload.cursor)
-        payload.keep(BLOCK, block)
+        payload.keep_encoded(PREFIX, block)
     return block
 
 

@@ -1,101 +1,111 @@
-"""All that one viewer subscribes to in a process: groups of equal subscriptions, and what they get, in order.
+"""The groups of one viewer in a process, and the events that wait for their execution.
 
-A group's events are executed once, whatever the number of its subscriptions, and the payload is handed to all of them.
-Groups of one viewer share what is read for an event; viewers share nothing.
+Groups of one viewer share everything that is read for an event; viewers share nothing.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from app.auth.actor import Actor
 from app.core.outages import report
 from app.events.log import Appended
 from app.live import log_pages
-from app.live.failed_events import Faulty
+from app.live.failed_events import EventFailed
 from app.live.group import Group
-from app.live.subscribed import Asked
-
-if TYPE_CHECKING:
-    from app.live.account_feed import Feed
+from app.live.group_index import GroupIndex
+from app.live.log_head import LogHead
+from app.live.runtime import Runtime
+from app.live.subscription_request import SubscriptionRequest
 
 # Events that wait for their execution; beyond, the viewer's subscriptions go on through the log.
-PENDING_LIMIT: Final = 256
+MAX_PENDING: Final = 256
 EVENTS_AT_ONCE: Final = 16
-# Seconds that an event waits at most for all those that are about to follow it.
-LONGEST_GATHERING: Final = 0.02
+# Seconds that an event waits at most for those that are about to follow it.
+MAX_GATHERING: Final = 0.02
 
 
-class Audience:
-    """One viewer's groups, and the events that wait for their execution."""
+class ViewerGroups:
+    """Made for the viewer's first subscription; `on_left` is called for each that ends."""
 
-    def __init__(self, feed: "Feed", actor: Actor) -> None:
-        self.feed = feed
+    def __init__(
+        self,
+        runtime: Runtime,
+        head: LogHead,
+        index: GroupIndex,
+        actor: Actor,
+        on_left: Callable[["ViewerGroups"], None],
+    ) -> None:
+        self.runtime = runtime
+        self.head = head
         self.actor = actor
         self.groups: dict[object, Group] = {}
+        self._index = index
+        self._on_left = on_left
         self._pending: deque[tuple[Appended, list[Group]]] = deque()
         # Once events were left out: the sequence before the first of them.
-        self._whole_through: int | None = None
+        self._complete_through: int | None = None
         self._running = False
         self._added = asyncio.Event()
-        # Seconds that the last hand-out took, as far as they count.
-        self._took = 0.0
+        # Seconds of the last hand-out, at most `MAX_GATHERING`.
+        self._hand_out_time = 0.0
 
     @property
     def done(self) -> int:
-        """All its live subscriptions have been given everything through this sequence."""
+        """The viewer's live subscriptions have been given everything through this sequence."""
         if self._pending:
             return self._pending[0][0].record.sequence - 1
-        return self.feed.position if self._whole_through is None else self._whole_through
+        return self.head.sequence if self._complete_through is None else self._complete_through
 
-    def group(self, asked: Asked) -> Group:
+    def group(self, request: SubscriptionRequest) -> Group:
         """The group of the subscriptions equal to this one."""
-        group = self.groups.get(asked.key)
+        group = self.groups.get(request.key)
         if group is None:
-            group = self.groups[asked.key] = Group(self, asked)
-            self.feed.index.add(group)
+            group = self.groups[request.key] = Group(self, request)
+            self._index.add(group)
         return group
 
     def left(self, group: Group) -> None:
-        """One of the group's subscriptions has ended."""
-        if not group.members and self.groups.get(group.asked.key) is group:
-            del self.groups[group.asked.key]
-            self.feed.index.remove(group)
-        self.feed.left(self)
+        """A subscription of the group has ended."""
+        if not group.members and self.groups.get(group.request.key) is group:
+            del self.groups[group.request.key]
+            self._index.remove(group)
+        self._on_left(self)
 
     def add(self, event: Appended, groups: list[Group]) -> None:
-        """An event that these groups take."""
-        wanted = []
+        """Execute an event for the groups that take it."""
+        listening = []
         for group in groups:
-            if group.is_wanted:
-                wanted.append(group)
+            if group.has_listeners:
+                listening.append(group)
             else:
-                group.miss(event.record.sequence)
-        if not wanted or self._whole_through is not None:
+                group.forget_through(event.record.sequence)
+        if not listening or self._complete_through is not None:
             return
-        if len(self._pending) >= PENDING_LIMIT:
-            self._whole_through = event.record.sequence - 1
+        if len(self._pending) >= MAX_PENDING:
+            self._complete_through = event.record.sequence - 1
             return
-        self._pending.append((event, wanted))
+        self._pending.append((event, listening))
         self._added.set()
         if not self._running:
             self._running = True
-            self.feed.hub.spawn(self._run(), "audience")
+            self.runtime.spawn(self._run(), "viewer groups")
 
-    def skip(self, done: int) -> None:
-        """The feed went on without handing out what lies after this sequence."""
-        if self._whole_through is None:
-            self._whole_through = done
+    def skip(self, after: int) -> None:
+        """The feed has left out events after this sequence."""
+        if self._complete_through is None:
+            self._complete_through = after
         if not self._running:
             self._fall_back()
 
     async def _run(self) -> None:
         try:
             while self._pending:
-                await self._round()
-                if self._whole_through is not None:
+                await self._execute_pending()
+                if self._complete_through is not None:
                     self._fall_back()
         except Exception as fault:
             report("handing out events failed, the log is read instead", fault)
@@ -103,39 +113,39 @@ class Audience:
         finally:
             self._running = False
 
-    async def _round(self) -> None:
+    async def _execute_pending(self) -> None:
         """Execute the next events and hand them out together.
 
-        A socket is written to once for all of them, and a write costs far more than what is written. So while the
-        account's next mutation is under way, its event is waited for, at most as long as the last hand-out took:
-        it would have to wait as long for one of its own.
+        A socket is written to once for all of them, and a write costs far more than its bytes. So while the account's
+        next mutation is under way, its event is waited for, at most as long as the last hand-out took: it would have
+        to wait as long for a hand-out of its own.
         """
         ready: dict[Group, None] = {}
-        # The first faulty event of each group that has one.
-        held: dict[Group, int] = {}
-        count, latest = 0, self.feed.hub.now() + LONGEST_GATHERING
+        # The first failed event of each group that has one.
+        failed: dict[Group, int] = {}
+        count, latest = 0, time.monotonic() + MAX_GATHERING
         while count < EVENTS_AT_ONCE:
-            if len(self._pending) == count and not await self._next_soon(latest):
+            if len(self._pending) == count and not await self._next_comes(latest):
                 break
             some = list(islice(self._pending, count, EVENTS_AT_ONCE))
-            ready |= dict.fromkeys(await self._execute(some, held))
+            ready |= dict.fromkeys(await self._execute(some, failed))
             count += len(some)
-        began = self.feed.hub.now()
+        began = time.monotonic()
         for group in ready:
             await group.deliver()
         through = self._pending[count - 1][0].record.sequence
-        for group, sequence in held.items():
-            group.hold(sequence, through)
-        self._took = min(self.feed.hub.now() - began, LONGEST_GATHERING)
+        for group, sequence in failed.items():
+            group.retry_from(sequence, through)
+        self._hand_out_time = min(time.monotonic() - began, MAX_GATHERING)
         for _ in range(count):
             event, _ = self._pending.popleft()
-            self.feed.hub.stats.saw(event.record.occurred_at)
+            self.runtime.stats.record_lag(event.record.occurred_at)
 
-    async def _next_soon(self, latest: float) -> bool:
-        """Whether one more event has come by then; at once False where none is expected."""
-        writing = self.feed.hub.services.writing
-        until = min(self.feed.hub.now() + self._took, latest)
-        while writing[self.feed.account_id] and self.feed.hub.now() < until:
+    async def _next_comes(self, latest: float) -> bool:
+        """Whether another event comes by then; at once False where none is expected."""
+        writing = self.runtime.services.writing
+        until = min(time.monotonic() + self._hand_out_time, latest)
+        while writing[self.head.account_id] and time.monotonic() < until:
             self._added.clear()
             try:
                 async with asyncio.timeout_at(until):
@@ -146,36 +156,37 @@ class Audience:
         return False
 
     async def _execute(
-        self, events: Sequence[tuple[Appended, list[Group]]], held: dict[Group, int]
+        self, events: Sequence[tuple[Appended, list[Group]]], failed: dict[Group, int]
     ) -> list[Group]:
-        """Execute events for the groups that take them, none after one that is `held`; gives those groups."""
+        """Execute events for the groups that take them, but none after a group's failed one. Gives those groups."""
         jobs: list[tuple[Group, Appended]] = []
         for event, groups in events:
             for group in groups:
-                if group in held:
+                if group in failed:
                     continue
-                if group.is_wanted:
+                if group.has_listeners:
                     jobs.append((group, event))
                 else:
-                    group.miss(event.record.sequence)
-        outcomes = await log_pages.execute(self.feed, self.actor, jobs, self.feed.hub.live_slots)
+                    group.forget_through(event.record.sequence)
+        requests = [(group.request, event.record) for group, event in jobs]
+        outcomes = await log_pages.execute(self.runtime, self.head, self.actor, requests)
         for (group, _), outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, Faulty):
-                held.setdefault(group, outcome.sequence)
-            elif group not in held:
+            if isinstance(outcome, EventFailed):
+                failed.setdefault(group, outcome.sequence)
+            elif group not in failed:
                 group.ready.append(outcome)
         return [group for group, _ in jobs]
 
     def _fall_back(self) -> None:
-        """Events were left out: everyone goes on through the log, where each has its own pace."""
+        """Events were left out: all subscriptions go on through the log, each at its own pace."""
         done = self.done
         self._pending.clear()
-        self._whole_through = None
+        self._complete_through = None
         for group in self.groups.values():
             live, ahead = list(group.live), list(group.ahead)
-            group.miss(self.feed.position)
+            group.forget_through(self.head.sequence)
             for subscription in live:
                 subscription.fall_back(max(done, group.delivered))
             for subscription in ahead:
                 subscription.fall_back(subscription.position)
-            self.feed.hub.stats.overloads += bool(live or ahead)
+            self.runtime.stats.overloads += bool(live or ahead)

@@ -12,7 +12,7 @@ from app.delivery.queue import scheduler
 from app.graphql import document_cache, nodes
 from app.graphql.bounds import introspection
 from app.graphql.http import addresses, rate_limiter, rates
-from app.live.payload import SHELF_BYTES
+from app.live import eviction_queue
 from app.outbound import unreadable_secrets
 from app.outbound.http import pool, ssrf_guard, transport
 from app.readings import actions as readings
@@ -22,7 +22,7 @@ def bounds() -> dict[str, int]:
     """Bytes at most, by kind of content."""
     return {
         "documents": _documents(),
-        "events": SHELF_BYTES,
+        "events": eviction_queue.MAX_BYTES,
         "database": _of_sqlite(),
         "statements": _statements(),
         "callers": _callers(),

@@ -68,8 +68,10 @@ def _lifespan(process: Process) -> Callable[[Starlette], AbstractAsyncContextMan
 
 def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
-    view = GraphQLView(services, process.engine, authenticator, process.rates, SseResponder(process.live))
-    sockets = SocketEndpoint(process.live, origins)
+    view = GraphQLView(
+        services, process.engine, authenticator, process.rates, SseResponder(process.connections)
+    )
+    sockets = SocketEndpoint(process.connections, origins)
 
     return [
         Route("/graphql", view.__call__, methods=["GET", "POST"]),

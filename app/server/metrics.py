@@ -19,7 +19,7 @@ from starlette.responses import Response
 from app.delivery.queue.leases import COUNTED_DUE
 from app.events.doorbell import Doorbell
 from app.live.hub import Hub
-from app.live.registry import Live
+from app.live.registry import ConnectionRegistry
 from app.server.caches import bounds
 from app.server.worker import Worker
 
@@ -30,9 +30,11 @@ ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 
 class Metrics(Collector):
     """A registry of its own for each process, so that tests can run several in one interpreter."""
 
-    def __init__(self, hub: Hub, live: Live, doorbell: Doorbell, worker: Worker | None) -> None:
+    def __init__(
+        self, hub: Hub, connections: ConnectionRegistry, doorbell: Doorbell, worker: Worker | None
+    ) -> None:
         self._hub = hub
-        self._live = live
+        self._connections = connections
         self._doorbell = doorbell
         self._worker = worker
         self._registry = CollectorRegistry()
@@ -89,13 +91,13 @@ class Metrics(Collector):
             "Sockets that ended: closed by us, by code, or by the peer or with its connection, as peer.",
             labels=["code"],
         )
-        for code, count in self._live.closes.items():
+        for code, count in self._connections.closes.items():
             closes.add_metric([code if isinstance(code, str) else str(int(code))], count)
         yield closes
         streams = GaugeMetricFamily(
             "voltwire_streams", "Open sockets and event streams.", labels=["transport"]
         )
-        for transport, count in self._live.by_transport().items():
+        for transport, count in self._connections.by_transport().items():
             streams.add_metric([transport], count)
         yield streams
         yield _gauge("voltwire_subscriptions", "Open subscriptions.", hub.subscriptions)

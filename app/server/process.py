@@ -15,7 +15,7 @@ from app.core.settings import Settings
 from app.db.database import Database
 from app.db.migrations import migrate, migrate_when_reachable
 from app.events.doorbell import Doorbell
-from app.events.publisher import Ring
+from app.events.publisher import Publisher
 from app.graphql.bounds.limits import limits_of
 from app.graphql.context import Services
 from app.graphql.engine import Engine
@@ -23,7 +23,7 @@ from app.graphql.failures import RequestErrors
 from app.graphql.http.rates import Rates
 from app.graphql.persisted import read_operations
 from app.live.hub import Hub
-from app.live.registry import Live
+from app.live.registry import ConnectionRegistry
 from app.schema import build_schema
 from app.server.metrics import Metrics
 from app.server.worker import Worker
@@ -49,10 +49,12 @@ class Process:
         unlisted = Engine(build_schema(), limits_of(settings))
         self.engine = _engine_of_listed_operations(settings) or unlisted
         self.hub = Hub(self.services, self.engine, self.doorbell)
-        self.live = Live(self.services, self.engine, self.authenticator, self.rates, self.hub)
-        self.ring = Ring(database, self.doorbell, self.hub)
+        self.connections = ConnectionRegistry(
+            self.services, self.engine, self.authenticator, self.rates, self.hub
+        )
+        self.publisher = Publisher(database, self.doorbell, self.hub)
         self.worker = Worker(self.services, self.doorbell, engine=unlisted) if with_worker else None
-        self.metrics = Metrics(self.hub, self.live, self.doorbell, self.worker)
+        self.metrics = Metrics(self.hub, self.connections, self.doorbell, self.worker)
         self._working: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -63,7 +65,7 @@ class Process:
             await self._open_database(stack)
             await stack.enter_async_context(self.doorbell)
             stack.push_async_callback(self.authenticator.close)
-            await stack.enter_async_context(self.ring)
+            await stack.enter_async_context(self.publisher)
             await stack.enter_async_context(self.hub)
             if self.worker is not None:
                 self._working = asyncio.create_task(self.worker.run(), name="worker")
@@ -75,7 +77,7 @@ class Process:
         async with asyncio.TaskGroup() as draining:
             if self.worker is not None:
                 draining.create_task(self.worker.stop())
-            await self.live.close()
+            await self.connections.close()
             await self.hub.close()
 
     async def _end_worker(self) -> None:

@@ -14,7 +14,7 @@ from app.events.broadcast.memory import MemoryBackend
 from app.events.broadcast.postgres import MESSAGE_BYTES, PostgresBackend, wire_name
 from app.events.broadcast.valkey import ValkeyBackend
 from tests.events.broadcasters import NETWORKED, backend_of, becomes, cut_listeners, frozen, process_of, tasks
-from tests.live.gate import Gate
+from tests.events.gate import Gate
 from tests.services.postgres import Postgres
 from tests.services.process import Service
 from tests.services.valkey import Valkey

@@ -1,4 +1,4 @@
-"""Cursors: whose they are, what they stand for, and that nobody can make one up."""
+"""Cursors: each belongs to one account, stands for one position, and cannot be forged."""
 
 import base64
 import struct
@@ -35,6 +35,17 @@ def test_a_cursor_stands_for_its_position(sequence: int) -> None:
     assert cursors.decode(KEYRING, stream(), cursor) == sequence
     assert set(cursor) <= set(ALPHABET)
     assert encode(sequence) == cursor
+
+
+@given(sequences)
+def test_an_unlinkable_cursor_differs_each_time_and_stands_for_its_position(sequence: int) -> None:
+    first, second = (
+        cursors.encode(KEYRING, "acc_1", "abcd1234", sequence, is_unlinkable=True) for _ in range(2)
+    )
+    assert len({first, second, encode(sequence)}) == 3
+    assert [cursors.decode(KEYRING, stream(), one) for one in (first, second)] == [sequence] * 2
+    with pytest.raises(CursorExpired):
+        cursors.decode(KEYRING, stream(epoch="wxyz9876"), first)
 
 
 def signed(sequence: int, keyring: Keyring = KEYRING, account: str = "acc_1", epoch: str = "abcd1234") -> str:

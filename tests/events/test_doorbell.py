@@ -29,7 +29,7 @@ from tests.events.broadcasters import (
     tasks,
     url_of,
 )
-from tests.live.gate import Gate
+from tests.events.gate import Gate
 from tests.services.postgres import Postgres
 from tests.services.process import Service
 from tests.services.valkey import Valkey

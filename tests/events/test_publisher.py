@@ -12,7 +12,7 @@ from app.events.catalogue import EventType
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import EventRecord
-from app.events.publisher import DISPATCH_CHANNEL, LARGEST, Growth, Ring, channel_of, work_due
+from app.events.publisher import DISPATCH_CHANNEL, LARGEST, Growth, Publisher, channel_of, work_due
 from tests.live.listening import Listening
 from tests.support import World
 
@@ -82,7 +82,7 @@ def test_anything_else_is_refused(message: str) -> None:
 
 
 async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) -> None:
-    async with Doorbell.from_url("memory://") as doorbell, Ring(world.database, doorbell) as ring:
+    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as ring:
         account = await world.account()
         await ring.close()
         actor = (await world.authenticator.authenticate(account.key)).actor
@@ -108,7 +108,7 @@ async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) ->
 
 
 async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -> None:
-    async with Doorbell.from_url("memory://") as doorbell, Ring(world.database, doorbell) as ring:
+    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as ring:
         account = await world.account()
         await ring.close()
         async with doorbell.listen(DISPATCH_CHANNEL) as dispatch:
@@ -119,7 +119,7 @@ async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -
 
 async def test_the_points_are_reached_around_each_publish(world: World) -> None:
     reached: list[str] = []
-    async with Doorbell.from_url("memory://") as doorbell, Ring(world.database, doorbell):
+    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell):
         failpoints.watchers.append(reached.append)
         try:
             await world.account()

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from app.graphql.http.origins import Origins
 from app.graphql.http.rates import Rates
 from app.graphql.http.view import GraphQLView
-from app.live.registry import Live, Timing
+from app.live.registry import ConnectionRegistry, Timing
 from app.live.sse import SseResponder
 from app.live.ws.endpoint import SocketEndpoint
 from app.live.ws.session import Session
@@ -76,7 +76,7 @@ class Client:
 class Serving:
     """A running server."""
 
-    live: Live
+    connections: ConnectionRegistry
     hub: Listening
     port: int
     server: uvicorn.Server
@@ -109,23 +109,26 @@ class Serving:
 
     async def subscriptions(self, count: int) -> None:
         """Waits until so many are open."""
-        while self.live.hub.subscriptions != count:  # noqa: ASYNC110 - there is no event to wait for
+        while self.connections.hub.subscriptions != count:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
 
 
 def session_of(served: Serving, number: int) -> Session:
     """The server's session of the n-th open stream."""
-    stream = list(served.live._streams)[number]
+    stream = list(served.connections._open)[number]
     assert isinstance(stream, Session)
     return stream
 
 
-def application(live: Live) -> Starlette:
-    view = GraphQLView(live.services, live.engine, live.authenticator, live.rates, SseResponder(live))
+def application(connections: ConnectionRegistry) -> Starlette:
+    services, engine = connections.services, connections.engine
+    view = GraphQLView(
+        services, engine, connections.authenticator, connections.rates, SseResponder(connections)
+    )
     return Starlette(
         routes=[
             Route("/graphql", view.__call__, methods=["GET", "POST"]),
-            WebSocketRoute("/graphql", SocketEndpoint(live, Origins(live.services))),
+            WebSocketRoute("/graphql", SocketEndpoint(connections, Origins(services))),
         ]
     )
 
@@ -144,13 +147,15 @@ async def serving(
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(listening(world, **options))
         rates = rates or Rates(world.services.settings.rate_limit)
-        live = Live(world.services, world.engine, world.authenticator, rates, hub.hub, timing)
+        connections = ConnectionRegistry(
+            world.services, world.engine, world.authenticator, rates, hub.hub, timing
+        )
         listener = socket.socket()
         # The kernel would buffer megabytes for a client that reads nothing.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            application(live),
+            application(connections),
             http=HttpProtocol if frames else "httptools",
             ws=FrameProtocol if frames else "websockets-sansio",
             ws_per_message_deflate=False,
@@ -166,8 +171,8 @@ async def serving(
         while not server.started:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
         try:
-            yield Serving(live, hub, listener.getsockname()[1], server)
+            yield Serving(connections, hub, listener.getsockname()[1], server)
         finally:
-            await live.close()
+            await connections.close()
             server.should_exit = True
             await running

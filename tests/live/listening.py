@@ -1,4 +1,4 @@
-"""A hub with its doorbell over a world's database, and subscribers that keep what they are given."""
+"""A hub with its doorbell over a world's database, and sinks that keep their payloads."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +12,11 @@ from app.auth.actor import Actor
 from app.customers import actions as customers
 from app.customers.models import Customer
 from app.events.doorbell import Doorbell
-from app.events.publisher import Ring
+from app.events.publisher import Publisher
 from app.live.hub import Hub
-from app.live.payload import Batch, Line, Payload
-from app.live.subscriber import Subscription
+from app.live.payload import Batch, Payload
+from app.live.sink import DirectWriter
+from app.live.subscription import Subscription
 from app.meters import actions as meters
 from app.meters.models import Meter
 from tests.support import World
@@ -26,7 +27,7 @@ SEQUENCES = "subscription($after: String, $filter: EventFilter) { events(after: 
 class Collector:
     """A sink that takes everything, or nothing more once `capacity` payloads wait for `take`."""
 
-    line: Line | None = None
+    direct_writer: DirectWriter | None = None
 
     def __init__(self, capacity: int | None = None) -> None:
         self.capacity = capacity
@@ -46,10 +47,10 @@ class Collector:
         return self.has_room
 
     async def send(self, payload: Payload) -> None:
-        await self.room()
+        await self.wait_for_room()
         self.push(Batch((payload,)))
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         await self.until(lambda: self.has_room)
 
     def error(self, errors: list[dict[str, Any]]) -> None:
@@ -57,7 +58,7 @@ class Collector:
         self.changed.set()
 
     def take(self, count: int) -> None:
-        """The consumer takes so many of the payloads that wait."""
+        """The consumer takes `count` of the waiting payloads."""
         self.waiting -= count
         self.changed.set()
 
@@ -72,7 +73,7 @@ class Collector:
             await self.changed.wait()
 
     async def count(self, count: int) -> list[Any]:
-        """The first so many responses."""
+        """The first `count` responses."""
         await self.until(lambda: len(self.payloads) >= count)
         return self.responses[:count]
 
@@ -87,7 +88,7 @@ class Collector:
 
 @dataclass
 class Listening:
-    """One process's hub over a world."""
+    """A process's hub over a world."""
 
     world: World
     hub: Hub
@@ -113,7 +114,7 @@ class Listening:
             return await customers.create(session, actor, name=name, email=email)
 
     async def customers(self, actor: Actor, count: int) -> None:
-        """So many events, in one transaction."""
+        """`count` events in one transaction."""
         async with self.world.database.transaction() as session:
             for _ in range(count):
                 self.made.append("many")
@@ -132,14 +133,16 @@ async def listening(
     *,
     rings: bool = True,
     local: bool = True,
-    look_every: float = 1.0,
-    look_within: float = 5.0,
+    poll_interval: float = 1.0,
+    poll_timeout: float = 5.0,
 ) -> AsyncIterator[Listening]:
-    """Without `rings` nobody is told of a commit; without `local` only the doorbell tells."""
+    """Without `rings` no commit is announced; without `local` only the doorbell announces it."""
     async with AsyncExitStack() as stack:
         doorbell = await stack.enter_async_context(Doorbell.from_url(url))
-        hub = Hub(world.services, world.engine, doorbell, look_every=look_every, look_within=look_within)
+        hub = Hub(
+            world.services, world.engine, doorbell, poll_interval=poll_interval, poll_timeout=poll_timeout
+        )
         if rings:
-            await stack.enter_async_context(Ring(world.database, doorbell, hub if local else None))
+            await stack.enter_async_context(Publisher(world.database, doorbell, hub if local else None))
         await stack.enter_async_context(hub)
         yield Listening(world, hub)

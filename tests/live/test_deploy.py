@@ -1,4 +1,4 @@
-"""What a deploy does to who is connected: what is under way is finished, and nothing more is begun."""
+"""A deploy finishes the operations in flight on open connections and begins no others."""
 
 import asyncio
 
@@ -31,11 +31,11 @@ async def test_a_mutation_under_way_is_answered_and_nothing_more_is_begun(
     async with served.connect(holder.key) as busy, served.connect(holder.key) as listening:
         await listening.subscribe()
         await served.subscriptions(1)
-        # Nobody else writes meanwhile.
+        # No other transaction can write meanwhile.
         async with small_world.database.transaction():
             await busy.subscribe(MAKE, "made", {"email": "ada@example.com"})
             await busy.settled()
-            closing = asyncio.create_task(served.live.close())
+            closing = asyncio.create_task(served.connections.close())
             assert await listening.closed() == AWAY
             await busy.subscribe(MAKE, "late", {"email": "late@example.com"})
             await busy.settled()
@@ -54,7 +54,7 @@ async def test_each_socket_is_closed_once_it_has_its_own_answer(
             for client in (first, second):
                 await client.subscribe(MAKE, "made", {"email": "ada@example.com"})
                 await client.settled()
-            closing = asyncio.create_task(served.live.close())
+            closing = asyncio.create_task(served.connections.close())
         assert (await first.hear())["payload"] == MADE
         # The email is taken by then.
         assert (await second.hear())["payload"] == {"data": {"createCustomer": {"customer": None}}}
@@ -64,17 +64,17 @@ async def test_each_socket_is_closed_once_it_has_its_own_answer(
         await closing
 
 
-async def test_an_answer_reaches_who_is_slow_to_take_it(
+async def test_a_slow_client_gets_its_answer(
     served: Serving, small_world: World, holder: TestAccount
 ) -> None:
     async with small_client(served, holder.key) as slow:
-        outbox = session_of(served, 0).outbox
+        send_queue = session_of(served, 0).send_queue
         async with small_world.database.transaction():
             await slow.subscribe(MAKE, "made", {"email": "ada@example.com"})
             for _ in range(100):
                 await slow.say(type="ping", payload={"x": "x" * 5000})
-            await becomes(lambda: outbox.unsent > 200_000)
-            closing = asyncio.create_task(served.live.close())
+            await becomes(lambda: send_queue.unsent > 200_000)
+            closing = asyncio.create_task(served.connections.close())
         for _ in range(100):
             assert (await slow.hear())["type"] == "pong"
         assert (await slow.hear())["payload"] == MADE
@@ -90,11 +90,11 @@ async def test_a_mutation_is_carried_out_without_its_socket(
         async with served.connect(holder.key) as gone:
             await gone.subscribe(MAKE, "made", {"email": "ada@example.com"})
             await gone.settled()
-        await becomes(lambda: len(served.live) == 0)
-        closing = asyncio.create_task(served.live.close())
-        await becomes(lambda: served.live.is_closing)
+        await becomes(lambda: len(served.connections) == 0)
+        closing = asyncio.create_task(served.connections.close())
+        await becomes(lambda: served.connections.is_closing)
     await closing
-    await served.live.hub.close()
+    await served.connections.hub.close()
     assert await emails(small_world, holder) == ["ada@example.com"]
 
 
@@ -106,14 +106,16 @@ async def test_what_does_not_end_is_not_waited_for_for_ever(small_world: World, 
     ):
         await busy.subscribe(MAKE, "made", {"email": "ada@example.com"})
         await busy.settled()
-        await served.live.close()
+        await served.connections.close()
         assert await busy.closed() == AWAY
-        await served.live.hub.close()
+        await served.connections.hub.close()
     assert await emails(small_world, holder) == []
 
 
-async def test_who_comes_meanwhile_is_told_to_come_again(served: Serving, holder: TestAccount) -> None:
-    await served.live.close()
+async def test_new_clients_during_a_deploy_are_told_to_come_again(
+    served: Serving, holder: TestAccount
+) -> None:
+    await served.connections.close()
     async with stream(served, holder.key) as reader:
         assert reader.response.status_code == 503
         assert reader.response.headers["retry-after"] == "30"
@@ -123,13 +125,15 @@ async def test_who_comes_meanwhile_is_told_to_come_again(served: Serving, holder
             pass
     assert refused.value.response.status_code == 503
     assert refused.value.response.headers["Retry-After"] == "30"
-    # What needs no stream is answered.
+    # Requests that need no stream are answered.
     async with stream(served, holder.key, "{ viewer { scopes } }") as reader:
         assert [(await reader.block() or {})["event"] for _ in range(2)] == ["next", "complete"]
 
 
 @pytest.mark.parametrize("way", ["socket", "events"])
-async def test_who_has_come_just_before_is_told_so_too(migrated_postgres_url: str, way: str) -> None:
+async def test_clients_that_came_just_before_a_deploy_are_told_too(
+    migrated_postgres_url: str, way: str
+) -> None:
     async with open_world(migrated_postgres_url) as world, serving(world) as served:
         account = await world.account()
 
@@ -146,5 +150,5 @@ async def test_who_has_come_just_before_is_told_so_too(migrated_postgres_url: st
         async with locked(migrated_postgres_url, "api_keys") as reading:
             coming = asyncio.create_task(come())
             await reading()
-            await served.live.close()
+            await served.connections.close()
         assert await coming == 503

@@ -1,4 +1,4 @@
-"""What subscribers get of events: compiled for all of them at once, and the same as executed one by one."""
+"""Responses to events compiled into one statement equal those executed one by one."""
 
 import gc
 import random
@@ -13,8 +13,8 @@ from app.events import log
 from app.events.models import EventRecord
 from app.graphql.bounds.limits import Limits
 from app.graphql.engine import Engine
-from app.live import subscribed
 from app.live.event_responses import respond
+from app.live.subscription_request import SubscriptionRequest
 from tests.accounts.state import reads
 from tests.graphql.compiled.documents import Document, Documents, dropping
 from tests.graphql.compiled.scene import Scene, random_account
@@ -51,7 +51,7 @@ async def answers(
     epoch: str,
 ) -> list[str]:
     prepared = engine.prepare(document.text, None, authenticated=True)
-    request = subscribed.read(engine, prepared, document.variables)
+    request = SubscriptionRequest.of(engine, prepared, document.variables)
     jobs = [(request, record) for record in records]
     responses = await respond(world.services, engine, viewer, epoch, jobs)
     for response in responses:
@@ -78,7 +78,7 @@ async def test_random_subscriptions_have_the_same_answers_as_the_ordinary_way(
         )
         expected = await answers(world, ordinary, viewer, document, some, epoch)
         assert await answers(world, compiled, viewer, document, some, epoch) == expected, document
-    # What was dropped is collected here, not in another test.
+    # The dropped objects are collected here, and not in another test.
     gc.collect()
 
 
@@ -97,7 +97,7 @@ async def test_many_events_are_one_statement_and_flat_ones_none(
 async def test_an_event_that_is_gone_from_the_log_is_answered_as_it_is_at_hand(
     world: World, scene: Scene
 ) -> None:
-    """Its retention ended between the commit and now."""
+    """Retention has removed the event since its commit."""
     engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
     records, epoch = await log_of(world, viewer)
     gone, kept = records[0], records[-1]
@@ -116,7 +116,7 @@ async def test_several_requests_share_a_call_and_keep_their_order(world: World, 
         "subscription { a: events { ... on MeterCreatedEvent { meter { intervalData { total } } } id } }",
     )
     requests = [
-        subscribed.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
+        SubscriptionRequest.of(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
     ]
     jobs = [(request, record) for record in records[-3:] for request in requests]
     found = await respond(world.services, engine, viewer, epoch, jobs)
@@ -129,7 +129,7 @@ INTERVALS = 'meter { intervalData(granularity: DAY, lookback: "1w") { intervals 
 
 
 async def test_fields_of_one_path_are_not_taken_for_each_other(world: World, scene: Scene) -> None:
-    """Neither those of two documents that are answered at once, nor those of two types of events in one."""
+    """This holds for two documents at once, and for two types of events in one document."""
     viewer = scene.viewers["admin"]
     records, epoch = await log_of(world, viewer)
     data = next(one for one in records if one.type == "meter_data.received")
@@ -143,7 +143,8 @@ async def test_fields_of_one_path_are_not_taken_for_each_other(world: World, sce
     found = []
     for engine in (Engine(the_schema(), WIDE), Engine(the_schema(), WIDE, compiled=False)):
         requests = [
-            subscribed.read(engine, engine.prepare(text, None, authenticated=True), None) for text in texts
+            SubscriptionRequest.of(engine, engine.prepare(text, None, authenticated=True), None)
+            for text in texts
         ]
         jobs = [(request, record) for record in (made, data) for request in requests]
         answers = await respond(world.services, engine, viewer, epoch, jobs)
@@ -156,7 +157,7 @@ async def test_fields_of_one_path_are_not_taken_for_each_other(world: World, sce
 async def test_without_a_database_what_is_at_hand_is_answered(
     postgres: Postgres, migrated_postgres: str
 ) -> None:
-    """And of the rest that it has failed."""
+    """The other fields are reported as failed."""
     url = await postgres.create_database(migrated_postgres)
     async with open_world(url) as world:
         scene = await random_account(world, random.Random(1))

@@ -1,4 +1,4 @@
-"""The hub: in order, without gap or repeat, whatever is lost on the way and wherever a subscription begins."""
+"""Subscriptions get events in order, without gap or repeat, wherever they begin and whatever is lost on the way."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from app.auth.actor import Actor, Scope
 from app.customers import actions as customers
 from app.events import cursors, log
 from app.graphql.failures import RequestErrors
-from app.live.subscriber import Stage
+from app.live.subscription import Stage
 from tests.events.broadcasters import becomes
 from tests.live.listening import Collector, listening
 from tests.support import World
@@ -54,7 +54,7 @@ async def test_a_subscription_begins_now_and_gets_what_follows(world: World) -> 
             "meter": {"number": "2499999999991", "customer": {"name": "Ada"}},
         }
         await becomes(lambda: subscription.reached == 3)
-        assert live.hub.progress(subscription) == sink.payloads[1].cursor
+        assert subscription.cursor == sink.payloads[1].cursor
         assert subscription.stage is Stage.LIVE
 
 
@@ -92,7 +92,7 @@ async def test_nothing_is_lost_or_repeated_where_the_log_meets_live(world: World
 
 
 async def test_a_lost_doorbell_costs_time_and_no_event(world: World) -> None:
-    async with listening(world, rings=False, look_every=0.05) as live:
+    async with listening(world, rings=False, poll_interval=0.05) as live:
         actor = await owner(world)
         _, sink = await live.subscribe(actor)
         await live.customers(actor, 3)
@@ -102,7 +102,7 @@ async def test_a_lost_doorbell_costs_time_and_no_event(world: World) -> None:
 
 
 async def test_the_doorbell_alone_is_enough(world: World) -> None:
-    async with listening(world, local=False, look_every=60) as live:
+    async with listening(world, local=False, poll_interval=60) as live:
         actor = await owner(world)
         _, sink = await live.subscribe(actor, NESTED)
         await live.customer(actor)
@@ -112,7 +112,7 @@ async def test_the_doorbell_alone_is_enough(world: World) -> None:
 
 
 async def test_hubs_of_two_processes_give_the_same(world: World) -> None:
-    async with listening(world) as near, listening(world, rings=False, look_every=0.02) as far:
+    async with listening(world) as near, listening(world, rings=False, poll_interval=0.02) as far:
         actor = await owner(world)
         sinks = [(await live.subscribe(actor, NESTED))[1] for live in (near, far)]
         for _ in range(30):
@@ -173,8 +173,8 @@ async def test_a_filter_takes_what_it_names(world: World) -> None:
             await becomes(lambda subscription=subscription: subscription.reached == 6)
             index = [*before, *after].index((subscription, sink)) % len(filters)
             assert sink.sequences == expected[index]
-            # A quiet, filtered stream resumes from how far it has read.
-            assert live.hub.progress(subscription) == await cursor_at(world, actor, 6)
+            # A quiet, filtered subscription resumes at the position through which it has read.
+            assert subscription.cursor == await cursor_at(world, actor, 6)
 
 
 async def test_a_viewer_bound_to_a_customer_sees_that_customer_only(world: World) -> None:
@@ -221,7 +221,7 @@ async def test_a_slow_consumer_goes_on_at_its_own_pace_and_comes_back(world: Wor
         await quick.count(20)
         assert sink.sequences == [2, 3, 4]
         assert slow.stage is Stage.CATCHING_UP
-        assert live.hub.progress(slow) == sink.payloads[-1].cursor
+        assert slow.cursor == sink.payloads[-1].cursor
         sink.take(2)
         await sink.count(5)
         assert sink.sequences == [2, 3, 4, 5, 6]
@@ -265,8 +265,8 @@ async def test_retention_that_passes_a_reader_is_told(world: World) -> None:
         expired = await cursor_at(world, actor, 2)
         async with world.database.transaction() as session:
             assert await log.trim(session, actor.account_id, timedelta(), through=198) == 198
-        # The first sixteen were handed over together, and a page at hand is still given; what comes after it is gone.
-        live.hub.shelf.clear_old(float("inf"))
+        # The first sixteen were handed over together, and a kept page is still given; later events are gone.
+        live.hub.runtime.recent.evict_expired(float("inf"))
         slow.take_all()
         await slow.until(lambda: slow.errors is not None)
         assert slow.sequences == list(range(2, 118))

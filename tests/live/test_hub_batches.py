@@ -1,4 +1,4 @@
-"""Events that come close together are handed over together, and none of it changes what a subscription gets."""
+"""Events in quick succession are handed over together, and subscriptions get the same as one by one."""
 
 import time
 
@@ -12,7 +12,7 @@ from tests.support import World
 
 
 class Batches(Collector):
-    """Also keeps how many payloads each hand-over had, and takes its time for the first."""
+    """Also records the number of payloads of each hand-over, and is slow at the first."""
 
     def __init__(self, first_takes: float = 0.0) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Batches(Collector):
 
     def push(self, batch: Batch) -> bool:
         if not self.sizes:
-            time.sleep(self.first_takes)  # what writing to very many sockets does
+            time.sleep(self.first_takes)  # as writing to very many sockets would
         self.sizes.append(len(batch))
         return super().push(batch)
 
@@ -67,7 +67,7 @@ async def test_an_event_waits_for_the_next_only_for_a_moment(world: World) -> No
         del world.services.writing[actor.account_id]
 
 
-async def test_what_waits_is_not_shown_to_who_asked_later(world: World) -> None:
+async def test_an_event_read_before_a_subscription_is_not_shown_to_it(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)
         _, early = await live.subscribe(actor, NESTED, {"after": None}, Batches(first_takes=0.05))
@@ -95,6 +95,6 @@ async def test_mutations_say_that_they_are_under_way(world: World) -> None:
     }"""
     for _ in range(2):
         await world.data(create, {"email": "ada@example.com"}, key=account.key)
-    # Told within the commit, and not of the second, which was refused.
+    # The hub was told within the first commit, and nothing of the second mutation, which was refused.
     assert seen == [{account.id: 1}]
     assert world.services.writing == {}

@@ -1,4 +1,4 @@
-"""Several processes over one database, and what each part's failure costs: time, and no event."""
+"""Several processes over one database: a failure of any part costs time, and no event."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -17,16 +17,8 @@ from tests.support import world as open_world
 
 @pytest.fixture(scope="module")
 def own_valkey() -> Iterator[Valkey]:
-    """A server that only these tests hurt."""
+    """A server that only these tests stop."""
     server = Valkey()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[Postgres]:
-    """A server that only these tests hurt."""
-    server = Postgres()
     yield server
     server.close()
 
@@ -41,15 +33,15 @@ def broadcaster(request: pytest.FixtureRequest) -> Service:
 
 @asynccontextmanager
 async def processes(
-    migrated_url: str, broadcast_url: str, count: int, look_every: float = 60
+    migrated_url: str, broadcast_url: str, count: int, poll_interval: float = 60
 ) -> AsyncIterator[list[Listening]]:
-    """So many hubs, each with its own connections to everything."""
+    """`count` hubs, each with its own connections to everything."""
     async with AsyncExitStack() as stack:
         hubs = []
         for _ in range(count):
             world = await stack.enter_async_context(open_world(migrated_url))
             hubs.append(
-                await stack.enter_async_context(listening(world, broadcast_url, look_every=look_every))
+                await stack.enter_async_context(listening(world, broadcast_url, poll_interval=poll_interval))
             )
         yield hubs
 
@@ -66,7 +58,7 @@ async def test_every_process_hears_of_every_commit(postgres_url: str, broadcaste
 
         async def write(live: Listening) -> None:
             for _ in range(30):
-                # Emails are unique within the account, so each process has names of its own.
+                # Emails are unique within the account, so each process uses its own names.
                 await live.customer(actor, f"P{hubs.index(live)}")
 
         await asyncio.gather(*map(write, hubs))
@@ -77,7 +69,7 @@ async def test_every_process_hears_of_every_commit(postgres_url: str, broadcaste
 
 
 async def test_a_broadcaster_that_dies_costs_no_event(postgres_url: str, broadcaster: Service) -> None:
-    async with processes(postgres_url, url_of(broadcaster), 2, look_every=0.2) as (near, far):
+    async with processes(postgres_url, url_of(broadcaster), 2, poll_interval=0.2) as (near, far):
         actor = await owner(near)
         sinks = [(await live.subscribe(actor))[1] for live in (near, far)]
         for _ in range(5):
@@ -104,7 +96,7 @@ async def test_a_dead_listener_costs_no_event(postgres_url: str, broadcaster: Se
             while not await cut_listeners(broadcaster):  # noqa: ASYNC110 - it may not be back from the last time
                 await asyncio.sleep(0.01)
             await near.customer(actor)
-        # Nobody looks at the streams here: the listener itself says that it was away.
+        # The streams are not polled here: the listener itself reports that it was away.
         await sink.count(10)
         assert sink.sequences == list(range(2, 12))
 
@@ -112,7 +104,7 @@ async def test_a_dead_listener_costs_no_event(postgres_url: str, broadcaster: Se
 async def test_a_database_that_restarts_costs_no_event(own_postgres: Postgres) -> None:
     own_postgres.start()
     url = await own_postgres.create_database()
-    async with processes(url, "memory://", 1, look_every=0.2) as (live,):
+    async with processes(url, "memory://", 1, poll_interval=0.2) as (live,):
         actor = await owner(live)
         _, quick = await live.subscribe(actor)
         slow_subscription, slow = await live.subscribe(actor, sink=Collector(capacity=1))
@@ -121,7 +113,7 @@ async def test_a_database_that_restarts_costs_no_event(own_postgres: Postgres) -
         own_postgres.stop()
         slow.take_all()
         joining = asyncio.create_task(live.subscribe(actor, after=quick.payloads[0].cursor))
-        # The page that the slow one has at hand is all it can get now.
+        # The slow subscription can get no more than the page it already has.
         await slow.count(101)
         own_postgres.start()
         _, late = await joining
@@ -135,8 +127,8 @@ async def test_a_database_that_restarts_costs_no_event(own_postgres: Postgres) -
 async def test_a_look_that_is_never_answered_costs_no_event(migrated_postgres_url: str) -> None:
     async with (
         open_world(migrated_postgres_url) as world,
-        # Nobody is told of a commit: all there is are the looks.
-        listening(world, rings=False, look_every=0.02, look_within=0.5) as live,
+        # No doorbell rings after a commit: the hub only polls.
+        listening(world, rings=False, poll_interval=0.02, poll_timeout=0.5) as live,
     ):
         actor = await owner(live)
         _, sink = await live.subscribe(actor)

@@ -1,4 +1,4 @@
-"""Who shares an execution and who never does, and what it costs to find out who wants an event."""
+"""Equal subscriptions share executions, viewers never do, and finding an event's groups is cheap."""
 
 import dataclasses
 import itertools
@@ -18,9 +18,9 @@ from app.events.models import EventRecord
 from app.graphql.document_cache import ACCOUNTS_BOUNDS, LONGEST
 from app.graphql.failures import RequestErrors
 from app.live.group import may_see
-from app.live.group_index import Index
-from app.live.subscribed import frozen
-from app.live.subscriber import Subscription
+from app.live.group_index import GroupIndex
+from app.live.subscription import Subscription
+from app.live.subscription_request import hashable
 from tests.events.broadcasters import becomes
 from tests.live.listening import Collector, Listening, listening
 from tests.support import World
@@ -29,7 +29,7 @@ READ = frozenset({Scope.READ})
 
 
 async def keys_of(live: Listening, actor: Actor, *asked: tuple[str, dict[str, Any] | None]) -> list[object]:
-    """The groups that these subscriptions are in."""
+    """The groups of these subscriptions."""
     joined = [await live.subscribe(actor, query, variables) for query, variables in asked]
     return [subscription.group for subscription, _ in joined]
 
@@ -212,13 +212,13 @@ async def test_live_and_log_agree_on_every_filter_and_viewer(world: World, turn:
 
 def test_values_of_different_types_are_different() -> None:
     values = [1, 1.0, True, "1", None, [], {}, [1], ["1"], [[1]], {"a": 1}, {"a": [1]}, {"a": None}, ["a", 1]]
-    assert len({frozen(value) for value in values}) == len(values)
-    assert frozen({"a": 1, "b": [2, {"c": 3}]}) == frozen({"b": [2, {"c": 3}], "a": 1})
+    assert len({hashable(value) for value in values}) == len(values)
+    assert hashable({"a": 1, "b": [2, {"c": 3}]}) == hashable({"b": [2, {"c": 3}], "a": 1})
 
 
 @dataclass(eq=False)
 class Watcher:
-    """As much of a group as the index knows."""
+    """The parts of a group that the index uses."""
 
     filter: EventFilter
     actor: Actor
@@ -244,7 +244,7 @@ def event(kind: EventType, customer_id: str | None = None, meter_ids: tuple[str,
 
 
 def test_an_event_costs_nothing_for_those_who_watch_another() -> None:
-    index, actor = Index(), Actor("acc", READ)
+    index, actor = GroupIndex(), Actor("acc", READ)
     bystanders = [Watcher(EventFilter(meter_ids=frozenset({f"mtr_{n}"})), actor) for n in range(10_000)]
     bystanders += [Watcher(EventFilter(customer_ids=frozenset({f"cus_{n}"})), actor) for n in range(1000)]
     bystanders += [Watcher(EventFilter(), Actor("acc", READ, customer_id=f"cus_{n}")) for n in range(1000)]

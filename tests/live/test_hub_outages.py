@@ -1,17 +1,17 @@
-"""Events that cannot be executed for a fault of ours: they wait, in order, and nobody is shown a null for them."""
+"""Events that cannot be executed for a fault of ours wait, in order, and are never shown with a null instead."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import text
 
 from app.auth.actor import Actor
-from app.core import failpoints
 from app.graphql.engine import Engine
 from tests.events.broadcasters import becomes
 from tests.live.listening import Collector, Listening, listening
+from tests.live.outages import Attempts, watched
 from tests.live.test_event_responses import WIDE
 from tests.services.postgres import Postgres
 from tests.support import World, the_schema
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.both_databases
 
 COMPILED = """subscription($after: String) { events(after: $after) { sequence
     ... on CustomerCreatedEvent { customer { meters(first: 5) { nodes { number } } } } } }"""
-# A list of values over time has a resolver of its own.
+# A list of values over time is not compiled.
 PARTLY = """subscription($after: String) { events(after: $after) { sequence
     ... on CustomerCreatedEvent { customer { meters(first: 5) { nodes { number
         intervalData(granularity: DAY, lookback: "1w") { total } } } } } } }"""
@@ -29,41 +29,10 @@ FLAT = "subscription($after: String) { events(after: $after) { sequence type } }
 WAYS = {"compiled": COMPILED, "partly": PARTLY, "ordinary": COMPILED}
 
 
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[Postgres]:
-    """A server that only these tests hurt."""
-    server = Postgres()
-    yield server
-    server.close()
-
-
-class Tries:
-    """Counts executions of subscriptions, and acts at the first."""
-
-    def __init__(self, at_first: Callable[[], None] | None = None) -> None:
-        self.count = 0
-        self._at_first = at_first
-
-    def __call__(self, name: str) -> None:
-        if name == "subscription.execute":
-            self.count += 1
-            if self.count == 1 and self._at_first is not None:
-                self._at_first()
-
-
-@contextmanager
-def watched(tries: Tries) -> Iterator[Tries]:
-    failpoints.watchers.append(tries)
-    try:
-        yield tries
-    finally:
-        failpoints.watchers.remove(tries)
-
-
 @asynccontextmanager
 async def hub_of(world: World, way: str) -> AsyncIterator[Listening]:
     world.engine = Engine(the_schema(), WIDE, compiled=way != "ordinary")
-    async with listening(world, look_every=0.2) as live:
+    async with listening(world, poll_interval=0.2) as live:
         yield live
 
 
@@ -78,7 +47,7 @@ async def rename(world: World, table: str, before: str, after: str) -> None:
 
 
 def shown(sink: Collector) -> list[int]:
-    """The sequences of what was shown; whole, or the test fails."""
+    """The sequences of the responses, none of which may be incomplete."""
     for response in sink.responses:
         assert "errors" not in response
         assert response["data"]["events"]["customer"] is not None
@@ -94,9 +63,9 @@ async def test_a_live_event_waits_for_a_database_that_is_away(own_postgres: Post
         one, first = await live.subscribe(actor, WAYS[way])
         _, second = await live.subscribe(actor, WAYS[way])
         _, flat = await live.subscribe(actor, FLAT)
-        with watched(Tries(own_postgres.kill)):
+        with watched(Attempts(own_postgres.kill)):
             await live.customers(actor, 3)
-            # Both go on through the log, and are given nothing.
+            # Both go on through the log, and get nothing.
             await becomes(lambda: bool(first.payloads) or live.hub.stats.catch_ups == 2)
             assert (first.payloads, second.payloads) == ([], [])
             assert one.reached == 1
@@ -119,10 +88,10 @@ async def test_a_page_of_the_log_waits_for_a_database_that_is_away(own_postgres:
         _, flat = await live.subscribe(actor, FLAT)
         await live.customers(actor, 120)
         await flat.count(120)
-        with watched(Tries(own_postgres.kill)) as tries:
+        with watched(Attempts(own_postgres.kill)) as attempts:
             late, sink = await live.subscribe(actor, WAYS[way], after=flat.payloads[0].cursor)
-            await becomes(lambda: bool(sink.payloads) or late.waiting is not None)
-            assert (sink.payloads, late.reached, tries.count > 0) == ([], 2, True)
+            await becomes(lambda: bool(sink.payloads) or late.retry is not None)
+            assert (sink.payloads, late.reached, attempts.count > 0) == ([], 2, True)
             own_postgres.start()
             await sink.count(119)
         assert shown(sink) == list(range(3, 122))
@@ -134,9 +103,9 @@ async def test_what_fails_for_a_while_arrives_when_it_is_mended(world: World, wa
         actor = await owner(live)
         subscription, sink = await live.subscribe(actor, WAYS[way])
         await rename(world, "meters", "number", "nummer")
-        with watched(Tries()) as tries:
+        with watched(Attempts()) as attempts:
             await live.customers(actor, 2)
-            await becomes(lambda: bool(sink.payloads) or tries.count >= 4)
+            await becomes(lambda: bool(sink.payloads) or attempts.count >= 4)
             assert (sink.payloads, subscription.reached) == ([], 1)
             await rename(world, "meters", "nummer", "number")
             await sink.count(2)
@@ -163,21 +132,21 @@ async def test_what_always_fails_ends_its_stream_before_the_event_and_no_other(
         assert {error["extensions"]["code"] for error in sink.errors} == {"INTERNAL"}
         assert not any("retryAfter" in error["extensions"] for error in sink.errors)
         await rename(world, "meters", "nummer", "number")
-        _, again = await live.subscribe(actor, WAYS[way], after=live.hub.progress(broken))
+        _, again = await live.subscribe(actor, WAYS[way], after=broken.cursor)
         await again.count(3)
         assert shown(again) == [2, 3, 4]
         assert same_viewer.sequences == [2, 3, 4]
 
 
 async def test_the_events_before_one_that_always_fails_are_given(world: World) -> None:
-    """Together with the others it would take their transaction with it."""
+    """Executed together, the failed event would break the transaction of the others."""
     query = """subscription($after: String) { events(after: $after) { sequence
         ... on CustomerCreatedEvent { customer { name } }
         ... on MeterCreatedEvent { meter { hostedConsent { id } } } } }"""
     async with hub_of(world, "ordinary") as live:
         actor = await owner(live)
         start, _ = await live.subscribe(actor, FLAT)
-        after = live.hub.progress(start)
+        after = start.cursor
         customer = await live.customer(actor)
         await live.customer(actor)
         await live.meter(actor, customer)

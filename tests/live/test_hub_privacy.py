@@ -1,4 +1,4 @@
-"""Whoever subscribes beside whomever: each viewer gets what it would get alone, and shares only what both may see."""
+"""Each viewer gets the same beside any others as it would get alone, and shares only data that both may see."""
 
 import asyncio
 import dataclasses
@@ -26,7 +26,7 @@ from tests.support import TestAccount, World
 
 READ = frozenset({Scope.READ})
 WRITE = frozenset({Scope.READ, Scope.WRITE})
-# What differs between viewers: a consent's link is for WRITE only, a sequence for those who see the whole account.
+# Viewers differ: a consent's link needs WRITE, a sequence a viewer of the whole account.
 SELECTIONS = (
     "id",
     "id sequence",
@@ -49,7 +49,7 @@ class Tenant:
 
 @dataclass
 class Watcher:
-    """One subscription: who asks for what, and what came of it."""
+    """A subscription: its viewer, its request and its sink."""
 
     viewer: Actor
     selection: str
@@ -77,7 +77,7 @@ class Scene:
         return self.live.world
 
     def viewer(self) -> Actor:
-        """Anyone who may exist; as likely as not one who differs from others in one thing only."""
+        """A random viewer, often different from another in one property only."""
         tenant = self.chance.choice(self.tenants)
         plain = Actor(tenant.account.id, READ, "key_1")
         bound = dataclasses.replace(plain, customer_id=self.chance.choice(tenant.customers[:2]).id)
@@ -87,7 +87,7 @@ class Scene:
         return self.chance.choice([plain, bound, token, other_key, writer])
 
     def filter(self) -> dict[str, Any] | None:
-        """What anyone may ask for, the ids of others as well."""
+        """A random filter, with the ids of other tenants too."""
         customers = [tenant.customers[0].id for tenant in self.tenants]
         meters = [tenant.meter_ids[1] for tenant in self.tenants]
         choices: list[dict[str, Any] | None] = [
@@ -110,7 +110,7 @@ class Scene:
             tenant.meter_ids.append(meter.id)
 
     async def watch(self) -> Watcher:
-        """A new subscription from now on or from some time ago, of a quick consumer or a slow one."""
+        """A new subscription from now or an earlier event on, with a quick consumer or a slow one."""
         viewer, wanted, selection = self.viewer(), self.filter(), self.chance.choice(self.selections)
         async with self.world.database.reading() as session:
             stream = await log.stream(session, viewer.account_id)
@@ -123,7 +123,7 @@ class Scene:
         return Watcher(viewer, selection, after, variables, sink)
 
     async def alone(self, watcher: Watcher) -> list[Any]:
-        """What the viewer reads of the log by a query of its own."""
+        """The same events by a query of the viewer's."""
         query = (
             f"query {ARGUMENTS} {{ events(first: 100, after: $after, filter: $filter) "
             f"{{ nodes {{ {watcher.selection} }} }} }}"
@@ -137,7 +137,7 @@ class Scene:
 
 
 def is_for(watcher: Watcher, record: EventRecord, meter_ids: set[str]) -> bool:
-    """The rule in plain words: of the viewer's account and customer, later than the cursor, and asked for."""
+    """The plain rule: the event is of the viewer's account and customer, after the cursor, and in the filter."""
     viewer, wanted = watcher.viewer, watcher.variables["filter"] or {}
     return (
         record.account_id == viewer.account_id
@@ -160,7 +160,7 @@ async def everything(world: World) -> list[tuple[EventRecord, set[str]]]:
 
 
 async def tenant_of(live: Listening) -> Tenant:
-    """An account with three customers, each with a meter and a consent that it has been asked for."""
+    """An account with three customers, each with a meter and a pending consent."""
     account = await live.world.account()
     tenant = Tenant(account, (await live.world.authenticator.authenticate(account.key)).actor)
     for number in range(3):
@@ -202,7 +202,7 @@ async def test_each_viewer_gets_what_it_would_get_alone(world: World, turn: int,
             for payload in watcher.sink.payloads:
                 shared.setdefault(id(payload), (payload, []))[1].append(watcher)
 
-        # It is about what is shared, so that something must have been: by equals, and by no others.
+        # Some executions must have been shared, and only between equal viewers.
         assert sum(len(sharers) > 1 for _, sharers in shared.values()) > 20
         for payload, sharers in shared.values():
             (record,) = [

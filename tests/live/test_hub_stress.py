@@ -1,4 +1,4 @@
-"""Everything at once, by chance: bursts, rollbacks, slow readers, comings and goings."""
+"""Random bursts, rollbacks, slow readers and reconnections, all at once."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ class Rollback(Exception):
 
 
 class Reader:
-    """Subscribes again and again after its last cursor, as a client does that loses its connection."""
+    """Subscribes again and again after its last cursor, like a client that loses its connection."""
 
     def __init__(self, live: Listening, actor: Actor, chance: random.Random, begin: str) -> None:
         self.live, self.actor, self.chance, self.cursor = live, actor, chance, begin
@@ -73,7 +73,7 @@ async def test_every_reader_gets_everything_once_and_in_order(
 ) -> None:
     chance = random.Random(seed)
     rings = told != "by nobody"
-    async with listening(world, rings=rings, local=told == "directly", look_every=0.05) as live:
+    async with listening(world, rings=rings, local=told == "directly", poll_interval=0.05) as live:
         account = await world.account()
         actor = (await world.authenticator.authenticate(account.key)).actor
         async with world.database.reading() as session:

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,17 +14,13 @@ from app.accounts import actions as accounts
 from app.auth.actor import Actor
 from app.auth.authenticate import REFUSED
 from app.live.registry import Timing
-from app.live.sse import HEADERS, EventStream
-from app.live.ws.send_queue import FULL
+from app.live.sse import HEADERS
 from tests.events.broadcasters import becomes
 from tests.graphql.serving import EVENTS, Serving, serving
 from tests.live.event_streams import Reader, stream
 from tests.services.patience import PATIENCE
 from tests.support import TestAccount, World
 from tests.support import world as open_world
-
-# About 6 KiB an event.
-WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in range(30)) + " } }"
 
 
 async def test_a_subscription_streams_events_with_their_cursors(
@@ -45,7 +39,7 @@ async def test_a_subscription_streams_events_with_their_cursors(
             assert sequences == list(range(sequences[0], sequences[0] + 5))
             assert all(cursor == response["data"]["events"]["cursor"] for cursor, response in heard)
         await served.subscriptions(0)
-    await becomes(lambda: len(served.live) == 0)
+    await becomes(lambda: len(served.connections) == 0)
 
 
 async def test_head_tells_how_a_stream_begins_and_opens_none(served: Serving, holder: TestAccount) -> None:
@@ -65,7 +59,7 @@ async def test_head_tells_how_a_stream_begins_and_opens_none(served: Serving, ho
     async with stream(served, holder.key, method="GET") as opened:
         expected = {name: opened.response.headers[name] for name in HEADERS}
     await served.subscriptions(0)
-    # All over one connection: a stream would not let the next one through.
+    # All go over one connection, which a stream would block.
     for _ in range(2):
         status, *headers = await head(EVENTS)
         assert status == "http/1.1 200 ok"
@@ -74,7 +68,7 @@ async def test_head_tells_how_a_stream_begins_and_opens_none(served: Serving, ho
     assert (await head("subscription { events { nothing } }"))[0] == "http/1.1 200 ok"
     status, *headers = await head("{ __typename }")
     assert status == "http/1.1 200 ok"
-    assert served.live.hub.subscriptions == len(served.live) == 0
+    assert served.connections.hub.subscriptions == len(served.connections) == 0
     writer.close()
     await writer.wait_closed()
 
@@ -107,7 +101,7 @@ async def test_queries_and_mutations_give_one_result(served: Serving, holder: Te
 
 
 async def refused(reader: Reader) -> Any:
-    """The one error of a request that is refused in the stream."""
+    """The error of a request that is refused in the stream."""
     assert reader.response.status_code == 200
     assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
     block = await reader.block()
@@ -139,8 +133,8 @@ async def test_a_refused_request_is_told_in_the_stream(
         assert extensions == {"code": "BAD_USER_INPUT", "field": ["filter", "customerIds"]}
     async with stream(served, "vw_live_" + "x" * 43, "{ nothing }", method=method) as reader:
         assert reader.response.status_code == 401
-    assert len(served.live) == 0
-    assert served.live.hub.subscriptions == 0
+    assert len(served.connections) == 0
+    assert served.connections.hub.subscriptions == 0
 
 
 async def test_a_body_that_is_no_request_is_told_in_the_stream(served: Serving, holder: TestAccount) -> None:
@@ -164,7 +158,7 @@ async def test_a_browser_may_put_a_stream_token_into_the_address(
     token = made["createStreamToken"]["token"]
 
     async def opened(method: str = "GET", accept: str = "text/event-stream", **sent: Any) -> httpx.Response:
-        """The head of an answer, and its body where it is no stream that goes on."""
+        """The head of a response, and the body of an error."""
         headers = {"accept": accept, **sent.pop("headers", {})}
         given = {"query": EVENTS} | sent.pop("params", {"access_token": token})
         async with httpx.AsyncClient(timeout=PATIENCE) as client:
@@ -180,7 +174,7 @@ async def test_a_browser_may_put_a_stream_token_into_the_address(
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert response.headers["cache-control"] == "no-store"
-    await becomes(lambda: len(served.live) == 0)
+    await becomes(lambda: len(served.connections) == 0)
 
     refusals = {
         "access_token takes a stream token only; never put a key into an address.": [
@@ -203,7 +197,7 @@ async def test_a_browser_may_put_a_stream_token_into_the_address(
             assert response.status_code == 401
             assert response.headers["cache-control"] == "no-store"
             assert [error["message"] for error in response.json()["errors"]] == [sentence]
-    assert len(served.live) == 0
+    assert len(served.connections) == 0
 
 
 async def test_streams_count_as_sockets(tmp_path: Any) -> None:
@@ -213,7 +207,7 @@ async def test_streams_count_as_sockets(tmp_path: Any) -> None:
         async with stream(served, account.key) as first, stream(served, account.key) as second:
             assert first.response.status_code == 200
             assert second.response.status_code == 429
-        await becomes(lambda: len(served.live) == 0)
+        await becomes(lambda: len(served.connections) == 0)
         async with stream(served, account.key) as third:
             assert third.response.status_code == 200
 
@@ -228,7 +222,7 @@ async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: 
         account = await world.account()
 
         async def refused(query: str) -> bool:
-            """Asked often enough, it is for the rate."""
+            """Whether the rate refuses it now."""
             async with stream(served, account.key, query) as reader:
                 response = reader.response
                 return response.status_code == 429 and response.headers["retry-after"] == "1"
@@ -236,12 +230,12 @@ async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: 
         for query in ("{ viewer { scopes } }", "{ nothing }", "subscription {", "mutation { nothing }"):
             while not await refused(query):
                 pass
-            # All clients of a server that has gone come back at once, and none of them would ask twice.
+            # After a deploy all clients come back at once, and would not try again.
             for method in ("GET", "POST"):
                 reader = await stack.enter_async_context(stream(served, account.key, method=method))
                 assert reader.response.status_code == 200
         await served.subscriptions(8)
-        # Strangers, who may not subscribe, count whatever they ask for.
+        # Strangers may not subscribe, and each of their requests counts.
         async with httpx.AsyncClient(headers={"accept": "text/event-stream"}, timeout=PATIENCE) as stranger:
             statuses = set()
             while 429 not in statuses:
@@ -276,7 +270,7 @@ async def test_a_revoked_key_and_a_deploy_end_streams_without_complete(
         async with small_world.database.transaction() as session:
             await accounts.revoke_api_key(session, owner, key.id)
         assert [await revoked.block(), await revoked.block()] == [{"": ""}, None]
-        await served.live.close()
+        await served.connections.close()
         assert [await other.block(), await other.block()] == [{"": ""}, None]
 
 
@@ -286,10 +280,10 @@ async def test_an_expired_reader_gets_the_error_and_complete(
     await served.hub.customer(owner)
     async with stream(served, holder.key) as reader:
         await served.subscriptions(1)
-        (feed,) = served.live.hub._feeds.values()
+        (feed,) = served.connections.hub._feeds.values()
         # The database was replaced by a restored backup.
         feed.epoch = "another1"
-        served.live.hub.look_soon()
+        served.connections.hub.poll_soon()
         assert await reader.block() == {"": ""}
         block = await reader.block()
         assert block is not None
@@ -298,138 +292,3 @@ async def test_an_expired_reader_gets_the_error_and_complete(
         assert error["extensions"]["code"] == "CURSOR_EXPIRED"
         assert await reader.block() == {"event": "complete", "data": ""}
         assert await reader.block() is None
-
-
-@asynccontextmanager
-async def small_reader(served: Serving, key: str, query: str) -> AsyncIterator[asyncio.StreamReader]:
-    """The body of an event stream, in a client that takes little before it is asked to."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.port))
-    reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
-    head = (
-        f"GET /graphql?query={quote(query)} HTTP/1.0\r\nAccept: text/event-stream\r\nX-Api-Key: {key}\r\n\r\n"
-    )
-    writer.write(head.encode())
-    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-    while await reader.readline() != b"\r\n":
-        pass
-    try:
-        yield reader
-    finally:
-        writer.close()
-
-
-async def blocks(reader: asyncio.StreamReader, pause: float = 0) -> AsyncIterator[int]:
-    """The sequences that are read, a little at a time, until the end."""
-    unread = b""
-    while some := await reader.read(4096):
-        *whole, unread = (unread + some).split(b"\n\n")
-        for block in whole:
-            if b"data: " in block:
-                yield json.loads(block.partition(b"data: ")[2])["data"]["events"]["sequence"]
-        await asyncio.sleep(pause)
-
-
-def stream_of(served: Serving) -> EventStream:
-    (only,) = served.live._streams
-    assert isinstance(only, EventStream)
-    return only
-
-
-async def test_a_slow_reader_misses_nothing_and_no_more_is_kept_for_it_than_for_a_socket(
-    served: Serving, holder: TestAccount, owner: Actor
-) -> None:
-    async with small_reader(served, holder.key, WIDE) as reader:
-        await served.subscriptions(1)
-        await served.hub.customers(owner, 400)
-        slow = stream_of(served)
-        await becomes(lambda: not slow.has_room)
-        await served.hub.customers(owner, 100)
-        assert FULL <= slow._queued < 2 * FULL
-        sequences = blocks(reader)
-        assert [await anext(sequences) for _ in range(500)] == list(range(2, 502))
-        await served.hub.customer(owner)
-        assert await anext(sequences) == 502
-    await becomes(lambda: len(served.live) == 0)
-
-
-async def test_a_reader_that_takes_nothing_is_ended(
-    small_world: World, holder: TestAccount, owner: Actor
-) -> None:
-    timing = Timing(check=0.05, rounds=1, stalled=0.3, close=0.1)
-    async with (
-        serving(small_world, timing=timing) as served,
-        small_reader(served, holder.key, WIDE) as reader,
-    ):
-        await served.subscriptions(1)
-        await served.hub.customers(owner, 400)
-        await served.subscriptions(0)
-        await becomes(lambda: len(served.live) == 0)
-        # What it reads at last is whole, and a part only.
-        sequences = [sequence async for sequence in blocks(reader)]
-        assert sequences == list(range(2, len(sequences) + 2))
-        assert len(sequences) < 400
-
-
-async def test_a_reader_that_takes_a_little_all_the_time_is_not(
-    small_world: World, holder: TestAccount, owner: Actor
-) -> None:
-    timing = Timing(check=0.05, rounds=1, stalled=2)
-    async with (
-        serving(small_world, timing=timing) as served,
-        small_reader(served, holder.key, WIDE) as reader,
-    ):
-        await served.subscriptions(1)
-        await served.hub.customers(owner, 300)
-        sequences = blocks(reader, pause=0.005)
-        assert [await anext(sequences) for _ in range(300)] == list(range(2, 302))
-
-
-async def test_nor_is_one_that_takes_less_than_the_server_hands_over_at_once(
-    small_world: World, holder: TestAccount, owner: Actor
-) -> None:
-    timing = Timing(check=0.05, rounds=1, stalled=2)
-    async with (
-        serving(small_world, timing=timing) as served,
-        small_reader(served, holder.key, WIDE) as reader,
-    ):
-        await served.subscriptions(1)
-        await served.hub.customers(owner, 400)
-        slow = stream_of(served)
-        await becomes(lambda: not slow.has_room)
-        # 27 KB a second: 64 KiB, and what the kernel has taken beside it, take longer than it may stand still.
-        sequences = blocks(reader, pause=0.15)
-        assert [await anext(sequences) for _ in range(16)] == list(range(2, 18))
-        assert served.live.hub.subscriptions == 1
-        sequences = blocks(reader)
-        rest = [await anext(sequences) for _ in range(300)]
-        assert rest == list(range(rest[0], rest[0] + 300))
-
-
-async def test_a_reader_is_given_all_the_time_there_is_from_where_it_fell_behind(
-    small_world: World, holder: TestAccount, owner: Actor
-) -> None:
-    timing = Timing(check=600, stalled=30)
-    async with (
-        serving(small_world, timing=timing) as served,
-        small_reader(served, holder.key, WIDE) as reader,
-    ):
-        await served.subscriptions(1)
-        slow, now = stream_of(served), served.live.hub.now()
-        await served.hub.customers(owner, 400)
-        await becomes(lambda: not slow.has_room)
-        # Before, it had nothing to take for as long as one likes.
-        slow.look_after(now + 1000)
-        slow.look_after(now + 1029)
-        assert served.live.hub.subscriptions == 1
-        taken = slow._bytes_taken
-        while slow._bytes_taken == taken:
-            await reader.read(1024)
-            await asyncio.sleep(0)
-        slow.look_after(now + 1040)
-        slow.look_after(now + 1069)
-        assert served.live.hub.subscriptions == 1
-        slow.look_after(now + 1070)
-        assert served.live.hub.subscriptions == 0

@@ -18,8 +18,8 @@ from app.server.connections import Connections
 from app.server.uvicorn_http import HttpProtocol
 from app.server.uvicorn_websockets import FrameProtocol
 from tests.events.broadcasters import becomes
-from tests.live.plain_server import PlainServer, answer, ended, plain_server, whole_answer
-from tests.live.raw_socket import UPGRADE, closing
+from tests.live.ws.raw_socket import UPGRADE, closing
+from tests.server.plain_server import PlainServer, answer, ended, plain_server, whole_answer
 
 OK = b"HTTP/1.1 200 OK"
 HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"

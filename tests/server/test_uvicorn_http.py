@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from app.graphql.http.body import read_body
 from app.server.uvicorn_http import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, HttpProtocol
-from tests.live.plain_server import Connection, answer, ended, plain_server
+from tests.server.plain_server import Connection, answer, ended, plain_server
 
 REQUEST = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,8 +1,8 @@
-"""One operation on a socket: a query or mutation with its one result, or a subscription with many."""
+"""An operation on a socket: a query or mutation with one result, or a subscription with many."""
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from app.auth.actor import Actor
 from app.graphql.context import Context
@@ -11,14 +11,23 @@ from app.graphql.failures import RequestErrors, internal_error
 from app.graphql.http.rates import TooManyRequests
 from app.graphql.persisted import requested_hash
 from app.graphql.prepared_operation import PreparedOperation
-from app.live import frames
-from app.live.payload import Batch, Line, Payload
-from app.live.subscriber import Subscription
+from app.live.payload import Batch, Payload
+from app.live.registry import Connection, ConnectionRegistry
+from app.live.sink import DirectWriter
+from app.live.subscription import Subscription
+from app.live.ws import frames
 from app.live.ws.protocol import Subscribe
-from app.live.ws.send_queue import frames_of
+from app.live.ws.send_queue import AsgiSendQueue, FrameSendQueue
 
-if TYPE_CHECKING:
-    from app.live.ws.session import Session
+
+class Socket(Connection, Protocol):
+    """The session of an operation, as the operation uses it; see `Session`."""
+
+    connections: ConnectionRegistry
+    send_queue: FrameSendQueue | AsgiSendQueue
+    subscriptions_begun: int
+
+    def ended(self, operation: "Operation") -> None: ...
 
 
 class Operation:
@@ -26,29 +35,29 @@ class Operation:
 
     __slots__ = (
         "_actor",
-        "_asked",
         "_ended",
-        "_lead",
-        "_session",
+        "_message",
+        "_prefix",
+        "_progress_at",
+        "_socket",
         "_subscription",
         "_task",
-        "_told_at",
         "id",
     )
 
-    def __init__(self, session: "Session", asked: Subscribe, actor: Actor) -> None:
-        self.id = asked.id
-        self._session = session
+    def __init__(self, socket: Socket, message: Subscribe, actor: Actor) -> None:
+        self.id = message.id
+        self._socket = socket
         self._actor = actor
-        self._asked: Subscribe | None = asked
-        self._lead = frames.next_lead(asked.id)
+        self._message: Subscribe | None = message
+        self._prefix = frames.next_prefix(message.id)
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
-        self._told_at = 0.0
+        self._progress_at = 0.0
         self._ended = False
 
     def start(self) -> None:
-        self._task = self._session.live.hub.spawn(self._run(), "operation")
+        self._task = self._socket.connections.spawn(self._run(), "operation")
 
     def end(self) -> None:
         """Send nothing more. A mutation that has begun is carried out."""
@@ -60,83 +69,82 @@ class Operation:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
-    def is_idle_since(self, before: float) -> bool:
-        """Whether it is a subscription that was sent nothing since then, not even how far it has read."""
+    def progress_since(self, before: float, now: float) -> str | None:
+        """The cursor to be sent now; None unless this is a subscription that was sent nothing since `before`."""
         subscription = self._subscription
-        return subscription is not None and max(subscription.last_sent_at, self._told_at) <= before
+        if subscription is None or max(subscription.last_sent_at, self._progress_at) > before:
+            return None
+        self._progress_at = now
+        return subscription.cursor
 
-    def tell(self, now: float) -> str:
-        """The cursor through which all was sent, for a message that says so now."""
-        assert self._subscription is not None  # noqa: S101 - asked only where `is_idle_since`
-        self._told_at = now
-        return self._session.live.hub.progress(self._subscription)
-
-    def rewire(self) -> None:
-        """The outbox can be written to in another way."""
+    def update_writer(self) -> None:
+        """The send queue's `write` has changed."""
         if self._subscription is not None:
-            self._subscription.rewire()
+            self._subscription.update_writer()
 
-    # What the hub calls.
+    # Called by the hub.
 
     @property
-    def line(self) -> Line | None:
-        write = self._session.outbox.write
-        return None if write is None else Line(self._lead, partial(frames_of, self._lead), write)
+    def direct_writer(self) -> DirectWriter | None:
+        write = self._socket.send_queue.write
+        if write is None:
+            return None
+        return DirectWriter(self._prefix, partial(frames.batch_frames, self._prefix), write)
 
     @property
     def has_room(self) -> bool:
-        return self._session.outbox.has_room
+        return self._socket.send_queue.has_room
 
     def push(self, batch: Batch) -> bool:
-        return self._session.outbox.batch(self._lead, batch)
+        return self._socket.send_queue.batch(self._prefix, batch)
 
     async def send(self, payload: Payload) -> None:
-        await self.room()
-        self._session.outbox.payload(self._lead, payload)
+        await self.wait_for_room()
+        self._socket.send_queue.payload(self._prefix, payload)
 
-    async def room(self) -> None:
-        await self._session.outbox.room()
+    async def wait_for_room(self) -> None:
+        await self._socket.send_queue.wait_for_room()
         await self._require_open()
 
     def error(self, errors: list[dict[str, Any]]) -> None:
         if not self._ended:
             self._ended = True
-            self._session.ended(self)
-            self._session.outbox.text(frames.error_text(self.id, errors))
+            self._socket.ended(self)
+            self._socket.send_queue.text(frames.error_text(self.id, errors))
 
     async def _require_open(self) -> None:
-        """On a closed socket nothing goes on; the session is about to end this."""
-        if self._session.outbox.closed:
+        """On a closed socket, wait for the session to end this operation."""
+        if self._socket.send_queue.closed:
             await asyncio.get_running_loop().create_future()
 
     async def _run(self) -> None:
-        asked, self._asked = self._asked, None
-        assert asked is not None  # noqa: S101 - run once
-        live = self._session.live
+        message, self._message = self._message, None
+        assert message is not None  # noqa: S101 - run once
+        connections = self._socket.connections
         try:
             # Nothing is begun on a socket that is about to close: its client asks again elsewhere.
-            if not live.is_closing:
-                with live.answering(self._session):
-                    await self._answer(asked)
-                    if live.is_closing:
-                        await self._session.outbox.emptied()
+            if not connections.is_closing:
+                with connections.in_flight(self._socket):
+                    await self._answer(message)
+                    if connections.is_closing:
+                        await self._socket.send_queue.wait_until_empty()
         finally:
             self._task = None
 
-    async def _answer(self, asked: Subscribe) -> None:
-        live = self._session.live
+    async def _answer(self, message: Subscribe) -> None:
+        engine = self._socket.connections.engine
         try:
-            named = requested_hash(asked.extensions) if asked.extensions else None
-            prepared = live.engine.prepare(
-                asked.query, asked.operation_name, authenticated=True, document_hash=named
+            document_hash = requested_hash(message.extensions) if message.extensions else None
+            prepared = engine.prepare(
+                message.query, message.operation_name, authenticated=True, document_hash=document_hash
             )
-            if asked.extensions.get("cost") is True:
+            if message.extensions.get("cost") is True:
                 prepared = prepared.telling_cost()
             self._require_rate(prepared)
             if prepared.operation_type == "subscription":
-                await self._subscribe(prepared, asked.variables)
+                await self._subscribe(prepared, message.variables)
             else:
-                await self._execute(prepared, asked.variables)
+                await self._execute(prepared, message.variables)
         except RequestErrors as error:
             self.error(error.errors)
         except TooManyRequests as error:
@@ -147,22 +155,23 @@ class Operation:
     def _require_rate(self, prepared: PreparedOperation) -> None:
         """Queries and mutations count as requests. A socket's first subscriptions are free, else a deploy, after which
         all clients come back at once, would refuse most of them."""
-        live = self._session.live
+        connections = self._socket.connections
         if prepared.operation_type == "subscription":
-            self._session.subscribed += 1
-            if self._session.subscribed <= live.services.settings.max_subscriptions:
+            self._socket.subscriptions_begun += 1
+            if self._socket.subscriptions_begun <= connections.services.settings.max_subscriptions:
                 return
-        live.rates.require(self._actor)
+        connections.rates.require(self._actor)
 
     async def _subscribe(self, prepared: PreparedOperation, variables: dict[str, Any] | None) -> None:
-        subscription = await self._session.live.hub.subscribe(prepared, variables, self._actor, self)
+        hub = self._socket.connections.hub
+        subscription = await hub.subscribe(prepared, variables, self._actor, self)
         self._subscription = subscription
         if self._ended:
             subscription.end()
 
     async def _execute(self, prepared: PreparedOperation, variables: dict[str, Any] | None) -> None:
-        live, outbox = self._session.live, self._session.outbox
-        execution = live.hub.spawn(self._executed(prepared, variables), "execute")
+        send_queue = self._socket.send_queue
+        execution = self._socket.connections.spawn(self._executed(prepared, variables), "execute")
         try:
             # A mutation is not cut off in its transaction because its client is gone.
             response = await (
@@ -172,17 +181,18 @@ class Operation:
             if prepared.operation_type != "mutation":
                 execution.cancel()
             raise
-        await outbox.room()
+        await send_queue.wait_for_room()
         if not self._ended:
             self._ended = True
-            self._session.ended(self)
-            outbox.text(frames.next_text(self._lead, dumps(response)))
-            outbox.text(frames.complete_text(self.id))
+            self._socket.ended(self)
+            send_queue.text(frames.next_text(self._prefix, dumps(response)))
+            send_queue.text(frames.complete_text(self.id))
 
     async def _executed(
         self, prepared: PreparedOperation, variables: dict[str, Any] | None
     ) -> dict[str, Any]:
-        live = self._session.live
+        connections = self._socket.connections
         # A mutation goes on without its socket.
-        with live.answering(self._session):
-            return await live.engine.execute(prepared, variables, Context(live.services, self._actor))
+        with connections.in_flight(self._socket):
+            context = Context(connections.services, self._actor)
+            return await connections.engine.execute(prepared, variables, context)

@@ -1,6 +1,6 @@
-"""The messages of graphql-transport-ws, checked to the letter.
+"""Parses the client's messages of graphql-transport-ws, strictly.
 
-The protocol has a `query` in each `subscribe`, and says nothing about documents that are named by their hash. Who names
+The protocol has a `query` in each `subscribe` and knows no documents that are named by their hash. A client that names
 one in `extensions.persistedQuery` sends an empty `query`, or none.
 Source: github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md.
 """
@@ -18,7 +18,7 @@ LONGEST_REASON: Final = 123
 
 
 class CloseCode:
-    """Why a socket is closed. After 1012, 1013, 4403 and 4408 the usual client comes back, after others it gives up."""
+    """The usual client comes back after 1012, 1013, 4403 and 4408, and gives up after the others."""
 
     POLICY: Final = 1008
     TOO_BIG: Final = 1009
@@ -34,8 +34,8 @@ class CloseCode:
     INTERNAL: Final = 4500
 
 
-class Closing(Exception):
-    """The socket has to be closed with this code and reason."""
+class CloseSocket(Exception):
+    """The socket must be closed with this code and reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class Init:
 
 @dataclass(frozen=True)
 class Ping:
-    # The payload's own JSON, or None if there was none.
+    # JSON, or None if there was none.
     payload: str | None
 
 
@@ -76,9 +76,9 @@ class Complete:
 Message = Init | Ping | Pong | Subscribe | Complete
 
 
-def read(text: str) -> Message:
-    """A client's message. Raises Closing with 4400 and what is wrong with it."""
-    message = _object(_parse(text), "A message")
+def parse(text: str) -> Message:
+    """Raises CloseSocket with 4400 and the reason."""
+    message = _object(_json(text), "A message")
     kind = message.get("type")
     if not isinstance(kind, str):
         raise _bad("A message needs a type that is a string")
@@ -121,9 +121,9 @@ def _id(message: dict[str, Any]) -> str:
     return identifier
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _bad(f"{what} must be a JSON object")
+        raise _bad(f"{name} must be a JSON object")
     return value
 
 
@@ -133,19 +133,19 @@ def _optional(values: dict[str, Any], name: str, kind: str) -> dict[str, Any] | 
 
 
 def _echo(text: str) -> str:
-    # Read again with plain floats, because the digits of a decimal cannot be written back.
+    # Parsed again with plain floats, because a decimal's digits cannot be written back.
     try:
         return json.dumps(json.loads(text)["payload"], allow_nan=False, separators=(",", ":"))
     except ValueError:
         raise _bad("A number in the payload is too large") from None
 
 
-def _parse(text: str) -> Any:
+def _json(text: str) -> Any:
     try:
         return json_decimals.loads(text)
     except ValueError:
         raise _bad("A message must be JSON") from None
 
 
-def _bad(reason: str) -> Closing:
-    return Closing(CloseCode.BAD_MESSAGE, reason)
+def _bad(reason: str) -> CloseSocket:
+    return CloseSocket(CloseCode.BAD_MESSAGE, reason)

@@ -1,4 +1,4 @@
-"""One graphql-transport-ws connection, from the acknowledgement to its close code."""
+"""A graphql-transport-ws connection, from the acknowledgement to its close code."""
 
 import asyncio
 from typing import Any
@@ -14,65 +14,64 @@ from app.graphql.bounds.limits import STRANGERS_BODY
 from app.graphql.failures import internal_error
 from app.graphql.http.rates import TooManyRequests
 from app.graphql.http.tcp_progress import StallTimer
-from app.live import frames
-from app.live.registry import PEER, Live
-from app.live.ws import protocol
+from app.live.registry import PEER, ConnectionRegistry
+from app.live.ws import frames, protocol
 from app.live.ws.operation import Operation
-from app.live.ws.protocol import CloseCode, Closing
-from app.live.ws.send_queue import AsgiOutbox, FrameOutbox
+from app.live.ws.protocol import CloseCode, CloseSocket
+from app.live.ws.send_queue import AsgiSendQueue, FrameSendQueue
 
 log = structlog.get_logger(__name__)
 
 
 class Session:
-    """Reads the client's messages one after the other; the answers come from its operations."""
+    """Reads the client's messages one after the other and starts their operations, which send the responses."""
 
     transport = "websocket"
 
     def __init__(
         self,
-        live: Live,
+        connections: ConnectionRegistry,
         receive: Receive,
-        outbox: FrameOutbox | AsgiOutbox,
+        send_queue: FrameSendQueue | AsgiSendQueue,
         credential: Credential | None,
         client: HTTPConnection,
     ) -> None:
-        self.live = live
-        self.outbox = outbox
+        self.connections = connections
+        self.send_queue = send_queue
         self.credential = credential
         self.operations: dict[str, Operation] = {}
-        self.subscribed = 0
+        self.subscriptions_begun = 0
         self._receive = receive
         self._client = client
         self._initialised = False
         self._closed = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stall_timer = StallTimer(live.timing.stalled)
+        self._stall_timer = StallTimer(connections.timing.stalled)
         if credential is not None:
-            live.counts.claim(credential.actor)
-        live.enter(self)
-        outbox.on_change = self._rewire
+            connections.counts.claim(credential.actor)
+        connections.add(self)
+        send_queue.on_change = self._update_writers
 
     async def run(self) -> None:
         """Serve the connection to its end."""
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        late = Closing(CloseCode.INIT_TIMEOUT, "connection_init did not come in time")
-        self._timer = loop.call_later(self.live.timing.init, self._close, late)
+        late = CloseSocket(CloseCode.INIT_TIMEOUT, "connection_init did not come in time")
+        self._timer = loop.call_later(self.connections.timing.init, self._close, late)
         try:
             while not self._closed:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     if not self._closed:
                         code = message.get("code") or 1005
-                        # Its own code is no label: there are as many of them as anyone likes.
-                        self.live.closes[code if self.outbox.server_closed(code) else PEER] += 1
+                        # A peer's code is no label: it can choose from thousands.
+                        self.connections.closes[code if self.send_queue.server_closed(code) else PEER] += 1
                     break
                 await self._take(message)
                 # A client that sends without reading is read no faster than it takes the answers.
-                await self.outbox.room()
-        except Closing as closing:
+                await self.send_queue.wait_for_room()
+        except CloseSocket as closing:
             self._close(closing)
         except asyncio.CancelledError:
             # Closed by us, and the peer did not even take the close: there is nothing left to wait for.
@@ -80,7 +79,7 @@ class Session:
                 raise
         except Exception as fault:
             internal_error(fault)
-            self._close(Closing(CloseCode.INTERNAL, "Something went wrong on our side"))
+            self._close(CloseSocket(CloseCode.INTERNAL, "Something went wrong on our side"))
         finally:
             self.discard()
 
@@ -91,82 +90,84 @@ class Session:
         for operation in list(self.operations.values()):
             operation.end()
         self.operations.clear()
-        self.outbox.lose()
-        # Else the connection's parts would keep each other until garbage is looked for.
-        self.outbox.on_change = None
+        self.send_queue.abandon()
+        # Without this the connection's parts would refer to each other until the next garbage collection.
+        self.send_queue.on_change = None
         if self.credential is not None:
-            self.live.counts.release(self.credential.actor)
+            self.connections.counts.release(self.credential.actor)
             self.credential = None
-        self.live.leave(self)
+        self.connections.remove(self)
 
     def forbid(self) -> None:
-        self._close(Closing(CloseCode.FORBIDDEN, "The credential has expired or was revoked"))
+        self._close(CloseSocket(CloseCode.FORBIDDEN, "The credential has expired or was revoked"))
 
     def go_away(self) -> None:
-        self._close(Closing(CloseCode.GOING_AWAY, "The server is restarting"))
+        self._close(CloseSocket(CloseCode.GOING_AWAY, "The server is restarting"))
 
-    def look_after(self, now: float) -> None:
+    def maintain(self, now: float) -> None:
         if self._closed:
             return
-        if self.outbox.has_room:
+        if self.send_queue.has_room:
             self._stall_timer.reset()
             if self._initialised:
-                self._tell_progress(now)
-        elif self._stall_timer.is_over(now, self.outbox.taken):
-            self._close(Closing(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))
+                self._send_progress(now)
+        elif self._stall_timer.is_over(now, self.send_queue.taken):
+            self._close(CloseSocket(CloseCode.TRY_LATER, "Too slow: resume from the last cursor"))
 
     def ended(self, operation: Operation) -> None:
         """The operation has had its last message."""
         if self.operations.get(operation.id) is operation:
             del self.operations[operation.id]
 
-    def _rewire(self) -> None:
+    def _update_writers(self) -> None:
         for operation in self.operations.values():
-            operation.rewire()
+            operation.update_writer()
 
-    def _tell_progress(self, now: float) -> None:
-        before = now - self.live.timing.idle
+    def _send_progress(self, now: float) -> None:
+        before = now - self.connections.timing.idle
         cursors = {
-            operation.id: operation.tell(now)
+            operation.id: cursor
             for operation in self.operations.values()
-            if operation.is_idle_since(before)
+            if (cursor := operation.progress_since(before, now)) is not None
         }
         if cursors:
-            self.outbox.text(frames.cursors_text(cursors))
+            self.send_queue.text(frames.cursors_text(cursors))
 
-    def _close(self, closing: Closing) -> None:
+    def _close(self, closing: CloseSocket) -> None:
         if self._closed:
             return
         self._closed = True
-        self.live.closes[closing.code] += 1
+        self.connections.closes[closing.code] += 1
         for operation in list(self.operations.values()):
             operation.end()
-        self.outbox.close(closing.code, closing.reason)
-        # The server hands us a disconnect once the close is out. Where the peer takes nothing that may be never.
+        self.send_queue.close(closing.code, closing.reason)
+        # The server reports a disconnect once the close is out, which is never where the peer takes nothing.
         if self._task is not None:
-            self._timer = asyncio.get_running_loop().call_later(self.live.timing.close, self._task.cancel)
+            self._timer = asyncio.get_running_loop().call_later(
+                self.connections.timing.close, self._task.cancel
+            )
 
     async def _take(self, message: Any) -> None:
         text = message.get("text")
         if text is None:
-            raise Closing(CloseCode.BAD_MESSAGE, "Send messages as text")
-        limit = self.live.services.settings.max_message
+            raise CloseSocket(CloseCode.BAD_MESSAGE, "Send messages as text")
+        limit = self.connections.services.settings.max_message
         if len(text) > limit or (4 * len(text) > limit and len(text.encode(errors="replace")) > limit):
-            raise Closing(CloseCode.TOO_BIG, f"A message may have {limit} bytes at most")
+            raise CloseSocket(CloseCode.TOO_BIG, f"A message may have {limit} bytes at most")
         if not self._initialised and len(text) > STRANGERS_BODY:
-            # Nobody has said yet who they are.
-            raise Closing(
+            # The peer has not authenticated yet.
+            raise CloseSocket(
                 CloseCode.BAD_MESSAGE, f"Before connection_ack a message may have {STRANGERS_BODY} characters"
             )
-        match protocol.read(text):
-            case protocol.Subscribe() as asked:
-                self._subscribe(asked)
+        match protocol.parse(text):
+            case protocol.Subscribe() as message:
+                self._subscribe(message)
             case protocol.Complete(id=identifier):
                 operation = self.operations.pop(identifier, None)
                 if operation is not None:
                     operation.end()
             case protocol.Ping(payload=payload):
-                self.outbox.text(frames.pong_text(payload))
+                self.send_queue.text(frames.pong_text(payload))
             case protocol.Init(payload=payload):
                 await self._init(payload)
             case protocol.Pong():
@@ -174,56 +175,59 @@ class Session:
 
     async def _init(self, payload: dict[str, Any] | None) -> None:
         if self._initialised:
-            raise Closing(CloseCode.SECOND_INIT, "Too many initialisation requests")
+            raise CloseSocket(CloseCode.SECOND_INIT, "Too many initialisation requests")
         try:
             await self._authenticate(credential_from_init(payload))
         except Unauthenticated as error:
-            raise Closing(CloseCode.FORBIDDEN, error.message) from None
+            raise CloseSocket(CloseCode.FORBIDDEN, error.message) from None
         except TooManyRequests as error:
-            raise Closing(CloseCode.TRY_LATER, error.message) from None
-        except Closing:
+            raise CloseSocket(CloseCode.TRY_LATER, error.message) from None
+        except CloseSocket:
             raise
         except Exception as fault:
-            # The database is away, not the client at fault: with this code it comes back.
+            # The database is away, which is not the client's fault: with this code it comes back.
             internal_error(fault)
-            raise Closing(CloseCode.TRY_LATER, "Credentials cannot be checked now; try again") from None
+            raise CloseSocket(CloseCode.TRY_LATER, "Credentials cannot be checked now; try again") from None
         if self._closed:
             return
         self._initialised = True
         if self._timer is not None:
             self._timer.cancel()
-        self.outbox.text(frames.ACK)
+        self.send_queue.text(frames.ACK)
 
     async def _authenticate(self, given: str | None) -> None:
-        """The credential of `connection_init` beats the headers'; at least one there must be."""
+        """The credential of `connection_init` beats the headers'. Raises Unauthenticated where there is neither."""
         if given is None:
             if self.credential is None:
                 raise Unauthenticated("Send an API key or a stream token in connection_init")
             return
-        credential = await self.live.rates.authenticated(self.live.authenticator, given, self._client)
-        counts, actor = self.live.counts, credential.actor
+        credential = await self.connections.rates.authenticated(
+            self.connections.authenticator, given, self._client
+        )
+        counts, actor = self.connections.counts, credential.actor
         held = None if self.credential is None else self.credential.actor
         if held != actor:
-            # The one it was let in by no longer counts, and may be what fills the account.
+            # The earlier credential no longer counts, and its own place may be the last one of the account.
             if held is not None:
                 counts.release(held)
                 self.credential = None
             if counts.is_full(actor):
-                raise Closing(CloseCode.TRY_LATER, "The account has too many open sockets")
+                raise CloseSocket(CloseCode.TRY_LATER, "The account has too many open sockets")
             counts.claim(actor)
         self.credential = credential
 
-    def _subscribe(self, asked: protocol.Subscribe) -> None:
+    def _subscribe(self, message: protocol.Subscribe) -> None:
         if not self._initialised or self.credential is None:
-            raise Closing(CloseCode.UNAUTHORIZED, "Unauthorized")
-        if asked.id in self.operations:
-            raise Closing(CloseCode.TAKEN_ID, f"Subscriber for {asked.id} already exists")
-        limit = self.live.services.settings.max_subscriptions
+            raise CloseSocket(CloseCode.UNAUTHORIZED, "Unauthorized")
+        if message.id in self.operations:
+            raise CloseSocket(CloseCode.TAKEN_ID, f"Subscriber for {message.id} already exists")
+        limit = self.connections.services.settings.max_subscriptions
         if len(self.operations) >= limit:
-            message = f"A socket may have {limit} operations at once; complete one, or open another socket."
-            error = RateLimited(message)
+            error = RateLimited(
+                f"A socket may have {limit} operations at once; complete one, or open another socket."
+            )
             errors = [{"message": error.message, "extensions": error.extensions}]
-            self.outbox.text(frames.error_text(asked.id, errors))
+            self.send_queue.text(frames.error_text(message.id, errors))
             return
-        operation = self.operations[asked.id] = Operation(self, asked, self.credential.actor)
+        operation = self.operations[message.id] = Operation(self, message, self.credential.actor)
         operation.start()

@@ -27,7 +27,7 @@ from app.delivery.destinations.email import pages as mail_pages
 from app.graphql.http.addresses import network_of
 from app.graphql.http.rates import Rates, TooManyRequests
 from app.graphql.http.view import GraphQLView
-from app.live.stream_counts import StreamCounts
+from app.live.connection_counts import ConnectionCounts
 from app.readings import bulk
 from tests.accounts.state import reads
 from tests.graphql.serving import serving
@@ -128,7 +128,7 @@ def test_addresses_are_told_apart_by_what_one_customer_of_a_provider_gets(host: 
     [(10_000, 10_000, 9000, 100), (100, 100, 90, 4), (3, 3, 2, 2), (1, 1, 1, 1)],
 )
 def test_sockets_are_shared_likewise(limit: int, account: int, tokens: int, customer: int) -> None:
-    counts = StreamCounts(limit)
+    counts = ConnectionCounts(limit)
 
     def fill(actor: Actor) -> int:
         count = 0

@@ -1,4 +1,4 @@
-"""The socket's way: from the upgrade to events, on a server with ready-made frames and on plain ASGI."""
+"""A socket from the upgrade to its events, with whole frames and on plain ASGI."""
 
 import asyncio
 import json
@@ -42,8 +42,8 @@ async def test_hundred_sockets_get_the_same(served: Serving, holder: TestAccount
         await served.hub.customer(owner)
     for heard in await asyncio.gather(*listeners):
         assert heard == list(range(2, 12))
-    assert served.live.hub.stats.executions == 10
-    assert served.live.hub.stats.deliveries == 10 * 100
+    assert served.connections.hub.stats.executions == 10
+    assert served.connections.hub.stats.deliveries == 10 * 100
 
 
 async def test_queries_and_mutations_work_too(served: Serving, holder: TestAccount) -> None:
@@ -62,7 +62,7 @@ async def test_queries_and_mutations_work_too(served: Serving, holder: TestAccou
         answer = await client.hear()
         assert answer["payload"] == {"data": {"createCustomer": {"customer": {"name": "Ada"}}}}
         assert await client.hear() == {"id": "m", "type": "complete"}
-        # A completed id is free again.
+        # A completed id can be used again.
         await client.subscribe("{ __typename }", "q")
         assert (await client.hear())["payload"] == {"data": {"__typename": "Query"}}
 
@@ -104,7 +104,7 @@ async def test_a_filter_names_no_more_than_that_of_a_query(
         written = json.dumps([f"mtr_{number}" for number in range(1001)])
         await client.subscribe(f"subscription {{ events(filter: {{meterIds: {written}}}) {{ id }} }}")
         assert (await client.hear())["payload"][0]["extensions"]["field"] == ["filter", "meterIds"]
-        assert served.live.hub.subscriptions == 0
+        assert served.connections.hub.subscriptions == 0
         customer = await served.hub.customer(owner)
         just = [*(f"cus_{number}" for number in range(999)), customer.id]
         after = (await served.world.data("{ eventStream { oldestCursor } }", key=holder.key))["eventStream"]
@@ -124,7 +124,7 @@ async def test_complete_ends_a_subscription(served: Serving, holder: TestAccount
         assert (await client.hear())["id"] == "b"
         await client.settled()
     await served.subscriptions(0)
-    assert len(served.live) == 0
+    assert len(served.connections) == 0
 
 
 async def test_a_socket_has_so_many_operations(tmp_path: Path) -> None:
@@ -173,6 +173,6 @@ async def test_only_known_origins_may_connect(tmp_path: Path) -> None:
             async with served.open(origin=origin):
                 pass
         for origin in ("https://evil.example.com", "null", "http://127.0.0.1:1"):
-            # A browser shows the page why a socket was closed, but nothing of a refused upgrade.
+            # A browser shows the page the reason of a close, but nothing of a refused upgrade.
             async with served.open(origin=origin) as refused:
                 assert await refused.closed() == (1008, REFUSAL)

@@ -1,4 +1,4 @@
-"""WebSocket frame by frame, as no library sends them: what is broken gets RFC 6455's code."""
+"""WebSocket frame by frame, as no library sends them: broken frames get the close codes of RFC 6455."""
 
 import asyncio
 import gc
@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.live.registry import PEER
-from app.live.ws.send_queue import FrameOutbox
+from app.live.ws.send_queue import FrameSendQueue
 from tests.events.broadcasters import becomes
 from tests.graphql.serving import Serving, serving, session_of
-from tests.live.raw_socket import (
+from tests.live.ws.raw_socket import (
     BROKEN,
     CLOSE,
     CONTINUATION,
@@ -34,16 +34,16 @@ from tests.support import TestAccount, World
 
 @asynccontextmanager
 async def connected(served: Serving, key: str | None = None) -> AsyncIterator[Raw]:
-    """A connection that leaves nothing behind; with a key, one that was acknowledged."""
+    """A connection that must leave nothing behind in the server; with a key, it has been acknowledged."""
     async with raw(served.port, key) as client:
         yield client
-    await becomes(lambda: len(served.live) == 0)
+    await becomes(lambda: len(served.connections) == 0)
 
 
 async def test_a_message_may_come_in_pieces(served: Serving, holder: TestAccount) -> None:
     whole = json.dumps({"type": "ping", "payload": {"text": "é😀"}}, ensure_ascii=False).encode()
     async with connected(served, holder.key) as client:
-        # Every byte a frame of its own, which cuts characters as well; pings may come in between.
+        # Each byte in its own frame, which splits characters too; pings may come in between.
         pieces = [
             frame(TEXT if at == 0 else CONTINUATION, whole[at : at + 1], fin=at == len(whole) - 1)
             for at in range(len(whole))
@@ -51,7 +51,7 @@ async def test_a_message_may_come_in_pieces(served: Serving, holder: TestAccount
         client.send(*pieces[:5], frame(PING, b"hello"), *pieces[5:])
         assert await client.hear() == (PONG, b"hello")
         assert await client.message() == {"type": "pong", "payload": {"text": "é😀"}}
-        # And every byte a packet of its own.
+        # Each byte in its own packet.
         for byte in text({"type": "ping"}):
             client.send(bytes([byte]))
             await client.writer.drain()
@@ -92,7 +92,7 @@ async def test_what_is_broken_gets_its_code(served: Serving, holder: TestAccount
             client.send(*frames)
             heard[name] = await client.closed()
     assert heard == {name: code for name, (_, code) in BROKEN.items()}
-    assert served.live.closes == Counter(heard.values())
+    assert served.connections.closes == Counter(heard.values())
 
 
 async def test_a_close_is_answered_with_its_own_code(served: Serving, holder: TestAccount) -> None:
@@ -113,7 +113,7 @@ async def test_a_peers_own_code_is_not_taken_for_ours(small_world: World, holder
         async with connected(served) as client:
             client.send(text({"type": "connection_init", "payload": {"apiKey": "wrong"}}))
             assert await client.closed() == 4403
-        assert served.live.closes == {PEER: 6, 4403: 1}
+        assert served.connections.closes == {PEER: 6, 4403: 1}
 
 
 async def test_an_empty_close_is_answered_with_one(served: Serving) -> None:
@@ -143,7 +143,7 @@ async def test_compression_is_not_agreed_to(served: Serving) -> None:
 async def test_a_client_that_is_still_sending_hears_why_it_is_closed(
     small_world: World, holder: TestAccount
 ) -> None:
-    """It would see a broken connection (1006) if the server closed with something unread."""
+    """The client would see a broken connection (1006) if the server closed with bytes unread."""
     async with serving(small_world) as served, connected(served, holder.key) as client:
         client.send(frame(TEXT, b"x" * MEBIBYTE, fin=False))
         more = frame(CONTINUATION, b"x" * MEBIBYTE, fin=False)
@@ -151,7 +151,7 @@ async def test_a_client_that_is_still_sending_hears_why_it_is_closed(
             client.send(more)
             await client.writer.drain()
         assert await client.closed() == 1009
-        assert served.live.closes == {1009: 1}
+        assert served.connections.closes == {1009: 1}
 
 
 async def test_pings_of_a_client_that_takes_nothing_are_not_kept(
@@ -159,12 +159,12 @@ async def test_pings_of_a_client_that_takes_nothing_are_not_kept(
 ) -> None:
     async with serving(small_world) as served, connected(served, holder.key) as client:
         pings = frame(PING, b"x" * 125) * 500
-        outbox = session_of(served, 0).outbox
-        # The reader of this side holds back at once, and the kernel takes little.
+        send_queue = session_of(served, 0).send_queue
+        # This side stops reading at once, and the kernel buffers little.
         for _ in range(400):
             client.send(pings)
             await client.writer.drain()
-            assert outbox.unsent < MEBIBYTE
+            assert send_queue.unsent < MEBIBYTE
         client.send(text({"type": "ping", "payload": {"last": True}}))
         while (heard := await client.hear())[0] == PONG:
             assert heard[1] == b"x" * 125
@@ -173,14 +173,14 @@ async def test_pings_of_a_client_that_takes_nothing_are_not_kept(
 
 async def test_pieces_without_content_are_not_kept(small_world: World, holder: TestAccount) -> None:
     async with serving(small_world) as served, connected(served, holder.key) as client:
-        outbox = session_of(served, 0).outbox
-        assert isinstance(outbox, FrameOutbox)
+        send_queue = session_of(served, 0).send_queue
+        assert isinstance(send_queue, FrameSendQueue)
         client.send(frame(TEXT, b'{"type"', fin=False))
         client.send(*[frame(CONTINUATION, fin=False)] * 100_000)
         await client.writer.drain()
         client.send(frame(PING, b"so far"))
         assert await client.hear() == (PONG, b"so far")
-        assert len(outbox._protocol.frames) == 1
+        assert len(send_queue._protocol.frames) == 1
         client.send(frame(CONTINUATION, b':"ping"}'))
         assert await client.message() == {"type": "pong"}
 
@@ -193,28 +193,28 @@ async def test_a_closed_socket_is_written_to_no_more_from_that_moment_on(
     async with serving(small_world) as served, connected(served, holder.key) as client:
         client.send(text(subscribe))
         await served.subscriptions(1)
-        outbox = session_of(served, 0).outbox
-        assert isinstance(outbox, FrameOutbox)
-        (group,) = served.live.hub._groups()
-        assert (len(group.live._lines), len(group.live._unwired)) == (1, 0)
+        send_queue = session_of(served, 0).send_queue
+        assert isinstance(send_queue, FrameSendQueue)
+        (group,) = served.connections.hub._groups()
+        assert (len(group.live._direct), len(group.live._indirect)) == (1, 0)
         if by == "us":
-            outbox._protocol.close_with(1001, "")
+            send_queue._protocol.close_with(1001, "")
         else:
-            outbox._protocol.data_received(closing(1001))
-        assert (len(group.live._lines), len(group.live._unwired)) == (0, 1)
+            send_queue._protocol.data_received(closing(1001))
+        assert (len(group.live._direct), len(group.live._indirect)) == (0, 1)
         assert await client.closed() == 1001
 
 
 async def test_a_socket_that_is_gone_leaves_nothing_behind(small_world: World, holder: TestAccount) -> None:
-    """Without a search for garbage: after a deploy there would be very much of it."""
+    """No garbage collection is needed: after a deploy there would be very much to collect."""
     async with serving(small_world) as served:
         gc.collect()
         gc.disable()
         try:
             async with connected(served, holder.key):
                 session = session_of(served, 0)
-                assert isinstance(session.outbox, FrameOutbox)
-                left = [weakref.ref(session), weakref.ref(session.outbox._protocol)]
+                assert isinstance(session.send_queue, FrameSendQueue)
+                left = [weakref.ref(session), weakref.ref(session.send_queue._protocol)]
                 del session
             await becomes(lambda: [one() for one in left] == [None, None])
         finally:

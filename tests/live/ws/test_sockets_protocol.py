@@ -1,4 +1,4 @@
-"""graphql-transport-ws message by message: what each one gets, and which close code the wrong ones get."""
+"""graphql-transport-ws message by message: the answer to each, and the close code for each wrong one."""
 
 import json
 from typing import Any
@@ -94,7 +94,7 @@ async def test_a_wrong_message_closes_4400(served: Serving, holder: TestAccount,
     async with served.connect(holder.key) as client:
         await client.connection.send(message if isinstance(message, str) else json.dumps(message))
         assert await client.closed() == (4400, reason)
-    assert served.live.closes[4400] == 1
+    assert served.connections.closes[4400] == 1
 
 
 @pytest.mark.parametrize("payload", ["x", 1, [], True])
@@ -123,14 +123,14 @@ async def test_a_message_that_is_too_long_closes_1009(served: Serving, holder: T
         await client.settled()
 
 
-async def test_a_long_message_of_nobody_closes_4400_before_it_is_read(
+async def test_a_long_message_before_authentication_closes_4400_unread(
     served: Serving, holder: TestAccount
 ) -> None:
     async with served.open() as client:
         payload = {"apiKey": holder.key, "x": "x" * STRANGERS_BODY}
         await client.say(type="connection_init", payload=payload)
         assert await client.closed() == (4400, "Before connection_ack a message may have 32768 characters")
-    assert len(served.live) == 0
+    assert len(served.connections) == 0
 
 
 @pytest.mark.parametrize("offered", [None, ["graphql-ws"], ["graphql-ws", "mqtt"]])
@@ -258,7 +258,7 @@ async def test_the_cost_is_told_when_it_is_asked_for(
             await client.subscribe(query, variables={"n": 7}, extensions=extensions)
             assert list((await client.hear())["payload"]) == ["data"]
             assert (await client.hear())["type"] == "complete"
-        # A subscription's answers are those of all that ask the same.
+        # Equal subscriptions share their responses.
         await client.subscribe(identifier="all", extensions={"cost": True})
         await served.subscriptions(1)
         await served.hub.customer(owner)
@@ -304,7 +304,7 @@ async def test_an_idle_subscription_is_told_how_far_it_has_read(
         await client.subscribe(identifier="none", variables={"filter": {"types": []}})
         await served.subscriptions(2)
         await served.hub.customer(owner)
-        # Pings may come before it.
+        # Pings may come first.
         while (event := await client.hear())["type"] != "next":
             assert event["type"] == "ping"
         cursor = event["payload"]["data"]["events"]["cursor"]
@@ -328,7 +328,7 @@ async def test_a_deploy_closes_1012(served: Serving, holder: TestAccount) -> Non
     async with served.connect(holder.key) as client, served.open() as silent:
         await client.subscribe()
         await served.subscriptions(1)
-        await served.live.close()
+        await served.connections.close()
         assert await client.closed() == (1012, "The server is restarting")
         assert await silent.closed() == (1012, "The server is restarting")
         with pytest.raises(websockets.InvalidStatus) as refused:

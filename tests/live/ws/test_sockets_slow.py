@@ -1,4 +1,4 @@
-"""Clients that read slowly, nothing, or vanish, beside others that do not notice."""
+"""Clients that read slowly, read nothing or vanish do not disturb others."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ import pytest
 
 from app.auth.actor import Actor
 from app.live.registry import Timing
-from app.live.ws.send_queue import FULL
+from app.live.sink import HIGH_WATER
 from tests.events.broadcasters import becomes
 from tests.graphql.serving import Client, Serving, serving, session_of
 from tests.live.event_streams import stream
@@ -21,7 +21,7 @@ WIDE = "subscription { events { sequence " + " ".join(f"d{n}: data" for n in ran
 
 @asynccontextmanager
 async def small_client(served: Serving, key: str) -> AsyncIterator[Client]:
-    """A client that takes little before it is asked to."""
+    """A client with small receive buffers."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
@@ -45,12 +45,12 @@ async def test_a_slow_client_misses_nothing_and_holds_up_nobody(
         for _ in range(14):
             await served.hub.customers(owner, 20)
             await quick.events(20)
-        outbox = session_of(served, 0).outbox
-        await becomes(lambda: not outbox.has_room)
-        # Whatever more happens, no more than that is kept for it.
+        send_queue = session_of(served, 0).send_queue
+        await becomes(lambda: not send_queue.has_room)
+        # Further events add nothing to its queue.
         await served.hub.customers(owner, 20)
         await quick.events(20)
-        assert FULL * 0.9 < outbox.unsent < FULL + 20_000
+        assert HIGH_WATER * 0.9 < send_queue.unsent < HIGH_WATER + 20_000
         assert await slow.events(300) == list(range(2, 302))
         await served.hub.customer(owner)
         assert await slow.events(1) == await quick.events(1) == [302]
@@ -71,7 +71,7 @@ async def test_a_client_that_takes_nothing_is_closed_with_1013(
         await served.hub.customers(owner, 300)
         await quick.events(300)
         await served.subscriptions(1)
-        assert served.live.closes == {1013: 1}
+        assert served.connections.closes == {1013: 1}
         assert await stuck.closed() == (1013, "Too slow: resume from the last cursor")
         await served.hub.customer(owner)
         assert await quick.events(1) == [302]
@@ -84,16 +84,16 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(
         await gone.subscribe(WIDE)
         await served.subscriptions(1)
         await served.hub.customers(owner, 300)
-        await becomes(lambda: not session_of(served, 0).outbox.has_room)
+        await becomes(lambda: not session_of(served, 0).send_queue.has_room)
         gone.connection.transport.abort()
     await served.subscriptions(0)
-    await becomes(lambda: len(served.live) == 0)
+    await becomes(lambda: len(served.connections) == 0)
 
 
-async def test_what_is_remembered_for_who_lacks_it_is_counted(
+async def test_kept_payloads_and_pages_count_for_their_bound(
     served: Serving, holder: TestAccount, owner: Actor
 ) -> None:
-    """Ids of operations are mostly never seen again, and a message made ready for one would be kept for nothing."""
+    """Most operation ids never recur, and a message encoded for one of them would be kept in vain."""
     await served.hub.customers(owner, 20)
     begin = await served.world.data("{ eventStream { oldestCursor } }", key=holder.key)
     after = {"after": begin["eventStream"]["oldestCursor"]}
@@ -113,12 +113,16 @@ async def test_what_is_remembered_for_who_lacks_it_is_counted(
         for identifier in late:
             await client.subscribe(query, identifier, after)
         await client.events(20 * 22)
-        (group,) = served.live.hub._groups()
+        (group,) = served.connections.hub._groups()
         assert group.pages
         remembered = [payload for page in group.pages for payload in page.payloads] + list(group.recent)
-        kept = [len(payload.body) + sum(map(len, payload.frames.values())) for payload in remembered]
-        assert sum(kept) <= served.live.hub.shelf.bytes < 3 * sum(len(one.body) for one in remembered)
-    await becomes(lambda: len(served.live) == 0)
+        kept = [len(payload.body) + sum(map(len, payload.encoded.values())) for payload in remembered]
+        assert (
+            sum(kept)
+            <= served.connections.hub.runtime.recent.bytes
+            < 3 * sum(len(one.body) for one in remembered)
+        )
+    await becomes(lambda: len(served.connections) == 0)
 
 
 async def test_a_client_that_only_asks_is_read_no_faster_than_it_listens(
@@ -131,9 +135,9 @@ async def test_a_client_that_only_asks_is_read_no_faster_than_it_listens(
                 await client.say(type="ping", payload={"n": number, "x": "x" * 10_000})
 
         asking = asyncio.create_task(ask())
-        outbox = session_of(served, 0).outbox
-        await becomes(lambda: not outbox.has_room)
-        assert outbox.unsent < FULL + 20_000
+        send_queue = session_of(served, 0).send_queue
+        await becomes(lambda: not send_queue.has_room)
+        assert send_queue.unsent < HIGH_WATER + 20_000
         for number in range(400):
             assert (await client.hear())["payload"]["n"] == number
         await asking
@@ -153,4 +157,4 @@ async def test_a_peer_that_answers_no_ping_is_closed_with_1013(small_world: Worl
         reason = b"no answer to a ping"
         assert await reader.read() == b"\x88\x15" + (1013).to_bytes(2) + reason
         writer.close()
-        await becomes(lambda: len(served.live) == 0)
+        await becomes(lambda: len(served.connections) == 0)

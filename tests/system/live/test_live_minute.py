@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.live.raw_socket import CLOSE, PING, PONG, TEXT, Raw, frame, raw, text
+from tests.live.ws.raw_socket import CLOSE, PING, PONG, TEXT, Raw, frame, raw, text
 from tests.services.patience import PATIENCE
 from tests.services.records import Records
 from tests.system.clients import EVENTS, Api, event_stream, eventually, socket

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import websockets
 
-from tests.live.raw_socket import BROKEN, raw
+from tests.live.ws.raw_socket import BROKEN, raw
 from tests.system.clients import Api, socket
 from tests.system.deployment import Account, Deployment, deployed
 

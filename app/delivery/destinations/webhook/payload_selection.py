@@ -28,8 +28,8 @@ from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.graphql.prepared_operation import PreparedOperation
-from app.live import subscribed
-from app.live.event_responses import Response, fault_of, respond
+from app.live.event_responses import EventResponse, internal_errors, respond
+from app.live.subscription_request import SubscriptionRequest
 
 MAX_LENGTH: Final = 10_000
 MAX_TOLD: Final = 10
@@ -87,25 +87,26 @@ class Selected:
         actor = Actor(account_id, frozenset([Scope.READ]))
         async with self._services.database.reading() as session:
             epoch = (await log.stream(session, account_id)).epoch
-        requests: dict[str, subscribed.Asked] = {}
+        requests: dict[str, SubscriptionRequest] = {}
         refusals: dict[str, RequestErrors] = {}
         for selection in dict.fromkeys(selection for _, selection in rows):
             try:
-                requests[selection] = self._asked(selection)
+                requests[selection] = self._request(selection)
             except RequestErrors as error:
                 # It was valid when it was saved; a newer version of the schema may have lost a field.
                 refusals[selection] = error
         jobs = [(requests[selection], _event(row)) for row, selection in rows if selection in requests]
         answers = iter(await respond(self._services, self._engine(), actor, epoch, jobs))
-        results: list[tuple[Row[Any], Response]] = [
+        results: list[tuple[Row[Any], EventResponse]] = [
             (row, {"errors": refusals[one].errors, "data": None} if one in refusals else next(answers))
             for row, one in rows
         ]
-        return {row.id: _body(row, result) for row, result in results if not fault_of(result)}
+        return {row.id: _body(row, result) for row, result in results if not internal_errors(result)}
 
-    def _asked(self, selection: str) -> subscribed.Asked:
+    def _request(self, selection: str) -> SubscriptionRequest:
         engine = self._engine()
-        return subscribed.read(engine, engine.prepare(_document(selection), None, authenticated=True), None)
+        prepared = engine.prepare(_document(selection), None, authenticated=True)
+        return SubscriptionRequest.of(engine, prepared, None)
 
 
 def _event(row: Row[Any]) -> EventRecord:

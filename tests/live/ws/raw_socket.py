@@ -1,4 +1,4 @@
-"""A WebSocket client that writes its frames itself, and so can write what no library would."""
+"""A WebSocket client that writes its own frames, and so can send frames that no library would."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ MEBIBYTE = 1024 * 1024
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True
 ) -> bytes:
-    """One frame as a client sends it."""
+    """A frame as a client sends it."""
     head = bytes([fin << 7 | reserved << 4 | opcode])
     size = len(payload)
     short = size if size < 126 else 126 if size < 65_536 else 127
@@ -40,7 +40,7 @@ def closing(code: int, reason: bytes = b"") -> bytes:
     return frame(CLOSE, struct.pack("!H", code) + reason)
 
 
-# What breaks the protocol, or only ours, and the code that it gets.
+# Frames that break RFC 6455 or graphql-transport-ws, and the close code for each.
 BROKEN: dict[str, tuple[list[bytes], int]] = {
     "text that is no UTF-8": ([frame(TEXT, b"\xff")], 1007),
     "half a character": ([frame(TEXT, b'"\xc3')], 1007),
@@ -74,7 +74,7 @@ BROKEN: dict[str, tuple[list[bytes], int]] = {
 
 
 class Raw:
-    """A connection after its upgrade, whose bytes the test writes itself."""
+    """A connection after its upgrade, to which the test writes plain bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -100,12 +100,12 @@ class Raw:
         return json.loads(payload)
 
     async def closed(self) -> int:
-        """The code of the close frame, which must be the next; then the connection ends, once we have answered."""
+        """The code of the close frame, which must come next; the connection ends after the answer to it."""
         opcode, payload = await self.hear()
         assert opcode == CLOSE
         (code,) = struct.unpack("!H", payload[:2])
         self.send(frame(CLOSE, payload))
-        # Some are cut off right away, and our answer with them.
+        # The server may cut the connection before it reads the answer.
         with contextlib.suppress(ConnectionError):
             assert await self.reader.read() == b""
         return int(code)
@@ -113,7 +113,7 @@ class Raw:
 
 @asynccontextmanager
 async def raw(port: int, key: str | None = None) -> AsyncIterator[Raw]:
-    """A connection that takes little before it is asked to; with a key, one that was acknowledged."""
+    """A connection with small receive buffers; with a key, it has been acknowledged."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)

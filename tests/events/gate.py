@@ -9,14 +9,14 @@ from tests.services.ports import free_port
 
 
 class Gate:
-    """A TCP relay that can be shut, so that one process alone loses the server."""
+    """A TCP relay that can be shut, so that only the process behind it loses the server."""
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = port
         self._tls = tls
         self.port = free_port()
         self.trips = 0
-        """How often a client spoke after it had been answered, or first: its round trips."""
+        """The clients' round trips: each time one sent something at first or after an answer."""
         self._client_spoke = False
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []

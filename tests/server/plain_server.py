@@ -23,16 +23,16 @@ class PlainServer:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._server.server_state.connections)
 
     async def emptied(self) -> None:
-        """Return when none is."""
+        """Return when no connection is open."""
         await becomes(lambda: not self.connections)
 
     @asynccontextmanager
     async def connect(self, *, takes: int | None = None) -> AsyncIterator[Connection]:
-        """A client, which takes so many bytes before it is asked to."""
+        """A client that buffers at most `takes` bytes before the test reads them."""
         sock = socket.socket()
         if takes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, takes)
@@ -64,13 +64,13 @@ async def plain_server(app: Any, protocol: Callable[..., asyncio.Protocol]) -> A
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Status line and body of the next answer."""
+    """Status line and body of the next response."""
     head, body = await whole_answer(reader)
     return head[0], body
 
 
 async def whole_answer(reader: asyncio.StreamReader) -> tuple[list[bytes], bytes]:
-    """The lines of the next answer's head, in lower case but the first, and its body."""
+    """The lines of the next response's head, in lower case but the first, and its body."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
     lines = [line.lower() for line in lines if line]
     (length,) = (line.partition(b":")[2] for line in lines if line.startswith(b"content-length:"))

@@ -1,8 +1,8 @@
-"""What a subscription asks for: from where, which events, and which subscriptions are equal to it."""
+"""The request of a subscription to `events`: where it begins, its filter, and the key that equal requests share."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visitor, visit
@@ -18,8 +18,8 @@ _uses: WeakKeyDictionary[PreparedOperation, dict[str, int]] = WeakKeyDictionary(
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """One subscription's request, checked."""
+class SubscriptionRequest:
+    """Checked, and ready to be executed for each event."""
 
     prepared: PreparedOperation
     variables: dict[str, Any] | None
@@ -27,47 +27,47 @@ class Asked:
     filter: EventFilter
     # Equal for equal documents, operations and variables; where to begin is left out.
     key: Hashable
-    # The root field, as its resolver would be told of it.
+    # The root field, as its resolver would get it.
     root: GraphQLResolveInfo[Any]
 
+    @classmethod
+    def of(cls, engine: Engine, prepared: PreparedOperation, variables: dict[str, Any] | None) -> Self:
+        """Raises RequestErrors and BadUserInput."""
+        root = engine.root_of(prepared, variables)
+        node = root.field_nodes[0]
+        arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
+        kept = dict(root.variable_values.coerced)
+        if cursor_variable := _only_cursor(prepared, node):
+            kept.pop(cursor_variable, None)
+        wanted = arguments.get("filter") or {}
+        for name, values in wanted.items():
+            require_few(name, values)
+        return cls(
+            prepared=prepared,
+            variables=variables,
+            after=arguments.get("after"),
+            filter=EventFilter(
+                types=_set(wanted.get("types")),
+                meter_ids=_set(wanted.get("meterIds")),
+                customer_ids=_set(wanted.get("customerIds")),
+            ),
+            # The text, not the document: a long or rarely used document is parsed anew.
+            key=(prepared.text, prepared.operation_name, hashable(kept)),
+            root=root,
+        )
 
-def read(engine: Engine, prepared: PreparedOperation, variables: dict[str, Any] | None) -> Asked:
-    """Raises RequestErrors and BadUserInput."""
-    root = engine.root_of(prepared, variables)
-    node = root.field_nodes[0]
-    arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
-    kept = dict(root.variable_values.coerced)
-    if cursor_variable := _only_cursor(prepared, node):
-        kept.pop(cursor_variable, None)
-    wanted = arguments.get("filter") or {}
-    for name, values in wanted.items():
-        require_few(name, values)
-    return Asked(
-        prepared=prepared,
-        variables=variables,
-        after=arguments.get("after"),
-        filter=EventFilter(
-            types=_set(wanted.get("types")),
-            meter_ids=_set(wanted.get("meterIds")),
-            customer_ids=_set(wanted.get("customerIds")),
-        ),
-        # Its text, not the document: one that is long or was not asked for lately is parsed anew.
-        key=(prepared.text, prepared.operation_name, frozen(kept)),
-        root=root,
-    )
 
-
-def frozen(value: Any) -> Hashable:
-    """A value of variables in a form that is equal only where the value is: 1, 1.0, "1" and true all differ."""
+def hashable(value: Any) -> Hashable:
+    """A variable's value in a form that is equal only for equal values: 1, 1.0, "1" and true all differ."""
     if isinstance(value, dict):
-        return ("object", frozenset((name, frozen(one)) for name, one in value.items()))
+        return ("object", frozenset((name, hashable(item)) for name, item in value.items()))
     if isinstance(value, list | tuple):
-        return ("list", tuple(frozen(one) for one in value))
+        return ("list", tuple(hashable(item) for item in value))
     return (type(value), value)
 
 
 def _only_cursor(prepared: PreparedOperation, node: FieldNode) -> str | None:
-    """The variable that is the value of `after` and of nothing else."""
+    """The name of the variable that is given to `after` and to no other argument."""
     for argument in node.arguments or ():
         if argument.name.value == "after" and isinstance(argument.value, VariableNode):
             name = argument.value.name.value

@@ -1,4 +1,4 @@
-"""Who keeps up is written to directly; whoever cannot be at the moment gets the same in another way, once."""
+"""Sinks that keep up are written to directly; the others get the same payloads in another way, once."""
 
 import asyncio
 import random
@@ -8,16 +8,17 @@ from functools import partial
 import pytest
 
 from app.auth.actor import Actor
-from app.live.fan_out import PUSHES_AT_ONCE
-from app.live.payload import Batch, Line
-from app.live.subscriber import Subscription
+from app.live.fan_out import PUSHES_PER_TURN
+from app.live.payload import Batch
+from app.live.sink import DirectWriter
+from app.live.subscription import Subscription
 from tests.live.listening import SEQUENCES, Collector, Listening, listening
 from tests.live.test_hub import owner
 from tests.support import World
 
 
-class Wired(Collector):
-    """Notes what is written and what is pushed, in one order; `on_write` is called before the first write is noted."""
+class DirectSink(Collector):
+    """Records written and pushed payloads in one order; `on_write` is called before the first write is recorded."""
 
     def __init__(self, key: str = "one") -> None:
         super().__init__()
@@ -29,8 +30,8 @@ class Wired(Collector):
         self.on_write: Callable[[], None] | None = None
 
     @property
-    def line(self) -> Line | None:  # type: ignore[override]
-        return Line(self.key, encoded, self._write) if self.is_open else None
+    def direct_writer(self) -> DirectWriter | None:  # type: ignore[override]
+        return DirectWriter(self.key, encoded, self._write) if self.is_open else None
 
     def _write(self, frames: bytes) -> None:
         on_write, self.on_write = self.on_write, None
@@ -44,11 +45,11 @@ class Wired(Collector):
         self.pushed += [payload.sequence for payload in batch]
         return super().push(batch)
 
-    def turn(self, is_open: bool) -> None:
-        """Writing becomes possible, or impossible."""
+    def switch(self, is_open: bool) -> None:
+        """Direct writing becomes possible, or impossible."""
         self.is_open = is_open
         assert self.subscription is not None
-        self.subscription.rewire()
+        self.subscription.update_writer()
 
     async def sees(self, *sequences: int) -> None:
         await self.until(lambda: len(self.got) >= len(sequences))
@@ -59,24 +60,24 @@ def encoded(batch: Batch) -> bytes:
     return b" ".join(b"%d" % payload.sequence for payload in batch)
 
 
-async def wired(live: Listening, actor: Actor, *keys: str) -> list[Wired]:
-    sinks = [Wired(key) for key in keys]
+async def direct_sinks(live: Listening, actor: Actor, *keys: str) -> list[DirectSink]:
+    sinks = [DirectSink(key) for key in keys]
     for sink in sinks:
         sink.subscription, _ = await live.subscribe(actor, SEQUENCES, sink=sink)
     return sinks
 
 
-async def test_what_is_alike_is_encoded_once_and_written(world: World) -> None:
+async def test_equal_writers_get_one_encoded_batch(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)
-        sinks = await wired(live, actor, "one", "one", "two")
+        sinks = await direct_sinks(live, actor, "one", "one", "two")
         written: list[bytes] = []
         for sink in sinks:
             sink._write = written.append  # type: ignore[assignment, method-assign]
-            sink.turn(True)
+            sink.switch(True)
         await live.customers(actor, 2)
         await live.customer(actor)
-        (last,) = await wired(live, actor, "last")
+        (last,) = await direct_sinks(live, actor, "last")
         await live.customer(actor)
         await last.sees(5)
         assert [sequence for one in written[::3] for sequence in one.split()] == [b"2", b"3", b"4", b"5"]
@@ -84,13 +85,13 @@ async def test_what_is_alike_is_encoded_once_and_written(world: World) -> None:
         assert [sink.pushed for sink in sinks] == [[], [], []]
 
 
-async def test_a_line_that_is_lost_meanwhile_is_not_written_to(world: World) -> None:
+async def test_a_direct_writer_that_is_lost_meanwhile_is_not_written_to(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)
-        first, lost, ended = await wired(live, actor, "one", "two", "three")
+        first, lost, ended = await direct_sinks(live, actor, "one", "two", "three")
 
         def meanwhile() -> None:
-            lost.turn(False)
+            lost.switch(False)
             assert ended.subscription is not None
             ended.subscription.end()
 
@@ -99,7 +100,7 @@ async def test_a_line_that_is_lost_meanwhile_is_not_written_to(world: World) -> 
         await lost.sees(2)
         await live.customer(actor)
         await lost.sees(2, 3)
-        lost.turn(True)
+        lost.switch(True)
         await live.customer(actor)
         await lost.sees(2, 3, 4)
         await first.sees(2, 3, 4)
@@ -109,7 +110,7 @@ async def test_a_line_that_is_lost_meanwhile_is_not_written_to(world: World) -> 
 async def test_a_write_that_fails_ends_its_subscription_only(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)
-        before, broken, after = await wired(live, actor, "one", "one", "one")
+        before, broken, after = await direct_sinks(live, actor, "one", "one", "one")
 
         def fail() -> None:
             raise RuntimeError("the transport has a fault")
@@ -127,14 +128,14 @@ async def test_a_write_that_fails_ends_its_subscription_only(world: World) -> No
 async def test_others_run_while_very_many_are_written_to(world: World) -> None:
     async with listening(world) as live:
         actor = await owner(world)
-        sinks = await wired(live, actor, *["one"] * (2 * PUSHES_AT_ONCE + 3))
-        first, lost, ended = sinks[0], sinks[PUSHES_AT_ONCE + 1], sinks[-1]
+        sinks = await direct_sinks(live, actor, *["one"] * (2 * PUSHES_PER_TURN + 3))
+        first, lost, ended = sinks[0], sinks[PUSHES_PER_TURN + 1], sinks[-1]
         loop = asyncio.get_running_loop()
 
         def meanwhile() -> None:
-            # Not all are served yet.
+            # Some are not served yet.
             assert not sinks[-2].got
-            lost.turn(False)
+            lost.switch(False)
             assert ended.subscription is not None
             ended.subscription.end()
 
@@ -149,20 +150,20 @@ async def test_others_run_while_very_many_are_written_to(world: World) -> None:
 
 @pytest.mark.long(keep=1, of="turn")
 @pytest.mark.parametrize("turn", range(20))
-async def test_whatever_happens_to_lines_each_gets_everything_in_order_and_once(
+async def test_changing_direct_writers_cost_no_sink_an_event_or_its_order(
     world: World, turn: int, seed: str
 ) -> None:
     chance = random.Random(seed)
     async with listening(world) as live:
         actor = await owner(world)
         keys = [chance.choice(["one", "two", f"own{number}"]) for number in range(40)]
-        sinks = await wired(live, actor, *keys)
+        sinks = await direct_sinks(live, actor, *keys)
         loop = asyncio.get_running_loop()
 
-        def stir(sink: Wired) -> None:
+        def stir(sink: DirectSink) -> None:
             for other in chance.sample(sinks, 5):
                 if other is not sink:
-                    other.turn(chance.random() < 0.5)
+                    other.switch(chance.random() < 0.5)
             sink.on_write = (
                 partial(stir, sink) if chance.random() < 0.5 else partial(loop.call_soon, stir, sink)
             )

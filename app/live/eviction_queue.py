@@ -1,0 +1,34 @@
+"""Bounds the payloads and pages that groups keep for late subscriptions, in bytes and in seconds."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+MAX_SECONDS: Final = 5.0
+
+
+class EvictionQueue:
+    """Evicts the oldest entry first."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> None:
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._entries: deque[tuple[float, int, Callable[[], None]]] = deque()
+        self.bytes = 0
+
+    def add(self, now: float, size: int, evict: Callable[[], None]) -> None:
+        """Count an entry of `size` bytes; `evict` is called once, when the entry must go."""
+        self._entries.append((now, size, evict))
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            self._evict_oldest()
+
+    def evict_expired(self, now: float) -> None:
+        while self._entries and now - self._entries[0][0] > self._max_seconds:
+            self._evict_oldest()
+
+    def _evict_oldest(self) -> None:
+        _, size, evict = self._entries.popleft()
+        self.bytes -= size
+        evict()
