@@ -78,7 +78,7 @@ async def test_a_document_is_equal_by_its_text_kept_or_not(world: World) -> None
         assert again.group is first.group
         assert longer.group is same.group
         assert len({first.group, other.group, longer.group}) == live.hub.groups == 3
-        assert again.group.asked.prepared is not world.engine.prepare(plain, "A", authenticated=True)
+        assert again.group.request.prepared is not world.engine.prepare(plain, "A", authenticated=True)
 
 
 async def test_only_the_cursor_may_differ_within_a_group(world: World) -> None:

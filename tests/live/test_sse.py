@@ -282,7 +282,7 @@ async def test_an_expired_reader_gets_the_error_and_complete(
         await served.subscriptions(1)
         (feed,) = served.connections.hub._feeds.values()
         # The database was replaced by a restored backup.
-        feed.epoch = "another1"
+        feed.head.epoch = "another1"
         served.connections.hub.poll_soon()
         assert await reader.block() == {"": ""}
         block = await reader.block()
