@@ -23,7 +23,8 @@ from tests.services.ports import free_port
 WATCH = 'read -r _; kill -s QUIT "$0" 2>/dev/null; sleep 1; kill -s KILL "$0" 2>/dev/null; rm -rf -- "$@"'
 
 
-PREFIX = "voltwire-"
+PREFIX = "voltwire-test-service-"
+"""No other folder begins like this: what is swept away must be of these services alone."""
 SETTLED = 60
 """Seconds after which a folder is locked by its owner, if that lives."""
 
