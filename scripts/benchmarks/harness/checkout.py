@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import tomllib
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,15 +41,27 @@ async def checked_out(revision: str, report: Report) -> AsyncIterator[Checkout]:
             # Found before the checkout that the environment was made for.
             env = {"PYTHONPATH": str(root)}
             python = Path(sys.executable)
+            program = own_program(root, python)
         else:
             report.progress(f"{revision} locks other packages: setting up an environment for it")
             env, python = {}, root / ".venv" / "bin" / "python"
+            program = python.with_name("voltwire")
             await run(str(root / "scripts" / "setup"), cwd=root)
         # As today's code is, else each first start would compile it.
         await run(str(python), "-m", "compileall", "-q", str(root / "app"), cwd=root)
-        checkout = Checkout(root, python.with_name("voltwire"), python, env)
+        checkout = Checkout(root, program, python, env)
         await require_own_code(checkout)
         yield checkout
+
+
+def own_program(root: Path, python: Path) -> Path:
+    """A `voltwire` that begins where the revision's own does, for the environment's begins where today's does."""
+    entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["voltwire"]
+    module, function = entry.split(":")
+    program = root.with_name("voltwire")
+    program.write_text(f"#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    program.chmod(0o755)
+    return program
 
 
 async def require_own_code(checkout: Checkout) -> None:
