@@ -30,7 +30,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unwanted = shutil.ignore_patterns("__pycache__")
     for name in ("app", "scripts", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
-    shutil.copy(ROOT / LOCK, folder)
+    for name in (LOCK, "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
     clock = folder / "app" / "core" / "clock.py"
     today = clock.read_text()
     former = today.replace('timespec="milliseconds"', 'timespec="microseconds"')
