@@ -171,16 +171,16 @@ def _eager(modules: dict[str, Module]) -> Iterator[Finding]:
 def _unlayered(root: Path, modules: dict[str, Module]) -> Iterator[Finding]:
     settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]
     layers = {
-        name.strip("() ")
+        name
         for contract in settings["contracts"]
         if contract["type"] == "layers"
         for layer in contract["layers"]
-        for name in re.split("[|:]", layer)
+        for name in re.findall(r"[\w.]+", layer)
     }
     for name, module in modules.items():
         parts = name.split(".")
         above = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-        if not module.is_empty and not layers & above:
+        if name != PACKAGE and not module.is_empty and not layers & above:
             text = "no layer names this module; name it in a layer of [tool.importlinter] in pyproject.toml"
             yield Finding(module.path, 1, text)
 

@@ -11,7 +11,14 @@ LAYERS = """
 [[tool.importlinter.contracts]]
 name = "One way"
 type = "layers"
-layers = ["app.{}", "(app.meters.graphql) : app.customers.graphql", "app.core"]
+layers = [
+    "app.{}",
+    '''
+    (app.meters.graphql) :
+    app.customers.graphql
+    ''',
+    "app.core",
+]
 """
 TREE = {
     "pyproject.toml": LAYERS.format("server"),
