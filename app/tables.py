@@ -12,7 +12,19 @@ from app.db import idempotency
 from app.delivery.queue import models as delivery
 from app.events import models as events
 from app.meters import models as meters
+from app.outbound.mail import models as mail
 from app.readings import models as readings
 
-MODELS: Final = (accounts, api_keys, customers, meters, consents, readings, events, delivery, idempotency)
+MODELS: Final = (
+    accounts,
+    api_keys,
+    customers,
+    meters,
+    consents,
+    readings,
+    events,
+    delivery,
+    mail,
+    idempotency,
+)
 metadata = SQLModel.metadata

@@ -20,10 +20,10 @@ from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Forbidden, Refusal, not_found
 from app.customers import actions as customers
 from app.db.database import announce
-from app.delivery.queue.actions import forget_mails_about
 from app.events import log
 from app.outbound.mail import addresses
-from app.outbound.mail.rendering import Post
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.mail_queue import forget_mails_about
 
 DEFAULT_SCOPES: Final = (Scope.READ, Scope.WRITE)
 DEFAULT_TOKEN_LIFE: Final = 3_600
@@ -36,7 +36,7 @@ _ACCOUNT_CHANGES: dict[str, Any] = {
 }
 _USER_CHANGES: dict[str, Any] = {
     "name": lambda value: validation.required_text(_given(value, "name"), "name"),
-    "email": lambda value: addresses.checked(_given(value, "email")),
+    "email": lambda value: addresses.checked_address(_given(value, "email")),
     "role": lambda value: _given(value, "role").value,
 }
 
@@ -59,7 +59,7 @@ async def create_account(
     Without `user_name` the user is called as the address before the @. Raises Refusal on `name` or `email`.
     """
     account = Account(name=validation.required_text(name, "name"))
-    address = addresses.checked(email)
+    address = addresses.checked_address(email)
     session.add(account)
     await session.flush()
     await log.open_stream(session, account.id)
@@ -85,7 +85,13 @@ async def update_account(session: AsyncSession, actor: Actor, changes: dict[str,
 
 
 async def create_user(
-    session: AsyncSession, actor: Actor, post: Post, *, email: str, name: str, role: UserRole | None = None
+    session: AsyncSession,
+    actor: Actor,
+    links: MailLinks,
+    *,
+    email: str,
+    name: str,
+    role: UserRole | None = None,
 ) -> User:
     """A user, who is mailed the link that confirms the address. Raises TAKEN, and LIMIT_REACHED as `unconfirmed`
     does."""
@@ -93,7 +99,7 @@ async def create_user(
         account_id=actor.account_id,
         role=(role or UserRole.MEMBER).value,
         **validation.validate_all(
-            email=lambda: addresses.checked(email),
+            email=lambda: addresses.checked_address(email),
             name=lambda: validation.required_text(name, "name"),
         ),
     )
@@ -102,13 +108,13 @@ async def create_user(
     await log.lock_position(session, actor.account_id)
     session.add(user)
     await session.flush()
-    await confirmation.ask(session, post, user, "email")
+    await confirmation.ask(session, links, user, "email")
     log.append(session, actor.account_id, UserCreated.of(user))
     return user
 
 
 async def update_user(
-    session: AsyncSession, actor: Actor, post: Post, user_id: str, changes: dict[str, Any]
+    session: AsyncSession, actor: Actor, links: MailLinks, user_id: str, changes: dict[str, Any]
 ) -> User:
     """`changes` holds only the attributes that were given; see `_USER_CHANGES`.
 
@@ -128,7 +134,7 @@ async def update_user(
             user.email_confirmed_at = None
             await forget_mails_about(session, user.id)
         if user.email_confirmed_at is None:
-            await confirmation.ask(session, post, user, "email")
+            await confirmation.ask(session, links, user, "email")
     return user
 
 

@@ -1,57 +1,87 @@
-"""A user's address is confirmed by a mailed link; only then is it told of endpoints that fail.
+"""The confirmation of users' addresses by a mailed link. Only a confirmed address gets notices of failing endpoints.
 
-Verbs take a session and never commit.
+The functions take a session and never commit.
 """
 
-from sqlalchemy import update
+from collections.abc import Sequence
+
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.accounts.models import User
+from app.accounts.letterhead import account_name
+from app.accounts.models import User, UserRole
 from app.core import clock
 from app.core.crypto import Keyring
 from app.core.errors import Refusal
 from app.events.publisher import work_due
-from app.outbound.mail import rendering, suppressions, unconfirmed
-from app.outbound.mail.addresses import Remembered, address_hashes
-from app.outbound.mail.link_tokens import unsubscribe_url, user_token, verified_user
-from app.outbound.mail.rendering import Post
+from app.outbound.mail import suppressions, unconfirmed
+from app.outbound.mail.addresses import HashedAddress, address_hashes
+from app.outbound.mail.link_removal import without_links
+from app.outbound.mail.link_tokens import MailLinks, user_token, verified_user
+from app.outbound.mail.mail_queue import enqueue
+from app.outbound.mail.rendering import laid_out
 
 
-async def ask(session: AsyncSession, post: Post, user: User, *field: str) -> None:
-    """Mail the link to the user's address, unless it wants no mails of the account. Raises LIMIT_REACHED at `field`."""
-    keyring, account_id, email = post.keyring, user.account_id, user.email
+async def ask(session: AsyncSession, links: MailLinks, user: User, *field: str) -> None:
+    """Mail the link to the user's address, unless it has unsubscribed. Raises LIMIT_REACHED at `field`."""
+    keyring, account_id, email = links.keyring, user.account_id, user.email
     if not await suppressions.may_ask(session, keyring, account_id, email):
         return
     await unconfirmed.count(session, keyring, unconfirmed.Kind.INVITATION, account_id, email, *field)
-    address = Remembered.of(keyring, account_id, email)
-    link = f"{post.public_url}/users/confirm/{user_token(keyring, user.id, address)}"
-    stop = unsubscribe_url(keyring, post.public_url, user.id, address)
-    mail = await rendering.user_mail(session, account_id, email, link, stop)
-    session.add(rendering.outgoing(keyring, account_id, email, mail, user.id))
+    address = HashedAddress.of(keyring, account_id, email)
+    link = f"{links.public_url}/users/confirm/{user_token(keyring, user.id, address)}"
+    account = without_links(await account_name(session, account_id))
+    values = {
+        "account": account,
+        "address": email,
+        "link": link,
+        "unsubscribe_url": links.unsubscribe_url(user.id, address),
+    }
+    mail = laid_out("confirm_user", f"Confirm: notices of {account}", values)
+    enqueue(session, keyring, account_id, email, mail, user.id)
     user.asked_at = clock.now()
     work_due(session, account_id)
 
 
-async def ask_once(session: AsyncSession, post: Post, user: User) -> None:
-    """Ask a user that was never asked: an account's first, and those of before addresses were confirmed."""
-    claimed = await session.execute(
-        update(User)
-        .where(col(User.id) == user.id, col(User.asked_at).is_(None), col(User.email_confirmed_at).is_(None))
-        .values(asked_at=clock.now())
-        .returning(col(User.id))
+async def notice_recipients(session: AsyncSession, links: MailLinks, account_id: str) -> list[str]:
+    """The confirmed addresses of the administrators, or of all users where there is none, but for the unsubscribed.
+
+    Users that have never been asked to confirm their address are asked now: an account's first user, and users from
+    before addresses were confirmed.
+    """
+    statement = select(User).where(col(User.account_id) == account_id).order_by(col(User.id))
+    users = (await session.exec(statement)).all()
+    recipients = [user for user in users if user.role == UserRole.ADMIN.value] or users
+    await _ask_unasked(session, links, recipients)
+    return [user.email for user in recipients if await is_told(session, links.keyring, user)]
+
+
+async def _ask_unasked(session: AsyncSession, links: MailLinks, users: Sequence[User]) -> None:
+    # All users are locked before the first mailbox, as where one user is changed, and mailboxes in one order, as where
+    # another account asks the same ones: otherwise two transactions could wait for each other.
+    statement = (
+        select(User)
+        .where(
+            col(User.id).in_([user.id for user in users]),
+            col(User.asked_at).is_(None),
+            col(User.email_confirmed_at).is_(None),
+        )
+        .order_by(col(User.id))
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
     )
-    if claimed.first() is None:
-        return
-    try:
-        await ask(session, post, user)
-    except Refusal:
-        # The address has had its mails for now: it is asked when there is something to tell again.
-        user.asked_at = None
+    unasked = (await session.exec(statement)).all()
+    for user in sorted(unasked, key=lambda user: unconfirmed.lock_key(links.keyring, user.email)):
+        user.asked_at = clock.now()
+        try:
+            await ask(session, links, user)
+        except Refusal:
+            # The address has had its mails for now. It is asked at the next notice.
+            user.asked_at = None
 
 
 async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: bool = False) -> User | None:
-    """The user whose address the link with this token was mailed to, as long as it is the user's."""
+    """The user of the link with this token; None if the user's address has changed since."""
     verified = verified_user(keyring, token)
     if verified is None:
         return None
@@ -64,14 +94,14 @@ async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: boo
 
 
 async def is_told(session: AsyncSession, keyring: Keyring, user: User) -> bool:
-    """Whether notices go to the user: the address was confirmed, and has not unsubscribed since."""
+    """Whether notices go to the user: the address is confirmed and has not unsubscribed since."""
     if user.email_confirmed_at is None:
         return False
     return not await suppressions.is_suppressed(session, keyring, user.account_id, user.email)
 
 
 async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> User | None:
-    """The address is the user's, and wants the notices. A second time nothing changes."""
+    """Confirm the address of the user of the link with this token. A second time nothing changes."""
     user = await find(session, keyring, token, lock=True)
     if user is not None and not await is_told(session, keyring, user):
         user.email_confirmed_at = user.email_confirmed_at or clock.now()

@@ -1,48 +1,20 @@
-"""What mails say about users and API keys, and what an account is called in any mail."""
+"""The wording of mails about users and API keys."""
+
+from collections.abc import Mapping
+from typing import Final
 
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.accounts import confirmation
-from app.accounts.models import Account, User, UserRole
+from app.accounts.models import User
 from app.auth.api_keys import ApiKey
 from app.core.clock import parse_utc
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
-from app.outbound.mail.rendering import (
-    Letterhead,
-    MailFacts,
-    Post,
-    letterhead_of_account,
-    mail_for,
-    recipients_of_account,
-    shown,
-    uk_time,
-)
+from app.outbound.mail.rendering import shown, uk_time
+from app.outbound.mail.wording import MailFacts, Wording
 
 
-@letterhead_of_account
-async def letterhead(session: AsyncSession, account_id: str) -> Letterhead:
-    statement = select(Account.name, Account.logo_url).where(col(Account.id) == account_id)
-    name, logo_url = (await session.exec(statement)).one()
-    return Letterhead(name, logo_url)
-
-
-@recipients_of_account
-async def administrators(session: AsyncSession, post: Post, account_id: str) -> list[str]:
-    """The confirmed addresses of the administrators, or of all users where there is none, but for the unsubscribed.
-
-    Those that have never been asked to confirm theirs are asked now.
-    """
-    statement = select(User).where(col(User.account_id) == account_id).order_by(col(User.id))
-    users = (await session.exec(statement)).all()
-    leading = [user for user in users if user.role == UserRole.ADMIN.value] or users
-    for user in leading:
-        await confirmation.ask_once(session, post, user)
-    return [user.email for user in leading if await confirmation.is_told(session, post.keyring, user)]
-
-
-@mail_for(EventType.USER_CREATED)
 async def user_created(session: AsyncSession, event: EventRecord) -> MailFacts:
     statement = select(User).where(col(User.account_id) == event.account_id, col(User.id) == event.subject_id)
     user = (await session.exec(statement)).one_or_none()
@@ -54,7 +26,6 @@ async def user_created(session: AsyncSession, event: EventRecord) -> MailFacts:
     )
 
 
-@mail_for(EventType.API_KEYS_ROTATED)
 async def keys_rotated(session: AsyncSession, event: EventRecord) -> MailFacts:
     statement = select(ApiKey.name).where(
         col(ApiKey.account_id) == event.account_id, col(ApiKey.id) == event.subject_id
@@ -70,3 +41,9 @@ async def keys_rotated(session: AsyncSession, event: EventRecord) -> MailFacts:
             ("Old secret", f"{event.data['previousPrefix']}…, {works}"),
         ],
     )
+
+
+WORDING: Final[Mapping[EventType, Wording]] = {
+    EventType.USER_CREATED: user_created,
+    EventType.API_KEYS_ROTATED: keys_rotated,
+}

@@ -13,7 +13,7 @@ from app.auth.actor import Actor, Scope
 from app.graphql.context import Info
 from app.graphql.inputs import given
 from app.graphql.mutations import UserError, mutate
-from app.outbound.mail.rendering import Post
+from app.outbound.mail.link_tokens import MailLinks
 
 
 @strawberry.input
@@ -164,7 +164,7 @@ class AccountMutations:
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             values = given(input, "email", "name", "role")
-            return {"user": await actions.create_user(session, actor, _post(info), **values)}
+            return {"user": await actions.create_user(session, actor, _mail_links(info), **values)}
 
         return await mutate(info, input, CreateUserPayload, run, needs=Scope.ADMIN)
 
@@ -174,7 +174,7 @@ class AccountMutations:
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
             changes = given(input, "email", "name", "role")
-            user = await actions.update_user(session, actor, _post(info), input.user_id, changes)
+            user = await actions.update_user(session, actor, _mail_links(info), input.user_id, changes)
             return {"user": user}
 
         return await mutate(info, input, UpdateUserPayload, run, needs=Scope.ADMIN)
@@ -243,6 +243,6 @@ class AccountMutations:
         return await mutate(info, input, CreateStreamTokenPayload, run)
 
 
-def _post(info: Info) -> Post:
+def _mail_links(info: Info) -> MailLinks:
     services = info.context.services
-    return Post(services.keyring, services.public_url)
+    return MailLinks(services.keyring, services.public_url)

@@ -5,10 +5,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.accounts import confirmation
+from app.accounts.letterhead import account_name
 from app.graphql.context import Services
 from app.graphql.http.page_rates import rate_limited
 from app.graphql.http.rates import Rates
-from app.outbound.mail.rendering import account_name
 from app.web.render import page
 
 

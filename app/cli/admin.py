@@ -25,7 +25,7 @@ from app.db.migrations import is_ours
 from app.db.migrations import migrate as migrate_database
 from app.graphql.persisted import read_operations
 from app.outbound.mail.dkim import load_dkim
-from app.outbound.mail.smtp import parse_smtp_url
+from app.outbound.mail.smtp_url import parse_smtp_url
 from app.server.server import run_server, run_worker
 
 T = TypeVar("T")

@@ -20,9 +20,11 @@ from app.consents.terms import Terms
 from app.core import clock, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
-from app.delivery.queue.models import OutgoingMail
 from app.events.publisher import work_due
-from app.outbound.mail import rendering, unconfirmed
+from app.outbound.mail import unconfirmed
+from app.outbound.mail.link_removal import without_links
+from app.outbound.mail.mail_queue import enqueue
+from app.outbound.mail.rendering import Mail
 from app.web.render import render
 
 GOOD_FOR: Final = timedelta(minutes=10)
@@ -88,7 +90,8 @@ async def send_code(
         code = f"{secrets.randbelow(1_000_000):06}"
         terms = await Terms.of(session, consent, privacy_contact)
         _remember(consent, keyring, consentee.email, code, at)
-        session.add(_mail(consent, keyring, terms, code))
+        mail = _mail(terms, code)
+        enqueue(session, keyring, consent.account_id, consentee.email, mail, consent.id)
         work_due(session, consent.account_id)
     await session.flush()
 
@@ -152,14 +155,13 @@ def _message(consent: HostedConsent, email: str, code: str) -> bytes:
     return f"{consent.id}\n{email}\n{code}".encode()
 
 
-def _mail(consent: HostedConsent, keyring: Keyring, terms: Terms, code: str) -> OutgoingMail:
+def _mail(terms: Terms, code: str) -> Mail:
     # No link, for who reads the mail must not decide without having the page; and nothing that the visitor typed, for
     # the mail must not carry a stranger's words to an address of their choice.
-    account = rendering.without_links(terms.account)
+    account = without_links(terms.account)
     values: dict[str, Any] = {"code": code, "account": account, "privacy_contact": terms.privacy_contact}
-    mail = rendering.Mail(
+    return Mail(
         subject=f"{code} is your code for the request by {account}",
         text=render("consent_code.txt", **values),
         html=render("consent_code.html", **values),
     )
-    return rendering.outgoing(keyring, consent.account_id, consent.code_email or "", mail, consent.id)

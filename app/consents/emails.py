@@ -1,6 +1,7 @@
-"""What mails say about hosted consents."""
+"""The wording of mails about hosted consents."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -8,7 +9,8 @@ from app.core.clock import parse_utc
 from app.customers.emails import customer_name
 from app.events.catalogue import REDACTED, EventType
 from app.events.models import EventRecord
-from app.outbound.mail.rendering import MailFacts, count, mail_for, uk_day, uk_time
+from app.outbound.mail.rendering import count, uk_day, uk_time
+from app.outbound.mail.wording import MailFacts, Wording
 
 _SHOWN_NUMBERS = 10
 _FLOWS = {
@@ -17,7 +19,6 @@ _FLOWS = {
 }
 
 
-@mail_for(EventType.HOSTED_CONSENT_APPROVED)
 async def approved(session: AsyncSession, event: EventRecord) -> MailFacts:
     data, customer = event.data, await customer_name(session, event)
     meters = count(len(data["meterIds"]), "meter")
@@ -33,7 +34,6 @@ async def approved(session: AsyncSession, event: EventRecord) -> MailFacts:
     )
 
 
-@mail_for(EventType.HOSTED_CONSENT_REVOKED)
 async def revoked(session: AsyncSession, event: EventRecord) -> MailFacts:
     data, customer = event.data, await customer_name(session, event)
     meters = count(len(data["meterIds"]), "meter")
@@ -52,3 +52,9 @@ def _numbers(data: dict[str, Any]) -> str:
         return count(len(data["meterIds"]), "meter")
     more = len(numbers) - _SHOWN_NUMBERS
     return ", ".join(numbers[:_SHOWN_NUMBERS]) + (f" and {more:,} more" if more > 0 else "")
+
+
+WORDING: Final[Mapping[EventType, Wording]] = {
+    EventType.HOSTED_CONSENT_APPROVED: approved,
+    EventType.HOSTED_CONSENT_REVOKED: revoked,
+}

@@ -1,4 +1,7 @@
-"""What mails say about customers, and what a customer is called in any mail."""
+"""The wording of mails about customers, and the name of a customer in any mail."""
+
+from collections.abc import Mapping
+from typing import Final
 
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -6,7 +9,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.customers.models import Customer
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
-from app.outbound.mail.rendering import MailFacts, mail_for, shown
+from app.outbound.mail.rendering import shown
+from app.outbound.mail.wording import MailFacts, Wording
 
 
 async def customer_of(session: AsyncSession, event: EventRecord) -> Customer | None:
@@ -22,7 +26,6 @@ async def customer_name(session: AsyncSession, event: EventRecord) -> str:
     return shown(customer.name if customer else None)
 
 
-@mail_for(EventType.CUSTOMER_CREATED)
 async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
     customer = await customer_of(session, event)
     if customer is None:
@@ -30,3 +33,6 @@ async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
     return MailFacts(
         f"New customer: {customer.name}", [("Customer", customer.name), ("Email", customer.email)]
     )
+
+
+WORDING: Final[Mapping[EventType, Wording]] = {EventType.CUSTOMER_CREATED: created}

@@ -1,4 +1,7 @@
-"""What mails say about meters, and what a meter is called in any mail."""
+"""The wording of mails about meters, and the name of a meter in any mail."""
+
+from collections.abc import Mapping
+from typing import Final
 
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -7,7 +10,8 @@ from app.customers.emails import customer_name
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.meters.models import Meter
-from app.outbound.mail.rendering import MailFacts, mail_for, shown
+from app.outbound.mail.rendering import shown
+from app.outbound.mail.wording import MailFacts, Wording
 
 
 async def meter_of(session: AsyncSession, event: EventRecord) -> Meter | None:
@@ -27,10 +31,12 @@ def in_words(meter: Meter | None) -> str:
     return shown(f"{meter.number} ({meter.type.lower()})" if meter else None)
 
 
-@mail_for(EventType.METER_CREATED)
 async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
     meter, customer = await meter_of(session, event), await customer_name(session, event)
     rows = [("Meter", in_words(meter)), ("Customer", customer)]
     if meter is not None and meter.description:
         rows.append(("Description", meter.description))
     return MailFacts(f"New meter {number(meter)} of {customer}", rows)
+
+
+WORDING: Final[Mapping[EventType, Wording]] = {EventType.METER_CREATED: created}

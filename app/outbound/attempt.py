@@ -1,15 +1,12 @@
-"""What one attempt was: the record that a webhook POST and a mail both leave, whatever happened."""
+"""The record of one attempt to send a webhook or a mail."""
 
-import codecs
 import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 KEPT_BYTES = 16 * 1024
-"""How much of an answer is read and kept."""
-
-_KEPT_ERROR_CHARACTERS = 500
+"""The part of an answer that is read and kept."""
 
 
 class AttemptOutcome(StrEnum):
@@ -34,15 +31,15 @@ class AttemptOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """One attempt, ready to be stored.
+class Attempt:
+    """An attempt, ready to be stored.
 
     `started_at` is epoch milliseconds. `status` is the HTTP status or the SMTP reply code. `response_body` is
     the answer's text (the first 16 KB of an HTTP body; the SMTP reply), valid Unicode without NUL. `error` is
     a sentence for the account's users. `retry_after` is the header as it came. `enhanced_status` is RFC
-    3463's code of an SMTP reply, such as `5.1.1`. `recipient_refused`: what was refused is the recipient's
-    address (RCPT TO), and nothing else of the mail. `request_headers` (JSON, secrets masked) and
-    `request_digest` (of the body) tell what a webhook sent.
+    3463's code of an SMTP reply, such as `5.1.1`. `recipient_refused`: the server refused the recipient's
+    address (RCPT TO), not the sender or the content. `request_headers` (JSON, secrets masked) and
+    `request_digest` (of the body) describe a webhook's request.
     """
 
     started_at: int
@@ -57,34 +54,26 @@ class Exchange:
     request_headers: str | None = None
     request_digest: str | None = None
 
+    @classmethod
+    def not_made(cls, error: str = "The request could not be made.") -> Self:
+        """The record of an attempt that a fault of ours prevented."""
+        started_at = time.time_ns() // 1_000_000
+        return cls(started_at, duration_ms=0, outcome=AttemptOutcome.CONNECTION, error=error)
+
     def without_answer(self) -> Self:
-        """The same attempt without a word of what its receiver said."""
+        """The same attempt without the receiver's answer."""
         error = None if self.outcome is AttemptOutcome.SUCCEEDED else "What was answered could not be stored."
         return replace(self, response_body=None, error=error)
 
 
-def impossible(error: str = "The request could not be made.") -> Exchange:
-    """What is recorded when a fault of ours kept an attempt from being made."""
-    return Exchange(
-        started_at=time.time_ns() // 1_000_000,
-        duration_ms=0,
-        outcome=AttemptOutcome.CONNECTION,
-        error=error,
-    )
+class AttemptTimer:
+    """Times an attempt from now on."""
 
+    def __init__(self) -> None:
+        self._started_at = time.time_ns() // 1_000_000
+        self._begun = time.perf_counter()
 
-def storable_text(data: bytes, *, cut: bool = False) -> str:
-    """Any bytes as text that a database takes: bad UTF-8 replaced, NUL removed.
-
-    `cut` says that more followed, so that a character split by the bound is dropped and not replaced.
-    """
-    if not data:
-        return ""
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not cut)
-    return text.replace("\0", "")
-
-
-def storable_line(text: str) -> str:
-    """Foreign text for use inside a sentence: one printable line of 500 characters at most."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(shown.split())[:_KEPT_ERROR_CHARACTERS]
+    def ended(self, outcome: AttemptOutcome, error: str | None = None, **values: Any) -> Attempt:
+        """The attempt, which ends now; `values` are further fields of `Attempt`."""
+        duration_ms = round((time.perf_counter() - self._begun) * 1000)
+        return Attempt(self._started_at, duration_ms, outcome, error=error, **values)

@@ -1,23 +1,23 @@
-"""Secrets that no key in VOLTWIRE_SECRET_KEY decrypts: each attempt fails and says so, the operator is told once."""
+"""Reports secrets that no key in VOLTWIRE_SECRET_KEY decrypts. Each attempt with one fails."""
 
 import hashlib
 from typing import Any, Final
 
 REMEMBERED, REMEMBERED_WEIGHT = 1000, 150
-"""Secrets that were told of, and the bytes of each, as measured; beyond so many all are told of again."""
+"""Secrets that were reported, and the bytes of each, as measured; beyond so many all are reported again."""
 
 _MARK: Final = 16
 
 
-class Unreadable:
-    """Tells the operator of each secret that cannot be decrypted, once in the life of this process."""
+class UnreadableSecrets:
+    """Logs each secret that cannot be decrypted, once in the life of this process."""
 
     def __init__(self, log: Any) -> None:
         self._log = log
         self._told: set[bytes] = set()
 
     def tell(self, key: str, what: str, **about: str) -> None:
-        """Log what cannot be decrypted and the row that it is about, unless this key was told of."""
+        """Log what cannot be decrypted and the row that it belongs to, unless this key was reported."""
         # The key may be the secret as it is stored, which has any length.
         mark = hashlib.blake2b(key.encode(), digest_size=_MARK).digest()
         if mark in self._told:

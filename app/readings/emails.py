@@ -1,4 +1,7 @@
-"""What mails say about readings: which meter and period, never the readings."""
+"""The wording of mails about readings: the meter and the period, never the readings."""
+
+from collections.abc import Mapping
+from typing import Final
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -7,10 +10,10 @@ from app.customers.emails import customer_name
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.meters.emails import in_words, meter_of, number
-from app.outbound.mail.rendering import MailFacts, count, mail_for, uk_time
+from app.outbound.mail.rendering import count, uk_time
+from app.outbound.mail.wording import MailFacts, Wording
 
 
-@mail_for(EventType.METER_DATA_RECEIVED)
 async def received(session: AsyncSession, event: EventRecord) -> MailFacts:
     meter, customer = await meter_of(session, event), await customer_name(session, event)
     half_hours = count(event.data["intervalCount"], "half-hour")
@@ -24,3 +27,6 @@ async def received(session: AsyncSession, event: EventRecord) -> MailFacts:
             ("Half-hours", f"{event.data['intervalCount']:,}"),
         ],
     )
+
+
+WORDING: Final[Mapping[EventType, Wording]] = {EventType.METER_DATA_RECEIVED: received}

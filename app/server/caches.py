@@ -70,7 +70,7 @@ def _destinations() -> int:
     """A worker's data about endpoints and subscriptions: URLs, host names, secrets and delivery channels."""
     return (
         ssrf_guard.URLS_KEPT
-        + transport.PLACES_KEPT
+        + transport.PARSED_KEPT
         + provider.SECRETS_KEPT
         + 2 * signing.KEYS_KEPT * signing.KEY_WEIGHT
         + provider.STAMPS_KEPT * provider.STAMP_WEIGHT

@@ -15,10 +15,11 @@ from sqlmodel import col
 from app.core import clock, failpoints
 from app.db.database import Database
 from app.db.idempotency import IdempotentMutation
-from app.delivery.queue.models import Delivery, OutgoingMail, UnconfirmedMail
+from app.delivery.queue.models import Delivery
 from app.events import log as event_log
 from app.events.models import Dispatch, EventRecord, Stream
 from app.outbound.mail import unconfirmed
+from app.outbound.mail.models import TransactionalMail, UnconfirmedMail
 
 EVENTS_AT_ONCE = 2000
 ROWS_AT_ONCE = 2000
@@ -40,7 +41,9 @@ class Housekeeping:
             await self._trim(account_id)
         await self._remove(Delivery, _old(Delivery, self._retention), _is_finished_test())
         await self._remove(IdempotentMutation, _old(IdempotentMutation, MUTATIONS_KEPT))
-        await self._remove(OutgoingMail, _old(OutgoingMail, MAILS_KEPT), col(OutgoingMail.due_at).is_(None))
+        await self._remove(
+            TransactionalMail, _old(TransactionalMail, MAILS_KEPT), col(TransactionalMail.due_at).is_(None)
+        )
         for kind in unconfirmed.Kind:
             await self._remove(UnconfirmedMail, unconfirmed.is_uncounted(kind))
 

@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from app.delivery.queue.leases import COUNTED_DUE
 from app.events.doorbell import Doorbell
 from app.live.hub import Hub
 from app.live.registry import ConnectionRegistry
+from app.outbound.lease_times import COUNTED_DUE
 from app.server.caches import bounds
 from app.server.worker import Worker
 

@@ -1,9 +1,18 @@
-"""The wording of every mail about an event, registered by importing the features' `emails`."""
+"""The wording of every mail about an event, put together from the features."""
+
+from typing import Final
 
 from app.accounts import emails as accounts
 from app.consents import emails as consents
 from app.customers import emails as customers
+from app.delivery.destinations.email.mails import Wordings
 from app.meters import emails as meters
 from app.readings import emails as readings
 
-ROOMS = (accounts, customers, meters, consents, readings)
+WORDING: Final[Wordings] = {
+    **accounts.WORDING,
+    **customers.WORDING,
+    **meters.WORDING,
+    **consents.WORDING,
+    **readings.WORDING,
+}

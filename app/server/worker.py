@@ -13,16 +13,18 @@ from typing import Any
 
 import structlog
 
-# Imported for what they register: how mails about each type of event are worded, and where filters find metadata.
 from app.core import failpoints
 from app.core.periodic import Loop, wait_at_most
 from app.core.settings import Settings
 from app.delivery.destinations.email.digests import Digests
-from app.delivery.destinations.email.provider import EventMails, Postman
+from app.delivery.destinations.email.mails import Wordings
+from app.delivery.destinations.email.provider import EmailProvider, suspend_unconfirmed
 from app.delivery.destinations.webhook.payload_selection import Selected
 from app.delivery.destinations.webhook.provider import Webhooks
+from app.delivery.metadata import METADATA
 from app.delivery.queue.cancellation import Sweep
 from app.delivery.queue.dispatch import Dispatcher
+from app.delivery.queue.filters import MetadataLookup
 from app.delivery.queue.replay_worker import Refill
 from app.delivery.queue.sender import Sender
 from app.events.broadcast.base import RESYNC
@@ -33,11 +35,13 @@ from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.outbound.http.transport import Transport
 from app.outbound.mail.dkim import Dkim, load_dkim
-from app.outbound.mail.rendering import Post
-from app.outbound.mail.smtp import Mailer, open_mailer
-from app.outbound.mail.transactional import OutgoingMails
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.mailer import Mailer, open_mailer
+from app.outbound.mail.sender import MailSender
+from app.outbound.mail.transactional import TransactionalSender
 from app.schema import build_schema
 from app.server.housekeeping import Housekeeping
+from app.server.wording import WORDING
 
 LOOK_EVERY = 1.0
 GATHER_SECONDS = 0.02
@@ -63,7 +67,8 @@ class Worker:
     """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
 
     `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings by default; the
-    worker closes the first two if it made them.
+    worker closes the first two if it made them. `wording` is that of mails about events; destinations' filters
+    compare with `metadata`.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class Worker:
         worker_id: str | None = None,
         drain_seconds: float = DRAIN_SECONDS,
         engine: Engine | None = None,
+        wording: Wordings = WORDING,
+        metadata: MetadataLookup = METADATA,
     ) -> None:
         settings, database, keyring = services.settings, services.database, services.keyring
         self.id = worker_id or f"worker_{secrets.token_hex(4)}"
@@ -84,23 +91,24 @@ class Worker:
         self._own: list[Transport | Mailer] = []
         transport = transport or self._owned(Transport(settings.webhook_allow_networks))
         mailer = mailer or self._owned(_mailer(settings))
-        postman = Postman(mailer, settings.mail_from)
+        mail_sender = MailSender(mailer, settings.mail_from)
+        links = MailLinks(keyring, services.public_url)
         schedule = settings.webhook_retry_schedule
         selected = Selected(services, cache(lambda: engine or Engine(build_schema(), limits_of(settings))))
         self.webhooks = Sender(
             database,
-            Webhooks(
-                Post(keyring, services.public_url), transport, settings.webhook_timeout, selected, self.id
-            ),
+            Webhooks(links, transport, settings.webhook_timeout, selected, self.id),
             schedule,
             self.id,
         )
-        event_mails = EventMails(keyring, postman, services.public_url)
+        event_mails = EmailProvider(links, mail_sender, wording)
         self.mails = Sender(database, event_mails, schedule, self.id)
         self.digests = Digests(database, event_mails, schedule, self.id)
-        self.outgoing = OutgoingMails(database, keyring, postman, schedule, self.id)
-        self.dispatcher = Dispatcher(database, self._made)
-        self._refill = Refill(database, self._made)
+        self.transactional = TransactionalSender(
+            database, keyring, mail_sender, schedule, suspend_unconfirmed, self.id
+        )
+        self.dispatcher = Dispatcher(database, self._made, metadata)
+        self._refill = Refill(database, self._made, metadata)
         self._sweep = Sweep(database)
         self._housekeeping = Housekeeping(database, settings.event_retention_days)
         self._loops = [
@@ -153,13 +161,13 @@ class Worker:
             await self._ended.wait()
 
     @property
-    def senders(self) -> Mapping[str, Sender | Digests | OutgoingMails]:
+    def senders(self) -> Mapping[str, Sender | Digests | TransactionalSender]:
         """The senders by kind of message."""
         return {
             "webhook": self.webhooks,
             "email": self.mails,
             "digest": self.digests,
-            "transactional": self.outgoing,
+            "transactional": self.transactional,
         }
 
     async def _end(self, tasks: list[asyncio.Task[None]], seconds: float) -> None:

@@ -13,9 +13,9 @@ from app.consents.models import ConsentFlowType, ConsentMeter, Evidence, HostedC
 from app.core import clock
 from app.customers import actions as customers
 from app.customers.models import Customer
-from app.delivery.queue.models import OutgoingMail
 from app.events.models import EventRecord
 from app.meters.models import Meter
+from app.outbound.mail.models import TransactionalMail
 from tests.support import World
 
 ELECTRICITY, OTHER, GAS = "1312345678907", "2499999999991", "3938424403"
@@ -132,7 +132,7 @@ async def evidence_count(world: World) -> int:
 async def mails(world: World) -> list[dict[str, str]]:
     """What waits to be mailed, oldest first: recipient, subject, text and html."""
     async with world.database.reading() as session:
-        rows = (await session.exec(select(OutgoingMail).order_by(col(OutgoingMail.id)))).all()
+        rows = (await session.exec(select(TransactionalMail).order_by(col(TransactionalMail.id)))).all()
     return [
         {
             "recipient": one.recipient,

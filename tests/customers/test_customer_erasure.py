@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from app.consents import actions as consents
 from app.consents import codes
 from app.db.idempotency import IdempotentMutation
-from app.delivery.queue.models import UnconfirmedMail
+from app.outbound.mail.models import UnconfirmedMail
 from tests.accounts.state import mutation, refusals, state
 from tests.consents.helpers import ELECTRICITY, in_a_year
 from tests.delivery.asking import outgoing_done

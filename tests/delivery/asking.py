@@ -6,8 +6,8 @@ import orjson
 from sqlalchemy import select, update
 from sqlmodel import col
 
-import app.server.wording  # noqa: F401 - registers the wording of mails, as the worker does
 from app.core import clock
+from app.delivery.metadata import METADATA
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.models import (
     Delivery,
@@ -15,10 +15,11 @@ from app.delivery.queue.models import (
     DeliveryStatus,
     EmailSubscription,
     EmailSubscriptionStatus,
-    OutgoingMail,
     WebhookEndpoint,
 )
-from app.outbound.mail import rendering
+from app.outbound.mail.mail_queue import enqueue
+from app.outbound.mail.models import TransactionalMail
+from app.outbound.mail.rendering import Mail
 from tests.accounts.state import mutation
 from tests.meters.asking import run
 from tests.support import TestAccount, World
@@ -67,7 +68,7 @@ async def make_events(world: World, account: TestAccount, *names: str) -> None:
 
 async def dispatch(world: World) -> None:
     """Turn the log into deliveries, as the worker does."""
-    await Dispatcher(world.database, lambda *_: None).run()
+    await Dispatcher(world.database, lambda *_: None, METADATA).run()
 
 
 async def deliveries_of(world: World, destination_id: str) -> list[Delivery]:
@@ -130,7 +131,9 @@ async def activate(world: World, subscription_id: str) -> None:
 async def outgoing_mails(world: World) -> list[tuple[str, dict[str, str]]]:
     """Recipient and content of each queued mail, oldest first."""
     async with world.database.reading() as session:
-        rows = (await session.execute(select(OutgoingMail).order_by(col(OutgoingMail.id)))).scalars()
+        rows = (
+            await session.execute(select(TransactionalMail).order_by(col(TransactionalMail.id)))
+        ).scalars()
         return [
             (row.recipient, orjson.loads(world.services.keyring.decrypt(row.content_encrypted or "")))
             for row in rows
@@ -139,17 +142,15 @@ async def outgoing_mails(world: World) -> list[tuple[str, dict[str, str]]]:
 
 async def queue_mail(world: World, account_id: str, recipient: str, subject: str = "Your code") -> str:
     """Queue a mail that is not about an event; gives its id."""
-    content = rendering.Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>")
-    mail = rendering.outgoing(world.services.keyring, account_id, recipient, content)
+    content = Mail(subject, "It is 123456.\n", "<p>It is 123456.</p>")
     async with world.database.transaction() as session:
-        session.add(mail)
-    return mail.id
+        return enqueue(session, world.services.keyring, account_id, recipient, content).id
 
 
 async def outgoing_done(world: World) -> bool:
     """Whether all of them were sent or given up."""
     async with world.database.reading() as session:
-        waiting = select(col(OutgoingMail.id)).where(col(OutgoingMail.due_at).is_not(None))
+        waiting = select(col(TransactionalMail.id)).where(col(TransactionalMail.due_at).is_not(None))
         return (await session.execute(waiting)).first() is None
 
 

@@ -22,7 +22,6 @@ from app.delivery.queue.models import (
     DeliveryAttempt,
     EmailSubscription,
     EmailSubscriptionStatus,
-    OutgoingMail,
     WebhookEndpoint,
 )
 from app.events import log
@@ -30,6 +29,7 @@ from app.events.doorbell import Doorbell
 from app.events.models import Dispatch, EventRecord, Stream
 from app.events.publisher import DISPATCH_CHANNEL
 from app.graphql.context import Services
+from app.outbound.mail.models import TransactionalMail
 from app.server.worker import Worker
 from tests.services.patience import PATIENCE
 from tests.support import World, world
@@ -167,7 +167,7 @@ class Scene:
     async def run_out_leases(self) -> None:
         """As if the time of every lease had passed."""
         async with self.database.transaction() as session:
-            for model in (Delivery, OutgoingMail):
+            for model in (Delivery, TransactionalMail):
                 leased = col(model.leased_until).is_not(None)  # type: ignore[attr-defined]
                 await session.execute(update(model).where(leased).values(leased_until=clock.from_ms(0)))
 

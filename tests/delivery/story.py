@@ -8,15 +8,15 @@ from typing import Any, Self
 
 import orjson
 
-import app.server.wording  # noqa: F401 - registers the wording of mails, as the worker does
-from app.delivery.destinations.email.provider import Postman
+from app.delivery.destinations.email import mails
 from app.delivery.queue.models import EmailSubscription
 from app.events.models import EventRecord
-from app.outbound.mail import rendering
-from app.outbound.mail.addresses import Remembered
-from app.outbound.mail.link_tokens import unsubscribe_url
+from app.outbound.mail.addresses import HashedAddress
+from app.outbound.mail.folder import FolderMailer
+from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.rendering import Mail
-from app.outbound.mail.smtp import FolderMailer
+from app.outbound.mail.sender import MailSender
+from app.server.wording import WORDING
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import Asked, ask_for_consent
 from tests.meters.asking import run
@@ -68,26 +68,23 @@ class Story:
 
     async def mail(self, name: str) -> Mail:
         """The mail about the latest event of this type, as it would be written now."""
-        event = await self.event(name)
+        return await self.mail_about(await self.event(name))
+
+    async def mail_about(self, event: EventRecord) -> Mail:
         async with self.world.database.reading() as session:
-            return await rendering.event_mail(
-                session,
-                unsubscribe_url=self.unsubscribe_url,
-                event=event,
-                subscription=self.subscription,
-            )
+            return await mails.event_mail(session, WORDING, self.subscription, event, self.unsubscribe_url)
 
     @property
     def unsubscribe_url(self) -> str:
         keyring = self.world.services.keyring
-        address = Remembered.of(keyring, self.account.id, self.subscription.email)
-        return unsubscribe_url(keyring, PUBLIC_URL, self.subscription.id, address)
+        address = HashedAddress.of(keyring, self.account.id, self.subscription.email)
+        return MailLinks(keyring, PUBLIC_URL).unsubscribe_url(self.subscription.id, address)
 
     async def eml(self, mail: Mail, folder: Path) -> EmailMessage:
         """The mail as the file that the mailer writes, read by the standard library."""
-        postman = Postman(FolderMailer(folder), "Voltwire <events@voltwire.example>")
+        sender = MailSender(FolderMailer(folder), "Voltwire <events@voltwire.example>")
         content = orjson.dumps({"subject": mail.subject, "text": mail.text, "html": mail.html})
-        await postman.send("dlv_1", self.subscription.email, content, self.unsubscribe_url)
+        await sender.send("dlv_1", self.subscription.email, content, self.unsubscribe_url)
         [file] = folder.glob("*.eml")
         message = message_from_bytes(file.read_bytes(), policy=policy.default)
         assert isinstance(message, EmailMessage)

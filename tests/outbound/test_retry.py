@@ -9,28 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.delivery.queue.models import DeliveryStatus
-from app.delivery.queue.retry import (
-    RETRY_SCHEDULE,
-    Fate,
-    Verdict,
-    next_delay,
-    parse_retry_after,
-    verdict,
-)
-from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.attempt import Attempt, AttemptOutcome
+from app.outbound.retry import RETRY_SCHEDULE, Fate, Verdict, next_delay, parse_retry_after, verdict
 
 NOW = datetime(2026, 11, 24, 22, 29, 55, tzinfo=UTC)
 
 
-def answered(status: int, retry_after: str | None = None) -> Exchange:
+def answered(status: int, retry_after: str | None = None) -> Attempt:
     outcome = AttemptOutcome.SUCCEEDED if 200 <= status < 300 else AttemptOutcome.HTTP_STATUS
-    return Exchange(
+    return Attempt(
         0, 5, outcome, status=status, error=f"The receiver answered {status}.", retry_after=retry_after
     )
 
 
-def mail_refused(status: int, enhanced: str | None = None, *, recipient: bool = False) -> Exchange:
-    return Exchange(
+def mail_refused(status: int, enhanced: str | None = None, *, recipient: bool = False) -> Attempt:
+    return Attempt(
         0,
         5,
         AttemptOutcome.SMTP,
@@ -41,7 +34,7 @@ def mail_refused(status: int, enhanced: str | None = None, *, recipient: bool = 
     )
 
 
-def judge(exchange: Exchange, attempt: int = 1, schedule: tuple[float, ...] = (100, 200)) -> Verdict:
+def judge(exchange: Attempt, attempt: int = 1, schedule: tuple[float, ...] = (100, 200)) -> Verdict:
     return verdict(exchange, attempt, schedule, random.Random(7), NOW.timestamp())
 
 
@@ -76,7 +69,7 @@ def test_every_other_status_is_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize("name", ["TIMEOUT", "DNS", "TLS", "CONNECTION", "BLOCKED_ADDRESS"])
 def test_transport_errors_are_tried_again_until_the_end(name: str) -> None:
-    exchange = Exchange(0, 5, AttemptOutcome[name], error="Sentence.")
+    exchange = Attempt(0, 5, AttemptOutcome[name], error="Sentence.")
     assert judge(exchange).fate is Fate.FAILED
     assert judge(exchange, attempt=2).fate is Fate.FAILED
     assert judge(exchange, attempt=3) == Verdict(Fate.EXHAUSTED, reason="Sentence.")
@@ -121,10 +114,10 @@ def test_retry_after_is_at_most_a_day() -> None:
         (mail_refused(530, "5.7.0"), Fate.FAILED),
         (mail_refused(535, "5.7.8"), Fate.FAILED),
         # The connection as such was refused.
-        (Exchange(0, 5, AttemptOutcome.CONNECTION, status=554), Fate.FAILED),
+        (Attempt(0, 5, AttemptOutcome.CONNECTION, status=554), Fate.FAILED),
     ],
 )
-def test_smtp_replies(exchange: Exchange, expected: Fate) -> None:
+def test_smtp_replies(exchange: Attempt, expected: Fate) -> None:
     found = judge(exchange)
     assert (found.fate, found.disable, found.slow_down) == (expected, False, False)
 

@@ -15,8 +15,9 @@ from app.core.crypto import Keyring
 from app.delivery.destinations.webhook import endpoints
 from app.delivery.destinations.webhook.provider import UNREADABLE_HEADERS, UNREADABLE_SIGNATURE
 from app.delivery.destinations.webhook.signing import new_secret
-from app.delivery.queue.models import OutgoingMail, WebhookEndpoint
+from app.delivery.queue.models import WebhookEndpoint
 from app.events.models import EventRecord, Stream
+from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.transactional import UNREADABLE
 from app.server.housekeeping import Housekeeping
 from tests.delivery.asking import outgoing_done, queue_mail
@@ -102,16 +103,16 @@ async def test_a_mail_that_cannot_be_read_is_given_up(scene: Scene, smtp_sink: S
     account = await scene.account()
     lost = [await queue_mail(scene.world, account, f"eve{number}@example.com") for number in range(2)]
     for mail_id in lost:
-        await scene.change(OutgoingMail, mail_id, content_encrypted=ELSEWHERE.encrypt("{}"))
+        await scene.change(TransactionalMail, mail_id, content_encrypted=ELSEWHERE.encrypt("{}"))
     good = await queue_mail(scene.world, account, "ada@example.com")
     with capture_logs() as logs:
         async with scene.worker() as worker:
             await scene.until(lambda: outgoing_done(scene.world))
             assert worker.failures == 0
     assert list(smtp_sink.attempts) == ["ada@example.com"]
-    assert (await scene.row(OutgoingMail, good)).error is None
+    assert (await scene.row(TransactionalMail, good)).error is None
     for mail_id in lost:
-        mail = await scene.row(OutgoingMail, mail_id)
+        mail = await scene.row(TransactionalMail, mail_id)
         assert (mail.attempts_made, mail.content_encrypted, mail.error) == (ATTEMPTS, None, UNREADABLE)
     (told,) = complaints(logs)
     assert (told["what"], told["account_id"]) == ("mail", account)

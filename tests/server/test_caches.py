@@ -21,8 +21,8 @@ from app.delivery.destinations.webhook.provider import SECRETS_KEPT, Webhooks
 from app.graphql.bounds.introspection import IntrospectingExecutor
 from app.graphql.http.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
 from app.outbound.http.ssrf_guard import URL_CHARACTERS, URLS_KEPT, parse_url
-from app.outbound.http.transport import PLACES_KEPT, Transport
-from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, Unreadable
+from app.outbound.http.transport import PARSED_KEPT, Transport
+from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, UnreadableSecrets
 from app.schema import build_schema
 from app.server.caches import bounds
 from tests.system.test_readme import table
@@ -44,7 +44,7 @@ def urls() -> tuple[Callable[[str], Any], Iterator[str], int]:
 
 
 def places() -> tuple[Callable[[str], Any], Iterator[str], int]:
-    return Transport()._place, long_urls(), PLACES_KEPT + URLS_KEPT
+    return Transport()._parse, long_urls(), PARSED_KEPT + URLS_KEPT
 
 
 def unlocked() -> tuple[Callable[[str], Any], Iterator[str], int]:
@@ -59,7 +59,7 @@ def unreadable() -> tuple[Callable[[str], Any], Iterator[str], int]:
     told: Any = SimpleNamespace(error=lambda *_, **__: None)
     keyring = Keyring([base64.b64encode(b"a key of a test's own, long enough").decode()])
     limit = REMEMBERED * REMEMBERED_WEIGHT
-    return partial(Unreadable(told).tell, what="headers"), secrets(keyring), limit
+    return partial(UnreadableSecrets(told).tell, what="headers"), secrets(keyring), limit
 
 
 def networks() -> tuple[Callable[[str], Any], Iterator[str], int]:

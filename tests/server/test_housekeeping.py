@@ -10,8 +10,9 @@ from sqlmodel import col
 
 from app.core import clock
 from app.db.idempotency import IdempotentMutation
-from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus, OutgoingMail
+from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus
 from app.events.models import EventRecord, Stream
+from app.outbound.mail.models import TransactionalMail
 from app.server.housekeeping import EVENTS_AT_ONCE, Housekeeping
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Receiver
@@ -126,7 +127,7 @@ async def test_old_records_of_mutations_and_mails_are_deleted(scene: Scene) -> N
             )
         for recipient, days in (("new", 6), ("old", 8), ("waiting", 8)):
             session.add(
-                OutgoingMail(
+                TransactionalMail(
                     account_id=account,
                     recipient=recipient,
                     content_encrypted=None,
@@ -147,11 +148,11 @@ async def test_old_records_of_mutations_and_mails_are_deleted(scene: Scene) -> N
             )
         await session.flush()
         await session.execute(update(Delivery).values(due_at=None))
-        sent = col(OutgoingMail.recipient) != "waiting"
-        await session.execute(update(OutgoingMail).where(sent).values(due_at=None))
+        sent = col(TransactionalMail.recipient) != "waiting"
+        await session.execute(update(TransactionalMail).where(sent).values(due_at=None))
     await keep_house(scene)
     async with scene.database.reading() as session:
         assert (await session.execute(select(IdempotentMutation.key))).scalars().all() == ["new"]
-        recipients = (await session.execute(select(OutgoingMail.recipient))).scalars().all()
+        recipients = (await session.execute(select(TransactionalMail.recipient))).scalars().all()
     assert sorted(recipients) == ["new", "waiting"]
     assert [one.event_id for one in await scene.deliveries()] == ["evt_test_new"]

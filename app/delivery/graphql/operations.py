@@ -49,7 +49,7 @@ from app.graphql.inputs import given
 from app.graphql.mutations import mutate
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
-from app.outbound.mail.rendering import Post
+from app.outbound.mail.link_tokens import MailLinks
 
 ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 
@@ -168,7 +168,7 @@ class DeliveryMutations:
             values = given(input, "email", "description", "event_types", "filter", "digest")
             return {
                 "email_subscription": await subscriptions.create(
-                    session, actor, _post(info), checks=_checks(info), **values
+                    session, actor, _mail_links(info), checks=_checks(info), **values
                 )
             }
 
@@ -201,7 +201,9 @@ class DeliveryMutations:
         at."""
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            deleted = await subscriptions.delete(session, actor, _post(info), input.email_subscription_id)
+            deleted = await subscriptions.delete(
+                session, actor, _mail_links(info), input.email_subscription_id
+            )
             return {"deleted_id": deleted}
 
         return await mutate(info, input, DeleteEmailSubscriptionPayload, run)
@@ -217,7 +219,7 @@ class DeliveryMutations:
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             asked = await subscriptions.resend_confirmation(
-                session, actor, _post(info), input.email_subscription_id
+                session, actor, _mail_links(info), input.email_subscription_id
             )
             return {"email_subscription": asked}
 
@@ -259,6 +261,6 @@ def _engine(info: Info) -> Engine:
     return Engine(info.schema, limits_of(info.context.services.settings))
 
 
-def _post(info: Info) -> Post:
+def _mail_links(info: Info) -> MailLinks:
     services = info.context.services
-    return Post(services.keyring, services.public_url)
+    return MailLinks(services.keyring, services.public_url)

@@ -11,6 +11,7 @@ from strawberry.scalars import JSON
 
 from app.auth.actor import Actor, visible
 from app.delivery.graphql.attempts import DeliveryAttempt
+from app.delivery.metadata import METADATA
 from app.delivery.queue import models
 from app.delivery.queue.models import (
     DeliveryStatus,
@@ -261,7 +262,7 @@ def _progress_loader(context: Context, viewer: Actor) -> Any:
         for row, endpoint in both.all():
             left = 0
             if row.position < row.through and not row.is_cancelled:
-                waiting = events_left(row, endpoint).subquery()
+                waiting = events_left(row, endpoint, METADATA).subquery()
                 left = (await context.execute(select(func.count()).select_from(waiting))).scalar_one()
             progress[row.id] = Progress.of(row, left, *counts.get(row.id, (0, 0)))
         return [progress[one] for one in replay_ids]

@@ -9,8 +9,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.db.sql import Sql, rows
 from app.delivery.queue.leases import Claim, Key
 from app.delivery.queue.models import Lane
-from app.delivery.queue.retry import Fate, Verdict
-from app.outbound.attempt import Exchange
+from app.outbound.attempt import Attempt
+from app.outbound.retry import Fate, Verdict
 
 # What was cancelled or begun anew while the attempt was under way stays so, unless the attempt was the one that
 # succeeded. The rows are locked in the order of their ids, as everywhere, so that none waits in a circle. An attempt is
@@ -57,7 +57,7 @@ class Result:
     """What an attempt was, and what follows from it."""
 
     claim: Claim
-    exchange: Exchange
+    exchange: Attempt
     verdict: Verdict
 
     def without_answer(self) -> Self:

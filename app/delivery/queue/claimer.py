@@ -23,8 +23,8 @@ from app.delivery.queue.leases import Claim, Wanted
 from app.delivery.queue.models import Lane
 from app.delivery.queue.provider import LATER, OF_EVENT, Carrier, Target
 from app.delivery.queue.recorder import Recorder
-from app.delivery.queue.retry import lease_seconds
 from app.delivery.queue.scheduler import Channels
+from app.outbound.lease_times import lease_seconds
 
 CLAIMED_AT_ONCE = 400
 MOST_HELD = 1250

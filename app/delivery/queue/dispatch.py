@@ -22,7 +22,7 @@ from app.db.raw_statements import Script, pad_to_power_of_two
 from app.db.sql import Sql, is_sqlite, rows
 from app.delivery.queue import filters
 from app.delivery.queue.event_filter import takes_type
-from app.delivery.queue.filters import Subjects
+from app.delivery.queue.filters import MetadataLookup, Subjects
 from app.delivery.queue.models import (
     Digest,
     EmailSubscription,
@@ -131,8 +131,9 @@ class PositionMoved(RuntimeError):
 class Dispatcher:
     """Turns events into deliveries. `made` is told which destinations got some, once they are committed."""
 
-    def __init__(self, database: Database, made: Made) -> None:
+    def __init__(self, database: Database, made: Made, metadata: MetadataLookup) -> None:
         self._database = database
+        self._metadata = metadata
         self._made = made
         self.dispatched = 0
         # How long it took to find who of all accounts is behind.
@@ -168,7 +169,7 @@ class Dispatcher:
             )
             if not positions:
                 return 0, True, None
-            subjects = await filters.subjects(session, events, destinations)
+            subjects = await filters.subjects(session, events, destinations, self._metadata)
             now = clock.now()
             made = [
                 delivery_row(event.account_id, event, destination.id) | _waits(destination, now)

@@ -10,8 +10,9 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db.database import before_commit
-from app.delivery.queue.models import Delivery, DeliveryAttempt, EmailSubscription, OutgoingMail
+from app.delivery.queue.models import Delivery, DeliveryAttempt, EmailSubscription
 from app.events.models import EventRecord
+from app.outbound.mail.models import TransactionalMail
 
 _UNTRACKED = {"synchronize_session": False}
 
@@ -42,17 +43,17 @@ async def forget_customer(
         execution_options=_UNTRACKED,
     )
     gone = await session.execute(
-        delete(OutgoingMail)
+        delete(TransactionalMail)
         .where(
-            col(OutgoingMail.account_id) == account_id,
+            col(TransactionalMail.account_id) == account_id,
             or_(
-                col(OutgoingMail.about_id).in_(consent_ids),
+                col(TransactionalMail.about_id).in_(consent_ids),
                 # Queued by an earlier version, which did not say what they are about.
-                col(OutgoingMail.about_id).is_(None)
-                & func.lower(col(OutgoingMail.recipient)).in_({one.lower() for one in addresses}),
+                col(TransactionalMail.about_id).is_(None)
+                & func.lower(col(TransactionalMail.recipient)).in_({one.lower() for one in addresses}),
             ),
         )
-        .returning(col(OutgoingMail.id)),
+        .returning(col(TransactionalMail.id)),
         execution_options=_UNTRACKED,
     )
     mail_ids = set(gone.scalars())

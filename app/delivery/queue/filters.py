@@ -4,7 +4,7 @@ A filter is stored as JSON: `{"customerIds": […], "meterIds": […], "metadata
 within a list, AND across. Customers and meters are those that the event recorded; their metadata is as it is when the
 event is dispatched, and it fits if the customer or one of the meters has all of its pairs.
 
-This room knows neither customers nor meters: `app.server.metadata_lookup` registers how their metadata is read.
+This room knows neither customers nor meters: callers pass a `MetadataLookup`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,8 +22,8 @@ MAX_IDS: Final = 1000
 Filter = Mapping[str, Any]
 
 
-class Labels(Protocol):
-    """How the metadata of customers and meters is looked up."""
+class MetadataLookup(Protocol):
+    """Finds the metadata of customers and meters."""
 
     async def of(
         self, session: AsyncSession, account_id: str, ids: Collection[str]
@@ -34,14 +34,6 @@ class Labels(Protocol):
     def carried(self, metadata: Mapping[str, str]) -> ColumnElement[bool]:
         """As SQL over `EventRecord`: its customer or one of its meters has all of this metadata."""
         ...
-
-
-_labels: list[Labels] = []
-
-
-def labels_from(labels: Labels) -> None:
-    """Register where metadata is found."""
-    _labels[:] = [labels]
 
 
 def checked(
@@ -67,7 +59,7 @@ def checked(
     return given or None
 
 
-def narrow(statement: Select[Any], filter: Filter | None) -> Select[Any]:
+def narrow(statement: Select[Any], filter: Filter | None, metadata: MetadataLookup) -> Select[Any]:
     """The events that the filter takes, as SQL over `EventRecord`."""
     if filter is None:
         return statement
@@ -75,7 +67,7 @@ def narrow(statement: Select[Any], filter: Filter | None) -> Select[Any]:
         customer_ids=_ids(filter, "customerIds"), meter_ids=_ids(filter, "meterIds")
     ).narrow(statement)
     if "metadata" in filter:
-        statement = statement.where(_labels[0].carried(filter["metadata"]))
+        statement = statement.where(metadata.carried(filter["metadata"]))
     return statement
 
 
@@ -103,7 +95,10 @@ class Subjects:
 
 
 async def subjects(
-    session: AsyncSession, events: Sequence[Any], destinations: Mapping[str, Sequence[Any]]
+    session: AsyncSession,
+    events: Sequence[Any],
+    destinations: Mapping[str, Sequence[Any]],
+    metadata: MetadataLookup,
 ) -> Subjects:
     """What the filters of these destinations, by account, need to know about these events."""
     found = Subjects()
@@ -117,7 +112,7 @@ async def subjects(
         if "metadata" in asked:
             ids = {event.customer_id for event in here if event.customer_id is not None}
             ids.update(*named.values())
-            found.labels.update(await _labels[0].of(session, account_id, ids))
+            found.labels.update(await metadata.of(session, account_id, ids))
     return found
 
 

@@ -15,11 +15,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.db.sql import Sql, is_sqlite, rows
 from app.db.types import UtcDateTime
 from app.delivery.queue.models import Lane
+from app.outbound.lease_times import COUNTED_DUE
 
 CANCELLED_AT_ONCE = 2000
-COUNTED_DUE = 100_000
-"""A longer queue is not counted to its end: it costs too much, and says nothing more."""
-
 SENDING_LANES = (Lane.FRESH, Lane.RETRY, Lane.REPLAY)
 
 # Each step of the recursion is one search for the next destination. Claimed deliveries do not count as due.

@@ -8,7 +8,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.leases import Claim
-from app.outbound.attempt import Exchange
+from app.outbound.attempt import Attempt
 
 LATER = ""
 """Not yet a body: it is made by `Carrier.bodies`, once the deliveries are claimed."""
@@ -55,7 +55,7 @@ class Carrier(Protocol):
         """The bodies that `body` put off, by the deliveries' ids, as far as they could be made; no session is open."""
         ...
 
-    async def send(self, claim: Claim) -> Exchange:
+    async def send(self, claim: Claim) -> Attempt:
         """One attempt, with no session open."""
         ...
 

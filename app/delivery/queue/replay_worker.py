@@ -6,7 +6,7 @@ They go into a lane of their own: a replay of a year delays nobody's fresh event
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, Select, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -14,6 +14,7 @@ from app.core import failpoints
 from app.db.database import Database
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
+from app.delivery.queue.filters import MetadataLookup
 from app.delivery.queue.models import EndpointStatus, Lane, Replay, WebhookEndpoint
 from app.delivery.queue.replays import events_left
 from app.events.models import EventRecord
@@ -28,8 +29,9 @@ Made = Callable[[Collection[str], int], None]
 class Refill:
     """Fills running replays by turns. `made` is told whose endpoints got deliveries, once they are committed."""
 
-    def __init__(self, database: Database, made: Made) -> None:
+    def __init__(self, database: Database, made: Made, metadata: MetadataLookup) -> None:
         self._database = database
+        self._metadata = metadata
         self._made = made
         self._last = ""
 
@@ -67,7 +69,7 @@ class Refill:
             return 0
         # Sequences have no gaps, so that a page ends however few of its events are wanted.
         end = min(replay.position + LOOKED_AT_ONCE, replay.through)
-        events = await _events(session, replay, endpoint, end)
+        events = await _events(session, events_left(replay, endpoint, self._metadata), end)
         rows = [delivery_row(replay.account_id, event, endpoint.id) for event in events]
         if replay.failed_since is not None:
             # Else the receiver would get them from the schedule once more.
@@ -84,13 +86,10 @@ def _running() -> Any:
     )
 
 
-async def _events(
-    session: AsyncSession, replay: Replay, endpoint: WebhookEndpoint, end: int
-) -> Sequence[Row[Any]]:
+async def _events(session: AsyncSession, left: Select[Any], end: int) -> Sequence[Row[Any]]:
     """The next events of the replay up to this sequence, in order."""
     statement = (
-        events_left(replay, endpoint)
-        .where(col(EventRecord.sequence) <= end)
+        left.where(col(EventRecord.sequence) <= end)
         .with_only_columns(col(EventRecord.id), col(EventRecord.sequence), col(EventRecord.type))
         .order_by(col(EventRecord.sequence))
         .limit(EVENTS_AT_ONCE)

@@ -67,7 +67,7 @@ async def create(
     return replay
 
 
-def events_left(replay: Replay, endpoint: WebhookEndpoint) -> Select[Any]:
+def events_left(replay: Replay, endpoint: WebhookEndpoint, metadata: filters.MetadataLookup) -> Select[Any]:
     """The events that the replay has yet to make deliveries of: those its endpoint asks for, after its position.
 
     With `failed_since` those of them that the endpoint has missed since then.
@@ -80,7 +80,7 @@ def events_left(replay: Replay, endpoint: WebhookEndpoint) -> Select[Any]:
     if endpoint.event_types is not None:
         taken = [name for name in event_names.NAMES if takes_type(endpoint.event_types, name)]
         statement = statement.where(col(EventRecord.type).in_(taken))
-    statement = filters.narrow(statement, endpoint.filter)
+    statement = filters.narrow(statement, endpoint.filter, metadata)
     if replay.failed_since is not None:
         statement = statement.where(*_is_missed(replay, endpoint, replay.failed_since))
     return statement

@@ -22,9 +22,10 @@ from app.delivery.queue.leases import Claim
 from app.delivery.queue.models import Lane
 from app.delivery.queue.provider import Carrier
 from app.delivery.queue.recorder import Recorder
-from app.delivery.queue.retry import Fate, is_too_late, verdict
 from app.delivery.queue.scheduler import Channels
-from app.outbound.attempt import Exchange, impossible
+from app.outbound.attempt import Attempt
+from app.outbound.lease_times import is_too_late
+from app.outbound.retry import Fate, verdict
 
 CLOSING_PAUSE = 1.0
 """What a destination that says it is gone is spared until that is recorded."""
@@ -54,7 +55,7 @@ class Sender:
             held,
             self._log,
             send=self._send,
-            impossible=lambda claim: self._told(claim, impossible()),
+            impossible=lambda claim: self._told(claim, Attempt.not_made()),
         )
         self._sending: set[asyncio.Task[None]] = set()
         self._pace: asyncio.TimerHandle | None = None
@@ -168,13 +169,13 @@ class Sender:
             raise
         except Exception as error:
             self._log.error("attempt_failed", delivery_id=claim.id, exc_info=error)
-            exchange = impossible()
+            exchange = Attempt.not_made()
         failpoints.reach("send.response")
         self._finish(claim, exchange, time.monotonic() - started)
         if self._channels.has_room(claim.destination_id):
             self._claiming.ring()
 
-    def _finish(self, claim: Claim, exchange: Exchange, seconds: float) -> None:
+    def _finish(self, claim: Claim, exchange: Attempt, seconds: float) -> None:
         result = self._told(claim, exchange)
         succeeded = result.verdict.fate is Fate.SUCCEEDED
         self._records.give_back(
@@ -185,7 +186,7 @@ class Sender:
         if self.observe_seconds is not None:
             self.observe_seconds(seconds)
 
-    def _told(self, claim: Claim, exchange: Exchange) -> Result:
+    def _told(self, claim: Claim, exchange: Attempt) -> Result:
         """What an attempt was, to be recorded, and what follows from it."""
         result = Result(claim, exchange, verdict(exchange, claim.attempt_in_schedule, self._schedule))
         self._records.add(result)

@@ -1,7 +1,7 @@
-"""One connection to a receiver: HTTP/1.1 straight over the loop's sockets, one exchange at a time.
+"""A connection to a receiver: HTTP/1.1 over the loop's sockets, one exchange at a time.
 
-Bounded in every direction, whatever the receiver sends: the head of an answer, its body, all of its bytes, and its
-time. Nothing is decompressed, and no redirect, cookie or upgrade is followed.
+Own code, since every part of an answer is bounded here: head, body, bytes on the wire, time. httptools parses. Nothing
+is decompressed, and no redirect, cookie or upgrade is followed. `./scripts/bench delivery` shows the speed.
 """
 
 import asyncio
@@ -12,25 +12,26 @@ from dataclasses import dataclass, field
 
 import httptools
 
-from app.outbound.attempt import AttemptOutcome, storable_line
+from app.outbound.attempt import AttemptOutcome
+from app.outbound.text import quotable
 
 LONGEST_HEAD = 64 * 1024
-"""Bytes of an answer before its body; more is no HTTP that anyone means."""
+"""Bytes of an answer before its body; no honest receiver sends more."""
 
 WIRE_SHARE = 8
-"""The bytes of a body's frames, such as chunks of one byte, count as well: so many for each that is kept."""
+"""Bytes on the wire for each byte of a body that is kept: framing, such as chunks of one byte, counts as well."""
 
 _SWITCHING_PROTOCOLS = 101
 
 
 class ExchangeFailed(Exception):
-    """No answer; the message is a sentence for the account's users."""
+    """The exchange brought no answer; the message is a sentence for the account's users."""
 
     outcome = AttemptOutcome.CONNECTION
 
 
 class NotConnected(ExchangeFailed):
-    """There was no connection to send anything over."""
+    """No connection came about: nothing was sent."""
 
 
 class NameUnknown(NotConnected):
@@ -46,15 +47,15 @@ class Broken(ExchangeFailed):
 
 
 class NoAnswer(ExchangeFailed):
-    """The receiver closed the connection instead, or said something that is not HTTP."""
+    """The receiver closed the connection without an answer, or did not answer in HTTP."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What a receiver answered, filled in as it comes.
+    """A receiver's answer, filled in as it comes.
 
-    `status` is 0 until the head is complete. `flaw` is why the body is not: the time was up, the connection broke, or
-    more would have followed (`is_cut`).
+    `status` is 0 until the head is complete. `flaw` says why the body is incomplete: the time was up, the connection
+    broke, or more would have followed (`is_cut`).
     """
 
     status: int = 0
@@ -68,12 +69,12 @@ class Answer:
         """The first header of this name (in lower case) as a printable line."""
         for given, value in self.headers:
             if given.lower() == name:
-                return storable_line(value.decode("utf-8", "surrogateescape"))
+                return quotable(value.decode("utf-8", "surrogateescape"))
         return None
 
 
 class Connection(asyncio.Protocol):
-    """`lost` is called once when it has ended."""
+    """`lost` is called once, when the connection has ended."""
 
     def __init__(self, lost: Callable[["Connection"], None]) -> None:
         self._lost = lost
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._answer = Answer()
         self._most = 0
         self._received = 0
-        # Of the answer: no body follows its head; its head says where its body ends; it is complete.
+        # About the answer: no body follows its head; its head gives the end of its body; it is complete.
         self._is_bodiless = False
         self._is_framed = False
         self._is_complete = False
@@ -96,8 +97,8 @@ class Connection(asyncio.Protocol):
     ) -> Answer:
         """Send a request and read its answer, `most` bytes of its body, until `ends_at` on the loop's clock.
 
-        Raises ExchangeFailed or TimeoutError when no head came. Afterwards `is_reusable` says whether there may be
-        another exchange; the connection is closed if not.
+        Raises ExchangeFailed or TimeoutError when no head came. Afterwards the connection is either reusable
+        (`is_reusable`) or closed.
         """
         self._answer, self._most, self._received = Answer(), most, 0
         self._is_bodiless, self._is_framed, self._is_complete = is_bodiless, False, False
@@ -115,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_untouched(self) -> bool:
-        """Whether not one byte of an answer has come."""
+        """Whether no byte of an answer has come."""
         return self._received == 0
 
     @property
@@ -125,14 +126,14 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._transport.abort()
 
-    # What the loop calls
+    # Called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         if self._waiter is None or self._waiter.done():
-            # Nobody asked. What comes between two answers cannot be told from the second one.
+            # Bytes that come between two answers cannot be told from the second answer.
             self.is_reusable = False
             self._transport.abort()
             return
@@ -156,16 +157,16 @@ class Connection(asyncio.Protocol):
         self.is_reusable = False
         self._lost(self)
         if self._answer.status and not self._is_framed:
-            # The body that ends with the connection.
+            # A body without framing ends with the connection.
             self._settle()
         else:
             self._break_off(_broken(error))
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         if self._is_complete:
-            # A second answer to one question.
+            # A second answer to one request.
             self.is_reusable = False
 
     def on_status(self, reason: bytes) -> None:
@@ -200,7 +201,7 @@ class Connection(asyncio.Protocol):
             self._is_complete = True
             self.is_reusable = self._parser.should_keep_alive()
 
-    # How it ends
+    # The end of an exchange
 
     def _cut(self) -> None:
         answer = self._answer
@@ -211,7 +212,7 @@ class Connection(asyncio.Protocol):
         self._break_off(ExchangeFailed(f"The answer is longer than {self._most} bytes."))
 
     def _break_off(self, reason: Exception) -> None:
-        """It ends here: with what has come, if the head is complete."""
+        """End the exchange: with the answer so far if its head is complete, else with the reason as an error."""
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
@@ -234,12 +235,12 @@ class Connection(asyncio.Protocol):
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong below HTTP, in the system's words."""
+    """The error of a socket in the system's words."""
     if isinstance(error, ssl.SSLError):
-        return storable_line(error.reason or "the handshake failed").replace("_", " ").lower()
+        return quotable(error.reason or "the handshake failed").replace("_", " ").lower()
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
-    return storable_line(str(error)) or "the connection was closed"
+    return quotable(str(error)) or "the connection was closed"
 
 
 def _broken(error: Exception | None) -> Exception:

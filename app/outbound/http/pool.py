@@ -1,4 +1,7 @@
-"""The connections to receivers: kept for a while after an exchange, and made to checked addresses only."""
+"""Connections to receivers: made to checked addresses only, and kept for a while after an exchange.
+
+Own code, since the guard must see the very address that is connected to. `./scripts/bench delivery` shows the speed.
+"""
 
 import asyncio
 import socket
@@ -9,7 +12,6 @@ from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-from app.outbound.attempt import storable_line
 from app.outbound.http.connection import (
     Connection,
     NameUnknown,
@@ -27,29 +29,30 @@ from app.outbound.http.ssrf_guard import (
     is_allowed,
     parse_url,
 )
+from app.outbound.text import quotable
 
 NAMES_KEPT_SECONDS = 5
-"""Short, and safe: what is kept are the addresses that were checked, and those are connected to."""
+"""Seconds that a name's checked addresses are kept. Connections go to these addresses, so the guard still holds."""
 
 MOST_NAMES, NAME_WEIGHT = 5_000, 1500
 KEEPALIVE_SECONDS = 15
 NEXT_ADDRESS_AFTER = 0.25
-"""Seconds until a name's next address is tried beside the one that does not answer (RFC 8305)."""
+"""Seconds until a name's next address is tried beside one that does not answer (RFC 8305)."""
 
 
-class Place(NamedTuple):
-    """Where a URL leads, as requests and connections want it."""
+class RequestUrl(NamedTuple):
+    """A URL's parts, as requests and connections need them."""
 
     host: str
     port: int
     is_encrypted: bool
-    # For the request's first lines.
+    # The request's Host header and its target.
     authority: str
     target: str
 
     @classmethod
     def of(cls, url: str, allow_networks: Networks) -> Self:
-        """Raises UrlRefused, also for an address that is out of bounds."""
+        """Raises UrlRefused, also for an address that is not allowed."""
         parsed = parse_url(url)
         host = parsed.raw_host or ""
         check_host(host, allow_networks)
@@ -69,7 +72,7 @@ class Place(NamedTuple):
 class Pool:
     """Idle connections by origin, of the loop that it is made in.
 
-    Unbounded: whoever sends has a cap for each receiver.
+    Unbounded: the senders have a cap for each receiver.
     """
 
     def __init__(
@@ -90,34 +93,32 @@ class Pool:
         self._idle: defaultdict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
         self._sweep: asyncio.TimerHandle | None = None
 
-    def take(self, place: Place) -> Connection | None:
-        """The connection that was used last, because that is the least likely to have been closed."""
-        idle = self._idle.get(place.origin)
+    def take(self, url: RequestUrl) -> Connection | None:
+        """The idle connection that was used last, which is the least likely to have been closed."""
+        idle = self._idle.get(url.origin)
         while idle:
             connection = idle.pop()
             if connection.is_open:
                 return connection
         return None
 
-    def keep(self, place: Place, connection: Connection) -> None:
-        """Let others use it."""
+    def keep(self, url: RequestUrl, connection: Connection) -> None:
+        """Make the connection available for the next exchange."""
         connection.idle_since = self._loop.time()
-        self._idle[place.origin].append(connection)
+        self._idle[url.origin].append(connection)
         if self._sweep is None:
             self._sweep = self._loop.call_later(self._keepalive, self._close_old)
 
-    async def connect(self, place: Place) -> Connection:
+    async def connect(self, url: RequestUrl) -> Connection:
         """A new connection. Raises NotConnected or AddressRefused."""
         try:
-            opened = await self._reach(place)
+            opened = await self._reach(url)
         except (UrlRefused, TimeoutError):
             raise
         except (OSError, ValueError) as error:
-            raise NotConnected(
-                f"No connection to {place.host} port {place.port}: {reason_of(error)}."
-            ) from error
+            raise NotConnected(f"No connection to {url.host} port {url.port}: {reason_of(error)}.") from error
         try:
-            return await self._speak(place, opened)
+            return await self._speak(url, opened)
         except BaseException:
             opened.close()
             raise
@@ -131,7 +132,7 @@ class Pool:
     # Names and addresses
 
     async def _addresses(self, host: str) -> Sequence[str]:
-        """All addresses of the host. Raises NameUnknown, or AddressRefused if one is out of bounds."""
+        """All addresses of the host. Raises NameUnknown, or AddressRefused if one is not allowed."""
         if _is_address(host):
             return [host]
         asking = self._asking.get(host)
@@ -141,7 +142,7 @@ class Pool:
             asking = self._asking[host] = self._loop.create_task(self._resolver.resolve(host))
             asking.add_done_callback(partial(self._remember, host))
         try:
-            # Others may wait for the same answer.
+            # Others may wait for the same lookup.
             return await asyncio.shield(asking)
         except OSError as error:
             raise NameUnknown(f"The name {host} could not be resolved.") from error
@@ -158,15 +159,15 @@ class Pool:
 
     # Sockets
 
-    async def _reach(self, place: Place) -> socket.socket:
-        """A connected socket. The addresses are tried one after the other, and beside each other where one is slow."""
-        left = list(await self._addresses(place.host))
+    async def _reach(self, url: RequestUrl) -> socket.socket:
+        """A connected socket. Addresses are tried one after the other, and beside each other if one is slow."""
+        left = list(await self._addresses(url.host))
         running: set[asyncio.Task[socket.socket]] = set()
         failure: BaseException | None = None
         try:
             while left or running:
                 if left:
-                    running.add(self._loop.create_task(self._dial(left.pop(0), place.port)))
+                    running.add(self._loop.create_task(self._dial(left.pop(0), url.port)))
                 done, running = await asyncio.wait(
                     running,
                     timeout=NEXT_ADDRESS_AFTER if left else None,
@@ -191,26 +192,24 @@ class Pool:
             raise
         return opened
 
-    async def _speak(self, place: Place, opened: socket.socket) -> Connection:
-        """The connection over this socket, encrypted if it has to be."""
+    async def _speak(self, url: RequestUrl, opened: socket.socket) -> Connection:
+        """The connection over this socket, encrypted for https."""
         make = partial(Connection, self._forget)
         try:
-            if place.is_encrypted:
-                name = place.host.rstrip(".")
+            if url.is_encrypted:
+                name = url.host.rstrip(".")
                 _, connection = await self._loop.create_connection(
                     make, sock=opened, ssl=self._ssl_context, server_hostname=name
                 )
             else:
                 _, connection = await self._loop.create_connection(make, sock=opened)
         except ssl.SSLCertVerificationError as error:
-            reason = storable_line(error.verify_message or "it is not valid")
-            raise NotEncrypted(f"The certificate of {place.host} was refused: {reason}.") from error
+            reason = quotable(error.verify_message or "it is not valid")
+            raise NotEncrypted(f"The certificate of {url.host} was refused: {reason}.") from error
         except ssl.SSLError as error:
             raise NotEncrypted(f"No encrypted connection could be made: {reason_of(error)}.") from error
         except OSError as error:
-            raise NotConnected(
-                f"No connection to {place.host} port {place.port}: {reason_of(error)}."
-            ) from error
+            raise NotConnected(f"No connection to {url.host} port {url.port}: {reason_of(error)}.") from error
         self._all.add(connection)
         return connection
 
@@ -218,7 +217,7 @@ class Pool:
         self._all.discard(connection)
 
     def _close_old(self) -> None:
-        """Close what has been idle for long, and look again when more may have been."""
+        """Close connections idle for too long, and look again while there are idle ones."""
         oldest = self._loop.time() - self._keepalive
         for origin, idle in list(self._idle.items()):
             for connection in idle:
@@ -231,7 +230,7 @@ class Pool:
 
 
 def open_socket(address: str, allow_networks: Networks) -> socket.socket:
-    """The last wall: this very address is connected to next, however it was found. Raises AddressRefused."""
+    """A socket for this address, which is checked just before it is connected to. Raises AddressRefused."""
     if not is_allowed(address, allow_networks):
         raise AddressRefused(f"{address} is not an address that webhooks may reach.")
     opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)

@@ -1,9 +1,8 @@
 """The guard against server-side request forgery: which addresses a webhook may reach.
 
-Three walls use the same rule, `is_allowed`: the URL when it is saved, the name when it is resolved, and the
-socket just before it connects (pool.py). The last one alone would do; the first two give earlier and
-better answers. The rules are tables of our own and not `ipaddress.is_global`, whose answers change between
-Python versions.
+Three checks use the same rule, `is_allowed`: of the URL when it is saved, of the name when it is resolved, and of the
+address just before it is connected to (pool.py). The last one alone would do; the first two give earlier and better
+answers. The rules are tables of our own and not `ipaddress.is_global`, which changes between Python versions.
 """
 
 import asyncio
@@ -74,7 +73,7 @@ _TARGET_CHARACTERS = "%/:@!$&'()*+,;=~-._?[]"
 
 
 class UrlRefused(ValueError):
-    """A URL that no webhook is sent to; the message is a sentence for the user."""
+    """No webhook is sent to this URL; the message is a sentence for the user."""
 
 
 class AddressRefused(UrlRefused):
@@ -93,7 +92,7 @@ def check_url(url: str, allow_networks: Networks = ()) -> None:
 
 
 def check_host(host: str, allow_networks: Networks) -> None:
-    """Refuse a host (as in `parse_url(url).raw_host`) that is an address out of bounds. Names pass."""
+    """Refuse a host (as in `parse_url(url).raw_host`) that is an address and not allowed. Names pass."""
     address = _address(host)
     if address is not None and not is_allowed(address, allow_networks):
         raise AddressRefused(_refusal(str(address)))
@@ -120,9 +119,9 @@ def is_allowed(address: str | Address, allow_networks: Networks = ()) -> bool:
 def parse_url(url: str) -> URL:
     """The URL as it will be requested: the host in ASCII and lower case, path and query as given.
 
-    Only what no request line can carry is percent-encoded. Used at save time and at send time alike, so that
-    there is no second reading of a URL. Raises UrlRefused unless it is http(s) with a plain host and at most
-    a port, path and query.
+    Only characters that no request line can carry are percent-encoded. A URL is parsed by this function when it is
+    saved and when it is sent to, so that there is no second reading of it. Raises UrlRefused unless it is http(s) with
+    a plain host and at most a port, path and query.
     """
     if len(url) > URL_CHARACTERS:
         raise UrlRefused(f"A webhook URL has at most {URL_CHARACTERS} characters.")
@@ -138,8 +137,8 @@ def parse_url(url: str) -> URL:
     target = quote(parts.path or "/", safe=_TARGET_CHARACTERS)
     if parts.query:
         target += "?" + quote(parts.query, safe=_TARGET_CHARACTERS)
-    place = host if port is None else f"{host}:{port}"
-    return URL(f"{parts.scheme}://{place}{target}", encoded=True)
+    authority = host if port is None else f"{host}:{port}"
+    return URL(f"{parts.scheme}://{authority}{target}", encoded=True)
 
 
 def ascii_host(host: str) -> str:
@@ -154,11 +153,10 @@ def ascii_host(host: str) -> str:
 
 
 class GuardedResolver:
-    """Names to addresses that may be connected to.
+    """Resolves names to addresses that may be connected to.
 
-    If any address of a name is refused the whole name is: no honest public receiver has a private address
-    beside its public one. A name with loopback addresses only (localhost has two) keeps those that the
-    operator allows.
+    A name with one refused address is refused: no honest public receiver has a private address beside its public one. A
+    name with loopback addresses only (localhost has two) keeps the ones that the operator allows.
     """
 
     def __init__(self, allow_networks: Networks = (), lookup: Lookup | None = None) -> None:
@@ -167,22 +165,21 @@ class GuardedResolver:
         self._slots = asyncio.Semaphore(CONCURRENT_LOOKUPS)
 
     async def resolve(self, host: str) -> list[str]:
-        """All addresses of the name. Raises OSError without any, AddressRefused if one is out of bounds."""
+        """All addresses of the name. Raises OSError if there is none, AddressRefused if one is not allowed."""
         found = [ip_address(text.partition("%")[0]) for text in await self._run(host)]
         if not found:
             raise OSError(f"{host} has no address")
         kept = [address for address in found if is_allowed(address, self._allow)]
         if not kept or (len(kept) < len(found) and not all(map(_is_loopback, found))):
-            # The addresses stay unsaid: they may come from a name server inside the operator's network.
+            # The message leaves the addresses out: they may come from a name server inside the operator's network.
             raise AddressRefused(_refusal(host))
         return [str(address) for address in kept]
 
     async def _run(self, host: str) -> Sequence[str]:
         """The lookup in a thread of its own, of which there are at most CONCURRENT_LOOKUPS.
 
-        Not in the loop's executor: it has few threads, and a handful of names on slow name servers would hold
-        up everyone's. The threads are daemons, so that a lookup that hangs does not hold up the end of the
-        process.
+        The loop's executor has few threads, and a handful of names on slow name servers would hold up all others. The
+        threads are daemons, so that a lookup that hangs does not hold up the end of the process.
         """
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
@@ -204,7 +201,7 @@ class GuardedResolver:
                 report = partial(settle, (), failure)
             except Exception as failure:
                 report = partial(settle, (), OSError(f"{host}: {failure}"))
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nothing waits any more
                 loop.call_soon_threadsafe(report)
 
         try:
@@ -271,9 +268,9 @@ def _is_local_name(host: str) -> bool:
     return name in _LOCAL_NAMES or name.endswith(".localhost")
 
 
-def _is_loopback(place: Address | IPv4Network | IPv6Network) -> bool:
-    """Of an address: whether it is a loopback one; of a network: whether it holds some."""
-    network = ip_network(place)
+def _is_loopback(one: Address | IPv4Network | IPv6Network) -> bool:
+    """Whether an address is a loopback one, or a network holds one."""
+    network = ip_network(one)
     return any(_overlap(network, loopback) for loopback in _LOOPBACKS)
 
 

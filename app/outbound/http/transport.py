@@ -1,7 +1,7 @@
-"""Outbound HTTP: httpx's transport interface over connections of our own, with the guard before them, and a fast path.
+"""Outbound HTTP: httpx's transport interface over guarded connections of our own, and a fast path for webhooks.
 
-Several times faster than httpx's own pool, and bounded in every direction: one deadline for the whole exchange, 16 KB
-of an answer, no redirects, no cookies, no proxies, no decompression.
+Several times faster than httpx's own pool (`./scripts/bench delivery`), and bounded in every direction: one deadline
+for the whole exchange, 16 KB of an answer, no redirects, no cookies, no proxies, no decompression.
 """
 
 import asyncio
@@ -14,18 +14,17 @@ from functools import lru_cache, partial
 import httpx
 
 from app.core.lru import memoized
-from app.outbound.attempt import KEPT_BYTES, AttemptOutcome, Exchange, storable_line, storable_text
+from app.outbound.attempt import KEPT_BYTES, Attempt, AttemptOutcome
 from app.outbound.http.connection import Answer, Connection, ExchangeFailed, NoAnswer, NotConnected
-from app.outbound.http.pool import Place, Pool
+from app.outbound.http.pool import Pool, RequestUrl
 from app.outbound.http.ssrf_guard import AddressRefused, Lookup, Networks, UrlRefused
-
-__all__ = ["AttemptOutcome", "Exchange", "Transport"]
+from app.outbound.text import quotable, storable_text
 
 DEFAULT_DEADLINE = 15.0
 TRANSPORT_BODY_BYTES = 1024 * 1024
 """The bound of an answer read through httpx's interface."""
-PLACES_KEPT, PLACE_WEIGHT = 4_000_000, 1400
-"""Bytes of places that are remembered by their URLs, and of each beside its text, as measured."""
+PARSED_KEPT, PARSED_WEIGHT = 4_000_000, 1400
+"""Bytes of parsed URLs that are remembered, and of each beside its text, as measured."""
 
 _DEFAULT_HEADERS = (("user-agent", "Voltwire"), ("accept", "*/*"), ("accept-encoding", "identity"))
 _HOP_HEADERS = frozenset(
@@ -35,15 +34,15 @@ _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 _FAILURES = (ExchangeFailed, OSError, ValueError, RuntimeError)
-"""What a bad URL, header, name, network or receiver raises (uvloop has RuntimeError for some of it)."""
+"""Errors for which a URL, header, name, network or receiver is to blame; uvloop raises RuntimeError for some."""
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """What goes out over HTTP. One per process; made anywhere, opened at first use in the running loop.
+    """Sends HTTP requests. One per process; made anywhere, opened at first use in the running loop.
 
-    `ssl_context` is the system's default, verifying one unless given; `lookup` replaces the system's name
-    lookup. The number of connections is unbounded here: whoever sends has a cap per endpoint, and a pool
-    limit would let hanging receivers hold up the others.
+    `ssl_context` is the system's default, verifying one unless given; `lookup` replaces the system's name lookup. The
+    number of connections is unbounded here: the senders have a cap per endpoint, and a limit of the pool would let
+    hanging receivers hold up the others.
     """
 
     def __init__(
@@ -55,19 +54,18 @@ class Transport(httpx.AsyncBaseTransport):
         deadline: float = DEFAULT_DEADLINE,
     ) -> None:
         self._open = partial(Pool, tuple(allow_networks), ssl_context, lookup)
-        place = partial(Place.of, allow_networks=tuple(allow_networks))
-        self._place = memoized(PLACES_KEPT, PLACE_WEIGHT)(place)
+        parse = partial(RequestUrl.of, allow_networks=tuple(allow_networks))
+        self._parse = memoized(PARSED_KEPT, PARSED_WEIGHT)(parse)
         self._deadline = deadline
         self._pool: Pool | None = None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Exchange:
-        """POST and tell what happened; nothing that a network or a receiver does makes it raise.
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Attempt:
+        """POST and record the attempt; nothing that a network or a receiver does makes it raise.
 
-        `timeout` (seconds) is for everything from the name lookup to the body's last byte. The outcome goes
-        by the status once the headers are complete: a receiver that answered 2xx has the message, even if its
-        answer's body then breaks off or drips, and sending it again would only make a duplicate. After 16 KB
-        of body the connection is closed. A kept connection that breaks before the first byte of an answer is
-        replaced by a new one, once.
+        `timeout` (seconds) covers everything from the name lookup to the body's last byte. The status decides once the
+        headers are complete: a receiver that answered 2xx has the message, even if the answer's body then breaks off or
+        drips, and a second POST would only be a duplicate. After 16 KB of body the connection is closed. A kept
+        connection that breaks before the first byte of an answer is replaced by a new one, once.
         """
         started_at = time.time_ns() // 1_000_000
         # The loop's clock; asking for the running loop costs more than the time.
@@ -79,7 +77,7 @@ class Transport(httpx.AsyncBaseTransport):
         except _FAILURES as failure:
             outcome, error = _explain(failure, timeout)
         has_answer = answer.status > 0
-        return Exchange(
+        return Attempt(
             started_at=started_at,
             duration_ms=round((time.monotonic() - begun) * 1000),
             outcome=outcome,
@@ -90,11 +88,11 @@ class Transport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """httpx's side: `httpx.AsyncClient(transport=Transport(…))`.
+        """The interface for httpx: `httpx.AsyncClient(transport=Transport(…))`.
 
-        The smallest of the request's timeouts is the deadline for the whole exchange. A body of more than 1
-        MiB raises httpx.ReadError. Bodies are asked for and given uncompressed; one that comes compressed all
-        the same is handed over as it is, without its Content-Encoding.
+        The smallest of the request's timeouts is the deadline for the whole exchange. A body of more than 1 MiB raises
+        httpx.ReadError. Bodies are asked for uncompressed; one that comes compressed nevertheless is handed over as it
+        is, without its Content-Encoding.
         """
         limits = [value for value in request.extensions.get("timeout", {}).values() if value is not None]
         ends_at = asyncio.get_running_loop().time() + min(limits, default=self._deadline)
@@ -130,36 +128,36 @@ class Transport(httpx.AsyncBaseTransport):
         most: int,
         ends_at: float,
     ) -> Answer:
-        place = self._place(url)
-        request = _head(method, place, headers, len(body)) + body
+        parsed = self._parse(url)
+        request = _head(method, parsed, headers, len(body)) + body
         pool = self._pool
         if pool is None:
             pool = self._pool = self._open()
         is_bodiless = method == "HEAD"
-        if (connection := pool.take(place)) is not None:
+        if (connection := pool.take(parsed)) is not None:
             try:
                 answer = await connection.exchange(request, most, ends_at, is_bodiless=is_bodiless)
-                return _kept(pool, place, connection, answer)
+                return _kept(pool, parsed, connection, answer)
             except ExchangeFailed:
-                # The receiver had closed an idle connection just before it was used again: nobody's failure. But it may
-                # have read the request and broken off, so a new connection decides, however many idle ones there are.
+                # The receiver closed an idle connection just before it was used again, which is no failure. But it may
+                # have read the request and broken off, so a new connection decides, even if there are more idle ones.
                 if not connection.is_untouched:
                     raise
         async with asyncio.timeout_at(ends_at):
-            connection = await pool.connect(place)
+            connection = await pool.connect(parsed)
         answer = await connection.exchange(request, most, ends_at, is_bodiless=is_bodiless)
-        return _kept(pool, place, connection, answer)
+        return _kept(pool, parsed, connection, answer)
 
 
-def _kept(pool: Pool, place: Place, connection: Connection, answer: Answer) -> Answer:
+def _kept(pool: Pool, url: RequestUrl, connection: Connection, answer: Answer) -> Answer:
     if connection.is_reusable:
-        pool.keep(place, connection)
+        pool.keep(url, connection)
     return answer
 
 
-def _head(method: str, place: Place, headers: Iterable[tuple[str, str]], size: int) -> bytes:
-    """The request's head. Raises ValueError for a header that would be read as something else."""
-    lines = [f"{method} {place.target} HTTP/1.1"]
+def _head(method: str, url: RequestUrl, headers: Iterable[tuple[str, str]], size: int) -> bytes:
+    """The request's head. Raises ValueError for a header that could be read as several, or as none."""
+    lines = [f"{method} {url.target} HTTP/1.1"]
     given = set()
     for name, value in headers:
         if not _is_token(name):
@@ -167,7 +165,7 @@ def _head(method: str, place: Place, headers: Iterable[tuple[str, str]], size: i
         given.add(name.lower())
         lines.append(f"{name}: {value}")
     if "host" not in given:
-        lines.append(f"host: {place.authority}")
+        lines.append(f"host: {url.authority}")
     lines += [f"{name}: {value}" for name, value in _DEFAULT_HEADERS if name not in given]
     if size or method in _METHODS_WITH_BODY:
         lines.append(f"content-length: {size}")
@@ -198,7 +196,7 @@ def _judge_status(answer: Answer) -> tuple[AttemptOutcome, str | None]:
 
 
 def _explain(failure: Exception, timeout: float | None) -> tuple[AttemptOutcome, str]:
-    """The outcome and the sentence for an exchange that got no answer."""
+    """The outcome and the sentence for an exchange without an answer."""
     match failure:
         case AddressRefused():
             return AttemptOutcome.BLOCKED_ADDRESS, str(failure)
@@ -212,7 +210,7 @@ def _explain(failure: Exception, timeout: float | None) -> tuple[AttemptOutcome,
         case _:
             return (
                 AttemptOutcome.CONNECTION,
-                f"The request could not be made: {storable_line(str(failure))}.",
+                f"The request could not be made: {quotable(str(failure))}.",
             )
 
 

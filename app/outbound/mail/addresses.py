@@ -1,4 +1,4 @@
-"""Mail addresses as they are compared and remembered: by keyed hashes, never as they are."""
+"""Mail addresses: their check, and the keyed hashes by which they are compared and stored."""
 
 from dataclasses import dataclass
 from typing import Final, Self
@@ -10,13 +10,13 @@ from app.outbound.mail.mime import plain_address
 
 _ADDRESS, _MAILBOX = "mail address", "mailbox"
 _BYTES = 18
-# Its mailboxes have both domains, and dots in a name mean nothing to it: one mailbox has thousands of spellings.
+# Gmail ignores dots in a name and serves both domains: one mailbox has thousands of spellings.
 _GMAIL: Final = ("gmail.com", "googlemail.com")
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """An address of an account, as links in mails and the suppression list know it: `hash` is that of one key."""
+class HashedAddress:
+    """An address of an account by its hash, as in links of mails and on the suppression list; `hash` is by one key."""
 
     account_id: str
     hash: str
@@ -26,8 +26,8 @@ class Remembered:
         return cls(account_id, address_hashes(keyring, address)[0])
 
 
-def checked(value: str, field: str = "email") -> str:
-    """An address that mails can be sent to: as the rules want it, and as the mailer does. Raises as `rules.email`."""
+def checked_address(value: str, field: str = "email") -> str:
+    """The address, fit for an account and for the mailer. Raises as `validation.email` does."""
     address = validation.email(value, field)
     try:
         return plain_address(address)
@@ -36,17 +36,17 @@ def checked(value: str, field: str = "email") -> str:
 
 
 def address_hashes(keyring: Keyring, address: str) -> list[str]:
-    """The hash of an address by each key, newest first; upper and lower case are one."""
+    """The hash of an address by each key, newest first, whatever its case."""
     return _hashes(keyring, _ADDRESS, address.casefold())
 
 
 def mailbox_hashes(keyring: Keyring, address: str) -> list[str]:
-    """The same for the mailbox behind an address."""
+    """The hash of the mailbox behind an address by each key, newest first."""
     return _hashes(keyring, _MAILBOX, mailbox_of(address))
 
 
 def mailbox_of(address: str) -> str:
-    """The plainest address of a mailbox: `ada+news@example.com` is read where `ada@example.com` is."""
+    """The plain address of a mailbox: `ada@example.com` for `ada+news@example.com`."""
     local, _, domain = address.casefold().rpartition("@")
     local = local.partition("+")[0] or local
     if domain in _GMAIL:

@@ -1,7 +1,7 @@
 """DKIM signatures (RFC 6376): rsa-sha256 over relaxed headers and body.
 
-The mails are our own, ASCII with CRLF and each header once, so that little of the RFC is needed. OpenSSL signs: an RSA
-signature in Python takes twenty times as long, and holds up every other thread meanwhile.
+Own mails are ASCII with CRLF and have each header once, so that little of the RFC is needed. OpenSSL signs: an RSA
+signature in Python, as dkimpy makes it, takes twenty times as long and holds up all other threads meanwhile.
 """
 
 import base64
@@ -54,9 +54,9 @@ class Dkim:
     key: RSAPrivateKey = field(repr=False)
 
     def sign(self, content: bytes) -> bytes:
-        """The message with a DKIM-Signature in front, over every header of SIGNED_HEADERS that it has.
+        """The message with a DKIM-Signature in front, over all headers of SIGNED_HEADERS in it.
 
-        It takes milliseconds: call it in a thread.
+        Takes milliseconds: call it in a thread.
         """
         head, _, body = content.partition(b"\r\n\r\n")
         headers = _headers(head)
@@ -67,7 +67,7 @@ class Dkim:
         return f"{_NAME}:{unsigned}{_lines(_base64(signature))}\r\n".encode() + content
 
     def _unsigned(self, signed: list[str], body: bytes) -> str:
-        """The header's value up to the signature itself."""
+        """The header's value without the signature."""
         rows = [":".join(signed[at : at + _NAMES_IN_LINE]) for at in range(0, len(signed), _NAMES_IN_LINE)]
         names = ":\r\n  ".join(rows)
         digest = _base64(hashlib.sha256(_relaxed_body(body)).digest())
@@ -94,7 +94,7 @@ def load_dkim(domain: str, selector: str, key: str) -> Dkim:
 
 
 def _headers(head: bytes) -> Mapping[str, bytes]:
-    """Values by lower-case name, folded as they are."""
+    """The raw values, still folded, by lower-case name."""
     found = {}
     for line in re.split(rb"\r\n(?![ \t])", head):
         name, _, value = line.partition(b":")
@@ -118,5 +118,5 @@ def _base64(value: bytes) -> str:
 
 
 def _lines(text: str) -> str:
-    """A long value in lines, whose breaks do not count."""
+    """A long value in lines; verifiers ignore the breaks."""
     return "\r\n  ".join(text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS))

@@ -1,4 +1,4 @@
-"""The tokens in the links of mails: signed, so that a link says by itself whose it is, also once that is deleted."""
+"""The signed tokens in the links of mails, which name their owner even after its row is deleted."""
 
 import base64
 import binascii
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.core.crypto import Keyring, random_token
-from app.outbound.mail.addresses import Remembered
+from app.outbound.mail.addresses import HashedAddress
 
 CONFIRM_PREFIX: Final = "vw_confirm_"
 _UNSUBSCRIBE, _CONFIRM, _USER = "unsubscribe", "confirm", "confirm user"
@@ -14,48 +14,56 @@ _BYTES: Final = 18
 
 
 @dataclass(frozen=True)
+class MailLinks:
+    """The keys that links in mails are signed with, and the URL that they begin with."""
+
+    keyring: Keyring
+    public_url: str
+
+    def unsubscribe_url(self, mailed_for: str, address: HashedAddress) -> str:
+        """The link by which a recipient, or their mail program (RFC 8058), ends the mails of an account."""
+        token = unsubscribe_token(self.keyring, mailed_for, address)
+        return f"{self.public_url}/email-subscriptions/unsubscribe/{token}"
+
+
+@dataclass(frozen=True)
 class Unsubscribe:
-    """The content of an unsubscribe link. Links of earlier versions say nothing of the address."""
+    """The content of an unsubscribe link. Links of earlier versions do not hold the address."""
 
     subscription_id: str
-    address: Remembered | None
+    address: HashedAddress | None
 
 
-def unsubscribe_token(keyring: Keyring, mailed_for: str, address: Remembered) -> str:
+def unsubscribe_token(keyring: Keyring, mailed_for: str, address: HashedAddress) -> str:
     """`ems_….acc_….hash.signature`, fit for a URL's path; `mailed_for` is a subscription's id, or a user's."""
     return _signed(keyring, _UNSUBSCRIBE, mailed_for, address.account_id, address.hash)
 
 
-def unsubscribe_url(keyring: Keyring, public_url: str, mailed_for: str, address: Remembered) -> str:
-    """Where a mail's recipient, or the mail program for them (RFC 8058), ends the mails of an account."""
-    return f"{public_url}/email-subscriptions/unsubscribe/{unsubscribe_token(keyring, mailed_for, address)}"
-
-
 def verified_unsubscribe(keyring: Keyring, token: str) -> Unsubscribe | None:
-    """The content of the token, or None when it was not made with one of our keys."""
+    """The content of the token; None if none of our keys made its signature."""
     match _verified(keyring, _UNSUBSCRIBE, token):
         case [subscription_id]:
             return Unsubscribe(subscription_id, None)
         case [mailed_for, account_id, address_hash]:
-            return Unsubscribe(mailed_for, Remembered(account_id, address_hash))
+            return Unsubscribe(mailed_for, HashedAddress(account_id, address_hash))
     return None
 
 
-def confirm_token(keyring: Keyring, address: Remembered) -> str:
-    """A random token, which is stored by its digest, and which tells who was asked."""
+def confirm_token(keyring: Keyring, address: HashedAddress) -> str:
+    """A random token, which is stored by its digest and holds the address that was asked."""
     return _signed(keyring, _CONFIRM, random_token(CONFIRM_PREFIX), address.account_id, address.hash)
 
 
-def asked_address(keyring: Keyring, token: str) -> Remembered | None:
-    """The address that the link with this token was mailed to; None for links of earlier versions, and made-up ones."""
+def asked_address(keyring: Keyring, token: str) -> HashedAddress | None:
+    """The address that a link was mailed to, from its token; None for links of earlier versions and forged ones."""
     match _verified(keyring, _CONFIRM, token):
         case [_, account_id, address_hash]:
-            return Remembered(account_id, address_hash)
+            return HashedAddress(account_id, address_hash)
     return None
 
 
-def user_token(keyring: Keyring, user_id: str, address: Remembered) -> str:
-    """`usr_….hash.signature`: proves that its bearer reads the mails of the address."""
+def user_token(keyring: Keyring, user_id: str, address: HashedAddress) -> str:
+    """`usr_….hash.signature`: proves that its bearer reads the address's mails."""
     return _signed(keyring, _USER, user_id, address.hash)
 
 
@@ -74,7 +82,7 @@ def _signed(keyring: Keyring, purpose: str, *parts: str) -> str:
 
 
 def _verified(keyring: Keyring, purpose: str, token: str) -> list[str]:
-    """The parts that were signed; none when none of our keys made the signature."""
+    """The signed parts; empty if none of our keys made the signature."""
     text, _, encoded = token.rpartition(".")
     try:
         signature = base64.b64decode(encoded.encode(), altchars=b"-_", validate=True)

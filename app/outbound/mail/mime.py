@@ -1,5 +1,6 @@
 """Mails as bytes: a multipart message that no text can break out of."""
 
+import asyncio
 import re
 from datetime import UTC, datetime
 from email.headerregistry import Address
@@ -8,6 +9,7 @@ from email.policy import EmailPolicy
 
 from app.outbound.http.ssrf_guard import UrlRefused, ascii_host
 from app.outbound.mail.dkim import Dkim
+from app.outbound.text import printable_line
 
 SUBJECT_CHARACTERS = 400
 
@@ -18,7 +20,7 @@ _LINK = re.compile(r"https?://[!-;=?-~]{1,900}")
 
 
 class _MailPolicy(EmailPolicy):
-    """Writes ASCII only, and leaves whole what mail programs compare or parse as a whole.
+    """Writes ASCII only, and does not fold headers that mail programs compare or parse as a whole.
 
     The standard folding turns a long link into encoded words, which no unsubscribe button understands.
     """
@@ -45,26 +47,23 @@ def build_message(
     text: str,
     html: str,
     message_id: str,
-    recipient_name: str = "",
     unsubscribe_url: str | None = None,
-    date: datetime | None = None,
 ) -> EmailMessage:
     """A multipart/alternative mail, plain text before HTML.
 
-    `sender` is `Name <local@domain>` or a bare address; `message_id` is `<…@…>` and stays the same through
-    all attempts. With `unsubscribe_url` the mail has a one-click unsubscribe (RFC 8058). Line breaks and
-    control characters in subject and names become spaces. Raises ValueError for a bad address, message id or
-    link, as those come from code or were checked when they were saved.
+    `sender` is `Name <local@domain>` or a bare address; `message_id` is `<…@…>`. With `unsubscribe_url` the mail has
+    a one-click unsubscribe (RFC 8058). Line breaks and control characters in the subject and the name become spaces.
+    Raises ValueError for a bad address, message id or link: these come from code or were checked when they were saved.
     """
     if not _MESSAGE_ID.fullmatch(message_id):
         raise ValueError("A message id looks like <local@domain>.")
     message = EmailMessage(policy=_POLICY)
     message["From"] = _mailbox(*split_mailbox(sender))
-    message["To"] = _mailbox(recipient_name, recipient)
-    message["Subject"] = header_text(subject)[:SUBJECT_CHARACTERS]
-    message["Date"] = date or datetime.now(UTC)
+    message["To"] = _mailbox("", recipient)
+    message["Subject"] = printable_line(subject)[:SUBJECT_CHARACTERS]
+    message["Date"] = datetime.now(UTC)
     message["Message-ID"] = message_id
-    # RFC 3834: keeps holiday notices and other robots from answering.
+    # RFC 3834: keeps autoresponders from answering.
     message["Auto-Submitted"] = "auto-generated"
     if unsubscribe_url is not None:
         if not _LINK.fullmatch(unsubscribe_url):
@@ -82,6 +81,11 @@ def mail_bytes(message: EmailMessage, signer: Dkim | None = None) -> bytes:
     return signer.sign(content) if signer else content
 
 
+async def signed_bytes(message: EmailMessage, signer: Dkim | None) -> bytes:
+    """The same, signed in a thread, so that the loop serves sockets meanwhile."""
+    return await asyncio.to_thread(mail_bytes, message, signer) if signer else mail_bytes(message)
+
+
 def plain_address(address: str) -> str:
     """`local@domain` with the domain in ASCII (IDNA), fit for an SMTP command. Raises ValueError.
 
@@ -90,11 +94,11 @@ def plain_address(address: str) -> str:
     """
     local, _, domain = address.rpartition("@")
     if not _ADDRESS.fullmatch(address) or local.startswith(".") or local.endswith(".") or ".." in local:
-        raise ValueError(f"“{header_text(address)[:200]}” is not an email address.")
+        raise ValueError(f"“{printable_line(address)[:200]}” is not an email address.")
     try:
         return f"{local}@{ascii_host(domain)}"
     except UrlRefused:
-        raise ValueError(f"“{header_text(domain)[:200]}” is not the domain of an email address.") from None
+        raise ValueError(f"“{printable_line(domain)[:200]}” is not the domain of an email address.") from None
 
 
 def split_mailbox(mailbox: str) -> tuple[str, str]:
@@ -109,13 +113,8 @@ def split_mailbox(mailbox: str) -> tuple[str, str]:
     return name.strip().removeprefix('"').removesuffix('"'), address
 
 
-def header_text(text: str) -> str:
-    """One line of printable text: each run of white space, line breaks and control characters is a space."""
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
-
-
 def _mailbox(name: str, address: str) -> Address:
-    return Address(display_name=header_text(name)[:200], addr_spec=plain_address(address))
+    return Address(display_name=printable_line(name)[:200], addr_spec=plain_address(address))
 
 
 def _body_text(text: str) -> str:

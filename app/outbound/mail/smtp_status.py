@@ -1,4 +1,4 @@
-"""What an SMTP server's refusal says of the recipient, also where it says it in words only."""
+"""Reads the enhanced status code of an SMTP refusal, also where the server gives its meaning in words only."""
 
 import re
 
@@ -22,19 +22,19 @@ POLICY_WORDS = (
     "sender",
     "spam",
 )
-"""Any of them, in whatever word, says that a refusal is about us or the mail and not about the mailbox."""
+"""Parts of words that show a refusal to be about us or the mail, and not about the mailbox."""
 
 _ENHANCED = re.compile(r"\s*([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])")
 
 
 def enhanced_status(failure: aiosmtplib.SMTPResponseException, announced: bool) -> str | None:
-    """RFC 3463's code of a refusal; 5.1.1, no such mailbox, is also read from a bare 550 to RCPT TO that means it.
+    """RFC 3463's code of a refusal; a bare 550 to RCPT TO may be read as 5.1.1, no such mailbox.
 
-    550 alone may as well mean no access or a policy (RFC 5321, 4.2.3), such as a blacklist that the relay is on,
-    which must not suspend every subscriber. `announced`: the server announced ENHANCEDSTATUSCODES, and so gives
-    the code where it has one to give (RFC 2034); what it refuses without is not the mailbox. From any other
-    server it is, unless one of the POLICY_WORDS is in the text. In doubt the mailbox is there: to write to a
-    dead one again costs one mail. Nothing is read from other bare codes, such as 551 and 553.
+    A bare 550 can also mean no access or a policy (RFC 5321, 4.2.3), such as a blacklist with our relay on it, which
+    must not suspend every subscriber. A server that announced ENHANCEDSTATUSCODES (`announced`) gives a code where it
+    has one (RFC 2034), so its bare 550 is not about the mailbox. Any other server's is, unless one of the POLICY_WORDS
+    is in the text. In doubt the mailbox is taken to exist: one more mail to a dead one costs little. Other bare codes,
+    such as 551 and 553, are not read.
     """
     if found := _ENHANCED.match(failure.message):
         return found[1]

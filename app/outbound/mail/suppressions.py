@@ -1,23 +1,29 @@
-"""The suppression list: addresses that want no mails of an account, until they lift it by an earlier mail's link.
+"""The suppression list: addresses that have unsubscribed from an account, until they confirm by an earlier mail's link.
 
-Subscriptions that were ended before there was a list are not on it, and count as if they were.
+Addresses that unsubscribed before there was a list are not on it, but count as if they were.
 """
 
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
-from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus, MailSuppression
-from app.outbound.mail.addresses import Remembered, address_hashes, mailbox_of
+from app.db.sql import Sql
+from app.outbound.mail.addresses import HashedAddress, address_hashes, mailbox_of
+from app.outbound.mail.models import MailSuppression
+
+# Subscriptions are a destination of deliveries, which stand above this room.
+_STATUSES = Sql("""
+    SELECT status FROM email_subscriptions WHERE account_id = :account_id AND LOWER(email) = :address
+""")
 
 
-async def suppress(session: AsyncSession, address: Remembered) -> None:
-    """The account may not ask this address any more. Repeated, it changes nothing."""
+async def suppress(session: AsyncSession, address: HashedAddress) -> None:
+    """Forbid the account to ask this address. A second time nothing changes."""
     row = await find(session, address, lock=True)
     if row is None:
         session.add(MailSuppression(account_id=address.account_id, address_hash=address.hash))
@@ -27,7 +33,7 @@ async def suppress(session: AsyncSession, address: Remembered) -> None:
 
 
 async def lift(session: AsyncSession, account_id: str, hashes: list[str]) -> None:
-    """The account may ask the address again, whichever key its hash was made with."""
+    """Allow the account to ask the address again; `hashes` are its hashes by all keys."""
     await session.execute(
         update(MailSuppression)
         .where(
@@ -39,8 +45,10 @@ async def lift(session: AsyncSession, account_id: str, hashes: list[str]) -> Non
     )
 
 
-async def find(session: AsyncSession, address: Remembered, *, lock: bool = False) -> MailSuppression | None:
-    """The row of this hash, also one that was lifted since."""
+async def find(
+    session: AsyncSession, address: HashedAddress, *, lock: bool = False
+) -> MailSuppression | None:
+    """The row of this hash, lifted or not."""
     statement = select(MailSuppression).where(
         col(MailSuppression.account_id) == address.account_id,
         col(MailSuppression.address_hash) == address.hash,
@@ -60,7 +68,7 @@ async def is_suppressed(session: AsyncSession, keyring: Keyring, account_id: str
 async def may_ask(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> bool:
     """Whether the account may ask this address to confirm.
 
-    One with a tag is asked as little as the plain one behind it, unless it has had its own say: else people who have
+    The plain address decides for an address with a tag that has never decided itself: otherwise people who have
     unsubscribed would be asked under ever new tags.
     """
     if await is_suppressed(session, keyring, account_id, address):
@@ -72,16 +80,16 @@ async def may_ask(session: AsyncSession, keyring: Keyring, account_id: str, addr
 
 
 async def list_ended(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> None:
-    """Suppress an address whose subscriptions were ended before there was a list, of which one is to be deleted."""
+    """Suppress an address that unsubscribed before there was a list, one of whose subscriptions is to be deleted."""
     is_listed = bool(await _lifted(session, keyring, account_id, address))
     if not is_listed and await _was_ended_unlisted(session, account_id, address):
-        await suppress(session, Remembered.of(keyring, account_id, address))
+        await suppress(session, HashedAddress.of(keyring, account_id, address))
 
 
 async def _lifted(
     session: AsyncSession, keyring: Keyring, account_id: str, address: str
 ) -> list[datetime | None]:
-    """When each row of the address was lifted, whichever key its hash was made with."""
+    """The time when each row of the address was lifted, by the hashes of all keys."""
     statement = select(col(MailSuppression.lifted_at)).where(
         col(MailSuppression.account_id) == account_id,
         col(MailSuppression.address_hash).in_(address_hashes(keyring, address)),
@@ -90,16 +98,13 @@ async def _lifted(
 
 
 async def _was_ended_unlisted(session: AsyncSession, account_id: str, address: str) -> bool:
-    """Whether the address has subscriptions of the account, all of them ended."""
-    statement = select(col(EmailSubscription.status)).where(
-        col(EmailSubscription.account_id) == account_id,
-        func.lower(col(EmailSubscription.email)) == address.lower(),
-    )
-    statuses = set((await session.execute(statement)).scalars())
-    return statuses == {EmailSubscriptionStatus.UNSUBSCRIBED.value}
+    """Whether the address has subscriptions of the account and has unsubscribed from all of them."""
+    values = {"account_id": account_id, "address": address.lower()}
+    statuses = set((await session.execute(_STATUSES.on(session), values)).scalars())
+    return statuses == {"UNSUBSCRIBED"}
 
 
-async def require_none(
+async def require_unsuppressed(
     session: AsyncSession, keyring: Keyring, account_id: str, address: str, *field: str
 ) -> None:
     """Raises CONFLICT for an address that is on the list."""

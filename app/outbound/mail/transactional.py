@@ -1,8 +1,8 @@
-"""Sends the mails that are not about an event: confirmations, codes, notices; encrypted until they are sent."""
+"""Sends transactional mails (confirmations, codes, notices), which are encrypted until they are sent."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -18,13 +18,13 @@ from app.core.periodic import Loop, retry_until_written
 from app.db.database import Database
 from app.db.sql import Sql, rows
 from app.db.types import UtcDateTime
-from app.delivery.destinations.email.provider import MOST_TO_ONE, Postman, suspend_unconfirmed
-from app.delivery.queue.leases import COUNTED_DUE
-from app.delivery.queue.models import OutgoingMail
-from app.delivery.queue.retry import Fate, Verdict, lease_seconds, verdict
-from app.outbound.attempt import Exchange, impossible
+from app.outbound.attempt import Attempt
+from app.outbound.lease_times import COUNTED_DUE, lease_seconds
+from app.outbound.mail.models import TransactionalMail
+from app.outbound.mail.sender import MOST_TO_ONE, MailSender
 from app.outbound.mail.smtp import ATTEMPT_SECONDS
-from app.outbound.unreadable_secrets import Unreadable
+from app.outbound.retry import Fate, Verdict, verdict
+from app.outbound.unreadable_secrets import UnreadableSecrets
 
 LOOK_EVERY = 1.0
 MAILS_AT_ONCE = 6
@@ -32,7 +32,7 @@ MOST_OF_ACCOUNT = MAILS_AT_ONCE // 2
 UNREADABLE = "The mail cannot be decrypted."
 
 _IS_UNHELD = "(leased_until IS NULL OR leased_until <= (SELECT @now))"
-# The rows are accounts and recipients that have as many mails under way as they may, and the mails under way.
+# The rows are accounts and recipients at their limit of mails under way, and the mails under way.
 _IS_FREE = f"""
     {_IS_UNHELD} AND NOT EXISTS (
         SELECT 1 FROM @rows(account_id text, recipient text, id text)
@@ -76,24 +76,33 @@ _RELEASE = Sql("UPDATE outgoing_mails SET leased_until = NULL WHERE id = :id AND
 
 log = structlog.get_logger(__name__)
 
+RecipientRefused = Callable[[AsyncSession, str, str, datetime, str | None], Awaitable[None]]
+"""Called with account, address, the time when the mail was queued, and the reason."""
 
-class OutgoingMails:
-    """Sends what is queued, a few at a time and few of them to one recipient. `run()` until `stop()`."""
+
+class TransactionalSender:
+    """Sends queued mails, a few at a time and few of them to one recipient. `run()` until `stop()`.
+
+    `recipient_refused` is called in the transaction that records the attempt, before anything else in it, when the mail
+    server says that there is no such mailbox.
+    """
 
     def __init__(
         self,
         database: Database,
         keyring: Keyring,
-        postman: Postman,
+        mail_sender: MailSender,
         schedule: Sequence[float],
+        recipient_refused: RecipientRefused,
         worker_id: str = "",
     ) -> None:
         self._database = database
         self._keyring = keyring
-        self._postman = postman
+        self._mail_sender = mail_sender
         self._schedule = schedule
+        self._recipient_refused = recipient_refused
         self._log = log.bind(worker_id=worker_id)
-        self._unreadable = Unreadable(self._log)
+        self._unreadable = UnreadableSecrets(self._log)
         self._loop = Loop("outgoing mails", self._turn)
         self._sending: dict[asyncio.Task[None], Row[Any]] = {}
         self._grace = 0.0
@@ -103,7 +112,7 @@ class OutgoingMails:
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self.oldest_due_seconds = 0.0
-        # As the sweep counted it last.
+        # As last counted by `count_due`.
         self.due = 0
         self.in_flight = 0
         self.leases_lost = 0
@@ -113,11 +122,10 @@ class OutgoingMails:
         return self._loop.failures
 
     async def count_due(self, session: AsyncSession) -> None:
-        """Count anew what is due."""
         self.due = int((await session.execute(_COUNT_DUE.on(session), {"most": COUNTED_DUE})).scalar_one())
 
     def look(self) -> None:
-        """Something may be due: look now."""
+        """Look for due mails now."""
         self._loop.bell.ring()
 
     async def run(self) -> None:
@@ -132,7 +140,7 @@ class OutgoingMails:
             await asyncio.gather(*self._sending, return_exceptions=True)
 
     def stop(self, seconds: float) -> None:
-        """Claim nothing more; what is in flight has so many seconds, then `run` ends."""
+        """Claim nothing more; `run` ends when the mails in flight have ended, or after so many seconds."""
         self._grace = seconds
         self._loop.stop()
 
@@ -151,13 +159,13 @@ class OutgoingMails:
         if mail is None:
             return 0.0
         failpoints.reach("mail.claimed")
-        sending = asyncio.create_task(self._deliver(mail), name="outgoing mail")
+        sending = asyncio.create_task(self._deliver(mail), name="transactional mail")
         self._sending[sending] = mail
         sending.add_done_callback(lambda _: self._loop.bell.ring())
         return 0.0
 
     def _forget_ended(self) -> None:
-        """Make their places free; raises what one of them ended in."""
+        """Free the places of mails that have ended; raises the first error that one of them ended in."""
         ended = [sending for sending in self._sending if sending.done()]
         for sending in ended:
             del self._sending[sending]
@@ -171,12 +179,12 @@ class OutgoingMails:
         return [
             *({"recipient": one} for one, count in recipients.items() if count >= MOST_TO_ONE),
             *({"account_id": one} for one, count in accounts.items() if count >= MOST_OF_ACCOUNT),
-            # However long ago their leases ran out: what came of these mails is not recorded yet.
+            # Not claimed again before their attempt is recorded, even if their leases have run out.
             *({"id": mail.id} for mail in self._sending.values()),
         ]
 
     async def _wait(self, busy: str) -> float:
-        """Seconds until the next mail is due that may be sent; 0: one is."""
+        """Seconds until the next mail that may be sent is due; 0 if one is due."""
         async with self._database.reading() as session:
             found = (await session.execute(_NEXT.on(session), {"rows": busy})).one()
         self.oldest_due_seconds = _passed(found.oldest, found.now)
@@ -185,66 +193,67 @@ class OutgoingMails:
     async def _deliver(self, mail: Row[Any]) -> None:
         self.in_flight += 1
         try:
-            exchange = await self._send(mail)
+            attempt = await self._send(mail)
         except asyncio.CancelledError:
             if self._is_broken_off:
                 await self._release(mail)
             raise
         except Exception as error:
             self._log.error("attempt_failed", mail_id=mail.id, exc_info=error)
-            exchange = impossible()
+            attempt = Attempt.not_made()
         finally:
             self.in_flight -= 1
         failpoints.reach("mail.sent")
         if self.observe_seconds is not None:
-            self.observe_seconds(exchange.duration_ms / 1000)
-        judged = verdict(exchange, mail.attempts_made + 1, self._schedule)
-        # What is not written down would be sent again.
-        await self._write_down(mail, exchange, judged)
+            self.observe_seconds(attempt.duration_ms / 1000)
+        judged = verdict(attempt, mail.attempts_made + 1, self._schedule)
+        # An unrecorded mail would be sent again.
+        await self._record_or_tell(mail, attempt, judged)
         failpoints.reach("mail.recorded")
 
-    async def _send(self, mail: Row[Any]) -> Exchange:
+    async def _send(self, mail: Row[Any]) -> Attempt:
         try:
             content = self._keyring.decrypt(mail.content_encrypted)
         except ValueError:
             self._unreadable.tell(mail.account_id, "mail", account_id=mail.account_id, mail_id=mail.id)
-            return impossible(UNREADABLE)
-        return await self._postman.send(mail.id, mail.recipient, content)
+            return Attempt.not_made(UNREADABLE)
+        return await self._mail_sender.send(mail.id, mail.recipient, content)
 
     async def _release(self, mail: Row[Any]) -> None:
         async with self._database.transaction() as session:
             await _write(session, _RELEASE, {"id": mail.id, "fence": mail.fence})
 
-    async def _write_down(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
-        """Record the attempt, without what was answered if that is what the database refuses."""
-        for one in (exchange, exchange.without_answer()):
+    async def _record_or_tell(self, mail: Row[Any], attempt: Attempt, judged: Verdict) -> None:
+        """Record the attempt; without the server's answer if the database refuses it with the answer."""
+        for one in (attempt, attempt.without_answer()):
             try:
                 return await retry_until_written("record a mail", partial(self._record, mail, one, judged))
             except Exception as error:
                 kind = error_name(error)
-        # The lease puts it off.
+        # The mail is due again when its lease runs out.
         self._log.error("mail_attempt_refused", mail_id=mail.id, error=kind)
 
-    async def _record(self, mail: Row[Any], exchange: Exchange, judged: Verdict) -> None:
+    async def _record(self, mail: Row[Any], attempt: Attempt, judged: Verdict) -> None:
         again = judged.fate is Fate.FAILED
         values = {
             "id": mail.id,
             "fence": mail.fence,
             "attempt": mail.attempts_made + 1,
-            "error": exchange.error,
+            "error": attempt.error,
             "again": int(again),
             "delay": judged.delay or 0.0,
         }
         async with self._database.transaction() as session:
-            held = await _write(session, _RECORD, values)
-            # A mail that was deleted while it was under way belongs to no other worker.
-            is_lost = not held and await session.get(OutgoingMail, mail.id) is not None
-            if held and judged.disable:
-                await suspend_unconfirmed(
+            if judged.disable:
+                # Before the mail's own row is locked, since a deletion locks the subscription first and then its mails.
+                await self._recipient_refused(
                     session, mail.account_id, mail.recipient, mail.created_at, judged.reason
                 )
+            held = await _write(session, _RECORD, values)
+            # A mail that was deleted while it was under way belongs to no other worker.
+            is_lost = not held and await session.get(TransactionalMail, mail.id) is not None
         self.leases_lost += is_lost
-        self.outcomes[exchange.outcome.value] += 1
+        self.outcomes[attempt.outcome.value] += 1
         self.fates[judged.fate.value] += 1
         self.sent += judged.fate is Fate.SUCCEEDED
         self._log.info(
@@ -252,16 +261,16 @@ class OutgoingMails:
             account_id=mail.account_id,
             mail_id=mail.id,
             attempt=mail.attempts_made + 1,
-            outcome=exchange.outcome.value,
-            status=exchange.status,
+            outcome=attempt.outcome.value,
+            status=attempt.status,
             fate=judged.fate.value,
-            duration_ms=exchange.duration_ms,
+            duration_ms=attempt.duration_ms,
             recorded=held,
         )
 
 
 async def _write(session: AsyncSession, statement: Sql, values: dict[str, Any]) -> bool:
-    """Whether it was still this worker's to write."""
+    """Whether this worker still held the lease."""
     done = await session.execute(statement.on(session), values)
     return bool(done.rowcount)  # type: ignore[attr-defined]
 

@@ -1,7 +1,6 @@
-"""The limits on mails that their recipients have not confirmed, which hold whatever is deleted in between.
+"""The limits on mails to addresses that have not confirmed, which deletions do not reset.
 
-Each such mail leaves a row with the mailbox's hash, which stays until no limit counts it any more. The rows decide, so
-all processes agree.
+Each such mail leaves a row with the mailbox's hash, which stays as long as a limit counts it.
 """
 
 import enum
@@ -19,13 +18,13 @@ from app.core.errors import ErrorCode, Refusal
 from app.core.ids import new_id
 from app.db.sql import is_sqlite
 from app.db.types import database_now, seconds_from_now
-from app.delivery.queue.models import UnconfirmedMail
 from app.outbound.mail.addresses import mailbox_hashes
+from app.outbound.mail.models import UnconfirmedMail
 from app.outbound.mail.rendering import uk_time
 
 
 class Kind(enum.Enum):
-    """An INVITATION asks an address for a confirmation; a CODE was asked for by the person in front of a page."""
+    """INVITATION: asks an address for a confirmation. CODE: asked for by a person on a page."""
 
     INVITATION = "INVITATION"
     CODE = "CODE"
@@ -67,8 +66,13 @@ async def count(
     )
 
 
+def lock_key(keyring: Keyring, address: str) -> str:
+    """The key of the lock that `count` takes; a transaction that counts several addresses does so in its order."""
+    return mailbox_hashes(keyring, address)[-1]
+
+
 def is_uncounted(kind: Kind) -> ColumnElement[bool]:
-    """The rows of a kind that no limit counts any more."""
+    """Selects the rows of a kind that no limit counts any more."""
     return and_(
         col(UnconfirmedMail.kind) == kind.value,
         col(UnconfirmedMail.created_at) <= seconds_from_now(-_longest(kind)),
@@ -78,7 +82,7 @@ def is_uncounted(kind: Kind) -> ColumnElement[bool]:
 async def _full_until(
     session: AsyncSession, kind: Kind, account_id: str, hashes: list[str]
 ) -> datetime | None:
-    """When the mailbox may get the next mail of this kind, if not now."""
+    """The time when the mailbox may get its next mail of this kind; None: now."""
     statement = (
         select(col(UnconfirmedMail.account_id), col(UnconfirmedMail.created_at))
         .where(
@@ -102,7 +106,7 @@ def _longest(kind: Kind) -> float:
 
 
 async def _lock(session: AsyncSession, mailbox: str) -> None:
-    """Two transactions that mail to one mailbox count one after the other. SQLite has one writer anyway."""
+    """Transactions that mail to one mailbox count one after the other. SQLite has one writer anyway."""
     if not is_sqlite(session):
         await session.execute(
             text("SELECT pg_advisory_xact_lock(hashtextextended(:mailbox, 0))"), {"mailbox": mailbox}

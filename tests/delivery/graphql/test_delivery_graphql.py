@@ -8,7 +8,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from app.core import clock
-from app.delivery.destinations.email import links
+from app.delivery.destinations.email import link_actions
 from app.delivery.queue.models import Delivery, DeliveryStatus, Lane, WebhookEndpoint
 from app.events.catalogue import EventType, event_class
 from app.events.models import EventRecord
@@ -325,7 +325,7 @@ async def test_a_mail_is_retried_while_its_subscription_is_active(world: World) 
     await end_delivery(world, delivery.id, DeliveryStatus.CANCELLED, attempts=0)
     async with world.database.transaction() as session:
         keyring, link = world.services.keyring, Unsubscribe(subscription_id, None)
-        await links.unsubscribe(session, keyring, link)
+        await link_actions.unsubscribe(session, keyring, link)
     async with unchanged(world):
         refused = await run(world, account, RETRY, deliveryId=delivery.id)
         assert refusals(refused) == [("CONFLICT", ["deliveryId"])]

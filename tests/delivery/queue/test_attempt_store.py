@@ -8,16 +8,17 @@ import structlog
 
 from app.delivery.destinations.webhook.payload_selection import Selected
 from app.delivery.destinations.webhook.provider import Webhooks
+from app.delivery.metadata import METADATA
 from app.delivery.queue import attempt_store, leases
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.leases import Claim, Key, Wanted
 from app.delivery.queue.models import Lane, WebhookEndpoint
 from app.delivery.queue.recording import Recording
-from app.delivery.queue.retry import Fate, Verdict
-from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.attempt import Attempt, AttemptOutcome
 from app.outbound.http.transport import Transport
-from app.outbound.mail.rendering import Post
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.retry import Fate, Verdict
 from tests.delivery.scene import Scene, open_scene
 
 pytestmark = pytest.mark.both_databases
@@ -34,7 +35,7 @@ async def claimed(scene: Scene) -> Claim:
     account = await scene.account()
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account)
-    await Dispatcher(scene.database, lambda _: None).run()
+    await Dispatcher(scene.database, lambda _: None, METADATA).run()
     async with scene.database.transaction() as session:
         (row,) = await leases.pick(session, [Wanted(endpoint.id, Lane.FRESH, 5)])
         await leases.lease(session, {row.id: "{}"}, 60)
@@ -55,7 +56,7 @@ async def claimed(scene: Scene) -> Claim:
 
 
 def failed(claim: Claim) -> Result:
-    exchange = Exchange(1_700_000_000_123, 5, AttemptOutcome.HTTP_STATUS, 500, "naïve 😀", "It answered 500.")
+    exchange = Attempt(1_700_000_000_123, 5, AttemptOutcome.HTTP_STATUS, 500, "naïve 😀", "It answered 500.")
     return Result(claim, exchange, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
 
 
@@ -112,9 +113,9 @@ async def test_of_two_results_of_one_delivery_the_holders_counts(scene: Scene, s
 
 async def test_what_a_lost_answer_has_recorded_is_not_lost(scene: Scene) -> None:
     claim = await claimed(scene)
-    post = Post(scene.services.keyring, scene.services.public_url)
+    links = MailLinks(scene.services.keyring, scene.services.public_url)
     selected = Selected(scene.services, lambda: scene.world.engine)
-    carrier = Webhooks(post, Transport([]), 5, selected, "worker_1")
+    carrier = Webhooks(links, Transport([]), 5, selected, "worker_1")
     recording = Recording(scene.database, carrier, structlog.get_logger())
     async with scene.database.reading() as session:
         targets = await carrier.targets(session, [claim.destination_id])

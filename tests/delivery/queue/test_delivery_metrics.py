@@ -11,12 +11,15 @@ from sqlalchemy import update
 
 from app.core import clock
 from app.core.settings import Settings
-from app.delivery.destinations.email.provider import MOST_TO_ONE
+from app.delivery.metadata import METADATA
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import Dispatcher
-from app.delivery.queue.models import Delivery, Lane, OutgoingMail
+from app.delivery.queue.models import Delivery, Lane
 from app.delivery.queue.scheduler import FIRST_LIMIT
-from app.outbound.mail import rendering
+from app.outbound.mail.mail_queue import enqueue
+from app.outbound.mail.models import TransactionalMail
+from app.outbound.mail.rendering import Mail
+from app.outbound.mail.sender import MOST_TO_ONE
 from app.server.process import Process
 from tests.delivery.scene import Scene, open_scene
 from tests.services.receiver import Answer, Receiver
@@ -86,10 +89,10 @@ async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: i
     """So many of this kind have been due for an hour."""
     account = await scene.account()
     if kind == "transactional":
-        mail = rendering.Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")
+        mail = Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")
         async with scene.database.transaction() as session:
             for _ in range(count):
-                session.add(rendering.outgoing(scene.services.keyring, account, "ada@example.com", mail))
+                enqueue(session, scene.services.keyring, account, "ada@example.com", mail)
     elif kind == "webhook":
         await scene.endpoint(account, receiver.url())
     else:
@@ -97,10 +100,10 @@ async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: i
         await scene.subscription(account, "ada@example.com", digest=digest)
     if kind != "transactional":
         await scene.happen(account, count)
-        await Dispatcher(scene.database, lambda _: None).run()
+        await Dispatcher(scene.database, lambda _: None, METADATA).run()
     due_at = clock.now() - timedelta(seconds=HOUR)
     async with scene.database.transaction() as session:
-        for model in (Delivery, OutgoingMail):
+        for model in (Delivery, TransactionalMail):
             await session.execute(update(model).values(due_at=due_at))
 
 
@@ -165,7 +168,7 @@ async def test_attempts_that_others_took_over_are_told_by_kind(
     async with hanging(migrated_url, tmp_path, receiver, smtp_sink, kind, 1) as (scene, process):
         # As a claim by someone else does.
         async with scene.database.transaction() as session:
-            for model in (Delivery, OutgoingMail):
+            for model in (Delivery, TransactionalMail):
                 await session.execute(update(model).values(fence=model.fence + 1))
         receiver.release()
         smtp_sink.release()
@@ -181,7 +184,7 @@ async def test_what_is_due_is_counted_by_kind(migrated_url: str) -> None:
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "bob@example.com", digest="DAILY")
         await scene.happen(account, 2)
-        await Dispatcher(scene.database, lambda _: None).run()
+        await Dispatcher(scene.database, lambda _: None, METADATA).run()
         async with scene.database.reading() as session:
             counts = [await leases.count_due(session, prefix) for prefix in ("whe", "ems")]
             digests = await leases.count_due(session, "ems", [Lane.DIGEST])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.delivery.metadata import METADATA
 from app.delivery.queue.dispatch import EVENTS_AT_ONCE, Dispatcher
 from app.delivery.queue.event_filter import takes_type
 from app.delivery.queue.models import DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, Lane
@@ -24,7 +25,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 def dispatcher(scene: Scene, made: Any = lambda _: None) -> Dispatcher:
-    return Dispatcher(scene.database, made)
+    return Dispatcher(scene.database, made, METADATA)
 
 
 async def position(scene: Scene, account_id: str) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from app.delivery.metadata import METADATA
 from app.delivery.queue.models import Replay
 from app.delivery.queue.replay_worker import Refill
 from tests.accounts.state import mutation
@@ -182,7 +183,7 @@ async def test_a_replay_takes_what_the_filter_takes_and_counts_it(world: World) 
         for _ in range(2):
             shown = await world.data(TOTAL, {"id": replay.id}, key=account.key)
             assert shown == {"replay": {"total": len(expected)}}
-            await Refill(world.database, lambda *_: None).run()
+            await Refill(world.database, lambda *_: None, METADATA).run()
         assert await subjects(world, endpoint_id) == expected
 
 

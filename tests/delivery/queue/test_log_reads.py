@@ -7,6 +7,7 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db.database import run_script
+from app.delivery.metadata import METADATA
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import Dispatcher, read_after
 from app.delivery.queue.leases import Wanted
@@ -38,7 +39,7 @@ async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scen
     await scene.happen(account, EVENTS)
     async with scene.database.transaction() as session:
         await session.execute(text("ANALYZE"))
-    dispatcher = Dispatcher(scene.database, lambda _: None)
+    dispatcher = Dispatcher(scene.database, lambda _: None, METADATA)
 
     async with scene.database.transaction() as session:
         page = await run_script(session, read_after(False, {account: EVENTS - 10}, 100))

@@ -13,12 +13,17 @@ from sqlmodel import col
 
 from app.core import clock
 from app.delivery.destinations.email.digests import Digests
-from app.delivery.destinations.email.provider import EventMails, Postman
+from app.delivery.destinations.email.provider import EmailProvider
+from app.delivery.metadata import METADATA
 from app.delivery.queue.dispatch import Dispatcher
-from app.delivery.queue.models import Delivery, Lane, OutgoingMail
-from app.delivery.queue.retry import lease_seconds, queue_seconds
+from app.delivery.queue.models import Delivery, Lane
 from app.delivery.queue.scheduler import FIRST_LIMIT
-from app.outbound.mail.smtp import open_mailer
+from app.outbound.lease_times import lease_seconds, queue_seconds
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.mailer import open_mailer
+from app.outbound.mail.models import TransactionalMail
+from app.outbound.mail.sender import MailSender
+from app.server.wording import WORDING
 from tests.delivery.asking import outgoing_done, queue_mail
 from tests.delivery.battery import ended
 from tests.delivery.outages import away
@@ -162,7 +167,7 @@ async def test_a_reply_that_the_database_refuses_is_recorded_without_its_words(
         await scene.until(lambda: outgoing_done(scene.world))
         assert worker.failures == 0
     assert list(smtp_sink.attempts) == ["eve@example.com"] * 2
-    mail = await scene.row(OutgoingMail, mail_id)
+    mail = await scene.row(TransactionalMail, mail_id)
     assert (mail.attempts_made, mail.content_encrypted, mail.error) == (2, None, None)
 
 
@@ -196,7 +201,7 @@ async def wait_for_a_digest(scene: Scene) -> None:
     account = await scene.account()
     await scene.subscription(account, "bob@example.com", digest="HOURLY")
     await scene.happen(account)
-    await Dispatcher(scene.database, lambda _: None).run()
+    await Dispatcher(scene.database, lambda _: None, METADATA).run()
     await make_digests_due(scene)
 
 
@@ -204,10 +209,11 @@ async def wait_for_a_digest(scene: Scene) -> None:
 async def sending_digests(scene: Scene, smtp_sink: SmtpSink) -> AsyncIterator[Digests]:
     """Only digests are sent, and their leases are short."""
     mailer = open_mailer(smtp_sink.url, scene.services.settings.data_dir, None)
-    postman = Postman(mailer, "Voltwire <events@mail.example>")
-    carrier = EventMails(scene.services.keyring, postman, "https://voltwire.example")
-    carrier.timeout = TIMEOUT
-    digests = Digests(scene.database, carrier, [0.1] * 20)
+    sender = MailSender(mailer, "Voltwire <events@mail.example>")
+    links = MailLinks(scene.services.keyring, "https://voltwire.example")
+    provider = EmailProvider(links, sender, WORDING)
+    provider.timeout = TIMEOUT
+    digests = Digests(scene.database, provider, [0.1] * 20)
     running = asyncio.create_task(digests.run())
     try:
         yield digests

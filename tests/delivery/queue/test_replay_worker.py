@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from app.core import clock
 from app.delivery.destinations.webhook import endpoints
+from app.delivery.metadata import METADATA
 from app.delivery.queue.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
 from app.delivery.queue.replay_worker import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Refill
 from tests.delivery.scene import Scene, admin, open_scene
@@ -77,7 +78,7 @@ async def test_a_page_ends_however_few_of_its_events_are_wanted(scene: Scene) ->
     pages = 3
     again = await replay(scene, account, endpoint.id, through=4, position=4 - pages * LOOKED_AT_ONCE)
     before = scene.points.counts["replay.committed"]
-    await Refill(scene.database, lambda *_: None).run()
+    await Refill(scene.database, lambda *_: None, METADATA).run()
     assert scene.points.counts["replay.committed"] - before == pages
     assert await finished(scene, again.id)
     assert [one.event_sequence for one in await scene.deliveries()] == [1, 2, 3, 4]
@@ -88,7 +89,7 @@ async def test_what_another_worker_fills_is_left_to_it(postgres_url: str) -> Non
         account = await scene.account()
         endpoint = await scene.endpoint(account, "https://example.com/")
         again = await replay(scene, account, endpoint.id, through=1)
-        refill = Refill(scene.database, lambda *_: None)
+        refill = Refill(scene.database, lambda *_: None, METADATA)
         async with scene.database.transaction() as session:
             await session.execute(select(Replay).where(col(Replay.id) == again.id).with_for_update())
             await refill.run()
@@ -182,7 +183,7 @@ async def test_what_still_waits_is_not_sent_twice(migrated_url: str, receiver: R
         receiver.default = Answer(204)
         first = await replay(scene, account, endpoint.id, through=4, failed_since=since)
         second = await replay(scene, account, endpoint.id, through=4, failed_since=since)
-        await Refill(scene.database, lambda *_: None).run()
+        await Refill(scene.database, lambda *_: None, METADATA).run()
         assert len(await scene.deliveries(replay_id=first.id)) == 3
         assert await scene.deliveries(replay_id=second.id) == []
         async with scene.worker():
@@ -204,7 +205,7 @@ async def test_a_replay_ends_with_its_endpoint(scene: Scene) -> None:
     await scene.happen(account, 3)
     again = await replay(scene, account, endpoint.id, through=4)
     await scene.change(WebhookEndpoint, endpoint.id, status=EndpointStatus.DISABLED.value)
-    await Refill(scene.database, lambda *_: None).run()
+    await Refill(scene.database, lambda *_: None, METADATA).run()
     row = await scene.row(Replay, again.id)
     assert (row.is_cancelled, row.position) == (True, 0)
     assert await scene.deliveries() == []

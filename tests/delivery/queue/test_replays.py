@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.core import clock
+from app.delivery.metadata import METADATA
 from app.delivery.queue import replays
 from app.delivery.queue.models import DeliveryStatus, Lane, Replay
 from app.delivery.queue.replay_worker import Refill
@@ -39,7 +40,7 @@ async def replay_now(world: World, account: TestAccount, replay_id: str) -> dict
 
 
 async def refill(world: World) -> None:
-    await Refill(world.database, lambda *_: None).run()
+    await Refill(world.database, lambda *_: None, METADATA).run()
 
 
 async def test_a_replay_sends_the_range_again_to_an_endpoint_made_later(world: World) -> None:

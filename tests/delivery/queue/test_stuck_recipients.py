@@ -10,9 +10,10 @@ from sqlmodel import col
 
 from app.core import clock
 from app.delivery.destinations.email import digests, provider
-from app.delivery.queue.models import Delivery, Lane, OutgoingMail
-from app.delivery.queue.retry import RECORDING_SECONDS
-from app.outbound.mail import smtp, transactional
+from app.delivery.queue.models import Delivery, Lane
+from app.outbound.lease_times import RECORDING_SECONDS
+from app.outbound.mail import sender, smtp, transactional
+from app.outbound.mail.models import TransactionalMail
 from tests.delivery.asking import outgoing_done, queue_mail
 from tests.delivery.scene import Scene, open_scene
 from tests.outbound.mail.mail_servers import Inbox, good_server
@@ -67,7 +68,7 @@ async def test_an_event_mail_that_hangs(migrated_url: str) -> None:
         account = await scene.account()
         stuck = await scene.subscription(account, STUCK)
         await scene.happen(account, 10)
-        await inbox.hung.wait_for(provider.MOST_TO_ONE)
+        await inbox.hung.wait_for(sender.MOST_TO_ONE)
 
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "grace@example.com", digest="HOURLY")
@@ -75,7 +76,7 @@ async def test_an_event_mail_that_hangs(migrated_url: str) -> None:
         await scene.happen(account)
         await make_digests_due(scene, 1)
         await came(inbox, "ada@example.com", "grace@example.com", "katherine@example.com")
-        assert len(inbox.hung) == provider.MOST_TO_ONE
+        assert len(inbox.hung) == sender.MOST_TO_ONE
         for one in await scene.deliveries(destination_id=stuck):
             assert one.due_at is not None
             assert one.leased_until is None or one.leased_until - one.due_at >= LONGEST_ATTEMPT
@@ -104,7 +105,7 @@ async def test_another_mail_that_hangs(migrated_url: str) -> None:
         stuck = [
             await queue_mail(scene.world, account, STUCK) for _ in range(transactional.MAILS_AT_ONCE + 1)
         ]
-        await inbox.hung.wait_for(provider.MOST_TO_ONE)
+        await inbox.hung.wait_for(sender.MOST_TO_ONE)
 
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "grace@example.com", digest="HOURLY")
@@ -115,10 +116,10 @@ async def test_another_mail_that_hangs(migrated_url: str) -> None:
         await scene.happen(account)
         await make_digests_due(scene, 1)
         await came(inbox, "ada@example.com", "grace@example.com", *others)
-        assert len(inbox.hung) == provider.MOST_TO_ONE
-        leased = [await scene.row(OutgoingMail, one) for one in stuck]
+        assert len(inbox.hung) == sender.MOST_TO_ONE
+        leased = [await scene.row(TransactionalMail, one) for one in stuck]
         leases = [one.leased_until - one.due_at for one in leased if one.leased_until is not None]
-        assert len(leases) == provider.MOST_TO_ONE
+        assert len(leases) == sender.MOST_TO_ONE
         assert min(leases) >= LONGEST_ATTEMPT
     assert len(inbox.hung) == len(stuck)
 
@@ -143,14 +144,14 @@ async def test_another_mail_that_hangs_when_the_worker_stops_is_given_back(migra
         mail_id = await queue_mail(scene.world, account, STUCK)
         async with scene.worker(drain_seconds=0):
             await inbox.hung.wait_for(1)
-        mail = await scene.row(OutgoingMail, mail_id)
+        mail = await scene.row(TransactionalMail, mail_id)
         assert (mail.attempts_made, mail.leased_until) == (0, None)
         assert mail.due_at is not None
         inbox.let_go.set()
         async with scene.worker():
             await came(inbox, STUCK)
             await scene.until(lambda: outgoing_done(scene.world))
-        assert (await scene.row(OutgoingMail, mail_id)).attempts_made == 1
+        assert (await scene.row(TransactionalMail, mail_id)).attempts_made == 1
 
 
 def test_there_is_a_connection_for_every_mail() -> None:
@@ -163,11 +164,11 @@ async def test_a_mail_that_is_deleted_on_its_way_was_taken_over_by_nobody(migrat
         mail_id = await queue_mail(scene.world, await scene.account(), STUCK)
         await inbox.hung.wait_for(1)
         async with scene.database.transaction() as session:
-            await session.delete(await session.get_one(OutgoingMail, mail_id))
+            await session.delete(await session.get_one(TransactionalMail, mail_id))
         inbox.let_go.set()
 
         async def recorded() -> bool:
-            return worker.outgoing.fates.total() == 1
+            return worker.transactional.fates.total() == 1
 
         await scene.until(recorded)
-        assert worker.outgoing.leases_lost == 0
+        assert worker.transactional.leases_lost == 0

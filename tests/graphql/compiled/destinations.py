@@ -22,7 +22,7 @@ from app.delivery.queue.models import (
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.outbound.attempt import AttemptOutcome
-from app.outbound.mail.rendering import Post
+from app.outbound.mail.link_tokens import MailLinks
 from tests.support import World
 
 RETENTION = timedelta(days=90)
@@ -46,7 +46,7 @@ async def random_destinations(world: World, admin: Actor, chance: random.Random)
                 session.add_all(_attempts(delivery, chance))
     async with world.database.transaction() as session:
         await endpoints.delete(session, admin, destinations[3])
-        await subscriptions.delete(session, admin, _post(world), destinations[-1])
+        await subscriptions.delete(session, admin, _links(world), destinations[-1])
 
 
 async def _endpoint(world: World, admin: Actor, chance: random.Random, number: int) -> str:
@@ -79,8 +79,8 @@ async def _of_the_endpoints(world: World, admin: Actor, ids: list[str]) -> None:
         await endpoints.update_endpoint(session, admin, keyring, [], ids[2], changes)
 
 
-def _post(world: World) -> Post:
-    return Post(world.services.keyring, world.services.public_url)
+def _links(world: World) -> MailLinks:
+    return MailLinks(world.services.keyring, world.services.public_url)
 
 
 async def _subscription(world: World, admin: Actor, chance: random.Random, number: int) -> str:
@@ -88,7 +88,7 @@ async def _subscription(world: World, admin: Actor, chance: random.Random, numbe
         subscription = await subscriptions.create(
             session,
             admin,
-            _post(world),
+            _links(world),
             email=f"s{number}@example.com",
             description=chance.choice([None, "Office"]),
             event_types=chance.choice([None, ["hosted_consent.*"]]),

@@ -26,7 +26,7 @@ from app.meters import actions as meters
 from app.meters.kinds import DataSource
 from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
-from app.outbound.mail.rendering import Post
+from app.outbound.mail.link_tokens import MailLinks
 from app.readings import actions as readings
 from tests.graphql.compiled.destinations import random_destinations
 from tests.graphql.compiled.documents import Known
@@ -55,7 +55,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
             await accounts.create_user(
                 session,
                 admin,
-                Post(world.services.keyring, world.services.public_url),
+                MailLinks(world.services.keyring, world.services.public_url),
                 email=f"u{number}@example.com",
                 name=f"U {number}",
                 role=UserRole.MEMBER,

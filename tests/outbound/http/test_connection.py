@@ -9,8 +9,8 @@ from ipaddress import ip_network
 import httpx
 import pytest
 
-from app.outbound.attempt import AttemptOutcome, Exchange
-from app.outbound.http.pool import Place, Pool
+from app.outbound.attempt import Attempt, AttemptOutcome
+from app.outbound.http.pool import Pool, RequestUrl
 from app.outbound.http.ssrf_guard import Networks
 from app.outbound.http.transport import Transport
 from tests.delivery.receivers import OK, floods, receiver, says
@@ -26,7 +26,7 @@ async def transport() -> AsyncIterator[Transport]:
         yield made
 
 
-async def post(transport: Transport, url: str) -> Exchange:
+async def post(transport: Transport, url: str) -> Attempt:
     return await transport.post(url, {"webhook-id": "evt_1"}, b"{}", LONG)
 
 
@@ -120,7 +120,7 @@ async def test_no_header_becomes_two(transport: Transport, value: str) -> None:
 async def test_idle_connections_are_closed_after_a_while() -> None:
     async with receiver(says(OK)) as place:
         pool = Pool(LOOPBACK, keepalive=0.05)
-        where = Place.of(place.url(), LOOPBACK)
+        where = RequestUrl.of(place.url(), LOOPBACK)
         pool.keep(where, await pool.connect(where))
         assert await place.finished.get() == "closed"
         assert pool.take(where) is None
@@ -161,7 +161,7 @@ async def test_an_address_that_does_not_answer_holds_up_none_of_the_others() -> 
             except OSError:
                 pytest.skip("this system has one loopback address")
             deaf.listen(0)
-            # A full queue: whoever connects from now on gets no answer.
+            # A full queue: connections from now on get no answer.
             waiting = [socket.socket() for _ in range(4)]
             for one in waiting:
                 one.setblocking(False)

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.attempt import Attempt, AttemptOutcome
 from app.outbound.http.ssrf_guard import Networks
 from app.outbound.http.transport import Transport
 from tests.delivery.receivers import (
@@ -37,11 +37,11 @@ async def transport() -> AsyncIterator[Transport]:
         yield made
 
 
-async def post(transport: Transport, url: str, timeout: float = LONG, body: bytes = b"{}") -> Exchange:
+async def post(transport: Transport, url: str, timeout: float = LONG, body: bytes = b"{}") -> Attempt:
     return await transport.post(url, {"content-type": "application/json"}, body, timeout)
 
 
-async def exchange_with(transport: Transport, answer: Answer, timeout: float = LONG) -> Exchange:
+async def exchange_with(transport: Transport, answer: Answer, timeout: float = LONG) -> Attempt:
     async with receiver(answer) as place:
         return await post(transport, place.url(), timeout)
 
@@ -58,7 +58,7 @@ async def test_what_is_sent_and_what_is_told(transport: Transport) -> None:
     after = time.time_ns() // 1_000_000
     assert before <= exchange.started_at <= after
     assert 0 <= exchange.duration_ms <= after - before + 1
-    assert exchange == Exchange(
+    assert exchange == Attempt(
         exchange.started_at, exchange.duration_ms, AttemptOutcome.SUCCEEDED, status=200, response_body="ok"
     )
     (request,) = place.requests

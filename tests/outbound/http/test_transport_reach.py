@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.outbound.attempt import AttemptOutcome, Exchange
+from app.outbound.attempt import Attempt, AttemptOutcome
 from app.outbound.http.pool import open_socket
 from app.outbound.http.ssrf_guard import AddressRefused, Networks
 from app.outbound.http.transport import Transport
@@ -37,7 +37,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
-async def post(transport: Transport, url: str, timeout: float = LONG, body: bytes = b"{}") -> Exchange:
+async def post(transport: Transport, url: str, timeout: float = LONG, body: bytes = b"{}") -> Attempt:
     return await transport.post(url, {"content-type": "application/json"}, body, timeout)
 
 

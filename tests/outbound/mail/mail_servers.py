@@ -15,7 +15,7 @@ from tests.services.records import Records
 
 @dataclass
 class Inbox:
-    """What an aiosmtpd server took. RCPT TO one of `stuck` hangs until `let_go` is set."""
+    """The mails that an aiosmtpd server took. RCPT TO one of `stuck` hangs until `let_go` is set."""
 
     envelopes: Records[Envelope] = field(default_factory=Records)
     sessions: list[Session] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Scripted:
     connections: int = 0
     commands: list[str] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
-    """What came whole, whatever was answered."""
+    """Mails that came whole, whatever was answered."""
 
     def reply(self, command: str) -> str | None:
         found = self.replies.get(command, ["250 OK"])

@@ -55,7 +55,6 @@ def mail(**changes: Any) -> EmailMessage:
         "html": "<p>A meter was created.</p>\n",
         "message_id": "<dlv_1@voltwire.example>",
         "unsubscribe_url": LINK,
-        "date": datetime(2026, 11, 24, 22, 29, 55, tzinfo=UTC),
     }
     return build_message(**(given_values | changes))
 
@@ -70,12 +69,13 @@ def content_of(part: Any) -> str:
 
 
 def test_headers_and_parts() -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
     found = parsed(mail())
     assert set(found.keys()) == ALL_HEADERS
     assert found["From"] == "Voltwire <events@voltwire.example>"
     assert found["To"] == "jo@example.com"
     assert found["Subject"] == "Meter created"
-    assert found["Date"] == "Tue, 24 Nov 2026 22:29:55 +0000"
+    assert before <= found["Date"].datetime <= datetime.now(UTC)
     assert found["Message-ID"] == "<dlv_1@voltwire.example>"
     assert found["Auto-Submitted"] == "auto-generated"
     assert found["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
@@ -143,17 +143,19 @@ def test_what_a_mail_cannot_carry_is_replaced() -> None:
 )
 def test_no_header_gets_out_of_a_subject_or_a_name(line_break: str) -> None:
     evil = f"Hello{line_break}Bcc: victim@example.com"
-    found = parsed(mail(subject=evil, recipient_name=evil, sender=f"{evil} <events@voltwire.example>"))
+    found = parsed(mail(subject=evil, sender=f"{evil} <events@voltwire.example>"))
     assert set(found.keys()) == ALL_HEADERS
     assert found["Subject"] == "Hello Bcc: victim@example.com"
-    assert [(one.display_name, one.addr_spec) for one in found["To"].addresses] == [
-        ("Hello Bcc: victim@example.com", "jo@example.com")
+    assert [(one.display_name, one.addr_spec) for one in found["From"].addresses] == [
+        ("Hello Bcc: victim@example.com", "events@voltwire.example")
     ]
 
 
 @given(subject=st.text(), name=st.text(), text=st.text(), html=st.text())
 def test_no_text_breaks_out(subject: str, name: str, text: str, html: str) -> None:
-    content = mail_bytes(mail(subject=subject, recipient_name=name, text=text, html=html))
+    content = mail_bytes(
+        mail(subject=subject, sender=f"{name} <events@voltwire.example>", text=text, html=html)
+    )
     assert content.isascii()
     found = email.message_from_bytes(content, policy=email.policy.default)
     assert set(found.keys()) == ALL_HEADERS

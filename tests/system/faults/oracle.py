@@ -10,16 +10,10 @@ from standardwebhooks import Webhook
 
 from app.consents.models import HostedConsent
 from app.customers.models import Customer
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryAttempt,
-    DeliveryStatus,
-    EmailSubscription,
-    OutgoingMail,
-    Replay,
-)
+from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus, EmailSubscription, Replay
 from app.events.models import Dispatch, EventRecord, Stream
 from app.meters.models import Meter
+from app.outbound.mail.models import TransactionalMail
 from tests.system.faults.load import Load
 from tests.system.faults.rig import Rig, Tenant
 
@@ -113,7 +107,7 @@ async def check_other_mail(rig: Rig, tenant: Tenant, load: Load) -> None:
     """Every address that was to be asked was asked."""
     subscriptions: list[EmailSubscription] = await rows(rig, EmailSubscription, tenant.id)
     assert set(load.answered["createEmailSubscription"]) <= {one.id for one in subscriptions}
-    mails: list[OutgoingMail] = await rows(rig, OutgoingMail, tenant.id)
+    mails: list[TransactionalMail] = await rows(rig, TransactionalMail, tenant.id)
     asked = [one.email for one in subscriptions if one.id != tenant.subscription_id]
     assert Counter(mail.recipient for mail in mails) == Counter(asked)
     assert load.promised["createEmailSubscription"] <= set(asked) <= load.asked["createEmailSubscription"]

@@ -30,12 +30,12 @@ from app.delivery.queue.models import (
     DeliveryStatus,
     EmailSubscription,
     EmailSubscriptionStatus,
-    OutgoingMail,
     Replay,
     WebhookEndpoint,
 )
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
+from app.outbound.mail.models import TransactionalMail
 from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 from tests.services.receiver import Receiver, Request
@@ -304,7 +304,7 @@ class Rig:
         """As if the time of every lease had passed; nobody is left who holds one."""
         past = clock.from_ms(0)
         async with self.database.transaction() as session:
-            for model in (Delivery, OutgoingMail):
+            for model in (Delivery, TransactionalMail):
                 leased = col(model.leased_until)  # type: ignore[attr-defined]
                 await session.execute(update(model).where(leased.is_not(None)).values(leased_until=past))
             held = col(WebhookEndpoint.held_until).is_not(None)
@@ -328,7 +328,7 @@ class Rig:
                 & (col(Stream.last_sequence) > col(Dispatch.sequence)),
             ),
             select(col(Delivery.id)).where(col(Delivery.due_at).is_not(None)),
-            select(col(OutgoingMail.id)).where(col(OutgoingMail.due_at).is_not(None)),
+            select(col(TransactionalMail.id)).where(col(TransactionalMail.due_at).is_not(None)),
             select(col(Replay.id)).where(col(Replay.position) < col(Replay.through)),
         ]
         async with self.database.reading() as session:

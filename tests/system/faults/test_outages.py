@@ -15,8 +15,8 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from app.delivery.queue.models import DeliveryAttempt
-from app.delivery.queue.retry import lease_seconds
 from app.events.models import EventRecord
+from app.outbound.lease_times import lease_seconds
 from tests.delivery.battery import ended
 from tests.delivery.outages import away, cut_connections
 from tests.delivery.scene import Scene, open_scene

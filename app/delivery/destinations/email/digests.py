@@ -1,8 +1,8 @@
-"""Digests: what waits for a subscription's hour or day becomes one mail, in which each delivery is recorded.
+"""Digests: the deliveries of a subscription's hour or day go out as one mail, and the attempt is recorded for each.
 
-The deliveries of one mail keep together through all attempts: they carry the id of the first of them, which is the
-mail's Message-ID as well. The mail is written anew for each attempt, so that it never says what was redacted meanwhile.
-Events that cannot be written part from the others, whose mail goes without them, and are given up by the schedule.
+The deliveries of one mail stay together through all attempts: they carry the id of the first of them, which is in the
+mail's Message-ID as well. The mail is written anew for each attempt, so that it never holds data redacted meanwhile.
+Events that cannot be written are parted from the others, whose mail goes without them, and given up by the schedule.
 """
 
 import asyncio
@@ -25,28 +25,30 @@ from app.core.periodic import Loop, retry_until_written
 from app.db.database import Database
 from app.db.sql import Sql, rows
 from app.db.types import UtcDateTime
-from app.delivery.destinations.email.provider import EventMails, Target, event_of
+from app.delivery.destinations.email.provider import EmailProvider, EmailTarget
 from app.delivery.queue import leases
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.cancellation import cancel_left
+from app.delivery.queue.claimed_event import event_of
 from app.delivery.queue.leases import Claim
 from app.delivery.queue.models import EmailSubscription, Lane
 from app.delivery.queue.recording import Recording
-from app.delivery.queue.retry import is_too_late, lease_seconds, verdict
-from app.outbound.attempt import Exchange, impossible
+from app.outbound.attempt import Attempt
+from app.outbound.lease_times import is_too_late, lease_seconds
+from app.outbound.retry import verdict
 
 EVENTS_IN_ONE = 100
 LOOK_EVERY = 5.0
 MAILS_AT_ONCE = 4
 PUT_OFF_SECONDS = 60.0
-"""When a subscription comes up again whose mail could not be claimed or recorded, by a fault of ours."""
+"""The pause of a subscription whose mail could not be claimed or recorded by a fault of ours."""
 
 _WAITS = "destination_id = :destination_id AND lane = 3 AND due_at IS NOT NULL"
 _IS_FREE = "due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))"
 _FIRST = Sql(
     f"SELECT id, digest_id FROM deliveries WHERE {_WAITS} AND {_IS_FREE} ORDER BY due_at, id LIMIT 1"  # noqa: S608
 )
-# A mail that was tried is the same mail, whoever of its deliveries is due, or free, a moment later than the first.
+# A digest that was tried keeps all of its deliveries, also those due or free a moment later than the first.
 _PICK = Sql(
     f"""
     SELECT picked.id, picked.account_id, picked.event_id, picked.event_sequence, picked.event_type,
@@ -72,11 +74,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Digest:
-    """One mail that is to be sent. Without content it cannot be written, which is all that there is to record."""
+    """A mail to be sent. Without content it could not be written, and only that is recorded."""
 
     id: str
     content: bytes | None
-    target: Target
+    target: EmailTarget
     claims: Sequence[Claim]
 
 
@@ -84,25 +86,25 @@ class Digests:
     """Sends digests when they are due. `run()` until `stop()`."""
 
     def __init__(
-        self, database: Database, carrier: EventMails, schedule: Sequence[float], worker_id: str = ""
+        self, database: Database, provider: EmailProvider, schedule: Sequence[float], worker_id: str = ""
     ) -> None:
         self._database = database
-        self._carrier = carrier
+        self._provider = provider
         self._schedule = schedule
         self._log = log.bind(worker_id=worker_id)
-        self._recording = Recording(database, carrier, self._log)
+        self._recording = Recording(database, provider, self._log)
         self._loop = Loop("digests", self._turn)
         self._sending: asyncio.Future[Any] | None = None
         self._is_stopping = self._is_broken_off = False
-        # Until when, on the monotonic clock, those are passed over that a fault of ours kept from being sent.
+        # Subscriptions passed over after a fault of ours, by id, until a time on the monotonic clock.
         self._put_off: dict[str, float] = {}
         self.observe_seconds: Callable[[float], None] | None = None
         self.outcomes: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self.oldest_due_seconds = 0.0
-        # As the sweep counted it last.
+        # As last counted by `count_due`.
         self.due = 0
-        # Each delivery of a mail counts, as its attempt does.
+        # Counts deliveries, not mails.
         self.in_flight = 0
         self.leases_lost = 0
 
@@ -112,18 +114,17 @@ class Digests:
         return self._loop.failures
 
     async def count_due(self, session: AsyncSession) -> None:
-        """Count anew what is due."""
-        self.due = await leases.count_due(session, self._carrier.prefix, [Lane.DIGEST])
+        self.due = await leases.count_due(session, self._provider.prefix, [Lane.DIGEST])
 
     def look(self) -> None:
-        """Something may be due: look now."""
+        """Look for due digests now."""
         self._loop.bell.ring()
 
     async def run(self) -> None:
         await self._loop.run()
 
     def stop(self, seconds: float) -> None:
-        """Claim nothing more; what is in flight has so many seconds, then `run` ends, and its leases run out."""
+        """Claim nothing more; `run` ends when the mails in flight have ended, or after so many seconds."""
         self._is_stopping = True
         self._loop.stop()
         if self._sending is not None:
@@ -135,11 +136,11 @@ class Digests:
 
     async def _turn(self) -> float:
         async with self._database.reading() as session:
-            found = await leases.due_lanes(session, self._carrier.prefix, [Lane.DIGEST])
+            found = await leases.due_lanes(session, self._provider.prefix, [Lane.DIGEST])
         self.oldest_due_seconds = max((-one.seconds for one in found if one.seconds < 0), default=0.0)
         now = time.monotonic()
         self._put_off = {key: until for key, until in self._put_off.items() if until > now}
-        # Who has waited longest is first.
+        # The subscription that has waited longest comes first.
         due = deque(
             one.destination_id
             for one in sorted(found, key=lambda one: one.seconds)
@@ -164,7 +165,7 @@ class Digests:
         return 0.0 if any(done) else LOOK_EVERY
 
     async def _work_off(self, due: deque[str]) -> int:
-        """One mail after the other, of whoever is next; gives how many were sent."""
+        """Send one mail after the other, each for the next subscription; returns how many were sent."""
         sent = 0
         while due and not self._is_stopping:
             subscription_id = due.popleft()
@@ -173,24 +174,28 @@ class Digests:
             except Exception as error:
                 if is_transient(error):
                     raise
-                # What was not recorded stays due, and holds up nobody else.
+                # Unrecorded deliveries stay due; the other subscriptions go on.
                 self._log.error("digest_failed", destination_id=subscription_id, exc_info=error)
                 self._put_off[subscription_id] = time.monotonic() + PUT_OFF_SECONDS
         return sent
 
     async def _next(self, subscription_id: str) -> bool:
-        """Send the subscription's next mail; False if there was none to be sent after all."""
+        """Send the subscription's next mail; False if there was none."""
         async with self._database.transaction() as session:
             digests = await self._claim(session, subscription_id)
         if digests:
             failpoints.reach("digest.claimed")
         for digest in digests:
-            if digest.content is not None and is_too_late(digest.claims[0].expires_at, self._carrier.timeout):
+            if digest.content is not None and is_too_late(
+                digest.claims[0].expires_at, self._provider.timeout
+            ):
                 await retry_until_written("give a digest back", partial(self._give_back, digest))
                 continue
-            exchange = impossible() if digest.content is None else await self._send(digest, digest.content)
-            # What is not written down would be sent again.
-            await retry_until_written("record a digest", partial(self._record, digest, exchange))
+            attempt = (
+                Attempt.not_made() if digest.content is None else await self._send(digest, digest.content)
+            )
+            # An unrecorded mail would be sent again.
+            await retry_until_written("record a digest", partial(self._record, digest, attempt))
             failpoints.reach("digest.recorded")
         return bool(digests)
 
@@ -198,25 +203,25 @@ class Digests:
         async with self._database.transaction() as session:
             await leases.release(session, digest.claims)
 
-    async def _send(self, digest: _Digest, content: bytes) -> Exchange:
+    async def _send(self, digest: _Digest, content: bytes) -> Attempt:
         self.in_flight += len(digest.claims)
         try:
-            exchange = await self._carrier.send_digest(digest.id, digest.target, content)
+            attempt = await self._provider.send_digest(digest.id, digest.target, content)
         except Exception as error:
             self._log.error("attempt_failed", digest_id=digest.id, exc_info=error)
-            exchange = impossible()
+            attempt = Attempt.not_made()
         finally:
             self.in_flight -= len(digest.claims)
         failpoints.reach("digest.sent")
         if self.observe_seconds is not None:
-            self.observe_seconds(exchange.duration_ms / 1000)
-        return exchange
+            self.observe_seconds(attempt.duration_ms / 1000)
+        return attempt
 
     async def _claim(self, session: AsyncSession, subscription_id: str) -> list[_Digest]:
-        # One worker at a time picks for a subscription, so that none gets half a mail.
+        # One worker at a time picks for a subscription, so that a digest is never split.
         mine = select(col(EmailSubscription.id)).where(col(EmailSubscription.id) == subscription_id)
         held = (await session.execute(mine.with_for_update())).first()
-        target = (await self._carrier.targets(session, [subscription_id])).get(subscription_id)
+        target = (await self._provider.targets(session, [subscription_id])).get(subscription_id)
         if held is None or target is None:
             await cancel_left(session, subscription_id)
             return []
@@ -230,7 +235,7 @@ class Digests:
         }
         picked = (await session.execute(_PICK.on(session), values)).all()
         if any(row.is_held for row in picked):
-            # A part of a mail whose sender has died: the rest is free in a moment.
+            # The worker that sent this mail has died, and some of its leases last a moment longer.
             return []
         if gone := [row.id for row in picked if row.occurred_at is None]:
             await leases.cancel(session, gone)
@@ -241,9 +246,9 @@ class Digests:
         return await self._parted(session, first.digest_id or there[0].id, target, there)
 
     async def _parted(
-        self, session: AsyncSession, digest_id: str, target: Target, picked: Sequence[Row[Any]]
+        self, session: AsyncSession, digest_id: str, target: EmailTarget, picked: Sequence[Row[Any]]
     ) -> list[_Digest]:
-        """What was picked as one mail; what cannot be written, beside others that can be, as a digest of its own."""
+        """The picked deliveries as one digest; those that cannot be written, beside others, as one of their own."""
         content = await self._written(session, target, picked)
         alone: set[str] = set()
         if content is None and len(picked) > 1:
@@ -260,15 +265,15 @@ class Digests:
         ]
 
     async def _written(
-        self, session: AsyncSession, target: Target, picked: Sequence[Row[Any]]
+        self, session: AsyncSession, target: EmailTarget, picked: Sequence[Row[Any]]
     ) -> bytes | None:
-        """The mail about these as JSON; None if it cannot be written."""
+        """The mail about these events as JSON; None if it cannot be written."""
         try:
-            mail = await self._carrier.digest(session, target, [event_of(row) for row in picked])
+            mail = await self._provider.digest(session, target, [event_of(row) for row in picked])
             return orjson.dumps(asdict(mail))
         except Exception as error:
             if breaks_transaction(error):
-                # Nothing is wrong with the mail: whoever claims it next can write it.
+                # The database failed, not the wording: the next claim can write the mail.
                 raise
             self._log.error(
                 "digest_body_failed", destination_id=target.id, events=len(picked), exc_info=error
@@ -279,28 +284,28 @@ class Digests:
         self,
         session: AsyncSession,
         digest_id: str,
-        target: Target,
+        target: EmailTarget,
         picked: Sequence[Row[Any]],
         content: bytes | None,
     ) -> _Digest:
-        """Leased, and together from now on."""
+        """Lease these deliveries and bind them to one digest."""
         await session.execute(
             _BIND.on(session), {"digest_id": digest_id, "rows": rows({"id": row.id} for row in picked)}
         )
         ends_at = await leases.lease(
-            session, {row.id: None for row in picked}, lease_seconds(self._carrier.timeout)
+            session, {row.id: None for row in picked}, lease_seconds(self._provider.timeout)
         )
         made = [Claim.of(row, b"", target, ends_at) for row in picked]
         return _Digest(digest_id, content, target, made)
 
-    async def _record(self, digest: _Digest, exchange: Exchange) -> None:
+    async def _record(self, digest: _Digest, attempt: Attempt) -> None:
         # One mail, one verdict: its deliveries are due again together.
-        judged = verdict(exchange, max(one.attempt_in_schedule for one in digest.claims), self._schedule)
-        results = [Result(claim, exchange, judged) for claim in digest.claims]
-        # An answer of the database may have been lost.
+        judged = verdict(attempt, max(one.attempt_in_schedule for one in digest.claims), self._schedule)
+        results = [Result(claim, attempt, judged) for claim in digest.claims]
+        # The database's answer to an earlier try may have been lost.
         recorded = await self._recording.write(results, again=True)
         self.leases_lost += len(recorded.lost)
-        self.outcomes[exchange.outcome.value] += len(results)
+        self.outcomes[attempt.outcome.value] += len(results)
         self.fates[judged.fate.value] += len(results)
         for claim in digest.claims:
             self._log.info(
@@ -311,9 +316,9 @@ class Digests:
                 delivery_id=claim.id,
                 digest_id=digest.id,
                 attempt=claim.attempt,
-                outcome=exchange.outcome.value,
-                status=exchange.status,
+                outcome=attempt.outcome.value,
+                status=attempt.status,
                 fate=judged.fate.value,
-                duration_ms=exchange.duration_ms,
+                duration_ms=attempt.duration_ms,
                 recorded=claim.key in recorded.done,
             )

@@ -1,8 +1,8 @@
 """The pages behind the links in mails: confirm a subscription, end it.
 
-GET only shows what will happen, because mail programs and virus scanners follow links. A bare POST acts, without a
-cookie or a form token, since the link's own token is the credential; that is also what RFC 8058's one-click
-unsubscribe sends. Both may be repeated.
+GET changes nothing, because mail programs and virus scanners follow links. A bare POST acts, without a cookie or a form
+token, since the link's own token is the credential; RFC 8058's one-click unsubscribe sends such a POST. Both may be
+repeated.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -12,15 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.delivery.destinations.email import links
-from app.delivery.destinations.email.links import Confirmation
+from app.accounts.letterhead import account_name
+from app.delivery.destinations.email import link_actions
+from app.delivery.destinations.email.link_actions import Confirmation
 from app.delivery.queue.event_names import in_words
 from app.delivery.queue.models import EmailSubscription
 from app.graphql.context import Services
 from app.graphql.http.page_rates import rate_limited
 from app.graphql.http.rates import Rates
 from app.outbound.mail.link_tokens import verified_unsubscribe
-from app.outbound.mail.rendering import account_name
 from app.web.render import page
 
 TEMPLATE = "email_subscription.html"
@@ -51,7 +51,7 @@ class _Pages:
     async def confirm(self, request: Request) -> Response:
         token, acts = request.path_params["token"], request.method == "POST"
         async with self._session(acts) as session:
-            find = links.confirm if acts else links.find_confirmation
+            find = link_actions.confirm if acts else link_actions.find_confirmation
             found = await find(session, self._keyring, token)
             account = await _account(session, found.account_id)
         if found.state is Confirmation.UNKNOWN:
@@ -67,9 +67,9 @@ class _Pages:
         acts = request.method == "POST"
         async with self._session(acts) as session:
             if acts:
-                found = await links.unsubscribe(session, self._keyring, link)
+                found = await link_actions.unsubscribe(session, self._keyring, link)
             else:
-                found = await links.find_to_unsubscribe(session, link)
+                found = await link_actions.find_to_unsubscribe(session, link)
             account = await _account(session, found.account_id)
         state = "unsubscribed" if found.is_ended else "unsubscribe"
         return _page(state, subscription=found.subscription, account=account)

@@ -1,9 +1,8 @@
-"""The mail carriers: events to the people who subscribed to them, and the mails that are not about an event."""
+"""The email destination: events to the people who subscribed to them, one mail for each event."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from email.utils import parseaddr
 from typing import Any
 
 import orjson
@@ -12,68 +11,29 @@ from sqlalchemy import ColumnElement, Row, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.core.crypto import Keyring
 from app.db.types import database_now
-from app.delivery.destinations.webhook.payload import parsed
+from app.delivery.destinations.email import mails
+from app.delivery.destinations.email.mails import Wordings
 from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.claimed_event import event_of
 from app.delivery.queue.leases import Claim, cancel_pending
 from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
 from app.events.models import EventRecord
-from app.outbound.attempt import Exchange
-from app.outbound.mail import rendering
-from app.outbound.mail.addresses import Remembered
-from app.outbound.mail.link_tokens import unsubscribe_url
-from app.outbound.mail.mime import build_message
-from app.outbound.mail.smtp import ATTEMPT_SECONDS, Mailer
+from app.outbound.attempt import Attempt
+from app.outbound.mail.addresses import HashedAddress
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.rendering import Mail
+from app.outbound.mail.sender import MOST_TO_ONE, MailSender
+from app.outbound.mail.smtp import ATTEMPT_SECONDS
 
 MOST_IN_FLIGHT = 6
-"""Together with the digests and the other mails no more than the mailer's connections: no kind waits for another."""
-
-MOST_TO_ONE = 2
-"""Whoever's mail server hangs keeps others from no more places than this."""
+"""Together with digests and transactional mails as many as the mailer's connections, so that none waits for another."""
 
 log = structlog.get_logger(__name__)
 
 
-class Postman:
-    """Puts mails into envelopes: from whom, and with a Message-ID that stays the same through all attempts."""
-
-    def __init__(self, mailer: Mailer, mail_from: str) -> None:
-        self._mailer = mailer
-        self._sender = mail_from
-        self._envelope_from = parseaddr(mail_from)[1]
-        self._domain = self._envelope_from.rpartition("@")[2]
-
-    async def send(
-        self, mail_id: str, recipient: str, content: bytes | str, unsubscribe: str | None = None
-    ) -> Exchange:
-        """`content` is the JSON of subject, text and html."""
-        message = build_message(
-            sender=self._sender,
-            recipient=recipient,
-            message_id=f"<{mail_id}@{self._domain}>",
-            unsubscribe_url=unsubscribe,
-            **orjson.loads(content),
-        )
-        return await self._mailer.send(message, self._envelope_from, recipient)
-
-
-def event_of(row: Row[Any]) -> EventRecord:
-    """The event of a picked delivery, which must still be there."""
-    return EventRecord(
-        account_id=row.account_id,
-        sequence=row.event_sequence,
-        id=row.event_id,
-        type=row.event_type,
-        occurred_at=row.occurred_at,
-        subject_id=row.subject_id,
-        customer_id=row.customer_id,
-        data=parsed(row.data),
-    )
-
-
 @dataclass(frozen=True, slots=True)
-class Target:
+class EmailTarget:
     """An active subscription as it was when the delivery was claimed."""
 
     id: str
@@ -85,8 +45,8 @@ class Target:
     rate_limit: int | None = None
 
 
-class EventMails:
-    """Carries events to mail addresses, one mail for each."""
+class EmailProvider:
+    """The queue's provider for email subscriptions."""
 
     prefix = "ems"
     timeout = ATTEMPT_SECONDS
@@ -94,75 +54,66 @@ class EventMails:
     most_each = MOST_TO_ONE
     keeps_bodies = True
 
-    def __init__(self, keyring: Keyring, postman: Postman, public_url: str) -> None:
-        self._keyring = keyring
-        self._postman = postman
-        self._public_url = public_url
+    def __init__(self, links: MailLinks, mail_sender: MailSender, wording: Wordings) -> None:
+        self._links = links
+        self._mail_sender = mail_sender
+        self._wording = wording
 
-    async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
-        """Those of the subscriptions that are active."""
+    async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, EmailTarget]:
+        """The active ones among the subscriptions."""
         statement = select(EmailSubscription).where(
             col(EmailSubscription.id).in_(ids),
             col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
         )
         return {one.id: self._target(one) for one in (await session.execute(statement)).scalars()}
 
-    async def body(self, session: AsyncSession, row: Row[Any], target: Target) -> str | None:
+    async def body(self, session: AsyncSession, row: Row[Any], target: EmailTarget) -> str | None:
         """The mail for a delivery's first attempt as JSON; None if its event is gone."""
         if row.occurred_at is None:
             return None
-        mail = await rendering.event_mail(
-            session,
-            unsubscribe_url=target.unsubscribe_url,
-            event=event_of(row),
-            subscription=target.subscription,
+        mail = await mails.event_mail(
+            session, self._wording, target.subscription, event_of(row), target.unsubscribe_url
         )
         return orjson.dumps(asdict(mail)).decode()
 
-    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Target]) -> Mapping[str, str]:
-        """None is put off."""
+    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, EmailTarget]) -> Mapping[str, str]:
+        """None: `body` never puts one off."""
         return {}
 
-    async def digest(
-        self, session: AsyncSession, target: Target, events: Sequence[EventRecord]
-    ) -> rendering.Mail:
-        """One mail about several events."""
-        return await rendering.digest_mail(
-            session,
-            unsubscribe_url=target.unsubscribe_url,
-            events=events,
-            subscription=target.subscription,
+    async def digest(self, session: AsyncSession, target: EmailTarget, events: Sequence[EventRecord]) -> Mail:
+        """The mail about several events."""
+        return await mails.digest_mail(
+            session, self._wording, target.subscription, events, target.unsubscribe_url
         )
 
-    async def send_digest(self, digest_id: str, target: Target, content: bytes) -> Exchange:
-        """One attempt for all its deliveries; `content` is the mail as JSON."""
-        return await self._postman.send(digest_id, target.email, content, target.unsubscribe_url)
+    async def send_digest(self, digest_id: str, target: EmailTarget, content: bytes) -> Attempt:
+        """Make an attempt for all deliveries of the digest; `content` is the mail as JSON."""
+        return await self._mail_sender.send(digest_id, target.email, content, target.unsubscribe_url)
 
-    async def send(self, claim: Claim) -> Exchange:
-        """One attempt."""
-        target: Target = claim.target
-        return await self._postman.send(claim.id, target.email, claim.body, target.unsubscribe_url)
+    async def send(self, claim: Claim) -> Attempt:
+        target: EmailTarget = claim.target
+        return await self._mail_sender.send(claim.id, target.email, claim.body, target.unsubscribe_url)
 
     def pause_after(self, result: Result) -> float | None:
-        """Mail servers answer for one mail at a time."""
+        """None: a mail server's answer is about one mail."""
         return None
 
     async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
-        """Suspend the subscriptions whose address does not exist; before their deliveries are written."""
+        """Suspend the subscriptions whose address does not exist, before their deliveries are written."""
         gone = {result.claim.destination_id: result for result in results if result.verdict.disable}
         for subscription_id, result in sorted(gone.items()):
             await self._suspend(session, subscription_id, result)
 
     async def leave(self, session: AsyncSession) -> None:
-        """Any worker may send to a subscription at any time."""
+        """Nothing to do: any worker may send to a subscription at any time."""
 
     async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
-        """A subscription shows no time of its last mail."""
+        """Nothing to do: a subscription shows no time of its last mail."""
 
-    def _target(self, subscription: EmailSubscription) -> Target:
-        address = Remembered.of(self._keyring, subscription.account_id, subscription.email)
-        url = unsubscribe_url(self._keyring, self._public_url, subscription.id, address)
-        return Target(subscription.id, subscription.email, subscription, url)
+    def _target(self, subscription: EmailSubscription) -> EmailTarget:
+        address = HashedAddress.of(self._links.keyring, subscription.account_id, subscription.email)
+        url = self._links.unsubscribe_url(subscription.id, address)
+        return EmailTarget(subscription.id, subscription.email, subscription, url)
 
     async def _suspend(self, session: AsyncSession, subscription_id: str, gone: Result) -> None:
         suspended = await _suspend(
@@ -178,9 +129,9 @@ class EventMails:
 async def suspend_unconfirmed(
     session: AsyncSession, account_id: str, email: str, written_at: datetime, reason: str | None
 ) -> None:
-    """A mail to this address, written then, found no mailbox: it will not be confirmed, and shows why.
+    """Suspend the subscription of an address whose confirmation mail, queued at `written_at`, found no mailbox.
 
-    Asked for again since then, it waits for what becomes of the newer mail.
+    A subscription whose confirmation was sent again since then is left alone: the newer mail decides.
     """
     await _suspend(
         session,
@@ -193,7 +144,7 @@ async def suspend_unconfirmed(
 
 
 async def _suspend(session: AsyncSession, reason: str | None, *conditions: ColumnElement[bool]) -> list[str]:
-    """Suspend those that meet all conditions; gives their ids."""
+    """Suspend the subscriptions that meet all conditions; returns their ids."""
     suspended = await session.execute(
         update(EmailSubscription)
         .where(*conditions)

@@ -1,6 +1,6 @@
-"""Verbs of an account over its email subscriptions; what their addresses themselves do is in `mail_links`.
+"""Actions of an account on its email subscriptions. Actions of the subscribed addresses are in `link_actions`.
 
-They take a session and never commit. Nothing but the confirmation goes to an address that has not confirmed.
+They take a session and never commit. An address that has not confirmed gets nothing but the confirmation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,16 @@ from app.auth.actor import Actor, visible
 from app.core import clock, validation
 from app.core.crypto import digest
 from app.core.errors import ErrorCode, Refusal, not_found
+from app.delivery.destinations.email import mails
 from app.delivery.queue import event_names
-from app.delivery.queue.actions import cancel_unfinished, forget_mails_about
+from app.delivery.queue.actions import cancel_unfinished
 from app.delivery.queue.models import Digest, EmailSubscription, EmailSubscriptionStatus
 from app.events import log
 from app.events.publisher import work_due
-from app.outbound.mail import addresses, rendering, suppressions, unconfirmed
-from app.outbound.mail.addresses import Remembered
-from app.outbound.mail.link_tokens import confirm_token, unsubscribe_url
-from app.outbound.mail.rendering import Post
+from app.outbound.mail import addresses, suppressions, unconfirmed
+from app.outbound.mail.addresses import HashedAddress
+from app.outbound.mail.link_tokens import MailLinks, confirm_token
+from app.outbound.mail.mail_queue import enqueue, forget_mails_about
 
 MAX_SUBSCRIPTIONS: Final = 1000
 CONFIRM_WITHIN: Final = timedelta(hours=48)
@@ -32,7 +33,7 @@ RESEND_AFTER: Final = timedelta(minutes=1)
 
 
 _RULES: Final[Mapping[str, validation.Rule]] = {
-    "email": addresses.checked,
+    "email": addresses.checked_address,
     "description": lambda value: validation.optional_text(value, "description"),
     "event_types": event_names.checked,
     "digest": lambda value: (value or Digest.IMMEDIATE).value,
@@ -42,7 +43,7 @@ _RULES: Final[Mapping[str, validation.Rule]] = {
 async def create(
     session: AsyncSession,
     actor: Actor,
-    post: Post,
+    links: MailLinks,
     *,
     email: str,
     description: str | None = None,
@@ -51,23 +52,25 @@ async def create(
     digest: Digest | None = None,
     checks: Mapping[str, validation.Rule] = MappingProxyType({}),
 ) -> EmailSubscription:
-    """A subscription that waits for its confirmation, whose mail is queued. `filter` is as `filters.checked` gives it,
-    or with a check that does it.
+    """A pending subscription, whose confirmation mail is queued. `filter` is the result of `filters.checked`, unless
+    `checks` has a check for it.
 
-    Raises what `addresses.checked` and `event_names.checked` raise, TOO_LONG, TAKEN, CONFLICT for an address that has
-    unsubscribed, and LIMIT_REACHED.
+    Raises as `checked_address` and `event_names.checked` do, and TOO_LONG, TAKEN, LIMIT_REACHED, and CONFLICT for an
+    address that has unsubscribed.
     """
     given: dict[str, Any] = {"email": email, "description": description, "event_types": event_types}
     given |= {"filter": filter, "digest": digest}
     checked = validation.validate_changes({**_RULES, **checks}, given)
     subscription = EmailSubscription(account_id=actor.account_id, **checked)
-    # The log's lock makes two creations look at each other's rows, one after the other.
+    # Under the log's lock two creations run one after the other, so that the second sees the first one's row.
     await log.lock_position(session, actor.account_id)
     await _require_room(session, actor)
     await _require_free(session, actor, subscription)
-    await suppressions.require_none(session, post.keyring, actor.account_id, subscription.email, "email")
+    await suppressions.require_unsuppressed(
+        session, links.keyring, actor.account_id, subscription.email, "email"
+    )
     session.add(subscription)
-    await _ask(session, post, subscription, "email")
+    await _ask(session, links, subscription, "email")
     return subscription
 
 
@@ -80,7 +83,7 @@ async def update(
 ) -> EmailSubscription:
     """`changes` holds only the attributes that were given: description, event_types, filter, digest.
 
-    What waits for a digest still comes in it; events from now on come as the new one says.
+    Events that wait for a digest still come in it; a new digest applies to events from now on.
     """
     subscription = await _load(session, actor, subscription_id)
     for attribute, value in validation.validate_changes({**_RULES, **checks}, changes).items():
@@ -89,10 +92,10 @@ async def update(
     return subscription
 
 
-async def delete(session: AsyncSession, actor: Actor, post: Post, subscription_id: str) -> str:
-    """Delete a subscription: pending mails are cancelled, its confirmation too; the deliveries stay to be looked at."""
+async def delete(session: AsyncSession, actor: Actor, links: MailLinks, subscription_id: str) -> str:
+    """Delete a subscription. Pending mails and the confirmation are cancelled; the deliveries stay readable."""
     subscription = await _load(session, actor, subscription_id)
-    await suppressions.list_ended(session, post.keyring, subscription.account_id, subscription.email)
+    await suppressions.list_ended(session, links.keyring, subscription.account_id, subscription.email)
     await cancel_unfinished(session, subscription.id)
     await forget_mails_about(session, subscription.id)
     await session.delete(subscription)
@@ -100,9 +103,9 @@ async def delete(session: AsyncSession, actor: Actor, post: Post, subscription_i
 
 
 async def resend_confirmation(
-    session: AsyncSession, actor: Actor, post: Post, subscription_id: str
+    session: AsyncSession, actor: Actor, links: MailLinks, subscription_id: str
 ) -> EmailSubscription:
-    """Ask the address again, with a new token; one that was suspended must confirm anew.
+    """Ask the address again, with a new token; a suspended subscription is pending again.
 
     Raises CONFLICT for an active one and for an address that has unsubscribed, LIMIT_REACHED within a minute of the
     last mail and for an address that has been asked too often, and TAKEN when another subscription has the address
@@ -112,31 +115,31 @@ async def resend_confirmation(
     subscription = await _load(session, actor, subscription_id)
     if subscription.status == EmailSubscriptionStatus.ACTIVE.value:
         raise Refusal(ErrorCode.CONFLICT, "This subscription is confirmed already.", "emailSubscriptionId")
-    await suppressions.require_none(
-        session, post.keyring, actor.account_id, subscription.email, "emailSubscriptionId"
+    await suppressions.require_unsuppressed(
+        session, links.keyring, actor.account_id, subscription.email, "emailSubscriptionId"
     )
     _require_patience(subscription, clock.now())
     await _require_free(session, actor, subscription, "emailSubscriptionId")
     subscription.status = EmailSubscriptionStatus.PENDING.value
     subscription.suspended_reason = None
-    await _ask(session, post, subscription, "emailSubscriptionId")
+    await _ask(session, links, subscription, "emailSubscriptionId")
     return subscription
 
 
-async def _ask(session: AsyncSession, post: Post, subscription: EmailSubscription, field: str) -> None:
-    """A fresh token, of which only the hash is kept, and the mail that carries it. Raises LIMIT_REACHED at `field`."""
+async def _ask(session: AsyncSession, links: MailLinks, subscription: EmailSubscription, field: str) -> None:
+    """Store the hash of a new token, and queue the mail with the token. Raises LIMIT_REACHED at `field`."""
     account_id, email = subscription.account_id, subscription.email
-    await unconfirmed.count(session, post.keyring, unconfirmed.Kind.INVITATION, account_id, email, field)
-    address = Remembered.of(post.keyring, account_id, email)
-    token, now = confirm_token(post.keyring, address), clock.now()
+    await unconfirmed.count(session, links.keyring, unconfirmed.Kind.INVITATION, account_id, email, field)
+    address = HashedAddress.of(links.keyring, account_id, email)
+    token, now = confirm_token(links.keyring, address), clock.now()
     subscription.confirm_hash = digest(token)
     subscription.confirm_until = now + CONFIRM_WITHIN
     subscription.confirm_sent_at = subscription.updated_at = now
     await session.flush()
-    link = f"{post.public_url}/email-subscriptions/confirm/{token}"
-    stop = unsubscribe_url(post.keyring, post.public_url, subscription.id, address)
-    mail = await rendering.confirmation_mail(session, subscription, link, subscription.confirm_until, stop)
-    session.add(rendering.outgoing(post.keyring, account_id, email, mail, subscription.id))
+    link = f"{links.public_url}/email-subscriptions/confirm/{token}"
+    stop = links.unsubscribe_url(subscription.id, address)
+    mail = await mails.confirmation_mail(session, subscription, link, subscription.confirm_until, stop)
+    enqueue(session, links.keyring, account_id, email, mail, subscription.id)
     work_due(session, subscription.account_id)
     await session.flush()
 

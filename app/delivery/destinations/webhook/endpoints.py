@@ -16,10 +16,10 @@ from app.core.errors import ErrorCode, Refusal, not_found
 from app.delivery.destinations.webhook import custom_headers
 from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
 from app.delivery.queue import event_names, leases
-from app.delivery.queue.actions import forget_mails_about
 from app.delivery.queue.models import EndpointStatus, Replay, WebhookEndpoint
 from app.events import log
 from app.outbound.http.ssrf_guard import Networks, UrlRefused, check_url
+from app.outbound.mail.mail_queue import forget_mails_about
 
 MAX_ENDPOINTS: Final = 100
 MAX_RATE: Final = 1000

@@ -20,8 +20,9 @@ from app.delivery.destinations.webhook import notices
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.leases import cancel_pending
 from app.delivery.queue.models import EndpointStatus, Replay, WebhookEndpoint
-from app.delivery.queue.retry import DISABLED_AFTER, Fate
-from app.outbound.mail.rendering import Post, count, uk_time
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.rendering import count, uk_time
+from app.outbound.retry import DISABLED_AFTER, Fate
 
 TOLD_AT_MOST_EVERY = timedelta(days=1)
 """An endpoint that takes some and loses others, or is enabled again and again, does not make a mail each time."""
@@ -85,7 +86,7 @@ class _Change:
 
 async def move(
     session: AsyncSession,
-    post: Post,
+    links: MailLinks,
     results: Sequence[Result],
     pause_after: Callable[[Result], float | None],
 ) -> None:
@@ -111,7 +112,7 @@ async def move(
         return
     moved = (await session.execute(_MOVE.on(session), {"rows": rows(given)})).all()
     for endpoint in sorted(moved, key=lambda row: str(row.id)):
-        await _follow(session, post, endpoint, changes[endpoint.id])
+        await _follow(session, links, endpoint, changes[endpoint.id])
 
 
 async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[str]:
@@ -124,15 +125,15 @@ async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[st
     return set((await session.execute(statement)).scalars())
 
 
-async def _follow(session: AsyncSession, post: Post, endpoint: Row[Any], change: _Change) -> None:
+async def _follow(session: AsyncSession, links: MailLinks, endpoint: Row[Any], change: _Change) -> None:
     reason = change.gone or _overdue(endpoint, change)
     if reason is not None:
         await _disable(session, endpoint, reason)
         if not _was_told(endpoint.told_disabled_at, endpoint.now):
-            await notices.tell_disabled(session, post, endpoint, reason)
+            await notices.tell_disabled(session, links, endpoint, reason)
             await _set(session, endpoint, told_disabled_at=database_now())
     elif change.exhausted and not change.succeeded and not _was_told_of_failures(endpoint):
-        await notices.tell_failing(session, post, endpoint, change.error)
+        await notices.tell_failing(session, links, endpoint, change.error)
         await _set(session, endpoint, told_failing_at=database_now())
 
 

@@ -5,19 +5,24 @@ from typing import Any
 from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.accounts.confirmation import notice_recipients
+from app.accounts.letterhead import account_name
 from app.core import clock
-from app.delivery.queue.retry import DISABLED_AFTER
 from app.outbound.mail import rendering
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.mail_queue import enqueue
 from app.outbound.mail.mime import plain_address
-from app.outbound.mail.rendering import Post
+from app.outbound.retry import DISABLED_AFTER
 
 
-async def tell_failing(session: AsyncSession, post: Post, endpoint: Row[Any], error: str | None) -> None:
+async def tell_failing(
+    session: AsyncSession, links: MailLinks, endpoint: Row[Any], error: str | None
+) -> None:
     """A delivery was given up, and nothing has arrived since the row's `failing_since`."""
     days = DISABLED_AFTER // 86_400
     await _tell(
         session,
-        post,
+        links,
         endpoint,
         "Webhooks fail",
         what=f"A delivery to this endpoint was given up after all of its attempts. If nothing arrives for {days} days, "
@@ -29,12 +34,12 @@ async def tell_failing(session: AsyncSession, post: Post, endpoint: Row[Any], er
     )
 
 
-async def tell_disabled(session: AsyncSession, post: Post, endpoint: Row[Any], reason: str) -> None:
+async def tell_disabled(session: AsyncSession, links: MailLinks, endpoint: Row[Any], reason: str) -> None:
     """The endpoint gets nothing any more, for this reason."""
     enable = f'updateWebhookEndpoint(input: {{webhookEndpointId: "{endpoint.id}", status: ENABLED}})'
     await _tell(
         session,
-        post,
+        links,
         endpoint,
         "Webhooks stopped",
         what="This endpoint was disabled. It gets nothing more, and what waited for it was cancelled.",
@@ -51,9 +56,11 @@ def _replay(endpoint: Row[Any]) -> str:
     return f'replayEvents(input: {{webhookEndpointId: "{endpoint.id}", failedSince: "{since}"}})'
 
 
-async def _tell(session: AsyncSession, post: Post, endpoint: Row[Any], headline: str, **values: Any) -> None:
+async def _tell(
+    session: AsyncSession, links: MailLinks, endpoint: Row[Any], headline: str, **values: Any
+) -> None:
     """One mail for each confirmed address of those who look after the account."""
-    account = await rendering.account_name(session, endpoint.account_id)
+    account = await account_name(session, endpoint.account_id)
     subject = rendering.shorten(f"{headline}: {_host(endpoint.url)} ({account})", rendering.MAX_SUBJECT)
     facts = [("Endpoint", endpoint.url), ("Id", endpoint.id)]
     if endpoint.failing_since is not None:
@@ -73,12 +80,12 @@ async def _tell(session: AsyncSession, post: Post, endpoint: Row[Any], headline:
             "rows": [(name, rendering.shorten(value, 500)) for name, value in facts],
         },
     )
-    for address in await rendering.account_recipients(session, post, endpoint.account_id):
+    for address in await notice_recipients(session, links, endpoint.account_id):
         try:
             recipient = plain_address(address)
         except ValueError:
             continue
-        session.add(rendering.outgoing(post.keyring, endpoint.account_id, recipient, mail, endpoint.id))
+        enqueue(session, links.keyring, endpoint.account_id, recipient, mail, endpoint.id)
 
 
 def _host(url: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from app import __version__
 from app.core import clock
 from app.delivery.destinations.webhook import custom_headers, signing
+from app.delivery.queue.claimed_event import json_value
 from app.delivery.queue.leases import Claim
 
 USER_AGENT = f"Voltwire/{__version__}"
@@ -23,7 +24,7 @@ def event_json(row: Row[Any]) -> str | None:
     is_test = row.event_sequence is None
     if not is_test and row.occurred_at is None:
         return None
-    return orjson.dumps(body_of(row, parsed(row.test_event if is_test else row.data))).decode()
+    return orjson.dumps(body_of(row, json_value(row.test_event if is_test else row.data))).decode()
 
 
 def body_of(row: Row[Any], data: Any) -> dict[str, Any]:
@@ -65,8 +66,3 @@ def shown_headers(own: Mapping[str, str], ours: Mapping[str, str]) -> str:
 def digest_of(body: bytes) -> str:
     """Tells whether a body is the one that was sent: a webhook's is kept only where its event does not make it."""
     return hashlib.blake2b(body, digest_size=8).hexdigest()
-
-
-def parsed(column: Any) -> Any:
-    """The value of a JSON column as a textual statement gives it: parsed by one driver, not by the other."""
-    return orjson.loads(column) if isinstance(column, str | bytes) else column

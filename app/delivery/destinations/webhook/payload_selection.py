@@ -19,8 +19,8 @@ from sqlalchemy import Row
 
 from app.auth.actor import Actor, Scope
 from app.core.errors import ErrorCode, Refusal, Refusals
-from app.delivery.destinations.email.provider import event_of
-from app.delivery.destinations.webhook.payload import body_of, parsed
+from app.delivery.destinations.webhook.payload import body_of
+from app.delivery.queue.claimed_event import event_of, json_value
 from app.events import log
 from app.events.models import EventRecord
 from app.graphql.bounds.secret_fields import secret_fields
@@ -121,7 +121,7 @@ def _event(row: Row[Any]) -> EventRecord:
         occurred_at=row.created_at,
         subject_id="",
         customer_id=None,
-        data=parsed(row.test_event),
+        data=json_value(row.test_event),
     )
 
 

@@ -27,11 +27,12 @@ from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.leases import Claim
 from app.delivery.queue.models import EndpointStatus, WebhookEndpoint
 from app.delivery.queue.provider import LATER
-from app.delivery.queue.retry import Fate, parse_retry_after, queue_seconds
-from app.outbound.attempt import Exchange, impossible
+from app.outbound.attempt import Attempt
 from app.outbound.http.transport import Transport
-from app.outbound.mail.rendering import Post
-from app.outbound.unreadable_secrets import Unreadable
+from app.outbound.lease_times import queue_seconds
+from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.retry import Fate, parse_retry_after
+from app.outbound.unreadable_secrets import UnreadableSecrets
 
 MOST_IN_FLIGHT = 400
 MOST_PER_ENDPOINT = 20
@@ -95,17 +96,17 @@ class Webhooks:
     keeps_bodies = False
 
     def __init__(
-        self, post: Post, transport: Transport, timeout: float, selected: Selected, worker_id: str
+        self, links: MailLinks, transport: Transport, timeout: float, selected: Selected, worker_id: str
     ) -> None:
         self.timeout = timeout
         self._worker_id = worker_id
         self._selected = selected
         self._holds = False
-        self._post = post
+        self._links = links
         self._transport = transport
         # Unlocking a secret costs more than the signature made with it.
-        self._unlock = memoized(SECRETS_KEPT, SECRET_WEIGHT)(post.keyring.decrypt)
-        self._unreadable = Unreadable(log)
+        self._unlock = memoized(SECRETS_KEPT, SECRET_WEIGHT)(links.keyring.decrypt)
+        self._unreadable = UnreadableSecrets(log)
         self._stamped: dict[str, float] = {}
 
     async def targets(self, session: AsyncSession, ids: Collection[str]) -> dict[str, Target]:
@@ -134,11 +135,11 @@ class Webhooks:
             [(row, targets[row.destination_id].selection or "") for row in rows]
         )
 
-    async def send(self, claim: Claim) -> Exchange:
+    async def send(self, claim: Claim) -> Attempt:
         """One attempt."""
         target: Target = claim.target
         if target.fault is not None:
-            return impossible(target.fault)
+            return Attempt.not_made(target.fault)
         ours = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
         headers = {**target.headers, **ours}
         exchange = await self._transport.post(target.url, headers, claim.body, self.timeout)
@@ -156,7 +157,7 @@ class Webhooks:
 
     async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
         """Count failures, pause and disable endpoints; before their deliveries are written, as everyone locks."""
-        await health.move(session, self._post, results, self.pause_after)
+        await health.move(session, self._links, results, self.pause_after)
 
     async def leave(self, session: AsyncSession) -> None:
         """Let other workers send at once to the endpoints that only this one sent to."""

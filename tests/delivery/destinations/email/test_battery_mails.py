@@ -24,7 +24,7 @@ DONE: Try = ("SUCCEEDED", 250)
 
 @dataclass(frozen=True)
 class Case:
-    """What the server says, by command, and what comes of each of the events, one after the other."""
+    """The server's replies by command, and the outcomes of the events, one after the other."""
 
     replies: dict[str, Any]
     ends: list[tuple[str, list[Try]]]

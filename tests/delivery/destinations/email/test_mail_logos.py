@@ -8,8 +8,9 @@ from playwright.async_api import Browser, Route
 from sqlalchemy import update
 
 from app.accounts.models import Account
-from app.outbound.mail import rendering
+from app.delivery.destinations.email import mails
 from app.outbound.mail.rendering import Mail
+from app.server.wording import WORDING
 from tests.accounts.state import mutation
 from tests.consents.helpers import ask_for_consent
 from tests.consents.test_consent_pages import ENTERED, post
@@ -36,12 +37,8 @@ async def with_logo(world: World, logo: str | None, name: str = "Bright & Sons")
 
 async def digest(story: Story) -> Mail:
     async with story.world.database.reading() as session:
-        return await rendering.digest_mail(
-            session,
-            unsubscribe_url=story.unsubscribe_url,
-            events=[await story.event("customer.created"), await story.event("meter.created")],
-            subscription=story.subscription,
-        )
+        events = [await story.event("customer.created"), await story.event("meter.created")]
+        return await mails.digest_mail(session, WORDING, story.subscription, events, story.unsubscribe_url)
 
 
 async def test_mails_about_events_show_the_logo(world: World) -> None:

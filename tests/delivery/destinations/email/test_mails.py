@@ -1,4 +1,4 @@
-"""What people read: mails about each type of event, as text, as HTML and as a file that a mail program opens."""
+"""Mails about each type of event, as people read them: as text, as HTML and as a file that a mail program opens."""
 
 import re
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from app.events.catalogue import EventType
 from app.meters.models import Meter
 from app.outbound.mail import rendering
 from app.outbound.mail.rendering import Mail
+from app.server.wording import WORDING
 from tests.consents.helpers import BLANKET, ELECTRICITY
 from tests.delivery.asking import make_subscription, outgoing_mails
 from tests.delivery.story import Story
@@ -30,7 +31,7 @@ HARMLESS = 'Ada Bcc: all@example.com <script>alert("1")</script> & Söhne'
 
 
 class Links(HTMLParser):
-    """What a mail's HTML points to or loads, and its tags."""
+    """The links of a mail's HTML, the resources that it loads, and its tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -263,13 +264,7 @@ async def test_another_accounts_names_never_appear(world: World) -> None:
     story, other = await Story.of(world), await Story.of(world)
     event = await story.event("meter.created")
     event.account_id = other.account.id
-    async with world.database.reading() as session:
-        mail = await rendering.event_mail(
-            session,
-            unsubscribe_url=story.unsubscribe_url,
-            event=event,
-            subscription=story.subscription,
-        )
+    mail = await story.mail_about(event)
     assert mail.subject == "New meter [deleted] of [deleted]"
 
 
@@ -278,13 +273,7 @@ async def test_many_meters_are_counted_and_not_all_listed(world: World) -> None:
     event = await story.event("hosted_consent.approved")
     numbers = [str(9_000_000_000_000 + one) for one in range(1234)]
     event.data = {**event.data, "meterNumbers": numbers, "meterIds": [f"mtr_{one}" for one in numbers]}
-    async with world.database.reading() as session:
-        mail = await rendering.event_mail(
-            session,
-            unsubscribe_url=story.unsubscribe_url,
-            event=event,
-            subscription=story.subscription,
-        )
+    mail = await story.mail_about(event)
     assert mail.subject.startswith("Ada Lovelace approved access to 1,234 meters until ")
     assert facts(mail)["Meters"] == f"{', '.join(numbers[:10])} and 1,224 more"
     assert facts(mail)["Consent"] == "Commercial, for all meters of the customer"
@@ -328,7 +317,7 @@ async def test_a_mail_fits_a_phone_in_light_and_dark(world: World, browser: Brow
 
 
 async def test_every_type_of_event_has_its_wording() -> None:
-    assert set(rendering._wordings) == {kind.value for kind in EventType}
+    assert set(WORDING) == set(EventType)
 
 
 async def test_a_single_half_hour_is_no_plural() -> None:

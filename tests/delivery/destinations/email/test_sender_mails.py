@@ -8,16 +8,12 @@ import pytest
 
 from app.core import clock
 from app.customers import actions as customers
-from app.delivery.destinations.email import links, subscriptions
+from app.delivery.destinations.email import link_actions, subscriptions
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
-from app.delivery.queue.models import (
-    DeliveryStatus,
-    EmailSubscription,
-    EmailSubscriptionStatus,
-    OutgoingMail,
-)
-from app.outbound.mail.addresses import Remembered
+from app.delivery.queue.models import DeliveryStatus, EmailSubscription, EmailSubscriptionStatus
+from app.outbound.mail.addresses import HashedAddress
 from app.outbound.mail.link_tokens import Unsubscribe, unsubscribe_token, verified_unsubscribe
+from app.outbound.mail.models import TransactionalMail
 from tests.delivery.asking import RESEND, SUBSCRIPTION, make_subscription, outgoing_done, queue_mail
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.meters.asking import run
@@ -51,7 +47,7 @@ async def test_an_event_is_one_mail_to_each_subscription(scene: Scene, smtp_sink
     assert mail.message["message-id"] == f"<{delivery.id}@mail.example>"
     assert "Grace Hopper" in mail.text
     assert "Grace Hopper" in mail.html
-    address = Remembered.of(scene.services.keyring, account, "ada@example.com")
+    address = HashedAddress.of(scene.services.keyring, account, "ada@example.com")
     token = unsubscribe_token(scene.services.keyring, ada, address)
     link = f"http://127.0.0.1:8000/email-subscriptions/unsubscribe/{token}"
     assert mail.message["list-unsubscribe"] == f"<{link}>"
@@ -144,12 +140,12 @@ async def test_other_mails_are_sent_and_forgotten(scene: Scene, smtp_sink: SmtpS
     mail_id = await queue_mail(scene.world, account, "ada@example.com")
     async with scene.worker() as worker:
         await scene.until(lambda: outgoing_done(scene.world))
-        assert worker.outgoing.sent == 1
+        assert worker.transactional.sent == 1
     (mail,) = smtp_sink.mails
     assert (mail.subject, mail.text) == ("Your code", "It is 123456.\n")
     assert mail.message["message-id"] == f"<{mail_id}@mail.example>"
     assert "list-unsubscribe" not in mail.message
-    row = await scene.row(OutgoingMail, mail_id)
+    row = await scene.row(TransactionalMail, mail_id)
     assert (row.attempts_made, row.content_encrypted, row.due_at, row.error) == (2, None, None, None)
 
 
@@ -159,7 +155,7 @@ async def test_other_mails_that_are_refused_are_given_up(scene: Scene, smtp_sink
     mail_id = await queue_mail(scene.world, account, "gone@example.com")
     async with scene.worker():
         await scene.until(lambda: outgoing_done(scene.world))
-    row = await scene.row(OutgoingMail, mail_id)
+    row = await scene.row(TransactionalMail, mail_id)
     assert (row.attempts_made, row.content_encrypted) == (1, None)
     assert row.error == "The mail server answered 550: 5.1.1 No such mailbox"
 
@@ -196,8 +192,8 @@ async def test_a_confirmation_that_finds_no_mailbox_suspends_and_tells_why(
         (mail,) = await smtp_sink.wait_for(1)
     link = next(line for line in mail.text.splitlines() if "/confirm/" in line)
     async with scene.database.transaction() as session:
-        found = await links.confirm(session, scene.services.keyring, link.rpartition("/")[2])
-    assert found.state is links.Confirmation.DONE
+        found = await link_actions.confirm(session, scene.services.keyring, link.rpartition("/")[2])
+    assert found.state is link_actions.Confirmation.DONE
 
 
 async def test_a_confirmation_that_was_asked_for_again_decides_instead_of_the_one_before(
@@ -255,7 +251,7 @@ async def test_several_workers_send_each_other_mail_once(scene: Scene, smtp_sink
 
 def test_only_our_own_token_unsubscribes(scene: Scene) -> None:
     keyring = scene.services.keyring
-    address = Remembered.of(keyring, "acc_1", "ada@example.com")
+    address = HashedAddress.of(keyring, "acc_1", "ada@example.com")
     token = unsubscribe_token(keyring, "ems_1", address)
     assert verified_unsubscribe(keyring, token) == Unsubscribe("ems_1", address)
     for wrong in (

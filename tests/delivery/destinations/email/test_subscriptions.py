@@ -8,8 +8,8 @@ from sqlmodel import col
 
 from app.core import clock
 from app.core.crypto import digest
-from app.delivery.destinations.email import links, subscriptions
-from app.delivery.destinations.email.links import Confirmation
+from app.delivery.destinations.email import link_actions, subscriptions
+from app.delivery.destinations.email.link_actions import Confirmation
 from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
 from app.outbound.mail.link_tokens import Unsubscribe
 from tests.accounts.state import refusals, unchanged
@@ -35,12 +35,12 @@ NOT_THERE = "ems_01jdf3w8q2k7c9v5m1x0a4b6d8"
 
 async def confirm(world: World, token: str) -> Confirmation:
     async with world.database.transaction() as session:
-        return (await links.confirm(session, world.services.keyring, token)).state
+        return (await link_actions.confirm(session, world.services.keyring, token)).state
 
 
 async def unsubscribe(world: World, subscription_id: str) -> None:
     async with world.database.transaction() as session:
-        await links.unsubscribe(session, world.services.keyring, Unsubscribe(subscription_id, None))
+        await link_actions.unsubscribe(session, world.services.keyring, Unsubscribe(subscription_id, None))
 
 
 async def change(world: World, subscription_id: str | None = None, **values: Any) -> None:

@@ -11,6 +11,7 @@ from app.accounts.models import User
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal
 from app.delivery.destinations.webhook.endpoints import delete, update_endpoint
+from app.delivery.metadata import METADATA
 from app.delivery.queue import leases
 from app.delivery.queue.cancellation import Sweep
 from app.delivery.queue.dispatch import Dispatcher
@@ -151,7 +152,7 @@ async def test_disabling_cancels_a_page_and_the_sweep_the_rest(scene: Scene) -> 
     deleted = await scene.endpoint(account, "https://example.com/")
     kept = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, leases.CANCELLED_AT_ONCE + 1)
-    await Dispatcher(scene.database, lambda _: None).run()
+    await Dispatcher(scene.database, lambda _: None, METADATA).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     async with scene.database.transaction() as session:
         await delete(session, admin(account), deleted.id)
@@ -170,7 +171,7 @@ async def test_it_is_not_enabled_while_more_than_a_page_waits(scene: Scene) -> N
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, 2 * leases.CANCELLED_AT_ONCE)
-    await Dispatcher(scene.database, lambda _: None).run()
+    await Dispatcher(scene.database, lambda _: None, METADATA).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     with pytest.raises(Refusal) as refused:
         await change(scene, account, endpoint.id, status=EndpointStatus.ENABLED)
@@ -232,7 +233,7 @@ async def test_deleting_an_endpoint_cancels_its_notices(scene: Scene, receiver: 
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, receiver.url())
     async with scene.worker() as worker:
-        worker.outgoing.stop(0)
+        worker.transactional.stop(0)
         await scene.happen(account)
         await scene.settled()
         assert len(await outgoing_mails(scene.world)) == 1

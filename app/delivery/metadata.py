@@ -1,13 +1,14 @@
-"""Where the filters of destinations find metadata: on customers and on meters. Importing this registers it."""
+"""Looks up the metadata that the filters of destinations compare with: of customers and of meters."""
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from sqlalchemy import ColumnElement, exists, or_, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.customers.models import Customer
-from app.delivery.queue import filters
+from app.delivery.queue.filters import MetadataLookup
 from app.events.models import EventMeter, EventRecord
 from app.graphql.metadata import labels_contain
 from app.meters.models import Meter
@@ -16,6 +17,8 @@ IDS_AT_ONCE = 500
 
 
 class CustomersAndMeters:
+    """The queue's `MetadataLookup`."""
+
     async def of(
         self, session: AsyncSession, account_id: str, ids: Collection[str]
     ) -> Mapping[str, Mapping[str, str]]:
@@ -44,4 +47,4 @@ class CustomersAndMeters:
         return or_(customer, meter)
 
 
-filters.labels_from(CustomersAndMeters())
+METADATA: Final[MetadataLookup] = CustomersAndMeters()

@@ -1,6 +1,6 @@
-"""Verbs behind the links in mails: an address confirms a subscription, ends it, or wants it again.
+"""Actions behind the links in mails: an address confirms a subscription, ends it, or takes it up again.
 
-They take a session and never commit. The link's token alone decides.
+They take a session and never commit. The link's token is the only credential.
 """
 
 import enum
@@ -12,21 +12,22 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
 from app.core.crypto import Keyring, digest
-from app.delivery.queue.actions import cancel_unfinished, forget_mails_about
+from app.delivery.queue.actions import cancel_unfinished
 from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
 from app.events import log
 from app.outbound.mail import suppressions
-from app.outbound.mail.addresses import Remembered, address_hashes
+from app.outbound.mail.addresses import HashedAddress, address_hashes
 from app.outbound.mail.link_tokens import Unsubscribe, asked_address
+from app.outbound.mail.mail_queue import forget_mails_about
 
 _UNSUBSCRIBED = EmailSubscriptionStatus.UNSUBSCRIBED.value
 
 
 class Confirmation(enum.Enum):
-    """How a confirmation link stands now.
+    """The state of a confirmation link.
 
-    AGAIN: the address has unsubscribed since, and confirming lifts that. LIFTED: it is lifted, and there is no
-    subscription that could go on.
+    AGAIN: the address has unsubscribed since; confirming lifts the suppression. LIFTED: the suppression is lifted, and
+    there is no subscription left to go on.
     """
 
     OPEN = "open"
@@ -39,7 +40,7 @@ class Confirmation(enum.Enum):
 
 @dataclass(frozen=True)
 class Confirmable:
-    """The end of a confirmation link: the account that asked, and the subscription while it may be shown."""
+    """The subscription of a confirmation link, as long as it may be shown, and the account that asked."""
 
     state: Confirmation
     account_id: str | None = None
@@ -48,7 +49,7 @@ class Confirmable:
 
 @dataclass(frozen=True)
 class Unsubscribable:
-    """The end of an unsubscribe link. The account is unknown where an old link's subscription is gone."""
+    """The subscription of an unsubscribe link. The account is unknown for an old link without its subscription."""
 
     account_id: str | None
     subscription: EmailSubscription | None
@@ -58,7 +59,7 @@ class Unsubscribable:
 async def find_confirmation(
     session: AsyncSession, keyring: Keyring, token: str, *, lock: bool = False
 ) -> Confirmable:
-    """The end of the confirmation link with this token."""
+    """The subscription and state of the confirmation link with this token."""
     statement = select(EmailSubscription).where(col(EmailSubscription.confirm_hash) == digest(token))
     if lock:
         statement = statement.with_for_update().execution_options(populate_existing=True)
@@ -72,11 +73,11 @@ async def find_confirmation(
 
 
 async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> Confirmable:
-    """The address wants the mails: it gets the events from now on. A second time nothing changes."""
+    """Confirm: the address gets the events from now on. A second time nothing changes."""
     found = await find_confirmation(session, keyring, token)
     position = 0
     if found.account_id is not None:
-        # The log's lock comes before the subscription's, as where it is asked again: else the two wait in a circle.
+        # The log's lock comes before the subscription's, as in `resend_confirmation`: otherwise the two could deadlock.
         position = await log.lock_position(session, found.account_id)
         found = await find_confirmation(session, keyring, token, lock=True)
     if found.state is Confirmation.AGAIN:
@@ -104,14 +105,14 @@ async def find_to_unsubscribe(session: AsyncSession, link: Unsubscribe) -> Unsub
 
 
 async def unsubscribe(session: AsyncSession, keyring: Keyring, link: Unsubscribe) -> Unsubscribable:
-    """The address wants no more mails of the account: what waited is cancelled, and the account may not ask again.
+    """End all mails of the account to the address: pending ones are cancelled, and the account may not ask again.
 
     A second time nothing changes.
     """
     found = await find_to_unsubscribe(session, link)
     address = link.address
     if found.subscription is not None:
-        address = Remembered.of(keyring, found.subscription.account_id, found.subscription.email)
+        address = HashedAddress.of(keyring, found.subscription.account_id, found.subscription.email)
     if address is None:
         return found
     for subscription in await _subscriptions_of(session, keyring, address):
@@ -134,8 +135,8 @@ def _state(subscription: EmailSubscription) -> Confirmation:
     return Confirmation.OPEN
 
 
-async def _without_subscription(session: AsyncSession, asked: Remembered | None) -> Confirmable:
-    """A genuine link of a subscription that is gone still lifts what its address put on the list."""
+async def _without_subscription(session: AsyncSession, asked: HashedAddress | None) -> Confirmable:
+    """The state of a link whose subscription is gone: it can still lift the suppression of its address."""
     row = None if asked is None else await suppressions.find(session, asked)
     if row is None:
         return Confirmable(Confirmation.UNKNOWN)
@@ -154,7 +155,7 @@ async def _lift(
 
 
 async def _has_successor(session: AsyncSession, subscription: EmailSubscription) -> bool:
-    """Whether another subscription of the account took the place of this one, which was ended."""
+    """Whether the account has a newer subscription of the address in place of this ended one."""
     if subscription.status != _UNSUBSCRIBED:
         return False
     other = exists().where(
@@ -166,9 +167,9 @@ async def _has_successor(session: AsyncSession, subscription: EmailSubscription)
 
 
 async def _subscriptions_of(
-    session: AsyncSession, keyring: Keyring, address: Remembered
+    session: AsyncSession, keyring: Keyring, address: HashedAddress
 ) -> list[EmailSubscription]:
-    """The account's subscriptions of the address that are not ended, locked."""
+    """The account's live subscriptions of the address, locked."""
     live = [
         col(EmailSubscription.account_id) == address.account_id,
         col(EmailSubscription.status) != _UNSUBSCRIBED,
