@@ -11,6 +11,8 @@ from app.accounts.graphql_mutations import AccountMutations
 from app.consents.graphql import ConsentQueries
 from app.consents.graphql_mutations import ConsentMutations
 from app.customers.graphql import CustomerMutations, CustomerQueries
+from app.delivery.destinations.email.graphql import EmailSubscriptionMutations, EmailSubscriptionQueries
+from app.delivery.destinations.webhook.graphql import WebhookMutations, WebhookQueries
 from app.delivery.graphql.operations import DeliveryMutations, DeliveryQueries
 from app.graphql.compiled.reads import read_one
 from app.graphql.context import Info
@@ -37,6 +39,8 @@ class Query(
     ConsentQueries,
     ReadingQueries,
     EventQueries,
+    WebhookQueries,
+    EmailSubscriptionQueries,
     DeliveryQueries,
 ):
     """Everything that can be read."""
@@ -55,6 +59,8 @@ class Mutation(
     MeterMutations,
     ConsentMutations,
     ReadingMutations,
+    WebhookMutations,
+    EmailSubscriptionMutations,
     DeliveryMutations,
 ):
     """Everything that can be changed; each change runs in a transaction of its own."""

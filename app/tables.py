@@ -9,6 +9,8 @@ from app.auth import api_keys
 from app.consents import models as consents
 from app.customers import models as customers
 from app.db import idempotency
+from app.delivery.destinations.email import models as email
+from app.delivery.destinations.webhook import models as webhook
 from app.delivery.queue import models as delivery
 from app.events import models as events
 from app.meters import models as meters
@@ -24,6 +26,8 @@ MODELS: Final = (
     readings,
     events,
     delivery,
+    webhook,
+    email,
     mail,
     idempotency,
 )

@@ -1,6 +1,5 @@
 """Verbs over customers: load, apply the rule, append the event. They take a session and never commit."""
 
-from pathlib import Path
 from typing import Any
 
 from sqlmodel import col, func, select
@@ -16,6 +15,7 @@ from app.db.database import secure_delete
 from app.db.idempotency import forget_successes
 from app.delivery.queue import erasure
 from app.events import log
+from app.outbound.mail.mail_files import MailFiles
 
 # Fields an update may change, each with its rule; None clears where the rule allows it.
 _CHANGES: dict[str, Any] = {
@@ -57,10 +57,10 @@ async def update(session: AsyncSession, actor: Actor, customer_id: str, changes:
     return customer
 
 
-async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_folder: Path) -> str:
+async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_files: MailFiles) -> str:
     """Deletes the customer's meters, readings, consents and evidence as well, and redacts what the log recorded.
 
-    Mails that are files in `mail_folder` go as well. What remains are hashed counts of mails to the customer's
+    Mails that are among `mail_files` go as well. What remains are hashed counts of mails to the customer's
     addresses, which the limits need for a day at most.
     """
     customer = await load(session, actor, customer_id, "customerId", lock=True)
@@ -75,7 +75,7 @@ async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_fol
         await session.flush()
         await log.redact(session, actor.account_id, customer_id)
         await erasure.forget_customer(
-            session, actor.account_id, customer_id, consent_ids, addresses, mail_folder
+            session, actor.account_id, customer_id, consent_ids, addresses, mail_files
         )
         await forget_successes(session, actor.account_id, customer_id)
     return customer_id

@@ -8,7 +8,7 @@ from sqlalchemy import func
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor
+from app.auth.actor import Actor, Scope
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
 from app.events.catalogue import EventType
@@ -23,6 +23,7 @@ from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
 from app.graphql.scalars import Metadata
 from app.meters.models import Meter as MeterRow
+from app.outbound.mail.mail_files import MailFiles
 
 if TYPE_CHECKING:
     from app.consents.graphql import HostedConsent
@@ -167,8 +168,13 @@ class CustomerMutations:
         """Delete a customer with its meters, readings, consents and evidence, and redact its personal data in
         the log."""
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            folder = info.context.services.settings.mail_folder
-            return {"deleted_id": await actions.delete(session, actor, input.customer_id, folder)}
+        info.context.viewer.require(Scope.WRITE)
+        files = MailFiles(info.context.services.settings.mail_folder)
+        await files.find()
 
-        return await mutate(info, input, DeleteCustomerPayload, run)
+        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
+            return {"deleted_id": await actions.delete(session, actor, input.customer_id, files)}
+
+        payload = await mutate(info, input, DeleteCustomerPayload, run)
+        await files.remove_late()
+        return payload

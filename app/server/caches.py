@@ -77,5 +77,5 @@ def _destinations() -> int:
         + pool.MOST_NAMES * pool.NAME_WEIGHT
         # Webhooks and mails.
         + 2 * unreadable_secrets.REMEMBERED * unreadable_secrets.REMEMBERED_WEIGHT
-        + 2 * scheduler.KEPT_CHANNELS * scheduler.CHANNEL_WEIGHT
+        + 2 * scheduler.KEPT_QUEUES * scheduler.QUEUE_WEIGHT
     )

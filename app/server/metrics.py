@@ -62,7 +62,7 @@ class Metrics(Collector):
             registry=self._registry,
         )
         for kind, sender in worker.senders.items():
-            sender.observe_seconds = seconds.labels(kind).observe
+            sender.stats.observe_seconds = seconds.labels(kind).observe
 
     def response(self) -> Response:
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -140,13 +140,14 @@ def _collect_sending(worker: Worker) -> Iterator[Metric]:
         labels=["kind"],
     )
     for kind, sender in worker.senders.items():
-        in_flight.add_metric([kind], sender.in_flight)
-        due.add_metric([kind], sender.due)
-        oldest.add_metric([kind], sender.oldest_due_seconds)
-        lost.add_metric([kind], sender.leases_lost)
-        for outcome, count in sender.outcomes.items():
+        stats = sender.stats
+        in_flight.add_metric([kind], stats.in_flight)
+        due.add_metric([kind], stats.due)
+        oldest.add_metric([kind], stats.oldest_due_seconds)
+        lost.add_metric([kind], stats.leases_lost)
+        for outcome, count in stats.outcomes.items():
             attempts.add_metric([kind, outcome], count)
-        for status, count in sender.fates.items():
+        for status, count in stats.fates.items():
             ended.add_metric([kind, status], count)
     yield from (in_flight, due, oldest, attempts, ended, lost)
 

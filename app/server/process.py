@@ -14,6 +14,8 @@ from app.core.outages import error_name, is_database_away, report
 from app.core.settings import Settings
 from app.db.database import Database
 from app.db.migrations import migrate, migrate_when_reachable
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.queue.kinds import DestinationKinds
 from app.events.doorbell import Doorbell
 from app.events.publisher import Publisher
 from app.graphql.bounds.limits import limits_of
@@ -35,7 +37,9 @@ READY_WITHIN: Final = 2.0
 class Process:
     """The parts of one process. `running()` opens them in order and closes them in the reverse."""
 
-    def __init__(self, settings: Settings, *, public_url: str, with_worker: bool) -> None:
+    def __init__(
+        self, settings: Settings, *, public_url: str, with_worker: bool, kinds: DestinationKinds = KINDS
+    ) -> None:
         self.settings = settings
         keyring = Keyring(settings.secret_keys)
         database = Database(settings.database)
@@ -53,7 +57,9 @@ class Process:
             self.services, self.engine, self.authenticator, self.rates, self.hub
         )
         self.publisher = Publisher(database, self.doorbell, self.hub)
-        self.worker = Worker(self.services, self.doorbell, engine=unlisted) if with_worker else None
+        self.worker = (
+            Worker(self.services, self.doorbell, engine=unlisted, kinds=kinds) if with_worker else None
+        )
         self.metrics = Metrics(self.hub, self.connections, self.doorbell, self.worker)
         self._working: asyncio.Task[None] | None = None
 

@@ -1,4 +1,4 @@
-"""The worker: turns committed events into deliveries, sends them, fills replays and does the housekeeping.
+"""The worker turns committed events into deliveries, sends them, makes those of replays and keeps house.
 
 Any number of workers may run over one PostgreSQL. Each learns of new events by the doorbell, and polls every second as
 well. Claims are leases, so that other workers take over the deliveries of one that dies.
@@ -7,7 +7,7 @@ well. Claims are leases, so that other workers take over the deliveries of one t
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,17 +16,17 @@ import structlog
 from app.core import failpoints
 from app.core.periodic import Loop, wait_at_most
 from app.core.settings import Settings
-from app.delivery.destinations.email.digests import Digests
 from app.delivery.destinations.email.mails import Wordings
-from app.delivery.destinations.email.provider import EmailProvider, suspend_unconfirmed
-from app.delivery.destinations.webhook.payload_selection import Selected
-from app.delivery.destinations.webhook.provider import Webhooks
+from app.delivery.destinations.email.provider import suspend_unconfirmed
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.destinations.worker_parts import WorkerParts
 from app.delivery.metadata import METADATA
-from app.delivery.queue.cancellation import Sweep
+from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.filters import MetadataLookup
-from app.delivery.queue.replay_worker import Refill
-from app.delivery.queue.sender import Sender
+from app.delivery.queue.kinds import BackgroundSender, DestinationKinds, DestinationSender
+from app.delivery.queue.models import Lane
+from app.delivery.queue.replay_worker import ReplayWorker
 from app.events.broadcast.base import RESYNC
 from app.events.doorbell import Doorbell
 from app.events.publisher import DISPATCH_CHANNEL
@@ -35,7 +35,6 @@ from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.outbound.http.transport import Transport
 from app.outbound.mail.dkim import Dkim, load_dkim
-from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.mailer import Mailer, open_mailer
 from app.outbound.mail.sender import MailSender
 from app.outbound.mail.transactional import TransactionalSender
@@ -66,9 +65,9 @@ log = structlog.get_logger(__name__)
 class Worker:
     """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
 
-    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings by default; the
-    worker closes the first two if it made them. `wording` is that of mails about events; destinations' filters
-    compare with `metadata`.
+    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings unless they are
+    given; the first two are then closed at the end. `wording` is that of mails about events; destinations' filters
+    compare with `metadata`; `kinds` are the kinds of destinations that get deliveries.
     """
 
     def __init__(
@@ -82,8 +81,9 @@ class Worker:
         engine: Engine | None = None,
         wording: Wordings = WORDING,
         metadata: MetadataLookup = METADATA,
+        kinds: DestinationKinds = KINDS,
     ) -> None:
-        settings, database, keyring = services.settings, services.database, services.keyring
+        settings, database = services.settings, services.database
         self.id = worker_id or f"worker_{secrets.token_hex(4)}"
         self._database = database
         self._doorbell = doorbell
@@ -91,33 +91,34 @@ class Worker:
         self._own: list[Transport | Mailer] = []
         transport = transport or self._owned(Transport(settings.webhook_allow_networks))
         mailer = mailer or self._owned(_mailer(settings))
-        mail_sender = MailSender(mailer, settings.mail_from)
-        links = MailLinks(keyring, services.public_url)
-        schedule = settings.webhook_retry_schedule
-        selected = Selected(services, cache(lambda: engine or Engine(build_schema(), limits_of(settings))))
-        self.webhooks = Sender(
-            database,
-            Webhooks(links, transport, settings.webhook_timeout, selected, self.id),
-            schedule,
+        parts = WorkerParts(
             self.id,
+            services,
+            transport,
+            MailSender(mailer, settings.mail_from),
+            wording,
+            cache(lambda: engine or Engine(build_schema(), limits_of(settings))),
         )
-        event_mails = EmailProvider(links, mail_sender, wording)
-        self.mails = Sender(database, event_mails, schedule, self.id)
-        self.digests = Digests(database, event_mails, schedule, self.id)
-        self.transactional = TransactionalSender(
-            database, keyring, mail_sender, schedule, suspend_unconfirmed, self.id
-        )
-        self.dispatcher = Dispatcher(database, self._made, metadata)
-        self._refill = Refill(database, self._made, metadata)
-        self._sweep = Sweep(database)
+        by_label = {label: sender for kind in kinds for label, sender in kind.senders(parts).items()}
+        self._destination_senders: Sequence[DestinationSender] = list(by_label.values())
+        self.senders: Mapping[str, BackgroundSender] = {
+            **by_label,
+            "transactional": TransactionalSender(
+                database, services.keyring, parts.mail_sender, parts.schedule, suspend_unconfirmed, self.id
+            ),
+        }
+        """By the label that metrics give them."""
+        self.dispatcher = Dispatcher(database, kinds, metadata, self._mark_due)
+        self._replay_worker = ReplayWorker(database, kinds, metadata, self._mark_due)
+        self._cancellation = Cancellation(database, kinds)
         self._housekeeping = Housekeeping(database, settings.event_retention_days)
         self._loops = [
             Loop("dispatch", self._dispatch),
-            Loop("replays", self._fill_replays),
-            Loop("sweep", self._cancel_left),
+            Loop("replays", self._replay),
+            Loop("sweep", self._cancel_inactive),
             Loop("housekeeping", self._keep_house),
         ]
-        # The accounts with a ring since the last dispatch, and the time of the next poll of all accounts.
+        # Accounts that rang since the last dispatch, and when to go through all of them.
         self._rung: set[str] = set()
         self._look_at = 0.0
         self._stopping = asyncio.Event()
@@ -160,24 +161,14 @@ class Worker:
         if self._is_running:
             await self._ended.wait()
 
-    @property
-    def senders(self) -> Mapping[str, Sender | Digests | TransactionalSender]:
-        """The senders by kind of message."""
-        return {
-            "webhook": self.webhooks,
-            "email": self.mails,
-            "digest": self.digests,
-            "transactional": self.transactional,
-        }
-
     async def _end(self, tasks: list[asyncio.Task[None]], seconds: float) -> None:
         await asyncio.wait(tasks, timeout=seconds)
         for task in tasks:
             task.cancel()
 
-    def _made(self, destination_ids: Any, lane: int = 0) -> None:
-        self.webhooks.tell_due(destination_ids, lane)
-        self.mails.tell_due(destination_ids, lane)
+    def _mark_due(self, destination_ids: Collection[str], lane: int = Lane.FRESH) -> None:
+        for sender in self._destination_senders:
+            sender.mark_due(destination_ids, lane)
 
     async def _listen(self) -> None:
         """Rings the dispatch loop for each ring of the doorbell: new events, or deliveries that became due."""
@@ -187,7 +178,7 @@ class Worker:
                 self._loops[0].bell.ring()
 
     async def _dispatch(self) -> float:
-        """Dispatches for the accounts that rang; for all after a lost ring, and about every second in any case."""
+        """Dispatch the accounts that rang, and all accounts about every second, whatever the doorbell does."""
         rung, self._rung = self._rung, set()
         for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._look_at
         try:
@@ -196,26 +187,26 @@ class Worker:
             self._look_at = 0.0
             raise
         if for_everyone:
-            # However many accounts there are, polling takes a small part of the time.
-            self._look_at = time.monotonic() + max(LOOK_EVERY, 20 * self.dispatcher.look_seconds)
+            # However many accounts there are, the search takes a small part of the time.
+            self._look_at = time.monotonic() + max(LOOK_EVERY, 20 * self.dispatcher.search_seconds)
         if dispatched:
             await wait_at_most(self._stopping, GATHER_SECONDS)
         else:
             # Another worker was faster, or the ring was for no event: a delivery may be due all the same.
             for sender in self.senders.values():
-                sender.look()
+                sender.check_soon()
         return max(self._look_at - time.monotonic(), 0.001)
 
-    async def _fill_replays(self) -> float:
-        await self._refill.run()
+    async def _replay(self) -> float:
+        await self._replay_worker.run()
         return LOOK_EVERY
 
-    async def _cancel_left(self) -> float:
-        await self._sweep.run()
+    async def _cancel_inactive(self) -> float:
+        await self._cancellation.run()
         async with self._database.reading() as session:
             for sender in self.senders.values():
                 await sender.count_due(session)
-        failpoints.reach("sweep.counted")
+        failpoints.reach("cancellation.counted")
         return SWEEP_EVERY
 
     async def _keep_house(self) -> float:

@@ -14,6 +14,7 @@ from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.customers import actions as customers
 from app.meters import actions as meter_actions
+from app.outbound.mail.mail_files import MailFiles
 from tests.consents.helpers import (
     BLANKET,
     ELECTRICITY,
@@ -368,7 +369,9 @@ async def test_deleting_the_customer_takes_consent_and_evidence_and_redacts_the_
     await asked.approve()
     await asked.revoke("Ada wrote")
     async with world.database.transaction() as session:
-        await customers.delete(session, asked.actor, asked.customer.id, world.services.settings.mail_folder)
+        await customers.delete(
+            session, asked.actor, asked.customer.id, MailFiles(world.services.settings.mail_folder)
+        )
     assert await evidence_count(world) == 0
     approved, revoked = (await events(world, asked.account_id))[-2:]
     for record in (approved, revoked):

@@ -3,14 +3,17 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, select, text
 from sqlmodel import SQLModel
 
 from app import tables
@@ -18,11 +21,13 @@ from app.accounts import actions as accounts
 from app.db import migrations
 from app.db.database import Database
 from app.db.migrations import migrate
+from app.delivery.queue.models import Replay
 
 MIGRATE = """
 import asyncio, sys
 from app.db.database import Database
 from app.db.migrations import migrate
+from app.delivery.queue.models import Replay
 
 async def main():
     database = Database(sys.argv[1])
@@ -137,3 +142,49 @@ async def test_a_step_that_fails_leaves_nothing_behind(database: Database) -> No
         await session.execute(text("DROP TABLE outgoing_mails"))
     await migrate(database)
     assert await look(database, differences) == []
+
+
+async def test_replays_to_endpoints_stay_when_replays_may_go_anywhere(database: Database) -> None:
+    def before(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        tables = MetaData()
+        tables.reflect(connection, only=["accounts", "webhook_endpoints", "replays"])
+        for name, values in (
+            ("accounts", {"id": "acc_1", "name": "Bright Energy"}),
+            (
+                "webhook_endpoints",
+                {"id": "whe_1", "account_id": "acc_1", "url": "https://example.com/", "ordered": False}
+                | {
+                    "status": "ENABLED",
+                    "first_sequence": 1,
+                    "failures": 0,
+                    "public_key": "",
+                    "updated_at": at,
+                }
+                | {"secret_encrypted": "", "signing_key_encrypted": ""},
+            ),
+            (
+                "replays",
+                {"id": "rpl_1", "account_id": "acc_1", "webhook_endpoint_id": "whe_1", "position": 3}
+                | {"through": 7, "is_cancelled": False},
+            ),
+        ):
+            connection.execute(tables.tables[name].insert().values(created_at=at, **values))
+
+    at: Any = 0 if database.is_sqlite else datetime(2026, 11, 1, tzinfo=UTC)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(before)
+    await migrate(database)
+    async with database.reading() as session:
+        (kept,) = (await session.execute(select(Replay))).scalars()
+        assert (kept.id, kept.account_id, kept.destination_id) == ("rpl_1", "acc_1", "whe_1")
+        assert (kept.position, kept.through, kept.is_cancelled) == (3, 7, False)
+    # The account's deletion still takes its replays with it.
+    async with database.transaction() as session:
+        await session.execute(text("DELETE FROM webhook_endpoints"))
+        await session.execute(text("DELETE FROM accounts"))
+    async with database.reading() as session:
+        assert (await session.execute(select(Replay))).first() is None

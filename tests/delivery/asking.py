@@ -1,4 +1,4 @@
-"""Endpoints, subscriptions and deliveries for tests, and short ways to ask for them."""
+"""Helpers that make endpoints, subscriptions and deliveries, and read them."""
 
 from typing import Any
 
@@ -7,16 +7,12 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from app.core import clock
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.metadata import METADATA
 from app.delivery.queue.dispatch import Dispatcher
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryAttempt,
-    DeliveryStatus,
-    EmailSubscription,
-    EmailSubscriptionStatus,
-    WebhookEndpoint,
-)
+from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus
 from app.outbound.mail.mail_queue import enqueue
 from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.rendering import Mail
@@ -60,7 +56,7 @@ async def make_subscription(
 
 
 async def make_events(world: World, account: TestAccount, *names: str) -> None:
-    """One `customer.created` for each name."""
+    """Create a customer of each name."""
     for name in names:
         payload = await run(world, account, CREATE_CUSTOMER, name=name, email=f"{name.lower()}@example.com")
         assert payload["userErrors"] == []
@@ -68,11 +64,11 @@ async def make_events(world: World, account: TestAccount, *names: str) -> None:
 
 async def dispatch(world: World) -> None:
     """Turn the log into deliveries, as the worker does."""
-    await Dispatcher(world.database, lambda *_: None, METADATA).run()
+    await Dispatcher(world.database, KINDS, METADATA, lambda *_: None).run()
 
 
 async def deliveries_of(world: World, destination_id: str) -> list[Delivery]:
-    """Oldest first."""
+    """The deliveries to a destination, oldest first."""
     statement = (
         select(Delivery).where(col(Delivery.destination_id) == destination_id).order_by(col(Delivery.id))
     )
@@ -81,7 +77,7 @@ async def deliveries_of(world: World, destination_id: str) -> list[Delivery]:
 
 
 async def end_delivery(world: World, delivery_id: str, status: DeliveryStatus, attempts: int = 1) -> None:
-    """As if it had been tried so often and then ended, or waited for its next try."""
+    """Set a delivery to a state after so many attempts."""
     at = clock.now()
     waits = status is DeliveryStatus.FAILED
     async with world.database.transaction() as session:
@@ -148,7 +144,7 @@ async def queue_mail(world: World, account_id: str, recipient: str, subject: str
 
 
 async def outgoing_done(world: World) -> bool:
-    """Whether all of them were sent or given up."""
+    """Whether all transactional mails were sent or given up."""
     async with world.database.reading() as session:
         waiting = select(col(TransactionalMail.id)).where(col(TransactionalMail.due_at).is_not(None))
         return (await session.execute(waiting)).first() is None

@@ -1,4 +1,4 @@
-"""The oracle of the fault battery: what is true of a destination once everything has ended, whatever went wrong."""
+"""The oracle of the fault battery: the facts about a destination once everything has ended, whatever went wrong."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ class Arrived(Protocol):
 async def ended(
     scene: Scene, destination_id: str, events: Sequence[EventRecord], replay_id: str = ""
 ) -> list[tuple[str, list[Try]]]:
-    """How the deliveries ended, one for each event, in their order: the status, and every try."""
+    """The end of the deliveries, one for each event, in their order: status and every attempt."""
     deliveries = await scene.deliveries(destination_id=destination_id, replay_id=replay_id)
     assert [one.event_id for one in deliveries] == [event.id for event in events]
     told = []
@@ -45,7 +45,7 @@ def tries(attempts: Iterable[DeliveryAttempt]) -> list[Try]:
 
 
 def arrivals(requests: Iterable[Arrived], events: Sequence[EventRecord], secret: str) -> list[int]:
-    """How often each event came, always signed, under its own id and with the same body."""
+    """The number of times each event came, always signed, under its own id and with the same body."""
     signed = Webhook(secret)
     bodies: dict[str, set[bytes]] = {event.id: set() for event in events}
     came: Counter[str] = Counter()
@@ -60,6 +60,6 @@ def arrivals(requests: Iterable[Arrived], events: Sequence[EventRecord], secret:
 async def check_healthy(
     scene: Scene, destination_id: str, events: Sequence[EventRecord], requests: Iterable[Arrived]
 ) -> None:
-    """Each event came, at once and once."""
+    """Check that each event came exactly once, at the first attempt."""
     assert await ended(scene, destination_id, events) == [("SUCCEEDED", [("SUCCEEDED", 204)])] * len(events)
     assert arrivals(requests, events, scene.secrets[destination_id]) == [1] * len(events)

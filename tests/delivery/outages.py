@@ -14,7 +14,7 @@ _CUT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datna
 
 @asynccontextmanager
 async def away(url: str) -> AsyncIterator[None]:
-    """The database of this URL is away until the block ends."""
+    """Take the database of this URL away until the block ends."""
     if url.startswith("sqlite"):
         path = url.removeprefix("sqlite:///")
         with closing(

@@ -1,4 +1,4 @@
-"""Receivers on real sockets that answer as badly as they are told to, and certificates for them."""
+"""Receivers on real sockets that misbehave as a test asks, and their certificates."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""A place for delivery tests: accounts whose events happen at a word, destinations, workers, and what became of it."""
+"""A scene for delivery tests: accounts and their events, destinations, workers, and the resulting deliveries."""
 
 import asyncio
 from collections import Counter
@@ -10,21 +10,22 @@ from typing import Any
 
 from sqlalchemy import select, update
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, Scope
 from app.core import clock, failpoints
 from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
 from app.db.database import Database
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.kind import WEBHOOK
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryAttempt,
-    EmailSubscription,
-    EmailSubscriptionStatus,
-    WebhookEndpoint,
-)
+from app.delivery.queue import deliveries
+from app.delivery.queue.models import Delivery, DeliveryAttempt
 from app.events import log
+from app.events.catalogue import EventType
 from app.events.doorbell import Doorbell
 from app.events.models import Dispatch, EventRecord, Stream
 from app.events.publisher import DISPATCH_CHANNEL
@@ -36,7 +37,7 @@ from tests.support import World, world
 
 
 class Points:
-    """Counts the points that were reached, and lets a test await or use them."""
+    """Counts failpoints as they are reached, and lets a test wait for them or act at them."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -50,19 +51,19 @@ class Points:
             self.on[name]()
 
     async def wait_for(self, name: str, count: int = 1) -> None:
-        """Until the point was reached so many times."""
+        """Wait until the failpoint was reached so many times."""
         async with asyncio.timeout(PATIENCE):
             while self.counts[name] < count:
                 await self.next()
 
     async def next(self) -> None:
-        """Until any point is reached."""
+        """Wait until any failpoint is reached."""
         self._changed.clear()
         await self._changed.wait()
 
 
 def admin(account_id: str) -> Actor:
-    """Who may do everything in the account."""
+    """An actor that may do everything in the account."""
     return Actor(account_id, frozenset([Scope.ADMIN]))
 
 
@@ -75,7 +76,7 @@ class Endpoint:
 
 @dataclass
 class Scene:
-    """A world with an open doorbell and a watch on the points."""
+    """A world with an open doorbell and a watch on failpoints."""
 
     world: World
     doorbell: Doorbell
@@ -95,7 +96,7 @@ class Scene:
         return (await self.world.account()).id
 
     async def endpoint(self, account_id: str, url: str, **values: Any) -> Endpoint:
-        """An endpoint that takes the events from now on."""
+        """Make an endpoint that takes the events from now on."""
         secret, (private_key, public_key) = new_secret(), new_key_pair()
         async with self.database.transaction() as session:
             endpoint = WebhookEndpoint(
@@ -111,7 +112,7 @@ class Scene:
         return Endpoint(endpoint.id, secret, public_key)
 
     async def subscription(self, account_id: str, email: str, **values: Any) -> str:
-        """An active subscription to the events from now on."""
+        """Make an active subscription to the events from now on."""
         async with self.database.transaction() as session:
             subscription = EmailSubscription(
                 account_id=account_id,
@@ -126,7 +127,7 @@ class Scene:
         return subscription.id
 
     async def happen(self, account_id: str, count: int = 1, **data: Any) -> list[EventRecord]:
-        """So many customers are created, as far as the log is concerned."""
+        """Append the events of so many new customers."""
         async with self.database.transaction() as session:
             for _ in range(count):
                 content = {**CUSTOMER_EXAMPLE, **data, "id": new_id("cus")}
@@ -165,24 +166,24 @@ class Scene:
             await session.execute(update(model).where(model.id == key).values(**values))
 
     async def run_out_leases(self) -> None:
-        """As if the time of every lease had passed."""
+        """Let every lease run out."""
         async with self.database.transaction() as session:
             for model in (Delivery, TransactionalMail):
                 leased = col(model.leased_until).is_not(None)  # type: ignore[attr-defined]
                 await session.execute(update(model).where(leased).values(leased_until=clock.from_ms(0)))
 
     async def settled(self) -> None:
-        """Until all events are dispatched and no delivery waits for anything."""
+        """Wait until all events are dispatched and no delivery is unfinished."""
         await self.until(self.nothing_waits)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        """Until the condition, which is looked at after every point that is reached, holds."""
+        """Wait until the condition holds; it is checked after every failpoint."""
         async with asyncio.timeout(PATIENCE):
             while not await condition():
                 await self.points.next()
 
     async def nothing_waits(self) -> bool:
-        """Whether all events are dispatched and no delivery waits for anything."""
+        """Whether all events are dispatched and no delivery is unfinished."""
         behind = select(col(Dispatch.account_id)).join(
             Stream,
             (col(Stream.account_id) == col(Dispatch.account_id))
@@ -195,7 +196,7 @@ class Scene:
 
     @asynccontextmanager
     async def worker(self, **parts: Any) -> AsyncIterator[Worker]:
-        """A worker until the block ends, then stopped."""
+        """Run a worker until the block ends."""
         worker = Worker(self.services, self.doorbell, **parts)
         running = asyncio.create_task(worker.run())
         try:
@@ -226,3 +227,9 @@ async def open_scene(database_url: str, **settings: Any) -> AsyncIterator[Scene]
         } | settings
         async with world(database_url, **chosen) as opened, Doorbell.from_url("memory://") as doorbell:
             yield Scene(opened, doorbell, watching)
+
+
+async def send_test(session: AsyncSession, actor: Actor, endpoint_id: str, kind: EventType) -> Delivery:
+    """Send a test event to an endpoint, as the mutation does."""
+    endpoint = await endpoints.load_enabled(session, actor, endpoint_id)
+    return await deliveries.send_test(session, WEBHOOK, endpoint, kind)

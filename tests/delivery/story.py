@@ -1,4 +1,4 @@
-"""One account in which all seven events happen, and the mails about them."""
+"""An account in which all seven events happen, and the mails about them."""
 
 from dataclasses import dataclass
 from email import message_from_bytes, policy
@@ -9,7 +9,7 @@ from typing import Any, Self
 import orjson
 
 from app.delivery.destinations.email import mails
-from app.delivery.queue.models import EmailSubscription
+from app.delivery.destinations.email.models import EmailSubscription
 from app.events.models import EventRecord
 from app.outbound.mail.addresses import HashedAddress
 from app.outbound.mail.folder import FolderMailer

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from app.core import clock
 from app.core.crypto import Keyring
 from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.destinations.webhook.provider import UNREADABLE_HEADERS, UNREADABLE_SIGNATURE
 from app.delivery.destinations.webhook.signing import new_secret
-from app.delivery.queue.models import WebhookEndpoint
 from app.events.models import EventRecord, Stream
 from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.transactional import UNREADABLE

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 
 from app.core.crypto import Keyring
 from app.db.raw_statements import VALUES_KEPT, StatementCache
-from app.delivery.destinations.webhook.provider import SECRETS_KEPT, Webhooks
+from app.delivery.destinations.webhook.provider import SECRETS_KEPT, WebhookProvider
 from app.graphql.bounds.introspection import IntrospectingExecutor
 from app.graphql.http.addresses import LONGEST, NETWORK_WEIGHT, NETWORKS_KEPT, network_of
 from app.outbound.http.ssrf_guard import URL_CHARACTERS, URLS_KEPT, parse_url
@@ -51,7 +51,7 @@ def unlocked() -> tuple[Callable[[str], Any], Iterator[str], int]:
     keyring = Keyring([base64.b64encode(b"a key of a test's own, long enough").decode()])
     nobody: Any = None
     post: Any = SimpleNamespace(keyring=keyring)
-    webhooks = Webhooks(post, nobody, 1.0, nobody, "a worker")
+    webhooks = WebhookProvider(post, nobody, 1.0, nobody)
     return webhooks._unlock, secrets(keyring), SECRETS_KEPT
 
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.customers.events import CustomerCreated
+from app.delivery.queue.destination_queue import FIRST_LIMIT
 from app.delivery.queue.models import DeliveryStatus, Lane, Replay
-from app.delivery.queue.scheduler import FIRST_LIMIT
 from app.events import log
 from app.server.worker import Worker
 from tests.delivery.scene import Scene, open_scene
@@ -97,14 +97,14 @@ async def test_an_outcome_after_the_lease_is_not_recorded(scene: Scene, receiver
             await scene.settled()
             receiver.release()
             await scene.until(lambda: _lost(slow))
-            assert quick.webhooks.leases_lost == 0
+            assert quick.senders["webhook"].stats.leases_lost == 0
     (delivery,) = await scene.deliveries()
     assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.SUCCEEDED.value, 1)
     assert [one.outcome for one in await scene.attempts(delivery.id)] == ["SUCCEEDED"]
 
 
 async def _lost(worker: Worker) -> bool:
-    return worker.webhooks.leases_lost == 1
+    return worker.senders["webhook"].stats.leases_lost == 1
 
 
 async def test_workers_side_by_side_claim_each_delivery_once(scene: Scene, receiver: Receiver) -> None:
@@ -121,8 +121,8 @@ async def test_workers_side_by_side_claim_each_delivery_once(scene: Scene, recei
         assert len(ids(receiver, f"/{account}")) == 200
     deliveries = await scene.deliveries()
     assert {(one.status, one.fence) for one in deliveries} == {(DeliveryStatus.SUCCEEDED.value, 1)}
-    assert first.webhooks.recorded + second.webhooks.recorded == 600
-    assert first.webhooks.leases_lost == second.webhooks.leases_lost == 0
+    assert sum(one.senders["webhook"].recorded for one in (first, second)) == 600
+    assert first.senders["webhook"].stats.leases_lost == second.senders["webhook"].stats.leases_lost == 0
 
 
 async def test_a_stop_finishes_what_is_in_flight_and_gives_back_the_rest(
@@ -177,8 +177,8 @@ async def test_a_replay_does_not_delay_a_fresh_event(scene: Scene, receiver: Rec
         receiver.clear()
         receiver.default = Answer(hold=True)
         async with scene.database.transaction() as session:
-            session.add(Replay(account_id=account, webhook_endpoint_id=endpoint.id, position=1, through=401))
-        # The replay fills all slots, and the rest of it is due.
+            session.add(Replay(account_id=account, destination_id=endpoint.id, position=1, through=401))
+        # As much of the replay as can be is on its way, and the rest is due.
         await receiver.wait_for(20)
         (fresh,) = await scene.happen(account)
         await scene.until(lambda: _claimed(scene, fresh.id))

@@ -12,8 +12,9 @@ from strawberry.scalars import JSON
 
 from app.auth.actor import Actor, visible
 from app.core.errors import QueryTooComplex
-from app.delivery.destinations.webhook.payload import digest_of, event_json
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue import models
+from app.delivery.queue.attempt_store import body_digest
 from app.events.models import EventRecord
 from app.graphql.compiled.declare import computed
 from app.graphql.context import Context, Info
@@ -60,11 +61,11 @@ class DeliveryAttempt(RowObject):
             return None
         loader = info.context.loader(("bodies", self.viewer), _bodies_loader(info.context, self.viewer))
         body = await loader.load(self.row.delivery_id)
-        return body.decode() if body is not None and digest_of(body) == self.row.request_digest else None
+        return body.decode() if body is not None and body_digest(body) == self.row.request_digest else None
 
 
 def _bodies_loader(context: Context, viewer: Actor) -> Callable[[list[str]], Awaitable[list[bytes | None]]]:
-    """The bodies of deliveries as they are kept, or as their events make them: for all of the answer at once."""
+    """Loads the bodies of all deliveries in the answer at once, as they are kept or as their events make them."""
     delivery: Any = models.Delivery
     its_event = and_(
         col(EventRecord.account_id) == delivery.account_id,
@@ -75,6 +76,7 @@ def _bodies_loader(context: Context, viewer: Actor) -> Callable[[list[str]], Awa
         delivery.event_id,
         delivery.event_sequence,
         delivery.event_type,
+        delivery.destination_id,
         delivery.test_event,
         delivery.created_at,
         delivery.body,
@@ -100,5 +102,6 @@ def _bodies_loader(context: Context, viewer: Actor) -> Callable[[list[str]], Awa
 def _body(row: Any) -> bytes | None:
     if row.body:
         return bytes(row.body)
-    made = event_json(row)
+    make = KINDS.of(row.destination_id).event_body
+    made = None if make is None else make(row)
     return None if made is None else made.encode()

@@ -1,5 +1,6 @@
-"""Outcomes: attempts and what became of their deliveries, many at once, by whoever still holds the lease."""
+"""The attempt store: writes attempts and the state of their deliveries, many at once, under the lease still held."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -12,9 +13,9 @@ from app.delivery.queue.models import Lane
 from app.outbound.attempt import Attempt
 from app.outbound.retry import Fate, Verdict
 
-# What was cancelled or begun anew while the attempt was under way stays so, unless the attempt was the one that
-# succeeded. The rows are locked in the order of their ids, as everywhere, so that none waits in a circle. An attempt is
-# recorded once, also when a commit whose answer was lost is tried again.
+# A delivery that was cancelled or begun anew during the attempt stays so, unless the attempt succeeded. The rows are
+# locked in the order of their ids, as everywhere, so that none waits in a circle. An attempt is recorded once, even
+# when a commit whose answer was lost is repeated.
 _KEPT = """
     given.status <> 'SUCCEEDED' AND (deliveries.schedule_start <> given.schedule_start
         OR (deliveries.due_at IS NULL AND given.status = 'FAILED'))
@@ -54,17 +55,23 @@ _ATTEMPT = Sql("""
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an attempt was, and what follows from it."""
+    """An attempt at a claimed delivery, and its verdict."""
 
     claim: Claim
-    exchange: Attempt
+    attempt: Attempt
     verdict: Verdict
 
     def without_answer(self) -> Self:
-        """The same result without a word of what the receiver said."""
-        exchange = self.exchange.without_answer()
-        reason = None if self.verdict.reason is None else exchange.error
-        return replace(self, exchange=exchange, verdict=replace(self.verdict, reason=reason))
+        """The same result without the receiver's words."""
+        attempt = self.attempt.without_answer()
+        reason = None if self.verdict.reason is None else attempt.error
+        return replace(self, attempt=attempt, verdict=replace(self.verdict, reason=reason))
+
+    def bare(self) -> Self:
+        """The same result with nothing that came from outside."""
+        one = self.without_answer()
+        attempt = replace(one.attempt, status=None, request_headers=None, request_digest=None)
+        return replace(one, attempt=attempt)
 
 
 async def record(session: AsyncSession, results: Sequence[Result]) -> set[Key]:
@@ -82,9 +89,14 @@ async def record(session: AsyncSession, results: Sequence[Result]) -> set[Key]:
     return held
 
 
+def body_digest(body: bytes) -> str:
+    """Tells whether a body that was made anew is the one that was sent."""
+    return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
 def _outcome(result: Result) -> Mapping[str, Any]:
     claim, verdict = result.claim, result.verdict
-    # In order, what failed goes before all else, also if it is part of a replay.
+    # In order, a failed delivery goes before all others, also if it is part of a replay.
     tried_again = verdict.fate is Fate.FAILED and (claim.lane == Lane.FRESH or claim.ordered)
     return {
         "id": claim.id,
@@ -98,16 +110,16 @@ def _outcome(result: Result) -> Mapping[str, Any]:
 
 
 def _attempt(result: Result) -> Mapping[str, Any]:
-    exchange = result.exchange
+    attempt = result.attempt
     return {
         "id": result.claim.id,
         "attempt": result.claim.attempt,
-        "at": exchange.started_at,
-        "duration_ms": exchange.duration_ms,
-        "outcome": exchange.outcome.value,
-        "status": exchange.status,
-        "body": exchange.response_body,
-        "error": exchange.error,
-        "headers": exchange.request_headers,
-        "digest": exchange.request_digest,
+        "at": attempt.started_at,
+        "duration_ms": attempt.duration_ms,
+        "outcome": attempt.outcome.value,
+        "status": attempt.status,
+        "body": attempt.response_body,
+        "error": attempt.error,
+        "headers": attempt.request_headers,
+        "digest": attempt.request_digest,
     }

@@ -1,4 +1,4 @@
-"""The dispatcher: reads the log after its position and makes one delivery per matching destination.
+"""The dispatcher reads the log after its position and makes one delivery per matching destination.
 
 The deliveries and the new position are committed together, and a delivery is unique by event, destination and replay,
 so that a crash at any point loses nothing and repeats nothing.
@@ -8,11 +8,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from enum import Enum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Select, bindparam, literal, select
-from sqlmodel import col
+from sqlalchemy import Executable
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock, failpoints
@@ -21,23 +19,16 @@ from app.db.database import Database, run_script
 from app.db.raw_statements import Script, pad_to_power_of_two
 from app.db.sql import Sql, is_sqlite, rows
 from app.delivery.queue import filters
-from app.delivery.queue.event_filter import takes_type
 from app.delivery.queue.filters import MetadataLookup, Subjects
-from app.delivery.queue.models import (
-    Digest,
-    EmailSubscription,
-    EmailSubscriptionStatus,
-    EndpointStatus,
-    Lane,
-    WebhookEndpoint,
-)
-from app.delivery.queue.periods import next_digest
+from app.delivery.queue.kinds import DestinationKinds
+from app.delivery.queue.models import Lane
+from app.events.event_type_filter import takes_type
 
 EVENTS_AT_ONCE = 500
 ACCOUNTS_AT_ONCE = 50
 DELIVERIES_AT_ONCE = 2000
 
-# Found and locked in one: what another worker is dispatching is passed over, not waited for.
+# Finds and locks in one statement: accounts that another worker is dispatching are passed over, not waited for.
 _BEHIND = Sql("""
     SELECT dispatch.account_id, dispatch.sequence
     FROM dispatch JOIN streams ON streams.account_id = dispatch.account_id
@@ -93,7 +84,7 @@ _ADVANCE = Sql("""
 Made = Callable[[Collection[str]], None]
 
 
-class Event(NamedTuple):
+class LoggedEvent(NamedTuple):
     """A row of `_EVENTS`."""
 
     account_id: str
@@ -103,24 +94,24 @@ class Event(NamedTuple):
     customer_id: str | None
 
 
-class Destination(NamedTuple):
-    """A row of `_ENDPOINTS` or `_SUBSCRIPTIONS`."""
+class Candidate(NamedTuple):
+    """An active destination, as `DestinationKinds.candidates` selects it."""
 
     id: str
     account_id: str
     first_sequence: int | None
     event_types: list[str] | None
     filter: dict[str, Any] | None
-    digest: str
+    batching: str | None
 
 
-class Found(NamedTuple):
-    """What is to be dispatched: the positions of accounts that are behind, the events after them, who may want them."""
+class Backlog(NamedTuple):
+    """Some accounts that are behind: their positions, the events after these, and the active destinations."""
 
     positions: Mapping[str, int]
-    events: Sequence[Event] = ()
-    destinations: Mapping[str, Sequence[Destination]] = {}
-    # How many events of one account were asked for at most.
+    events: Sequence[LoggedEvent] = ()
+    candidates: Mapping[str, Sequence[Candidate]] = {}
+    # The most events that were asked for of one account.
     page: int = EVENTS_AT_ONCE
 
 
@@ -129,20 +120,23 @@ class PositionMoved(RuntimeError):
 
 
 class Dispatcher:
-    """Turns events into deliveries. `made` is told which destinations got some, once they are committed."""
+    """Turns events into deliveries. `made` gets the ids of destinations with new deliveries, after the commit."""
 
-    def __init__(self, database: Database, made: Made, metadata: MetadataLookup) -> None:
+    def __init__(
+        self, database: Database, kinds: DestinationKinds, metadata: MetadataLookup, made: Made
+    ) -> None:
         self._database = database
+        self._kinds = kinds
         self._metadata = metadata
         self._made = made
         self.dispatched = 0
-        # How long it took to find who of all accounts is behind.
-        self.look_seconds = 0.0
+        # How long it took to find the accounts that are behind, among all.
+        self.search_seconds = 0.0
 
     async def run(self, among: Collection[str] | None = None) -> int:
         """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events.
 
-        `among`: look at these accounts only, whose number is what it costs then, however many there are.
+        With `among` the cost grows with the number of these accounts, not with that of all.
         """
         total, is_done = 0, False
         while not is_done:
@@ -151,7 +145,7 @@ class Dispatcher:
         return total
 
     async def _round(self, among: Collection[str] | None) -> tuple[int, bool]:
-        """One page of every account that is behind: how many events, and whether these were all."""
+        """Dispatch a page of every account that is behind; gives the number of events, and whether these were all."""
         total, is_done, after = 0, True, ""
         while True:
             count, is_short, last = await self._batch(among, after)
@@ -162,20 +156,23 @@ class Dispatcher:
             after = last
 
     async def _batch(self, among: Collection[str] | None, after: str) -> tuple[int, bool, str | None]:
-        """One page of some accounts: how many events, whether no page was full, and the last of more accounts."""
+        """Dispatch a page of some accounts.
+
+        Gives the number of events, whether no page was full, and the last account if there may be more.
+        """
         async with self._database.transaction() as session:
-            positions, events, destinations, page = await run_script(
-                session, self._look(is_sqlite(session), among, after)
+            positions, events, candidates, page = await run_script(
+                session, self._find_backlog(is_sqlite(session), among, after)
             )
             if not positions:
                 return 0, True, None
-            subjects = await filters.subjects(session, events, destinations, self._metadata)
+            subjects = await filters.subjects(session, events, candidates, self._metadata)
             now = clock.now()
             made = [
-                delivery_row(event.account_id, event, destination.id) | _waits(destination, now)
+                delivery_row(event.account_id, event, candidate.id) | self._batched(candidate, now)
                 for event in events
-                for destination in destinations[event.account_id]
-                if _wants(destination, event, subjects)
+                for candidate in candidates[event.account_id]
+                if _wants(candidate, event, subjects)
             ]
             await insert_deliveries(session, made)
             await run_script(session, _advance(_ADVANCE.on(session), positions, events))
@@ -188,37 +185,46 @@ class Dispatcher:
         is_short = max(pages.values(), default=0) < page
         return len(events), is_short, max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
 
-    def _look(self, on_sqlite: bool, among: Collection[str] | None, after: str) -> Script[Found]:
-        """Finds some accounts that are behind, locked, in the order of their ids, and what there is to dispatch."""
+    def _find_backlog(self, on_sqlite: bool, among: Collection[str] | None, after: str) -> Script[Backlog]:
+        """Finds some accounts that are behind, in the order of their ids, and locks their positions."""
         given: dict[str, Any] = {"after": after, "most": ACCOUNTS_AT_ONCE}
         if among is None:
             began = time.monotonic()
             behind = yield _BEHIND.of(on_sqlite), given
-            self.look_seconds = time.monotonic() - began
+            self.search_seconds = time.monotonic() - began
         else:
             given["rows"] = rows({"account_id": account_id} for account_id in among)
             behind = yield _BEHIND_AMONG.of(on_sqlite), given
         positions: dict[str, int] = dict(behind)  # type: ignore[arg-type]
         if not positions:
-            return Found(positions)
+            return Backlog(positions)
         page = max(EVENTS_AT_ONCE // len(positions), 1)
         events = yield from read_after(on_sqlite, positions, page)
-        # Read after the events: a destination that one of them belongs to was there before it.
-        destinations: dict[str, list[Destination]] = defaultdict(list)
-        for statement in (_ENDPOINTS, _SUBSCRIPTIONS):
-            for row in (yield statement, {"account_ids": pad_to_power_of_two(list(positions))}):
-                destinations[row[1]].append(Destination(*row))
-        return Found(positions, events, destinations, page)
+        # Read after the events: a destination whose creation one of them tells of was there before it.
+        candidates: dict[str, list[Candidate]] = defaultdict(list)
+        for row in (yield self._kinds.candidates, {"account_ids": pad_to_power_of_two(list(positions))}):
+            candidates[row[1]].append(Candidate(*row))
+        return Backlog(positions, events, candidates, page)
+
+    def _batched(self, candidate: Candidate, now: datetime) -> dict[str, Any]:
+        """Lane and time of a delivery that waits to be sent with others."""
+        if candidate.batching is None:
+            return {}
+        batching = self._kinds.of(candidate.id).batching
+        due_at = None if batching is None else batching.due_at(candidate.batching, now)
+        return {} if due_at is None else {"lane": Lane.DIGEST, "due_at": clock.to_ms(due_at)}
 
 
-def read_after(on_sqlite: bool, positions: Mapping[str, int], page: int) -> Script[list[Event]]:
+def read_after(on_sqlite: bool, positions: Mapping[str, int], page: int) -> Script[list[LoggedEvent]]:
     """The next events after the positions of some accounts, at most so many of each."""
     of = rows({"account_id": key, "sequence": value} for key, value in positions.items())
     found = yield _EVENTS.of(on_sqlite), {"rows": of, "most": page}
-    return [Event(*row) for row in found]
+    return [LoggedEvent(*row) for row in found]
 
 
-def _advance(statement: Executable, positions: Mapping[str, int], events: Sequence[Event]) -> Script[None]:
+def _advance(
+    statement: Executable, positions: Mapping[str, int], events: Sequence[LoggedEvent]
+) -> Script[None]:
     reached = {event.account_id: event.sequence for event in events}
     given = [
         {"account_id": account_id, "sequence": positions[account_id], "reached": sequence}
@@ -230,7 +236,7 @@ def _advance(statement: Executable, positions: Mapping[str, int], events: Sequen
 
 
 def delivery_row(account_id: str, event: Any, destination_id: str) -> dict[str, Any]:
-    """What `insert_deliveries` takes; the event has `id`, `sequence` and `type`."""
+    """A row for `insert_deliveries`; the event has `id`, `sequence` and `type`."""
     return {
         "id": new_id("dlv"),
         "account_id": account_id,
@@ -250,31 +256,11 @@ async def insert_deliveries(
         await session.execute(_INSERT.on(session), {"rows": rows(part), "replay_id": replay_id, "lane": lane})
 
 
-def _taking(model: Any, status: Enum, digest: Any) -> Select[Any]:
-    """Of each destination what decides whether, and when, it is given an event."""
-    columns = (model.id, model.account_id, model.first_sequence, model.event_types, model.filter)
-    return select(*columns, digest.label("digest")).where(
-        model.account_id.in_(bindparam("account_ids", expanding=True)), model.status == status.value
-    )
-
-
-# They run with every batch of events, and building them takes longer than their execution.
-_ENDPOINTS = _taking(WebhookEndpoint, EndpointStatus.ENABLED, literal(Digest.IMMEDIATE.value))
-_SUBSCRIPTIONS = _taking(EmailSubscription, EmailSubscriptionStatus.ACTIVE, col(EmailSubscription.digest))
-
-
-def _wants(destination: Destination, event: Any, subjects: Subjects) -> bool:
-    first = destination.first_sequence
+def _wants(candidate: Candidate, event: LoggedEvent, subjects: Subjects) -> bool:
+    first = candidate.first_sequence
     return (
         first is not None
         and event.sequence > first
-        and takes_type(destination.event_types, event.type)
-        and subjects.fit(destination.filter, event)
+        and takes_type(candidate.event_types, event.type)
+        and subjects.fit(candidate.filter, event)
     )
-
-
-def _waits(destination: Destination, now: datetime) -> dict[str, Any]:
-    """What a delivery is given that waits for its digest."""
-    if destination.digest == Digest.IMMEDIATE.value:
-        return {}
-    return {"lane": Lane.DIGEST, "due_at": clock.to_ms(next_digest(Digest(destination.digest), now))}

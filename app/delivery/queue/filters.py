@@ -1,4 +1,4 @@
-"""Which events a destination's filter takes: by customer, by meter, by metadata of either.
+"""Filters of destinations on events: by customer, by meter, by metadata of either.
 
 A filter is stored as JSON: `{"customerIds": […], "meterIds": […], "metadata": {…}}`, each part only if it was given. OR
 within a list, AND across. Customers and meters are those that the event recorded; their metadata is as it is when the
@@ -32,11 +32,11 @@ class MetadataLookup(Protocol):
         ...
 
     def carried(self, metadata: Mapping[str, str]) -> ColumnElement[bool]:
-        """As SQL over `EventRecord`: its customer or one of its meters has all of this metadata."""
+        """The condition, over `EventRecord`, that its customer or one of its meters has all of this metadata."""
         ...
 
 
-def checked(
+def checked_filter(
     customer_ids: Sequence[str] | None, meter_ids: Sequence[str] | None, metadata: Mapping[str, str] | None
 ) -> dict[str, Any] | None:
     """The filter to be stored; None takes everything. Raises REQUIRED and TOO_LONG."""
@@ -73,7 +73,7 @@ def narrow(statement: Select[Any], filter: Filter | None, metadata: MetadataLook
 
 @dataclass
 class Subjects:
-    """What some events are about: meters by (account, sequence), and metadata by id, as far as filters ask for it."""
+    """The meters of some events, by (account, sequence), and metadata by id, as far as filters need them."""
 
     meters: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     labels: dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -100,10 +100,10 @@ async def subjects(
     destinations: Mapping[str, Sequence[Any]],
     metadata: MetadataLookup,
 ) -> Subjects:
-    """What the filters of these destinations, by account, need to know about these events."""
+    """Load the subjects of these events, as far as the filters of these destinations, by account, need them."""
     found = Subjects()
-    for account_id, those in destinations.items():
-        asked = {part for one in those if one.filter is not None for part in one.filter}
+    for account_id, some in destinations.items():
+        asked = {part for one in some if one.filter is not None for part in one.filter}
         if asked.isdisjoint({"meterIds", "metadata"}):
             continue
         here = [event for event in events if event.account_id == account_id]

@@ -1,7 +1,8 @@
-"""Claims: which destinations have deliveries due, and taking some of them by lease, in the database's time.
+"""Leases: finds destinations with due deliveries and takes some of these by lease, in the database's time.
 
-Every statement here goes through one partial index, (destination, lane, due), and so costs by what it takes and by how
-many destinations there are, never by how many deliveries wait: a million due for a dead endpoint slow nobody down.
+Every statement here goes through one partial index, (destination, lane, due). Its cost grows with the deliveries that
+it takes and with the number of destinations, never with the number of waiting deliveries: a million due for a dead
+endpoint slow nobody down.
 """
 
 import time
@@ -80,7 +81,7 @@ _FREE = f"""
     WHERE waiting.destination_id = given.destination_id AND waiting.lane = given.lane AND {_IS_FREE}
     ORDER BY waiting.due_at, waiting.id
 """  # noqa: S608 - our own text
-# SQLite has no LATERAL, but its one writer needs no lock either; what it takes too much is cut off afterwards.
+# SQLite has no LATERAL, but its one writer needs no lock either; a surplus of rows is cut off afterwards.
 _PICK = Sql(
     f"""
     {_CLAIMED} FROM @rows(destination_id text, lane bigint, count bigint)
@@ -93,8 +94,8 @@ _PICK = Sql(
     {_EVENT_SQLITE}
     """,
 )
-# What may go next to an endpoint that wants its deliveries in order: the one that failed, before it has ended nothing
-# else, or else what was made first. While one of them is under way, it is that one, which is not free.
+# The next delivery of a destination with an order: the failed one, until it has ended, or else the oldest. While one is
+# under way it is that one, which is not free.
 _HEADS = " UNION ALL ".join(
     f"""
     SELECT * FROM (
@@ -160,7 +161,7 @@ _CANCEL_ONE = Sql("""
     UPDATE deliveries SET status = 'CANCELLED', due_at = NULL, leased_until = NULL, finished_at = @now
     FROM @rows(id text) WHERE deliveries.id = given.id
 """)
-# What is just under way is left to itself.
+# A delivery that is under way is left alone.
 _SUPERSEDE = Sql("""
     UPDATE deliveries SET status = 'CANCELLED', due_at = NULL, leased_until = NULL, finished_at = @now
     WHERE id IN (
@@ -188,7 +189,7 @@ class DueLane:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How many deliveries to take from a lane of a destination."""
+    """A number of deliveries to take from a lane of a destination."""
 
     destination_id: str
     lane: int
@@ -197,7 +198,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Claim:
-    """One delivery that this worker holds. `target` is its destination as it was in the claiming transaction."""
+    """A delivery that this worker holds. `target` is its destination as it was in the claiming transaction."""
 
     id: str
     account_id: str
@@ -217,7 +218,7 @@ class Claim:
 
     @classmethod
     def of(cls, row: Row[Any], body: bytes | str, target: Any, expires_at: float) -> Self:
-        """What was picked and leased, on its way to its destination."""
+        """The claim on a delivery that was picked and leased."""
         return cls(
             id=row.id,
             account_id=row.account_id,
@@ -245,13 +246,13 @@ class Claim:
 
 
 async def waited_for(session: AsyncSession, prefix: str) -> list[str]:
-    """The destinations whose ids begin with `prefix` and that something waits for, due or not."""
+    """The destinations whose ids begin with `prefix` and that deliveries wait for, due or not."""
     found = await session.execute(_DESTINATIONS.on(session), _range(prefix))
     return list(found.scalars())
 
 
 async def count_due(session: AsyncSession, prefix: str, lanes: Sequence[Lane] = SENDING_LANES) -> int:
-    """How many deliveries to such destinations are due in these lanes, up to `COUNTED_DUE`."""
+    """Count the due deliveries to such destinations in these lanes, up to `COUNTED_DUE`."""
     given = rows({"lane": int(lane)} for lane in lanes)
     values = {**_range(prefix), "rows": given, "most": COUNTED_DUE}
     return int((await session.execute(_COUNT_DUE.on(session), values)).scalar_one())
@@ -287,7 +288,7 @@ async def pick(session: AsyncSession, wanted: Sequence[Wanted]) -> list[Row[Any]
 
 
 async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) -> list[Row[Any]]:
-    """As `pick`, at most one for each destination: what comes next in its order, if that is due and free."""
+    """Like `pick`, at most one for each destination: the next in its order, if that is due and free."""
     given = rows({"destination_id": one} for one in sorted(destination_ids))
     return list((await session.execute(_PICK_HEAD.on(session), {"rows": given})).all())
 
@@ -295,7 +296,7 @@ async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) ->
 async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:
     """Hold these deliveries for so long; a body (as text, by id; None: later) is kept if there was none before.
 
-    Gives when the lease ends on the monotonic clock, a little early rather than late.
+    Gives the end of the lease on the monotonic clock, a little early rather than late.
     """
     ends_at = time.monotonic() + seconds
     given = [{"id": key, "body": body} for key, body in bodies.items()]
@@ -312,7 +313,7 @@ async def keep(session: AsyncSession, claimed: Sequence[Row[Any]], bodies: Mappi
 
 
 async def still_held(session: AsyncSession, claims: Sequence[Claim]) -> dict[Key, int]:
-    """How many attempts are recorded of each delivery that nobody has claimed since."""
+    """The number of recorded attempts of each delivery that nobody has claimed since."""
     given = [{"id": one.id, "fence": one.fence} for one in claims]
     found = await session.execute(_HELD.on(session), {"rows": rows(given)})
     return {(one.id, one.fence): one.attempts_made for one in found}
@@ -325,7 +326,7 @@ async def release(session: AsyncSession, claims: Sequence[Claim]) -> None:
 
 
 async def cancel_pending(session: AsyncSession, destination_id: str, most: int = CANCELLED_AT_ONCE) -> int:
-    """Cancel what still waits for a destination that takes nothing any more; gives how many it were."""
+    """Cancel up to `most` deliveries that wait for a destination; gives their number."""
     done = await session.execute(_CANCEL.on(session), {"destination_id": destination_id, "most": most})
     return done.rowcount  # type: ignore[attr-defined, no-any-return]
 
@@ -336,6 +337,6 @@ async def cancel(session: AsyncSession, delivery_ids: Sequence[str]) -> None:
 
 
 async def supersede(session: AsyncSession, destination_id: str, event_ids: Iterable[str]) -> None:
-    """Cancel what waits for another attempt: newer deliveries of the same events take its place."""
+    """Cancel failed deliveries of these events, whose place newer deliveries take."""
     given = rows({"event_id": one} for one in event_ids)
     await session.execute(_SUPERSEDE.on(session), {"rows": given, "destination_id": destination_id})

@@ -1,4 +1,4 @@
-"""Destinations (webhook endpoints, email subscriptions), deliveries to them with every attempt, replays, other mail."""
+"""Deliveries with their attempts, and replays: the same for every kind of destination."""
 
 import enum
 from datetime import datetime
@@ -11,28 +11,6 @@ from app.auth.actor import AccountWide
 from app.core import clock
 from app.core.ids import new_id
 from app.db.types import Json, Text, UtcDateTime
-
-
-class EndpointStatus(enum.Enum):
-    """Whether a webhook endpoint takes deliveries."""
-
-    ENABLED = "ENABLED"
-    """Gets the events from its enabling on."""
-    DISABLED = "DISABLED"
-    """Gets nothing, by the account or because it failed for good."""
-
-
-class EmailSubscriptionStatus(enum.Enum):
-    """Whether an email subscription gets mails."""
-
-    PENDING = "PENDING"
-    """The address has not confirmed yet, and gets nothing but the confirmation."""
-    ACTIVE = "ACTIVE"
-    """Gets the events from its confirmation on."""
-    UNSUBSCRIBED = "UNSUBSCRIBED"
-    """The address has ended it, and brings it back by the link of an earlier confirmation mail."""
-    SUSPENDED = "SUSPENDED"
-    """The mail server refused the address for good."""
 
 
 class DeliveryStatus(enum.Enum):
@@ -51,24 +29,13 @@ class DeliveryStatus(enum.Enum):
 
 
 class Lane(enum.IntEnum):
-    """The queue of its destination that a delivery waits in; each of them moves on whatever the others hold."""
+    """A queue of one destination; none of its queues waits for another."""
 
     FRESH = 0
     RETRY = 1
     REPLAY = 2
-    # Not the sender's, but what waits to become one mail with others.
+    # Deliveries that wait to be sent together; the sender leaves them to their kind.
     DIGEST = 3
-
-
-class Digest(enum.Enum):
-    """How often a subscription's mails come: each event at once, or one mail for an hour's or a day's."""
-
-    IMMEDIATE = "IMMEDIATE"
-    """One mail for each event, at once."""
-    HOURLY = "HOURLY"
-    """One mail for the events of an hour, on the hour."""
-    DAILY = "DAILY"
-    """One mail for the events of a day, at 07:00 in the United Kingdom."""
 
 
 class ReplayStatus(enum.Enum):
@@ -82,81 +49,11 @@ class ReplayStatus(enum.Enum):
     """Its endpoint was disabled first."""
 
 
-class WebhookEndpoint(AccountWide, SQLModel, table=True):
-    """A URL of a backend. It gets the events after `first_sequence`: the account's last one when it was enabled."""
-
-    __tablename__ = "webhook_endpoints"
-    __table_args__ = (Index("ix_webhook_endpoints_page", "account_id", "id"),)
-
-    id: str = Field(default_factory=lambda: new_id("whe"), primary_key=True, sa_type=Text)
-    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
-    url: str = Field(sa_type=Text)
-    description: str | None = Field(default=None, sa_type=Text)
-    event_types: list[str] | None = Field(default=None, sa_type=Json)
-    # As `app.delivery.queue.filters` stores it.
-    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    # A GraphQL selection on Event, whose result is sent instead of the catalogue's data.
-    selection: str | None = Field(default=None, sa_type=Text)
-    # Names to masked values, to be shown; the real ones are encrypted.
-    headers: dict[str, str] | None = Field(default=None, sa_type=Json)
-    headers_encrypted: str | None = Field(default=None, sa_type=Text)
-    # Whether each delivery waits until the one before it has ended, and how many may begin in a second.
-    ordered: bool = False
-    rate_limit: int | None = None
-    # With a rate it is sent to by one worker at a time: by this one, until then.
-    held_by: str | None = Field(default=None, sa_type=Text)
-    held_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    status: str = Field(default=EndpointStatus.ENABLED.value, sa_type=Text)
-    disabled_reason: str | None = Field(default=None, sa_type=Text)
-    disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    first_sequence: int = Field(sa_type=BigInteger)
-    # Encrypted whsec_ secrets and whsk_ keys; the previous ones sign as well until their overlap ends.
-    secret_encrypted: str = Field(sa_type=Text)
-    signing_key_encrypted: str = Field(sa_type=Text)
-    public_key: str = Field(sa_type=Text)
-    previous_secret_encrypted: str | None = Field(default=None, sa_type=Text)
-    previous_signing_key_encrypted: str | None = Field(default=None, sa_type=Text)
-    previous_secret_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    # Until when nothing is sent, because the receiver asked for it.
-    paused_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    last_success_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    # When the first attempt after the last success failed, how many have since, and when its people were told.
-    failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    failures: int = Field(default=0, sa_type=BigInteger)
-    told_failing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    told_disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
-    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
-
-
-class EmailSubscription(AccountWide, SQLModel, table=True):
-    """A person's address. It gets the events after `first_sequence`: the account's last one when it was confirmed."""
-
-    __tablename__ = "email_subscriptions"
-    __table_args__ = (Index("ix_email_subscriptions_page", "account_id", "id"),)
-
-    id: str = Field(default_factory=lambda: new_id("ems"), primary_key=True, sa_type=Text)
-    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
-    email: str = Field(sa_type=Text)
-    description: str | None = Field(default=None, sa_type=Text)
-    event_types: list[str] | None = Field(default=None, sa_type=Json)
-    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    digest: str = Field(default=Digest.IMMEDIATE.value, sa_type=Text)
-    status: str = Field(default=EmailSubscriptionStatus.PENDING.value, sa_type=Text)
-    suspended_reason: str | None = Field(default=None, sa_type=Text)
-    first_sequence: int | None = Field(default=None, sa_type=BigInteger)
-    confirm_hash: str | None = Field(default=None, sa_type=Text, unique=True)
-    confirm_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    confirm_sent_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
-    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
-
-
 class Delivery(AccountWide, SQLModel, table=True):
-    """One event on its way to one destination. `replay_id` is empty for the delivery that the event itself made.
+    """An event on its way to one destination. `replay_id` is empty for the delivery that the event itself made.
 
     `due_at` is null once nothing more will be tried. A claim is a lease until `leased_until` with a `fence` that
-    counts up: who records an outcome must hold the fence it claimed with.
+    counts up: an outcome is recorded only under the fence that its claim got.
     """
 
     __tablename__ = "deliveries"
@@ -189,14 +86,14 @@ class Delivery(AccountWide, SQLModel, table=True):
     event_sequence: int | None = Field(default=None, sa_type=BigInteger)
     event_type: str = Field(sa_type=Text)
     test_event: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    # The id of a webhook endpoint or an email subscription.
+    # Its prefix tells the kind of the destination.
     destination_id: str = Field(sa_type=Text)
     replay_id: str = Field(default="", sa_type=Text)
     status: str = Field(default=DeliveryStatus.PENDING.value, sa_type=Text)
     lane: int = Lane.FRESH
     # The first delivery of the digest that this one is in; they are one mail through all attempts.
     digest_id: str | None = Field(default=None, sa_type=Text)
-    # What is sent, from the first attempt on. Empty: what the event alone makes, which is the same whenever it is made.
+    # The body, from the first attempt on. Empty: the event alone makes it, the same whenever it is made.
     body: bytes | None = Field(default=None, sa_type=LargeBinary)
     attempts_made: int = 0
     # Attempts of the schedule are counted from here, so that a retry by hand after EXHAUSTED starts it anew.
@@ -219,22 +116,20 @@ class DeliveryAttempt(SQLModel, table=True):
     response_status: int | None = None
     response_body: str | None = Field(default=None, sa_type=Text)
     error: str | None = Field(default=None, sa_type=Text)
-    # JSON of the headers that were sent, values of the account's own masked; and `bodies.digest_of` the body, by which
-    # it is known whether it can still be made as it was. Both null for a mail, and where nothing could be sent.
+    # JSON of the headers that were sent, values of the account's own masked; and the body's digest, which tells
+    # whether the body can still be made as it was. Both null for a mail, and where nothing could be sent.
     request_headers: str | None = Field(default=None, sa_type=Text)
     request_digest: str | None = Field(default=None, sa_type=Text)
 
 
 class Replay(AccountWide, SQLModel, table=True):
-    """Events sent to one endpoint again: those in (after, through], or those whose delivery failed since a time."""
+    """Sends events to one destination again: those in (after, through], or those whose delivery failed since a time."""
 
     __tablename__ = "replays"
 
     id: str = Field(default_factory=lambda: new_id("rpl"), primary_key=True, sa_type=Text)
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
-    webhook_endpoint_id: str = Field(
-        foreign_key="webhook_endpoints.id", sa_type=Text, ondelete="CASCADE", index=True
-    )
+    destination_id: str = Field(sa_type=Text, index=True)
     # How far the replay's deliveries have been made, and where it ends.
     position: int = Field(sa_type=BigInteger)
     through: int = Field(sa_type=BigInteger)

@@ -1,61 +1,66 @@
-"""The recorder: writes down what came of attempts, and gives back what was claimed in vain, many at once."""
+"""The recorder writes down the results of attempts, and gives back unused claims, many at once."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.core import failpoints
 from app.core.periodic import LONGEST_RECORD_PAUSE, Loop
 from app.db.database import Database
 from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.leases import Claim, Key
 from app.delivery.queue.models import Lane
-from app.delivery.queue.provider import Carrier
+from app.delivery.queue.provider import Provider
 from app.delivery.queue.recording import Recording
-from app.delivery.queue.scheduler import Channels
+from app.delivery.queue.scheduler import Scheduler
+from app.outbound.sender_stats import SenderStats
 
 RECORDED_AT_ONCE = 400
 GATHER_SECONDS = 0.04
-"""How long outcomes wait for others to be recorded with, while more are on their way."""
+"""How long results wait for others to be recorded with, while more are on their way."""
 
 GATHERED_ENOUGH = 200
-LOOK_EVERY = 1.0
+CHECK_EVERY = 1.0
 
-_Recorded = Callable[[float], None]
+
+@dataclass(frozen=True, slots=True)
+class SenderParts:
+    """The parts that a sender shares with its claimer and its recorder.
+
+    `held` has the destinations of all deliveries that the sender holds, by the deliveries' ids: from a delivery's claim
+    until its result is recorded, or the delivery is given back.
+    """
+
+    database: Database
+    kind: DestinationKind
+    provider: Provider
+    scheduler: Scheduler
+    log: Any
+    stats: SenderStats = field(default_factory=SenderStats)
+    held: dict[str, str] = field(default_factory=dict)
 
 
 class Recorder:
-    """One sender's. `recorded_some` is told within how many seconds something may be due because of it.
+    """The recorder of one sender. `recorded_some` gets the seconds until something may be due because of a result."""
 
-    `held` has all deliveries that the sender holds, by id; those leave it whose outcome is recorded.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        carrier: Carrier,
-        channels: Channels,
-        held: dict[str, str],
-        log: Any,
-        recorded_some: _Recorded,
-    ) -> None:
-        self._recording = Recording(database, carrier, log)
-        self._channels = channels
-        self._held = held
-        self._log = log
+    def __init__(self, parts: SenderParts, recorded_some: Callable[[float], None]) -> None:
+        self._recording = Recording(parts.database, parts.provider, parts.log)
+        self._scheduler, self._held, self._stats = parts.scheduler, parts.held, parts.stats
+        self._log = parts.log
         self._recorded_some = recorded_some
-        self._loop = Loop(f"record {carrier.prefix}", self._turn, LONGEST_RECORD_PAUSE)
+        self._loop = Loop(f"record {parts.kind.prefix}", self._turn, LONGEST_RECORD_PAUSE)
         self._results: list[Result] = []
         self._given_back: list[Claim] = []
         self._all_recorded = asyncio.Event()
         self.is_behind = False
         """Whether the last try to record failed: nothing is to be claimed before the next one succeeds."""
         self.recorded = 0
-        self.leases_lost = 0
 
     @property
     def waiting(self) -> int:
-        """Outcomes that are not recorded yet."""
+        """Results that are not recorded yet."""
         return len(self._results)
 
     @property
@@ -67,13 +72,13 @@ class Recorder:
         self._loop.bell.ring()
 
     def give_back(self, dropped: Sequence[Claim]) -> None:
-        """Anyone may claim these at once."""
+        """Let anyone claim these at once."""
         if dropped:
             self._given_back.extend(dropped)
             self._loop.bell.ring()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Record until cancelled."""
         await self._loop.run()
 
     async def flush(self) -> None:
@@ -85,8 +90,8 @@ class Recorder:
 
     async def _turn(self) -> float:
         if not self._results and not self._given_back:
-            return LOOK_EVERY
-        if len(self._results) < GATHERED_ENOUGH and self._channels.held:
+            return CHECK_EVERY
+        if len(self._results) < GATHERED_ENOUGH and self._scheduler.held:
             await asyncio.sleep(GATHER_SECONDS)
         await self._record()
         return 0.0
@@ -110,20 +115,20 @@ class Recorder:
         if not self._results and not self._given_back:
             self._all_recorded.set()
         delays = [one.verdict.delay for one in results if one.verdict.delay is not None]
-        self._recorded_some(min(delays, default=LOOK_EVERY))
+        self._recorded_some(min(delays, default=CHECK_EVERY))
 
     def _count_lost(self, results: Sequence[Result], lost: Collection[Key]) -> None:
         for result in results:
             if result.claim.key in lost:
-                self.leases_lost += 1
+                self._stats.leases_lost += 1
                 self._log.warning(
                     "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt
                 )
 
     def _mark_due(self, results: Sequence[Result], given_back: Sequence[Claim]) -> None:
         for claim in given_back:
-            self._channels.mark_due(claim.destination_id, claim.lane)
+            self._scheduler.mark_due(claim.destination_id, claim.lane)
         for result in results:
             if result.claim.ordered:
-                # What comes next in its order is known now.
-                self._channels.mark_due(result.claim.destination_id, Lane.FRESH)
+                # The next delivery in its order is known now.
+                self._scheduler.mark_due(result.claim.destination_id, Lane.FRESH)

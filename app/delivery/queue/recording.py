@@ -1,4 +1,4 @@
-"""Recording: writes results and what follows from them, all together, or one by one where the database refuses one."""
+"""Writes results and their consequences, all in one transaction, or one by one where the database refuses one."""
 
 import time
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from app.db.database import Database
 from app.delivery.queue import attempt_store, leases
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.leases import Claim, Key
-from app.delivery.queue.provider import Carrier
+from app.delivery.queue.provider import Provider
 
 
 @dataclass(slots=True)
 class Recorded:
     """The claims whose results are recorded now, and those that lost their delivery to a newer claim.
 
-    A result in neither was refused by the database: its delivery is free again when its lease runs out.
+    A result in neither cannot be stored in any form: its delivery is free again when its lease runs out.
     """
 
     done: set[Key] = field(default_factory=set)
@@ -27,11 +27,11 @@ class Recorded:
 
 
 class Recording:
-    """Writes results of one carrier into the database."""
+    """Writes results of one provider into the database."""
 
-    def __init__(self, database: Database, carrier: Carrier, log: Any) -> None:
+    def __init__(self, database: Database, provider: Provider, log: Any) -> None:
         self._database = database
-        self._carrier = carrier
+        self._provider = provider
         self._log = log
 
     async def write(
@@ -42,39 +42,54 @@ class Recording:
         Raises the errors of a database that is away, after which all may be written again.
         """
         try:
-            return await self._together(results, given_back, again)
+            return await self._write_batch(results, given_back, again)
         except Exception as error:
             if is_transient(error):
                 raise
-        recorded = await self._together([], given_back, again)
+        recorded = await self._write_batch([], given_back, again)
         for result in results:
-            alone = await self._alone(result)
+            alone = await self._write_alone(result)
             recorded.done |= alone.done
             recorded.lost |= alone.lost
         return recorded
 
-    async def _alone(self, result: Result) -> Recorded:
-        """Record one result, without its receiver's words if they are what the database refuses."""
+    async def _write_alone(self, result: Result) -> Recorded:
+        """Record one result: without its answer if that is refused, and at last only the attempt's outcome.
+
+        So the attempt counts, and a delivery that can never be recorded in full ends with the schedule.
+        """
         for one in (result, result.without_answer()):
             try:
-                return await self._together([one], (), again=True)
+                return await self._write_batch([one], (), again=True)
             except Exception as error:
                 if is_transient(error):
                     raise
                 kind = error_name(error)
         self._log.error("delivery_attempt_refused", delivery_id=result.claim.id, error=kind)
-        return Recorded()
+        try:
+            return await self._write_batch([result.bare()], (), again=True, updates_destinations=False)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            return Recorded()
 
-    async def _together(
-        self, results: Sequence[Result], given_back: Sequence[Claim], again: bool
+    async def _write_batch(
+        self,
+        results: Sequence[Result],
+        given_back: Sequence[Claim],
+        again: bool,
+        updates_destinations: bool = True,
     ) -> Recorded:
         recorded = Recorded()
         async with self._database.transaction() as session:
             if results:
                 held = await _still_held(session, results, again)
-                await self._carrier.affect(session, held)
+                if updates_destinations:
+                    await self._provider.update_destinations(session, held)
                 recorded.done = await attempt_store.record(session, held)
-                await self._carrier.stamp(session, [one for one in held if one.claim.key in recorded.done])
+                done = [one for one in held if one.claim.key in recorded.done]
+                if updates_destinations:
+                    await self._provider.note_successes(session, done)
                 await _find_lost(session, results, recorded)
             if given_back:
                 await leases.release(session, given_back)
@@ -95,7 +110,7 @@ async def _still_held(session: AsyncSession, results: Sequence[Result], again: b
 
 
 async def _find_lost(session: AsyncSession, results: Sequence[Result], recorded: Recorded) -> None:
-    """Tell what was recorded before, by a commit whose answer was lost, from what others took over."""
+    """Tell results that a commit whose answer was lost has recorded from deliveries that others took over."""
     left = [one.claim for one in results if one.claim.key not in recorded.done]
     if left:
         recorded.done |= (await leases.still_held(session, left)).keys()

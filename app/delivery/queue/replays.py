@@ -1,28 +1,20 @@
-"""Verbs over replays: events sent to one endpoint again. They take a session and never commit."""
+"""Verbs over replays, which send events to one destination again. They take a session and never commit."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
-from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor
 from app.core import clock
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
-from app.delivery.destinations.webhook import endpoints
-from app.delivery.queue import event_names, filters
-from app.delivery.queue.event_filter import takes_type
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryStatus,
-    Replay,
-    ReplayStatus,
-    WebhookEndpoint,
-)
-from app.events import cursors, log
+from app.delivery.queue import filters
+from app.delivery.queue.kinds import DestinationKind
+from app.delivery.queue.models import Delivery, DeliveryStatus, Replay, ReplayStatus
+from app.events import cursors, event_type_filter, log
 from app.events.models import EventRecord, Stream
 
 MAX_RUNNING: Final = 5
@@ -30,85 +22,132 @@ FAILED: Final = (DeliveryStatus.FAILED, DeliveryStatus.EXHAUSTED, DeliveryStatus
 SETTLED: Final = (DeliveryStatus.SUCCEEDED, DeliveryStatus.PENDING)
 
 
+@dataclass(frozen=True)
+class Range:
+    """The events of a replay: those after one cursor through another, or those missed since a time.
+
+    Without `through` the range ends at the log's end. An event was missed if its delivery failed, or if there was none
+    while the destination was inactive.
+    """
+
+    after: str | None = None
+    through: str | None = None
+    failed_since: datetime | None = None
+
+    def require_valid(self) -> None:
+        """Raises REQUIRED and INVALID unless the range is of one of the two forms."""
+        if self.after is None and self.failed_since is None:
+            raise Refusal(
+                ErrorCode.REQUIRED,
+                "Say which events: those after a cursor, or those that failed since a time.",
+                "after" if self.through is not None else "failedSince",
+            )
+        if self.after is not None and self.failed_since is not None:
+            raise Refusal(ErrorCode.INVALID, "Give either after or failedSince, not both.", "failedSince")
+        if self.after is None and self.through is not None:
+            raise Refusal(
+                ErrorCode.INVALID, "through goes with after; leave it out with failedSince.", "through"
+            )
+
+
 async def create(
     session: AsyncSession,
-    actor: Actor,
     keyring: Keyring,
     retention: timedelta,
-    *,
-    endpoint_id: str,
-    after: str | None = None,
-    through: str | None = None,
-    failed_since: datetime | None = None,
+    kind: DestinationKind,
+    destination: Any,
+    wanted: Range,
 ) -> Replay:
-    """A replay to an enabled endpoint; the worker makes its deliveries.
+    """A replay to an active destination, locked by the caller; the replay worker makes its deliveries.
 
-    Either the events after one cursor through another (through now, if that is left out), or those that the endpoint
-    has missed since a time: a delivery failed, or there was none while it was disabled. Raises NOT_FOUND, CONFLICT,
-    REQUIRED, INVALID, OUT_OF_RANGE and LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
+    Raises INVALID, OUT_OF_RANGE and LIMIT_REACHED, and for the cursors BadUserInput and CursorExpired.
     """
-    _require_one_way(after, through, failed_since)
-    endpoint = await endpoints.load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
-    endpoints.require_enabled(endpoint, "webhookEndpointId")
-    await _require_room(session, endpoint.id)
-    stream = await log.stream(session, actor.account_id)
+    await _require_room(session, kind, destination.id)
+    stream = await log.stream(session, destination.account_id)
     replay = Replay(
-        account_id=actor.account_id,
-        webhook_endpoint_id=endpoint.id,
+        account_id=destination.account_id,
+        destination_id=destination.id,
         position=stream.first_sequence - 1,
         through=stream.last_sequence,
     )
-    if failed_since is not None:
-        replay.failed_since = _since(failed_since, retention)
-    elif after is not None:
-        replay.position, replay.through = _between(keyring, stream, after, through)
+    if wanted.failed_since is not None:
+        replay.failed_since = _within(retention, wanted.failed_since)
+    elif wanted.after is not None:
+        replay.position, replay.through = _between(keyring, stream, wanted.after, wanted.through)
     session.add(replay)
     await session.flush()
     return replay
 
 
-def events_left(replay: Replay, endpoint: WebhookEndpoint, metadata: filters.MetadataLookup) -> Select[Any]:
-    """The events that the replay has yet to make deliveries of: those its endpoint asks for, after its position.
+async def cancel_running(session: AsyncSession, destination_id: str) -> None:
+    """End the replays to a destination that takes nothing any more."""
+    await session.execute(
+        update(Replay)
+        .where(*is_running(), col(Replay.destination_id) == destination_id)
+        .values(is_cancelled=True),
+        execution_options={"synchronize_session": False},
+    )
 
-    With `failed_since` those of them that the endpoint has missed since then.
+
+async def delete_replays(session: AsyncSession, destination_id: str) -> None:
+    """Delete the replays of a destination that is deleted."""
+    await session.execute(
+        delete(Replay).where(col(Replay.destination_id) == destination_id),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def is_running() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The conditions for replays that have deliveries yet to be made."""
+    return col(Replay.is_cancelled).is_(False), col(Replay.position) < col(Replay.through)
+
+
+def events_left(replay: Replay, destination: Any, metadata: filters.MetadataLookup) -> Select[Any]:
+    """The events that the replay has yet to make deliveries of: those its destination asks for, after its position.
+
+    With `failed_since` only those that the destination has missed since then.
     """
     statement = select(EventRecord).where(
         col(EventRecord.account_id) == replay.account_id,
         col(EventRecord.sequence) > replay.position,
         col(EventRecord.sequence) <= replay.through,
     )
-    if endpoint.event_types is not None:
-        taken = [name for name in event_names.NAMES if takes_type(endpoint.event_types, name)]
+    if destination.event_types is not None:
+        taken = [
+            name
+            for name in event_type_filter.NAMES
+            if event_type_filter.takes_type(destination.event_types, name)
+        ]
         statement = statement.where(col(EventRecord.type).in_(taken))
-    statement = filters.narrow(statement, endpoint.filter, metadata)
+    statement = filters.narrow(statement, destination.filter, metadata)
     if replay.failed_since is not None:
-        statement = statement.where(*_is_missed(replay, endpoint, replay.failed_since))
+        statement = statement.where(*_is_missed(replay, destination, replay.failed_since))
     return statement
 
 
 def _is_missed(
-    replay: Replay, endpoint: WebhookEndpoint, since: datetime
+    replay: Replay, destination: Any, since: datetime
 ) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """It failed since then or came up while the endpoint was disabled, and has neither arrived nor waits to be sent."""
-    to_endpoint = (
+    """Events that failed since then or came while the destination was inactive, and neither arrived nor wait."""
+    to_destination = (
         col(Delivery.event_id) == col(EventRecord.id),
-        col(Delivery.destination_id) == endpoint.id,
+        col(Delivery.destination_id) == destination.id,
     )
     failed = exists().where(
-        *to_endpoint,
+        *to_destination,
         col(Delivery.status).in_([one.value for one in FAILED]),
         (col(Delivery.created_at) >= since) | (col(Delivery.finished_at) >= since),
-        # Its own deliveries do not count, else what it has sent in vain would seem to be left.
+        # The replay's own deliveries do not count, or those that it sent in vain would seem to be left.
         col(Delivery.replay_id) != replay.id,
     )
-    # Since it was enabled last it has had a delivery of each; before it was made it was to get none.
-    while_disabled = (
-        (col(EventRecord.sequence) <= endpoint.first_sequence)
-        & (col(EventRecord.occurred_at) >= max(since, endpoint.created_at))
-        & ~exists().where(*to_endpoint)
+    # There is a delivery of each event since the last activation; events before the creation were not for it.
+    while_inactive = (
+        (col(EventRecord.sequence) <= destination.first_sequence)
+        & (col(EventRecord.occurred_at) >= max(since, destination.created_at))
+        & ~exists().where(*to_destination)
     )
-    settled = exists().where(*to_endpoint, col(Delivery.status).in_([one.value for one in SETTLED]))
-    return failed | while_disabled, ~settled
+    settled = exists().where(*to_destination, col(Delivery.status).in_([one.value for one in SETTLED]))
+    return failed | while_inactive, ~settled
 
 
 @dataclass(frozen=True)
@@ -127,20 +166,7 @@ class Progress:
         return cls(made + left, ended, ReplayStatus.DONE if over else ReplayStatus.RUNNING)
 
 
-def _require_one_way(after: str | None, through: str | None, failed_since: datetime | None) -> None:
-    if after is None and failed_since is None:
-        raise Refusal(
-            ErrorCode.REQUIRED,
-            "Say which events: those after a cursor, or those that failed since a time.",
-            "after" if through is not None else "failedSince",
-        )
-    if after is not None and failed_since is not None:
-        raise Refusal(ErrorCode.INVALID, "Give either after or failedSince, not both.", "failedSince")
-    if after is None and through is not None:
-        raise Refusal(ErrorCode.INVALID, "through goes with after; leave it out with failedSince.", "through")
-
-
-def _since(failed_since: datetime, retention: timedelta) -> datetime:
+def _within(retention: timedelta, failed_since: datetime) -> datetime:
     now = clock.now()
     if not now - retention <= failed_since <= now:
         raise Refusal(
@@ -159,15 +185,11 @@ def _between(keyring: Keyring, stream: Stream, after: str, through: str | None) 
     return first, last
 
 
-async def _require_room(session: AsyncSession, endpoint_id: str) -> None:
-    running = select(func.count()).where(
-        col(Replay.webhook_endpoint_id) == endpoint_id,
-        col(Replay.is_cancelled).is_(False),
-        col(Replay.position) < col(Replay.through),
-    )
+async def _require_room(session: AsyncSession, kind: DestinationKind, destination_id: str) -> None:
+    running = select(func.count()).where(*is_running(), col(Replay.destination_id) == destination_id)
     if (await session.execute(running)).scalar_one() >= MAX_RUNNING:
         raise Refusal(
             ErrorCode.LIMIT_REACHED,
-            f"This endpoint has {MAX_RUNNING} replays under way; wait until one of them is done.",
-            "webhookEndpointId",
+            f"This {kind.noun} has {MAX_RUNNING} replays under way; wait until one of them is done.",
+            kind.id_field,
         )

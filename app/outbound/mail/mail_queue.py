@@ -1,9 +1,10 @@
 """The queue of transactional mails: mails that are not about an event. The functions never commit."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 
 import orjson
-from sqlalchemy import delete
+from sqlalchemy import delete, func, or_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -37,3 +38,24 @@ async def forget_mails_about(session: AsyncSession, about_id: str) -> None:
         delete(TransactionalMail).where(col(TransactionalMail.about_id) == about_id),
         execution_options={"synchronize_session": False},
     )
+
+
+async def forget_mails_to(
+    session: AsyncSession, account_id: str, about_ids: Collection[str], addresses: Collection[str]
+) -> set[str]:
+    """Delete the account's mails about these subjects to a person with these addresses; gives the mails' ids."""
+    recipient = func.lower(col(TransactionalMail.recipient))
+    deleted = await session.execute(
+        delete(TransactionalMail)
+        .where(
+            col(TransactionalMail.account_id) == account_id,
+            or_(
+                col(TransactionalMail.about_id).in_(about_ids),
+                # Queued by an earlier version, which stored no subject.
+                col(TransactionalMail.about_id).is_(None) & recipient.in_({one.lower() for one in addresses}),
+            ),
+        )
+        .returning(col(TransactionalMail.id)),
+        execution_options={"synchronize_session": False},
+    )
+    return set(deleted.scalars())

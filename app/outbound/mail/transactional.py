@@ -24,6 +24,7 @@ from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.sender import MOST_TO_ONE, MailSender
 from app.outbound.mail.smtp import ATTEMPT_SECONDS
 from app.outbound.retry import Fate, Verdict, verdict
+from app.outbound.sender_stats import SenderStats
 from app.outbound.unreadable_secrets import UnreadableSecrets
 
 LOOK_EVERY = 1.0
@@ -108,23 +109,18 @@ class TransactionalSender:
         self._grace = 0.0
         self._is_broken_off = False
         self.sent = 0
-        self.observe_seconds: Callable[[float], None] | None = None
-        self.outcomes: Counter[str] = Counter()
-        self.fates: Counter[str] = Counter()
-        self.oldest_due_seconds = 0.0
-        # As last counted by `count_due`.
-        self.due = 0
-        self.in_flight = 0
-        self.leases_lost = 0
+        self.stats = SenderStats()
 
     @property
     def failures(self) -> int:
         return self._loop.failures
 
     async def count_due(self, session: AsyncSession) -> None:
-        self.due = int((await session.execute(_COUNT_DUE.on(session), {"most": COUNTED_DUE})).scalar_one())
+        self.stats.due = int(
+            (await session.execute(_COUNT_DUE.on(session), {"most": COUNTED_DUE})).scalar_one()
+        )
 
-    def look(self) -> None:
+    def check_soon(self) -> None:
         """Look for due mails now."""
         self._loop.bell.ring()
 
@@ -187,11 +183,11 @@ class TransactionalSender:
         """Seconds until the next mail that may be sent is due; 0 if one is due."""
         async with self._database.reading() as session:
             found = (await session.execute(_NEXT.on(session), {"rows": busy})).one()
-        self.oldest_due_seconds = _passed(found.oldest, found.now)
+        self.stats.oldest_due_seconds = _passed(found.oldest, found.now)
         return LOOK_EVERY if found.due_at is None else _between(found.now, found.due_at)
 
     async def _deliver(self, mail: Row[Any]) -> None:
-        self.in_flight += 1
+        self.stats.in_flight += 1
         try:
             attempt = await self._send(mail)
         except asyncio.CancelledError:
@@ -202,10 +198,9 @@ class TransactionalSender:
             self._log.error("attempt_failed", mail_id=mail.id, exc_info=error)
             attempt = Attempt.not_made()
         finally:
-            self.in_flight -= 1
+            self.stats.in_flight -= 1
         failpoints.reach("mail.sent")
-        if self.observe_seconds is not None:
-            self.observe_seconds(attempt.duration_ms / 1000)
+        self.stats.took(attempt.duration_ms / 1000)
         judged = verdict(attempt, mail.attempts_made + 1, self._schedule)
         # An unrecorded mail would be sent again.
         await self._record_or_tell(mail, attempt, judged)
@@ -251,10 +246,9 @@ class TransactionalSender:
                 )
             held = await _write(session, _RECORD, values)
             # A mail that was deleted while it was under way belongs to no other worker.
-            is_lost = not held and await session.get(TransactionalMail, mail.id) is not None
-        self.leases_lost += is_lost
-        self.outcomes[attempt.outcome.value] += 1
-        self.fates[judged.fate.value] += 1
+            is_database_away = not held and await session.get(TransactionalMail, mail.id) is not None
+        self.stats.leases_lost += is_database_away
+        self.stats.ended(attempt.outcome.value, judged.fate.value)
         self.sent += judged.fate is Fate.SUCCEEDED
         self._log.info(
             "mail_attempt",

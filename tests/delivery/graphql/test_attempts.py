@@ -1,4 +1,4 @@
-"""The request of each attempt, as the API shows it: to the byte, or not at all."""
+"""The request of each attempt in the API: exact to the byte, or null."""
 
 import json
 from collections.abc import AsyncIterator
@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 
 from app.customers import actions as customers
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import custom_headers, endpoints
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.graphql import attempts as graphql_attempts
 from app.delivery.queue import deliveries
-from app.delivery.queue.models import Delivery, DeliveryAttempt, WebhookEndpoint
+from app.delivery.queue.models import Delivery, DeliveryAttempt
 from app.events.catalogue import EventType
+from app.outbound.mail.mail_files import MailFiles
 from tests.accounts.state import reads
-from tests.delivery.scene import Scene, admin, open_scene
+from tests.delivery.scene import Scene, admin, open_scene, send_test
 from tests.services.receiver import Receiver
 from tests.support import TestAccount
 
@@ -69,7 +72,7 @@ async def test_each_attempt_shows_what_it_sent(
         await scene.change(WebhookEndpoint, endpoint.id, selection="{ id }", headers_encrypted=None)
         (delivery,) = await scene.deliveries()
         async with scene.database.transaction() as session:
-            await deliveries.send_again(session, admin(account.id), delivery.id)
+            await deliveries.send_again(session, admin(account.id), KINDS, delivery.id)
         await scene.settled()
     attempts = await shown(scene, account)
     assert [one["number"] for one in attempts] == [1, 2, 3, 4]
@@ -88,7 +91,7 @@ async def test_a_test_event_shows_what_it_sent(scene: Scene, receiver: Receiver)
     endpoint = await scene.endpoint(account.id, receiver.url())
     async with scene.worker():
         async with scene.database.transaction() as session:
-            await deliveries.send_test(session, admin(account.id), endpoint.id, EventType.METER_CREATED)
+            await send_test(session, admin(account.id), endpoint.id, EventType.METER_CREATED)
         await scene.settled()
     assert [of_ours(one) for one in await shown(scene, account)] == as_sent(receiver)
 
@@ -102,11 +105,11 @@ async def test_a_body_about_a_deleted_customer_is_shown_no_more(scene: Scene, re
             ada = await customers.create(session, actor, name="Ada", email="ada@example.com")
         await scene.settled()
         async with scene.database.transaction() as session:
-            await customers.delete(session, actor, ada.id, scene.services.settings.mail_folder)
+            await customers.delete(session, actor, ada.id, MailFiles(scene.services.settings.mail_folder))
         (gone,) = await shown(scene, account)
         (delivery,) = await scene.deliveries()
         async with scene.database.transaction() as session:
-            await deliveries.send_again(session, actor, delivery.id)
+            await deliveries.send_again(session, actor, KINDS, delivery.id)
         await scene.settled()
     before, after = await shown(scene, account)
     assert gone == before
@@ -164,5 +167,5 @@ async def test_no_operation_reads_more_bodies_than_memory_is_for(scene: Scene, r
         await scene.change(Delivery, one.id, body=long)
     response = await scene.world.ask(SENT, {"first": 3}, key=account.key)
     assert {one["extensions"]["code"] for one in response["errors"]} == {"QUERY_TOO_COMPLEX"}
-    # Two are within the bound; they are not what was sent.
+    # Two are within the bound; they are not the bodies that were sent.
     assert {one["requestBody"] for one in await shown(scene, account, first=2)} == {None}

@@ -1,4 +1,4 @@
-"""Deliveries as the API shows them: lists, filters, attempts, statistics, test events, retries."""
+"""Deliveries in the API: lists, filters, attempts, statistics, test events, retries."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,7 +9,8 @@ from sqlmodel import col
 
 from app.core import clock
 from app.delivery.destinations.email import link_actions
-from app.delivery.queue.models import Delivery, DeliveryStatus, Lane, WebhookEndpoint
+from app.delivery.destinations.webhook.models import WebhookEndpoint
+from app.delivery.queue.models import Delivery, DeliveryStatus, Lane
 from app.events.catalogue import EventType, event_class
 from app.events.models import EventRecord
 from app.outbound.mail.link_tokens import Unsubscribe

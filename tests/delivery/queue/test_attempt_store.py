@@ -1,4 +1,4 @@
-"""Outcomes are recorded once, by whoever holds the lease."""
+"""Attempts are recorded once, under the lease that is still held."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from app.delivery.destinations.webhook.payload_selection import Selected
-from app.delivery.destinations.webhook.provider import Webhooks
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.destinations.webhook.models import WebhookEndpoint
+from app.delivery.destinations.webhook.payload_selection import PayloadSelection
+from app.delivery.destinations.webhook.provider import WebhookProvider
 from app.delivery.metadata import METADATA
 from app.delivery.queue import attempt_store, leases
 from app.delivery.queue.attempt_store import Result
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.leases import Claim, Key, Wanted
-from app.delivery.queue.models import Lane, WebhookEndpoint
+from app.delivery.queue.models import Lane
 from app.delivery.queue.recording import Recording
 from app.outbound.attempt import Attempt, AttemptOutcome
 from app.outbound.http.transport import Transport
@@ -31,11 +33,11 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 async def claimed(scene: Scene) -> Claim:
-    """One delivery, claimed for its first attempt."""
+    """Claim a delivery for its first attempt."""
     account = await scene.account()
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account)
-    await Dispatcher(scene.database, lambda _: None, METADATA).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
     async with scene.database.transaction() as session:
         (row,) = await leases.pick(session, [Wanted(endpoint.id, Lane.FRESH, 5)])
         await leases.lease(session, {row.id: "{}"}, 60)
@@ -56,8 +58,8 @@ async def claimed(scene: Scene) -> Claim:
 
 
 def failed(claim: Claim) -> Result:
-    exchange = Attempt(1_700_000_000_123, 5, AttemptOutcome.HTTP_STATUS, 500, "naïve 😀", "It answered 500.")
-    return Result(claim, exchange, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
+    attempt = Attempt(1_700_000_000_123, 5, AttemptOutcome.HTTP_STATUS, 500, "naïve 😀", "It answered 500.")
+    return Result(claim, attempt, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
 
 
 async def record(scene: Scene, *results: Result) -> set[Key]:
@@ -104,21 +106,21 @@ async def test_an_attempt_is_recorded_once(scene: Scene) -> None:
 @pytest.mark.parametrize("stale_first", [True, False])
 async def test_of_two_results_of_one_delivery_the_holders_counts(scene: Scene, stale_first: bool) -> None:
     claim = await claimed(scene)
-    stale = replace(failed(claim).exchange, error="stale")
-    results = [replace(failed(replace(claim, fence=claim.fence - 1)), exchange=stale), failed(claim)]
+    stale = replace(failed(claim).attempt, error="stale")
+    results = [replace(failed(replace(claim, fence=claim.fence - 1)), attempt=stale), failed(claim)]
     assert await record(scene, *results if stale_first else results[::-1]) == {claim.key}
     (attempt,) = await scene.attempts(claim.id)
-    assert attempt.error == failed(claim).exchange.error
+    assert attempt.error == failed(claim).attempt.error
 
 
 async def test_what_a_lost_answer_has_recorded_is_not_lost(scene: Scene) -> None:
     claim = await claimed(scene)
     links = MailLinks(scene.services.keyring, scene.services.public_url)
-    selected = Selected(scene.services, lambda: scene.world.engine)
-    carrier = Webhooks(links, Transport([]), 5, selected, "worker_1")
-    recording = Recording(scene.database, carrier, structlog.get_logger())
+    selection = PayloadSelection(scene.services, lambda: scene.world.engine)
+    provider = WebhookProvider(links, Transport([]), 5, selection)
+    recording = Recording(scene.database, provider, structlog.get_logger())
     async with scene.database.reading() as session:
-        targets = await carrier.targets(session, [claim.destination_id])
+        targets = await provider.targets(session, [claim.destination_id])
     claim.target = targets[claim.destination_id]
     for again in (False, True):
         recorded = await recording.write([failed(claim)], again=again)

@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus about its deliveries."""
+"""The metrics of a worker's deliveries."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,11 +11,12 @@ from sqlalchemy import update
 
 from app.core import clock
 from app.core.settings import Settings
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.metadata import METADATA
 from app.delivery.queue import leases
+from app.delivery.queue.destination_queue import FIRST_LIMIT
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.models import Delivery, Lane
-from app.delivery.queue.scheduler import FIRST_LIMIT
 from app.outbound.mail.mail_queue import enqueue
 from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.rendering import Mail
@@ -35,7 +36,7 @@ IN_FLIGHT = {
     "digest": WAITING,
     "transactional": MOST_TO_ONE,
 }
-"""How many of those that wait are tried at once."""
+"""Attempts in flight at once, by kind."""
 
 ARRIVING = {
     "webhook": int(FIRST_LIMIT),
@@ -43,7 +44,7 @@ ARRIVING = {
     "digest": 1,
     "transactional": MOST_TO_ONE,
 }
-"""How many requests or recipients a server that hangs is asked for at least."""
+"""The least number of requests or recipients that reach a server that hangs, by kind."""
 
 RECORDED = {
     "webhook": "send.recorded",
@@ -55,7 +56,7 @@ HOUR = 3600
 
 
 def told(process: Process) -> dict[tuple[str, str], float]:
-    """Values by name and kind, of what is about deliveries."""
+    """Values of the metrics about deliveries, by name and kind."""
     text = bytes(process.metrics.response().body).decode()
     return {
         (sample.name, sample.labels["kind"]): sample.value
@@ -86,7 +87,7 @@ async def test_attempts_are_timed_and_what_is_due_is_counted(tmp_path: Path, rec
 
 
 async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: int) -> None:
-    """So many of this kind have been due for an hour."""
+    """Make so many deliveries of this kind that have been due for an hour."""
     account = await scene.account()
     if kind == "transactional":
         mail = Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")
@@ -100,7 +101,7 @@ async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: i
         await scene.subscription(account, "ada@example.com", digest=digest)
     if kind != "transactional":
         await scene.happen(account, count)
-        await Dispatcher(scene.database, lambda _: None, METADATA).run()
+        await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
     due_at = clock.now() - timedelta(seconds=HOUR)
     async with scene.database.transaction() as session:
         for model in (Delivery, TransactionalMail):
@@ -111,7 +112,7 @@ async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: i
 async def hanging(
     url: str, tmp_path: Path, receiver: Receiver, smtp_sink: SmtpSink, kind: str, count: int
 ) -> AsyncIterator[tuple[Scene, Process]]:
-    """A process whose attempts, at what has waited for an hour, are under way until the servers let go."""
+    """Run a process whose attempts, at deliveries due for an hour, last until the servers let go."""
     settings = Settings(
         database_url=url,
         secret_key=SECRET,
@@ -135,7 +136,7 @@ async def test_what_is_due_and_under_way_is_told_by_kind(
     migrated_url: str, tmp_path: Path, receiver: Receiver, smtp_sink: SmtpSink, kind: str
 ) -> None:
     async with hanging(migrated_url, tmp_path, receiver, smtp_sink, kind, WAITING) as (scene, process):
-        await scene.points.wait_for("sweep.counted")
+        await scene.points.wait_for("cancellation.counted")
         before = told(process)
         receiver.release()
         smtp_sink.release()
@@ -184,9 +185,9 @@ async def test_what_is_due_is_counted_by_kind(migrated_url: str) -> None:
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "bob@example.com", digest="DAILY")
         await scene.happen(account, 2)
-        await Dispatcher(scene.database, lambda _: None, METADATA).run()
+        await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
         async with scene.database.reading() as session:
             counts = [await leases.count_due(session, prefix) for prefix in ("whe", "ems")]
             digests = await leases.count_due(session, "ems", [Lane.DIGEST])
-    # What waits for its digest is not due.
+    # A delivery that waits for its digest is not due.
     assert (counts, digests) == ([2, 2], 0)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from app.delivery.destinations.email.models import EmailSubscriptionStatus
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.destinations.webhook.models import EndpointStatus
 from app.delivery.metadata import METADATA
 from app.delivery.queue.dispatch import EVENTS_AT_ONCE, Dispatcher
-from app.delivery.queue.event_filter import takes_type
-from app.delivery.queue.models import DeliveryStatus, EmailSubscriptionStatus, EndpointStatus, Lane
+from app.delivery.queue.models import DeliveryStatus, Lane
+from app.events.event_type_filter import takes_type
 from app.events.models import Dispatch
 from tests.delivery.scene import Scene, open_scene
 
@@ -25,7 +28,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 def dispatcher(scene: Scene, made: Any = lambda _: None) -> Dispatcher:
-    return Dispatcher(scene.database, made, METADATA)
+    return Dispatcher(scene.database, KINDS, METADATA, made)
 
 
 async def position(scene: Scene, account_id: str) -> int:
@@ -146,7 +149,7 @@ async def test_two_dispatchers_at_once_make_each_delivery_once(scene: Scene) -> 
         await scene.happen(account, 30)
 
     counts = await asyncio.gather(*(dispatcher(scene).run() for _ in range(4)))
-    # Those that found everything locked left early, and one of the others did the rest.
+    # Dispatchers that found everything locked left early, and another did the rest.
     assert sum(counts) == 8 * 31
     deliveries = await scene.deliveries()
     assert len({(one.event_id, one.destination_id) for one in deliveries}) == len(deliveries) == 240

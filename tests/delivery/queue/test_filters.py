@@ -1,13 +1,14 @@
-"""Filters and other options of destinations: what is refused, what is shown, which events they take."""
+"""Filters and other options of destinations: refusals, shown values and matching events."""
 
 from typing import Any
 
 import orjson
 import pytest
 
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.metadata import METADATA
 from app.delivery.queue.models import Replay
-from app.delivery.queue.replay_worker import Refill
+from app.delivery.queue.replay_worker import ReplayWorker
 from tests.accounts.state import mutation
 from tests.delivery.asking import (
     URL,
@@ -50,7 +51,7 @@ async def meter(world: World, account: TestAccount, customer_id: str, number: st
 
 
 async def subjects(world: World, destination_id: str) -> list[str]:
-    """Types of the events that a destination was given, in their order."""
+    """The types of a destination's events, in their order."""
     return [one.event_type for one in await deliveries_of(world, destination_id)]
 
 
@@ -178,12 +179,12 @@ async def test_a_replay_takes_what_the_filter_takes_and_counts_it(world: World) 
     ):
         endpoint_id = await make_endpoint(world, account, filter=wanted)
         async with world.database.transaction() as session:
-            replay = Replay(account_id=account.id, webhook_endpoint_id=endpoint_id, position=0, through=5)
+            replay = Replay(account_id=account.id, destination_id=endpoint_id, position=0, through=5)
             session.add(replay)
         for _ in range(2):
             shown = await world.data(TOTAL, {"id": replay.id}, key=account.key)
             assert shown == {"replay": {"total": len(expected)}}
-            await Refill(world.database, lambda *_: None, METADATA).run()
+            await ReplayWorker(world.database, KINDS, METADATA, lambda *_: None).run()
         assert await subjects(world, endpoint_id) == expected
 
 

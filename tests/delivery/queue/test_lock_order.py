@@ -14,8 +14,8 @@ from app.accounts.models import User, UserRole
 from app.auth.actor import Actor, Scope
 from app.delivery.destinations.email import link_actions, subscriptions
 from app.delivery.destinations.email.link_actions import Confirmation
+from app.delivery.destinations.email.models import EmailSubscription
 from app.delivery.destinations.email.provider import suspend_unconfirmed
-from app.delivery.queue.models import EmailSubscription
 from app.events import log
 from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.sender import MailSender
@@ -137,4 +137,4 @@ async def test_a_refused_confirmation_while_its_subscription_is_deleted(world: W
             transactional.stop(PATIENCE)
             await waiting
     assert [one["event"] for one in logged] == ["mail_attempt"]
-    assert transactional.fates == {"EXHAUSTED": 1}
+    assert transactional.stats.fates == {"EXHAUSTED": 1}

@@ -1,4 +1,4 @@
-"""What the worker reads of the log: the events that it needs, however long the log is."""
+"""The worker reads only the events of the log that it needs, however long the log is."""
 
 from collections.abc import AsyncIterator
 
@@ -7,6 +7,7 @@ from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db.database import run_script
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.metadata import METADATA
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import Dispatcher, read_after
@@ -39,7 +40,7 @@ async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scen
     await scene.happen(account, EVENTS)
     async with scene.database.transaction() as session:
         await session.execute(text("ANALYZE"))
-    dispatcher = Dispatcher(scene.database, lambda _: None, METADATA)
+    dispatcher = Dispatcher(scene.database, KINDS, METADATA, lambda _: None)
 
     async with scene.database.transaction() as session:
         page = await run_script(session, read_after(False, {account: EVENTS - 10}, 100))

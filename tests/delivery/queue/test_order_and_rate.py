@@ -10,9 +10,11 @@ import orjson
 import pytest
 
 from app.core import clock
-from app.delivery.queue.cancellation import Sweep
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.destinations.webhook.models import WebhookEndpoint
+from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.deliveries import send_again
-from app.delivery.queue.models import DeliveryStatus, Replay, WebhookEndpoint
+from app.delivery.queue.models import DeliveryStatus, Replay
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
@@ -62,16 +64,16 @@ async def test_never_two_at_once_whoever_works(scene: Scene, receiver: Receiver)
         await receiver.wait_for(1)
         # While the first is under way, one is retried by hand and a replay is made.
         async with scene.database.transaction() as session:
-            session.add(Replay(account_id=account, webhook_endpoint_id=endpoint.id, position=1, through=3))
+            session.add(Replay(account_id=account, destination_id=endpoint.id, position=1, through=3))
         await scene.points.wait_for("replay.committed")
         assert len(receiver.requests) == 1
         receiver.release()
         await scene.settled()
         done = (await scene.deliveries(replay_id=""))[0]
         async with scene.database.transaction() as session:
-            await send_again(session, admin(account), done.id)
+            await send_again(session, admin(account), KINDS, done.id)
         await scene.settled()
-        # Nobody holds it, so that nobody who is killed keeps it.
+        # An order needs no hold, which a killed worker would keep.
         assert (await scene.row(WebhookEndpoint, endpoint.id)).held_by is None
     fresh = [request for request in receiver.requests if "voltwire-replay-id" not in request.headers]
     assert [request.headers["webhook-id"] for request in fresh] == [one.id for one in events] + [events[0].id]
@@ -87,7 +89,7 @@ async def test_a_replay_keeps_the_order_too(scene: Scene, receiver: Receiver) ->
     events = await scene.happen(account, 3)
     endpoint = await scene.endpoint(account, receiver.url(), ordered=True)
     async with scene.database.transaction() as session:
-        session.add(Replay(account_id=account, webhook_endpoint_id=endpoint.id, position=1, through=4))
+        session.add(Replay(account_id=account, destination_id=endpoint.id, position=1, through=4))
     async with scene.worker():
         await scene.points.wait_for("replay.committed")
         await scene.settled()
@@ -139,11 +141,11 @@ async def test_headers_of_its_own_are_sent_but_never_instead_of_ours(
     assert request.headers["webhook-id"] == event.id
 
 
-async def test_the_sweep_leaves_those_alone_that_take_deliveries(scene: Scene) -> None:
+async def test_cancellation_leaves_active_destinations_alone(scene: Scene) -> None:
     account = await scene.account()
     await scene.endpoint(account, "https://example.com/", paused_until=clock.from_ms(4_000_000_000_000))
     async with scene.worker():
         await scene.happen(account, 3)
         await scene.points.wait_for("dispatch.committed")
-    await Sweep(scene.database).run()
+    await Cancellation(scene.database, KINDS).run()
     assert {one.status for one in await scene.deliveries()} == {DeliveryStatus.PENDING.value}

@@ -9,10 +9,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from app.core import clock
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.metadata import METADATA
-from app.delivery.queue.models import DeliveryStatus, EndpointStatus, Lane, Replay, WebhookEndpoint
-from app.delivery.queue.replay_worker import EVENTS_AT_ONCE, LOOKED_AT_ONCE, Refill
+from app.delivery.queue.models import DeliveryStatus, Lane, Replay
+from app.delivery.queue.replay_worker import EVENTS_AT_ONCE, EVENTS_SEARCHED, ReplayWorker
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
@@ -28,7 +30,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 async def replay(scene: Scene, account_id: str, endpoint_id: str, through: int, **values: Any) -> Replay:
     made = Replay(
         account_id=account_id,
-        webhook_endpoint_id=endpoint_id,
+        destination_id=endpoint_id,
         through=through,
         **{"position": 0} | values,
     )
@@ -65,7 +67,7 @@ async def test_a_long_replay_is_made_in_pages_and_each_delivery_once(scene: Scen
     await scene.happen(account, EVENTS_AT_ONCE + 100)
     again = await replay(scene, account, endpoint.id, through=EVENTS_AT_ONCE + 101, position=1)
     told: list[Any] = []
-    await Refill(scene.database, lambda ids, lane: told.append((ids, lane))).run()
+    await ReplayWorker(scene.database, KINDS, METADATA, lambda ids, lane: told.append((ids, lane))).run()
     assert told == [([endpoint.id], Lane.REPLAY)] * 2
     made = await scene.deliveries(replay_id=again.id)
     assert [one.event_sequence for one in made] == list(range(2, EVENTS_AT_ONCE + 102))
@@ -76,9 +78,9 @@ async def test_a_page_ends_however_few_of_its_events_are_wanted(scene: Scene) ->
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, 3)
     pages = 3
-    again = await replay(scene, account, endpoint.id, through=4, position=4 - pages * LOOKED_AT_ONCE)
+    again = await replay(scene, account, endpoint.id, through=4, position=4 - pages * EVENTS_SEARCHED)
     before = scene.points.counts["replay.committed"]
-    await Refill(scene.database, lambda *_: None, METADATA).run()
+    await ReplayWorker(scene.database, KINDS, METADATA, lambda *_: None).run()
     assert scene.points.counts["replay.committed"] - before == pages
     assert await finished(scene, again.id)
     assert [one.event_sequence for one in await scene.deliveries()] == [1, 2, 3, 4]
@@ -89,12 +91,12 @@ async def test_what_another_worker_fills_is_left_to_it(postgres_url: str) -> Non
         account = await scene.account()
         endpoint = await scene.endpoint(account, "https://example.com/")
         again = await replay(scene, account, endpoint.id, through=1)
-        refill = Refill(scene.database, lambda *_: None, METADATA)
+        worker = ReplayWorker(scene.database, KINDS, METADATA, lambda *_: None)
         async with scene.database.transaction() as session:
             await session.execute(select(Replay).where(col(Replay.id) == again.id).with_for_update())
-            await refill.run()
+            await worker.run()
             assert not await finished(scene, again.id)
-        await refill.run()
+        await worker.run()
         assert await finished(scene, again.id)
 
 
@@ -183,7 +185,7 @@ async def test_what_still_waits_is_not_sent_twice(migrated_url: str, receiver: R
         receiver.default = Answer(204)
         first = await replay(scene, account, endpoint.id, through=4, failed_since=since)
         second = await replay(scene, account, endpoint.id, through=4, failed_since=since)
-        await Refill(scene.database, lambda *_: None, METADATA).run()
+        await ReplayWorker(scene.database, KINDS, METADATA, lambda *_: None).run()
         assert len(await scene.deliveries(replay_id=first.id)) == 3
         assert await scene.deliveries(replay_id=second.id) == []
         async with scene.worker():
@@ -205,7 +207,7 @@ async def test_a_replay_ends_with_its_endpoint(scene: Scene) -> None:
     await scene.happen(account, 3)
     again = await replay(scene, account, endpoint.id, through=4)
     await scene.change(WebhookEndpoint, endpoint.id, status=EndpointStatus.DISABLED.value)
-    await Refill(scene.database, lambda *_: None, METADATA).run()
+    await ReplayWorker(scene.database, KINDS, METADATA, lambda *_: None).run()
     row = await scene.row(Replay, again.id)
     assert (row.is_cancelled, row.position) == (True, 0)
     assert await scene.deliveries() == []

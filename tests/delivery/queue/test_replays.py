@@ -1,4 +1,4 @@
-"""Replays: which events they send again, how far they are, and what refuses one."""
+"""Replays: the events that they send again, their progress and their refusals."""
 
 from datetime import timedelta
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from app.core import clock
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.metadata import METADATA
 from app.delivery.queue import replays
 from app.delivery.queue.models import DeliveryStatus, Lane, Replay
-from app.delivery.queue.replay_worker import Refill
+from app.delivery.queue.replay_worker import ReplayWorker
 from tests.accounts.state import refusals, unchanged
 from tests.delivery.asking import (
     REPLAY,
@@ -39,8 +40,8 @@ async def replay_now(world: World, account: TestAccount, replay_id: str) -> dict
     return data["replay"]  # type: ignore[no-any-return]
 
 
-async def refill(world: World) -> None:
-    await Refill(world.database, lambda *_: None, METADATA).run()
+async def make_deliveries(world: World) -> None:
+    await ReplayWorker(world.database, KINDS, METADATA, lambda *_: None).run()
 
 
 async def test_a_replay_sends_the_range_again_to_an_endpoint_made_later(world: World) -> None:
@@ -52,7 +53,7 @@ async def test_a_replay_sends_the_range_again_to_an_endpoint_made_later(world: W
     replay = payload["replay"]
     assert payload["userErrors"] == []
     assert (replay["status"], replay["total"], replay["done"]) == ("RUNNING", 2, 0)
-    await refill(world)
+    await make_deliveries(world)
     rows = await deliveries_of(world, endpoint_id)
     assert [(one.event_sequence, one.replay_id, one.lane) for one in rows] == [
         (2, replay["id"], Lane.REPLAY),
@@ -72,7 +73,7 @@ async def test_without_through_a_replay_ends_where_the_log_ends(world: World) ->
     oldest = (await world.data("{ eventStream { oldestCursor } }", key=account.key))["eventStream"]
     payload = await run(world, account, REPLAY, webhookEndpointId=endpoint_id, after=oldest["oldestCursor"])
     await make_events(world, account, "Later")
-    await refill(world)
+    await make_deliveries(world)
     replayed = [one for one in await deliveries_of(world, endpoint_id) if one.replay_id]
     assert [one.event_sequence for one in replayed] == [1, 2]
     assert payload["replay"]["total"] == 2
@@ -92,7 +93,7 @@ async def test_a_replay_of_failures_takes_what_failed_and_never_arrived(world: W
         failedSince=clock.format_utc(clock.now() - timedelta(hours=1)),
     )
     assert payload["replay"]["total"] == 2
-    await refill(world)
+    await make_deliveries(world)
     replayed = [one for one in await deliveries_of(world, endpoint_id) if one.replay_id]
     assert [one.event_id for one in replayed] == [rows[1].event_id, rows[2].event_id]
     for one in replayed:
@@ -159,7 +160,7 @@ async def test_an_endpoint_has_five_running_replays_at_most(world: World) -> Non
     endpoint_id, other_id = await make_endpoint(world, account), await make_endpoint(world, account)
     async with world.database.transaction() as session:
         session.add_all(
-            Replay(account_id=account.id, webhook_endpoint_id=endpoint_id, position=0, through=1)
+            Replay(account_id=account.id, destination_id=endpoint_id, position=0, through=1)
             for _ in range(replays.MAX_RUNNING)
         )
     after = await cursor_after(world, account, 1)

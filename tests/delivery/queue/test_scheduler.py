@@ -1,11 +1,12 @@
-"""Who is claimed for and sent to next: limits that are earned, turns of accounts, destinations and lanes."""
+"""The next claims and attempts: limits that are earned, turns of accounts, destinations and lanes."""
 
 from itertools import count
 from typing import Any
 
+from app.delivery.queue.destination_queue import FIRST_LIMIT, MOST_AHEAD
 from app.delivery.queue.leases import Claim, Wanted
 from app.delivery.queue.models import Lane
-from app.delivery.queue.scheduler import FIRST_LIMIT, MOST_AHEAD, Channels
+from app.delivery.queue.scheduler import Scheduler
 
 _numbers = count(1)
 NOW = 1000.0
@@ -17,11 +18,11 @@ def claim(destination_id: str, lane: int = Lane.FRESH, account_id: str = "acc_1"
     return Claim(**values | {"lane": lane, "expires_at": NOW})
 
 
-def channels(most: int = 20, most_in_flight: int = 400) -> Channels:
-    return Channels(most, most_in_flight)
+def scheduler(most: int = 20, most_in_flight: int = 400) -> Scheduler:
+    return Scheduler(most, most_in_flight)
 
 
-def succeed(board: Channels, destination_id: str, times: int, seconds: float = 0.01) -> None:
+def succeed(board: Scheduler, destination_id: str, times: int, seconds: float = 0.01) -> None:
     for _ in range(times):
         board.add(claim(destination_id))
         (sent,) = board.next_sends(0.0)
@@ -29,7 +30,7 @@ def succeed(board: Channels, destination_id: str, times: int, seconds: float = 0
 
 
 def test_a_new_destination_begins_small() -> None:
-    board = channels()
+    board = scheduler()
     board.mark_due("whe_1", Lane.FRESH)
     assert board.plan(200, NOW) == [Wanted("whe_1", Lane.FRESH, FIRST_LIMIT)]
     for _ in range(10):
@@ -39,7 +40,7 @@ def test_a_new_destination_begins_small() -> None:
 
 
 def test_successes_earn_room_and_failures_take_it() -> None:
-    board = channels()
+    board = scheduler()
     succeed(board, "whe_1", 30)
     assert board["whe_1"].limit == 20
     assert board["whe_1"].window == 20 * MOST_AHEAD
@@ -52,7 +53,7 @@ def test_successes_earn_room_and_failures_take_it() -> None:
 
 
 def test_a_failing_destination_is_probed_with_growing_pauses() -> None:
-    board = channels()
+    board = scheduler()
     succeed(board, "whe_1", 1)
     pauses = []
     for _ in range(11):
@@ -61,20 +62,20 @@ def test_a_failing_destination_is_probed_with_growing_pauses() -> None:
         board.finished(sent, False, 0.01)
         pauses.append(board["whe_1"].probe_pause(300))
     assert pauses == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0]
-    # Where the schedule is short, so are they.
+    # With a short schedule the pauses are short, too.
     assert board["whe_1"].probe_pause(0.5) == 0.05
     succeed(board, "whe_1", 1)
     assert board["whe_1"].probe_pause(300) == 0.0
 
 
 def test_a_slow_destination_is_not_claimed_far_ahead() -> None:
-    board = channels()
+    board = scheduler()
     succeed(board, "whe_1", 30, seconds=3.0)
     assert board["whe_1"].window == 20
 
 
 def test_a_destination_that_slows_down_goes_to_one_at_once_and_gives_back_the_rest() -> None:
-    board = channels()
+    board = scheduler()
     succeed(board, "whe_1", 30)
     for _ in range(25):
         board.add(claim("whe_1"))
@@ -86,7 +87,7 @@ def test_a_destination_that_slows_down_goes_to_one_at_once_and_gives_back_the_re
 
 
 def test_claims_come_in_batches() -> None:
-    board = channels()
+    board = scheduler()
     succeed(board, "whe_1", 30)
     for _ in range(401):
         board.add(claim("whe_1"))
@@ -98,14 +99,14 @@ def test_claims_come_in_batches() -> None:
 
 
 def test_a_planned_lane_counts_as_done_until_it_is_marked_again() -> None:
-    board = channels()
+    board = scheduler()
     board.mark_due("whe_1", Lane.FRESH)
     assert len(board.plan(200, NOW)) == 1
     assert board.plan(200, NOW) == []
 
 
 def test_the_budget_is_shared_by_all_destinations() -> None:
-    board = channels()
+    board = scheduler()
     for number in range(10):
         succeed(board, f"whe_{number}", 30)
         board.mark_due(f"whe_{number}", Lane.FRESH)
@@ -113,7 +114,7 @@ def test_the_budget_is_shared_by_all_destinations() -> None:
 
 
 def test_more_destinations_than_budget_take_turns() -> None:
-    board = channels()
+    board = scheduler()
     names = [f"whe_{number}" for number in range(6)]
     for name in names:
         board.mark_due(name, Lane.FRESH)
@@ -123,7 +124,7 @@ def test_more_destinations_than_budget_take_turns() -> None:
 
 
 def test_claims_go_round_the_accounts() -> None:
-    board = channels()
+    board = scheduler()
     for destination, account in (("whe_1", "a"), ("whe_2", "a"), ("whe_3", "a"), ("whe_4", "b")):
         board[destination].account_id = account
         board.mark_due(destination, Lane.FRESH)
@@ -131,7 +132,7 @@ def test_claims_go_round_the_accounts() -> None:
 
 
 def test_lanes_take_turns_so_that_a_replay_delays_nothing() -> None:
-    board = channels()
+    board = scheduler()
     board["whe_1"].limit = 3
     for _ in range(5):
         board.add(claim("whe_1", Lane.REPLAY))
@@ -141,7 +142,7 @@ def test_lanes_take_turns_so_that_a_replay_delays_nothing() -> None:
 
 
 def test_sends_go_round_the_accounts_when_places_are_few() -> None:
-    board = channels(most_in_flight=4)
+    board = scheduler(most_in_flight=4)
     for destination in ("whe_1", "whe_2", "whe_3"):
         for _ in range(3):
             board.add(claim(destination, account_id="big"))
@@ -152,7 +153,7 @@ def test_sends_go_round_the_accounts_when_places_are_few() -> None:
 
 
 def test_one_account_leaves_places_and_room_for_others() -> None:
-    board = channels(most_in_flight=40)
+    board = scheduler(most_in_flight=40)
     for number in range(20):
         board[f"whe_{number}"].limit = 20
         for _ in range(20):
@@ -161,7 +162,7 @@ def test_one_account_leaves_places_and_room_for_others() -> None:
     assert len(sent) == 30
     board.add(claim("whe_small", account_id="small"))
     assert [one.destination_id for one in board.next_sends(0.0)] == ["whe_small"]
-    # What it holds counts against its share of what may be claimed as well.
+    # Deliveries that it holds count against its share of the claims as well.
     board.mark_due("whe_0", Lane.FRESH)
     board["whe_0"].pace = 0.001
     board.mark_due("whe_new", Lane.FRESH)
@@ -172,7 +173,7 @@ def test_one_account_leaves_places_and_room_for_others() -> None:
 
 
 def test_accounts_without_anything_under_way_need_not_wait_for_a_batch() -> None:
-    board = channels()
+    board = scheduler()
     succeed(board, "whe_1", 1)
     board.add(claim("whe_1"))
     for name in ("whe_1", "whe_2"):
@@ -182,7 +183,7 @@ def test_accounts_without_anything_under_way_need_not_wait_for_a_batch() -> None
 
 
 def test_failing_destinations_take_half_of_the_places_at_most() -> None:
-    board = channels(most_in_flight=4)
+    board = scheduler(most_in_flight=4)
     dead = [f"whe_{number}" for number in range(6)]
     for name in dead:
         board[name].limit = 1
@@ -197,7 +198,7 @@ def test_failing_destinations_take_half_of_the_places_at_most() -> None:
 
 
 def test_a_paused_destination_waits() -> None:
-    board = channels()
+    board = scheduler()
     board.add(claim("whe_1"))
     assert len(board.pause("whe_1", NOW + 5)) == 1
     board.mark_due("whe_1", Lane.FRESH)
@@ -207,7 +208,7 @@ def test_a_paused_destination_waits() -> None:
 
 
 def test_all_that_is_queued_can_be_taken_back() -> None:
-    board = channels()
+    board = scheduler()
     for number in range(6):
         board.add(claim("whe_1" if number % 2 else "whe_2"))
     list(board.next_sends(0.0))

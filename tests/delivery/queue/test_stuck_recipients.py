@@ -1,4 +1,4 @@
-"""A mail server that hangs at one recipient: everybody else's mails arrive meanwhile, of whatever kind."""
+"""A mail server that hangs at one recipient: all other mails arrive meanwhile, of whatever kind."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,7 +52,7 @@ async def came(inbox: Inbox, *recipients: str) -> None:
 
 
 async def make_digests_due(scene: Scene, count: int) -> None:
-    """Once so many deliveries wait for one."""
+    """Wait until so many deliveries wait for a destination."""
 
     async def wait() -> bool:
         return len(await scene.deliveries(lane=Lane.DIGEST)) == count
@@ -168,7 +168,7 @@ async def test_a_mail_that_is_deleted_on_its_way_was_taken_over_by_nobody(migrat
         inbox.let_go.set()
 
         async def recorded() -> bool:
-            return worker.transactional.fates.total() == 1
+            return worker.senders["transactional"].stats.fates.total() == 1
 
         await scene.until(recorded)
-        assert worker.transactional.leases_lost == 0
+        assert worker.senders["transactional"].stats.leases_lost == 0

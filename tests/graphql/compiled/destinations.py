@@ -9,20 +9,18 @@ from sqlmodel import col
 from app.auth.actor import Actor
 from app.core import clock
 from app.delivery.destinations.email import subscriptions
+from app.delivery.destinations.email.models import Digest
 from app.delivery.destinations.webhook import endpoints
-from app.delivery.destinations.webhook.payload import digest_of
-from app.delivery.queue import deliveries, filters, replays
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryAttempt,
-    DeliveryStatus,
-    Digest,
-    EndpointStatus,
-)
+from app.delivery.destinations.webhook.kind import WEBHOOK
+from app.delivery.destinations.webhook.models import EndpointStatus
+from app.delivery.queue import filters, replays
+from app.delivery.queue.attempt_store import body_digest
+from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.outbound.attempt import AttemptOutcome
 from app.outbound.mail.link_tokens import MailLinks
+from tests.delivery.scene import send_test
 from tests.support import World
 
 RETENTION = timedelta(days=90)
@@ -59,7 +57,7 @@ async def _endpoint(world: World, admin: Actor, chance: random.Random, number: i
             url=f"https://hooks.example.com/{number}",
             description=chance.choice([None, "Höok"]),
             event_types=chance.choice([None, ["meter.*"], ["user.created", "customer.created"]]),
-            filter=chance.choice([None, filters.checked(["cus_1"], None, {"site": "a"})]),
+            filter=chance.choice([None, filters.checked_filter(["cus_1"], None, {"site": "a"})]),
             selection=chance.choice([None, "{ id name }"]),
             headers=chance.choice([None, {"x-token": "a long secret of the receiver"}]),
             ordered=chance.choice([True, False]),
@@ -72,9 +70,11 @@ async def _of_the_endpoints(world: World, admin: Actor, ids: list[str]) -> None:
     keyring = world.services.keyring
     async with world.database.transaction() as session:
         for kind in (EventType.METER_CREATED, EventType.USER_CREATED):
-            await deliveries.send_test(session, admin, ids[0], kind)
+            await send_test(session, admin, ids[0], kind)
         yesterday = clock.now() - timedelta(days=1)
-        await replays.create(session, admin, keyring, RETENTION, endpoint_id=ids[1], failed_since=yesterday)
+        endpoint = await endpoints.load_enabled(session, admin, ids[1])
+        missed = replays.Range(failed_since=yesterday)
+        await replays.create(session, keyring, RETENTION, WEBHOOK, endpoint, missed)
         changes = {"status": EndpointStatus.DISABLED}
         await endpoints.update_endpoint(session, admin, keyring, [], ids[2], changes)
 
@@ -92,7 +92,7 @@ async def _subscription(world: World, admin: Actor, chance: random.Random, numbe
             email=f"s{number}@example.com",
             description=chance.choice([None, "Office"]),
             event_types=chance.choice([None, ["hosted_consent.*"]]),
-            filter=chance.choice([None, filters.checked(None, ["mtr_1"], None)]),
+            filter=chance.choice([None, filters.checked_filter(None, ["mtr_1"], None)]),
             digest=chance.choice(list(Digest)),
         )
         return subscription.id
@@ -128,7 +128,7 @@ def _attempts(delivery: Delivery, chance: random.Random) -> list[DeliveryAttempt
             response_body=chance.choice([None, 'No "room"']),
             error=chance.choice([None, "The connection was refused."]),
             request_headers=chance.choice([None, '{"webhook-id": "evt_1"}']),
-            request_digest=chance.choice([None, digest_of(BODY), "0"]),
+            request_digest=chance.choice([None, body_digest(BODY), "0"]),
         )
         for number in range(1, chance.randint(1, 4))
     ]

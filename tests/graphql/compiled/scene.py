@@ -18,7 +18,9 @@ from app.consents.models import ConsentFlowType, ConsentStatus, Evidence, Hosted
 from app.core import clock
 from app.customers import actions as customers
 from app.customers.models import Customer
-from app.delivery.queue.models import Delivery, EmailSubscription, Replay, WebhookEndpoint
+from app.delivery.destinations.email.models import EmailSubscription
+from app.delivery.destinations.webhook.models import WebhookEndpoint
+from app.delivery.queue.models import Delivery, Replay
 from app.events import cursors, log
 from app.events.models import EventRecord, Stream
 from app.graphql.pagination import id_cursor
@@ -27,6 +29,7 @@ from app.meters.kinds import DataSource
 from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
 from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.mail.mail_files import MailFiles
 from app.readings import actions as readings
 from tests.graphql.compiled.destinations import random_destinations
 from tests.graphql.compiled.documents import Known
@@ -64,7 +67,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
         await accounts.rotate_api_key(session, admin, key.id, 60)
     async with world.database.transaction() as session:
         # Its events stay, and lead to nothing.
-        await customers.delete(session, admin, made[-1], world.services.settings.mail_folder)
+        await customers.delete(session, admin, made[-1], MailFiles(world.services.settings.mail_folder))
     await random_destinations(world, admin, chance)
     neighbour = (await world.authenticator.authenticate((await world.account("Other")).key)).actor
     await _customer(world, neighbour, chance, 9)

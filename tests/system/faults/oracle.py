@@ -10,7 +10,8 @@ from standardwebhooks import Webhook
 
 from app.consents.models import HostedConsent
 from app.customers.models import Customer
-from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus, EmailSubscription, Replay
+from app.delivery.destinations.email.models import EmailSubscription
+from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus, Replay
 from app.events.models import Dispatch, EventRecord, Stream
 from app.meters.models import Meter
 from app.outbound.mail.models import TransactionalMail

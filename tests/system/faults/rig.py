@@ -24,15 +24,10 @@ from app.core import clock
 from app.core.crypto import Keyring
 from app.db.database import Database
 from app.db.migrations import migrate
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.delivery.destinations.webhook import endpoints
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryStatus,
-    EmailSubscription,
-    EmailSubscriptionStatus,
-    Replay,
-    WebhookEndpoint,
-)
+from app.delivery.destinations.webhook.models import WebhookEndpoint
+from app.delivery.queue.models import Delivery, DeliveryStatus, Replay
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
 from app.outbound.mail.models import TransactionalMail

@@ -12,16 +12,10 @@ from sqlmodel import col
 from app.core import clock
 from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
+from app.delivery.destinations.email.models import Digest, EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
 from app.delivery.queue.leases import CANCELLED_AT_ONCE
-from app.delivery.queue.models import (
-    Delivery,
-    DeliveryStatus,
-    Digest,
-    EmailSubscription,
-    EmailSubscriptionStatus,
-    Lane,
-)
+from app.delivery.queue.models import Delivery, DeliveryStatus, Lane
 from app.events import log
 from app.events.models import EventRecord, Stream
 from tests.system.clients import eventually
@@ -58,7 +52,7 @@ POINTS = {
     "replay.committed": REPLAYS,
 }
 DIGESTS = {"digest.picked", "digest.claimed", "digest.sent", "digest.recorded"}
-BELOW = {"housekeeping.before_commit", "sweep.page", "sweep.counted", *DIGESTS}
+BELOW = {"housekeeping.before_commit", "cancellation.page", "cancellation.counted", *DIGESTS}
 """Points that do not come up all the time have tests of their own."""
 
 
@@ -175,7 +169,7 @@ async def test_a_server_killed_while_it_sweeps_leaves_nothing_waiting(rig: Rig) 
         await insert_deliveries(session, made)
         subscription = await session.get_one(EmailSubscription, tenant.subscription_id)
         subscription.status = EmailSubscriptionStatus.UNSUBSCRIBED.value
-    left = await live(rig, [], await rig.start("sweep.page"))
+    left = await live(rig, [], await rig.start("cancellation.page"))
     assert left.killed
     await settled(rig)
     found = await rows(rig, Delivery, tenant.id)

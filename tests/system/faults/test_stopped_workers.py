@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from app.db.engine import IDLE_SECONDS
-from app.delivery.queue.models import WebhookEndpoint
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from tests.delivery.battery import arrivals, ended
 from tests.delivery.scene import open_scene
 from tests.services.receiver import Receiver
@@ -42,7 +42,7 @@ async def test_workers_that_stand_still_past_their_leases(
                     dispatching.go_on()
                     events += await scene.happen(account, 5)
                     await scene.settled()
-                    assert worker.webhooks.leases_lost == 0
+                    assert worker.senders["webhook"].stats.leases_lost == 0
                 assert [await one.terminate() for one in (answered, dispatching)] == [0, 0]
             lost = sum(len(one.told("delivery_lease_lost")) for one in (answered, dispatching))
 

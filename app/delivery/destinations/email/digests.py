@@ -7,8 +7,8 @@ Events that cannot be written are parted from the others, whose mail goes withou
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import orjson
 import structlog
 from sqlalchemy import Row, select
-from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import failpoints
@@ -25,20 +24,21 @@ from app.core.periodic import Loop, retry_until_written
 from app.db.database import Database
 from app.db.sql import Sql, rows
 from app.db.types import UtcDateTime
+from app.delivery.destinations.claimed_event import event_of
 from app.delivery.destinations.email.provider import EmailProvider, EmailTarget
 from app.delivery.queue import leases
 from app.delivery.queue.attempt_store import Result
-from app.delivery.queue.cancellation import cancel_left
-from app.delivery.queue.claimed_event import event_of
+from app.delivery.queue.cancellation import cancel_if_inactive
+from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.leases import Claim
-from app.delivery.queue.models import EmailSubscription, Lane
+from app.delivery.queue.models import Lane
 from app.delivery.queue.recording import Recording
 from app.outbound.attempt import Attempt
 from app.outbound.lease_times import is_too_late, lease_seconds
-from app.outbound.retry import verdict
+from app.outbound.sender_stats import SenderStats
 
 EVENTS_IN_ONE = 100
-LOOK_EVERY = 5.0
+CHECK_EVERY = 5.0
 MAILS_AT_ONCE = 4
 PUT_OFF_SECONDS = 60.0
 """The pause of a subscription whose mail could not be claimed or recorded by a fault of ours."""
@@ -86,9 +86,15 @@ class Digests:
     """Sends digests when they are due. `run()` until `stop()`."""
 
     def __init__(
-        self, database: Database, provider: EmailProvider, schedule: Sequence[float], worker_id: str = ""
+        self,
+        database: Database,
+        kind: DestinationKind,
+        provider: EmailProvider,
+        schedule: Sequence[float],
+        worker_id: str = "",
     ) -> None:
         self._database = database
+        self._kind = kind
         self._provider = provider
         self._schedule = schedule
         self._log = log.bind(worker_id=worker_id)
@@ -98,15 +104,8 @@ class Digests:
         self._is_stopping = self._is_broken_off = False
         # Subscriptions passed over after a fault of ours, by id, until a time on the monotonic clock.
         self._put_off: dict[str, float] = {}
-        self.observe_seconds: Callable[[float], None] | None = None
-        self.outcomes: Counter[str] = Counter()
-        self.fates: Counter[str] = Counter()
-        self.oldest_due_seconds = 0.0
-        # As last counted by `count_due`.
-        self.due = 0
         # Counts deliveries, not mails.
-        self.in_flight = 0
-        self.leases_lost = 0
+        self.stats = SenderStats()
 
     @property
     def failures(self) -> int:
@@ -114,10 +113,12 @@ class Digests:
         return self._loop.failures
 
     async def count_due(self, session: AsyncSession) -> None:
-        self.due = await leases.count_due(session, self._provider.prefix, [Lane.DIGEST])
+        self.stats.due = await leases.count_due(session, self._kind.prefix, [Lane.DIGEST])
 
-    def look(self) -> None:
-        """Look for due digests now."""
+    def mark_due(self, destination_ids: Collection[str], lane: int) -> None:
+        """Do nothing: a new delivery of a digest is due only later, and is found then."""
+
+    def check_soon(self) -> None:
         self._loop.bell.ring()
 
     async def run(self) -> None:
@@ -136,8 +137,8 @@ class Digests:
 
     async def _turn(self) -> float:
         async with self._database.reading() as session:
-            found = await leases.due_lanes(session, self._provider.prefix, [Lane.DIGEST])
-        self.oldest_due_seconds = max((-one.seconds for one in found if one.seconds < 0), default=0.0)
+            found = await leases.due_lanes(session, self._kind.prefix, [Lane.DIGEST])
+        self.stats.oldest_due_seconds = max((-one.seconds for one in found if one.seconds < 0), default=0.0)
         now = time.monotonic()
         self._put_off = {key: until for key, until in self._put_off.items() if until > now}
         # The subscription that has waited longest comes first.
@@ -147,7 +148,7 @@ class Digests:
             if one.seconds <= 0 and one.destination_id not in self._put_off
         )
         if not due:
-            return min((one.seconds for one in found if one.seconds > 0), default=LOOK_EVERY)
+            return min((one.seconds for one in found if one.seconds > 0), default=CHECK_EVERY)
         self._sending = asyncio.gather(
             *(self._work_off(due) for _ in range(MAILS_AT_ONCE)), return_exceptions=True
         )
@@ -156,13 +157,13 @@ class Digests:
         except asyncio.CancelledError:
             if not self._is_broken_off:
                 raise
-            return LOOK_EVERY
+            return CHECK_EVERY
         finally:
             self._sending = None
         for one in done:
             if isinstance(one, BaseException):
                 raise one
-        return 0.0 if any(done) else LOOK_EVERY
+        return 0.0 if any(done) else CHECK_EVERY
 
     async def _work_off(self, due: deque[str]) -> int:
         """Send one mail after the other, each for the next subscription; returns how many were sent."""
@@ -204,26 +205,26 @@ class Digests:
             await leases.release(session, digest.claims)
 
     async def _send(self, digest: _Digest, content: bytes) -> Attempt:
-        self.in_flight += len(digest.claims)
+        self.stats.in_flight += len(digest.claims)
         try:
             attempt = await self._provider.send_digest(digest.id, digest.target, content)
         except Exception as error:
             self._log.error("attempt_failed", digest_id=digest.id, exc_info=error)
             attempt = Attempt.not_made()
         finally:
-            self.in_flight -= len(digest.claims)
+            self.stats.in_flight -= len(digest.claims)
         failpoints.reach("digest.sent")
-        if self.observe_seconds is not None:
-            self.observe_seconds(attempt.duration_ms / 1000)
+        self.stats.took(attempt.duration_ms / 1000)
         return attempt
 
     async def _claim(self, session: AsyncSession, subscription_id: str) -> list[_Digest]:
         # One worker at a time picks for a subscription, so that a digest is never split.
-        mine = select(col(EmailSubscription.id)).where(col(EmailSubscription.id) == subscription_id)
+        table = self._kind.table
+        mine = select(table.id).where(table.id == subscription_id)
         held = (await session.execute(mine.with_for_update())).first()
         target = (await self._provider.targets(session, [subscription_id])).get(subscription_id)
         if held is None or target is None:
-            await cancel_left(session, subscription_id)
+            await cancel_if_inactive(session, self._kind, subscription_id)
             return []
         first = (await session.execute(_FIRST.on(session), {"destination_id": subscription_id})).first()
         if first is None:
@@ -300,13 +301,13 @@ class Digests:
 
     async def _record(self, digest: _Digest, attempt: Attempt) -> None:
         # One mail, one verdict: its deliveries are due again together.
-        judged = verdict(attempt, max(one.attempt_in_schedule for one in digest.claims), self._schedule)
-        results = [Result(claim, attempt, judged) for claim in digest.claims]
+        number = max(one.attempt_in_schedule for one in digest.claims)
+        verdict = self._provider.verdict(attempt, number, self._schedule)
+        results = [Result(claim, attempt, verdict) for claim in digest.claims]
         # The database's answer to an earlier try may have been lost.
         recorded = await self._recording.write(results, again=True)
-        self.leases_lost += len(recorded.lost)
-        self.outcomes[attempt.outcome.value] += len(results)
-        self.fates[judged.fate.value] += len(results)
+        self.stats.leases_lost += len(recorded.lost)
+        self.stats.ended(attempt.outcome.value, verdict.fate.value, len(results))
         for claim in digest.claims:
             self._log.info(
                 "delivery_attempt",
@@ -318,7 +319,7 @@ class Digests:
                 attempt=claim.attempt,
                 outcome=attempt.outcome.value,
                 status=attempt.status,
-                fate=judged.fate.value,
+                fate=verdict.fate.value,
                 duration_ms=attempt.duration_ms,
                 recorded=claim.key in recorded.done,
             )

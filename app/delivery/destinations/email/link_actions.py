@@ -12,8 +12,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
 from app.core.crypto import Keyring, digest
-from app.delivery.queue.actions import cancel_unfinished
-from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.queue.cancellation import cancel_all_pending
 from app.events import log
 from app.outbound.mail import suppressions
 from app.outbound.mail.addresses import HashedAddress, address_hashes
@@ -118,7 +118,7 @@ async def unsubscribe(session: AsyncSession, keyring: Keyring, link: Unsubscribe
     for subscription in await _subscriptions_of(session, keyring, address):
         subscription.status = _UNSUBSCRIBED
         subscription.updated_at = clock.now()
-        await cancel_unfinished(session, subscription.id)
+        await cancel_all_pending(session, subscription.id)
         await forget_mails_about(session, subscription.id)
     await suppressions.suppress(session, address)
     return Unsubscribable(found.account_id, found.subscription, is_ended=True)

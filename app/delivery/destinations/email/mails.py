@@ -10,8 +10,8 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts.letterhead import Letterhead, account_name, letterhead
-from app.delivery.queue import event_names
-from app.delivery.queue.models import EmailSubscription
+from app.delivery.destinations.email.models import EmailSubscription
+from app.events import event_type_filter
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.outbound.mail.link_removal import without_links
@@ -77,7 +77,7 @@ async def confirmation_mail(
         "address": subscription.email,
         "link": link,
         "until": uk_time(until),
-        "types": event_names.in_words(subscription.event_types),
+        "types": event_type_filter.in_words(subscription.event_types),
         "unsubscribe_url": unsubscribe_url,
     }
     return laid_out("confirm", f"Confirm: mails about events of {account}", values)

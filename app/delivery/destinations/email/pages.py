@@ -15,8 +15,8 @@ from starlette.routing import BaseRoute, Route
 from app.accounts.letterhead import account_name
 from app.delivery.destinations.email import link_actions
 from app.delivery.destinations.email.link_actions import Confirmation
-from app.delivery.queue.event_names import in_words
-from app.delivery.queue.models import EmailSubscription
+from app.delivery.destinations.email.models import EmailSubscription
+from app.events.event_type_filter import in_words
 from app.graphql.context import Services
 from app.graphql.http.page_rates import rate_limited
 from app.graphql.http.rates import Rates

@@ -1,6 +1,6 @@
 """The email destination: events to the people who subscribed to them, one mail for each event."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -12,12 +12,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db.types import database_now
+from app.delivery.destinations.claimed_event import event_of
 from app.delivery.destinations.email import mails
 from app.delivery.destinations.email.mails import Wordings
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.attempt_store import Result
-from app.delivery.queue.claimed_event import event_of
-from app.delivery.queue.leases import Claim, cancel_pending
-from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.queue.cancellation import end_deliveries
+from app.delivery.queue.leases import Claim
+from app.delivery.queue.provider import Provider
 from app.events.models import EventRecord
 from app.outbound.attempt import Attempt
 from app.outbound.mail.addresses import HashedAddress
@@ -45,10 +47,9 @@ class EmailTarget:
     rate_limit: int | None = None
 
 
-class EmailProvider:
+class EmailProvider(Provider):
     """The queue's provider for email subscriptions."""
 
-    prefix = "ems"
     timeout = ATTEMPT_SECONDS
     most_in_flight = MOST_IN_FLIGHT
     most_each = MOST_TO_ONE
@@ -76,10 +77,6 @@ class EmailProvider:
         )
         return orjson.dumps(asdict(mail)).decode()
 
-    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, EmailTarget]) -> Mapping[str, str]:
-        """None: `body` never puts one off."""
-        return {}
-
     async def digest(self, session: AsyncSession, target: EmailTarget, events: Sequence[EventRecord]) -> Mail:
         """The mail about several events."""
         return await mails.digest_mail(
@@ -94,21 +91,11 @@ class EmailProvider:
         target: EmailTarget = claim.target
         return await self._mail_sender.send(claim.id, target.email, claim.body, target.unsubscribe_url)
 
-    def pause_after(self, result: Result) -> float | None:
-        """None: a mail server's answer is about one mail."""
-        return None
-
-    async def affect(self, session: AsyncSession, results: Sequence[Result]) -> None:
-        """Suspend the subscriptions whose address does not exist, before their deliveries are written."""
+    async def update_destinations(self, session: AsyncSession, results: Sequence[Result]) -> None:
+        """Suspend the subscriptions whose address does not exist."""
         gone = {result.claim.destination_id: result for result in results if result.verdict.disable}
         for subscription_id, result in sorted(gone.items()):
             await self._suspend(session, subscription_id, result)
-
-    async def leave(self, session: AsyncSession) -> None:
-        """Nothing to do: any worker may send to a subscription at any time."""
-
-    async def stamp(self, session: AsyncSession, results: Sequence[Result]) -> None:
-        """Nothing to do: a subscription shows no time of its last mail."""
 
     def _target(self, subscription: EmailSubscription) -> EmailTarget:
         address = HashedAddress.of(self._links.keyring, subscription.account_id, subscription.email)
@@ -123,7 +110,7 @@ class EmailProvider:
             col(EmailSubscription.status) == EmailSubscriptionStatus.ACTIVE.value,
         )
         if suspended:
-            await cancel_pending(session, subscription_id)
+            await end_deliveries(session, subscription_id)
 
 
 async def suspend_unconfirmed(

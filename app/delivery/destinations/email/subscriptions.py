@@ -17,10 +17,9 @@ from app.core import clock, validation
 from app.core.crypto import digest
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.delivery.destinations.email import mails
-from app.delivery.queue import event_names
-from app.delivery.queue.actions import cancel_unfinished
-from app.delivery.queue.models import Digest, EmailSubscription, EmailSubscriptionStatus
-from app.events import log
+from app.delivery.destinations.email.models import Digest, EmailSubscription, EmailSubscriptionStatus
+from app.delivery.queue.cancellation import cancel_all_pending
+from app.events import event_type_filter, log
 from app.events.publisher import work_due
 from app.outbound.mail import addresses, suppressions, unconfirmed
 from app.outbound.mail.addresses import HashedAddress
@@ -35,7 +34,7 @@ RESEND_AFTER: Final = timedelta(minutes=1)
 _RULES: Final[Mapping[str, validation.Rule]] = {
     "email": addresses.checked_address,
     "description": lambda value: validation.optional_text(value, "description"),
-    "event_types": event_names.checked,
+    "event_types": event_type_filter.checked_event_types,
     "digest": lambda value: (value or Digest.IMMEDIATE).value,
 }
 
@@ -52,10 +51,10 @@ async def create(
     digest: Digest | None = None,
     checks: Mapping[str, validation.Rule] = MappingProxyType({}),
 ) -> EmailSubscription:
-    """A pending subscription, whose confirmation mail is queued. `filter` is the result of `filters.checked`, unless
+    """A pending subscription, whose confirmation mail is queued. `filter` is the result of `checked_filter`, unless
     `checks` has a check for it.
 
-    Raises as `checked_address` and `event_names.checked` do, and TOO_LONG, TAKEN, LIMIT_REACHED, and CONFLICT for an
+    Raises as `checked_address` and `checked_event_types` do, and TOO_LONG, TAKEN, LIMIT_REACHED, and CONFLICT for an
     address that has unsubscribed.
     """
     given: dict[str, Any] = {"email": email, "description": description, "event_types": event_types}
@@ -96,7 +95,7 @@ async def delete(session: AsyncSession, actor: Actor, links: MailLinks, subscrip
     """Delete a subscription. Pending mails and the confirmation are cancelled; the deliveries stay readable."""
     subscription = await _load(session, actor, subscription_id)
     await suppressions.list_ended(session, links.keyring, subscription.account_id, subscription.email)
-    await cancel_unfinished(session, subscription.id)
+    await cancel_all_pending(session, subscription.id)
     await forget_mails_about(session, subscription.id)
     await session.delete(subscription)
     return subscription_id

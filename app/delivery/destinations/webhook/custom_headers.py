@@ -1,4 +1,4 @@
-"""Headers of an account's own on its webhooks: which are allowed, and how their values are shown."""
+"""An account's own headers on its webhooks: the rules for them, and their masked values."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _LONG_ENOUGH: Final = 16
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
-# What we say ourselves, or what is about the connection and not about the message.
+# Headers that Voltwire sets itself, and headers of the connection rather than the message.
 RESERVED: Final = frozenset(
     {
         "accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date",
@@ -24,7 +24,7 @@ RESERVED: Final = frozenset(
 RESERVED_PREFIXES: Final = ("webhook-", "voltwire-", "proxy-", "sec-")
 
 
-def checked(headers: Any) -> dict[str, str] | None:
+def checked_headers(headers: Any) -> dict[str, str] | None:
     """Headers as JSON from names to values, names in lower case; None for none.
 
     Raises INVALID, TOO_LONG and REQUIRED, each at the header's name.
@@ -45,7 +45,7 @@ def checked(headers: Any) -> dict[str, str] | None:
 
 
 def masked(headers: Mapping[str, str] | None) -> dict[str, str] | None:
-    """The same with values that tell an administrator which secret it is, and nobody what it is."""
+    """The same with masked values, of which an administrator can tell which secret they are."""
     if headers is None:
         return None
     return {

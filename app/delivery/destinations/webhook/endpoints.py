@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -14,10 +14,12 @@ from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.delivery.destinations.webhook import custom_headers
+from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
-from app.delivery.queue import event_names, leases
-from app.delivery.queue.models import EndpointStatus, Replay, WebhookEndpoint
+from app.delivery.queue import leases, replays
+from app.delivery.queue.cancellation import end_deliveries
 from app.events import log
+from app.events.event_type_filter import checked_event_types
 from app.outbound.http.ssrf_guard import Networks, UrlRefused, check_url
 from app.outbound.mail.mail_queue import forget_mails_about
 
@@ -38,11 +40,11 @@ async def create(
     checks: Mapping[str, validation.Rule] = MappingProxyType({}),
     **options: Any,
 ) -> tuple[WebhookEndpoint, str]:
-    """An endpoint that gets the events from now on, and its secret, which is shown this once.
+    """Make an endpoint that gets the events from now on; gives it and its secret, which is shown only once.
 
-    `options`: filter and selection (as `filters.checked` and `selected.checked` give them, or with `checks` that do
-    it), headers, ordered, rate_limit. Raises, all that are due at once, URL_NOT_ALLOWED, TOO_LONG, OUT_OF_RANGE and
-    what `event_names.checked` and `custom_headers.checked` raise; LIMIT_REACHED.
+    `options`: filter and selection (as `checked_filter` and `checked_selection` give them, or with `checks` that do
+    it), headers, ordered, rate_limit. Raises URL_NOT_ALLOWED, TOO_LONG, OUT_OF_RANGE and the refusals of
+    `checked_event_types` and `checked_headers`, all that apply at once; LIMIT_REACHED.
     """
     secret, (signing_key, public_key) = new_secret(), new_key_pair()
     given = {"url": url, "description": description, "event_types": event_types, **options}
@@ -52,7 +54,7 @@ async def create(
         url=checked["url"],
         description=checked["description"],
         event_types=checked["event_types"],
-        # The log's lock is also what makes two creations count one after the other.
+        # Under the log's lock two creations count the endpoints one after the other.
         first_sequence=await log.lock_position(session, actor.account_id),
         secret_encrypted=keyring.encrypt(secret),
         signing_key_encrypted=keyring.encrypt(signing_key),
@@ -74,10 +76,10 @@ async def update_endpoint(
     changes: dict[str, Any],
     checks: Mapping[str, validation.Rule] = MappingProxyType({}),
 ) -> WebhookEndpoint:
-    """`changes` holds only the attributes that were given: url, description, event_types, status, and the options of
-    `create`, of which null takes each back.
+    """Change an endpoint. Disabling cancels what waits; enabling begins at the events from now on.
 
-    Disabling cancels what waits; enabling begins at the events from now on.
+    `changes` holds only the attributes that were given: url, description, event_types, status, and the options of
+    `create`, each of which null takes back.
     """
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     checked = validation.validate_changes({**_rules(allow_networks), **checks}, changes)
@@ -96,10 +98,10 @@ async def update_endpoint(
 
 
 async def delete(session: AsyncSession, actor: Actor, endpoint_id: str) -> str:
-    """The endpoint and its replays go, what waited is cancelled, its deliveries stay to be looked at."""
+    """Delete the endpoint and its replays, and cancel what waits for it; its deliveries stay to be looked at."""
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
-    # However many wait, this is one page: the worker's sweep cancels the rest.
-    await leases.cancel_pending(session, endpoint.id)
+    await end_deliveries(session, endpoint.id)
+    await replays.delete_replays(session, endpoint.id)
     await forget_mails_about(session, endpoint.id)
     await session.delete(endpoint)
     return endpoint_id
@@ -112,8 +114,10 @@ async def rotate_secret(
     endpoint_id: str,
     overlap_seconds: int | None = None,
 ) -> tuple[WebhookEndpoint, str]:
-    """A new secret, shown this once, and a new key pair; the old ones sign as well for the overlap, older ones no
-    longer."""
+    """Give the endpoint a new secret, shown only once, and a new key pair.
+
+    The old ones sign as well until the overlap ends, older ones no longer.
+    """
     overlap = rotation.overlap(overlap_seconds)
     endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     secret, (signing_key, public_key), now = new_secret(), new_key_pair(), clock.now()
@@ -128,20 +132,12 @@ async def rotate_secret(
 
 
 async def disable(session: AsyncSession, endpoint: WebhookEndpoint, reason: str) -> None:
-    """Nothing more is sent to the endpoint: what waits is cancelled, its replays end. It is locked by the caller.
-
-    However many wait, one page is cancelled here, and the rest by the worker's sweep.
-    """
+    """Disable the endpoint, which the caller has locked: what waits is cancelled, its replays end."""
     now = clock.now()
     endpoint.status = EndpointStatus.DISABLED.value
     endpoint.disabled_reason, endpoint.disabled_at, endpoint.updated_at = reason, now, now
     await session.flush()
-    await leases.cancel_pending(session, endpoint.id)
-    await session.execute(
-        update(Replay)
-        .where(col(Replay.webhook_endpoint_id) == endpoint.id, col(Replay.position) < col(Replay.through))
-        .values(is_cancelled=True)
-    )
+    await end_deliveries(session, endpoint.id)
 
 
 async def load(
@@ -157,14 +153,16 @@ async def load(
     return endpoint
 
 
-def require_enabled(endpoint: WebhookEndpoint, *field: str) -> None:
-    """Raises CONFLICT for a disabled endpoint."""
+async def load_enabled(session: AsyncSession, actor: Actor, endpoint_id: str) -> WebhookEndpoint:
+    """The endpoint, locked. Raises NOT_FOUND, and CONFLICT for a disabled one."""
+    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
     if endpoint.status != EndpointStatus.ENABLED.value:
         raise Refusal(
             ErrorCode.CONFLICT,
             "This endpoint is disabled and gets nothing; enable it first with updateWebhookEndpoint.",
-            *field,
+            "webhookEndpointId",
         )
+    return endpoint
 
 
 async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: EndpointStatus) -> None:
@@ -186,9 +184,9 @@ async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: 
 
 
 def _begin_anew(endpoint: WebhookEndpoint) -> None:
-    """Forget earlier failures, and the pause that was asked for then: they say nothing about it from now on.
+    """Forget earlier failures and the pause asked for then, which say nothing about the endpoint from now on.
 
-    Of what its people were told in the last day they are not told again.
+    The times of notices stay, so that people are told the same at most once a day.
     """
     endpoint.failing_since = endpoint.paused_until = None
     endpoint.failures = 0
@@ -213,8 +211,8 @@ def _rules(allow_networks: Networks) -> dict[str, validation.Rule]:
     return {
         "url": lambda value: _url(_given(value, "url"), allow_networks),
         "description": lambda value: validation.optional_text(value, "description"),
-        "event_types": event_names.checked,
-        "headers": custom_headers.checked,
+        "event_types": checked_event_types,
+        "headers": custom_headers.checked_headers,
         "rate_limit": _rate,
         "status": lambda value: _given(value, "status"),
     }

@@ -1,7 +1,7 @@
-"""How endpoints stand: since when each has failed everything, and what follows for it and for its people.
+"""Endpoint health: since when an endpoint has failed everything, its pauses, its disabling and the notices about it.
 
-One statement a batch moves all endpoints that something changes for, locked in the order of their ids and before their
-deliveries, as everyone locks.
+One statement a batch updates all endpoints that change, locked in the order of their ids and before their deliveries,
+as everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,19 +16,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db.sql import Sql, rows
 from app.db.types import UtcDateTime, database_now
-from app.delivery.destinations.webhook import notices
+from app.delivery.destinations.webhook import endpoints, notices
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.queue.attempt_store import Result
-from app.delivery.queue.leases import cancel_pending
-from app.delivery.queue.models import EndpointStatus, Replay, WebhookEndpoint
 from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.rendering import count, uk_time
 from app.outbound.retry import DISABLED_AFTER, Fate
 
 TOLD_AT_MOST_EVERY = timedelta(days=1)
-"""An endpoint that takes some and loses others, or is enabled again and again, does not make a mail each time."""
+"""An endpoint that fails now and then, or is enabled again and again, causes no mail each time."""
 
-# One that was pointed elsewhere meanwhile is not judged by what its old place said.
-_MOVE = Sql(
+# An endpoint that was given another URL meanwhile is not judged by the answers of the old one.
+_UPDATE = Sql(
     """
     UPDATE webhook_endpoints SET
         failing_since = CASE WHEN given.succeeded = 1 THEN NULL
@@ -59,13 +58,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class _Change:
-    """What one batch says about one endpoint."""
+    """The results of one batch for one endpoint."""
 
     url: str
     failures: int = 0
     succeeded: bool = False
     pause: float | None = None
-    # The last failure in words; why the endpoint itself is gone; whether a delivery was given up.
+    # The last failure in words; the reason if the endpoint itself is gone; whether a delivery was given up.
     error: str | None = None
     gone: str | None = None
     exhausted: bool = False
@@ -84,7 +83,7 @@ class _Change:
             self.gone = verdict.reason or "The receiver said that it is gone."
 
 
-async def move(
+async def update_health(
     session: AsyncSession,
     links: MailLinks,
     results: Sequence[Result],
@@ -110,13 +109,13 @@ async def move(
     ]
     if not given:
         return
-    moved = (await session.execute(_MOVE.on(session), {"rows": rows(given)})).all()
-    for endpoint in sorted(moved, key=lambda row: str(row.id)):
-        await _follow(session, links, endpoint, changes[endpoint.id])
+    updated = (await session.execute(_UPDATE.on(session), {"rows": rows(given)})).all()
+    for endpoint in sorted(updated, key=lambda row: str(row.id)):
+        await _disable_or_tell(session, links, endpoint, changes[endpoint.id])
 
 
 async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[str]:
-    """Those of the endpoints that have failed lately."""
+    """The endpoints whose last attempts failed."""
     if not endpoint_ids:
         return set()
     statement = select(col(WebhookEndpoint.id)).where(
@@ -125,10 +124,13 @@ async def _failing(session: AsyncSession, endpoint_ids: Sequence[str]) -> set[st
     return set((await session.execute(statement)).scalars())
 
 
-async def _follow(session: AsyncSession, links: MailLinks, endpoint: Row[Any], change: _Change) -> None:
+async def _disable_or_tell(
+    session: AsyncSession, links: MailLinks, endpoint: Row[Any], change: _Change
+) -> None:
     reason = change.gone or _overdue(endpoint, change)
     if reason is not None:
-        await _disable(session, endpoint, reason)
+        await endpoints.disable(session, await session.get_one(WebhookEndpoint, endpoint.id), reason)
+        log.info("webhook_endpoint_disabled", endpoint_id=endpoint.id, account_id=endpoint.account_id)
         if not _was_told(endpoint.told_disabled_at, endpoint.now):
             await notices.tell_disabled(session, links, endpoint, reason)
             await _set(session, endpoint, told_disabled_at=database_now())
@@ -138,7 +140,7 @@ async def _follow(session: AsyncSession, links: MailLinks, endpoint: Row[Any], c
 
 
 def _overdue(endpoint: Row[Any], change: _Change) -> str | None:
-    """Why the endpoint is disabled now, if it has failed everything for too long."""
+    """The reason to disable the endpoint now, if it has failed everything for too long."""
     since = endpoint.failing_since
     if since is None or endpoint.now - since < timedelta(seconds=DISABLED_AFTER):
         return None
@@ -148,7 +150,7 @@ def _overdue(endpoint: Row[Any], change: _Change) -> str | None:
 
 
 def _was_told(told_at: datetime | None, now: datetime) -> bool:
-    """Whether a notice of this kind went out within the day, whatever became of the endpoint since."""
+    """Whether a notice of this kind went out within the day, even if the endpoint was enabled since."""
     return told_at is not None and now - told_at < TOLD_AT_MOST_EVERY
 
 
@@ -163,24 +165,3 @@ async def _set(session: AsyncSession, endpoint: Row[Any], **values: Any) -> None
         update(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint.id).values(**values),
         execution_options={"synchronize_session": False},
     )
-
-
-async def _disable(session: AsyncSession, endpoint: Row[Any], reason: str) -> None:
-    now = database_now()
-    await _set(
-        session,
-        endpoint,
-        status=EndpointStatus.DISABLED.value,
-        disabled_reason=reason,
-        disabled_at=now,
-        updated_at=now,
-    )
-    await session.execute(
-        update(Replay)
-        .where(col(Replay.webhook_endpoint_id) == endpoint.id, col(Replay.position) < col(Replay.through))
-        .values(is_cancelled=True),
-        execution_options={"synchronize_session": False},
-    )
-    # However many wait, the others' outcomes are not held up: the claims and the sweep cancel what is left here.
-    await cancel_pending(session, endpoint.id)
-    log.info("webhook_endpoint_disabled", endpoint_id=endpoint.id, account_id=endpoint.account_id)

@@ -20,7 +20,7 @@ async def tell_failing(
 ) -> None:
     """A delivery was given up, and nothing has arrived since the row's `failing_since`."""
     days = DISABLED_AFTER // 86_400
-    await _tell(
+    await _enqueue_notice(
         session,
         links,
         endpoint,
@@ -37,7 +37,7 @@ async def tell_failing(
 async def tell_disabled(session: AsyncSession, links: MailLinks, endpoint: Row[Any], reason: str) -> None:
     """The endpoint gets nothing any more, for this reason."""
     enable = f'updateWebhookEndpoint(input: {{webhookEndpointId: "{endpoint.id}", status: ENABLED}})'
-    await _tell(
+    await _enqueue_notice(
         session,
         links,
         endpoint,
@@ -56,10 +56,10 @@ def _replay(endpoint: Row[Any]) -> str:
     return f'replayEvents(input: {{webhookEndpointId: "{endpoint.id}", failedSince: "{since}"}})'
 
 
-async def _tell(
+async def _enqueue_notice(
     session: AsyncSession, links: MailLinks, endpoint: Row[Any], headline: str, **values: Any
 ) -> None:
-    """One mail for each confirmed address of those who look after the account."""
+    """Queue a mail to each confirmed address of the account's administrators."""
     account = await account_name(session, endpoint.account_id)
     subject = rendering.shorten(f"{headline}: {_host(endpoint.url)} ({account})", rendering.MAX_SUBJECT)
     facts = [("Endpoint", endpoint.url), ("Id", endpoint.id)]

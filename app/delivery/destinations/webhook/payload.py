@@ -1,6 +1,5 @@
-"""What a webhook says: the frozen JSON body of an event, and the headers of one attempt."""
+"""The payload of a webhook: the JSON body of an event, and the headers of one attempt."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +8,8 @@ from sqlalchemy import Row
 
 from app import __version__
 from app.core import clock
+from app.delivery.destinations.claimed_event import json_value
 from app.delivery.destinations.webhook import custom_headers, signing
-from app.delivery.queue.claimed_event import json_value
 from app.delivery.queue.leases import Claim
 
 USER_AGENT = f"Voltwire/{__version__}"
@@ -28,7 +27,7 @@ def event_json(row: Row[Any]) -> str | None:
 
 
 def body_of(row: Row[Any], data: Any) -> dict[str, Any]:
-    """The same with this data, as an object; a test event says that it is one."""
+    """The body as an object, with this data; a test event carries `"test": true`."""
     is_test = row.event_sequence is None
     content = {
         "type": row.event_type,
@@ -61,8 +60,3 @@ def attempt_headers(
 def shown_headers(own: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """The headers of one attempt as JSON, as they are kept to be shown: the values of the account's `own` masked."""
     return orjson.dumps({**(custom_headers.masked(own) or {}), **ours}).decode()
-
-
-def digest_of(body: bytes) -> str:
-    """Tells whether a body is the one that was sent: a webhook's is kept only where its event does not make it."""
-    return hashlib.blake2b(body, digest_size=8).hexdigest()

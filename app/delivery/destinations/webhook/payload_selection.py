@@ -19,8 +19,8 @@ from sqlalchemy import Row
 
 from app.auth.actor import Actor, Scope
 from app.core.errors import ErrorCode, Refusal, Refusals
+from app.delivery.destinations.claimed_event import event_of, json_value
 from app.delivery.destinations.webhook.payload import body_of
-from app.delivery.queue.claimed_event import event_of, json_value
 from app.events import log
 from app.events.models import EventRecord
 from app.graphql.bounds.secret_fields import secret_fields
@@ -38,7 +38,7 @@ AT_ONCE: Final = 20
 _LEAD: Final = "subscription{events"
 
 
-def checked(engine: Engine, selection: str | None) -> str | None:
+def checked_selection(engine: Engine, selection: str | None) -> str | None:
     """The selection, fit to be executed for every event; None for none.
 
     Raises TOO_LONG and INVALID at `selection`, with line and column of what is wrong.
@@ -58,7 +58,7 @@ def checked(engine: Engine, selection: str | None) -> str | None:
     return selection
 
 
-class Selected:
+class PayloadSelection:
     """Executes selections in a worker; `engine` gives the engine when the first is to be executed."""
 
     def __init__(self, services: Services, engine: Callable[[], Engine]) -> None:

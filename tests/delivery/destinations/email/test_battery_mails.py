@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.events.models import EventRecord
 from tests.delivery.battery import Try, check_healthy, ended
 from tests.delivery.scene import Scene, open_scene
@@ -106,7 +106,7 @@ async def test_all_that_mail_servers_do(migrated_url: str, receiver: Receiver, n
                 for _ in range(EVENTS):
                     events += await scene.happen(account)
                     await scene.settled()
-                assert (worker.failures, worker.mails.leases_lost) == (0, 0)
+                assert (worker.failures, worker.senders["email"].stats.leases_lost) == (0, 0)
             assert await ended(scene, subscription, events[: len(case.ends)]) == case.ends
             assert (await scene.row(EmailSubscription, subscription)).status == case.status.value
             await check_mails(scene, case, server.messages, subscription)

@@ -10,9 +10,11 @@ from sqlmodel import col
 
 from app.core import clock
 from app.delivery.destinations.email.digests import MAILS_AT_ONCE
+from app.delivery.destinations.email.models import Digest, EmailSubscription
+from app.delivery.destinations.email.periods import next_digest
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue.deliveries import send_again
-from app.delivery.queue.models import Delivery, DeliveryStatus, Digest, EmailSubscription, Lane
-from app.delivery.queue.periods import next_digest
+from app.delivery.queue.models import Delivery, DeliveryStatus, Lane
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.postgres import Postgres
 from tests.services.smtp import SmtpSink
@@ -56,7 +58,6 @@ async def make_due(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("digest", "now", "due"),
     [
-        (Digest.IMMEDIATE, "2026-11-24T22:29:55.123", "2026-11-24T22:29:55.123"),
         (Digest.HOURLY, "2026-11-24T22:29:55.123", "2026-11-24T23:00"),
         (Digest.HOURLY, "2026-11-24T23:00", "2026-11-25T00:00"),
         (Digest.DAILY, "2026-11-24T22:29:55", "2026-11-25T07:00"),
@@ -69,7 +70,8 @@ async def make_due(scene: Scene) -> None:
 )
 def test_digests_are_due_on_the_hour_or_in_the_morning(digest: Digest, now: str, due: str) -> None:
     at, expected = (datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (now, due))
-    assert next_digest(digest, at) == expected
+    assert next_digest(digest.value, at) == expected
+    assert next_digest(Digest.IMMEDIATE.value, at) is None
 
 
 async def test_several_events_are_one_mail(scene: Scene, smtp_sink: SmtpSink) -> None:
@@ -136,7 +138,7 @@ async def test_one_that_is_sent_again_comes_as_a_mail_of_its_own(scene: Scene, s
         await scene.settled()
         second = (await scene.deliveries())[1]
         async with scene.database.transaction() as session:
-            await send_again(session, admin(account), second.id)
+            await send_again(session, admin(account), KINDS, second.id)
         await scene.settled()
     again = smtp_sink.mails[1]
     assert len(smtp_sink.mails) == 2

@@ -18,6 +18,7 @@ from app.customers.models import Customer
 from app.events.catalogue import EventType
 from app.meters.models import Meter
 from app.outbound.mail import rendering
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.rendering import Mail
 from app.server.wording import WORDING
 from tests.consents.helpers import BLANKET, ELECTRICITY
@@ -246,7 +247,10 @@ async def test_a_deleted_customer_is_named_in_no_mail(world: World) -> None:
     await story.go_on()
     async with world.database.transaction() as session:
         await customers.delete(
-            session, story.asked.actor, story.asked.customer.id, world.services.settings.mail_folder
+            session,
+            story.asked.actor,
+            story.asked.customer.id,
+            MailFiles(world.services.settings.mail_folder),
         )
     for kind in EventType:
         mail = await story.mail(kind.value)

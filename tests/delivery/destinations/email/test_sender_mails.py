@@ -9,8 +9,9 @@ import pytest
 from app.core import clock
 from app.customers import actions as customers
 from app.delivery.destinations.email import link_actions, subscriptions
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
-from app.delivery.queue.models import DeliveryStatus, EmailSubscription, EmailSubscriptionStatus
+from app.delivery.queue.models import DeliveryStatus
 from app.outbound.mail.addresses import HashedAddress
 from app.outbound.mail.link_tokens import Unsubscribe, unsubscribe_token, verified_unsubscribe
 from app.outbound.mail.models import TransactionalMail
@@ -140,7 +141,7 @@ async def test_other_mails_are_sent_and_forgotten(scene: Scene, smtp_sink: SmtpS
     mail_id = await queue_mail(scene.world, account, "ada@example.com")
     async with scene.worker() as worker:
         await scene.until(lambda: outgoing_done(scene.world))
-        assert worker.transactional.sent == 1
+        assert worker.senders["transactional"].sent == 1
     (mail,) = smtp_sink.mails
     assert (mail.subject, mail.text) == ("Your code", "It is 123456.\n")
     assert mail.message["message-id"] == f"<{mail_id}@mail.example>"

@@ -10,7 +10,7 @@ from app.core import clock
 from app.core.crypto import digest
 from app.delivery.destinations.email import link_actions, subscriptions
 from app.delivery.destinations.email.link_actions import Confirmation
-from app.delivery.queue.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.outbound.mail.link_tokens import Unsubscribe
 from tests.accounts.state import refusals, unchanged
 from tests.delivery.asking import (

@@ -1,4 +1,4 @@
-"""The fault battery: outages and their ends, and what an account does to an endpoint while deliveries wait."""
+"""The fault battery: outages and their ends, and changes of an endpoint while deliveries wait."""
 
 import asyncio
 import random
@@ -12,11 +12,14 @@ from standardwebhooks import Webhook
 from app.auth.actor import Actor
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.kind import WEBHOOK
+from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.queue import replays
 from app.delivery.queue.deliveries import send_again
-from app.delivery.queue.models import DeliveryStatus, EndpointStatus, Replay, WebhookEndpoint
-from app.delivery.queue.scheduler import FIRST_LIMIT
+from app.delivery.queue.destination_queue import FIRST_LIMIT
+from app.delivery.queue.models import DeliveryStatus, Replay
 from app.events.models import EventRecord
 from app.outbound.http.ssrf_guard import Networks
 from tests.delivery import receivers
@@ -104,7 +107,7 @@ async def test_an_outage_shorter_than_the_schedule(scene: Scene, receiver: Recei
             away.start()
             await beside.happen(5)
             await scene.settled()
-            assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
+            assert (worker.failures, worker.senders["webhook"].stats.leases_lost) == (0, 0)
         events = beside.events["/beside"]
         told = await ended(scene, endpoint.id, events)
         assert arrivals(away.requests, events, endpoint.secret) == [1] * 30
@@ -133,18 +136,14 @@ async def test_an_outage_longer_than_the_schedule_is_caught_up_by_a_replay(
             away.start()
             fresh = await beside.happen(5)
             async with scene.database.transaction() as session:
-                replay = await replays.create(
-                    session,
-                    admin(account),
-                    scene.services.keyring,
-                    timedelta(days=90),
-                    endpoint_id=endpoint.id,
-                    failed_since=began,
-                )
+                row = await endpoints.load_enabled(session, admin(account), endpoint.id)
+                missed = replays.Range(failed_since=began)
+                keyring = scene.services.keyring
+                replay = await replays.create(session, keyring, timedelta(days=90), WEBHOOK, row, missed)
             fresh += await beside.happen(5)
             await scene.until(lambda: _is_filled(scene, replay.id))
             await scene.settled()
-            assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
+            assert (worker.failures, worker.senders["webhook"].stats.leases_lost) == (0, 0)
         events = beside.events["/beside"]
         told = await ended(scene, endpoint.id, events)
         again = await ended(scene, endpoint.id, lost, replay.id)
@@ -199,7 +198,7 @@ async def test_a_storm_of_errors_and_a_recovery_without_a_herd(scene: Scene, rec
             recovered = len(storm.seen)
             await beside.happen(10)
             await scene.settled()
-            assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
+            assert (worker.failures, worker.senders["webhook"].stats.leases_lost) == (0, 0)
         events = beside.events["/beside"]
         told = await ended(scene, endpoint.id, events)
         came = arrivals(place.requests, events, endpoint.secret)
@@ -257,11 +256,11 @@ async def test_an_endpoint_that_changes_while_deliveries_wait(
             changing.release()
             await beside.happen(5)
             await scene.settled()
-            assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
+            assert (worker.failures, worker.senders["webhook"].stats.leases_lost) == (0, 0)
         old, new = changing.to("/old"), changing.to("/new")
     deliveries = await scene.deliveries(destination_id=endpoint.id)
     arrived = [one.headers["webhook-id"] for one in old + new]
-    # What arrived is said to have arrived, once, and nothing else is.
+    # Exactly the deliveries that arrived are recorded as arrived, once.
     assert sorted(arrived) == sorted(one.event_id for one in deliveries if one.status == SUCCEEDED)
     # Four were on their way, and one may have been at hand.
     at_hand = (int(FIRST_LIMIT), int(FIRST_LIMIT) + 1)
@@ -306,7 +305,7 @@ async def test_nobody_is_put_off_for_longer_than_is_right(scene: Scene, receiver
             await update(session, actor, scene, homes["anew"].id, {"status": EndpointStatus.DISABLED})
             await update(session, actor, scene, homes["anew"].id, {"status": EndpointStatus.ENABLED})
             (waiting,) = await scene.deliveries(destination_id=homes["asked"].id)
-            await send_again(session, actor, waiting.id)
+            await send_again(session, actor, KINDS, waiting.id)
         (fresh,) = await beside.happen()
         await scene.until(having(scene, 4, event_id=fresh.id, status=SUCCEEDED))
         await scene.until(having(scene, 1, id=waiting.id, status=SUCCEEDED))
@@ -320,7 +319,7 @@ async def test_nobody_is_put_off_for_longer_than_is_right(scene: Scene, receiver
 
 
 async def _waits_for_a_day(scene: Scene, endpoint_id: str) -> None:
-    """However much was asked for, it is a day, for the delivery and for the endpoint."""
+    """Check that delivery and endpoint wait for a day, the most that a receiver can ask for."""
     (waiting,) = await scene.deliveries(destination_id=endpoint_id)
     (attempt,) = await scene.attempts(waiting.id)
     paused_until = (await scene.row(WebhookEndpoint, endpoint_id)).paused_until
@@ -342,21 +341,21 @@ async def test_retries_by_hand_race_the_scheduled_ones(scene: Scene, receiver: R
             by_hand += await _sent_again(scene, account, one.id)
         await scene.settled()
         assert worker.failures + other.failures == 0
-        assert worker.webhooks.leases_lost + other.webhooks.leases_lost == 0
+        assert worker.senders["webhook"].stats.leases_lost + other.senders["webhook"].stats.leases_lost == 0
     told = await ended(scene, endpoint.id, events)
     assert {(status, tries[-1]) for status, tries in told} == {(SUCCEEDED, ("SUCCEEDED", 204))}
     assert arrivals(receiver.to("/moody"), events, endpoint.secret) == [len(tries) for _, tries in told]
-    # What had arrived came again only because somebody asked for it.
+    # Deliveries that had arrived came again only by a retry by hand.
     assert sum(tries.count(("SUCCEEDED", 204)) - 1 for _, tries in told) <= by_hand
     assert by_hand > 0
     await beside.check()
 
 
 async def _sent_again(scene: Scene, account: str, delivery_id: str) -> bool:
-    """Whether it could be: not while it waits for its first try or is under way."""
+    """Send a delivery again; False if it waits for its first attempt or is under way."""
     try:
         async with scene.database.transaction() as session:
-            await send_again(session, admin(account), delivery_id)
+            await send_again(session, admin(account), KINDS, delivery_id)
     except Refusal as refused:
         if refused.code is not ErrorCode.CONFLICT:
             raise
@@ -382,7 +381,7 @@ async def test_postgresql_is_killed_and_comes_back_while_deliveries_are_under_wa
             for account in accounts:
                 events[account] += await scene.happen(account, 10)
             await scene.settled()
-            lost = worker.webhooks.leases_lost + other.webhooks.leases_lost
+            lost = worker.senders["webhook"].stats.leases_lost + other.senders["webhook"].stats.leases_lost
         again = 0
         for account, endpoint in homes.items():
             told = await ended(scene, endpoint.id, events[account])
@@ -390,7 +389,7 @@ async def test_postgresql_is_killed_and_comes_back_while_deliveries_are_under_wa
             came = arrivals(receiver.to(f"/{account}"), events[account], endpoint.secret)
             assert min(came) == 1
             again += sum(came) - len(came)
-        # What came twice had been claimed again, which its first sender was told when it recorded it.
+        # A delivery came twice only if it was claimed again, which its first sender found on recording.
         assert again <= lost
     await postgres.drop_database(url)
 

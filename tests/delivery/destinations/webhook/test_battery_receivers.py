@@ -1,4 +1,4 @@
-"""The fault battery: all that receivers can do to a sender, at the same time, and healthy ones beside them."""
+"""The fault battery: every misbehaviour of receivers at the same time, and healthy receivers beside them."""
 
 import asyncio
 import gzip
@@ -33,7 +33,7 @@ BOMB = gzip.compress(b"0" * 10_000_000)
 
 @dataclass(frozen=True)
 class Case:
-    """What a receiver does, byte by byte or as HTTP, and what comes of each event: how it ends, after which tries."""
+    """A receiver's behaviour, byte by byte or as HTTP, and the end of each event, after which tries."""
 
     does: receivers.Answer | None
     status: str
@@ -43,7 +43,7 @@ class Case:
     certificate: str | None = None
     # How often the receiver is asked for each event; None: once for every try.
     asked: int | None = None
-    # What is kept of the answer, and how long the second try waits.
+    # The recorded part of the answer, and the wait before the second attempt.
     says: str | None = None
     waits: float = 0.0
 
@@ -60,7 +60,7 @@ async def answers_and_closes(writer: asyncio.StreamWriter) -> None:
 
 
 def first(status: int, retry_after: str) -> Callable[[Request], Answer]:
-    """Puts off what it has not seen yet."""
+    """Puts off each delivery at its first attempt."""
     seen: set[str] = set()
 
     def answer(request: Request) -> Answer:
@@ -73,7 +73,7 @@ def first(status: int, retry_after: str) -> Callable[[Request], Answer]:
 
 
 def redirects(request: Request) -> Answer:
-    """To where nothing is expected, beside itself."""
+    """Redirects to a path that must get no request."""
     return Answer(307, {"location": f"http://{request.headers['host']}/trap"})
 
 
@@ -139,7 +139,7 @@ CASES = {
 
 @dataclass
 class Place:
-    """A case's endpoint, and what its receiver was asked."""
+    """A case's endpoint, and the requests to its receiver."""
 
     case: Case
     endpoint_id: str
@@ -170,7 +170,7 @@ class Stage:
         self.events = {account: [] for account in self.accounts}
 
     async def happen(self) -> None:
-        """One event in each account, and all healthy endpoints have recorded it."""
+        """Make an event in each account, and wait until all healthy endpoints have recorded it."""
         for account in self.accounts:
             self.events[account] += await self.scene.happen(account)
         await self.scene.until(self._healthy_are_done)
@@ -234,7 +234,7 @@ async def test_all_that_receivers_do_at_once(scene: Scene, receiver: Receiver, t
             for _ in range(ROUNDS):
                 await stage.happen()
             await scene.settled()
-            assert (worker.failures, worker.webhooks.leases_lost) == (0, 0)
+            assert (worker.failures, worker.senders["webhook"].stats.leases_lost) == (0, 0)
 
     events = stage.events[stage.accounts[0]]
     came = {name: await ended(scene, place.endpoint_id, events) for name, place in stage.places.items()}

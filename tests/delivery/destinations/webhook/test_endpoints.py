@@ -4,8 +4,9 @@ from datetime import timedelta
 import pytest
 
 from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.destinations.webhook.signing import decode_secret
-from app.delivery.queue.models import DeliveryStatus, WebhookEndpoint
+from app.delivery.queue.models import DeliveryStatus
 from tests.accounts.state import refusals, unchanged
 from tests.delivery.asking import (
     CREATE_ENDPOINT,

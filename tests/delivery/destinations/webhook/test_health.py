@@ -1,4 +1,4 @@
-"""Endpoints that fail for good: counted, told of once, disabled after five days; and what waited is swept away."""
+"""Endpoints that fail for good are counted, reported once and disabled after five days; their queue is cancelled."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -10,12 +10,14 @@ import pytest
 from app.accounts.models import User
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook.endpoints import delete, update_endpoint
+from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.metadata import METADATA
 from app.delivery.queue import leases
-from app.delivery.queue.cancellation import Sweep
+from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
-from app.delivery.queue.models import DeliveryStatus, EndpointStatus, WebhookEndpoint
+from app.delivery.queue.models import DeliveryStatus
 from tests.delivery.asking import outgoing_mails
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
@@ -142,24 +144,24 @@ async def test_enabling_and_moving_it_begin_anew(scene: Scene) -> None:
     for one in (disabled, moved):
         row = await scene.row(WebhookEndpoint, one.id)
         assert (row.failing_since, row.failures) == (None, 0)
-        # Its people were told today, and are not told again.
+        # The administrators were told today, and are not told again.
         assert row.told_failing_at == failed["told_failing_at"]
 
 
-async def test_disabling_cancels_a_page_and_the_sweep_the_rest(scene: Scene) -> None:
+async def test_disabling_cancels_a_page_and_the_worker_the_rest(scene: Scene) -> None:
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
     deleted = await scene.endpoint(account, "https://example.com/")
     kept = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, leases.CANCELLED_AT_ONCE + 1)
-    await Dispatcher(scene.database, lambda _: None, METADATA).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     async with scene.database.transaction() as session:
         await delete(session, admin(account), deleted.id)
     for one in (endpoint, deleted):
         waiting = await scene.deliveries(destination_id=one.id, status=DeliveryStatus.PENDING.value)
         assert len(waiting) == 1
-    await Sweep(scene.database).run()
+    await Cancellation(scene.database, KINDS).run()
     cancelled = await scene.deliveries(status=DeliveryStatus.CANCELLED.value)
     assert len(cancelled) == 2 * (leases.CANCELLED_AT_ONCE + 1)
     assert {one.destination_id for one in cancelled} == {endpoint.id, deleted.id}
@@ -171,12 +173,12 @@ async def test_it_is_not_enabled_while_more_than_a_page_waits(scene: Scene) -> N
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, 2 * leases.CANCELLED_AT_ONCE)
-    await Dispatcher(scene.database, lambda _: None, METADATA).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     with pytest.raises(Refusal) as refused:
         await change(scene, account, endpoint.id, status=EndpointStatus.ENABLED)
     assert (refused.value.code, refused.value.field) == (ErrorCode.CONFLICT, ["status"])
-    await Sweep(scene.database).run()
+    await Cancellation(scene.database, KINDS).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.ENABLED)
     assert await scene.deliveries(status=DeliveryStatus.PENDING.value) == []
 
@@ -221,7 +223,7 @@ async def test_nobody_who_has_not_confirmed_is_told(scene: Scene, receiver: Rece
             await scene.endpoint(account, receiver.url())
             await scene.happen(account)
             await scene.settled()
-        # All that goes to an account's first user is one question whether the address is theirs.
+        # An account's first user gets a single mail, which asks whether the address is theirs.
         ((subject, text),) = await mails(scene, 1)
     assert subject == "Confirm: notices of Bright Energy"
     assert "/users/confirm/" in text
@@ -233,7 +235,7 @@ async def test_deleting_an_endpoint_cancels_its_notices(scene: Scene, receiver: 
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, receiver.url())
     async with scene.worker() as worker:
-        worker.transactional.stop(0)
+        worker.senders["transactional"].stop(0)
         await scene.happen(account)
         await scene.settled()
         assert len(await outgoing_mails(scene.world)) == 1

@@ -1,4 +1,4 @@
-"""Payloads by GraphQL: what may be selected, what is sent, and that it stays the same through all attempts."""
+"""Payloads by GraphQL: allowed selections, their results, and the same body through all attempts."""
 
 import json
 from collections.abc import AsyncIterator
@@ -11,8 +11,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from app.customers import actions as customers
-from app.delivery.queue.deliveries import send_test
-from app.delivery.queue.models import WebhookEndpoint
+from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.events import log
 from app.events.catalogue import EventType
 from app.events.models import EventRecord
@@ -20,7 +19,7 @@ from app.meters import actions as meters
 from app.readings.events import MeterDataReceived
 from tests.accounts.state import mutation
 from tests.delivery.asking import URL
-from tests.delivery.scene import Scene, admin, open_scene
+from tests.delivery.scene import Scene, admin, open_scene, send_test
 from tests.meters.asking import run
 from tests.services.receiver import Receiver
 from tests.support import World
@@ -143,7 +142,7 @@ async def test_data_is_what_was_selected(scene: Scene, receiver: Receiver) -> No
         "meters": {"nodes": [{"number": "2499999999991"}]},
     }
     assert len(receiver.to("/plain")) == 2
-    # What the event alone makes is the same whenever it is made, and needs no copy.
+    # A body made of the event alone is always the same, and needs no copy.
     kept = [one.body for one in await scene.deliveries()]
     assert {request.body for request in receiver.to("/selected")} | {b""} == set(kept)
 
@@ -208,7 +207,7 @@ async def test_a_test_event_is_sent_by_the_selection(scene: Scene, receiver: Rec
             sent = [await send_test(session, admin(account), endpoint.id, kind) for kind in kinds]
         await scene.settled()
     bodies = {request.headers["webhook-id"]: request.body for request in receiver.requests}
-    # The one that failed once came again as it was.
+    # The delivery that failed once came again with the same body.
     assert {(request.headers["webhook-id"], request.body) for request in receiver.requests} == set(
         bodies.items()
     )
@@ -247,7 +246,7 @@ async def test_a_fault_of_ours_is_never_what_is_sent(migrated_url: str, receiver
         async with scene.worker() as worker:
 
             async def failed() -> bool:
-                return worker.webhooks.recorded > 0
+                return worker.senders["webhook"].recorded > 0
 
             await scene.until(failed)
             await overwrite(scene, event.data())
@@ -258,7 +257,7 @@ async def test_a_fault_of_ours_is_never_what_is_sent(migrated_url: str, receiver
 
 
 async def overwrite(scene: Scene, data: dict[str, Any]) -> None:
-    """What the log says of its only readings."""
+    """Change the log's record of its only readings."""
     async with scene.database.transaction() as session:
         readings = col(EventRecord.type) == EventType.METER_DATA_RECEIVED.value
         await session.execute(update(EventRecord).where(readings).values(data=data))
@@ -289,7 +288,7 @@ async def test_what_takes_long_to_write_holds_up_no_other_account(
                 await scene.happen(other)
                 await scene.until(arrived)
                 assert receiver.to("/slow") == []
-            # A worker that is told to end gives back what it had not written.
+            # A worker that stops gives back deliveries whose body is not made.
             (row,) = await scene.deliveries(destination_id=slow.id)
             assert (row.status, row.leased_until, row.attempts_made) == ("PENDING", None, 0)
         await holder.close()

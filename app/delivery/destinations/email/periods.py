@@ -4,16 +4,16 @@ from datetime import datetime, time, timedelta
 from typing import Final
 
 from app.core.clock import UK
-from app.delivery.queue.models import Digest
+from app.delivery.destinations.email.models import Digest
 
 MORNING: Final = time(7)
 
 
-def next_digest(digest: Digest, now: datetime) -> datetime:
-    """When what happens now is sent; `now` itself if each event is sent at once."""
-    if digest is Digest.IMMEDIATE:
-        return now
-    if digest is Digest.HOURLY:
+def next_digest(digest: str, now: datetime) -> datetime | None:
+    """When an event of this moment is sent; None where each event is sent at once."""
+    if digest == Digest.IMMEDIATE.value:
+        return None
+    if digest == Digest.HOURLY.value:
         return now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     there = now.astimezone(UK)
     morning = datetime.combine(there.date(), MORNING, UK)

@@ -1,4 +1,4 @@
-"""Which event types a destination may ask for: dotted names of the catalogue, or wildcards over them."""
+"""Filters on event types: dotted names of the catalogue, or wildcards such as `meter.*` and `*`."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,12 @@ NAMES: Final = tuple(kind.value for kind in EventType)
 WILDCARDS: Final = tuple(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in NAMES))
 
 
-def checked(patterns: Sequence[str] | None, field: str = "eventTypes") -> list[str] | None:
+def takes_type(patterns: Sequence[str] | None, event_type: str) -> bool:
+    """Whether an event of this dotted type matches; None takes all, an empty list nothing."""
+    return patterns is None or any(_fits(pattern, event_type) for pattern in patterns)
+
+
+def checked_event_types(patterns: Sequence[str] | None, field: str = "eventTypes") -> list[str] | None:
     """The patterns, each once; None, for all types present and future, stays None.
 
     Raises REQUIRED at the field for an empty list, which no event would match, and INVALID at each index that is
@@ -36,14 +41,17 @@ def checked(patterns: Sequence[str] | None, field: str = "eventTypes") -> list[s
 
 
 def in_words(patterns: Sequence[str] | None) -> list[str]:
-    """The events that are asked for, for people: `["Meter created", …]`, or `["All events"]`."""
+    """The chosen events in words for people: `["Meter created", …]`, or `["All events"]`."""
     if patterns is None or EVERYTHING in patterns:
         return ["All events"]
-    return [one.words for one in catalogue() if any(_matches(one.type.value, each) for each in patterns)]
+    return [one.words for one in catalogue() if takes_type(patterns, one.type.value)]
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or f"{name.partition('.')[0]}.*" == pattern
+def _fits(pattern: str, event_type: str) -> bool:
+    if pattern == EVERYTHING:
+        return True
+    # "meter.*" means "meter.created" and not "meter_data.received": the dot counts.
+    return event_type.startswith(pattern[:-1]) if pattern.endswith(".*") else pattern == event_type
 
 
 def _wrong(pattern: str) -> str | None:

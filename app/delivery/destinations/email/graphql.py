@@ -1,0 +1,199 @@
+"""Email subscriptions in GraphQL."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import strawberry
+
+from app.auth.actor import Actor
+from app.core.validation import Rule
+from app.delivery.destinations.email import subscriptions
+from app.delivery.destinations.email.models import Digest, EmailSubscriptionStatus
+from app.delivery.destinations.email.models import EmailSubscription as EmailSubscriptionRow
+from app.delivery.graphql.shared import DestinationFilter, DestinationFilterInput, stored_filter
+from app.graphql.compiled.declare import computed
+from app.graphql.context import Info
+from app.graphql.inputs import given
+from app.graphql.mutations import UserError, mutate
+from app.graphql.nodes import Node, row_type
+from app.graphql.pagination import Connection
+from app.graphql.root_fields import by_id, pages
+from app.outbound.mail.link_tokens import MailLinks
+
+_RULES: Final[Mapping[str, Rule]] = {"filter": stored_filter}
+
+for kind in (Digest, EmailSubscriptionStatus):
+    strawberry.enum(kind)
+
+
+@row_type(EmailSubscriptionRow, "ems")
+@strawberry.type
+class EmailSubscription(Node):
+    """A person's address that events are mailed to, once it has confirmed."""
+
+    id: strawberry.ID
+    email: str
+    """The address."""
+    description: str | None
+    """The account's own note."""
+    event_types: list[str] | None
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
+    filter: DestinationFilter | None = computed(lambda _, stored: DestinationFilter.of(stored), "filter")
+    """The events that it gets of its types; null: all."""
+    digest: Digest
+    """How often its mails come."""
+    status: EmailSubscriptionStatus
+    """Whether it gets mails."""
+    suspended_reason: str | None
+    """The reason why it is suspended; null while it is not."""
+    created_at: datetime
+    updated_at: datetime
+
+
+@strawberry.input
+class CreateEmailSubscriptionInput:
+    email: str
+    """The address, which gets a confirmation to answer within 48 hours."""
+    description: str | None = None
+    """A note of your own, up to 2,000 characters."""
+    event_types: list[str] | None = None
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
+    filter: DestinationFilterInput | None = None
+    """The events that it is to get of its types; null: all."""
+    digest: Digest | None = None
+    """How often its mails come; IMMEDIATE unless given."""
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class CreateEmailSubscriptionPayload:
+    email_subscription: EmailSubscription | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class UpdateEmailSubscriptionInput:
+    email_subscription_id: strawberry.ID
+    description: str | None = strawberry.UNSET
+    """A note of your own, up to 2,000 characters."""
+    event_types: list[str] | None = strawberry.UNSET
+    """Dotted names or wildcards ("meter.*"); null: all, present and future."""
+    filter: DestinationFilterInput | None = strawberry.UNSET
+    """The events that it is to get of its types; null: all."""
+    digest: Digest | None = strawberry.UNSET
+    """How often its mails come from now on; null: IMMEDIATE."""
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class UpdateEmailSubscriptionPayload:
+    email_subscription: EmailSubscription | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class DeleteEmailSubscriptionInput:
+    email_subscription_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class DeleteEmailSubscriptionPayload:
+    deleted_id: strawberry.ID | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.input
+class ResendConfirmationInput:
+    email_subscription_id: strawberry.ID
+    idempotency_key: str | None = None
+
+
+@strawberry.type
+class ResendConfirmationPayload:
+    email_subscription: EmailSubscription | None = None
+    user_errors: list[UserError]
+
+
+@strawberry.type
+class EmailSubscriptionQueries:
+    email_subscription: EmailSubscription | None = by_id(EmailSubscriptionRow)
+    """The email subscription with this id; null if there is none."""
+    email_subscriptions: Connection[EmailSubscription] = pages(EmailSubscriptionRow)
+    """The account's email subscriptions, in the order of their ids."""
+
+
+@strawberry.type
+class EmailSubscriptionMutations:
+    @strawberry.mutation
+    async def create_email_subscription(
+        self,
+        info: Info,
+        input: CreateEmailSubscriptionInput,
+    ) -> CreateEmailSubscriptionPayload | None:
+        """Ask an address to take events by mail; an account has 1,000 subscriptions at most."""
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            values = given(input, "email", "description", "event_types", "filter", "digest")
+            return {
+                "email_subscription": await subscriptions.create(
+                    session, actor, _mail_links(info), checks=_RULES, **values
+                )
+            }
+
+        return await mutate(info, input, CreateEmailSubscriptionPayload, run)
+
+    @strawberry.mutation
+    async def update_email_subscription(
+        self,
+        info: Info,
+        input: UpdateEmailSubscriptionInput,
+    ) -> UpdateEmailSubscriptionPayload | None:
+        """Change an email subscription."""
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            changes = given(input, "description", "event_types", "filter", "digest")
+            changed = await subscriptions.update(session, actor, input.email_subscription_id, changes, _RULES)
+            return {"email_subscription": changed}
+
+        return await mutate(info, input, UpdateEmailSubscriptionPayload, run)
+
+    @strawberry.mutation
+    async def delete_email_subscription(
+        self,
+        info: Info,
+        input: DeleteEmailSubscriptionInput,
+    ) -> DeleteEmailSubscriptionPayload | None:
+        """Delete an email subscription; deliveries that wait for it are cancelled, and all stay to be looked
+        at."""
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            deleted = await subscriptions.delete(
+                session, actor, _mail_links(info), input.email_subscription_id
+            )
+            return {"deleted_id": deleted}
+
+        return await mutate(info, input, DeleteEmailSubscriptionPayload, run)
+
+    @strawberry.mutation
+    async def resend_confirmation(
+        self,
+        info: Info,
+        input: ResendConfirmationInput,
+    ) -> ResendConfirmationPayload | None:
+        """Ask the address again, once a minute and three times a day at most. One that was suspended waits for its
+        address again; one whose address unsubscribed is CONFLICT until the person confirms by an earlier mail."""
+
+        async def run(session: Any, actor: Actor) -> dict[str, Any]:
+            asked = await subscriptions.resend_confirmation(
+                session, actor, _mail_links(info), input.email_subscription_id
+            )
+            return {"email_subscription": asked}
+
+        return await mutate(info, input, ResendConfirmationPayload, run)
+
+
+def _mail_links(info: Info) -> MailLinks:
+    services = info.context.services
+    return MailLinks(services.keyring, services.public_url)
