@@ -1,7 +1,7 @@
 """The doorbell: tells every process that an account's log has grown.
 
-The contract: messages may be lost or repeated, and after an outage each listener gets RESYNC, which says
-"read the log". So a lost message costs latency, never an event, and a broadcaster that is away stops nobody.
+Messages may be lost or repeated, and after an outage each listener gets RESYNC, which means "read the log". So a lost
+message costs latency, never an event, and a broadcaster that is away stops nobody.
 """
 
 import asyncio
@@ -14,21 +14,21 @@ from urllib.parse import urlsplit
 import structlog
 from broadcaster import Broadcast
 
-from app.events.broadcast.base import RESYNC, Backend, DoorbellLost, MessageRefused, utf8
+from app.events.broadcast.base import RESYNC, Backend, MessageRefused, NotPublished, utf8
 from app.events.broadcast.linked import delays
 from app.events.broadcast.memory import MemoryBackend
 
-RINGS_LIMIT: Final = 1_000
+QUEUE_LIMIT: Final = 1_000
 OWED_LIMIT: Final = 100_000
 MESSAGES_AT_ONCE: Final = 100
 
 log = structlog.get_logger(__name__)
 
 
-class Rings:
-    """What one listener has not taken yet: at most `limit` messages, else a single RESYNC in their place.
+class Listener:
+    """The messages of one listener: at most `limit` wait, else a single RESYNC takes their place.
 
-    Iterate it with one task; it ends when the listener leaves or the doorbell closes.
+    One task iterates over it; the iteration ends when the listener leaves or the doorbell closes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -41,7 +41,7 @@ class Rings:
         return len(self._waiting)
 
     def put(self, message: str) -> None:
-        """Add a message. RESYNC, come from afar or put for want of room, covers all that came before it."""
+        """Add a message. A RESYNC, from the broadcaster or for want of room, replaces all messages before it."""
         if message == RESYNC or len(self._waiting) >= self._limit:
             self._waiting.clear()
             message = RESYNC
@@ -65,22 +65,22 @@ class Rings:
         raise StopAsyncIteration
 
 
-class _Line:
-    """One channel's subscription at the broadcaster, shared by the process's listeners of it."""
+class _Subscription:
+    """The subscription of a channel at the broadcaster, shared by the process's listeners."""
 
     def __init__(self) -> None:
-        self.rings: set[Rings] = set()
+        self.listeners: set[Listener] = set()
         self.ready = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """End every listener's iteration."""
-        for rings in self.rings:
-            rings.close()
+        for listener in self.listeners:
+            listener.close()
 
     def cancel(self) -> None:
         """End the subscription."""
-        # Cancelled while it subscribes, Broadcast would raise KeyError; such a task ends by itself.
+        # Broadcast raises KeyError when it is cancelled while it subscribes; such a task ends by itself.
         if self.task is not None and self.ready.is_set():
             self.task.cancel()
 
@@ -88,13 +88,13 @@ class _Line:
 class Doorbell:
     """Best-effort messages between processes: `async with Doorbell.from_url(url) as doorbell`."""
 
-    def __init__(self, backend: Backend, *, rings_limit: int = RINGS_LIMIT) -> None:
-        """`rings_limit`: how many messages a listener may leave untaken before they become one RESYNC."""
+    def __init__(self, backend: Backend, *, queue_limit: int = QUEUE_LIMIT) -> None:
+        """`queue_limit`: the messages that may wait for one listener before they become one RESYNC."""
         self._backend = backend
         self._broadcast = Broadcast(backend=backend)
-        self._rings_limit = rings_limit
+        self._queue_limit = queue_limit
         self._open = False
-        self._lines: dict[str, _Line] = {}
+        self._subscriptions: dict[str, _Subscription] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outage = False
         self._owed: dict[str, None] = {}
@@ -111,7 +111,7 @@ class Doorbell:
         return self._open and self._backend.healthy and not self._outage
 
     async def __aenter__(self) -> Self:
-        """Start. A broadcaster that is away does not stop it: it is looked for until it is there."""
+        """Start. If the broadcaster is away, the backend looks for it until it is there."""
         await self._broadcast.connect()
         self._open = True
         return self
@@ -121,19 +121,19 @@ class Doorbell:
         self._open = False
         if self._repaying is not None:
             self._repaying.cancel()
-        for line in self._lines.values():
-            line.close()
-            line.cancel()
+        for subscription in self._subscriptions.values():
+            subscription.close()
+            subscription.cancel()
         await self._broadcast.disconnect()
         # Broadcast cancels its own task without waiting for it.
         await asyncio.sleep(0)
         await asyncio.gather(*self._tasks.values(), *filter(None, [self._repaying]), return_exceptions=True)
 
     async def publish(self, channel: str, message: str, *, instead: str = RESYNC) -> None:
-        """Send the message to the channel's listeners everywhere, as far as possible; never raises.
+        """Send the message to the channel's listeners in all processes, if it can be sent; never raises.
 
         `instead` is sent where the broadcaster cannot carry the message (PostgreSQL: more than 7,500 bytes).
-        Waits for two seconds at most; during an outage not at all, the channel gets RESYNC when it is over.
+        It waits for two seconds at most, and not at all during an outage, after which the channel gets RESYNC.
         """
         if not self._open:
             return
@@ -142,39 +142,39 @@ class Doorbell:
             return
         try:
             await self._send(channel, message, instead, RESYNC)
-        except DoorbellLost as error:
+        except NotPublished as error:
             if not self._outage:
                 self._outage = True
                 log.warning("doorbell_publishing_lost", reason=str(error))
             self._owe(channel)
         except asyncio.CancelledError:
-            # Whoever is cancelled between its commit and the end of this has still made an event.
+            # The caller has committed its event all the same.
             self._owe(channel)
             raise
 
     @contextlib.asynccontextmanager
-    async def listen(self, channel: str) -> AsyncIterator[Rings]:
-        """The channel's messages from now on: what is published after entering arrives, while all is well.
+    async def listen(self, channel: str) -> AsyncIterator[Listener]:
+        """The channel's messages: while the broadcaster is there, those published after entering arrive.
 
-        Any number may listen to one channel; the process subscribes once, and leaves with the last of them.
-        After the doorbell has closed there are none. Raises ValueError for a name that is no text.
+        Any number may listen to one channel; the process subscribes once, and unsubscribes with the last of them.
+        A closed doorbell yields no messages. Raises ValueError for a name that is no text.
         """
         utf8(channel)
-        rings = Rings(self._rings_limit)
+        listener = Listener(self._queue_limit)
         if not self._open:
-            rings.close()
-            yield rings
+            listener.close()
+            yield listener
             return
-        line = self._lines.get(channel) or self._start_line(channel)
-        line.rings.add(rings)
+        subscription = self._subscriptions.get(channel) or self._subscribe(channel)
+        subscription.listeners.add(listener)
         try:
-            await line.ready.wait()
-            yield rings
+            await subscription.ready.wait()
+            yield listener
         finally:
-            rings.close()
-            line.rings.discard(rings)
-            if not line.rings:
-                self._stop_line(channel, line)
+            listener.close()
+            subscription.listeners.discard(listener)
+            if not subscription.listeners:
+                self._unsubscribe(channel, subscription)
 
     async def _send(self, channel: str, *messages: str) -> None:
         """Publish the first of the messages that the broadcaster can carry."""
@@ -195,12 +195,12 @@ class Doorbell:
     async def _repay(self) -> None:
         waits = delays()
         while self._owed:
-            # Taken off before it is paid: what is owed meanwhile may be newer than this RESYNC.
+            # Taken off before it is sent: a message owed meanwhile may be newer than this RESYNC.
             channel = next(iter(self._owed))
             del self._owed[channel]
             try:
                 await self._send(channel, RESYNC)
-            except DoorbellLost:
+            except NotPublished:
                 self._owe(channel)
                 await asyncio.sleep(next(waits))
                 continue
@@ -209,46 +209,50 @@ class Doorbell:
                 self._outage = False
                 log.info("doorbell_publishing_back", channels=len(self._owed) + 1)
 
-    def _start_line(self, channel: str) -> _Line:
-        line = self._lines[channel] = _Line()
-        task = asyncio.create_task(self._pump(channel, line, self._tasks.get(channel)), name="doorbell line")
-        self._tasks[channel] = line.task = task
+    def _subscribe(self, channel: str) -> _Subscription:
+        subscription = self._subscriptions[channel] = _Subscription()
+        task = asyncio.create_task(
+            self._pump(channel, subscription, self._tasks.get(channel)), name="doorbell line"
+        )
+        self._tasks[channel] = subscription.task = task
         task.add_done_callback(lambda _: self._forget(channel, task))
-        return line
+        return subscription
 
     def _forget(self, channel: str, task: asyncio.Task[None]) -> None:
         if self._tasks.get(channel) is task:
             del self._tasks[channel]
 
-    def _stop_line(self, channel: str, line: _Line) -> None:
-        if self._lines.get(channel) is line:
-            del self._lines[channel]
-            line.cancel()
+    def _unsubscribe(self, channel: str, subscription: _Subscription) -> None:
+        if self._subscriptions.get(channel) is subscription:
+            del self._subscriptions[channel]
+            subscription.cancel()
 
-    async def _pump(self, channel: str, line: _Line, previous: asyncio.Task[None] | None) -> None:
-        """Hold the one subscription of the channel and hand its messages out."""
-        # Broadcast mixes up a subscription that ends and one that begins: one at a time.
+    async def _pump(
+        self, channel: str, subscription: _Subscription, previous: asyncio.Task[None] | None
+    ) -> None:
+        """Hold the process's subscription of the channel and hand its messages to the listeners."""
+        # Broadcast mixes up two subscriptions of a channel, one of which ends while the other begins.
         if previous is not None:
             await asyncio.wait([previous])
         try:
             async with self._broadcast.subscribe(channel) as subscriber:
-                line.ready.set()
-                while line.rings and self._open:
+                subscription.ready.set()
+                while subscription.listeners and self._open:
                     for _ in range(MESSAGES_AT_ONCE):
                         message = (await subscriber.get()).message
-                        for rings in line.rings:
-                            rings.put(message)
-                    # The listeners take what they have, else after a burst all would seem to be slow.
+                        for listener in subscription.listeners:
+                            listener.put(message)
+                    # The listeners take their messages, else all of them would seem slow after a burst.
                     await asyncio.sleep(0)
         finally:
-            if self._lines.get(channel) is line:
-                del self._lines[channel]
-            line.close()
-            line.ready.set()
+            if self._subscriptions.get(channel) is subscription:
+                del self._subscriptions[channel]
+            subscription.close()
+            subscription.ready.set()
 
 
 def _backend(url: str) -> Backend:
-    # The drivers are imported where they are needed: a small installation starts faster without them.
+    # Only the driver in use is imported: a small installation starts faster without them.
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         return MemoryBackend()

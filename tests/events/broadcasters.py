@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from app.events.broadcast.linked import LinkedBackend
 from app.events.broadcast.postgres import PostgresBackend
 from app.events.broadcast.valkey import ValkeyBackend
+from app.events.doorbell import Doorbell, Listener
 from tests.services.postgres import Postgres
 from tests.services.process import Service
 from tests.services.valkey import Valkey
@@ -20,7 +21,7 @@ NETWORKED = ["valkey", "postgresql"]
 
 
 def url_of(server: Service) -> str:
-    """What the doorbell is given."""
+    """The URL of a server, as the doorbell takes it."""
     if isinstance(server, Postgres):
         return server.url()
     assert isinstance(server, Valkey)
@@ -57,7 +58,7 @@ async def query(server: Service, statement: str) -> list[object]:
 
 
 async def command(server: Service, *words: str) -> object:
-    """What Valkey answers."""
+    """Valkey's answer to a command."""
     async with Redis.from_url(url_of(server), protocol=2) as client:
         return await client.execute_command(*words)
 
@@ -71,7 +72,7 @@ async def cut_listeners(server: Service) -> int:
 
 
 async def process_of(server: Service, statement: str) -> int:
-    """The one process that serves whoever last ran a PostgreSQL statement like this; of Valkey its only one."""
+    """The process that serves the connection which last ran a PostgreSQL statement like this, or Valkey's process."""
     if isinstance(server, Valkey):
         return server.pid
     (pid,) = await query(server, f"SELECT pid FROM pg_stat_activity WHERE query LIKE '{statement}'")
@@ -90,7 +91,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def locked(url: str, table: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    """Whoever reads the table has to wait. The function waits for somebody to do so, and tells by which process."""
+    """Lock a table. The yielded function waits for a reader of it; returns the process that serves the reader."""
     locking, watching = await asyncpg.connect(url), await asyncpg.connect(url)
     waiting = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -117,3 +118,25 @@ async def unanswered(url: str, table: str) -> AsyncIterator[None]:
         async with locked(url, table) as reader:
             stack.enter_context(frozen(await reader()))
         yield
+
+
+@contextlib.asynccontextmanager
+async def two_processes(url: str) -> AsyncIterator[tuple[Doorbell, Doorbell]]:
+    """A doorbell that listens and one that publishes; in memory both are the same."""
+    async with Doorbell.from_url(url) as here:
+        if url.startswith("memory"):
+            yield here, here
+            return
+        async with Doorbell.from_url(url) as there:
+            yield here, there
+
+
+async def until(listener: Listener, last: str) -> AsyncIterator[str]:
+    async for message in listener:
+        yield message
+        if message == last:
+            return
+
+
+async def take(listener: Listener) -> list[str]:
+    return [message async for message in listener]

@@ -2,20 +2,19 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from broadcaster import Broadcast, Event
 from redis.asyncio import Redis
 
-from app.events.broadcast.base import RESYNC, Backend, DoorbellLost, Inbox, MessageRefused
+from app.events.broadcast.base import RESYNC, Backend, Inbox, MessageRefused, NotPublished
 from app.events.broadcast.linked import LinkedBackend, delays
 from app.events.broadcast.memory import MemoryBackend
 from app.events.broadcast.postgres import MESSAGE_BYTES, PostgresBackend, wire_name
 from app.events.broadcast.valkey import ValkeyBackend
-from tests.events.broadcasters import NETWORKED, backend_of, becomes, cut_listeners, frozen, process_of, tasks
+from tests.events.broadcasters import NETWORKED, backend_of, becomes, cut_listeners, frozen, process_of
 from tests.events.gate import Gate
-from tests.services.postgres import Postgres
 from tests.services.process import Service
 from tests.services.valkey import Valkey
 
@@ -23,35 +22,7 @@ PATIENT = 300.0
 """A deadline that no machine misses."""
 
 
-@pytest.fixture(autouse=True)
-async def no_task_is_left() -> AsyncIterator[None]:
-    before = tasks()
-    yield
-    assert tasks() - before == set()
-
-
-@pytest.fixture(scope="module")
-def own_valkey() -> Iterator[Valkey]:
-    """A server that only these tests hurt."""
-    server = Valkey()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[Postgres]:
-    """A server that only these tests hurt."""
-    server = Postgres()
-    yield server
-    server.close()
-
-
-@pytest.fixture(params=NETWORKED)
-def server(request: pytest.FixtureRequest) -> Service:
-    """Each server once, running."""
-    server: Service = request.getfixturevalue("own_valkey" if request.param == "valkey" else "own_postgres")
-    server.start()
-    return server
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
 @pytest.fixture(params=["memory", *NETWORKED])
@@ -191,7 +162,7 @@ async def test_a_killed_server_costs_a_resync(server: Service) -> None:
     for turn in range(3):
         server.kill()
         await becomes(lambda: not backend.healthy)
-        with pytest.raises(DoorbellLost):
+        with pytest.raises(NotPublished):
             await backend.publish("a", "lost")
         server.start()
         assert await backend.next_published() == Event("a", RESYNC)
@@ -254,7 +225,7 @@ async def test_publishing_to_a_frozen_server_ends_at_the_deadline(server: Servic
         outcomes = await asyncio.gather(
             *(backend.publish("a", "lost") for _ in range(20)), return_exceptions=True
         )
-    assert {type(outcome) for outcome in outcomes} == {DoorbellLost}
+    assert {type(outcome) for outcome in outcomes} == {NotPublished}
     await becomes(lambda: backend.healthy)
     await backend.subscribe("a")
     await backend.publish("a", "found again")

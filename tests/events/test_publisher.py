@@ -1,4 +1,4 @@
-"""What a commit tells the others: everything where it fits, else the numbers; in order, and never in the way."""
+"""Commits as other processes learn of them: in order, with the events where they fit, and never in the way."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core import clock, failpoints
-from app.events.catalogue import EventType
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import EventRecord
@@ -24,7 +23,7 @@ def event(sequence: int, data: dict[str, Any] | None = None, meter_ids: tuple[st
         account_id="acc_1",
         sequence=sequence,
         id=f"evt_{sequence}",
-        type=EventType.METER_CREATED.value,
+        type="meter.created",
         occurred_at=clock.now(),
         subject_id="mtr_1",
         customer_id=None if sequence % 2 else "cus_1",
@@ -82,22 +81,22 @@ def test_anything_else_is_refused(message: str) -> None:
 
 
 async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) -> None:
-    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as ring:
+    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as publisher:
         account = await world.account()
-        await ring.close()
+        await publisher.close()
         actor = (await world.authenticator.authenticate(account.key)).actor
         writing = Listening(world, hub=None)  # type: ignore[arg-type]
         async with (
-            doorbell.listen(channel_of(actor.account_id)) as rings,
+            doorbell.listen(channel_of(actor.account_id)) as listener,
             doorbell.listen(DISPATCH_CHANNEL) as dispatch,
         ):
             for _ in range(3):
                 await writing.customer(actor)
             await writing.customers(actor, 200)
-            await ring.close()
+            await publisher.close()
             heard: list[Growth] = []
             while not heard or heard[-1].last < 204:
-                heard.append(Growth.decode(actor.account_id, await anext(rings)))
+                heard.append(Growth.decode(actor.account_id, await anext(listener)))
             assert heard[0].first == 2
             assert [one.first for one in heard[1:]] == [one.last + 1 for one in heard[:-1]]
             for one in heard[:-1]:
@@ -108,9 +107,9 @@ async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) ->
 
 
 async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -> None:
-    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as ring:
+    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as publisher:
         account = await world.account()
-        await ring.close()
+        await publisher.close()
         async with doorbell.listen(DISPATCH_CHANNEL) as dispatch:
             async with world.database.transaction() as session:
                 work_due(session, account.id)

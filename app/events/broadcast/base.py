@@ -1,4 +1,4 @@
-"""What all backends share: the word RESYNC, two errors, and a bounded inbox."""
+"""The common part of all backends: RESYNC, two errors, and a bounded inbox."""
 
 import asyncio
 from collections import deque
@@ -8,13 +8,13 @@ from typing import Final
 from broadcaster import BroadcastBackend, Event
 
 RESYNC: Final = "resync"
-"""The message that says "something may have been lost: read the log"; all others are the users' own."""
+"""The message that means "something may have been lost: read the log"."""
 
 INBOX_LIMIT: Final = 10_000
 
 
-class DoorbellLost(Exception):
-    """Not published: the broadcaster is away or did not answer in time. The next publish tries anew."""
+class NotPublished(Exception):
+    """The broadcaster is away or did not answer in time. The next publish tries anew."""
 
 
 class MessageRefused(ValueError):
@@ -22,7 +22,7 @@ class MessageRefused(ValueError):
 
 
 def utf8(text: str) -> bytes:
-    """The text as it travels; raises `MessageRefused` for what is no text."""
+    """The text as UTF-8. Raises `MessageRefused` for half a character."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -30,18 +30,18 @@ def utf8(text: str) -> bytes:
 
 
 class Inbox:
-    """Events that arrived and were not fetched: at most `limit`, then one RESYNC for each channel instead."""
+    """Events that wait to be fetched: at most `limit`, then one RESYNC for each channel instead."""
 
     def __init__(self, channels: Collection[str], limit: int = INBOX_LIMIT) -> None:
-        """`channels` is the caller's own live collection of the subscribed ones."""
+        """`channels` is the caller's live collection of the subscribed channels."""
         self._channels = channels
         self._limit = limit
         self._events: deque[Event] = deque()
         self._filled = asyncio.Event()
 
     def put(self, channel: str, message: str) -> None:
-        """Add an event; for want of room all that waits becomes RESYNC, which covers this event too."""
-        # The RESYNCs come on top of the limit, else they would overflow it again and again.
+        """Add an event; for want of room all waiting events become RESYNC, which covers this event too."""
+        # The RESYNCs are not counted, else they would overflow the inbox again and again.
         if len(self._events) >= self._limit + len(self._channels):
             self._events = deque(Event(each, RESYNC) for each in self._channels)
         else:
@@ -59,8 +59,8 @@ class Inbox:
 class Backend(BroadcastBackend):
     """`BroadcastBackend` with channels, an inbox and a state.
 
-    `subscribe` and `next_published` never raise and never wait for ever; `publish` raises `DoorbellLost` or
-    `MessageRefused`. A channel whose messages may have been missed gets RESYNC through `next_published`.
+    `subscribe` and `next_published` never raise and never hang; `publish` raises `NotPublished` or `MessageRefused`.
+    `next_published` yields RESYNC for a channel whose messages may have been missed.
     """
 
     healthy: bool = False

@@ -1,7 +1,7 @@
-"""A backend over a link that is lost now and then: reconnects for ever, subscribes again, signals RESYNC.
+"""A backend over a link that is lost now and then: it reconnects for ever, subscribes again, and signals RESYNC.
 
-One task owns the listening link and alone sends on it, so subscribing and leaving need no lock: they note what
-is wanted and wake the task. Silence is probed with a ping, because a peer that vanished says no farewell.
+One task owns the listening link and alone sends on it, so subscribing and leaving need no lock: they note the channels
+and wake the task. A quiet link is pinged, because a peer that vanished says no farewell.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from typing import Final
 
 import structlog
 
-from app.events.broadcast.base import RESYNC, Backend, DoorbellLost
+from app.events.broadcast.base import RESYNC, Backend, NotPublished
 
 DEADLINE: Final = 2.0
 """Seconds that one exchange with the broadcaster may take."""
 HEARTBEAT: Final = 5.0
-"""Seconds after which a quiet listening link is asked whether it lives."""
+"""Seconds after which a quiet listening link is pinged."""
 CHANNELS_AT_ONCE: Final = 500
-"""Channels that are listened to or left in one round trip; its deadline is for all of them."""
+"""Channels that are joined or left in one round trip, within one deadline."""
 FIRST_DELAY: Final = 0.1
 LAST_DELAY: Final = 5.0
 
@@ -37,10 +37,10 @@ def delays() -> Iterator[float]:
 
 
 class Link(ABC):
-    """One listening connection, from `open` to its end. Every method ends within the deadline or raises."""
+    """A listening connection, from `open` to its end. Every method ends within the deadline or raises."""
 
     def __init__(self, url: str, deadline: float, deliver: Deliver, wake: Callable[[], None]) -> None:
-        """`deliver(channel, message)` takes what arrives; `wake()` is called after `lost` was set."""
+        """`deliver(channel, message)` gets each message; `wake()` is called after `lost` was set."""
         self.url = url
         self.deadline = deadline
         self.deliver = deliver
@@ -48,7 +48,7 @@ class Link(ABC):
         self.lost: Exception | None = None
 
     def lose(self, error: Exception) -> None:
-        """Note that the connection is gone and tell its owner."""
+        """Note that the connection is gone, and wake its owner."""
         self.lost = error
         self.wake()
 
@@ -58,23 +58,23 @@ class Link(ABC):
 
     @abstractmethod
     async def listen(self, channels: Collection[str]) -> None:
-        """Listen to these as well, in one round trip; on return the broadcaster has confirmed all of them."""
+        """Join these channels, in one round trip; on return the broadcaster has confirmed all of them."""
 
     @abstractmethod
     async def unlisten(self, channels: Collection[str]) -> None:
-        """Stop listening to these, in one round trip."""
+        """Leave these channels, in one round trip."""
 
     @abstractmethod
     async def ping(self) -> None:
-        """Return when the other side has answered."""
+        """Return when the broadcaster has answered."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Give the connection up, whatever state it is in; never raises."""
+        """Close the connection in any state; never raises."""
 
 
 class LinkedBackend(Backend, ABC):
-    """The network backends' common half; a subclass gives the link and how to publish."""
+    """The common half of the network backends; a subclass makes the link and publishes."""
 
     def __init__(self, url: str, *, deadline: float = DEADLINE, heartbeat: float = HEARTBEAT) -> None:
         super().__init__()
@@ -95,28 +95,28 @@ class LinkedBackend(Backend, ABC):
 
     @abstractmethod
     def _check(self, channel: str, message: str) -> None:
-        """Raise `MessageRefused` for what can never be published."""
+        """Raise `MessageRefused` for a message that can never be published."""
 
     @abstractmethod
     async def _send(self, channel: str, message: str) -> None:
-        """Publish, connecting first where there is no connection; may be cancelled at any point."""
+        """Publish, after connecting if need be; may be cancelled at any point."""
 
     @abstractmethod
     async def _close_publisher(self) -> None: ...
 
     async def connect(self) -> None:
-        """Start listening; returns after the first attempt, be it a success or not."""
+        """Start listening; returns after the first attempt, whether it succeeded or not."""
         self._task = asyncio.create_task(self._keep_linked(), name="doorbell link")
         try:
             await self._tried.wait()
         except asyncio.CancelledError:
-            # Nobody will call `disconnect` on what never began.
+            # Nobody calls `disconnect` after a `connect` that was cancelled.
             self._task.cancel()
             raise
 
     async def disconnect(self) -> None:
         while self._task is not None and not self._task.done():
-            # redis-py waits with asyncio.wait_for, which on Python 3.11 may swallow a cancellation: ask until it ends.
+            # redis-py waits with asyncio.wait_for, which on Python 3.11 may swallow a cancellation.
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.1)
         with contextlib.suppress(Exception):
@@ -124,7 +124,7 @@ class LinkedBackend(Backend, ABC):
                 await self._close_publisher()
 
     async def subscribe(self, group: str) -> None:
-        """Return when the broadcaster has confirmed; in an outage at once, and RESYNC follows after it."""
+        """Return when the broadcaster has confirmed; at once in an outage, after which RESYNC follows."""
         self._channels.add(group)
         self._joining.add(group)
         self._leaving.discard(group)
@@ -143,14 +143,14 @@ class LinkedBackend(Backend, ABC):
         self._wake.set()
 
     async def publish(self, channel: str, message: str) -> None:
-        """Publish within the deadline, or raise `DoorbellLost` or `MessageRefused`."""
+        """Publish within the deadline, or raise `NotPublished` or `MessageRefused`."""
         self._check(channel, message)
         try:
             async with asyncio.timeout(self.deadline), self._publishing:
                 await self._send(channel, message)
         # Drivers raise many kinds of errors for a broken connection, and all mean the same here.
         except Exception as error:
-            raise DoorbellLost(_reason(error)) from error
+            raise NotPublished(_reason(error)) from error
 
     async def _keep_linked(self) -> None:
         waits = delays()
@@ -160,7 +160,7 @@ class LinkedBackend(Backend, ABC):
                 async with asyncio.timeout(self.deadline):
                     await link.open()
                 await self._serve(link)
-            # Nothing may end this task: whatever is wrong now (an address, a password) may be right later.
+            # Nothing may end this task: a wrong address or password may be right later.
             except Exception as error:
                 if not self._told_lost:
                     self._told_lost = True
@@ -169,7 +169,7 @@ class LinkedBackend(Backend, ABC):
                     waits = delays()
             finally:
                 self.healthy = False
-                self._release()
+                self._release_waiting()
                 await link.close()
             self._tried.set()
             await asyncio.sleep(next(waits))
@@ -186,11 +186,11 @@ class LinkedBackend(Backend, ABC):
                 await link.listen(channels)
                 self._joined(channels)
             if not self.healthy:
-                self._found()
+                self._report_back()
             await self._pause(link)
 
     def _joined(self, channels: Collection[str]) -> None:
-        """Confirm to those who wait; whoever did not wait may have missed something."""
+        """Confirm to the waiting subscribers; a channel that nobody waits for may have missed something: RESYNC."""
         for channel in channels:
             waiter = self._waiting.pop(channel, None)
             if waiter is not None:
@@ -198,7 +198,7 @@ class LinkedBackend(Backend, ABC):
             elif channel in self._channels:
                 self._inbox.put(channel, RESYNC)
 
-    def _found(self) -> None:
+    def _report_back(self) -> None:
         self.healthy = True
         self._tried.set()
         if self._told_lost:
@@ -206,7 +206,7 @@ class LinkedBackend(Backend, ABC):
             log.info("doorbell_listener_back", channels=len(self._channels))
 
     async def _pause(self, link: Link) -> None:
-        """Wait for something to do; raise when the link is lost."""
+        """Wait for something to do. Raises the link's error when it is lost."""
         try:
             async with asyncio.timeout(self.heartbeat):
                 await self._wake.wait()
@@ -215,7 +215,7 @@ class LinkedBackend(Backend, ABC):
         if link.lost is not None:
             raise link.lost
 
-    def _release(self) -> None:
+    def _release_waiting(self) -> None:
         for waiter in self._waiting.values():
             waiter.set_result(None)
         self._waiting.clear()

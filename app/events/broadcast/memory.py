@@ -1,4 +1,4 @@
-"""Within one process. Broadcaster's own memory backend has no bound and publishes without ever yielding."""
+"""Messages within one process. Broadcaster's own memory backend has no bound, and publishes without yielding."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from app.events.broadcast.base import Backend
 
 
 class MemoryBackend(Backend):
-    """Carries messages from this event loop to itself; bounded like the others."""
+    """Carries messages from this event loop to itself, with a bounded inbox."""
 
     async def connect(self) -> None:
         self.healthy = True

@@ -21,7 +21,7 @@ CLOSING: Final = 0.5
 
 
 def wire_name(channel: str) -> str:
-    """The channel's name on the server: itself where it is a possible name, else a hash of it."""
+    """The channel's name on the server: a hash where the server does not take the name itself."""
     encoded = channel.encode()
     if 0 < len(encoded) <= CHANNEL_BYTES and b"\0" not in encoded:
         return channel
@@ -35,8 +35,8 @@ async def _connect(
     return await asyncpg.connect(url, timeout=deadline, connection_class=kind, server_settings=settings)
 
 
-class _Ear(asyncpg.Connection):  # type: ignore[misc]
-    """Hands every notification to `heard`: the driver's own listeners cost two round trips for each channel."""
+class _ListeningConnection(asyncpg.Connection):  # type: ignore[misc]
+    """Calls `heard` for every notification: the driver's own listeners cost two round trips for each channel."""
 
     heard: Callable[[str, str], None]
 
@@ -60,13 +60,13 @@ class PostgresLink(Link):
         self._names: dict[str, str] = {}
 
     async def open(self) -> None:
-        self._connection = await _connect(self.url, self.deadline, _Ear)
+        self._connection = await _connect(self.url, self.deadline, _ListeningConnection)
         self._connection.heard = self._heard
         self._connection.add_termination_listener(self._ended)
 
     async def listen(self, channels: Collection[str]) -> None:
         names = {wire_name(channel): channel for channel in channels}
-        # Messages may come as soon as the server has committed, which is before it says so.
+        # Messages may arrive before the answer to LISTEN.
         self._names |= names
         await self._execute("LISTEN", names)
 
@@ -91,7 +91,7 @@ class PostgresLink(Link):
             await _close(self._connection)
 
     def _heard(self, name: str, message: str) -> None:
-        # A message may be on its way while the channel is left.
+        # A message may still arrive after the channel was left.
         if name in self._names:
             self.deliver(self._names[name], message)
 
@@ -100,10 +100,10 @@ class PostgresLink(Link):
 
 
 class PostgresBackend(LinkedBackend):
-    """Any number of processes over the database that they share anyway."""
+    """Connects any number of processes over their PostgreSQL database."""
 
     def __init__(self, url: str, **timing: float) -> None:
-        """`timing`: `deadline` and `heartbeat` in seconds. Raises ValueError for a URL that cannot be one."""
+        """`timing`: `deadline` and `heartbeat` in seconds. Raises ValueError for an impossible URL."""
         super().__init__(url, **timing)
         _ = urlsplit(url).port
         self._publisher: Any = None

@@ -18,8 +18,8 @@ def _client(url: str) -> Redis:
         url,
         # RESP2: with RESP3 the driver hands subscription messages to push handlers instead of the reader.
         protocol=2,
-        # No error is retried: the driver would reconnect and subscribe again by itself, and nobody would
-        # learn that messages are missing.
+        # No retries: the driver would reconnect and subscribe again by itself, and nobody would learn that messages
+        # are missing.
         retry=Retry(NoBackoff(), 0, supported_errors=()),
     )
 
@@ -71,7 +71,7 @@ class ValkeyLink(Link):
         try:
             while True:
                 self._take(await self._pubsub.get_message(timeout=None))
-        # Whatever ends the reading ends the link; its owner opens a new one.
+        # Any error ends the link; its owner opens a new one.
         except Exception as error:
             self.lose(error)
             self._answered.set()
@@ -80,7 +80,7 @@ class ValkeyLink(Link):
         if message is None:
             return
         if message["type"] == "message":
-            # Not ours if it is not UTF-8; it still says that something happened.
+            # A message that is not UTF-8 is not ours, and still means that something happened.
             self.deliver(message["channel"].decode(), message["data"].decode(errors="replace"))
             return
         self._replies -= 1
@@ -89,10 +89,10 @@ class ValkeyLink(Link):
 
 
 class ValkeyBackend(LinkedBackend):
-    """Any number of processes over one Valkey or Redis server."""
+    """Connects any number of processes over one Valkey or Redis server."""
 
     def __init__(self, url: str, **timing: float) -> None:
-        """`timing`: `deadline` and `heartbeat` in seconds. Raises ValueError for a URL that cannot be one."""
+        """`timing`: `deadline` and `heartbeat` in seconds. Raises ValueError for an impossible URL."""
         super().__init__(url, **timing)
         self._publisher = _client(url)
 
