@@ -25,7 +25,7 @@ from app.outbound.http.transport import PARSED_KEPT, Transport
 from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, UnreadableSecrets
 from app.schema import build_schema
 from app.server.caches import bounds
-from tests.system.test_readme import table
+from tests.system.readme.text import table
 
 MB = 1_000_000
 

@@ -1,4 +1,4 @@
-"""The README tried out: its commands, its examples, its tables."""
+"""The README's commands and examples, tried to the letter."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import sys
 from asyncio.subprocess import PIPE
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from email import message_from_bytes, policy
@@ -18,60 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from graphql import GraphQLObjectType, build_schema
 from playwright.async_api import Page
-from pydantic_core import PydanticUndefined
-from typer.core import TyperGroup
 
-from app.cli.cli import app as cli
-from app.core.settings import Settings
 from app.events.catalogue import catalogue
-from app.schema import schema_text
 from tests.services.postgres import find_bin
 from tests.services.receiver import Receiver
 from tests.system.clients import Api
 from tests.system.deployment import PROGRAM, Deployment
 from tests.system.node import node_script
+from tests.system.readme.text import BLOCKS, README, commands, script
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$|^#+ ([^\n]+)$", re.MULTILINE | re.DOTALL)
 METER = "2499999999991"
-
-
-def blocks() -> dict[str, list[tuple[str, str]]]:
-    """The fenced blocks under each heading, as (language, text)."""
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    heading = ""
-    for language, text, title in FENCE.findall(README):
-        if title:
-            heading = title
-        else:
-            found[heading].append((language, text))
-    return found
-
-
-def table(heading: str) -> list[list[str]]:
-    """The cells of the first table under a heading, without its head."""
-    text = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    # A pipe inside a cell is written with a backslash.
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows[2:]]
-
-
-BLOCKS = blocks()
-
-
-def commands(heading: str) -> list[str]:
-    """The commands of the shell blocks under a heading, which empty lines set apart."""
-    shell = [text.strip() for language, text in BLOCKS[heading] if language == "sh"]
-    return [command for text in shell for command in text.split("\n\n")]
-
-
-def script(heading: str, number: int) -> str:
-    """The n-th JavaScript block under a heading."""
-    return [text for language, text in BLOCKS[heading] if language == "js"][number]
 
 
 @dataclass(frozen=True)
@@ -293,21 +249,6 @@ async def test_apollo_resumes_after_a_lost_connection(newcomer: Newcomer, tmp_pa
                 node.stdin.write(b"lose the connection\n")
 
 
-def test_what_graphcache_embeds_is_all_that_has_no_id() -> None:
-    listed = re.findall(r'"(\w+)"', script("Apollo and urql", 2))
-    types = build_schema(schema_text()).type_map.values()
-    # urql knows connections and their parts by name, and says nothing about payloads of mutations.
-    known = ("Connection", "Edge", "Payload", "PageInfo", "Query", "Mutation", "Subscription")
-    assert listed == sorted(
-        one.name
-        for one in types
-        if isinstance(one, GraphQLObjectType)
-        and "id" not in one.fields
-        and not one.name.startswith("__")
-        and not one.name.endswith(known)
-    )
-
-
 async def test_events_are_forwarded_to_a_consumer_under_development(
     newcomer: Newcomer, receiver: Receiver
 ) -> None:
@@ -390,77 +331,7 @@ async def test_catalogue_and_probes_need_no_key(served: Deployment) -> None:
     (query,) = re.findall(r"`(\{ eventTypes .+?\})`", README)
     async with Api(served.apis[0].url) as stranger:
         found = (await stranger.data(query))["eventTypes"]
-        assert [one["name"] for one in found] == [kind.type.value for kind in catalogue()]
+        assert [one["name"] for one in found] == [kind.type for kind in catalogue()]
         for path in ("/healthz", "/readyz", "/metrics"):
             assert f"`{path}`" in README
             assert (await stranger.http.get(path)).status_code == 200
-
-
-def test_events_are_those_of_the_catalogue() -> None:
-    assert {row[0].strip("`") for row in table("Events")} == {kind.type.value for kind in catalogue()}
-
-
-def test_settings_are_those_of_the_program() -> None:
-    rows = {name: row for row in table("Settings") for name in re.findall(r"VOLTWIRE_\w+", row[0])}
-    fields = {f"VOLTWIRE_{name.upper()}": field for name, field in Settings.model_fields.items()}
-    assert rows.keys() == fields.keys()
-    documented = {
-        name: row[1].strip("`")
-        for name, row in rows.items()
-        if re.fullmatch(r"`[^`]+`", row[1]) and row[1] != "`http://HOST:PORT`"
-    }
-    assert documented == {
-        name: in_words(field.default)
-        for name, field in fields.items()
-        if field.default not in (None, [], PydanticUndefined)
-    }
-    # Any other mention is of a setting that exists, too.
-    assert set(re.findall(r"VOLTWIRE_[A-Z_]+", README)) <= fields.keys() | {"VOLTWIRE_API_KEY"}
-
-
-def in_words(default: Any) -> str:
-    if isinstance(default, list):
-        return ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in default)
-    return f"./{default}" if isinstance(default, Path) else f"{default}"
-
-
-def test_commands_are_those_of_the_program() -> None:
-    cells = " ".join(row[0] for row in table("Commands"))
-    documented = {
-        " ".join(re.findall(r"(?<= )[a-z]+(?= |$)", call)) for call in re.findall(r"`(voltwire .+?)`", cells)
-    }
-    assert documented == visible_commands(typer.main.get_command(cli))
-    scripts = {one.name for one in (ROOT / "scripts").iterdir() if one.is_file() and os.access(one, os.X_OK)}
-    # `setup` is what the others begin with.
-    assert set(re.findall(r"\./scripts/(\w+)", cells)) == scripts - {"setup"}
-
-
-def visible_commands(command: Any, path: tuple[str, ...] = ()) -> set[str]:
-    if not isinstance(command, TyperGroup):
-        return {" ".join(path)}
-    return {
-        name
-        for part, inner in command.commands.items()
-        if not inner.hidden
-        for name in visible_commands(inner, (*path, part))
-    }
-
-
-def test_links_lead_to_sections_and_files() -> None:
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-    titles = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
-    sections = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith("https://")]
-    assert [one for one in links if one not in sections and not (ROOT / one).is_file()] == []
-    # The contents at the top name every section.
-    contents = README.split("\n## Quick start\n")[0]
-    named = {"#" + anchor for anchor in re.findall(r"\]\(#([^)]+)\)", contents)}
-    chapters = re.findall(r"^## (.+)$", prose, re.MULTILINE)
-    assert {"#" + one.lower().replace(" ", "-") for one in chapters} <= named
-
-
-def test_files_it_names_are_there() -> None:
-    named = re.findall(r"`((?:app|tests|scripts)/[\w./]+|[A-Z]+(?:\.md)?)`", README)
-    missing = [name for name in named if "." in name and not (ROOT / name).exists()]
-    assert missing == []
-    assert (ROOT / "LICENSE").is_file()
