@@ -6,10 +6,10 @@ from typing import Final
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.accounts.events import ApiKeysRotated, UserCreated
 from app.accounts.models import User
 from app.auth.api_keys import ApiKey
 from app.core.clock import parse_utc
-from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.outbound.mail.rendering import shown, uk_time
 from app.outbound.mail.wording import MailFacts, Wording
@@ -43,7 +43,7 @@ async def keys_rotated(session: AsyncSession, event: EventRecord) -> MailFacts:
     )
 
 
-WORDING: Final[Mapping[EventType, Wording]] = {
-    EventType.USER_CREATED: user_created,
-    EventType.API_KEYS_ROTATED: keys_rotated,
+WORDING: Final[Mapping[str, Wording]] = {
+    UserCreated.type: user_created,
+    ApiKeysRotated.type: keys_rotated,
 }

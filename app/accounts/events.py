@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 
 from app.accounts.models import User, UserRole
 from app.auth.api_keys import ApiKey
-from app.events.catalogue import EventData, EventType, Instant
+from app.events.catalogue import EventData, Instant
 
 
 class UserCreated(EventData):
-    type: ClassVar = EventType.USER_CREATED
+    type: ClassVar = "user.created"
+    place: ClassVar = 3
     words: ClassVar = "User created"
+    summary: ClassVar = "a user was created"
     description: ClassVar = "A user was created; data is the user. An account's first user is its event 1."
     example: ClassVar[dict[str, Any]] = {
         "id": "usr_01jdf3w8q2k7c9v5m1x0a4b6d8",
@@ -44,8 +46,10 @@ class UserCreated(EventData):
 
 
 class ApiKeysRotated(EventData):
-    type: ClassVar = EventType.API_KEYS_ROTATED
+    type: ClassVar = "api_keys.rotated"
+    place: ClassVar = 5
     words: ClassVar = "API key rotated"
+    summary: ClassVar = "an API key got a new secret"
     description: ClassVar = (
         "An API key has a new secret; the previous one works until overlapUntil, if at all."
     )

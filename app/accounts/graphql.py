@@ -8,11 +8,11 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from app.accounts import models
+from app.accounts.events import ApiKeysRotated, UserCreated
 from app.accounts.models import UserRole
 from app.auth.actor import Actor, Scope, visible
 from app.auth.api_keys import ApiKey as ApiKeyRow
 from app.customers.models import Customer as CustomerRow
-from app.events.catalogue import EventType
 from app.graphql.compiled.declare import to_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
@@ -118,7 +118,7 @@ class Viewer:
         return [scope for scope in Scope if scope in self.actor.scopes]
 
 
-@event_type(EventType.USER_CREATED)
+@event_type(UserCreated)
 @strawberry.type
 class UserCreatedEvent(Event):
     """A user was created."""
@@ -127,7 +127,7 @@ class UserCreatedEvent(Event):
     """The user as of now; null once deleted."""
 
 
-@event_type(EventType.API_KEYS_ROTATED)
+@event_type(ApiKeysRotated)
 @strawberry.type
 class ApiKeysRotatedEvent(Event):
     """An API key got a new secret."""

@@ -1,4 +1,4 @@
-"""What the operators' commands do with the database and the server; `cli.py` reads their arguments."""
+"""The operators' commands, over the database and the server; `cli.py` reads their arguments."""
 
 import asyncio
 import os
@@ -43,12 +43,18 @@ def work(host: str, port: int | None) -> None:
     run_worker(_ready(), host, port)
 
 
-def migrate() -> None:
-    _with_database(migrate_database)
+def migrate() -> str:
+    """Migrate; returns a sentence that says between which steps."""
+    before, after = _with_database(migrate_database)
+    if before == after:
+        return f"The database is at step {after} already: there was nothing to do."
+    if before is None:
+        return f"Made the database's tables, at step {after}."
+    return f"Brought the database from step {before} to step {after}."
 
 
 def create_account(name: str, email: str) -> dict[str, str]:
-    """The new account's ids and its key."""
+    """Create an account; returns its ids and its key."""
 
     async def create(database: Database) -> dict[str, str]:
         async with database.transaction() as session:
@@ -59,7 +65,7 @@ def create_account(name: str, email: str) -> dict[str, str]:
 
 
 def revoke_consent(consent_id: str, reason: str | None) -> str:
-    """The id of the consent that is now revoked."""
+    """Revoke a consent; returns its id."""
 
     async def revoke(database: Database) -> str:
         async with database.transaction() as session:
@@ -70,9 +76,9 @@ def revoke_consent(consent_id: str, reason: str | None) -> str:
 
 
 def _read_settings() -> Settings:
-    """The settings as they are written. Raises CommandError for what is wrong with one by itself."""
+    """The settings as they are written. Raises CommandError where one is wrong by itself."""
     configure_logs()
-    # What is written holds keys and personal data: the database, its key, mails. It is the owner's alone.
+    # The database, its key and mails hold secrets and personal data: only the owner may read the files.
     os.umask(0o077)
     try:
         settings = Settings()
@@ -84,7 +90,7 @@ def _read_settings() -> Settings:
 
 
 def _settings() -> Settings:
-    """The settings, each of them tried as far as that can be done alone."""
+    """The settings, each of them tried as far as that needs no other part."""
     settings = _read_settings()
     try:
         Keyring(settings.secret_keys)
@@ -94,12 +100,12 @@ def _settings() -> Settings:
         raise CommandError(
             f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}."
         ) from None
-    _try("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
-    _try(
+    _try_setting("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
+    _try_setting(
         "VOLTWIRE_OPERATIONS_FILE",
         lambda: settings.operations_file and read_operations(settings.operations_file),
     )
-    _try(
+    _try_setting(
         "VOLTWIRE_DKIM_KEY",
         lambda: (
             settings.dkim_key
@@ -109,7 +115,7 @@ def _settings() -> Settings:
     return settings
 
 
-def _try(variable: str, use: Callable[[], Any]) -> None:
+def _try_setting(variable: str, use: Callable[[], Any]) -> None:
     try:
         use()
     except ValueError as error:
@@ -117,20 +123,20 @@ def _try(variable: str, use: Callable[[], Any]) -> None:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """One wrong value as `VOLTWIRE_NAME: what it must be`; a sentence about several of them names them itself."""
+    """A wrong value as `VOLTWIRE_NAME: what it must be`; a sentence about several settings names them itself."""
     sentence = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
     return f"VOLTWIRE_{str(error['loc'][0]).upper()}: {sentence}" if error["loc"] else sentence
 
 
 def _ready() -> Settings:
-    """The settings, once the database they name has this version's tables, unless its server is away."""
+    """The settings; their database has this version's tables by now, unless its server is away."""
     settings = _settings()
     _with_database(_migrate_if_there, settings)
     return settings
 
 
 async def _migrate_if_there(database: Database) -> None:
-    """A server that is away is waited for by the process itself; what is there and wrong ends the start."""
+    """Migrate, unless the database's server is away: the process waits for it later. Any other error ends the start."""
     try:
         await migrate_database(database)
     except Exception as error:
@@ -139,9 +145,9 @@ async def _migrate_if_there(database: Database) -> None:
 
 
 def _with_known_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
-    """Run an act on a database that is there already; it is brought to this version's tables.
+    """Run an act on a database that exists already, after bringing it to this version's tables.
 
-    Else a command that was run in another folder than the server's would make a database that nobody serves.
+    Otherwise a command in another folder than the server's would make a database that nobody serves.
     """
     settings = _read_settings()
     path = settings.database.removeprefix("sqlite:///")
@@ -163,7 +169,7 @@ def _with_known_database(act: Callable[[Database], Coroutine[Any, Any, T]]) -> T
 
 
 def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]], settings: Settings | None = None) -> T:
-    """Run an act on the database of the settings; what it refuses is said, with exit code 1."""
+    """Run an act on the database of the settings. Raises CommandError for its refusals and for the database's."""
     chosen = settings or _settings()
 
     async def run() -> T:
@@ -180,6 +186,6 @@ def _with_database(act: Callable[[Database], Coroutine[Any, Any, T]], settings: 
     except Refusal as error:
         raise CommandError(error.message) from None
     except (DBAPIError, asyncpg.PostgresError, OSError) as error:
-        # By its first line only: more of it may quote what was to be written.
+        # Only its first line: the others may quote the values that were to be written.
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0].rstrip(".")
         raise CommandError(f"VOLTWIRE_DATABASE_URL: the database cannot be used: {reason}.") from None

@@ -1,4 +1,8 @@
-"""`voltwire`, the program for operators."""
+"""`voltwire`, the program for operators.
+
+Each command imports its own modules when it runs: those of the server take seconds to load, those of a client most of
+one, and `voltwire --version` needs none of them.
+"""
 
 import asyncio
 import json
@@ -11,16 +15,26 @@ from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from app.cli import listen as listening
-from app.cli import trigger as triggering
-from app.cli.client import NAMES, Address, Api, ClientError
 from app.core.errors import CommandError
 
 INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
 SCHEMA_FILE = Path(__file__).parents[2] / "schema.graphql"
 
+
+class Program(TyperGroup):
+    """The commands; one that cannot be done prints the reason and exits with code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            _fail(str(error))
+
+
 app = typer.Typer(
+    cls=Program,
     help="Voltwire: the event backbone of a smart-meter data platform. Settings come from VOLTWIRE_… variables.",
     no_args_is_help=True,
     add_completion=False,
@@ -32,7 +46,7 @@ app.add_typer(accounts_app, name="accounts")
 app.add_typer(consents_app, name="consents")
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"voltwire {version('voltwire')}")
         raise typer.Exit
@@ -42,7 +56,7 @@ def _tell_version(wanted: bool) -> None:
 def options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """The options of every command."""
@@ -59,13 +73,13 @@ ServerKey = Annotated[
 @app.command()
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API and the worker in one process."""
-    _said(lambda: _operating().serve(host, port, with_worker=True))
+    _admin().serve(host, port, with_worker=True)
 
 
 @app.command()
 def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Migrate, then serve the API alone; workers run apart."""
-    _said(lambda: _operating().serve(host, port, with_worker=False))
+    _admin().serve(host, port, with_worker=False)
 
 
 @app.command()
@@ -79,13 +93,13 @@ def worker(
     ] = None,
 ) -> None:
     """Migrate, then turn events into deliveries and send them; any number may run on PostgreSQL."""
-    _said(lambda: _operating().work(host, port))
+    _admin().work(host, port)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database to this version's tables."""
-    _said(lambda: _operating().migrate())
+    typer.echo(_admin().migrate())
 
 
 @accounts_app.command("create")
@@ -94,7 +108,7 @@ def create_account(
     email: Annotated[str, typer.Option(metavar="EMAIL", help="The mail address of its first user.")],
 ) -> None:
     """Create an account; prints its ids and its API key, shown this once, as one JSON object."""
-    typer.echo(json.dumps(_said(lambda: _operating().create_account(name, email))))
+    typer.echo(json.dumps(_admin().create_account(name, email)))
 
 
 @consents_app.command("revoke")
@@ -103,7 +117,7 @@ def revoke_consent(
     reason: Annotated[str | None, typer.Option(help="Why, as the account will see it.")] = None,
 ) -> None:
     """Revoke a consent on behalf of the end customer who wrote to the privacy contact."""
-    revoked = _said(lambda: _operating().revoke_consent(consent_id, reason))
+    revoked = _admin().revoke_consent(consent_id, reason)
     typer.echo(f"Revoked {revoked}.")
 
 
@@ -127,26 +141,45 @@ def listen(
     ] = None,
 ) -> None:
     """Follow an account's events until Ctrl-C, over lost connections too."""
-    wishes = listening.Wishes(types, after, as_json, forward_to, secret)
+    from app.cli.client import Address
+    from app.cli.listen import ListenOptions
+    from app.cli.listen import listen as follow
+
+    options = ListenOptions(types, after, as_json, forward_to, secret)
 
     def notice(text: str) -> None:
         typer.echo(text, err=True)
 
-    _as_client(lambda: listening.listen(Address.parse(url), key, wishes, out=typer.echo, notice=notice))
+    _as_client(lambda: follow(Address.parse(url), key, options, out=typer.echo, notice=notice))
 
 
-@app.command()
+class TriggerCommand(TyperCommand):
+    """A command whose help names the events of the catalogue, which is loaded for nothing but this help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from app.cli.client import whole_catalogue
+
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument):
+                parameter.help = f"One of {', '.join(event.type for event in whole_catalogue())}."
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=TriggerCommand)
 def trigger(
-    event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(NAMES)}.")],
+    event: Annotated[str, typer.Argument(metavar="EVENT")],
     url: ServerUrl = "http://127.0.0.1:8000",
     key: ServerKey = None,
 ) -> None:
     """Make an event happen by a real change, to a demo customer of its own."""
+    from app.cli.client import Address, Api
+    from app.cli.trigger import checked_event
+    from app.cli.trigger import trigger as make
 
     async def run() -> None:
-        kind = triggering.event_type(event)
+        name = checked_event(event)
         async with Api(Address.parse(url), key) as api:
-            await triggering.trigger(api, kind, typer.echo)
+            await make(api, name, typer.echo)
 
     _as_client(run)
 
@@ -173,17 +206,16 @@ def schema(
         _fail("schema.graphql is not up to date: run `voltwire schema` and commit it.")
 
 
-def _operating() -> ModuleType:
-    # The server's own modules take seconds to load, which listening to a server elsewhere need not wait for.
+def _admin() -> ModuleType:
     from app.cli import admin
 
     return admin
 
 
 def _as_client(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run what calls a server, until it ends or is interrupted."""
+    """Run the client of a server until it ends or is interrupted."""
     try:
-        _said(lambda: asyncio.run(_until_interrupted(act())))
+        asyncio.run(_until_interrupted(act()))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -197,20 +229,12 @@ async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     while not task.done():
-        # One cancellation may be swallowed by whatever is just ending in there; Ctrl-C has to work the first time.
+        # A part that is just ending may swallow one cancellation; Ctrl-C has to work the first time.
         task.cancel()
         await asyncio.wait([task], timeout=0.2)
     if interrupted.is_set():
         raise KeyboardInterrupt
     task.result()
-
-
-def _said(act: Callable[[], Any]) -> Any:
-    """Run an act; what cannot be done is said, with exit code 1."""
-    try:
-        return act()
-    except (CommandError, ClientError) as error:
-        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import httpx
 import orjson
 
 from app import __version__
-from app.cli.client import Address, Api, ClientError, Event, Stream, chosen_types
+from app.cli.client import Address, Api, ClientError
+from app.cli.stream import Stream, StreamEvent, chosen_types
 from app.core import clock
 from app.core.ids import new_id
 from app.delivery.destinations.webhook import signing
@@ -22,8 +23,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the command was asked for; `types` is a comma list, `secret` a `whsec_…` to forward with."""
+class ListenOptions:
+    """The options of the command; `types` is a comma list, `secret` a `whsec_…` to forward with."""
 
     types: str | None = None
     after: str | None = None
@@ -32,22 +33,22 @@ class Wishes:
     secret: str | None = None
 
 
-async def listen(address: Address, key: str | None, wishes: Wishes, *, out: Say, notice: Say) -> None:
-    """Print events until cancelled: `out` gets one line for each, `notice` what else there is to say.
+async def listen(address: Address, key: str | None, options: ListenOptions, *, out: Say, notice: Say) -> None:
+    """Print events until cancelled: `out` gets one line for each, `notice` everything else.
 
     Raises ClientError. However it ends, it says after which cursor to go on.
     """
-    types = chosen_types(wishes.types)
+    types = chosen_types(options.types)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(Api(address, key))
         forwarder = None
-        if wishes.forward_to is not None:
-            forwarder = await stack.enter_async_context(Forwarder(wishes.forward_to, wishes.secret))
-        stream = Stream(api, after=wishes.after, types=types, notice=notice)
+        if options.forward_to is not None:
+            forwarder = await stack.enter_async_context(Forwarder(options.forward_to, options.secret))
+        stream = Stream(api, after=options.after, types=types, notice=notice)
         await stream.begin()
         if forwarder is not None:
             notice(f"Forwarding to {forwarder.url}, signed with {forwarder.secret}")
-        show = as_json if wishes.as_json else as_line
+        show = as_json if options.as_json else as_line
         try:
             async for event in stream.events():
                 out(show(event))
@@ -58,10 +59,10 @@ async def listen(address: Address, key: str | None, wishes: Wishes, *, out: Say,
 
 
 class Forwarder:
-    """POSTs events, signed by Standard Webhooks, one after the other. There is no second try: it is for development."""
+    """POSTs events, signed by Standard Webhooks, one after the other. It never tries again: it is for development."""
 
     def __init__(self, url: str, secret: str | None = None) -> None:
-        """Raises ClientError for what is no URL or no signing secret."""
+        """Raises ClientError for an unusable URL or signing secret."""
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -77,15 +78,15 @@ class Forwarder:
         local = Address(f"{parts.scheme}://{parts.netloc}").is_local
         self._http = httpx.AsyncClient(timeout=FORWARD_WITHIN, trust_env=not local)
 
-    async def __aenter__(self) -> "Forwarder":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def forward(self, event: Event) -> str:
-        """Send one event and say how it was answered."""
-        body = body_of(event)
+    async def forward(self, event: StreamEvent) -> str:
+        """Send one event; returns a few words about the answer."""
+        body = webhook_body(event)
         timestamp = int(time.time())
         headers = {
             "content-type": "application/json",
@@ -106,42 +107,35 @@ class Forwarder:
         return f"HTTP {response.status_code} in {(time.perf_counter() - began) * 1000:.0f} ms"
 
 
-def body_of(event: Event) -> bytes:
-    """The bytes that a webhook without a selection has for this event."""
+def webhook_body(event: StreamEvent) -> bytes:
+    """The body of a webhook without a selection."""
+    at = clock.format_utc(event.occurred_at)
     return orjson.dumps(
-        {
-            "type": event.name,
-            "timestamp": clock.format_utc(event.occurred_at),
-            "id": event.id,
-            "sequence": event.sequence,
-            "data": event.data,
-        }
+        {"type": event.name, "timestamp": at, "id": event.id, "sequence": event.sequence, "data": event.data}
     )
 
 
-def as_json(event: Event) -> str:
-    """The event on one line of JSON; its cursor is what --after takes."""
-    return json.dumps(
-        {
-            "id": event.id,
-            "name": event.name,
-            "sequence": event.sequence,
-            "cursor": event.cursor,
-            "occurredAt": clock.format_utc(event.occurred_at),
-            "data": event.data,
-        },
-        ensure_ascii=False,
-    )
+def as_json(event: StreamEvent) -> str:
+    """The event on one line of JSON, with the cursor that --after takes."""
+    content = {
+        "id": event.id,
+        "name": event.name,
+        "sequence": event.sequence,
+        "cursor": event.cursor,
+        "occurredAt": clock.format_utc(event.occurred_at),
+        "data": event.data,
+    }
+    return json.dumps(content, ensure_ascii=False)
 
 
-def as_line(event: Event) -> str:
-    """The event for people: when, what, its number, and the facts in short."""
+def as_line(event: StreamEvent) -> str:
+    """The event for people: its time, name and number, and the facts in short."""
     number = "" if event.sequence is None else f"#{event.sequence}"
     return f"{event.occurred_at.astimezone():%H:%M:%S}  {event.name:<24}{number:>7}  {facts(event.name, event.data)}"
 
 
 def facts(name: str, data: dict[str, Any]) -> str:
-    """What an event is about, in a few words on one line."""
+    """The data of an event in a few words on one line; as JSON for an event without words of its own here."""
     match name:
         case "meter_data.received":
             text = f"{data['intervalCount']} half-hours of {data['meterId']}, {_period(data['from'], data['to'])}"
@@ -159,7 +153,7 @@ def facts(name: str, data: dict[str, Any]) -> str:
             text = f"{data['previousPrefix']}… is now {data['prefix']}…"
         case _:
             text = json.dumps(data, ensure_ascii=False)
-    # A name must not move the cursor or colour the terminal of who reads it.
+    # A name must not move the cursor or colour the reader's terminal.
     return "".join(one if one.isprintable() else " " for one in text)
 
 

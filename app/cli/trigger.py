@@ -1,7 +1,6 @@
-"""`voltwire trigger`: makes one of the seven events happen, by the real change behind it, through the API.
+"""`voltwire trigger`: makes an event happen, by the real change behind it, through the API.
 
-Nothing of a real customer is touched: what an event needs belongs to one demo customer, who is found again by their
-metadata or made.
+No real customer is touched: all changes are made to one demo customer, who is found by their metadata or created.
 """
 
 import math
@@ -9,34 +8,51 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import date, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from app.cli.client import NAMES, Api, ClientError
+from app.cli.client import Api, ClientError, whole_catalogue
 from app.core import clock
-from app.events.catalogue import EventType
 from app.meters.numbers import mpan_check_digit
 
 MADE_BY: Final = {"made-by": "voltwire trigger"}
 KEY_NAME: Final = "voltwire trigger"
 DOMAIN: Final = "customers.example.com"
 Say = Callable[[str], None]
+C = TypeVar("C", bound=Callable[..., Awaitable[object]])
+
+_changes: dict[str, Callable[..., Awaitable[object]]] = {}
 
 
-def event_type(name: str) -> EventType:
-    """The type of a dotted name. Raises ClientError with all of them."""
-    try:
-        return EventType(name)
-    except ValueError:
-        raise ClientError(f'There is no event "{name}": choose one of {", ".join(NAMES)}.') from None
+def makes(name: str) -> Callable[[C], C]:
+    """Register the change behind an event."""
+
+    def register(change: C) -> C:
+        _changes[name] = change
+        return change
+
+    return register
 
 
-async def trigger(api: Api, kind: EventType, say: Say) -> None:
-    """Make the change behind an event; `say` is told of everything that was done. Raises ClientError."""
-    await _CHANGES[kind](_Changes(api, say))
+def checked_event(name: str) -> str:
+    """The dotted name of an event that can be triggered. Raises ClientError with the names there are."""
+    names = [event.type for event in whole_catalogue()]
+    if name not in names:
+        raise ClientError(f'There is no event "{name}": choose one of {", ".join(names)}.')
+    if name not in _changes:
+        known = ", ".join(one for one in names if one in _changes)
+        raise ClientError(
+            f"No change that makes {name} happen is known here: make it through the API. Known are {known}."
+        )
+    return name
+
+
+async def trigger(api: Api, name: str, say: Say) -> None:
+    """Make the change behind an event; `say` gets a line for each thing that was done. Raises ClientError."""
+    await _changes[checked_event(name)](_Changes(api, say))
 
 
 def meter_number() -> str:
-    """A random electricity number that passes its check."""
+    """A random electricity number with its check digit."""
     first = f"{random.randint(10, 23)}{random.randrange(10**10):010}"  # noqa: S311 - chance, not a secret
     return f"{first}{mpan_check_digit(first)}"
 
@@ -54,10 +70,27 @@ def half_hours(day: date) -> list[dict[str, str]]:
 
 
 def _usual_kwh(hour: float) -> float:
-    """A fridge all day, breakfast, and supper with the lights on."""
+    """The consumption of a fridge all day, breakfast, and supper with the lights on."""
     breakfast = 0.30 * math.exp(-(((hour - 7.5) / 1.2) ** 2))
     supper = 0.65 * math.exp(-(((hour - 18.5) / 2.2) ** 2))
     return 0.11 + breakfast + supper
+
+
+async def ask_for_consent(api: Api, customer_id: str, number: str, **values: Any) -> tuple[str, str]:
+    """Ask for a year's consent to one meter; returns its id, and the token that its link ends with."""
+    asked = await api.change(
+        "createHostedConsent",
+        "hostedConsent { id link }",
+        customerId=customer_id,
+        flowType="GB_RESIDENTIAL_SPECIFIC",
+        expiry=(clock.uk_date(clock.now()) + timedelta(days=365)).isoformat(),
+        meterNumbers=[number],
+        **values,
+    )
+    consent = asked["hostedConsent"]
+    if consent["link"] is None:
+        raise ClientError("This key is not shown the link of a consent: it needs the scope WRITE.")
+    return consent["id"], consent["link"].rpartition("/")[2]
 
 
 class _Changes:
@@ -65,13 +98,15 @@ class _Changes:
         self._api = api
         self._say = say
 
+    @makes("user.created")
     async def create_user(self) -> None:
         email = f"colleague-{secrets.token_hex(3)}@example.com"
         made = await self._api.change("createUser", "user { id }", name="Robin Example", email=email)
         self._say(f"Created user {made['user']['id']}: Robin Example, {email}.")
 
+    @makes("customer.created")
     async def create_customer(self) -> str:
-        """Gives the customer's id."""
+        """Returns the customer's id."""
         email = f"sam-{secrets.token_hex(3)}@{DOMAIN}"
         made = await self._api.change(
             "createCustomer",
@@ -85,48 +120,42 @@ class _Changes:
         self._say(f"Created customer {identifier}: Sam Example, {email}.")
         return identifier
 
+    @makes("meter.created")
     async def create_meter(self) -> None:
-        number = meter_number()
+        number, customer = meter_number(), await self._customer()
         made = await self._api.change(
-            "createMeter", "meter { id }", customerId=await self._customer(), number=number, metadata=MADE_BY
+            "createMeter", "meter { id }", customerId=customer, number=number, metadata=MADE_BY
         )
         self._say(f"Created meter {made['meter']['id']} with number {number}.")
 
+    @makes("hosted_consent.approved")
     async def approve_consent(self) -> str:
-        """Gives the consent's id."""
+        """Returns the consent's id."""
         number = meter_number()
-        asked = await self._api.change(
-            "createHostedConsent",
-            "hostedConsent { id link }",
-            customerId=await self._customer(),
-            flowType="GB_RESIDENTIAL_SPECIFIC",
-            expiry=(clock.uk_date(clock.now()) + timedelta(days=365)).isoformat(),
+        identifier, token = await ask_for_consent(
+            self._api,
+            await self._customer(),
+            number,
             redirectUrl="https://example.com/thanks",
             description="Half-hourly data for a demonstration",
-            meterNumbers=[number],
         )
-        consent = asked["hostedConsent"]
-        self._say(f"Asked for consent {consent['id']} to meter {number}.")
+        self._say(f"Asked for consent {identifier} to meter {number}.")
         await self._api.change(
             "approveHostedConsent",
             "hostedConsent { id }",
-            token=token_of(consent["link"]),
+            token=token,
             consenteeFullName="Sam Example",
             consenteeEmail=f"sam@{DOMAIN}",
             consenteeJobTitle="Occupier",
         )
-        identifier: str = consent["id"]
         self._say(f"Approved consent {identifier} as the end customer would, which made the meter too.")
         return identifier
 
+    @makes("hosted_consent.revoked")
     async def revoke_consent(self) -> None:
-        found = await self._api.ask(
-            "query ($customer: ID!) { hostedConsents(first: 1, filter: {customerIds: [$customer], valid: true}) "
-            "{ nodes { id } } }",
-            {"customer": await self._customer()},
-        )
-        consents = found["hostedConsents"]["nodes"]
-        identifier = consents[0]["id"] if consents else await self.approve_consent()
+        valid = {"customerIds": [await self._customer()], "valid": True}
+        identifier = await self._first("hostedConsents", "HostedConsentFilter", valid)
+        identifier = identifier or await self.approve_consent()
         await self._api.change(
             "revokeHostedConsent",
             "hostedConsent { id }",
@@ -135,31 +164,34 @@ class _Changes:
         )
         self._say(f"Revoked consent {identifier}.")
 
+    @makes("meter_data.received")
     async def record_readings(self) -> None:
-        meter = await self._active_meter()
+        active = {"customerIds": [await self._customer()], "statuses": ["ACTIVE"]}
+        meter = await self._first("meters", "MeterFilter", active)
         if meter is None:
             await self.approve_consent()
-            meter = await self._active_meter()
+            meter = await self._first("meters", "MeterFilter", active)
         if meter is None:
             raise ClientError(
                 "The meter just made is not active: its consent was revoked meanwhile; try again."
             )
         day = clock.uk_date(clock.now()) - timedelta(days=1)
         recorded = await self._api.change(
-            "recordReadings", "accepted changed", meterId=meter["id"], readings=half_hours(day)
+            "recordReadings", "accepted changed", meterId=meter, readings=half_hours(day)
         )
         self._say(
-            f"Recorded {recorded['accepted']} half-hours of {day} for meter {meter['id']}; "
+            f"Recorded {recorded['accepted']} half-hours of {day} for meter {meter}; "
             f"{recorded['changed']} of them are new or changed."
         )
 
+    @makes("api_keys.rotated")
     async def rotate_key(self) -> None:
-        # A key of its own: the one in use goes on working for whoever has it.
+        # A key for this alone: the one in use goes on working for everyone who has it.
         keys = (await self._api.ask("{ apiKeys { id name revokedAt expiresAt } }"))["apiKeys"]
         usable = [
-            key["id"]
-            for key in keys
-            if key["name"] == KEY_NAME and key["revokedAt"] is None and key["expiresAt"] is None
+            one["id"]
+            for one in keys
+            if one["name"] == KEY_NAME and one["revokedAt"] is None and one["expiresAt"] is None
         ]
         identifier = usable[0] if usable else await self._make_key()
         rotated = await self._api.change(
@@ -177,37 +209,13 @@ class _Changes:
 
     async def _customer(self) -> str:
         """The demo customer's id."""
+        found = await self._first("customers", "CustomerFilter", {"metadata": MADE_BY})
+        return found or await self.create_customer()
+
+    async def _first(self, field: str, filter_type: str, filter: dict[str, Any]) -> str | None:
+        """The id of the first object that the filter takes."""
         found = await self._api.ask(
-            "query ($made: Metadata!) { customers(first: 1, filter: {metadata: $made}) { nodes { id } } }",
-            {"made": MADE_BY},
+            f"query ($filter: {filter_type}!) {{ {field}(first: 1, filter: $filter) {{ nodes {{ id }} }} }}",
+            {"filter": filter},
         )
-        customers: list[dict[str, str]] = found["customers"]["nodes"]
-        return customers[0]["id"] if customers else await self.create_customer()
-
-    async def _active_meter(self) -> dict[str, Any] | None:
-        """A meter of the demo customer that takes readings."""
-        found = await self._api.ask(
-            "query ($customer: ID!) { meters(first: 1, filter: {customerIds: [$customer], statuses: [ACTIVE]}) "
-            "{ nodes { id } } }",
-            {"customer": await self._customer()},
-        )
-        meters: list[dict[str, Any]] = found["meters"]["nodes"]
-        return meters[0] if meters else None
-
-
-_CHANGES: Final[dict[EventType, Callable[[_Changes], Awaitable[object]]]] = {
-    EventType.METER_DATA_RECEIVED: _Changes.record_readings,
-    EventType.METER_CREATED: _Changes.create_meter,
-    EventType.USER_CREATED: _Changes.create_user,
-    EventType.CUSTOMER_CREATED: _Changes.create_customer,
-    EventType.API_KEYS_ROTATED: _Changes.rotate_key,
-    EventType.HOSTED_CONSENT_APPROVED: _Changes.approve_consent,
-    EventType.HOSTED_CONSENT_REVOKED: _Changes.revoke_consent,
-}
-
-
-def token_of(link: str | None) -> str:
-    """The consent token at the end of `HostedConsent.link`. Raises ClientError for a key that is not shown the link."""
-    if link is None:
-        raise ClientError("This key is not shown the link of a consent: it needs the scope WRITE.")
-    return link.rpartition("/")[2]
+        return next((str(one["id"]) for one in found[field]["nodes"]), None)

@@ -5,9 +5,10 @@ from typing import Any, Final
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.consents.events import HostedConsentApproved, HostedConsentRevoked
 from app.core.clock import parse_utc
 from app.customers.emails import customer_name
-from app.events.catalogue import REDACTED, EventType
+from app.events.catalogue import REDACTED
 from app.events.models import EventRecord
 from app.outbound.mail.rendering import count, uk_day, uk_time
 from app.outbound.mail.wording import MailFacts, Wording
@@ -54,7 +55,7 @@ def _numbers(data: dict[str, Any]) -> str:
     return ", ".join(numbers[:_SHOWN_NUMBERS]) + (f" and {more:,} more" if more > 0 else "")
 
 
-WORDING: Final[Mapping[EventType, Wording]] = {
-    EventType.HOSTED_CONSENT_APPROVED: approved,
-    EventType.HOSTED_CONSENT_REVOKED: revoked,
+WORDING: Final[Mapping[str, Wording]] = {
+    HostedConsentApproved.type: approved,
+    HostedConsentRevoked.type: revoked,
 }

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from app.consents.models import ConsentFlowType, ConsentStatus, HostedConsent
-from app.events.catalogue import REDACTED, EventData, EventType, Instant
+from app.events.catalogue import REDACTED, EventData, Instant
 from app.meters.models import Meter
 
 
@@ -114,8 +114,10 @@ CONSENT_PERSONAL: dict[str, Any] = {
 
 
 class HostedConsentApproved(HostedConsentData, EventData):
-    type: ClassVar = EventType.HOSTED_CONSENT_APPROVED
+    type: ClassVar = "hosted_consent.approved"
+    place: ClassVar = 6
     words: ClassVar = "Consent approved"
+    summary: ClassVar = "a consent was given"
     description: ClassVar = (
         "The end customer approved a hosted consent; data is the consent and the meters it covers."
     )
@@ -124,8 +126,10 @@ class HostedConsentApproved(HostedConsentData, EventData):
 
 
 class HostedConsentRevoked(HostedConsentData, EventData):
-    type: ClassVar = EventType.HOSTED_CONSENT_REVOKED
+    type: ClassVar = "hosted_consent.revoked"
+    place: ClassVar = 7
     words: ClassVar = "Consent revoked"
+    summary: ClassVar = "a consent was revoked"
     description: ClassVar = (
         "An approved hosted consent was revoked; data is the consent and the meters it covered."
     )

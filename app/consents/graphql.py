@@ -9,10 +9,10 @@ from sqlmodel import col
 
 from app.auth.actor import Scope
 from app.consents import actions, documents, models
+from app.consents.events import HostedConsentApproved, HostedConsentRevoked
 from app.consents.evidence import evidence_url
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus, Decision
 from app.core import clock
-from app.events.catalogue import EventType
 from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.compiled.sources import ReadContext
 from app.graphql.context import Info
@@ -127,7 +127,7 @@ class HostedConsentEvidence(Node):
     """The address to download it from, with a key or the consent's token."""
 
 
-@event_type(EventType.HOSTED_CONSENT_APPROVED)
+@event_type(HostedConsentApproved)
 @strawberry.type
 class HostedConsentApprovedEvent(Event):
     """A consent was given."""
@@ -138,7 +138,7 @@ class HostedConsentApprovedEvent(Event):
     """The consent's customer as of now; null once deleted."""
 
 
-@event_type(EventType.HOSTED_CONSENT_REVOKED)
+@event_type(HostedConsentRevoked)
 @strawberry.type
 class HostedConsentRevokedEvent(Event):
     """A consent was revoked."""

@@ -30,7 +30,7 @@ def routes(services: Services) -> list[BaseRoute]:
             event_id=wanted if is_id(wanted, "evt") else None,
             event_types=[
                 {
-                    "name": one.type.value,
+                    "name": one.type,
                     "words": one.words,
                     "description": one.description,
                     "example": json.dumps(one.example, indent=2, ensure_ascii=False),

@@ -6,8 +6,8 @@ from typing import Final
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.outbound.mail.rendering import shown
 from app.outbound.mail.wording import MailFacts, Wording
@@ -35,4 +35,4 @@ async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
     )
 
 
-WORDING: Final[Mapping[EventType, Wording]] = {EventType.CUSTOMER_CREATED: created}
+WORDING: Final[Mapping[str, Wording]] = {CustomerCreated.type: created}

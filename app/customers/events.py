@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from app.customers.models import Customer
-from app.events.catalogue import REDACTED, EventData, EventType, Instant
+from app.events.catalogue import REDACTED, EventData, Instant
 
 
 class CustomerData(BaseModel):
@@ -57,8 +57,10 @@ CUSTOMER_PERSONAL: dict[str, Any] = {
 
 
 class CustomerCreated(CustomerData, EventData):
-    type: ClassVar = EventType.CUSTOMER_CREATED
+    type: ClassVar = "customer.created"
+    place: ClassVar = 4
     words: ClassVar = "Customer created"
+    summary: ClassVar = "a customer was created"
     description: ClassVar = "A customer was created; data is the customer."
     example: ClassVar = CUSTOMER_EXAMPLE
     personal: ClassVar = CUSTOMER_PERSONAL

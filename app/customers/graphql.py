@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, Scope
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
-from app.events.catalogue import EventType
+from app.customers.events import CustomerCreated
 from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
@@ -57,7 +57,7 @@ class Customer(Node):
     """The consents that the customer was asked for, in the order of their ids."""
 
 
-@event_type(EventType.CUSTOMER_CREATED)
+@event_type(CustomerCreated)
 @strawberry.type
 class CustomerCreatedEvent(Event):
     """A customer was created."""

@@ -1,13 +1,13 @@
-"""The catalogue of event types.
+"""The catalogue of events.
 
-A feature declares its events in its `events.py` as frozen `EventData` classes; the class is the one source of the
-event's name, description, JSON Schema, example, recorded `data` and of what is personal in it.
+A feature declares its events in its `events.py` as frozen `EventData` classes. The class is the one source of the
+event's name, wording, JSON Schema, example, recorded `data` and of what is personal in it; webhooks, mails, filters,
+the start page, `voltwire trigger` and the demo read it from here.
 """
 
-import enum
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -15,49 +15,39 @@ from pydantic.alias_generators import to_camel
 from app.core.clock import format_utc
 
 Instant = Annotated[datetime, PlainSerializer(format_utc, return_type=str, when_used="json")]
-REDACTED = "[deleted]"
-
-
-class EventType(enum.Enum):
-    """The kinds of events; each has a dotted name as well."""
-
-    METER_DATA_RECEIVED = "meter_data.received"
-    """meter_data.received: readings of a meter were recorded or changed."""
-    METER_CREATED = "meter.created"
-    """meter.created: a meter was created, by itself or by a consent."""
-    USER_CREATED = "user.created"
-    """user.created: a user was created."""
-    CUSTOMER_CREATED = "customer.created"
-    """customer.created: a customer was created."""
-    API_KEYS_ROTATED = "api_keys.rotated"
-    """api_keys.rotated: an API key got a new secret."""
-    HOSTED_CONSENT_APPROVED = "hosted_consent.approved"
-    """hosted_consent.approved: a consent was given."""
-    HOSTED_CONSENT_REVOKED = "hosted_consent.revoked"
-    """hosted_consent.revoked: a consent was revoked."""
+REDACTED: Final = "[deleted]"
+LAST: Final = 1_000
 
 
 class EventData(BaseModel):
-    """What an event records; `data()` is its JSON with camel-case keys.
+    """The data of one kind of event; `data()` is its JSON with camel-case keys.
 
-    A subclass names its type, also in words, describes it for the catalogue, gives an example, and says what the event
-    is about. `personal` maps the paths of personal values ("customer.name") to what replaces them when the customer is
-    deleted, `notes` those of what the account notes for itself to what a viewer bound to one customer is shown.
+    A subclass declares its `type`, wording and example, and finds what the event is about. `personal` maps the paths
+    of personal values ("customer.name") to their replacements once the customer is deleted, `notes` the paths of the
+    account's own notes to their replacements for a viewer bound to one customer.
     """
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    type: ClassVar[EventType]
-    # A few words for people who know no dotted names.
+    type: ClassVar[str]
+    """The dotted name, such as `meter.created`."""
     words: ClassVar[str]
+    """A few words for people who know no dotted names."""
+    summary: ClassVar[str]
+    """Half a sentence: "a meter was created"."""
     description: ClassVar[str]
+    """A sentence that says when it happens, and what its data is."""
     example: ClassVar[dict[str, Any]]
+    place: ClassVar[int] = LAST
+    """The place in the catalogue; events with the same place stand in the order of their types."""
     personal: ClassVar[dict[str, Any]] = {}
     notes: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "type" in cls.__dict__:
+            if cls.type in _classes:
+                raise ValueError(f"Two events are called {cls.type}: give one of them another type.")
             _classes[cls.type] = cls
 
     def subject_id(self) -> str:
@@ -74,10 +64,15 @@ class EventData(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
+    def constant(cls) -> str:
+        """The type as a constant: `METER_CREATED` of `meter.created`."""
+        return cls.type.replace(".", "_").upper()
+
+    @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema of `data`, with the type's name as its title."""
+        """The JSON Schema of `data`, with the event's type as its title."""
         schema = cls.model_json_schema(by_alias=True, mode="serialization")
-        return {**schema, "title": cls.type.value, "description": cls.description}
+        return {**schema, "title": cls.type, "description": cls.description}
 
     @classmethod
     def redacted(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +96,19 @@ def _replaced(data: dict[str, Any], replacements: Mapping[str, Any]) -> dict[str
     return result
 
 
-_classes: dict[EventType, type[EventData]] = {}
+_classes: dict[str, type[EventData]] = {}
 
 
 def catalogue() -> list[type[EventData]]:
-    """The declared event classes in the order of `EventType`."""
-    return [_classes[kind] for kind in EventType if kind in _classes]
+    """The declared event classes in their order."""
+    return sorted(_classes.values(), key=lambda event: (event.place, event.type))
+
+
+def event_names() -> list[str]:
+    """The dotted names of all events in their order."""
+    return [event.type for event in catalogue()]
 
 
 def event_class(name: str) -> type[EventData]:
     """The class of a dotted name."""
-    return _classes[EventType(name)]
+    return _classes[name]

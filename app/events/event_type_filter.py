@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.core.errors import ErrorCode, Refusal, Refusals
-from app.events.catalogue import EventType, catalogue
+from app.events.catalogue import catalogue, event_names
 
 EVERYTHING: Final = "*"
-NAMES: Final = tuple(kind.value for kind in EventType)
-WILDCARDS: Final = tuple(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in NAMES))
 
 
 def takes_type(patterns: Sequence[str] | None, event_type: str) -> bool:
@@ -44,7 +42,7 @@ def in_words(patterns: Sequence[str] | None) -> list[str]:
     """The chosen events in words for people: `["Meter created", …]`, or `["All events"]`."""
     if patterns is None or EVERYTHING in patterns:
         return ["All events"]
-    return [one.words for one in catalogue() if takes_type(patterns, one.type.value)]
+    return [one.words for one in catalogue() if takes_type(patterns, one.type)]
 
 
 def _fits(pattern: str, event_type: str) -> bool:
@@ -55,8 +53,11 @@ def _fits(pattern: str, event_type: str) -> bool:
 
 
 def _wrong(pattern: str) -> str | None:
-    if pattern == EVERYTHING or pattern in NAMES or pattern in WILDCARDS:
+    wildcards = (f"{name.partition('.')[0]}.*" for name in event_names())
+    if pattern == EVERYTHING or pattern in event_names() or pattern in wildcards:
         return None
-    if pattern in EventType.__members__:
-        return f'Write "{EventType[pattern].value}": destinations name event types with a dot.'
-    return f'There is no such event type: use {", ".join(NAMES)}, or a wildcard such as "meter.*" or "*".'
+    for event in catalogue():
+        if pattern == event.constant():
+            return f'Write "{event.type}": destinations name event types with a dot.'
+    names = ", ".join(event_names())
+    return f'There is no such event type: use {names}, or a wildcard such as "meter.*" or "*".'

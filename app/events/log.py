@@ -36,7 +36,7 @@ from app.core.ids import new_id
 from app.db.database import announce, before_commit, run_script
 from app.db.raw_statements import Script
 from app.db.types import database_now
-from app.events.catalogue import EventData, EventType, event_class
+from app.events.catalogue import EventData, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
 
 _STREAMS: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ _METERS: Final[Table] = EventMeter.__table__  # type: ignore[attr-defined]
 
 
 def _take() -> ReturningUpdate[tuple[int, datetime]]:
-    """The account's next numbers and their time, which is taken under the row's lock and never runs backwards."""
+    """Take the account's next numbers and their time, which is read under the row's lock and never runs backwards."""
     now, stream = database_now(), _STREAMS.c
     at = case((stream.last_occurred_at > now, stream.last_occurred_at), else_=now)
     return (
@@ -64,16 +64,16 @@ _INSERT_METERS: Final = insert(_METERS)
 
 @dataclass(frozen=True)
 class EventFilter:
-    """Matches what the event recorded: OR within a list, AND across; an empty list matches nothing, None all."""
+    """Matches recorded values: OR within a list, AND across; an empty list matches nothing, None everything."""
 
-    types: frozenset[EventType] | None = None
+    types: frozenset[str] | None = None
     meter_ids: frozenset[str] | None = None
     customer_ids: frozenset[str] | None = None
 
     def takes(self, record: EventRecord, meter_ids: Sequence[str]) -> bool:
         """Whether the filter takes this event, which names these meters."""
         return (
-            (self.types is None or EventType(record.type) in self.types)
+            (self.types is None or record.type in self.types)
             and (self.customer_ids is None or record.customer_id in self.customer_ids)
             and (self.meter_ids is None or not self.meter_ids.isdisjoint(meter_ids))
         )
@@ -81,7 +81,7 @@ class EventFilter:
     def narrow(self, statement: Select[Any]) -> Select[Any]:
         """Narrows a statement over `EventRecord`."""
         if self.types is not None:
-            statement = statement.where(col(EventRecord.type).in_([kind.value for kind in self.types]))
+            statement = statement.where(col(EventRecord.type).in_(self.types))
         if self.customer_ids is not None:
             statement = statement.where(col(EventRecord.customer_id).in_(self.customer_ids))
         if self.meter_ids is not None:
@@ -100,7 +100,7 @@ def names_meter_in(meter_ids: Any) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class Appended:
-    """One committed event, as it is announced to the listeners of the database."""
+    """A committed event, as listeners of the database are told it."""
 
     record: EventRecord
     meter_ids: tuple[str, ...]
@@ -132,7 +132,7 @@ async def _write_account(session: AsyncSession, account_id: str, events: list[Ev
         {
             "account_id": account_id,
             "id": new_id("evt"),
-            "type": event.type.value,
+            "type": event.type,
             "subject_id": event.subject_id(),
             "customer_id": event.about_customer(),
             "data": event.data(),
@@ -167,7 +167,7 @@ def _writing(
 
 
 async def lock_position(session: AsyncSession, account_id: str) -> int:
-    """The account's last sequence, read under its lock: what commits later has a higher number."""
+    """The account's last sequence, read under its lock: later commits have higher numbers."""
     statement = (
         select(col(Stream.last_sequence)).where(col(Stream.account_id) == account_id).with_for_update()
     )
@@ -176,7 +176,7 @@ async def lock_position(session: AsyncSession, account_id: str) -> int:
 
 
 async def stream(session: AsyncSession, account_id: str) -> Stream:
-    """The account's log: its epoch, beginning and end. Fresh from the database."""
+    """The epoch, beginning and end of an account's log, fresh from the database."""
     statement = select(Stream).where(col(Stream.account_id) == account_id)
     fresh = {"populate_existing": True}
     found: Stream = (await session.execute(statement, execution_options=fresh)).scalar_one()
@@ -238,8 +238,8 @@ async def redact(session: AsyncSession, account_id: str, customer_id: str) -> No
 
 
 async def trim(session: AsyncSession, account_id: str, before: timedelta, through: int) -> int:
-    """Remove events older than `before`, a prefix of the log and never past `through`; gives how many went."""
-    # Locked first: an event that commits after the look at the times must not go with the old ones.
+    """Remove events older than `before`, a prefix of the log and never past `through`; returns their number."""
+    # Locked first: an event that commits after its time was compared must not go with the old ones.
     position = await lock_position(session, account_id)
     limit = clock.now() - before
     kept = select(func.min(col(EventRecord.sequence))).where(

@@ -16,12 +16,12 @@ from app.db.types import Json, Text, UtcDateTime
 
 
 class Stream(SQLModel, table=True):
-    """One account's log: where it ends, where it begins (retention removes a prefix), and its epoch."""
+    """The log of an account: its end, its beginning (retention removes a prefix), and its epoch."""
 
     __tablename__ = "streams"
 
     account_id: str = Field(primary_key=True, foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
-    # Cursors carry the epoch, so that one from before a restored backup is told apart from one of today.
+    # Cursors carry the epoch, so that a cursor from before a restored backup is told apart from today's.
     epoch: str = Field(default_factory=lambda: new_id("log")[-8:], sa_type=Text)
     last_sequence: int = Field(default=0, sa_type=BigInteger)
     first_sequence: int = Field(default=1, sa_type=BigInteger)
@@ -29,7 +29,7 @@ class Stream(SQLModel, table=True):
 
 
 class EventRecord(SQLModel, table=True):
-    """One event as it was recorded."""
+    """An event as it was recorded."""
 
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_customer", "account_id", "customer_id", "sequence"),)
@@ -39,7 +39,7 @@ class EventRecord(SQLModel, table=True):
     id: str = Field(sa_type=Text, unique=True)
     type: str = Field(sa_type=Text)
     occurred_at: datetime = Field(sa_type=UtcDateTime)
-    # The id of what the event is about: the meter, the customer, the user, the key or the consent.
+    # The id of the meter, customer, user, key, consent … that the event is about.
     subject_id: str = Field(sa_type=Text)
     customer_id: str | None = Field(default=None, sa_type=Text)
     data: dict[str, Any] = Field(sa_type=Json)
@@ -52,7 +52,7 @@ class EventRecord(SQLModel, table=True):
 
 
 class EventMeter(SQLModel, table=True):
-    """Which meters an event names, for filters by meter."""
+    """A meter that an event names, for filters by meter."""
 
     __tablename__ = "event_meters"
 
@@ -62,7 +62,7 @@ class EventMeter(SQLModel, table=True):
 
 
 class Dispatch(SQLModel, table=True):
-    """How far an account's log has been turned into deliveries."""
+    """The position up to which an account's log has been turned into deliveries."""
 
     __tablename__ = "dispatch"
 

@@ -1,13 +1,13 @@
 """Events in GraphQL: the interface, the log as a connection, its ends, the catalogue.
 
-A feature registers the type of its event by `@event_type(EventType.X)` above a subclass of `Event`. Its nested objects
+A feature registers the type of its event by `@event_type(MeterCreated)` above a subclass of `Event`. Its nested objects
 are as they are now; `data` is as of the event.
 """
 
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import strawberry
 from sqlalchemy import select
@@ -16,7 +16,7 @@ from strawberry.scalars import JSON
 
 from app.auth.actor import Actor, visible
 from app.events import cursors, log
-from app.events.catalogue import EventType, catalogue, event_class
+from app.events.catalogue import EventData, catalogue, event_class
 from app.events.models import EventRecord, Stream
 from app.graphql.compiled.declare import column, computed
 from app.graphql.compiled.reads import connection, narrowed
@@ -28,9 +28,12 @@ from app.graphql.pagination import Connection, PageRequest, page_of, page_reques
 from app.graphql.root_fields import by_id
 from app.graphql.scalars import Long
 
-C = TypeVar("C", bound=type)
-strawberry.enum(EventType)
+if TYPE_CHECKING:
+    from app.graphql.event_types import EventType
 
+C = TypeVar("C", bound=type)
+# The enum is made with the schema, when every feature has declared its events.
+LazyEventType = Annotated["EventType", strawberry.lazy("app.graphql.event_types")]
 
 _types: dict[str, type["Event"]] = {}
 
@@ -74,7 +77,7 @@ class Event(Node):
     """One entry of the account's event log."""
 
     id: strawberry.ID
-    type: EventType = computed(lambda _, name: EventType(name), "type")
+    type: LazyEventType = computed(lambda _, name: name, "type")
     """Its kind."""
     name: str = column("type")
     """Its kind by the dotted name, such as meter_data.received."""
@@ -95,17 +98,21 @@ class Event(Node):
     customer is shown no metadata in it, nor a meter's description."""
 
 
-def event_type(kind: EventType) -> Callable[[C], C]:
-    """Registers the GraphQL type of one event."""
+def event_type(event: type[EventData]) -> Callable[[C], C]:
+    """Registers the GraphQL type of an event."""
 
     def register(cls: C) -> C:
-        _types[kind.value] = cls
+        _types[event.type] = cls
         return cls
 
     return register
 
 
 def event_types() -> list[type[Event]]:
+    """The GraphQL types of all events. Raises ValueError for an event that has none."""
+    for event in catalogue():
+        if event.type not in _types:
+            raise ValueError(f"Declare a GraphQL type for {event.type}, with @event_type({event.__name__}).")
     return list(_types.values())
 
 
@@ -120,7 +127,7 @@ class EventFilter(Filter):
     """Match the event's record of when it happened. OR within a list, AND across; [] matches nothing, null
     everything."""
 
-    types: list[EventType] | None = compared(col(EventRecord.type).in_, values)
+    types: list[LazyEventType] | None = compared(col(EventRecord.type).in_, values)
     """Kinds, one of which the event must be."""
     meter_ids: list[strawberry.ID] | None = compared(log.names_meter_in)
     """Ids of meters, one of which the event must be about: 1,000 at most."""
@@ -159,7 +166,7 @@ class EventStream:
 class EventTypeInfo:
     """One kind of event in the catalogue."""
 
-    type: EventType
+    type: LazyEventType
     """The kind, as filters and sendTestEvent take it."""
     name: str
     """Its dotted name, as destinations' eventTypes and webhooks have it."""
@@ -176,8 +183,8 @@ def shown_catalogue() -> list[EventTypeInfo]:
     """The catalogue, made once: the schemas of its data take milliseconds, and strangers may ask for them."""
     return [
         EventTypeInfo(
-            type=one.type,
-            name=one.type.value,
+            type=cast(Any, one.type),
+            name=one.type,
             description=one.description,
             schema=cast(JSON, one.json_schema()),
             example=cast(JSON, one.example),

@@ -48,7 +48,7 @@ class GroupIndex:
 
 
 def _keys(wanted: EventFilter, bound_to: str | None) -> Iterator[Key]:
-    kinds: list[str | None] = [None] if wanted.types is None else [kind.value for kind in wanted.types]
+    kinds: list[str | None] = [None] if wanted.types is None else list(wanted.types)
     about: list[str | None] = [None]
     if wanted.meter_ids is not None:
         about = list(wanted.meter_ids)

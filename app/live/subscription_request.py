@@ -42,12 +42,13 @@ class SubscriptionRequest:
         wanted = arguments.get("filter") or {}
         for name, values in wanted.items():
             require_few(name, values)
+        types = wanted.get("types")
         return cls(
             prepared=prepared,
             variables=variables,
             after=arguments.get("after"),
             filter=EventFilter(
-                types=_set(wanted.get("types")),
+                types=None if types is None else frozenset(one.value for one in types),
                 meter_ids=_set(wanted.get("meterIds")),
                 customer_ids=_set(wanted.get("customerIds")),
             ),

@@ -7,8 +7,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.customers.emails import customer_name
-from app.events.catalogue import EventType
 from app.events.models import EventRecord
+from app.meters.events import MeterCreated
 from app.meters.models import Meter
 from app.outbound.mail.rendering import shown
 from app.outbound.mail.wording import MailFacts, Wording
@@ -39,4 +39,4 @@ async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
     return MailFacts(f"New meter {number(meter)} of {customer}", rows)
 
 
-WORDING: Final[Mapping[EventType, Wording]] = {EventType.METER_CREATED: created}
+WORDING: Final[Mapping[str, Wording]] = {MeterCreated.type: created}

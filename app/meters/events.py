@@ -10,7 +10,7 @@ from app.consents import coverage
 from app.consents.models import Decision, HostedConsent
 from app.customers.events import CUSTOMER_EXAMPLE, CUSTOMER_PERSONAL, CustomerData
 from app.customers.models import Customer
-from app.events.catalogue import REDACTED, EventData, EventType, Instant
+from app.events.catalogue import REDACTED, EventData, Instant
 from app.meters.kinds import DataSource, MeterStatus, MeterType
 from app.meters.models import Meter, MeterFlags
 
@@ -39,8 +39,10 @@ class ValidityState(BaseModel):
 
 
 class MeterCreated(EventData):
-    type: ClassVar = EventType.METER_CREATED
+    type: ClassVar = "meter.created"
+    place: ClassVar = 2
     words: ClassVar = "Meter created"
+    summary: ClassVar = "a meter was created, by itself or by a consent"
     description: ClassVar = (
         "A meter was created, by itself or by a consent; data is the meter with its customer."
     )

@@ -15,7 +15,6 @@ from app.consents.coverage import MeterState
 from app.consents.models import Decision
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.core import clock
-from app.events.catalogue import EventType
 from app.graphql.compiled.declare import computed, to_one
 from app.graphql.compiled.sources import One, ReadContext, sourced
 from app.graphql.context import Context, Info
@@ -26,7 +25,7 @@ from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
 from app.graphql.scalars import Metadata
 from app.meters import models, numbers
-from app.meters.events import ValidityState
+from app.meters.events import MeterCreated, ValidityState
 from app.meters.kinds import DataSource, MeterStatus, MeterType
 from app.readings.arguments import From, Length, Lookback, To
 from app.readings.kinds import Granularity
@@ -147,7 +146,7 @@ class Meter(Node):
         return await readings.interval_data(info, self.viewer, self, self.row.id, *period)  # type: ignore[no-any-return]
 
 
-@event_type(EventType.METER_CREATED)
+@event_type(MeterCreated)
 @strawberry.type
 class MeterCreatedEvent(Event):
     """A meter was created, by itself or by an approved consent."""

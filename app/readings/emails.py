@@ -7,11 +7,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.clock import parse_utc
 from app.customers.emails import customer_name
-from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.meters.emails import in_words, meter_of, number
 from app.outbound.mail.rendering import count, uk_time
 from app.outbound.mail.wording import MailFacts, Wording
+from app.readings.events import MeterDataReceived
 
 
 async def received(session: AsyncSession, event: EventRecord) -> MailFacts:
@@ -29,4 +29,4 @@ async def received(session: AsyncSession, event: EventRecord) -> MailFacts:
     )
 
 
-WORDING: Final[Mapping[EventType, Wording]] = {EventType.METER_DATA_RECEIVED: received}
+WORDING: Final[Mapping[str, Wording]] = {MeterDataReceived.type: received}

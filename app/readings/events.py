@@ -4,12 +4,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from app.events.catalogue import EventData, EventType, Instant
+from app.events.catalogue import EventData, Instant
 
 
 class MeterDataReceived(EventData):
-    type: ClassVar = EventType.METER_DATA_RECEIVED
+    type: ClassVar = "meter_data.received"
+    place: ClassVar = 1
     words: ClassVar = "Meter data received"
+    summary: ClassVar = "readings of a meter were recorded or changed"
     description: ClassVar = (
         "Readings of a meter were recorded or changed. from and to (exclusive) span the half-hours that changed, "
         "intervalCount counts them; ask intervalData for the readings."

@@ -9,7 +9,6 @@ from sqlmodel import col, select
 from app.auth.actor import Actor, visible
 from app.core import clock
 from app.core.errors import BadUserInput, Forbidden
-from app.events.catalogue import EventType
 from app.graphql.compiled.declare import column, computed, to_one
 from app.graphql.compiled.reads import values
 from app.graphql.context import Info
@@ -22,6 +21,7 @@ from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
 from app.readings.arguments import From, Length, Lookback, To
 from app.readings.buckets import Bucket
+from app.readings.events import MeterDataReceived
 from app.readings.kinds import EnergyUnit, Granularity, ReadingQuality
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def interval_data(
     )
 
 
-@event_type(EventType.METER_DATA_RECEIVED)
+@event_type(MeterDataReceived)
 @strawberry.type
 class MeterDataReceivedEvent(Event):
     """Readings of a meter were recorded or changed."""

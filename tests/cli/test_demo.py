@@ -1,4 +1,4 @@
-"""The demo as it is started from a shell, and the parts that judge what arrives."""
+"""The demo as it is started from a shell, and the parts that judge the arrivals."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from app.cli.demo.board import Board, Way
 from app.cli.demo.consumers import Consumers, Hook, Mail, why_not_signed
 from app.cli.demo.story import STORIES
 from app.delivery.destinations.webhook.signing import new_secret
-from app.events.catalogue import EventType
+from app.events.catalogue import event_names
 from tests.services.patience import PATIENCE
 from tests.system.deployment import clean_environment
 
@@ -60,7 +60,7 @@ async def printed_until(process: Process, text: str) -> str:
 
 
 def found(pattern: str, printed: str) -> str:
-    """What the pattern's group matches, or a failure with all that was printed."""
+    """The text that the pattern's group matches, or a failure with everything printed."""
     match = re.search(pattern, printed)
     assert match, printed
     return match[1]
@@ -72,7 +72,7 @@ async def test_once_ends_well_when_all_seven_arrived_by_all_three_ways(tmp_path:
         code = await process.wait()
     assert code == 0, printed
     assert ROW.findall(printed) == list(STORIES)
-    assert sorted(STORIES) == sorted(kind.value for kind in EventType)
+    assert sorted(STORIES) == sorted(event_names())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from app.cli.client import NAMES, Address, Api, ClientError, Event, Stream, chosen_types
+from app.cli.client import Address, Api, ClientError, whole_catalogue
 from app.cli.listen import as_line, facts
-from app.events.catalogue import EventType
+from app.cli.stream import Stream, StreamEvent, chosen_types
 from tests.operators import fresh_key, run, start
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Receiver
 from tests.system.deployment import Deployment, deployed
+
+NAMES = [event.type for event in whole_catalogue()]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Depl
 
 @pytest.fixture
 async def api(served: Deployment) -> AsyncIterator[Api]:
-    """Of an account of the test's own."""
+    """A client with the key of a new account."""
     async with Api(Address.parse(served.apis[0].url), await fresh_key(served)) as client:
         yield client
 
@@ -240,9 +242,9 @@ def test_what_is_no_address_is_told(given: str) -> None:
 def test_types_are_names_and_wildcards() -> None:
     assert chosen_types(None) is None
     assert chosen_types("hosted_consent.*, user.created") == [
-        EventType.USER_CREATED,
-        EventType.HOSTED_CONSENT_APPROVED,
-        EventType.HOSTED_CONSENT_REVOKED,
+        "USER_CREATED",
+        "HOSTED_CONSENT_APPROVED",
+        "HOSTED_CONSENT_REVOKED",
     ]
     with pytest.raises(ClientError, match='There is no event ""'):
         chosen_types("")
@@ -272,7 +274,7 @@ def test_facts_are_short_and_harmless(name: str, data: dict[str, Any], text: str
 
 
 def test_a_viewer_bound_to_one_customer_sees_no_number() -> None:
-    event = Event(
+    event = StreamEvent(
         "evt_1", "customer.created", None, "c", datetime.now(UTC), {"name": "Ann", "email": "a@b.example"}
     )
     assert "#" not in as_line(event)

@@ -136,7 +136,7 @@ async def test_a_key_that_is_forgotten_while_it_is_checked_stays_forgotten(
 async def test_the_catalogue_is_there_without_a_script(page: Page, http: httpx.AsyncClient) -> None:
     await page.set_content((await http.get("/")).text)
     for one in catalogue():
-        card = page.locator(f'[data-event="{one.type.value}"]')
+        card = page.locator(f'[data-event="{one.type}"]')
         assert one.description in await card.inner_text()
         assert json.loads(await card.locator("pre").text_content() or "") == one.example
     assert await page.locator("[data-event]").count() == 7

@@ -265,8 +265,8 @@ def test_operators_commands_elsewhere_make_no_database(tmp_path: Path) -> None:
         ("accounts", "create", "Acme", "--email", "ops@acme.example"),
         ("consents", "revoke", "hc_1"),
     )
-    *before, migrated, created, revoked = run_each(
-        *((command, {}) for command in (create, revoke, ("migrate",), create, revoke))
+    *before, migrated, again, created, revoked = run_each(
+        *((command, {}) for command in (create, revoke, ("migrate",), ("migrate",), create, revoke))
     )
     nothing = (
         f"There is no database at {tmp_path}/.voltwire/voltwire.db. Run this in the folder that the server was "
@@ -274,7 +274,8 @@ def test_operators_commands_elsewhere_make_no_database(tmp_path: Path) -> None:
         "`voltwire migrate`.\n"
     )
     assert before == [(1, "", nothing, [])] * 2
-    assert migrated[0] == 0
+    assert migrated[:3] == (0, "Made the database's tables, at step 0004.\n", "")
+    assert again[:3] == (0, "The database is at step 0004 already: there was nothing to do.\n", "")
     assert (created[0], created[2]) == (0, "")
     assert revoked[:3] == (1, "", "There is no such hosted consent; check the id.\n")
 

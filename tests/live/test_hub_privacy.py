@@ -16,7 +16,7 @@ from app.auth.actor import Actor, Scope
 from app.core import clock
 from app.customers.models import Customer
 from app.events import cursors, log
-from app.events.catalogue import EventType
+from app.events.catalogue import event_class
 from app.events.models import EventMeter, EventRecord
 from app.graphql.context import Context
 from app.live.payload import Payload
@@ -143,7 +143,7 @@ def is_for(watcher: Watcher, record: EventRecord, meter_ids: set[str]) -> bool:
         record.account_id == viewer.account_id
         and viewer.customer_id in (None, record.customer_id)
         and record.sequence > watcher.after
-        and ("types" not in wanted or EventType(record.type).name in wanted["types"])
+        and ("types" not in wanted or event_class(record.type).constant() in wanted["types"])
         and ("customerIds" not in wanted or record.customer_id in wanted["customerIds"])
         and ("meterIds" not in wanted or not meter_ids.isdisjoint(wanted["meterIds"]))
     )

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="./scripts/demo",
-        description="Plays the seven events through WebSocket, webhook and email on this machine.",
+        description="Plays every event through WebSocket, webhook and email on this machine.",
     )
     parser.add_argument(
         "--once", action="store_true", help="end after the play; 0 only if every event arrived by all ways"
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 async def _run(port: int | None, once: bool) -> int:
-    """Run the tour until it ends or a signal comes; what it started ends with it either way."""
+    """Run the tour until it ends or a signal comes; everything it started ends with it."""
     tour = Tour(Console(), port)
     task = asyncio.create_task(tour.run(once=once))
     received: list[int] = []

@@ -1,9 +1,9 @@
-"""What the demo shows: one row an event, one column a way, and how long each arrival took."""
+"""The demo's table: a row for each event, a column for each way, and how long each arrival took."""
 
 import asyncio
 import enum
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +22,7 @@ class Way(enum.Enum):
 
 
 ROOM_FOR_STORY: Final = 100
+NO_STORY: Final = "not part of this play"
 CAPTION: Final = (
     "Milliseconds from just before the mutation is sent until the event is here. "
     "✓ The webhook's signature was checked by the Standard Webhooks rule."
@@ -30,10 +31,10 @@ CAPTION: Final = (
 
 @dataclass
 class Row:
-    """One expected event: its dotted name and what happens; times are `time.perf_counter()`."""
+    """An event: its dotted name and what happens, None if it is not played; times are `time.perf_counter()`."""
 
     name: str
-    story: str
+    story: str | None
     sent_at: float | None = None
     event_id: str | None = None
     arrivals: dict[Way, float] = field(default_factory=dict)
@@ -47,14 +48,14 @@ class Row:
 
 
 class Board:
-    """Brings arrivals together by the event's id. A mail does not say its type, so it may wait for the others."""
+    """Matches arrivals by the event's id. A mail does not name the event's type, so it may wait for the other ways."""
 
-    def __init__(self, stories: dict[str, str]) -> None:
+    def __init__(self, stories: Mapping[str, str | None]) -> None:
         self.rows = [Row(name, story) for name, story in stories.items()]
         self._by_id: dict[str, Row] = {}
         self._unknown: dict[tuple[str, Way], float] = {}
         self._changed = asyncio.Event()
-        # One for all cells and drawings: a new one would begin anew each time, and never move.
+        # One spinner for all cells and drawings: a new one would start over each time, and never move.
         self._moving = Spinner("dots", style="cyan")
 
     def sending(self, *names: str) -> None:
@@ -65,7 +66,7 @@ class Board:
                 row.sent_at = now
 
     def arrived(self, way: Way, event_id: str, name: str | None = None) -> bool:
-        """Note an arrival; False for one that belongs to no row."""
+        """Note an arrival; False where it belongs to no row."""
         at = time.perf_counter()
         row = self._row(event_id, name)
         if row is None:
@@ -88,16 +89,16 @@ class Board:
         return True
 
     def missing(self) -> list[str]:
-        """What has not arrived, each as `meter.created by email`."""
+        """The arrivals that are missing, each as `meter.created by email`."""
         return [
             f"{row.name} by {way.value if way is Way.SOCKET else way.value.lower()}"
             for row in self.rows
             for way in Way
-            if way not in row.arrivals
+            if row.story is not None and way not in row.arrivals
         ]
 
     def table(self, width: int, *, live: bool = True) -> Table:
-        """The board as it stands; `live` gives what is under way a moving sign."""
+        """The table as of now; with `live`, arrivals under way have a moving sign."""
         table = Table(box=box.ROUNDED, caption=CAPTION, caption_justify="left", pad_edge=True)
         table.add_column("Event", no_wrap=True)
         with_story = width >= ROOM_FOR_STORY
@@ -109,7 +110,7 @@ class Board:
             style = "dim" if row.sent_at is None else "bold" if row.is_complete() else ""
             cells: list[Text | Spinner] = [Text(row.name, style)]
             if with_story:
-                cells.append(Text(row.story))
+                cells.append(Text(NO_STORY if row.story is None else row.story))
             table.add_row(*cells, *(self._cell(row, way, live) for way in Way))
         return table
 

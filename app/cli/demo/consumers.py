@@ -1,10 +1,8 @@
-"""Who the demo's events go to: a webhook receiver and a mailbox on this machine, and a page that shows what came."""
+"""The demo's consumers: a webhook receiver and a mailbox on this machine, and a page that shows what arrived."""
 
 import asyncio
-import base64
 import email
 import email.policy
-import hashlib
 import hmac
 import json
 import re
@@ -26,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from app.delivery.destinations.webhook import signing
+
 HOST: Final = "127.0.0.1"
 TOLERANCE: Final = 300
 KEPT: Final = 500
@@ -34,11 +34,23 @@ CONFIRM_LINK: Final = re.compile(r"https?://\S+/email-subscriptions/confirm/\S+"
 # A mail is shown as its HTML, but nothing in it may run, load or leave its frame.
 MAIL_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+# The browser's own blue of links is too dark on its own dark ground, and paled text is too pale on either.
+STYLE: Final = """
+:root { color-scheme: light dark; --ink: #16202b; --soft: #52606d; --paper: #fff; --line: #6b7885; --link: #0b5cad; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8edf2; --soft: #a9b4bf; --paper: #11161b; --line: #8a97a3; --link: #7cb8f5; }
+}
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui; overflow-wrap: anywhere;
+  background: var(--paper); color: var(--ink); }
+a { color: var(--link); } small { color: var(--soft); } ul { padding: 0; list-style: none; } li { margin: 0 0 .75rem; }
+pre { padding: .75rem; white-space: pre-wrap; border: 1px solid var(--line); border-radius: .4rem; font-size: .85rem; }
+main { display: flex; flex-wrap: wrap; gap: 2rem; } section { flex: 1 1 20rem; min-width: 0; }
+"""
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A webhook that came; `wrong` says why its signature does not count, None that it does."""
+    """A webhook that arrived; `wrong` is the reason why its signature does not count, None where it does."""
 
     event_id: str
     name: str
@@ -49,7 +61,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Mail:
-    """A mail that came; `event_id` is None for one that is not about an event."""
+    """A mail that arrived; `event_id` is None where it is not about an event."""
 
     recipient: str
     subject: str
@@ -61,7 +73,7 @@ class Mail:
 
 @dataclass
 class Consumers:
-    """Both of them, their addresses, and what they received; `on_hook` and `on_mail` are told at once."""
+    """The receiver and the mailbox, with all that arrived; `on_hook` and `on_mail` are called for each arrival."""
 
     secret: str = ""
     on_hook: Callable[[Hook], None] = lambda _: None
@@ -74,7 +86,7 @@ class Consumers:
 
     @property
     def url(self) -> str:
-        """The page that shows what came."""
+        """The page that shows what arrived."""
         return f"http://{HOST}:{self.web_port}/"
 
     @property
@@ -86,7 +98,7 @@ class Consumers:
         return f"smtp://{HOST}:{self.smtp_port}"
 
     async def confirmation_link(self) -> str:
-        """The link of the next mail that asks for a confirmation."""
+        """The link in the next mail that asks for a confirmation."""
         return await self._confirm.get()
 
     @asynccontextmanager
@@ -116,19 +128,19 @@ class Consumers:
             await serving
 
     async def _webhook(self, request: Request) -> Response:
-        body = await request.body()
+        body, at = await request.body(), datetime.now().astimezone()
         wrong = why_not_signed(self.secret, request.headers, body)
         if wrong is not None:
-            hook = Hook(request.headers.get("webhook-id", ""), "", {}, wrong, datetime.now().astimezone())
+            hook = Hook(request.headers.get("webhook-id", ""), "", {}, wrong, at)
         else:
             content = json.loads(body)
-            hook = Hook(content["id"], content["type"], content, None, datetime.now().astimezone())
+            hook = Hook(content["id"], content["type"], content, None, at)
         _keep(self.hooks, hook)
         self.on_hook(hook)
         return Response(status_code=204 if wrong is None else 401)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Called by the mail server for each mail."""
+        """The mail server calls this for each mail."""
         content = envelope.content if isinstance(envelope.content, bytes) else str(envelope.content).encode()
         message = email.message_from_bytes(content, policy=email.policy.default)
         text = _part(message, "plain")
@@ -160,7 +172,7 @@ class Consumers:
 
 
 class _Guest(uvicorn.Server):
-    """Leaves the signals to the process that it runs in."""
+    """A server that leaves the signals to its process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -168,7 +180,7 @@ class _Guest(uvicorn.Server):
 
 
 def why_not_signed(secret: str, headers: Mapping[str, str], body: bytes) -> str | None:
-    """None for a body that was signed with the secret within five minutes, by Standard Webhooks; else the reason."""
+    """The reason why a body does not count as signed within five minutes by Standard Webhooks; None where it does."""
     try:
         identifier, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
         signatures = headers["webhook-signature"].split(" ")
@@ -176,16 +188,14 @@ def why_not_signed(secret: str, headers: Mapping[str, str], body: bytes) -> str 
         return f"the header {missing.args[0]} is missing"
     if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > TOLERANCE:
         return "its timestamp is not of now"
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    digest = hmac.digest(key, f"{identifier}.{timestamp}.".encode() + body, hashlib.sha256)
-    expected = f"v1,{base64.b64encode(digest).decode()}"
+    expected = signing.sign([secret], identifier, int(timestamp), body)
     if any(hmac.compare_digest(expected.encode(), one.encode()) for one in signatures):
         return None
     return "no signature matches"
 
 
 def _keep(kept: list[Any], one: Any) -> None:
-    """Numbers of mails are links, so what is over the limit is not kept at all."""
+    """Keep one more, up to the limit: numbers of mails are links, so the first ones stay."""
     if len(kept) < KEPT:
         kept.append(one)
 
@@ -212,21 +222,9 @@ def _inbox(hooks: list[Hook], mails: list[Mail]) -> str:
         for hook in reversed(hooks)
     )
     return (
-        '<!doctype html><html lang="en-GB"><head><meta charset="utf-8"><title>What the demo received</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
-        # The browser's own blue of links is too dark on its own dark ground, and paled text is too pale on either.
-        ":root { color-scheme: light dark; --ink: #16202b; --soft: #52606d; --paper: #ffffff; --line: #6b7885; "
-        "--link: #0b5cad; } "
-        "@media (prefers-color-scheme: dark) { :root { --ink: #e8edf2; --soft: #a9b4bf; --paper: #11161b; "
-        "--line: #8a97a3; --link: #7cb8f5; } } "
-        "body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; "
-        "background: var(--paper); color: var(--ink); overflow-wrap: anywhere; } "
-        "a { color: var(--link); } "
-        "ul { padding: 0; list-style: none; } li { margin: 0 0 .75rem; } small { color: var(--soft); } "
-        "pre { margin: .25rem 0; padding: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; "
-        "border: 1px solid var(--line); border-radius: .4rem; font-size: .85rem; } "
-        "@media (min-width: 50rem) { main { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem; } "
-        "section { min-width: 0; } }</style></head><body><h1>What the demo received</h1>"
+        f'<!doctype html><html lang="en-GB"><head><meta charset="utf-8"><title>What the demo received</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        "<body><h1>What the demo received</h1>"
         "<p>The newest first. Load this page again to see what came since.</p><main>"
         f"<section><h2>{len(mails)} mails</h2><ul>{shown_mails}</ul></section>"
         f"<section><h2>{len(hooks)} webhooks</h2><ul>{shown_hooks}</ul></section></main></body></html>"

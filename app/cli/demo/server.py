@@ -1,11 +1,11 @@
-"""The demo's own server: `voltwire serve` as a process, over a folder that goes when it does."""
+"""The demo's own server: `voltwire serve` as a process, over a folder that is removed with it."""
 
 import asyncio
 import json
 import os
 import socket
-import subprocess
 import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Final
 
 import httpx
 
+from app.accounts import actions as accounts
 from app.cli.client import Address
+from app.db.database import Database
 
 HOST: Final = "127.0.0.1"
 USUAL_PORT: Final = 8000
@@ -25,13 +27,13 @@ WATCH: Final = 'read -r _; kill "$0"; while kill -0 "$0"; do sleep 0.2; done; rm
 
 
 class DemoError(Exception):
-    """Why the demo cannot go on: a sentence for whoever started it."""
+    """The reason why the demo cannot go on, as a sentence for the person at the terminal."""
 
 
 def choose_port(wanted: int | None) -> int:
-    """The wanted port if it is free; without a wish the usual one, or 0, which takes any, if that is taken.
+    """The wanted port; without one the usual port, or 0, which takes a free one, where that is taken.
 
-    Raises DemoError.
+    Raises DemoError for a wanted port that is taken.
     """
     port = USUAL_PORT if wanted is None else wanted
     if _is_free(port):
@@ -42,7 +44,7 @@ def choose_port(wanted: int | None) -> int:
 
 
 def settings(folder: Path, smtp_url: str) -> dict[str, str]:
-    """The environment of the server: the embedded default, whatever this shell has set for another one."""
+    """The environment of the server, without the settings that this shell has for another one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VOLTWIRE_")}
     return inherited | {
         "VOLTWIRE_DATA_DIR": str(folder / "data"),
@@ -51,47 +53,33 @@ def settings(folder: Path, smtp_url: str) -> dict[str, str]:
     }
 
 
-async def create_account(environment: dict[str, str], name: str, email: str) -> str:
-    """The key of a new account, by the command that operators use. Raises DemoError."""
-    process = await asyncio.create_subprocess_exec(
-        *(VOLTWIRE, "accounts", "create", name, "--email", email),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+async def create_account(folder: Path, name: str, email: str) -> str:
+    """Create an account in the server's database; returns its key."""
+    database = Database(f"sqlite:///{folder / 'data' / 'voltwire.db'}")
     try:
-        printed, problems = await process.communicate()
+        async with database.transaction() as session:
+            return (await accounts.create_account(session, name=name, email=email)).secret
     finally:
-        await _end(process)
-    if process.returncode:
-        raise DemoError(f"The account could not be made:\n{problems.decode(errors='replace').strip()}")
-    key: str = json.loads(printed)["apiKey"]
-    return key
+        await database.dispose()
 
 
 @asynccontextmanager
 async def running(
     environment: dict[str, str], folder: Path, port: int
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, Address]]:
-    """The server, answering, and where; it ends with the block. Raises DemoError with the last lines of its log."""
+) -> AsyncIterator[tuple[Process, Address]]:
+    """The server's process and address, once it answers; it ends with the block. Raises DemoError."""
     log = folder / "server.log"
+    serve = (VOLTWIRE, "serve", "--host", HOST, "--port", str(port))
     with log.open("wb") as file:
         # A session of its own: Ctrl-C at the terminal is for the demo, which then ends the server in order.
         process = await asyncio.create_subprocess_exec(
-            *(VOLTWIRE, "serve", "--host", HOST, "--port", str(port)),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
+            *serve, env=environment, stdin=DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     watch = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", WATCH, str(process.pid), str(folder)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdin=PIPE,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
         start_new_session=True,
     )
     try:
@@ -108,7 +96,7 @@ def last_words(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
 
 
-async def _wait_until_ready(process: asyncio.subprocess.Process, log: Path) -> Address:
+async def _wait_until_ready(process: Process, log: Path) -> Address:
     async with httpx.AsyncClient(trust_env=False) as http:
         try:
             async with asyncio.timeout(READY_WITHIN):
@@ -117,7 +105,7 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, log: Path) -> A
                         base = _told_base(log)
                         if base and (await http.get(f"{base}/readyz")).is_success:
                             return Address(base)
-                    # A server cannot tell its starter that it is ready, so we look, often.
+                    # A server cannot tell its starter that it is ready.
                     await asyncio.sleep(0.05)
         except TimeoutError:
             pass
@@ -125,9 +113,9 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, log: Path) -> A
 
 
 def _told_base(log: Path) -> str | None:
-    """Where the server says that it serves: only it knows a port that nobody else took before it."""
+    """The address in the server's log: only the server knows the free port that it took."""
     for line in log.read_bytes().splitlines():
-        # It may be in the middle of a line; and what is no record is for whoever reads the log.
+        # The server may be in the middle of a line, and not every line is a record.
         with suppress(ValueError):
             record = json.loads(line)
             if isinstance(record, dict) and record.get("event") == "serving":
@@ -136,8 +124,8 @@ def _told_base(log: Path) -> str | None:
     return None
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End it in order, or by force when that takes too long."""
+async def _end(process: Process) -> None:
+    """End a process in order, or by force when that takes too long."""
     with suppress(ProcessLookupError):
         process.terminate()
     try:

@@ -1,12 +1,12 @@
-"""The seven events as they come about in a day of an energy company."""
+"""The events as they come about in a day of an energy company."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from app.cli.client import Api
+from app.cli.client import Api, whole_catalogue
 from app.cli.demo.board import Board
-from app.cli.trigger import half_hours, meter_number, token_of
+from app.cli.trigger import ask_for_consent, half_hours, meter_number
 from app.core import clock
 
 ACCOUNT: Final = "Bright Energy"
@@ -25,14 +25,26 @@ STORIES: Final = {
 Wait = Callable[[list[str]], Awaitable[None]]
 
 
+def all_events() -> dict[str, str | None]:
+    """Every event of the catalogue with its story; those without one, which are not played, stand last."""
+    return STORIES | {event.type: None for event in whole_catalogue() if event.type not in STORIES}
+
+
 async def play(api: Api, board: Board, arrived: Wait) -> None:
     """Make the changes one after the other; `arrived` waits for the events of each. Raises ClientError."""
-    story = _Story(api, board, arrived)
+
+    async def tell(*names: str, change: str, selection: str = "", **values: Any) -> dict[str, Any]:
+        """Make one change and wait for its events; returns the mutation's payload."""
+        board.sending(*names)
+        payload = await api.change(change, selection, **values)
+        await arrived(list(names))
+        return payload
+
     key = await api.change("createApiKey", "apiKey { id }", name="Billing system")
-    await story.tell(
+    await tell(
         "user.created", change="createUser", email="priya.patel@brightenergy.example", name="Priya Patel"
     )
-    customer = await story.tell(
+    customer = await tell(
         "customer.created",
         change="createCustomer",
         selection="customer { id }",
@@ -41,61 +53,35 @@ async def play(api: Api, board: Board, arrived: Wait) -> None:
         address="14 Orchard Close, Leeds LS6 2AB",
         metadata={"tariff": "Night Saver"},
     )
-    consent = await _ask_for_consent(api, customer["customer"]["id"])
-    approved = await story.tell(
+    # The customer would get the token by mail; no event comes from asking.
+    consent, token = await ask_for_consent(
+        api,
+        customer["customer"]["id"],
+        meter_number(),
+        redirectUrl="https://brightenergy.example/welcome",
+        description="Half-hourly readings to find your cheapest tariff",
+    )
+    approved = await tell(
         "meter.created",
         "hosted_consent.approved",
         change="approveHostedConsent",
         selection="hostedConsent { meters { nodes { id } } }",
-        token=token_of(consent["link"]),
+        token=token,
         consenteeFullName="Maya Thompson",
         consenteeEmail="maya.thompson@example.com",
         consenteeJobTitle="Account holder",
     )
-    yesterday = clock.uk_date(clock.now()) - timedelta(days=1)
-    await story.tell(
+    await tell(
         "meter_data.received",
         change="recordReadings",
         selection="accepted",
         meterId=approved["hostedConsent"]["meters"]["nodes"][0]["id"],
-        readings=half_hours(yesterday),
+        readings=half_hours(clock.uk_date(clock.now()) - timedelta(days=1)),
     )
-    await story.tell(
-        "api_keys.rotated", change="rotateApiKey", apiKeyId=key["apiKey"]["id"], overlapSeconds=3600
-    )
-    await story.tell(
+    await tell("api_keys.rotated", change="rotateApiKey", apiKeyId=key["apiKey"]["id"], overlapSeconds=3600)
+    await tell(
         "hosted_consent.revoked",
         change="revokeHostedConsent",
-        hostedConsentId=consent["id"],
+        hostedConsentId=consent,
         reason="Moved to another supplier",
     )
-
-
-class _Story:
-    def __init__(self, api: Api, board: Board, arrived: Wait) -> None:
-        self._api = api
-        self._board = board
-        self._arrived = arrived
-
-    async def tell(self, *names: str, change: str, selection: str = "", **values: Any) -> dict[str, Any]:
-        """Make one change and wait for its events; gives the mutation's payload."""
-        self._board.sending(*names)
-        payload = await self._api.change(change, selection, **values)
-        await self._arrived(list(names))
-        return payload
-
-
-async def _ask_for_consent(api: Api, customer_id: str) -> dict[str, Any]:
-    """The consent with its link, which the customer would get by mail; no event comes from asking."""
-    asked = await api.change(
-        "createHostedConsent",
-        "hostedConsent { id link }",
-        customerId=customer_id,
-        flowType="GB_RESIDENTIAL_SPECIFIC",
-        expiry=(clock.uk_date(clock.now()) + timedelta(days=365)).isoformat(),
-        redirectUrl="https://brightenergy.example/welcome",
-        description="Half-hourly readings to find your cheapest tariff",
-        meterNumbers=[meter_number()],
-    )
-    consent: dict[str, Any] = asked["hostedConsent"]
-    return consent

@@ -1,4 +1,4 @@
-"""The demo from its start to its end: what it starts, plays, prints, and takes down again."""
+"""The demo from start to end: it starts the parts, plays the story, prints the arrivals, and takes all down again."""
 
 import asyncio
 import os
@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from app.cli.client import Address, Api, Event, Stream
+from app.cli.client import Address, Api
 from app.cli.demo import server, story
 from app.cli.demo.board import Board, Way
 from app.cli.demo.consumers import Consumers, Hook, Mail
 from app.cli.demo.server import DemoError
 from app.cli.listen import facts
+from app.cli.stream import Stream, StreamEvent
 
-# For all seven together; one that stays away does not keep the next from being played.
+# For all events together; a missing one does not keep the next from being played.
 ARRIVE_WITHIN: Final = 30.0
 STEP_WITHIN: Final = 5.0
 CONFIRM_WITHIN: Final = 30.0
@@ -30,19 +31,19 @@ BEAT: Final = 0.4
 
 
 class Tour:
-    """One run of the demo. `is_over` once the play is, however it went."""
+    """A run of the demo. `is_over` is set when the play has ended, well or not."""
 
     def __init__(self, console: Console, port: int | None) -> None:
         self.is_over = False
         self._console = console
         self._port = server.choose_port(port)
-        self._board = Board(story.STORIES)
+        self._board = Board(story.all_events())
         self._consumers = Consumers(on_hook=self._on_hook, on_mail=self._on_mail)
         self._log = Path()
         self._key = ""
 
     async def run(self, *, once: bool) -> int:
-        """The exit code, after the play; without `once` it goes on until it is cancelled or the server ends.
+        """Play; returns the exit code. Without `once` it stays up until it is cancelled or the server ends.
 
         Raises DemoError and ClientError.
         """
@@ -61,8 +62,7 @@ class Tour:
             listening = await stack.enter_async_context(_in_background(self._listen(stream)))
             async with self._shown() as show:
                 await story.play(api, self._board, show)
-                names = [row.name for row in self._board.rows]
-                await self._board.wait_for(names, self._left())
+                await self._board.wait_for(story.STORIES, self._left())
             self._conclude()
             if once:
                 return 1 if self._board.missing() else 0
@@ -75,12 +75,12 @@ class Tour:
         self._log = folder / "server.log"
         self._say("Starting Voltwire: SQLite and memory, nothing else beside it …")
         process, at = await stack.enter_async_context(server.running(environment, folder, self._port))
-        self._key = await server.create_account(environment, story.ACCOUNT, story.OWNER)
+        self._key = await server.create_account(folder, story.ACCOUNT, story.OWNER)
         self._say(f"Serving at {at.base}, for the account {story.ACCOUNT}.")
         return process, at
 
     async def _subscribe(self, api: Api) -> None:
-        """An endpoint, and an address that confirms by the link it was mailed, as its owner would."""
+        """Create an endpoint and an email subscription, and confirm that by the mailed link, as its owner would."""
         made = await api.change(
             "createWebhookEndpoint", "webhookEndpoint { id } secret", url=self._consumers.webhook_url
         )
@@ -107,7 +107,7 @@ class Tour:
 
     @asynccontextmanager
     async def _shown(self) -> AsyncIterator[story.Wait]:
-        """The board on the screen, moving on a terminal and once at the end elsewhere; gives the wait for a step."""
+        """Show the board, moving on a terminal and once at the end elsewhere; yields the wait for one step."""
         self._deadline = asyncio.get_running_loop().time() + ARRIVE_WITHIN
         if not self._console.is_terminal:
             yield self._arrived
@@ -133,7 +133,7 @@ class Tour:
     def _left(self) -> float:
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: StreamEvent) -> None:
         if not self._board.arrived(Way.SOCKET, event.id, event.name) and self.is_over:
             self._later(Way.SOCKET, event.name, facts(event.name, event.data))
 
@@ -157,7 +157,7 @@ class Tour:
         missing = self._board.missing()
         self._say("")
         if not missing:
-            text = "All seven events arrived by WebSocket, by webhook (each signature verified) and by email."
+            text = "Every event arrived by WebSocket, by webhook (each signature verified) and by email."
             self._say(Text(text, "bold green"))
             return
         self._say(
@@ -194,7 +194,7 @@ class Tour:
         self._say(Text("What arrives is shown below. Ctrl-C ends the demo and removes its data.", "dim"))
 
     async def _stay(self, process: asyncio.subprocess.Process, listening: "asyncio.Task[None]") -> None:
-        """Until cancelled, or until something that should not end does. Raises DemoError or ClientError."""
+        """Stay up until cancelled. Raises DemoError or ClientError when the server or the stream ends before that."""
         gone = asyncio.create_task(process.wait())
         try:
             await asyncio.wait({gone, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,6 +220,6 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator["asyn
 
 
 def _short(path: Path) -> str:
-    """The path as one would type it here."""
+    """The path as a person would type it here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from app.core.outages import report
@@ -21,11 +22,15 @@ log = structlog.get_logger(__name__)
 _LOCK = 7_290_114_001
 
 
-async def migrate(database: Database) -> None:
-    """Brings the database to the last step. Several processes may start at once: one migrates, the others wait."""
+async def migrate(database: Database) -> tuple[str | None, str | None]:
+    """Brings the database to the last step; returns the steps before and after, None for a database without tables.
+
+    Several processes may start at once: one migrates, the others wait.
+    """
     async with database.engine.connect() as connection:
-        await connection.run_sync(_upgrade)
+        steps = await connection.run_sync(_upgrade)
         await connection.commit()
+    return steps
 
 
 async def migrate_when_reachable(database: Database) -> None:
@@ -52,10 +57,16 @@ async def is_ours(database: Database) -> bool:
         return await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version"))
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
+    before = _step(connection)
     command.upgrade(config, "head")
+    return before, _step(connection)
+
+
+def _step(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()

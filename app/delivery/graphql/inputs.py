@@ -12,7 +12,7 @@ from app.delivery.graphql.types import Delivery, Replay
 from app.delivery.queue import models
 from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.models import DeliveryStatus
-from app.events.catalogue import EventType
+from app.graphql.events import LazyEventType
 from app.graphql.filters import Filter, compared, values
 from app.graphql.mutations import UserError
 
@@ -42,7 +42,7 @@ class DeliveryFilter(Filter):
     """When they were made at the earliest, inclusive."""
     created_to: datetime | None = compared(col(models.Delivery.created_at).__lt__)
     """When they were made at the latest, exclusive."""
-    event_types: list[EventType] | None = compared(col(models.Delivery.event_type).in_, values)
+    event_types: list[LazyEventType] | None = compared(col(models.Delivery.event_type).in_, values)
     """Kinds of events, one of which they must carry; [] matches nothing."""
 
 

@@ -13,7 +13,7 @@ from app.core.ids import new_id
 from app.db.types import database_now
 from app.delivery.queue.kinds import DestinationKind, DestinationKinds
 from app.delivery.queue.models import Delivery, DeliveryStatus, Lane
-from app.events.catalogue import EventType, event_class
+from app.events.catalogue import event_class
 from app.events.models import EventRecord
 from app.events.publisher import work_due
 
@@ -51,7 +51,7 @@ async def send_again(
 
 
 async def send_test(
-    session: AsyncSession, kind: DestinationKind, destination: Any, event_type: EventType
+    session: AsyncSession, kind: DestinationKind, destination: Any, event_type: str
 ) -> Delivery:
     """The catalogue's example on its way to an active destination, outside the log and the streams.
 
@@ -61,8 +61,8 @@ async def send_test(
     delivery = Delivery(
         account_id=destination.account_id,
         event_id=new_id(TEST_PREFIX),
-        event_type=event_type.value,
-        test_event=event_class(event_type.value).example,
+        event_type=event_type,
+        test_event=event_class(event_type).example,
         destination_id=destination.id,
         due_at=await _database_time(session),
     )

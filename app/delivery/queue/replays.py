@@ -14,7 +14,7 @@ from app.core.errors import ErrorCode, Refusal
 from app.delivery.queue import filters
 from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.models import Delivery, DeliveryStatus, Replay, ReplayStatus
-from app.events import cursors, event_type_filter, log
+from app.events import catalogue, cursors, event_type_filter, log
 from app.events.models import EventRecord, Stream
 
 MAX_RUNNING: Final = 5
@@ -115,7 +115,7 @@ def events_left(replay: Replay, destination: Any, metadata: filters.MetadataLook
     if destination.event_types is not None:
         taken = [
             name
-            for name in event_type_filter.NAMES
+            for name in catalogue.event_names()
             if event_type_filter.takes_type(destination.event_types, name)
         ]
         statement = statement.where(col(EventRecord.type).in_(taken))

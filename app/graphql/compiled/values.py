@@ -72,10 +72,11 @@ def show_column(leaf: GraphQLLeafType) -> Show | None:
 
 
 def show_value(leaf: GraphQLLeafType) -> Show | None:
-    """Converts a value of Python, where an enum's value is its member; None where it stays as it is."""
+    """Converts a value of Python: for an enum, a member or a member's value. None where it stays as it is."""
     if isinstance(leaf, GraphQLEnumType):
         members = leaf.extensions["strawberry-definition"].wrapped_cls
-        return {member: leaf.coerce_output_value(member) for member in members}.__getitem__
+        names = {value.value: name for name, value in leaf.values.items()}
+        return (names | {member: names[member.value] for member in members}).__getitem__
     if leaf.name in _AS_IT_IS or leaf.name in _SHOWN:
         return show_column(leaf)
     return leaf.coerce_output_value

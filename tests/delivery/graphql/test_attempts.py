@@ -13,7 +13,6 @@ from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.graphql import attempts as graphql_attempts
 from app.delivery.queue import deliveries
 from app.delivery.queue.models import Delivery, DeliveryAttempt
-from app.events.catalogue import EventType
 from app.outbound.mail.mail_files import MailFiles
 from tests.accounts.state import reads
 from tests.delivery.scene import Scene, admin, open_scene, send_test
@@ -91,7 +90,7 @@ async def test_a_test_event_shows_what_it_sent(scene: Scene, receiver: Receiver)
     endpoint = await scene.endpoint(account.id, receiver.url())
     async with scene.worker():
         async with scene.database.transaction() as session:
-            await send_test(session, admin(account.id), endpoint.id, EventType.METER_CREATED)
+            await send_test(session, admin(account.id), endpoint.id, "meter.created")
         await scene.settled()
     assert [of_ours(one) for one in await shown(scene, account)] == as_sent(receiver)
 

@@ -16,7 +16,6 @@ from app.delivery.destinations.webhook.models import EndpointStatus
 from app.delivery.queue import filters, replays
 from app.delivery.queue.attempt_store import body_digest
 from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus
-from app.events.catalogue import EventType
 from app.events.models import EventRecord
 from app.outbound.attempt import AttemptOutcome
 from app.outbound.mail.link_tokens import MailLinks
@@ -69,7 +68,7 @@ async def _endpoint(world: World, admin: Actor, chance: random.Random, number: i
 async def _of_the_endpoints(world: World, admin: Actor, ids: list[str]) -> None:
     keyring = world.services.keyring
     async with world.database.transaction() as session:
-        for kind in (EventType.METER_CREATED, EventType.USER_CREATED):
+        for kind in ("meter.created", "user.created"):
             await send_test(session, admin, ids[0], kind)
         yesterday = clock.now() - timedelta(days=1)
         endpoint = await endpoints.load_enabled(session, admin, ids[1])

@@ -3,6 +3,7 @@
 The feature of an event declares the mail's headline, which is the subject, and the facts (`emails.py`).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,15 +13,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.accounts.letterhead import Letterhead, account_name, letterhead
 from app.delivery.destinations.email.models import EmailSubscription
 from app.events import event_type_filter
-from app.events.catalogue import EventType
+from app.events.catalogue import event_class
 from app.events.models import EventRecord
 from app.outbound.mail.link_removal import without_links
 from app.outbound.mail.rendering import MAX_SUBJECT, Mail, count, laid_out, shorten, uk_time
-from app.outbound.mail.wording import Wording
+from app.outbound.mail.wording import MailFacts, Wording
 
 _MAX_VALUE = 500
 
-Wordings = Mapping[EventType, Wording]
+Wordings = Mapping[str, Wording]
 
 
 async def event_mail(
@@ -31,7 +32,7 @@ async def event_mail(
     unsubscribe_url: str,
 ) -> Mail:
     """The mail about an event, with names as they are now."""
-    facts = await wording[EventType(event.type)](session, event)
+    facts = await _facts_of(session, wording, event)
     headline = shorten(facts.headline, MAX_SUBJECT)
     values: dict[str, Any] = {
         "headline": headline,
@@ -41,6 +42,31 @@ async def event_mail(
     }
     account = await letterhead(session, subscription.account_id)
     return laid_out("event", headline, values | _reader(account, subscription, unsubscribe_url))
+
+
+async def _facts_of(session: AsyncSession, wording: Wordings, event: EventRecord) -> MailFacts:
+    """The facts of an event by its feature's wording, or by the catalogue's where there is none."""
+    own = wording.get(event.type)
+    return _plain_facts(event) if own is None else await own(session, event)
+
+
+def _plain_facts(event: EventRecord) -> MailFacts:
+    """The event in the catalogue's words, with the values at the top of its data that are not personal."""
+    kind = event_class(event.type)
+    personal = {path.partition(".")[0] for path in kind.personal}
+    return MailFacts(
+        kind.words,
+        [
+            (_label(name), str(value))
+            for name, value in event.data.items()
+            if name not in personal and isinstance(value, str | int | float)
+        ],
+    )
+
+
+def _label(name: str) -> str:
+    """`Interval count` of `intervalCount`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
 
 
 async def digest_mail(
@@ -53,7 +79,7 @@ async def digest_mail(
     """The mail about several events, in their order, with names as they are now."""
     entries: list[dict[str, Any]] = []
     for event in events:
-        facts = await wording[EventType(event.type)](session, event)
+        facts = await _facts_of(session, wording, event)
         headline = shorten(facts.headline, MAX_SUBJECT)
         entries.append({"headline": headline, "when": uk_time(event.occurred_at), "event": event})
     account = await letterhead(session, subscription.account_id)

@@ -22,11 +22,11 @@ from app.delivery.graphql.shared import (
 )
 from app.delivery.queue import deliveries
 from app.delivery.queue.models import Delivery, DeliveryStatus
-from app.events.catalogue import EventType
 from app.graphql.bounds.limits import limits_of
 from app.graphql.compiled.declare import computed, to_many
 from app.graphql.context import Context, Info
 from app.graphql.engine import Engine
+from app.graphql.events import LazyEventType
 from app.graphql.inputs import given
 from app.graphql.mutations import UserError, mutate
 from app.graphql.nodes import Node, row_type
@@ -235,7 +235,7 @@ class RotateWebhookSecretPayload:
 @strawberry.input
 class SendTestEventInput:
     webhook_endpoint_id: strawberry.ID
-    type: EventType
+    type: LazyEventType
     """The kind of event whose example is sent."""
     idempotency_key: str | None = None
 
@@ -332,7 +332,7 @@ class WebhookMutations:
 
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             endpoint = await endpoints.load_enabled(session, actor, input.webhook_endpoint_id)
-            return {"delivery": await deliveries.send_test(session, WEBHOOK, endpoint, input.type)}
+            return {"delivery": await deliveries.send_test(session, WEBHOOK, endpoint, input.type.value)}
 
         return await mutate(info, input, SendTestEventPayload, run)
 

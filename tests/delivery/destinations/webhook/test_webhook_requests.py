@@ -17,7 +17,6 @@ from app import __version__
 from app.core import clock
 from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
 from app.delivery.queue.models import Delivery
-from app.events.catalogue import EventType
 from tests.delivery.scene import Scene, admin, open_scene, send_test
 from tests.services.receiver import Answer, Receiver, Request
 
@@ -118,7 +117,7 @@ async def test_a_test_event_says_that_it_is_one(scene: Scene, receiver: Receiver
     endpoint = await scene.endpoint(account, receiver.url())
     async with scene.worker():
         async with scene.database.transaction() as session:
-            delivery = await send_test(session, admin(account), endpoint.id, EventType.METER_CREATED)
+            delivery = await send_test(session, admin(account), endpoint.id, "meter.created")
         await scene.settled()
     (request,) = receiver.requests
     body = verified(request, endpoint.secret)
