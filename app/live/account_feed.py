@@ -169,7 +169,6 @@ class AccountFeed:
         async with self._runtime.services.database.reading() as session:
             records = await log.page(session, self._whole, after, self._known, PAGE)
             named = await log.meters_named(session, self.account_id, [record.sequence for record in records])
-        self._runtime.stats.reads += 1
         if not records:
             # Retention has passed the feed itself: no event of this stretch is left.
             self._skip(self._known)

@@ -11,9 +11,7 @@ MAX_SECONDS: Final = 5.0
 class EvictionQueue:
     """Evicts the oldest entry first."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> None:
-        self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
+    def __init__(self) -> None:
         self._entries: deque[tuple[float, int, Callable[[], None]]] = deque()
         self.bytes = 0
 
@@ -21,11 +19,11 @@ class EvictionQueue:
         """Count an entry of `size` bytes; `evict` is called once, when the entry must go."""
         self._entries.append((now, size, evict))
         self.bytes += size
-        while self.bytes > self._max_bytes:
+        while self.bytes > MAX_BYTES:
             self._evict_oldest()
 
     def evict_expired(self, now: float) -> None:
-        while self._entries and now - self._entries[0][0] > self._max_seconds:
+        while self._entries and now - self._entries[0][0] > MAX_SECONDS:
             self._evict_oldest()
 
     def _evict_oldest(self) -> None:

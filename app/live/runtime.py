@@ -28,8 +28,6 @@ class HubStats:
     deliveries: int = 0
     catch_ups: int = 0
     pages: int = 0
-    reads: int = 0
-    overloads: int = 0
     # Takes the seconds from an event's commit to its hand-over to the last of a viewer's subscriptions.
     observe_lag: Callable[[float], None] | None = None
 

@@ -189,4 +189,3 @@ class ViewerGroups:
                 subscription.fall_back(max(done, group.delivered))
             for subscription in ahead:
                 subscription.fall_back(subscription.position)
-            self.runtime.stats.overloads += bool(live or ahead)
