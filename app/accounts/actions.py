@@ -103,7 +103,7 @@ async def create_user(
             name=lambda: validation.required_text(name, "name"),
         ),
     )
-    await _require_free(session, user)
+    await _require_unique_email(session, user)
     # The log's lock comes before that of a mailbox, as where subscriptions are made: else the two wait in a circle.
     await log.lock_position(session, actor.account_id)
     session.add(user)
@@ -129,7 +129,7 @@ async def update_user(
         setattr(user, attribute, value)
     user.updated_at = clock.now()
     if "email" in changes:
-        await _require_free(session, user)
+        await _require_unique_email(session, user)
         if user.email.casefold() != before.casefold():
             user.email_confirmed_at = None
             await forget_mails_about(session, user.id)
@@ -157,12 +157,12 @@ async def create_api_key(
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """A key and its secret, which is shown this once. Scopes are READ and WRITE unless given."""
-    checked = validation.validate_all(
+    valid = validation.validate_all(
         name=lambda: validation.required_text(name, "name"),
         scopes=lambda: _scopes(scopes),
         expires_at=lambda: _in_future(expires_at),
     )
-    key, secret = ApiKey.issue(actor.account_id, **checked)
+    key, secret = ApiKey.issue(actor.account_id, **valid)
     session.add(key)
     await session.flush()
     return key, secret
@@ -286,7 +286,7 @@ async def _require_another_admin(session: AsyncSession, user: User, *field: str)
         )
 
 
-async def _require_free(session: AsyncSession, user: User) -> None:
+async def _require_unique_email(session: AsyncSession, user: User) -> None:
     taken = select(col(User.id)).where(
         col(User.account_id) == user.account_id,
         func.lower(col(User.email)) == user.email.lower(),

@@ -19,8 +19,8 @@ from app.customers import actions as customers
 from app.meters import numbers
 
 TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - how a token begins, not a token
-LONGEST: Final = timedelta(days=3653)
-MOST_NUMBERS: Final = 1000
+MAX_DURATION: Final = timedelta(days=3653)
+MAX_METER_NUMBERS: Final = 1000
 
 
 async def create(
@@ -43,20 +43,20 @@ async def create(
     # Locked, so that a meter made at the same time is linked by one of the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
     method = consent_method or ConsentMethod.DIGITAL_CONSENT
-    checked = validation.validate_all(
-        expiry=lambda: expiry_from(expiry),
+    valid = validation.validate_all(
+        expiry=lambda: validate_expiry(expiry),
         redirect_url=lambda: validation.redirect_url(redirect_url, "redirectUrl"),
         description=lambda: validation.optional_text(description, "description"),
-        meter_numbers=lambda: parsed_numbers(meter_numbers or ()),
+        meter_numbers=lambda: parse_meter_numbers(meter_numbers or ()),
         consentee_email=lambda: _email(consentee_email),
         consentee_full_name=lambda: _name(consentee_full_name, "consenteeFullName"),
         consentee_job_title=lambda: _name(consentee_job_title, "consenteeJobTitle"),
     )
-    if flow_type is ConsentFlowType.GB_RESIDENTIAL_SPECIFIC and not checked["meter_numbers"]:
+    if flow_type is ConsentFlowType.GB_RESIDENTIAL_SPECIFIC and not valid["meter_numbers"]:
         _require_page(method)
     token = random_token(TOKEN_PREFIX)
     consent = HostedConsent(
-        **checked,
+        **valid,
         account_id=actor.account_id,
         customer_id=customer.id,
         flow_type=flow_type.name,
@@ -67,7 +67,7 @@ async def create(
     )
     session.add(consent)
     await session.flush()
-    await coverage.cover_with(session, consent)
+    await coverage.link_meters(session, consent)
     return consent
 
 
@@ -80,11 +80,11 @@ async def update(
         "description": lambda value: validation.optional_text(value, "description"),
         "expiry": lambda value: _new_expiry(consent, value),
     }
-    checked = validation.validate_changes(checks, changes)
-    if "description" in checked:
-        consent.description = checked["description"]
-    if "expiry" in checked:
-        consent.expire_on(checked["expiry"])
+    valid = validation.validate_changes(checks, changes)
+    if "description" in valid:
+        consent.description = valid["description"]
+    if "expiry" in valid:
+        consent.expire_on(valid["expiry"])
     consent.updated_at = clock.now()
     return consent
 
@@ -104,7 +104,7 @@ async def load(
     return consent
 
 
-async def to_decide(session: AsyncSession, actor: Actor) -> HostedConsent:
+async def lock_undecided(session: AsyncSession, actor: Actor) -> HostedConsent:
     """The consent whose token the actor holds, locked and still open. Raises NOT_FOUND, TOKEN_USED or TOKEN_EXPIRED.
 
     The customer is locked first, as everywhere: one that is being deleted takes its consents along.
@@ -115,12 +115,12 @@ async def to_decide(session: AsyncSession, actor: Actor) -> HostedConsent:
     return consent
 
 
-def with_token(token: str) -> Select[Any]:
+def select_by_token(token: str) -> Select[Any]:
     """Statement of the consent that a token belongs to, expired or not."""
     return select(HostedConsent).where(col(HostedConsent.token_hash) == digest(token))
 
 
-def bearer_of(consent: HostedConsent) -> Actor:
+def token_holder(consent: HostedConsent) -> Actor:
     """Whoever holds the consent's token: sees the consent, its customer and the meters it covers."""
     return Actor(
         account_id=consent.account_id,
@@ -130,14 +130,14 @@ def bearer_of(consent: HostedConsent) -> Actor:
     )
 
 
-async def actor_of_token(session: AsyncSession, token: str) -> Actor:
+async def actor_by_token(session: AsyncSession, token: str) -> Actor:
     """Who holds this token, even after it expired. Raises NOT_FOUND at `token`."""
-    consent = (await session.execute(with_token(token))).scalar_one_or_none()
+    consent = (await session.execute(select_by_token(token))).scalar_one_or_none()
     if consent is None:
         raise Refusal(
             ErrorCode.NOT_FOUND, "There is no such consent request; check the link you were sent.", "token"
         )
-    return bearer_of(consent)
+    return token_holder(consent)
 
 
 async def operator_of(session: AsyncSession, consent_id: str) -> Actor:
@@ -149,11 +149,11 @@ async def operator_of(session: AsyncSession, consent_id: str) -> Actor:
     return Actor(account_id=account_id, scopes=frozenset({Scope.WRITE}))
 
 
-def parsed_numbers(values: Sequence[str], *field: str) -> list[str]:
+def parse_meter_numbers(values: Sequence[str], *field: str) -> list[str]:
     """Meter numbers in their stored form, each once. Raises INVALID_METER_NUMBER for every wrong one, by its index."""
     path = field or ("meterNumbers",)
-    if len(values) > MOST_NUMBERS:
-        raise Refusal(ErrorCode.LIMIT_REACHED, f"Give at most {MOST_NUMBERS} meter numbers.", *path)
+    if len(values) > MAX_METER_NUMBERS:
+        raise Refusal(ErrorCode.LIMIT_REACHED, f"Give at most {MAX_METER_NUMBERS} meter numbers.", *path)
     found, wrong = [], []
     for index, value in enumerate(values):
         try:
@@ -165,15 +165,15 @@ def parsed_numbers(values: Sequence[str], *field: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def expiry_from(day: date | None) -> date:
+def validate_expiry(day: date | None) -> date:
     """The last day of a consent: today in the UK or later, at most ten years on. Raises REQUIRED or OUT_OF_RANGE."""
     if day is None:
         raise Refusal(ErrorCode.REQUIRED, "expiry cannot be cleared.", "expiry")
     today = clock.uk_date(clock.now())
-    if not today <= day <= today + LONGEST:
+    if not today <= day <= today + MAX_DURATION:
         raise Refusal(
             ErrorCode.OUT_OF_RANGE,
-            f"expiry must be {today} (today in the UK) to {today + LONGEST}, got {day}.",
+            f"expiry must be {today} (today in the UK) to {today + MAX_DURATION}, got {day}.",
             "expiry",
         )
     return day
@@ -186,7 +186,7 @@ def _new_expiry(consent: HostedConsent, day: date | None) -> date:
             "The expiry can only be changed while the consent is pending; ask for a new consent instead.",
             "expiry",
         )
-    return expiry_from(day)
+    return validate_expiry(day)
 
 
 def _email(value: str | None) -> str | None:

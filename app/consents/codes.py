@@ -27,10 +27,10 @@ from app.outbound.mail.mail_queue import enqueue
 from app.outbound.mail.rendering import Mail
 from app.web.render import render
 
-GOOD_FOR: Final = timedelta(minutes=10)
+CODE_LIFETIME: Final = timedelta(minutes=10)
 RESEND_AFTER: Final = timedelta(minutes=1)
-MOST_TRIES: Final = 5
-MOST_CODES: Final = 20
+MAX_TRIES: Final = 5
+MAX_CODES: Final = 20
 PURPOSE: Final = "consent code"
 
 
@@ -48,11 +48,11 @@ class Draft:
         return None if consent.draft is None else cls(**consent.draft)
 
 
-class Verdict(enum.Enum):
-    RIGHT = "right"
+class CodeCheck(enum.Enum):
+    CORRECT = "correct"
     WRONG = "wrong"
     # There is no live code for this address: it ran out, was tried too often, or was never sent.
-    GONE = "gone"
+    EXPIRED = "expired"
 
 
 async def send_code(
@@ -70,26 +70,26 @@ async def send_code(
     """Keep what the visitor entered and mail a code to the address; a live one is enough unless asked for another.
 
     Raises TOKEN_USED or TOKEN_EXPIRED; what is wrong with the input; LIMIT_REACHED at `consenteeEmail` within a minute
-    of the last code, after the last of `MOST_CODES`, and once the address has had its codes of the hour.
+    of the last code, after the last of `MAX_CODES`, and once the address has had its codes of the hour.
     """
-    consent = await actions.to_decide(session, actor)
+    consent = await actions.lock_undecided(session, actor)
     at = clock.now()
     consent.require_digital()
-    checked = validation.validate_all(
-        consentee=lambda: Consentee.checked(full_name, email, job_title),
+    valid = validation.validate_all(
+        consentee=lambda: Consentee.validated(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )
-    consentee: Consentee = checked["consentee"]
-    entered = [] if consent.meter_numbers else checked["numbers"]
+    consentee: Consentee = valid["consentee"]
+    entered = [] if consent.meter_numbers else valid["numbers"]
     consent.draft = asdict(Draft(**vars(consentee), meter_numbers=entered))
-    if again or not is_live(consent, consentee.email, at):
-        _require_patience(consent, at)
+    if again or not is_code_live(consent, consentee.email, at):
+        _require_resend_allowed(consent, at)
         await unconfirmed.count(
             *(session, keyring, unconfirmed.Kind.CODE, consent.account_id, consentee.email), "consenteeEmail"
         )
         code = f"{secrets.randbelow(1_000_000):06}"
         terms = await Terms.of(session, consent, privacy_contact)
-        _remember(consent, keyring, consentee.email, code, at)
+        _store_code(consent, keyring, consentee.email, code, at)
         mail = _mail(terms, code)
         enqueue(session, keyring, consent.account_id, consentee.email, mail, consent.id)
         work_due(session, consent.account_id)
@@ -98,36 +98,36 @@ async def send_code(
 
 async def verify_code(
     session: AsyncSession, actor: Actor, keyring: Keyring, email: str, code: str
-) -> Verdict:
+) -> CodeCheck:
     """Whether this is the code mailed to the address; a right one proves the address, a wrong one is counted."""
-    consent = await actions.to_decide(session, actor)
+    consent = await actions.lock_undecided(session, actor)
     at = clock.now()
-    if not is_live(consent, email, at):
-        return Verdict.GONE
+    if not is_code_live(consent, email, at):
+        return CodeCheck.EXPIRED
     digits = "".join(one for one in code if one.isascii() and one.isdigit())
     if not keyring.verifies(
-        PURPOSE, _message(consent, email, digits), bytes.fromhex(consent.code_hash or "")
+        PURPOSE, _signed_message(consent, email, digits), bytes.fromhex(consent.code_hash or "")
     ):
         consent.code_tries += 1
-        return Verdict.WRONG if consent.code_tries < MOST_TRIES else Verdict.GONE
+        return CodeCheck.WRONG if consent.code_tries < MAX_TRIES else CodeCheck.EXPIRED
     consent.verified_email = email
     consent.code_hash = None
-    return Verdict.RIGHT
+    return CodeCheck.CORRECT
 
 
-def is_live(consent: HostedConsent, email: str, at: datetime) -> bool:
+def is_code_live(consent: HostedConsent, email: str, at: datetime) -> bool:
     """Whether a code for this address can still be entered."""
     return (
         consent.code_hash is not None
         and consent.code_email == email
         and consent.code_until is not None
         and at < consent.code_until
-        and consent.code_tries < MOST_TRIES
+        and consent.code_tries < MAX_TRIES
     )
 
 
-def _require_patience(consent: HostedConsent, at: datetime) -> None:
-    if consent.codes_sent >= MOST_CODES:
+def _require_resend_allowed(consent: HostedConsent, at: datetime) -> None:
+    if consent.codes_sent >= MAX_CODES:
         raise Refusal(
             ErrorCode.LIMIT_REACHED,
             "Too many codes were sent for this request; ask whoever sent you the link for a new one.",
@@ -142,16 +142,16 @@ def _require_patience(consent: HostedConsent, at: datetime) -> None:
         )
 
 
-def _remember(consent: HostedConsent, keyring: Keyring, email: str, code: str, at: datetime) -> None:
-    consent.code_hash = keyring.sign(PURPOSE, _message(consent, email, code)).hex()
+def _store_code(consent: HostedConsent, keyring: Keyring, email: str, code: str, at: datetime) -> None:
+    consent.code_hash = keyring.sign(PURPOSE, _signed_message(consent, email, code)).hex()
     consent.code_email = email
-    consent.code_until = at + GOOD_FOR
+    consent.code_until = at + CODE_LIFETIME
     consent.code_sent_at = at
     consent.code_tries = 0
     consent.codes_sent += 1
 
 
-def _message(consent: HostedConsent, email: str, code: str) -> bytes:
+def _signed_message(consent: HostedConsent, email: str, code: str) -> bytes:
     return f"{consent.id}\n{email}\n{code}".encode()
 
 

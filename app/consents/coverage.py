@@ -21,7 +21,7 @@ from app.meters.kinds import MeterStatus
 from app.meters.models import Meter, MeterFlags
 
 
-async def cover_with(session: AsyncSession, consent: HostedConsent) -> None:
+async def link_meters(session: AsyncSession, consent: HostedConsent) -> None:
     """Link a consent to the meters of its customer that it means and is not linked to yet."""
     linked = select(col(ConsentMeter.meter_id)).where(col(ConsentMeter.hosted_consent_id) == consent.id)
     statement = select(col(Meter.id)).where(
@@ -34,7 +34,7 @@ async def cover_with(session: AsyncSession, consent: HostedConsent) -> None:
     await session.flush()
 
 
-async def meters_of(session: AsyncSession, consent_id: str) -> list[Meter]:
+async def covered_meters(session: AsyncSession, consent_id: str) -> list[Meter]:
     """The meters that a consent covers, in the order of their ids."""
     statement = (
         select(Meter)
@@ -83,7 +83,7 @@ def linked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
     )
 
 
-async def consents_that_count(
+async def effective_consents(
     session: AsyncSession, meter_ids: Sequence[str], at: datetime
 ) -> dict[str, HostedConsent]:
     """The consent that counts, by meter id; meters without any are absent."""
@@ -93,7 +93,9 @@ async def consents_that_count(
     return best
 
 
-async def with_valid_consent(session: AsyncSession, meter_ids: Sequence[str], at: datetime) -> set[str]:
+async def meters_with_valid_consent(
+    session: AsyncSession, meter_ids: Sequence[str], at: datetime
+) -> set[str]:
     """Those of the meters whose consent is valid."""
     return await run_script(session, _with_valid(list(meter_ids), at))
 

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor
 from app.consents import actions, coverage, documents
-from app.consents.actions import parsed_numbers
+from app.consents.actions import parse_meter_numbers
 from app.consents.events import HostedConsentApproved, HostedConsentRevoked
 from app.consents.models import ConsentMethod, ConsentStatus, Evidence, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms
@@ -37,7 +37,7 @@ class Consentee:
     job_title: str | None
 
     @classmethod
-    def checked(cls, full_name: str, email: str, job_title: str | None) -> Self:
+    def validated(cls, full_name: str, email: str, job_title: str | None) -> Self:
         """Raises Refusals with the fields' names in the contract."""
         return cls(
             **validation.validate_all(
@@ -65,22 +65,22 @@ async def approve(
 
     Raises TOKEN_USED or TOKEN_EXPIRED; CONFLICT for a consent that a document gives; what is wrong with the input.
     """
-    consent = await actions.to_decide(session, actor)
+    consent = await actions.lock_undecided(session, actor)
     consent.require_digital()
-    checked = validation.validate_all(
-        consentee=lambda: Consentee.checked(full_name, email, job_title),
+    valid = validation.validate_all(
+        consentee=lambda: Consentee.validated(full_name, email, job_title),
         numbers=lambda: agreed_numbers(consent, meter_numbers),
     )
-    consentee: Consentee = checked["consentee"]
+    consentee: Consentee = valid["consentee"]
     consent.consentee_full_name = consentee.full_name
     consent.consentee_email = consentee.email
     consent.consentee_job_title = consentee.job_title
-    consent.meter_numbers = checked["numbers"]
+    consent.meter_numbers = valid["numbers"]
     consent.page_version = PAGE_VERSION
     at = clock.now()
     await _approve(session, consent, at)
     terms = await Terms.of(session, consent, privacy_contact)
-    await documents.keep(session, consent, documents.written(consent, terms, at, way))
+    await documents.store(session, consent, documents.approval_record(consent, terms, at, way))
     return consent
 
 
@@ -99,13 +99,17 @@ async def revoke(
     """End an approved consent. What was recorded stays readable. Raises NOT_FOUND or CONFLICT."""
     consent = await actions.load(session, actor, consent_id, "hostedConsentId", lock=True)
     consent.revoke(validation.optional_text(reason, "reason"), clock.now())
-    covered = await coverage.meters_of(session, consent.id)
+    covered = await coverage.covered_meters(session, consent.id)
     log.append(session, consent.account_id, HostedConsentRevoked.of(consent, ConsentStatus.REVOKED, covered))
     return consent
 
 
 async def approve_by_document(
-    session: AsyncSession, actor: Actor, consent_id: str, kind: documents.Kind, content: bytes
+    session: AsyncSession,
+    actor: Actor,
+    consent_id: str,
+    document_type: documents.DocumentType,
+    content: bytes,
 ) -> tuple[Evidence, bool]:
     """Keep an uploaded document and approve its consent; gives the evidence and whether it is new.
 
@@ -120,8 +124,8 @@ async def approve_by_document(
             ErrorCode.CONFLICT,
             "The end customer gives this consent on its page; no document can be uploaded for it.",
         )
-    document = documents.uploaded(consent, kind, content)
-    before = await documents.of_consent(session, actor, consent.id)
+    document = documents.uploaded_document(consent, document_type, content)
+    before = await documents.find_evidence(session, actor, consent.id)
     if before is not None and before.sha256 == document.sha256:
         return before, False
     at = clock.now()
@@ -131,7 +135,7 @@ async def approve_by_document(
             f"Only a pending consent takes a document; this one is {consent.status(at).value.lower()}.",
         )
     await _approve(session, consent, at)
-    return await documents.keep(session, consent, document), True
+    return await documents.store(session, consent, document), True
 
 
 def agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[str]:
@@ -139,7 +143,7 @@ def agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[
 
     Raises INVALID_METER_NUMBER, INVALID for others than the request's, REQUIRED when there are none at all.
     """
-    numbers = parsed_numbers(given or ())
+    numbers = parse_meter_numbers(given or ())
     if numbers and consent.meter_numbers and set(numbers) != set(consent.meter_numbers):
         raise Refusal(
             ErrorCode.INVALID,
@@ -155,12 +159,12 @@ def agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[
 async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) -> None:
     """Make the meters that are missing, decide, link, and record it in that order."""
     await session.flush()
-    customer = await customers.load(session, actions.bearer_of(consent), consent.customer_id)
-    await meters.ensure(session, consent.account_id, customer, consent.meter_numbers)
+    customer = await customers.load(session, actions.token_holder(consent), consent.customer_id)
+    await meters.find_or_create(session, consent.account_id, customer, consent.meter_numbers)
     consent.approve(at)
     await session.flush()
-    await coverage.cover_with(session, consent)
-    covered = await coverage.meters_of(session, consent.id)
+    await coverage.link_meters(session, consent)
+    covered = await coverage.covered_meters(session, consent.id)
     log.append(
         session, consent.account_id, HostedConsentApproved.of(consent, ConsentStatus.APPROVED, covered)
     )

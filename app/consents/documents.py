@@ -12,16 +12,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, visible
 from app.consents.models import Evidence, EvidenceDocument, HostedConsent
-from app.consents.terms import PAGE_VERSION, Terms, uk_time
+from app.consents.terms import PAGE_VERSION, Terms, uk_time_words
 from app.core import clock
 from app.core.ids import is_id
 from app.web.render import render
 
-LARGEST: Final = 10 * 1024 * 1024
-WRITTEN: Final = "text/html; charset=utf-8"
+MAX_BYTES: Final = 10 * 1024 * 1024
+HTML_TYPE: Final = "text/html; charset=utf-8"
 
 
-class Kind(enum.Enum):
+class DocumentType(enum.Enum):
     """What may be uploaded: content type, how its bytes begin, how its file's name ends."""
 
     PDF = ("application/pdf", b"%PDF-", "pdf")
@@ -34,7 +34,7 @@ class Kind(enum.Enum):
         self.suffix = suffix
 
     @classmethod
-    def named(cls, content_type: str) -> "Kind | None":
+    def named(cls, content_type: str) -> "DocumentType | None":
         """The kind of a Content-Type header, or None."""
         plain = content_type.partition(";")[0].strip().lower()
         return next((kind for kind in cls if kind.content_type == plain), None)
@@ -52,7 +52,7 @@ class Document:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def written(consent: HostedConsent, terms: Terms, at: datetime, way: str) -> Document:
+def approval_record(consent: HostedConsent, terms: Terms, at: datetime, way: str) -> Document:
     """The record of a digital approval as one HTML document that needs nothing else."""
     html = render(
         "consent_evidence.html",
@@ -60,16 +60,16 @@ def written(consent: HostedConsent, terms: Terms, at: datetime, way: str) -> Doc
         terms=terms,
         way=way,
         at_utc=clock.format_utc(at),
-        at_uk=uk_time(at),
+        at_uk=uk_time_words(at),
     )
-    return Document(f"consent-{consent.id}.html", WRITTEN, html.encode(), PAGE_VERSION)
+    return Document(f"consent-{consent.id}.html", HTML_TYPE, html.encode(), PAGE_VERSION)
 
 
-def uploaded(consent: HostedConsent, kind: Kind, content: bytes) -> Document:
+def uploaded_document(consent: HostedConsent, kind: DocumentType, content: bytes) -> Document:
     return Document(f"consent-{consent.id}.{kind.suffix}", kind.content_type, content)
 
 
-async def keep(session: AsyncSession, consent: HostedConsent, document: Document) -> Evidence:
+async def store(session: AsyncSession, consent: HostedConsent, document: Document) -> Evidence:
     evidence = Evidence(
         account_id=consent.account_id,
         customer_id=consent.customer_id,
@@ -87,16 +87,18 @@ async def keep(session: AsyncSession, consent: HostedConsent, document: Document
     return evidence
 
 
-def of_consents(actor: Actor, consent_ids: list[str]) -> Select[Any]:
+def select_evidence(actor: Actor, consent_ids: list[str]) -> Select[Any]:
     """Statement of the evidence of these consents that the actor may see."""
     return visible(select(Evidence).where(col(Evidence.hosted_consent_id).in_(consent_ids)), actor)
 
 
-async def of_consent(session: AsyncSession, actor: Actor, consent_id: str) -> Evidence | None:
+async def find_evidence(session: AsyncSession, actor: Actor, consent_id: str) -> Evidence | None:
     """The evidence of a consent; None where there is none that the actor may see, or this is no consent's id."""
     if not is_id(consent_id, "hc"):
         return None
-    evidence: Evidence | None = (await session.execute(of_consents(actor, [consent_id]))).scalar_one_or_none()
+    evidence: Evidence | None = (
+        await session.execute(select_evidence(actor, [consent_id]))
+    ).scalar_one_or_none()
     return evidence
 
 

@@ -13,7 +13,7 @@ from app.auth.actor import Actor, Scope
 from app.auth.authenticate import Authenticator
 from app.auth.credentials import bearer_of, credential_from_headers
 from app.consents import actions, decisions, documents
-from app.consents.documents import LARGEST, Kind
+from app.consents.documents import MAX_BYTES, DocumentType
 from app.consents.models import Evidence, HostedConsent
 from app.core import clock
 from app.core.clock import format_utc
@@ -59,7 +59,7 @@ class _EvidenceEndpoint:
 
     async def handle(self, request: Request) -> Response:
         try:
-            actor = await self._who(request)
+            actor = await self._authenticate(request)
             self._rates.require(actor)
             if request.method == "PUT":
                 return await self._upload(request, actor)
@@ -73,12 +73,12 @@ class _EvidenceEndpoint:
         except Refusal as error:
             return _error(404 if error.code is ErrorCode.NOT_FOUND else 409, error.code.value, error.message)
 
-    async def _who(self, request: Request) -> Actor:
+    async def _authenticate(self, request: Request) -> Actor:
         """Whoever asks; a consent's token alone decides, whatever key comes beside it. Raises Unauthenticated."""
         bearers = [bearer_of(one) or "" for one in request.headers.getlist("authorization")]
         token = next((one for one in bearers if one.startswith(actions.TOKEN_PREFIX)), None)
         if token is not None:
-            return await self._bearer(request, token)
+            return await self._token_holder(request, token)
         credential = credential_from_headers(request.headers)
         if credential is None:
             raise Unauthenticated(
@@ -86,18 +86,18 @@ class _EvidenceEndpoint:
             )
         return (await self._rates.authenticated(self._authenticator, credential, request)).actor
 
-    async def _bearer(self, request: Request, token: str) -> Actor:
+    async def _token_holder(self, request: Request, token: str) -> Actor:
         self._rates.require_stranger(request)
         async with self._services.database.reading() as session:
-            statement = actions.with_token(token)
+            statement = actions.select_by_token(token)
             consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
         if consent is None or clock.now() >= consent.expires_at:
             raise Unauthenticated(WRONG_TOKEN)
-        return actions.bearer_of(consent)
+        return actions.token_holder(consent)
 
     async def _download(self, request: Request, actor: Actor) -> Response:
         async with self._services.database.reading() as session:
-            evidence = await documents.of_consent(session, actor, request.path_params["id"])
+            evidence = await documents.find_evidence(session, actor, request.path_params["id"])
             if evidence is None:
                 raise not_found("evidence")
             content = await documents.content(session, evidence)
@@ -108,14 +108,14 @@ class _EvidenceEndpoint:
         consent_id: str = request.path_params["id"]
         async with self._services.database.reading() as session:
             await actions.load(session, actor, consent_id)
-        kind = Kind.named(request.headers.get("content-type", ""))
+        kind = DocumentType.named(request.headers.get("content-type", ""))
         if kind is None:
-            types = ", ".join(one.content_type for one in Kind)
+            types = ", ".join(one.content_type for one in DocumentType)
             return _error(415, "INVALID", f"Send the document with one of these content types: {types}.")
         try:
-            content = await read_body(request, LARGEST)
+            content = await read_body(request, MAX_BYTES)
         except BodyTooLarge:
-            message = f"A document has at most {LARGEST} bytes; send a smaller one."
+            message = f"A document has at most {MAX_BYTES} bytes; send a smaller one."
             return _error(413, "TOO_LONG", message, Connection="close")
         if not content.startswith(kind.magic):
             return _error(

@@ -184,11 +184,11 @@ class ConsentQueries:
     ) -> HostedConsent | None:
         """The consent that the end customer's page shows; the token is the only credential it needs. Null
         once expired."""
-        found = await info.context.execute(actions.with_token(token))
+        found = await info.context.execute(actions.select_by_token(token))
         row: models.HostedConsent | None = found.scalar_one_or_none()
         if row is None or clock.now() >= row.expires_at:
             return None
-        return HostedConsent.of(row, actions.bearer_of(row))
+        return HostedConsent.of(row, actions.token_holder(row))
 
     @strawberry.field
     async def hosted_consent_evidence(
@@ -196,5 +196,5 @@ class ConsentQueries:
     ) -> HostedConsentEvidence | None:
         """The document that proves a consent; null while there is none."""
         viewer = info.context.viewer
-        found = await info.context.execute(documents.of_consents(viewer, [hosted_consent_id]))
+        found = await info.context.execute(documents.select_evidence(viewer, [hosted_consent_id]))
         return shown(found.scalar_one_or_none(), viewer)  # type: ignore[no-any-return]

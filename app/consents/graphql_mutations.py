@@ -166,7 +166,7 @@ class ConsentMutations:
             )
             return {"hosted_consent": consent}
 
-        return await mutate(info, input, ApproveHostedConsentPayload, run, by=_bearer(input.token))
+        return await mutate(info, input, ApproveHostedConsentPayload, run, by=_token_holder(input.token))
 
     @strawberry.mutation
     async def decline_hosted_consent(
@@ -179,7 +179,7 @@ class ConsentMutations:
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
             return {"hosted_consent": await decisions.decline(session, actor, input.reason)}
 
-        return await mutate(info, input, DeclineHostedConsentPayload, run, by=_bearer(input.token))
+        return await mutate(info, input, DeclineHostedConsentPayload, run, by=_token_holder(input.token))
 
     @strawberry.mutation
     async def revoke_hosted_consent(
@@ -196,5 +196,5 @@ class ConsentMutations:
         return await mutate(info, input, RevokeHostedConsentPayload, run)
 
 
-def _bearer(token: str) -> Any:
-    return lambda session: actions.actor_of_token(session, token)
+def _token_holder(token: str) -> Any:
+    return lambda session: actions.actor_by_token(session, token)

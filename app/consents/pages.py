@@ -15,10 +15,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.consents import actions, codes, decisions, documents
-from app.consents.codes import Draft, Verdict
+from app.consents.codes import Draft, CodeCheck
 from app.consents.evidence import document_response
 from app.consents.models import ConsentMethod, ConsentStatus, HostedConsent
-from app.consents.terms import PAGE_VERSION, Terms, uk_time
+from app.consents.terms import PAGE_VERSION, Terms, uk_time_words
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.graphql.context import Services
@@ -28,14 +28,14 @@ from app.graphql.http.parameters import parameters_of
 from app.graphql.http.rates import Rates
 from app.web.render import page
 
-LARGEST_FORM: Final = 64 * 1024
-FORM: Final = "application/x-www-form-urlencoded"
-ONE_LINE: Final = ("consenteeFullName", "consenteeEmail", "consenteeJobTitle", "reason", "code")
-ENTERED: Final = (*ONE_LINE[:4], "meterNumbers")
-ANCHORS: Final = frozenset({*ONE_LINE, "meterNumbers", "resend"})
+MAX_FORM_BYTES: Final = 64 * 1024
+FORM_TYPE: Final = "application/x-www-form-urlencoded"
+SINGLE_LINE: Final = ("consenteeFullName", "consenteeEmail", "consenteeJobTitle", "reason", "code")
+ENTERED: Final = (*SINGLE_LINE[:4], "meterNumbers")
+ANCHORS: Final = frozenset({*SINGLE_LINE, "meterNumbers", "resend"})
 
 # What a rule of the API says about a field, in words for the person in front of the page.
-SENTENCES: Final = {
+FIELD_MESSAGES: Final = {
     ("consenteeFullName", ErrorCode.REQUIRED): "Enter your full name.",
     ("consenteeFullName", ErrorCode.TOO_LONG): "A name has at most 200 characters.",
     ("consenteeEmail", ErrorCode.REQUIRED): "Enter your email address.",
@@ -45,7 +45,7 @@ SENTENCES: Final = {
     ("meterNumbers", ErrorCode.REQUIRED): "Enter the number of at least one meter.",
     ("reason", ErrorCode.TOO_LONG): "A reason has at most 2000 characters.",
 }
-STATUS_OF: Final = {ErrorCode.NOT_FOUND: 404, ErrorCode.TOKEN_EXPIRED: 410, ErrorCode.TOKEN_USED: 409}
+HTTP_STATUS: Final = {ErrorCode.NOT_FOUND: 404, ErrorCode.TOKEN_EXPIRED: 410, ErrorCode.TOKEN_USED: 409}
 
 Errors = dict[str, list[str]]
 
@@ -66,16 +66,16 @@ class _Pages:
     async def consent(self, request: Request) -> Response:
         if request.method != "POST":
             return await self._show(request, edit="edit" in parameters_of(request))
-        if _is_foreign(request.headers, self._services.public_url):
+        if _is_cross_site(request.headers, self._services.public_url):
             return _message(
                 403, "This form came from another site", "Open the link you were sent and try again."
             )
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
             return _message(
                 415, "This is not a form of this page", "Open the link you were sent and try again."
             )
         try:
-            form = _form(await read_body(request, LARGEST_FORM))
+            form = _form(await read_body(request, MAX_FORM_BYTES))
         except BodyTooLarge:
             answer = _message(413, "That is too much", "Shorten what you entered and try again.")
             answer.headers["Connection"] = "close"
@@ -89,11 +89,11 @@ class _Pages:
     async def evidence(self, request: Request) -> Response:
         """The record of a decided consent, for the end customer."""
         async with self._services.database.reading() as session:
-            statement = actions.with_token(request.path_params["token"])
+            statement = actions.select_by_token(request.path_params["token"])
             consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
             if consent is None or clock.now() >= consent.expires_at:
                 return _gone() if consent else _unknown()
-            kept = await documents.of_consent(session, actions.bearer_of(consent), consent.id)
+            kept = await documents.find_evidence(session, actions.token_holder(consent), consent.id)
             if kept is None:
                 return _message(404, "There is no record yet", "It is made when the consent is given.")
             return document_response(request, kept, await documents.content(session, kept))
@@ -118,16 +118,16 @@ class _Pages:
             return await handle(request, form)
         except (Refusal, Refusals) as error:
             refusals = error.refusals if isinstance(error, Refusals) else [error]
-            status = STATUS_OF.get(refusals[0].code, 422)
+            status = HTTP_STATUS.get(refusals[0].code, 422)
             return await self._show(
-                request, form, {} if status != 422 else _sentences(refusals, form), status
+                request, form, {} if status != 422 else _field_errors(refusals, form), status
             )
 
     async def _send_code(self, request: Request, form: dict[str, str]) -> Response:
         async with self._services.database.transaction() as session:
             await codes.send_code(
                 session,
-                await actions.actor_of_token(session, request.path_params["token"]),
+                await actions.actor_by_token(session, request.path_params["token"]),
                 self._services.keyring,
                 full_name=form.get("consenteeFullName", ""),
                 email=form.get("consenteeEmail", ""),
@@ -140,8 +140,8 @@ class _Pages:
     async def _resend_code(self, request: Request, form: dict[str, str]) -> Response:
         try:
             async with self._services.database.transaction() as session:
-                actor = await actions.actor_of_token(session, request.path_params["token"])
-                draft = Draft.of(await actions.to_decide(session, actor))
+                actor = await actions.actor_by_token(session, request.path_params["token"])
+                draft = Draft.of(await actions.lock_undecided(session, actor))
                 if draft is not None:
                     await codes.send_code(
                         session,
@@ -161,15 +161,15 @@ class _Pages:
         if not form.get("code"):
             return await self._show(request, form, {"code": ["Enter the code from the mail."]}, 422)
         async with self._services.database.transaction() as session:
-            actor = await actions.actor_of_token(session, request.path_params["token"])
-            consent = await actions.to_decide(session, actor)
+            actor = await actions.actor_by_token(session, request.path_params["token"])
+            consent = await actions.lock_undecided(session, actor)
             draft = Draft.of(consent)
             if draft is None:
                 return _see_other(_path(request))
             verdict = await codes.verify_code(
                 session, actor, self._services.keyring, draft.email, form["code"]
             )
-            if verdict is Verdict.RIGHT:
+            if verdict is CodeCheck.CORRECT:
                 await decisions.approve(
                     session,
                     actor,
@@ -180,20 +180,20 @@ class _Pages:
                     privacy_contact=self._services.settings.privacy_contact,
                     way=decisions.ON_PAGE,
                 )
-            left = codes.MOST_TRIES - consent.code_tries
+            left = codes.MAX_TRIES - consent.code_tries
         # Only now is a wrong guess counted for good, so the page is made after the transaction.
-        if verdict is Verdict.RIGHT:
-            return _see_other(back_to(consent, "approved"))
+        if verdict is CodeCheck.CORRECT:
+            return _see_other(return_url(consent, "approved"))
         sentence = "This code can no longer be used. Send a new one below."
-        if verdict is Verdict.WRONG:
+        if verdict is CodeCheck.WRONG:
             sentence = f"This is not the code we sent. You can try {left} more time{'s' if left > 1 else ''}."
         return await self._show(request, form, {"code": [sentence]}, 422)
 
     async def _decline(self, request: Request, form: dict[str, str]) -> Response:
         async with self._services.database.transaction() as session:
-            actor = await actions.actor_of_token(session, request.path_params["token"])
+            actor = await actions.actor_by_token(session, request.path_params["token"])
             consent = await decisions.decline(session, actor, form.get("reason"))
-        return _see_other(back_to(consent, "declined"))
+        return _see_other(return_url(consent, "declined"))
 
     async def _show(
         self,
@@ -206,7 +206,7 @@ class _Pages:
         """The page as the consent is now, with what was entered and what is wrong with it."""
         at = clock.now()
         async with self._services.database.reading() as session:
-            statement = actions.with_token(request.path_params["token"])
+            statement = actions.select_by_token(request.path_params["token"])
             consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
             if consent is None:
                 return _unknown()
@@ -215,7 +215,7 @@ class _Pages:
             draft = Draft.of(consent)
             entered = draft.meter_numbers if draft else ()
             terms = await Terms.of(session, consent, self._services.settings.privacy_contact, entered)
-            kept = await documents.of_consent(session, actions.bearer_of(consent), consent.id)
+            kept = await documents.find_evidence(session, actions.token_holder(consent), consent.id)
         state = _state(consent, draft, form, edit)
         return page(
             "consent.html",
@@ -232,14 +232,14 @@ class _Pages:
             anchors=ANCHORS,
             asks_numbers=consent.names_meters and not consent.meter_numbers,
             by_document=consent.consent_method != ConsentMethod.DIGITAL_CONSENT.value,
-            code_is_live=draft is not None and codes.is_live(consent, draft.email, at),
+            code_is_live=draft is not None and codes.is_code_live(consent, draft.email, at),
             outcome=_outcome(consent, terms),
             has_evidence=kept is not None,
-            redirect_url=back_to(consent, consent.decision.lower()),
+            redirect_url=return_url(consent, consent.decision.lower()),
         )
 
 
-def back_to(consent: HostedConsent, status: str) -> str:
+def return_url(consent: HostedConsent, status: str) -> str:
     """The request's redirect link with `hosted_consent_id` and `status` appended; what its query had stays."""
     parts = urlsplit(consent.redirect_url)
     added = urlencode({"hosted_consent_id": consent.id, "status": status})
@@ -264,12 +264,12 @@ def _heading(consent: HostedConsent, terms: Terms) -> str:
 def _outcome(consent: HostedConsent, terms: Terms) -> dict[str, Any] | None:
     if consent.decided_at is None:
         return None
-    decided = uk_time(consent.decided_at)
+    decided = uk_time_words(consent.decided_at)
     if consent.decision == ConsentStatus.DECLINED.value:
         sentence = f"Declined on {decided}. {terms.account} may not collect this data."
         return {"kind": "declined", "sentence": sentence, "reason": consent.decline_reason}
     if consent.revoked_at is not None:
-        sentence = f"Given on {decided} and withdrawn on {uk_time(consent.revoked_at)}."
+        sentence = f"Given on {decided} and withdrawn on {uk_time_words(consent.revoked_at)}."
         return {"kind": "revoked", "sentence": sentence, "reason": None}
     who = f" by {consent.consentee_full_name}" if consent.consentee_full_name else ""
     return {"kind": "approved", "sentence": f"Approved on {decided}{who}.", "reason": None}
@@ -287,12 +287,12 @@ def _values(consent: HostedConsent, draft: Draft | None, form: dict[str, str]) -
     return {name: form.get(name, known[name]) for name in ENTERED}
 
 
-def _sentences(refusals: Iterable[Refusal], form: dict[str, str]) -> Errors:
+def _field_errors(refusals: Iterable[Refusal], form: dict[str, str]) -> Errors:
     errors: Errors = {}
     lines = _lines(form.get("meterNumbers", ""))
     for one in refusals:
         name = one.field[0] if one.field else "page"
-        sentence = SENTENCES.get((name, one.code), one.message)
+        sentence = FIELD_MESSAGES.get((name, one.code), one.message)
         if name == "meterNumbers" and len(one.field) > 1:
             sentence = f"“{lines[int(one.field[1])]}”: {sentence}"
         errors.setdefault(name, []).append(sentence)
@@ -304,10 +304,10 @@ def _form(body: bytes) -> dict[str, str]:
     pairs = parse_qsl(
         body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20, errors="replace"
     )
-    return {name: _plain(value, keep_lines=name not in ONE_LINE) for name, value in pairs}
+    return {name: _printable(value, keep_lines=name not in SINGLE_LINE) for name, value in pairs}
 
 
-def _plain(text: str, keep_lines: bool) -> str:
+def _printable(text: str, keep_lines: bool) -> str:
     kept = "".join(one if one.isprintable() or (keep_lines and one == "\n") else " " for one in text)
     return kept.strip() if keep_lines else " ".join(kept.split())
 
@@ -316,7 +316,7 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in re.split(r"[\n,;]", text) if line.strip()]
 
 
-def _is_foreign(headers: Headers, public_url: str) -> bool:
+def _is_cross_site(headers: Headers, public_url: str) -> bool:
     """Whether a browser says that a form was sent from elsewhere.
 
     As these pages send no referrer, a browser may name their own origin as "null"; Sec-Fetch-Site is the better word.

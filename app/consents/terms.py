@@ -61,7 +61,7 @@ class Terms:
         account, logo_url, customer = (await session.execute(names)).one()
         named = consent.meter_numbers or list(entered)
         if not consent.names_meters:
-            covered = await coverage.meters_of(session, consent.id)
+            covered = await coverage.covered_meters(session, consent.id)
             named = list(dict.fromkeys([*named, *(meter.number for meter in covered)]))
         return cls(
             account=account,
@@ -105,7 +105,7 @@ def in_words(day: date) -> str:
     return f"{day.day} {_MONTHS[day.month - 1]} {day.year}"
 
 
-def uk_time(instant: datetime) -> str:
+def uk_time_words(instant: datetime) -> str:
     """`24 November 2026, 22:29 (UK time)`."""
     there = instant.astimezone(UK)
     return f"{in_words(there.date())}, {there:%H:%M} (UK time)"

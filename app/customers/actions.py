@@ -39,7 +39,7 @@ async def create(
 ) -> Customer:
     given = {"name": name, "email": email, "address": address, "logo_url": logo_url, "labels": labels}
     customer = Customer(account_id=actor.account_id, **validation.validate_changes(_CHANGES, given))
-    await _require_free(session, customer)
+    await _require_unique_email(session, customer)
     session.add(customer)
     await session.flush()
     log.append(session, actor.account_id, CustomerCreated.of(customer))
@@ -52,7 +52,7 @@ async def update(session: AsyncSession, actor: Actor, customer_id: str, changes:
     for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(customer, attribute, value)
     if "email" in changes:
-        await _require_free(session, customer)
+        await _require_unique_email(session, customer)
     customer.updated_at = clock.now()
     return customer
 
@@ -98,7 +98,7 @@ async def load(
     return customer
 
 
-async def _require_free(session: AsyncSession, customer: Customer) -> None:
+async def _require_unique_email(session: AsyncSession, customer: Customer) -> None:
     taken = select(col(Customer.id)).where(
         col(Customer.account_id) == customer.account_id,
         func.lower(col(Customer.email)) == customer.email.lower(),

@@ -47,13 +47,13 @@ async def create(
     """
     # Locked, so that of a meter and a consent made at the same time one sees the other and links the two.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
-    checked = validation.validate_all(
+    valid = validation.validate_all(
         number=lambda: _parsed(number, type, "number"),
         description=lambda: validation.optional_text(description, "description"),
         address=lambda: validation.optional_text(address, "address"),
     )
-    meter = _meter(customer, checked["number"])
-    meter.description, meter.address = checked["description"], checked["address"]
+    meter = _meter(customer, valid["number"])
+    meter.description, meter.address = valid["description"], valid["address"]
     meter.data_source = (data_source or DataSource.API).name
     meter.labels = labels or {}
     if await _of_numbers(session, customer.id, [meter.number]):
@@ -62,7 +62,7 @@ async def create(
     return meter
 
 
-async def ensure(
+async def find_or_create(
     session: AsyncSession, account_id: str, customer: Customer, meter_numbers: Sequence[str]
 ) -> list[Meter]:
     """The customer's meters with these numbers, in their order; those missing are made, each with its event.
@@ -169,7 +169,7 @@ async def _add(session: AsyncSession, customer: Customer, meters: Sequence[Meter
     await session.flush()
     await _link(session, customer.id, meters)
     at = clock.now()
-    counting = await coverage.consents_that_count(session, [meter.id for meter in meters], at)
+    counting = await coverage.effective_consents(session, [meter.id for meter in meters], at)
     for meter in meters:
         event = MeterCreated.of(meter, customer, counting.get(meter.id), at)
         log.append(session, meter.account_id, event)

@@ -22,21 +22,21 @@ async def meter_of(session: AsyncSession, event: EventRecord) -> Meter | None:
     return (await session.exec(statement)).one_or_none()
 
 
-def number(meter: Meter | None) -> str:
+def number_of(meter: Meter | None) -> str:
     return shown(meter.number if meter else None)
 
 
-def in_words(meter: Meter | None) -> str:
+def number_and_type(meter: Meter | None) -> str:
     """`2499999999991 (electricity)`."""
     return shown(f"{meter.number} ({meter.type.lower()})" if meter else None)
 
 
 async def created(session: AsyncSession, event: EventRecord) -> MailFacts:
     meter, customer = await meter_of(session, event), await customer_name(session, event)
-    rows = [("Meter", in_words(meter)), ("Customer", customer)]
+    rows = [("Meter", number_and_type(meter)), ("Customer", customer)]
     if meter is not None and meter.description:
         rows.append(("Description", meter.description))
-    return MailFacts(f"New meter {number(meter)} of {customer}", rows)
+    return MailFacts(f"New meter {number_of(meter)} of {customer}", rows)
 
 
 WORDING: Final[Mapping[str, Wording]] = {MeterCreated.type: created}

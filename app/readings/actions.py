@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, visible
-from app.consents.coverage import with_valid_consent
+from app.consents.coverage import meters_with_valid_consent
 from app.core import clock
 from app.core.decimals import format_micro
 from app.core.errors import ErrorCode, Refusal, Refusals, not_found
@@ -25,9 +25,9 @@ from app.readings.events import MeterDataReceived
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100
 # How many meters one statement names.
-CHUNK = 400
+METERS_PER_STATEMENT = 400
 # How many readings are prepared and written at once.
-ROWS_AT_ONCE = 2000
+READINGS_PER_STATEMENT = 2000
 # Statements whose building is worth keeping, one per viewer, and the bytes of each with its texts, as measured.
 CACHED_STATEMENTS, STATEMENT_WEIGHT = 256, 20_000
 # Inserts or changes; returns what was new or changed, and leaves the others untouched.
@@ -68,7 +68,7 @@ class ConsentRequired(Refusal):
         self.meter_id = meter.id
 
 
-def problem(start: datetime, micro_kwh: int, now: datetime) -> tuple[str, ErrorCode, str] | None:
+def validation_error(start: datetime, micro_kwh: int, now: datetime) -> tuple[str, ErrorCode, str] | None:
     """What is wrong with a reading, as (field, code, sentence), or None."""
     if start.minute % 30 or start.second or start.microsecond:
         return (
@@ -83,7 +83,7 @@ def problem(start: datetime, micro_kwh: int, now: datetime) -> tuple[str, ErrorC
     return None
 
 
-def checked(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
+def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
     """The readings of one mutation. Raises Refusals, the first hundred."""
     if not readings:
         raise Refusal(ErrorCode.REQUIRED, "Send at least one reading.", "readings")
@@ -97,7 +97,7 @@ def checked(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
     seen: set[datetime] = set()
     refusals: list[Refusal] = []
     for index, (start, micro_kwh, _) in enumerate(readings):
-        found = problem(start, micro_kwh, now)
+        found = validation_error(start, micro_kwh, now)
         if found is None and start in seen:
             found = ("startAt", ErrorCode.INVALID, f"is given twice: {clock.format_utc(start)}")
         if found is not None:
@@ -115,7 +115,7 @@ async def record(
     session: AsyncSession, actor: Actor, meter_id: str, readings: Sequence[tuple[datetime, int, bool]]
 ) -> tuple[Meter, Recorded]:
     """Record the readings of one meter, given as (UTC start, micro-kWh, estimated)."""
-    new = checked(readings)
+    new = validate_readings(readings)
     meters = await lock_meters(session, actor, [meter_id])
     if not meters:
         raise not_found("meter", "meterId")
@@ -148,7 +148,7 @@ async def write(
     """Write checked readings of locked meters of one account. Raises CONSENT_REQUIRED, and then nothing is written."""
     now = clock.now()
     for chunk in _chunks(meters):
-        consented = await with_valid_consent(session, [meter.id for meter in chunk], now)
+        consented = await meters_with_valid_consent(session, [meter.id for meter in chunk], now)
         refusals: list[Refusal] = [ConsentRequired(meter) for meter in chunk if meter.id not in consented]
         if refusals:
             raise Refusals(refusals[:MAX_REFUSALS])
@@ -176,7 +176,7 @@ async def _write_chunk(
     )
     changed: dict[str, list[int]] = {}
     # In parts, so that live streams and other requests are not held up by a large upload.
-    while part := list(islice(new, ROWS_AT_ONCE)):
+    while part := list(islice(new, READINGS_PER_STATEMENT)):
         given = {"rows": rows(part), "recorded_at": clock.to_ms(now)}
         for meter_id, start_ms in await run_script(session, _writing(_UPSERT.on(session), given)):
             changed.setdefault(meter_id, []).append(start_ms)
@@ -198,4 +198,6 @@ def _writing(upsert: Executable, given: Parameters) -> Script[Rows]:
 
 
 def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]
-    return (items[index : index + CHUNK] for index in range(0, len(items), CHUNK))
+    return (
+        items[index : index + METERS_PER_STATEMENT] for index in range(0, len(items), METERS_PER_STATEMENT)
+    )

@@ -24,7 +24,7 @@ from app.graphql.mutations import run_once
 from app.meters.models import Meter
 from app.readings import actions, rows
 from app.readings.actions import ConsentRequired, NewReading
-from app.readings.rows import Problem, Problems, Upload
+from app.readings.rows import RowProblem, UploadRefused, Upload
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_MEMBERS = 100
@@ -83,7 +83,7 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
         result = await run_once(
             services, actor, "POST /readings", key, input_hash, lambda session: _write(session, actor, upload)
         )
-    except Problems as error:
+    except UploadRefused as error:
         problems = [{"line": one.line, "code": one.code, "message": one.message} for one in error.problems]
         return JSONResponse({"errors": problems}, 422)
     except Refusal as error:
@@ -95,7 +95,7 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
 
 
 def _parse(content: bytes, media_type: str) -> tuple[Upload, str]:
-    """The rows of an upload, and what tells it from others. Raises Problems."""
+    """The rows of an upload, and what tells it from others. Raises UploadRefused."""
     upload = rows.parse(content, media_type, clock.now())
     return upload, hashlib.sha256(media_type.encode() + b"\n" + content).hexdigest()
 
@@ -128,10 +128,10 @@ async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[st
             session, meters, {one: list(new.values()) for one, new in by_meter.items()}
         )
     except Refusals as refusals:
-        raise Problems(
+        raise UploadRefused(
             sorted(
                 (
-                    Problem(lines[one.meter_id], one.code.value, one.message)
+                    RowProblem(lines[one.meter_id], one.code.value, one.message)
                     for one in refusals.refusals
                     if isinstance(one, ConsentRequired)
                 ),
@@ -144,7 +144,7 @@ async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[st
 async def _resolve(
     session: AsyncSession, actor: Actor, upload: Upload
 ) -> tuple[dict[str, dict[int, NewReading]], dict[str, int]]:
-    """Readings and first lines by meter id. Raises Problems where a meter is not there or a number is not unique."""
+    """Readings and first lines by meter id. Raises UploadRefused where a meter is not there or a number is not unique."""
     ids = await _known(
         session,
         actor,
@@ -156,7 +156,7 @@ async def _resolve(
     )
     by_meter: dict[str, dict[int, NewReading]] = {}
     lines: dict[str, int] = {}
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     for (kind, text), readings in upload.readings.items():
         line = upload.lines[kind, text]
         found = (ids if kind == "id" else by_number).get(text, [])
@@ -167,30 +167,30 @@ async def _resolve(
         known = by_meter.setdefault(meter_id, {})
         if known.keys() & readings.keys():
             problems.append(
-                Problem(
+                RowProblem(
                     line, "INVALID", "A half-hour of this meter is given twice, by its id and by its number."
                 )
             )
         known.update(readings)
         lines[meter_id] = min(line, lines.get(meter_id, line))
     if problems:
-        raise Problems(sorted(problems, key=lambda one: one.line))
+        raise UploadRefused(sorted(problems, key=lambda one: one.line))
     return by_meter, lines
 
 
-def _unresolved(line: int, found: list[str]) -> Problem:
+def _unresolved(line: int, found: list[str]) -> RowProblem:
     if found:
-        return Problem(
+        return RowProblem(
             line, "CONFLICT", "Several customers have a meter with this number: give its meter_id."
         )
-    return Problem(line, "NOT_FOUND", "There is no such meter; check the id or number.")
+    return RowProblem(line, "NOT_FOUND", "There is no such meter; check the id or number.")
 
 
 async def _known(session: AsyncSession, actor: Actor, column: Any, texts: list[str]) -> dict[str, list[str]]:
     """The ids of the actor's meters by their value of a column."""
     known: dict[str, list[str]] = {}
-    for index in range(0, len(texts), actions.CHUNK):
-        chunk = texts[index : index + actions.CHUNK]
+    for index in range(0, len(texts), actions.METERS_PER_STATEMENT):
+        chunk = texts[index : index + actions.METERS_PER_STATEMENT]
         statement = visible(select(Meter).where(col(column).in_(chunk)), actor)
         pairs = statement.with_only_columns(col(column), col(Meter.id))
         for text, meter_id in await session.execute(pairs):

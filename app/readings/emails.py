@@ -8,7 +8,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.core.clock import parse_utc
 from app.customers.emails import customer_name
 from app.events.models import EventRecord
-from app.meters.emails import in_words, meter_of, number
+from app.meters.emails import meter_of, number_and_type, number_of
 from app.outbound.mail.rendering import count, uk_time
 from app.outbound.mail.wording import MailFacts, Wording
 from app.readings.events import MeterDataReceived
@@ -18,9 +18,9 @@ async def received(session: AsyncSession, event: EventRecord) -> MailFacts:
     meter, customer = await meter_of(session, event), await customer_name(session, event)
     half_hours = count(event.data["intervalCount"], "half-hour")
     return MailFacts(
-        f"Data arrived for meter {number(meter)} of {customer}: {half_hours}",
+        f"Data arrived for meter {number_of(meter)} of {customer}: {half_hours}",
         [
-            ("Meter", in_words(meter)),
+            ("Meter", number_and_type(meter)),
             ("Customer", customer),
             ("From", uk_time(parse_utc(event.data["from"]))),
             ("To", uk_time(parse_utc(event.data["to"]))),

@@ -93,7 +93,7 @@ async def interval_data(
     if viewer.consent_id is not None:
         raise Forbidden("A consent token shows the consent, not readings.")
     now = clock.now()
-    period = intervals.period(from_, to, lookback, granularity, now)
+    period = intervals.parse_period(from_, to, lookback, granularity, now)
     found = await intervals.read(info.context, meter_id, period, now)
     return IntervalData(
         meter=meter,

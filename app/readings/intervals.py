@@ -37,7 +37,7 @@ class Intervals:
     missing_count: int
 
 
-def period(
+def parse_period(
     start: datetime | None,
     end: datetime | None,
     lookback: str | None,

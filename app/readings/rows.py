@@ -10,7 +10,7 @@ from typing import Any
 from app.core import clock, json_decimals
 from app.core.decimals import to_micro
 from app.meters import numbers
-from app.readings.actions import MAX_REFUSALS, NewReading, problem
+from app.readings.actions import MAX_REFUSALS, NewReading, validation_error
 from app.readings.kinds import ReadingQuality
 
 COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality")
@@ -18,16 +18,16 @@ MAX_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class Problem:
+class RowProblem:
     line: int
     code: str
     message: str
 
 
-class Problems(Exception):
+class UploadRefused(Exception):
     """What is wrong with an upload: the first hundred."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[RowProblem]) -> None:
         super().__init__(problems[0].message)
         self.problems = problems[:MAX_REFUSALS]
 
@@ -42,33 +42,33 @@ class Upload:
 
 
 def parse(content: bytes, media_type: str, now: datetime) -> Upload:
-    """All rows of an upload. Raises Problems."""
+    """All rows of an upload. Raises UploadRefused."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The error counts from behind a byte order mark, as its own bytes do.
         line = error.object[: error.start].count(b"\n") + 1
-        raise Problems([Problem(line, "INVALID", "This line is not UTF-8.")]) from None
+        raise UploadRefused([RowProblem(line, "INVALID", "This line is not UTF-8.")]) from None
     rows = _csv(text) if media_type == "text/csv" else _ndjson(text)
     upload = Upload({}, {}, 0)
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     for line, row in rows:
         upload.count += 1
         if upload.count > MAX_ROWS:
-            raise Problems([Problem(line, "LIMIT_REACHED", f"Send at most {MAX_ROWS} rows at once.")])
-        found = row if isinstance(row, Problem) else _take(upload, line, row, now)
+            raise UploadRefused([RowProblem(line, "LIMIT_REACHED", f"Send at most {MAX_ROWS} rows at once.")])
+        found = row if isinstance(row, RowProblem) else _add_row(upload, line, row, now)
         if found is not None:
             problems.append(found)
             if len(problems) == MAX_REFUSALS:
                 break
     if problems:
-        raise Problems(problems)
+        raise UploadRefused(problems)
     if not upload.count:
-        raise Problems([Problem(1, "REQUIRED", "Send at least one reading.")])
+        raise UploadRefused([RowProblem(1, "REQUIRED", "Send at least one reading.")])
     return upload
 
 
-def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -79,7 +79,7 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
             if len(cells) != len(header):
                 yield (
                     reader.line_num,
-                    Problem(
+                    RowProblem(
                         reader.line_num,
                         "INVALID",
                         f"This line has {len(cells)} cells, the header {len(header)}.",
@@ -91,7 +91,7 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
                 {name: cell.strip() or None for name, cell in zip(header, cells, strict=True)},
             )
     except csv.Error as error:
-        raise Problems([Problem(reader.line_num, "INVALID", f"This is not CSV: {error}.")]) from None
+        raise UploadRefused([RowProblem(reader.line_num, "INVALID", f"This is not CSV: {error}.")]) from None
 
 
 def _check_header(header: list[str]) -> None:
@@ -103,9 +103,9 @@ def _check_header(header: list[str]) -> None:
         or not {"start_at", "consumption"} <= set(header)
         or len(set(header)) < len(header)
     ):
-        raise Problems(
+        raise UploadRefused(
             [
-                Problem(
+                RowProblem(
                     1,
                     "INVALID",
                     "The first line must name the columns: meter_id or meter_number, start_at, consumption, "
@@ -115,7 +115,7 @@ def _check_header(header: list[str]) -> None:
         )
 
 
-def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
     for number, line in enumerate(io.StringIO(text), 1):
         if not line.strip():
             continue
@@ -126,7 +126,7 @@ def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
         if not isinstance(row, dict) or not row.keys() <= set(COLUMNS):
             yield (
                 number,
-                Problem(
+                RowProblem(
                     number, "INVALID", f"Each line must be a JSON object with the keys {', '.join(COLUMNS)}."
                 ),
             )
@@ -134,14 +134,14 @@ def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
             yield number, row
 
 
-def _take(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> Problem | None:
+def _add_row(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> RowProblem | None:
     identifier, number = row.get("meter_id"), row.get("meter_number")
     if (identifier is None) == (number is None):
-        return Problem(line, "REQUIRED", "Give meter_id or meter_number, one of them.")
+        return RowProblem(line, "REQUIRED", "Give meter_id or meter_number, one of them.")
     if not isinstance(number if identifier is None else identifier, str):
-        return Problem(line, "INVALID", "meter_id and meter_number are strings.")
+        return RowProblem(line, "INVALID", "meter_id and meter_number are strings.")
     if row.get("start_at") is None or row.get("consumption") is None:
-        return Problem(line, "REQUIRED", "Give start_at and consumption.")
+        return RowProblem(line, "REQUIRED", "Give start_at and consumption.")
     column = "start_at"
     try:
         start = clock.parse_utc(row["start_at"]) if isinstance(row["start_at"], str) else None
@@ -152,23 +152,23 @@ def _take(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> Prob
         if number is not None:
             number = numbers.parse(number).core
     except numbers.InvalidMeterNumber as error:
-        return Problem(line, "INVALID_METER_NUMBER", f"meter_number: {error}")
+        return RowProblem(line, "INVALID_METER_NUMBER", f"meter_number: {error}")
     except ValueError as error:
-        return Problem(line, "INVALID", f"{column}: {error}")
+        return RowProblem(line, "INVALID", f"{column}: {error}")
     quality = row.get("quality")
     if quality is None:
         quality = ReadingQuality.ACTUAL.name
     if not isinstance(quality, str) or quality not in ReadingQuality.__members__:
-        return Problem(line, "INVALID", "quality must be ACTUAL or ESTIMATED.")
-    found = problem(start, micro_kwh, now)
+        return RowProblem(line, "INVALID", "quality must be ACTUAL or ESTIMATED.")
+    found = validation_error(start, micro_kwh, now)
     if found is not None:
         name, code, sentence = found
-        return Problem(line, code.value, f"{'start_at' if name == 'startAt' else name} {sentence}.")
+        return RowProblem(line, code.value, f"{'start_at' if name == 'startAt' else name} {sentence}.")
     key = ("id", identifier) if identifier is not None else ("number", str(number))
     of_meter = upload.readings.setdefault(key, {})
     upload.lines.setdefault(key, line)
     start_ms = clock.to_ms(start)
     if start_ms in of_meter:
-        return Problem(line, "INVALID", "This half-hour of this meter is given twice.")
+        return RowProblem(line, "INVALID", "This half-hour of this meter is given twice.")
     of_meter[start_ms] = NewReading(start_ms, micro_kwh, quality == ReadingQuality.ESTIMATED.name)
     return None

@@ -41,13 +41,13 @@ class Asked:
 
     async def approve(self, **changes: Any) -> HostedConsent:
         async with self.world.database.transaction() as session:
-            actor = await actions.actor_of_token(session, self.token)
+            actor = await actions.actor_by_token(session, self.token)
             values: dict[str, Any] = {**WHO, "privacy_contact": "privacy@example.com", **changes}
             return await decisions.approve(session, actor, **values)
 
     async def decline(self, reason: str | None = None) -> HostedConsent:
         async with self.world.database.transaction() as session:
-            actor = await actions.actor_of_token(session, self.token)
+            actor = await actions.actor_by_token(session, self.token)
             return await decisions.decline(session, actor, reason)
 
     async def revoke(self, reason: str | None = None) -> HostedConsent:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.consents import actions, codes
-from app.consents.codes import MOST_CODES, MOST_TRIES, Verdict
+from app.consents.codes import MAX_CODES, MAX_TRIES, CodeCheck
 from app.consents.models import ConsentMethod
 from app.core.errors import ErrorCode, Refusal, Refusals
 from tests.consents.helpers import (
@@ -26,14 +26,14 @@ PAST = timedelta(minutes=1, milliseconds=1)
 
 async def send(asked: Asked, **changes: Any) -> None:
     async with asked.world.database.transaction() as session:
-        actor = await actions.actor_of_token(session, asked.token)
+        actor = await actions.actor_by_token(session, asked.token)
         values: dict[str, Any] = {**WHO, "privacy_contact": "privacy@example.com", **changes}
         await codes.send_code(session, actor, asked.world.services.keyring, **values)
 
 
-async def verify(asked: Asked, code: str, email: str = "ada@example.com") -> Verdict:
+async def verify(asked: Asked, code: str, email: str = "ada@example.com") -> CodeCheck:
     async with asked.world.database.transaction() as session:
-        actor = await actions.actor_of_token(session, asked.token)
+        actor = await actions.actor_by_token(session, asked.token)
         return await codes.verify_code(session, actor, asked.world.services.keyring, email, code)
 
 
@@ -67,7 +67,7 @@ async def test_the_code_is_mailed_and_proves_the_address(world: World) -> None:
     consent = await asked.stored()
     assert consent.code_hash is not None
     assert code not in consent.code_hash
-    assert await verify(asked, code) is Verdict.RIGHT
+    assert await verify(asked, code) is CodeCheck.CORRECT
     assert (await asked.stored()).verified_email == "ada@example.com"
     await asked.approve()
     assert (await asked.stored()).consentee_email_verified is True
@@ -86,36 +86,36 @@ async def test_a_code_may_be_typed_in_groups(world: World) -> None:
     asked = await ask_for_consent(world)
     await send(asked)
     code = await last_code(world)
-    assert await verify(asked, f" {code[:3]} {code[3:]} ") is Verdict.RIGHT
+    assert await verify(asked, f" {code[:3]} {code[3:]} ") is CodeCheck.CORRECT
 
 
 async def test_a_code_counts_once(world: World) -> None:
     asked = await ask_for_consent(world)
     await send(asked)
     code = await last_code(world)
-    assert await verify(asked, code) is Verdict.RIGHT
-    assert await verify(asked, code) is Verdict.GONE
+    assert await verify(asked, code) is CodeCheck.CORRECT
+    assert await verify(asked, code) is CodeCheck.EXPIRED
 
 
 async def test_five_wrong_guesses_end_a_code(world: World) -> None:
     asked = await ask_for_consent(world)
     await send(asked)
     code = await last_code(world)
-    for _ in range(MOST_TRIES - 1):
-        assert await verify(asked, other(code)) is Verdict.WRONG
-    assert await verify(asked, "") is Verdict.GONE
-    assert await verify(asked, code) is Verdict.GONE
+    for _ in range(MAX_TRIES - 1):
+        assert await verify(asked, other(code)) is CodeCheck.WRONG
+    assert await verify(asked, "") is CodeCheck.EXPIRED
+    assert await verify(asked, code) is CodeCheck.EXPIRED
     assert (await asked.stored()).verified_email is None
     await rewind(asked, PAST)
     await send(asked)
-    assert await verify(asked, await last_code(world)) is Verdict.RIGHT
+    assert await verify(asked, await last_code(world)) is CodeCheck.CORRECT
 
 
 async def test_a_code_ends_after_ten_minutes(world: World) -> None:
     asked = await ask_for_consent(world)
     await send(asked)
     await rewind(asked, timedelta(minutes=10))
-    assert await verify(asked, await last_code(world)) is Verdict.GONE
+    assert await verify(asked, await last_code(world)) is CodeCheck.EXPIRED
 
 
 async def test_a_code_is_for_its_address_and_consent(world: World) -> None:
@@ -123,9 +123,9 @@ async def test_a_code_is_for_its_address_and_consent(world: World) -> None:
     await send(asked)
     code = await last_code(world)
     await send(second)
-    assert await verify(asked, code, "eve@example.com") is Verdict.GONE
+    assert await verify(asked, code, "eve@example.com") is CodeCheck.EXPIRED
     if code != await last_code(world):
-        assert await verify(second, code) is Verdict.WRONG
+        assert await verify(second, code) is CodeCheck.WRONG
 
 
 async def test_a_live_code_is_not_sent_twice_but_what_was_entered_is_kept(world: World) -> None:
@@ -161,7 +161,7 @@ async def test_a_code_is_sent_at_most_once_a_minute(world: World, changes: dict[
 
 async def test_a_request_sends_a_bounded_number_of_codes(world: World) -> None:
     asked = await ask_for_consent(world)
-    await asked.change(codes_sent=MOST_CODES - 1)
+    await asked.change(codes_sent=MAX_CODES - 1)
     await send(asked)
     await rewind(asked, PAST)
     with pytest.raises(Refusal) as caught:

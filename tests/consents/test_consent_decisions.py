@@ -79,7 +79,7 @@ async def test_a_job_title_may_be_left_out(world: World) -> None:
     await asked.approve(job_title=" ")
     assert (await asked.stored()).consentee_job_title is None
     async with world.database.reading() as session:
-        evidence = await documents.of_consent(session, asked.actor, asked.consent.id)
+        evidence = await documents.find_evidence(session, asked.actor, asked.consent.id)
         assert evidence is not None
         content = await documents.content(session, evidence)
     assert b'<th scope="row">Job title or role</th><td>Not given</td>' in content
@@ -225,7 +225,7 @@ async def test_a_consent_lasts_to_the_last_millisecond_of_its_day(world: World) 
 async def test_an_unknown_token_is_not_found(world: World, token: str) -> None:
     async with world.database.transaction() as session:
         with pytest.raises(Refusal) as caught:
-            await actions.actor_of_token(session, token)
+            await actions.actor_by_token(session, token)
     assert (caught.value.code, caught.value.field) == (ErrorCode.NOT_FOUND, ["token"])
 
 
@@ -251,7 +251,7 @@ async def test_revocation_ends_the_consent_and_is_recorded(world: World) -> None
     }
     assert approved["meterIds"] == [meter.id]
     async with world.database.reading() as session:
-        counting = await coverage.consents_that_count(session, [meter.id], clock.now())
+        counting = await coverage.effective_consents(session, [meter.id], clock.now())
     assert coverage.is_missing(counting[meter.id], clock.now())
 
 
@@ -332,7 +332,7 @@ async def test_the_evidence_says_who_agreed_to_what(world: World) -> None:
     consent = await asked.stored()
     assert consent.consented_at is not None
     async with world.database.reading() as session:
-        evidence = await documents.of_consent(session, asked.actor, consent.id)
+        evidence = await documents.find_evidence(session, asked.actor, consent.id)
         assert evidence is not None
         content = await documents.content(session, evidence)
     assert evidence.file_name == f"consent-{consent.id}.html"

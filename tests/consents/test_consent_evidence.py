@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from app.auth.actor import Scope
-from app.auth.api_keys import ApiKey
-from app.consents.documents import LARGEST
+from app.consents.documents import MAX_BYTES
 from app.consents.models import ConsentMethod
 from tests.consents.helpers import (
     BLANKET,
@@ -184,7 +183,7 @@ async def test_who_may_not_upload(world: World, client: httpx.AsyncClient) -> No
         (PDF, "", 415, "INVALID"),
         (PNG, "application/pdf", 415, "INVALID"),
         (b"", "application/pdf", 415, "INVALID"),
-        (PDF + b"x" * LARGEST, "application/pdf", 413, "TOO_LONG"),
+        (PDF + b"x" * MAX_BYTES, "application/pdf", 413, "TOO_LONG"),
     ],
 )
 async def test_documents_that_are_not_taken(
@@ -215,7 +214,7 @@ async def test_a_stream_is_read_no_further_than_allowed(world: World, client: ht
 
 async def test_the_largest_document_is_taken(world: World, client: httpx.AsyncClient) -> None:
     asked = await ask_for_consent(world, **LETTER)
-    assert (await put(client, asked, PDF.ljust(LARGEST, b"x"))).status_code == 201
+    assert (await put(client, asked, PDF.ljust(MAX_BYTES, b"x"))).status_code == 201
 
 
 async def test_consents_that_take_no_document(world: World, client: httpx.AsyncClient) -> None:

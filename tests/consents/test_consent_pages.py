@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from app.accounts.models import Account
-from app.consents.codes import MOST_TRIES
+from app.consents.codes import MAX_TRIES
 from app.consents.models import ConsentMethod
-from app.consents.pages import back_to
+from app.consents.pages import return_url
 from app.consents.terms import PAGE_VERSION, in_words, uk_time
 from app.core import clock
 from app.web.render import source
@@ -223,7 +223,7 @@ async def test_wrong_codes_are_counted_and_bounded(world: World) -> None:
             page = await post(client, asked, "approve", code=guess)
             assert page.status_code == 422
             assert "This code can no longer be used. Send a new one below." in text_of(page.text)
-        assert (await asked.stored()).code_tries == MOST_TRIES
+        assert (await asked.stored()).code_tries == MAX_TRIES
         soon = await post(client, asked, "resend")
         assert soon.status_code == 422
         assert "A code was sent less than a minute ago" in text_of(soon.text)
@@ -402,7 +402,7 @@ async def test_too_many_visits_wait(world: World) -> None:
 async def test_the_way_back(world: World, url: str, expected: str) -> None:
     asked = await ask_for_consent(world, redirect_url=url)
     asked.consent.id = "hc_1"
-    assert back_to(asked.consent, "approved") == expected
+    assert return_url(asked.consent, "approved") == expected
 
 
 @pytest.mark.parametrize(

@@ -187,10 +187,10 @@ async def test_the_consent_that_counts_follows_from_requests(world: World) -> No
         expiry=in_a_year() + timedelta(days=1),
     )
     async with world.database.reading() as session:
-        (meter,) = await coverage.meters_of(session, first.consent.id)
-        counting = await coverage.consents_that_count(session, [meter.id], clock.now())
+        (meter,) = await coverage.covered_meters(session, first.consent.id)
+        counting = await coverage.effective_consents(session, [meter.id], clock.now())
     assert counting[meter.id].id == first.consent.id
     await later.approve()
     async with world.database.reading() as session:
-        counting = await coverage.consents_that_count(session, [meter.id], clock.now())
+        counting = await coverage.effective_consents(session, [meter.id], clock.now())
     assert counting[meter.id].id == later.consent.id

@@ -64,7 +64,7 @@ async def live(scene: Scene, account: TestAccount, key: str) -> str:
     async with scene.database.transaction() as session:
         actor = (await world.authenticator.authenticate(account.key)).actor
         consent = await consents.load(session, actor, asked["hostedConsent"]["id"])
-        bearer = await consents.actor_of_token(session, keyring.decrypt(consent.token_encrypted))
+        bearer = await consents.actor_by_token(session, keyring.decrypt(consent.token_encrypted))
         await codes.send_code(session, bearer, keyring, **CONSENTEE, privacy_contact="privacy@example.com")
     await scene.settled()
     await scene.until(lambda: outgoing_done(world))

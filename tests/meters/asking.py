@@ -82,5 +82,5 @@ async def make_consent(
     async with world.database.transaction() as session:
         session.add(row)
         await session.flush()
-        await coverage.cover_with(session, row)
+        await coverage.link_meters(session, row)
     return row.id

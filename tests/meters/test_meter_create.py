@@ -209,7 +209,7 @@ async def test_ensure_makes_only_what_is_missing(world: World) -> None:
     async with world.database.transaction() as session:
         customer = await customers.load(session, actor, customer_id, lock=True)
         asked = [NUMBERS[0], NUMBERS[1], f"00 111 222 {NUMBERS[0]}", "123456"]
-        found = await actions.ensure(session, account.id, customer, asked)
+        found = await actions.find_or_create(session, account.id, customer, asked)
     assert [one.number for one in found] == [NUMBERS[0], NUMBERS[1], "123456"]
     assert found[1].id == known["id"]
     made = (await events(world, account.id))[3:]
@@ -229,14 +229,14 @@ async def test_ensure_refuses_a_bad_number_by_its_index(world: World) -> None:
     customer_id = await make_customer(world, account)
     actor = Actor(account.id, frozenset(Scope))
 
-    async def ensure() -> None:
+    async def find_or_create() -> None:
         async with world.database.transaction() as session:
             customer = await customers.load(session, actor, customer_id, lock=True)
-            await actions.ensure(session, account.id, customer, [NUMBERS[0], "12"])
+            await actions.find_or_create(session, account.id, customer, [NUMBERS[0], "12"])
 
     async with unchanged(world):
         with pytest.raises(Refusal) as raised:
-            await ensure()
+            await find_or_create()
     assert (raised.value.code, raised.value.field) == (
         ErrorCode.INVALID_METER_NUMBER,
         ["meterNumbers", "1"],

@@ -8,7 +8,7 @@ import pytest
 
 from app.core.clock import to_ms
 from app.readings.actions import NewReading
-from app.readings.rows import MAX_ROWS, Problems, Upload, parse
+from app.readings.rows import MAX_ROWS, UploadRefused, Upload, parse
 
 NOW = datetime(2026, 11, 24, 12, 15, tzinfo=UTC)
 HEADER = "meter_id,start_at,consumption,quality\n"
@@ -27,7 +27,7 @@ def from_ndjson(*rows: Any) -> Upload:
 
 def faults(content: str | bytes, media_type: str = "text/csv") -> list[tuple[int, str]]:
     """Line and code of each problem."""
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(UploadRefused) as caught:
         parse(content if isinstance(content, bytes) else content.encode(), media_type, NOW)
     assert all(one.message.endswith(".") for one in caught.value.problems)
     return [(one.line, one.code) for one in caught.value.problems]
@@ -144,7 +144,7 @@ def test_a_wrong_row_is_told_with_its_line(row: str, code: str) -> None:
     ],
 )
 def test_a_wrong_cell_is_told_with_its_column(row: str, message: str) -> None:
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(UploadRefused) as caught:
         from_csv(f"meter_number,start_at,consumption,quality\n{row}\n")
     assert [one.message for one in caught.value.problems] == [message]
 

@@ -58,7 +58,7 @@ async def later(world: World, by: timedelta) -> None:
 
 async def send_code(asked: Asked, email: str = GRACE) -> None:
     async with asked.world.database.transaction() as session:
-        actor = await consents.actor_of_token(session, asked.token)
+        actor = await consents.actor_by_token(session, asked.token)
         values: dict[str, Any] = {**WHO, "email": email, "privacy_contact": "privacy@example.com"}
         await codes.send_code(session, actor, asked.world.services.keyring, **values)
 
