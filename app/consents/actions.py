@@ -1,4 +1,4 @@
-"""Verbs over requests for consent: create, update, find by id or token. They take a session and never commit."""
+"""Actions on consent requests: create, update, find by id or token. Each takes a session and never commits."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -18,7 +18,7 @@ from app.core.ids import is_id
 from app.customers import actions as customers
 from app.meters import numbers
 
-TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - how a token begins, not a token
+TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - a prefix, not a token
 MAX_DURATION: Final = timedelta(days=3653)
 MAX_METER_NUMBERS: Final = 1000
 
@@ -39,8 +39,8 @@ async def create(
     consentee_full_name: str | None = None,
     consentee_job_title: str | None = None,
 ) -> HostedConsent:
-    """Ask a customer for consent; the link to the page holds the only token that can give it."""
-    # Locked, so that a meter made at the same time is linked by one of the two.
+    """Creates a consent request; only the token in the link to its page can approve it."""
+    # The lock makes sure that a meter created at the same time is linked, by this action or by the meter's.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
     method = consent_method or ConsentMethod.DIGITAL_CONSENT
     valid = validation.validate_all(
@@ -74,7 +74,7 @@ async def create(
 async def update(
     session: AsyncSession, actor: Actor, consent_id: str, changes: dict[str, Any]
 ) -> HostedConsent:
-    """`changes` holds only what was given: `description` at any time, `expiry` while pending. Raises CONFLICT."""
+    """Applies the given `changes`: `description` at any time, `expiry` while pending. Raises CONFLICT."""
     consent = await load(session, actor, consent_id, "hostedConsentId", lock=True)
     checks = {
         "description": lambda value: validation.optional_text(value, "description"),
@@ -92,7 +92,7 @@ async def update(
 async def load(
     session: AsyncSession, actor: Actor, consent_id: str | None, *field: str, lock: bool = False
 ) -> HostedConsent:
-    """The consent, fresh and locked against concurrent decisions if asked. Raises NOT_FOUND."""
+    """Loads a consent; `lock` reads it anew and holds off concurrent decisions. Raises NOT_FOUND."""
     if not is_id(consent_id or "", "hc"):
         raise not_found("hosted consent", *field)
     statement = visible(select(HostedConsent).where(col(HostedConsent.id) == consent_id), actor)
@@ -105,9 +105,9 @@ async def load(
 
 
 async def lock_undecided(session: AsyncSession, actor: Actor) -> HostedConsent:
-    """The consent whose token the actor holds, locked and still open. Raises NOT_FOUND, TOKEN_USED or TOKEN_EXPIRED.
+    """Locks the pending consent of the actor's token. Raises NOT_FOUND, TOKEN_USED or TOKEN_EXPIRED.
 
-    The customer is locked first, as everywhere: one that is being deleted takes its consents along.
+    The customer is locked first, as everywhere, because deleting a customer deletes its consents.
     """
     await customers.load(session, actor, actor.customer_id or "", "token", lock=True)
     consent = await load(session, actor, actor.consent_id, "token", lock=True)
@@ -116,12 +116,18 @@ async def lock_undecided(session: AsyncSession, actor: Actor) -> HostedConsent:
 
 
 def select_by_token(token: str) -> Select[Any]:
-    """Statement of the consent that a token belongs to, expired or not."""
+    """Selects the consent of a token, expired or not."""
     return select(HostedConsent).where(col(HostedConsent.token_hash) == digest(token))
 
 
+async def find_by_token(session: AsyncSession, token: str) -> HostedConsent | None:
+    """The consent of a token, expired or not; None if there is none."""
+    consent: HostedConsent | None = (await session.execute(select_by_token(token))).scalar_one_or_none()
+    return consent
+
+
 def token_holder(consent: HostedConsent) -> Actor:
-    """Whoever holds the consent's token: sees the consent, its customer and the meters it covers."""
+    """The actor of the consent's token, which shows the consent, its customer and the meters it covers."""
     return Actor(
         account_id=consent.account_id,
         scopes=frozenset({Scope.READ}),
@@ -131,8 +137,8 @@ def token_holder(consent: HostedConsent) -> Actor:
 
 
 async def actor_by_token(session: AsyncSession, token: str) -> Actor:
-    """Who holds this token, even after it expired. Raises NOT_FOUND at `token`."""
-    consent = (await session.execute(select_by_token(token))).scalar_one_or_none()
+    """The actor of a token, even an expired one. Raises NOT_FOUND at `token`."""
+    consent = await find_by_token(session, token)
     if consent is None:
         raise Refusal(
             ErrorCode.NOT_FOUND, "There is no such consent request; check the link you were sent.", "token"
@@ -141,7 +147,7 @@ async def actor_by_token(session: AsyncSession, token: str) -> Actor:
 
 
 async def operator_of(session: AsyncSession, consent_id: str) -> Actor:
-    """The operator, acting for the account that a consent belongs to. Raises NOT_FOUND."""
+    """The operator as an actor of the consent's account. Raises NOT_FOUND."""
     statement = select(col(HostedConsent.account_id)).where(col(HostedConsent.id) == consent_id)
     account_id = (await session.execute(statement)).scalar_one_or_none()
     if account_id is None:
@@ -150,7 +156,7 @@ async def operator_of(session: AsyncSession, consent_id: str) -> Actor:
 
 
 def parse_meter_numbers(values: Sequence[str], *field: str) -> list[str]:
-    """Meter numbers in their stored form, each once. Raises INVALID_METER_NUMBER for every wrong one, by its index."""
+    """Normalizes meter numbers and drops repeats. Raises INVALID_METER_NUMBER for each wrong number, by its index."""
     path = field or ("meterNumbers",)
     if len(values) > MAX_METER_NUMBERS:
         raise Refusal(ErrorCode.LIMIT_REACHED, f"Give at most {MAX_METER_NUMBERS} meter numbers.", *path)
@@ -166,7 +172,7 @@ def parse_meter_numbers(values: Sequence[str], *field: str) -> list[str]:
 
 
 def validate_expiry(day: date | None) -> date:
-    """The last day of a consent: today in the UK or later, at most ten years on. Raises REQUIRED or OUT_OF_RANGE."""
+    """Accepts an expiry from today in the UK to ten years on. Raises REQUIRED or OUT_OF_RANGE."""
     if day is None:
         raise Refusal(ErrorCode.REQUIRED, "expiry cannot be cleared.", "expiry")
     today = clock.uk_date(clock.now())
@@ -198,7 +204,7 @@ def _name(value: str | None, field: str) -> str | None:
 
 
 def _require_page(method: ConsentMethod) -> None:
-    # Only the page can ask for numbers; a document that is uploaded has to be about known meters.
+    # Only the page can ask for numbers; an uploaded document must be about known meters.
     if method is not ConsentMethod.DIGITAL_CONSENT:
         raise Refusal(
             ErrorCode.REQUIRED,

@@ -1,6 +1,7 @@
-"""The code that proves a consentee's address: mailed before the decision, kept as a keyed hash, five guesses at most.
+"""The code that proves a consentee's address. It is mailed before the decision, stored as a keyed hash, and allows five
+guesses.
 
-Verbs take a session and never commit. A wrong guess is an answer and no exception, so that counting it is committed.
+Actions take a session and never commit. A wrong guess is returned, not raised, so that its count is committed.
 """
 
 import enum
@@ -14,10 +15,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor
 from app.consents import actions
-from app.consents.decisions import Consentee, agreed_numbers
+from app.consents.decisions import validate_entries
 from app.consents.models import HostedConsent
 from app.consents.terms import Terms
-from app.core import clock, validation
+from app.core import clock
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
 from app.events.publisher import work_due
@@ -36,7 +37,7 @@ PURPOSE: Final = "consent code"
 
 @dataclass(frozen=True)
 class Draft:
-    """What a visitor entered, kept until the decision."""
+    """A visitor's entries, stored until the decision."""
 
     full_name: str
     email: str
@@ -51,7 +52,7 @@ class Draft:
 class CodeCheck(enum.Enum):
     CORRECT = "correct"
     WRONG = "wrong"
-    # There is no live code for this address: it ran out, was tried too often, or was never sent.
+    # The address has no live code: it expired, was tried too often, or was never sent.
     EXPIRED = "expired"
 
 
@@ -67,20 +68,16 @@ async def send_code(
     privacy_contact: str,
     again: bool = False,
 ) -> None:
-    """Keep what the visitor entered and mail a code to the address; a live one is enough unless asked for another.
+    """Stores the visitor's entries and mails a code to the address. A live code is not replaced unless `again` is set.
 
-    Raises TOKEN_USED or TOKEN_EXPIRED; what is wrong with the input; LIMIT_REACHED at `consenteeEmail` within a minute
-    of the last code, after the last of `MAX_CODES`, and once the address has had its codes of the hour.
+    Raises TOKEN_USED or TOKEN_EXPIRED; refusals of the input; LIMIT_REACHED at `consenteeEmail` within a minute of the
+    last code, after `MAX_CODES`, and once the address has had its codes of the hour.
     """
     consent = await actions.lock_undecided(session, actor)
     at = clock.now()
     consent.require_digital()
-    valid = validation.validate_all(
-        consentee=lambda: Consentee.validated(full_name, email, job_title),
-        numbers=lambda: agreed_numbers(consent, meter_numbers),
-    )
-    consentee: Consentee = valid["consentee"]
-    entered = [] if consent.meter_numbers else valid["numbers"]
+    consentee, numbers = validate_entries(consent, full_name, email, job_title, meter_numbers)
+    entered = [] if consent.meter_numbers else numbers
     consent.draft = asdict(Draft(**vars(consentee), meter_numbers=entered))
     if again or not is_code_live(consent, consentee.email, at):
         _require_resend_allowed(consent, at)
@@ -99,7 +96,7 @@ async def send_code(
 async def verify_code(
     session: AsyncSession, actor: Actor, keyring: Keyring, email: str, code: str
 ) -> CodeCheck:
-    """Whether this is the code mailed to the address; a right one proves the address, a wrong one is counted."""
+    """Compares a code with the one mailed to the address. A correct code proves the address; a wrong one is counted."""
     consent = await actions.lock_undecided(session, actor)
     at = clock.now()
     if not is_code_live(consent, email, at):
@@ -116,7 +113,7 @@ async def verify_code(
 
 
 def is_code_live(consent: HostedConsent, email: str, at: datetime) -> bool:
-    """Whether a code for this address can still be entered."""
+    """Whether the address has a code that can still be entered."""
     return (
         consent.code_hash is not None
         and consent.code_email == email
@@ -156,8 +153,8 @@ def _signed_message(consent: HostedConsent, email: str, code: str) -> bytes:
 
 
 def _mail(terms: Terms, code: str) -> Mail:
-    # No link, for who reads the mail must not decide without having the page; and nothing that the visitor typed, for
-    # the mail must not carry a stranger's words to an address of their choice.
+    # The mail has no link, because its reader must not decide without the page. It repeats nothing that the visitor
+    # typed, because strangers must not be able to send their words to an address of their choice.
     account = without_links(terms.account)
     values: dict[str, Any] = {"code": code, "account": account, "privacy_contact": terms.privacy_contact}
     return Mail(

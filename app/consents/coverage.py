@@ -1,7 +1,7 @@
-"""Which consents cover which meters, and which one of them counts.
+"""Coverage of meters by consents, and the effective consent of each meter.
 
-Rows of `consent_meters` are made when a consent or a meter comes into being, so that both flow types are read alike.
-Of several, the one that counts is the valid one with the latest expiry, else the latest decided, else a pending one.
+Rows of `consent_meters` are created with each consent and each meter, so that both flow types are read alike. A meter's
+effective consent is the valid one with the latest expiry, else the one decided last, else a pending one.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from app.meters.models import Meter, MeterFlags
 
 
 async def link_meters(session: AsyncSession, consent: HostedConsent) -> None:
-    """Link a consent to the meters of its customer that it means and is not linked to yet."""
+    """Links a consent to those meters of its customer that it names and is not linked to yet."""
     linked = select(col(ConsentMeter.meter_id)).where(col(ConsentMeter.hosted_consent_id) == consent.id)
     statement = select(col(Meter.id)).where(
         col(Meter.customer_id) == consent.customer_id, col(Meter.id).not_in(linked)
@@ -46,7 +46,7 @@ async def covered_meters(session: AsyncSession, consent_id: str) -> list[Meter]:
 
 
 def standing(at: datetime) -> tuple[ColumnElement[Any], ...]:
-    """As SQL: the order in which the consents of one meter count, best first."""
+    """SQL order of one meter's consents, the effective one first."""
     valid = HostedConsent.in_force(at)
     undecided = col(HostedConsent.decision) == ConsentStatus.PENDING.value
     rank = case(
@@ -61,7 +61,7 @@ def standing(at: datetime) -> tuple[ColumnElement[Any], ...]:
 
 
 def counting(meter_id: ColumnElement[Any], at: Any) -> Any:
-    """As SQL: the id of the consent that counts for a meter of the enclosing statement."""
+    """SQL id of the effective consent of a meter of the enclosing statement."""
     return (
         select(col(HostedConsent.id))
         .join(ConsentMeter, col(ConsentMeter.hosted_consent_id) == col(HostedConsent.id))
@@ -74,7 +74,7 @@ def counting(meter_id: ColumnElement[Any], at: Any) -> Any:
 
 
 def linked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
-    """Statement of (meter id, consent), for each meter the one that counts first."""
+    """Selects (meter id, consent), each meter's effective consent first."""
     return (
         select(col(ConsentMeter.meter_id), HostedConsent)  # type: ignore[return-value]
         .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
@@ -86,7 +86,7 @@ def linked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
 async def effective_consents(
     session: AsyncSession, meter_ids: Sequence[str], at: datetime
 ) -> dict[str, HostedConsent]:
-    """The consent that counts, by meter id; meters without any are absent."""
+    """Effective consents by meter id; meters without a consent are absent."""
     best: dict[str, HostedConsent] = {}
     for meter_id, consent in await session.execute(linked_consents(meter_ids, at)):
         best.setdefault(meter_id, consent)
@@ -96,7 +96,7 @@ async def effective_consents(
 async def meters_with_valid_consent(
     session: AsyncSession, meter_ids: Sequence[str], at: datetime
 ) -> set[str]:
-    """Those of the meters whose consent is valid."""
+    """Ids of the given meters that have a valid consent."""
     return await run_script(session, _with_valid(list(meter_ids), at))
 
 
@@ -105,7 +105,7 @@ def _with_valid(meter_ids: list[str], at: datetime) -> Script[set[str]]:
     return {meter_id for (meter_id,) in found}
 
 
-# Runs with every reading that is recorded, and building it takes longer than its execution.
+# Built once: it runs for every recorded reading, and building it takes longer than executing it.
 _WITH_VALID = (
     select(col(ConsentMeter.meter_id))
     .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
@@ -129,7 +129,7 @@ def status(meter: Meter | MeterFlags, consent: HostedConsent | Decision | None, 
 
 
 def is_expired(consent: HostedConsent | Decision | None, at: datetime) -> bool:
-    """Whether the meter's consent was given and has run out."""
+    """Whether the meter's consent was approved and has expired."""
     return (
         consent is not None
         and consent.decision == ConsentStatus.APPROVED.value
@@ -138,12 +138,12 @@ def is_expired(consent: HostedConsent | Decision | None, at: datetime) -> bool:
 
 
 def is_missing(consent: HostedConsent | Decision | None, at: datetime) -> bool:
-    """Whether the meter has neither a valid consent nor one that ran out."""
+    """Whether the meter has neither a valid nor an expired consent."""
     return not is_expired(consent, at) and (consent is None or not consent.is_valid(at))
 
 
 class MeterState:
-    """The same as SQL, for filters: join with `joined`, then use the expressions."""
+    """Status of meters as SQL, for filters: join with `joined`, then use the expressions."""
 
     def __init__(self, at: Any) -> None:
         counts = aliased(HostedConsent)

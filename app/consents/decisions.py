@@ -1,7 +1,7 @@
-"""Verbs that decide a consent: approve, decline, revoke, approve by document. They take a session and never commit.
+"""Decisions on a consent: approve, decline, revoke, approve by document. Each takes a session and never commits.
 
-Each first locks the row, then asks whether it may still be decided. The customer's row is locked before it where meters
-are linked, in the same order as everywhere, so that a meter made at the same time is covered as well.
+Each locks the row before it checks whether the consent may still be decided. Where meters are linked, the customer's
+row is locked first, in the same order as everywhere, so that a meter created at the same time is covered as well.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from app.customers import actions as customers
 from app.events import log
 from app.meters import actions as meters
 
-# How an end customer may decide, as the evidence says it.
+# The ways in which an end customer decides, in the words of the evidence.
 ON_PAGE: Final = "on the consent page"
 BY_API: Final = "with the token of the consent page, sent to the API"
 
 
 @dataclass(frozen=True)
 class Consentee:
-    """The person who agrees."""
+    """The person who gives the consent."""
 
     full_name: str
     email: str
@@ -38,7 +38,7 @@ class Consentee:
 
     @classmethod
     def validated(cls, full_name: str, email: str, job_title: str | None) -> Self:
-        """Raises Refusals with the fields' names in the contract."""
+        """Raises Refusals at the GraphQL names of the fields."""
         return cls(
             **validation.validate_all(
                 full_name=lambda: validation.required_text(full_name, "consenteeFullName"),
@@ -61,21 +61,17 @@ async def approve(
     privacy_contact: str,
     way: str = BY_API,
 ) -> HostedConsent:
-    """Approve the consent whose token the actor holds, and make its evidence.
+    """Approves the consent of the actor's token and writes its evidence.
 
-    Raises TOKEN_USED or TOKEN_EXPIRED; CONFLICT for a consent that a document gives; what is wrong with the input.
+    Raises TOKEN_USED or TOKEN_EXPIRED; CONFLICT for a consent that needs a document; refusals of the input.
     """
     consent = await actions.lock_undecided(session, actor)
     consent.require_digital()
-    valid = validation.validate_all(
-        consentee=lambda: Consentee.validated(full_name, email, job_title),
-        numbers=lambda: agreed_numbers(consent, meter_numbers),
-    )
-    consentee: Consentee = valid["consentee"]
+    consentee, numbers = validate_entries(consent, full_name, email, job_title, meter_numbers)
     consent.consentee_full_name = consentee.full_name
     consent.consentee_email = consentee.email
     consent.consentee_job_title = consentee.job_title
-    consent.meter_numbers = valid["numbers"]
+    consent.meter_numbers = numbers
     consent.page_version = PAGE_VERSION
     at = clock.now()
     await _approve(session, consent, at)
@@ -85,7 +81,7 @@ async def approve(
 
 
 async def decline(session: AsyncSession, actor: Actor, reason: str | None = None) -> HostedConsent:
-    """Decline the consent whose token the actor holds. Raises TOKEN_USED or TOKEN_EXPIRED."""
+    """Declines the consent of the actor's token. Raises TOKEN_USED or TOKEN_EXPIRED."""
     consent = await actions.load(session, actor, actor.consent_id, "token", lock=True)
     at = clock.now()
     consent.require_undecided(at)
@@ -96,7 +92,7 @@ async def decline(session: AsyncSession, actor: Actor, reason: str | None = None
 async def revoke(
     session: AsyncSession, actor: Actor, consent_id: str, reason: str | None = None
 ) -> HostedConsent:
-    """End an approved consent. What was recorded stays readable. Raises NOT_FOUND or CONFLICT."""
+    """Ends an approved consent; recorded readings stay readable. Raises NOT_FOUND or CONFLICT."""
     consent = await actions.load(session, actor, consent_id, "hostedConsentId", lock=True)
     consent.revoke(validation.optional_text(reason, "reason"), clock.now())
     covered = await coverage.covered_meters(session, consent.id)
@@ -111,10 +107,10 @@ async def approve_by_document(
     document_type: documents.DocumentType,
     content: bytes,
 ) -> tuple[Evidence, bool]:
-    """Keep an uploaded document and approve its consent; gives the evidence and whether it is new.
+    """Stores an uploaded document and approves its consent. Returns the evidence and whether it is new.
 
-    The same document once more changes nothing. Raises NOT_FOUND; CONFLICT when the consent takes no document or is
-    decided; TOKEN_EXPIRED when its time is over.
+    Uploading the same document again changes nothing. Raises NOT_FOUND; CONFLICT when the consent takes no document or
+    is no longer pending.
     """
     known = await actions.load(session, actor, consent_id)
     await customers.load(session, actor, known.customer_id, lock=True)
@@ -138,10 +134,25 @@ async def approve_by_document(
     return await documents.store(session, consent, document), True
 
 
-def agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[str]:
-    """The numbers that an approval is about: those of the request, or given where it named none.
+def validate_entries(
+    consent: HostedConsent,
+    full_name: str,
+    email: str,
+    job_title: str | None,
+    meter_numbers: Sequence[str] | None,
+) -> tuple[Consentee, list[str]]:
+    """The consentee and the agreed meter numbers. Raises Refusals with everything that is wrong with them."""
+    valid = validation.validate_all(
+        consentee=lambda: Consentee.validated(full_name, email, job_title),
+        numbers=lambda: _agreed_numbers(consent, meter_numbers),
+    )
+    return valid["consentee"], valid["numbers"]
 
-    Raises INVALID_METER_NUMBER, INVALID for others than the request's, REQUIRED when there are none at all.
+
+def _agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[str]:
+    """The meter numbers of an approval: the request's, or the given ones where the request names none.
+
+    Raises INVALID_METER_NUMBER, INVALID for numbers that differ from the request's, REQUIRED when there are none.
     """
     numbers = parse_meter_numbers(given or ())
     if numbers and consent.meter_numbers and set(numbers) != set(consent.meter_numbers):
@@ -157,7 +168,7 @@ def agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list[
 
 
 async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) -> None:
-    """Make the meters that are missing, decide, link, and record it in that order."""
+    """Creates missing meters, approves, links the meters and appends the event, in this order."""
     await session.flush()
     customer = await customers.load(session, actions.token_holder(consent), consent.customer_id)
     await meters.find_or_create(session, consent.account_id, customer, consent.meter_numbers)

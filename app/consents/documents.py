@@ -1,4 +1,4 @@
-"""Evidence: the document that a digital approval writes, the documents that are uploaded, and how both are kept."""
+"""Evidence of consents: the record of a digital approval, uploaded documents, and their storage."""
 
 import enum
 import hashlib
@@ -22,7 +22,7 @@ HTML_TYPE: Final = "text/html; charset=utf-8"
 
 
 class DocumentType(enum.Enum):
-    """What may be uploaded: content type, how its bytes begin, how its file's name ends."""
+    """A type of document that may be uploaded: content type, first bytes, suffix of the file name."""
 
     PDF = ("application/pdf", b"%PDF-", "pdf")
     PNG = ("image/png", b"\x89PNG\r\n\x1a\n", "png")
@@ -35,9 +35,9 @@ class DocumentType(enum.Enum):
 
     @classmethod
     def named(cls, content_type: str) -> "DocumentType | None":
-        """The kind of a Content-Type header, or None."""
+        """The type that a Content-Type header names, or None."""
         plain = content_type.partition(";")[0].strip().lower()
-        return next((kind for kind in cls if kind.content_type == plain), None)
+        return next((one for one in cls if one.content_type == plain), None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Document:
 
 
 def approval_record(consent: HostedConsent, terms: Terms, at: datetime, way: str) -> Document:
-    """The record of a digital approval as one HTML document that needs nothing else."""
+    """The record of a digital approval as one self-contained HTML document."""
     html = render(
         "consent_evidence.html",
         consent=consent,
@@ -65,8 +65,8 @@ def approval_record(consent: HostedConsent, terms: Terms, at: datetime, way: str
     return Document(f"consent-{consent.id}.html", HTML_TYPE, html.encode(), PAGE_VERSION)
 
 
-def uploaded_document(consent: HostedConsent, kind: DocumentType, content: bytes) -> Document:
-    return Document(f"consent-{consent.id}.{kind.suffix}", kind.content_type, content)
+def uploaded_document(consent: HostedConsent, document_type: DocumentType, content: bytes) -> Document:
+    return Document(f"consent-{consent.id}.{document_type.suffix}", document_type.content_type, content)
 
 
 async def store(session: AsyncSession, consent: HostedConsent, document: Document) -> Evidence:
@@ -88,12 +88,12 @@ async def store(session: AsyncSession, consent: HostedConsent, document: Documen
 
 
 def select_evidence(actor: Actor, consent_ids: list[str]) -> Select[Any]:
-    """Statement of the evidence of these consents that the actor may see."""
+    """Selects the evidence of these consents that the actor may see."""
     return visible(select(Evidence).where(col(Evidence.hosted_consent_id).in_(consent_ids)), actor)
 
 
 async def find_evidence(session: AsyncSession, actor: Actor, consent_id: str) -> Evidence | None:
-    """The evidence of a consent; None where there is none that the actor may see, or this is no consent's id."""
+    """The evidence of a consent; None where the actor may see none or the id is not a consent's."""
     if not is_id(consent_id, "hc"):
         return None
     evidence: Evidence | None = (
@@ -103,7 +103,7 @@ async def find_evidence(session: AsyncSession, actor: Actor, consent_id: str) ->
 
 
 async def content(session: AsyncSession, evidence: Evidence) -> bytes:
-    """The document itself, exactly as it was kept."""
+    """The bytes of the document, exactly as stored."""
     statement = select(col(EvidenceDocument.content)).where(col(EvidenceDocument.evidence_id) == evidence.id)
     kept: bytes = (await session.execute(statement)).scalar_one()
     return kept

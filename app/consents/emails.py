@@ -47,7 +47,7 @@ async def revoked(session: AsyncSession, event: EventRecord) -> MailFacts:
 
 
 def _numbers(data: dict[str, Any]) -> str:
-    """The meters' numbers, or how many there are where they were redacted or are too many to read."""
+    """The first meter numbers; their count where they were redacted."""
     numbers: list[str] = data["meterNumbers"]
     if not numbers:
         return count(len(data["meterIds"]), "meter")

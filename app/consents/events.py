@@ -1,4 +1,4 @@
-"""What the log records about hosted consents: never the token, the link or the evidence."""
+"""Events about hosted consents. They never carry the token, the link or the evidence."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -13,12 +13,12 @@ from app.meters.models import Meter
 
 
 class HostedConsentData(BaseModel):
-    """A hosted consent as events carry it; `meterNumbers` are those of the meters in `meterIds`, in the same order."""
+    """A hosted consent in events; `meterNumbers` are the numbers of the meters in `meterIds`, in the same order."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     id: str
-    # An event class describes itself in `description`, so the consent's own has another attribute.
+    # `description` describes the event class, so the consent's own description has another attribute.
     purpose: str | None = Field(alias="description")
     flow_type: str
     flow_code: str
@@ -42,7 +42,7 @@ class HostedConsentData(BaseModel):
 
     @classmethod
     def of(cls, row: HostedConsent, status: ConsentStatus, meters: Sequence[Meter]) -> Self:
-        """The consent with the meters that it covers as of the event."""
+        """The consent with the meters that it covers at the time of the event."""
         values: dict[str, Any] = {
             "id": row.id,
             "purpose": row.description,
@@ -101,7 +101,7 @@ CONSENT_EXAMPLE: dict[str, Any] = {
     "createdAt": "2026-11-23T09:12:04.870Z",
     "updatedAt": "2026-11-24T22:29:55.123Z",
 }
-# What names a person, a home, or was written about one.
+# Values that name a person or a home, or were written about one.
 CONSENT_PERSONAL: dict[str, Any] = {
     "description": None,
     "meterNumbers": [],

@@ -1,4 +1,4 @@
-"""`/hosted-consents/{id}/evidence`: download with a key or the consent's token, upload with a WRITE key.
+"""`/hosted-consents/{id}/evidence`: download with an API key or the consent's token, upload with a WRITE key.
 
 Errors are JSON, `{"code", "message"}`.
 """
@@ -14,7 +14,7 @@ from app.auth.authenticate import Authenticator
 from app.auth.credentials import bearer_of, credential_from_headers
 from app.consents import actions, decisions, documents
 from app.consents.documents import MAX_BYTES, DocumentType
-from app.consents.models import Evidence, HostedConsent
+from app.consents.models import Evidence
 from app.core import clock
 from app.core.clock import format_utc
 from app.core.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
@@ -35,7 +35,7 @@ def evidence_url(services: Services, consent_id: str) -> str:
 
 
 def document_response(request: Request, evidence: Evidence, content: bytes) -> Response:
-    """A document as a download that no browser runs anything of."""
+    """The document as a download in which no browser runs anything."""
     headers = {
         "Cache-Control": "private, no-store",
         "Content-Disposition": f'attachment; filename="{evidence.file_name}"',
@@ -74,7 +74,7 @@ class _EvidenceEndpoint:
             return _error(404 if error.code is ErrorCode.NOT_FOUND else 409, error.code.value, error.message)
 
     async def _authenticate(self, request: Request) -> Actor:
-        """Whoever asks; a consent's token alone decides, whatever key comes beside it. Raises Unauthenticated."""
+        """The actor of a request. A consent's token alone decides, whatever key is sent too. Raises Unauthenticated."""
         bearers = [bearer_of(one) or "" for one in request.headers.getlist("authorization")]
         token = next((one for one in bearers if one.startswith(actions.TOKEN_PREFIX)), None)
         if token is not None:
@@ -89,8 +89,7 @@ class _EvidenceEndpoint:
     async def _token_holder(self, request: Request, token: str) -> Actor:
         self._rates.require_stranger(request)
         async with self._services.database.reading() as session:
-            statement = actions.select_by_token(token)
-            consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+            consent = await actions.find_by_token(session, token)
         if consent is None or clock.now() >= consent.expires_at:
             raise Unauthenticated(WRONG_TOKEN)
         return actions.token_holder(consent)
@@ -108,8 +107,8 @@ class _EvidenceEndpoint:
         consent_id: str = request.path_params["id"]
         async with self._services.database.reading() as session:
             await actions.load(session, actor, consent_id)
-        kind = DocumentType.named(request.headers.get("content-type", ""))
-        if kind is None:
+        document_type = DocumentType.named(request.headers.get("content-type", ""))
+        if document_type is None:
             types = ", ".join(one.content_type for one in DocumentType)
             return _error(415, "INVALID", f"Send the document with one of these content types: {types}.")
         try:
@@ -117,12 +116,16 @@ class _EvidenceEndpoint:
         except BodyTooLarge:
             message = f"A document has at most {MAX_BYTES} bytes; send a smaller one."
             return _error(413, "TOO_LONG", message, Connection="close")
-        if not content.startswith(kind.magic):
+        if not content.startswith(document_type.magic):
             return _error(
-                415, "INVALID", f"The document is not what its content type says, {kind.content_type}."
+                415,
+                "INVALID",
+                f"The document is not what its content type says, {document_type.content_type}.",
             )
         async with self._services.database.transaction() as session:
-            evidence, is_new = await decisions.approve_by_document(session, actor, consent_id, kind, content)
+            evidence, is_new = await decisions.approve_by_document(
+                session, actor, consent_id, document_type, content
+            )
         return JSONResponse(
             {
                 "id": evidence.id,

@@ -1,4 +1,4 @@
-"""The mutations over hosted consents, with their inputs and payloads."""
+"""GraphQL mutations of hosted consents, with their inputs and payloads."""
 
 from datetime import date
 from typing import Any

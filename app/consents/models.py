@@ -1,4 +1,4 @@
-"""Hosted consents, which of a customer's meters they cover, and their evidence."""
+"""Hosted consents, the meters they cover, and their evidence."""
 
 import enum
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Index, LargeBinary, and_, or_
+from sqlalchemy.orm import Mapped
 from sqlmodel import Field, SQLModel, col
 
-from app.auth.actor import AccountWide, Actor
+from app.auth.actor import Actor
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal
 from app.core.ids import new_id
@@ -52,7 +53,7 @@ class ConsentMethod(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What of a consent says how it stands."""
+    """The columns of a consent that decide its status."""
 
     decision: str
     expires_at: datetime
@@ -68,12 +69,12 @@ class Decision:
 
 
 def consented_at(decision: str, decided_at: datetime | None) -> datetime | None:
-    """When a consent was given; one that was declined has been decided but never given."""
+    """The time of approval. A declined consent was decided but never given."""
     return None if decision == ConsentStatus.DECLINED.value else decided_at
 
 
 class HostedConsent(SQLModel, table=True):
-    """An end customer's consent. `decision` is what was decided; `status` also knows that time runs out."""
+    """An end customer's consent. `decision` is stored; `status` also takes the expiry into account."""
 
     __tablename__ = "hosted_consents"
     __table_args__ = (
@@ -87,7 +88,7 @@ class HostedConsent(SQLModel, table=True):
     flow_type: str = Field(sa_type=Text)  # a name of ConsentFlowType
     decision: str = Field(default=ConsentStatus.PENDING.value, sa_type=Text)  # never EXPIRED
     description: str | None = Field(default=None, sa_type=Text)
-    # The expiry day itself counts: expires_at is the instant in UTC at which that day ends in the UK.
+    # The expiry day is included: expires_at is the UTC instant at which that day ends in the UK.
     expiry: date
     expires_at: datetime = Field(sa_type=UtcDateTime)
     redirect_url: str = Field(sa_type=Text)
@@ -97,19 +98,19 @@ class HostedConsent(SQLModel, table=True):
     consentee_email: str | None = Field(default=None, sa_type=Text)
     consentee_email_verified: bool = False
     consentee_job_title: str | None = Field(default=None, sa_type=Text)
-    # The token is kept hashed, to be found by, and encrypted, to be shown again in `link`.
+    # The hash finds the consent by its token; the encrypted token is shown again in `link`.
     token_hash: str = Field(sa_type=Text, unique=True)
     token_encrypted: str = Field(sa_type=Text)
-    # The code mailed to verify the consentee's address: its hash, for which address, until when, wrong tries.
+    # The code mailed to verify the consentee's address: its hash, address, end and number of wrong tries.
     code_hash: str | None = Field(default=None, sa_type=Text)
     code_email: str | None = Field(default=None, sa_type=Text)
     code_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     code_sent_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     code_tries: int = 0
     codes_sent: int = 0
-    # What the page's visitor entered before the code was mailed, kept until the decision; see `codes.Draft`.
+    # The page visitor's entries, stored until the decision; see `codes.Draft`.
     draft: dict[str, Any] | None = Field(default=None, sa_type=Json)
-    # The address that a code proved.
+    # The address that a mailed code proved.
     verified_email: str | None = Field(default=None, sa_type=Text)
     page_version: str | None = Field(default=None, sa_type=Text)
     decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -121,21 +122,16 @@ class HostedConsent(SQLModel, table=True):
 
     @classmethod
     def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
-        table = cls.__table__.c  # type: ignore[attr-defined]
-        mine: ColumnElement[bool] = table.account_id == actor.account_id
-        if actor.consent_id is not None:
-            mine = mine & (table.id == actor.consent_id)
-            return mine
-        return mine if actor.sees_whole_account else mine & (table.customer_id == actor.customer_id)
+        return _seen_by(actor, cls, col(cls.id))
 
     @classmethod
     def in_force(cls, at: Any) -> ColumnElement[bool]:
-        """As SQL: approved, not revoked, not past the end of its expiry day."""
+        """SQL condition: approved, not revoked, not past the end of the expiry day."""
         return and_(col(cls.decision) == ConsentStatus.APPROVED.value, col(cls.expires_at) > at)
 
     @classmethod
     def has_status(cls, status: ConsentStatus, at: datetime) -> ColumnElement[bool]:
-        """As SQL: the same as `status()`."""
+        """SQL condition that equals `status()`."""
         timed = (ConsentStatus.PENDING.value, ConsentStatus.APPROVED.value)
         if status is ConsentStatus.EXPIRED:
             return and_(col(cls.decision).in_(timed), col(cls.expires_at) <= at)
@@ -150,7 +146,7 @@ class HostedConsent(SQLModel, table=True):
         return self.status(at) is ConsentStatus.APPROVED
 
     def covers(self, number: str) -> bool:
-        """Whether a meter of its customer with this number is meant."""
+        """Whether the consent covers a meter of its customer with this number."""
         return self.flow_type == ConsentFlowType.GB_COMMERCIAL_BLANKET.name or number in self.meter_numbers
 
     def expire_on(self, day: date) -> None:
@@ -158,14 +154,14 @@ class HostedConsent(SQLModel, table=True):
 
     @property
     def addresses(self) -> set[str]:
-        """All mail addresses that it knows of the person who decides."""
+        """All known mail addresses of the person who decides."""
         drafted = (self.draft or {}).get("email")
         known = (self.consentee_email, self.code_email, self.verified_email, drafted)
         return {address for address in known if address}
 
     @property
     def names_meters(self) -> bool:
-        """Whether it means certain meters rather than all of its customer."""
+        """Whether the consent covers named meters rather than all of its customer's."""
         return self.flow_type == ConsentFlowType.GB_RESIDENTIAL_SPECIFIC.name
 
     @property
@@ -197,11 +193,11 @@ class HostedConsent(SQLModel, table=True):
     def _decide(self, decision: ConsentStatus, at: datetime) -> None:
         self.decision = decision.value
         self.decided_at = self.updated_at = at
-        # What was only there to reach the decision goes with it.
+        # The code and the draft served only to reach the decision.
         self.code_hash = self.code_email = self.code_until = self.draft = None
 
     def require_digital(self) -> None:
-        """Raises CONFLICT for a consent that a document gives."""
+        """Raises CONFLICT for a consent that needs a document."""
         if self.consent_method != ConsentMethod.DIGITAL_CONSENT.value:
             raise Refusal(
                 ErrorCode.CONFLICT,
@@ -221,7 +217,7 @@ class HostedConsent(SQLModel, table=True):
 
 
 class ConsentMeter(SQLModel, table=True):
-    """A consent covers a meter. Rows are made when either comes into being, and replaced by `setMeterConsent`."""
+    """A consent covers a meter. Rows are created with either and replaced by `setMeterConsent`."""
 
     __tablename__ = "consent_meters"
     __table_args__ = (Index("ix_consent_meters_consent", "hosted_consent_id", "meter_id"),)
@@ -232,7 +228,7 @@ class ConsentMeter(SQLModel, table=True):
     )
 
 
-class Evidence(AccountWide, SQLModel, table=True):
+class Evidence(SQLModel, table=True):
     """The document that proves a consent: made at a digital approval, or uploaded."""
 
     __tablename__ = "evidence"
@@ -252,16 +248,20 @@ class Evidence(AccountWide, SQLModel, table=True):
 
     @classmethod
     def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
-        table = cls.__table__.c  # type: ignore[attr-defined]
-        mine: ColumnElement[bool] = table.account_id == actor.account_id
-        if actor.consent_id is not None:
-            mine = mine & (table.hosted_consent_id == actor.consent_id)
-            return mine
-        return mine if actor.sees_whole_account else mine & (table.customer_id == actor.customer_id)
+        return _seen_by(actor, cls, col(cls.hosted_consent_id))
+
+
+def _seen_by(
+    actor: Actor, model: type[HostedConsent | Evidence], consent_id: Mapped[str]
+) -> ColumnElement[bool]:
+    mine = col(model.account_id) == actor.account_id
+    if actor.consent_id is not None:
+        return and_(mine, consent_id == actor.consent_id)
+    return mine if actor.sees_whole_account else and_(mine, col(model.customer_id) == actor.customer_id)
 
 
 class EvidenceDocument(SQLModel, table=True):
-    """The document itself, apart from what lists of evidence read."""
+    """The bytes of a document, in a table of their own so that lists of evidence do not read them."""
 
     __tablename__ = "evidence_documents"
 

@@ -1,6 +1,6 @@
-"""The hosted consent page: what an end customer reads, and the plain forms with which they decide.
+"""The hosted consent page, on which an end customer reads the terms and decides by plain forms.
 
-The token in the path is the only credential, so there are no cookies. Every form is followed by a redirect; GET changes
+The token in the path is the only credential, so there are no cookies. Every successful form redirects; GET changes
 nothing; nothing needs a script.
 """
 
@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.consents import actions, codes, decisions, documents
-from app.consents.codes import Draft, CodeCheck
+from app.consents.codes import CodeCheck, Draft
 from app.consents.evidence import document_response
 from app.consents.models import ConsentMethod, ConsentStatus, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms, uk_time_words
@@ -34,7 +34,7 @@ SINGLE_LINE: Final = ("consenteeFullName", "consenteeEmail", "consenteeJobTitle"
 ENTERED: Final = (*SINGLE_LINE[:4], "meterNumbers")
 ANCHORS: Final = frozenset({*SINGLE_LINE, "meterNumbers", "resend"})
 
-# What a rule of the API says about a field, in words for the person in front of the page.
+# Refusals of the API in words for the person in front of the page.
 FIELD_MESSAGES: Final = {
     ("consenteeFullName", ErrorCode.REQUIRED): "Enter your full name.",
     ("consenteeFullName", ErrorCode.TOO_LONG): "A name has at most 200 characters.",
@@ -51,7 +51,7 @@ Errors = dict[str, list[str]]
 
 
 def routes(services: Services, rates: Rates) -> list[BaseRoute]:
-    """The page and the record of the decision that it offers."""
+    """The page, and the record of the decision."""
     pages = _Pages(services)
     return [
         Route("/consents/{token}", rate_limited(rates, pages.consent), methods=["GET", "POST"]),
@@ -71,9 +71,7 @@ class _Pages:
                 403, "This form came from another site", "Open the link you were sent and try again."
             )
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
-            return _message(
-                415, "This is not a form of this page", "Open the link you were sent and try again."
-            )
+            return _unknown_form(415)
         try:
             form = _form(await read_body(request, MAX_FORM_BYTES))
         except BodyTooLarge:
@@ -81,16 +79,13 @@ class _Pages:
             answer.headers["Connection"] = "close"
             return answer
         except ValueError:
-            return _message(
-                400, "This is not a form of this page", "Open the link you were sent and try again."
-            )
+            return _unknown_form(400)
         return await self._decide(request, form)
 
     async def evidence(self, request: Request) -> Response:
-        """The record of a decided consent, for the end customer."""
+        """The record of a decided consent, as a download for the end customer."""
         async with self._services.database.reading() as session:
-            statement = actions.select_by_token(request.path_params["token"])
-            consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+            consent = await actions.find_by_token(session, request.path_params["token"])
             if consent is None or clock.now() >= consent.expires_at:
                 return _gone() if consent else _unknown()
             kept = await documents.find_evidence(session, actions.token_holder(consent), consent.id)
@@ -106,9 +101,7 @@ class _Pages:
             "decline": self._decline,
         }.get(form.get("action", ""))
         if handle is None:
-            return _message(
-                422, "This is not a form of this page", "Open the link you were sent and try again."
-            )
+            return _unknown_form(422)
         if form.get("pageVersion", PAGE_VERSION) != PAGE_VERSION:
             changed = {
                 "page": ["This page has changed since you opened it. Please read it again, then decide."]
@@ -181,7 +174,7 @@ class _Pages:
                     way=decisions.ON_PAGE,
                 )
             left = codes.MAX_TRIES - consent.code_tries
-        # Only now is a wrong guess counted for good, so the page is made after the transaction.
+        # A wrong guess is counted once the transaction commits, so the page is rendered after it.
         if verdict is CodeCheck.CORRECT:
             return _see_other(return_url(consent, "approved"))
         sentence = "This code can no longer be used. Send a new one below."
@@ -203,11 +196,10 @@ class _Pages:
         status: int = 200,
         edit: bool = False,
     ) -> Response:
-        """The page as the consent is now, with what was entered and what is wrong with it."""
+        """The page of the consent as it is now, with the entries and their errors."""
         at = clock.now()
         async with self._services.database.reading() as session:
-            statement = actions.select_by_token(request.path_params["token"])
-            consent: HostedConsent | None = (await session.execute(statement)).scalar_one_or_none()
+            consent = await actions.find_by_token(session, request.path_params["token"])
             if consent is None:
                 return _unknown()
             if at >= consent.expires_at:
@@ -240,7 +232,7 @@ class _Pages:
 
 
 def return_url(consent: HostedConsent, status: str) -> str:
-    """The request's redirect link with `hosted_consent_id` and `status` appended; what its query had stays."""
+    """The request's redirect link with `hosted_consent_id` and `status` appended to its query."""
     parts = urlsplit(consent.redirect_url)
     added = urlencode({"hosted_consent_id": consent.id, "status": status})
     query = f"{parts.query}&{added}" if parts.query else added
@@ -276,7 +268,7 @@ def _outcome(consent: HostedConsent, terms: Terms) -> dict[str, Any] | None:
 
 
 def _values(consent: HostedConsent, draft: Draft | None, form: dict[str, str]) -> dict[str, str]:
-    """What the fields show: what was just entered, else what was entered before, else what the request knew."""
+    """Values of the form's fields: from this form, else from the draft, else from the request."""
     known = {
         "consenteeFullName": draft.full_name if draft else consent.consentee_full_name or "",
         "consenteeEmail": draft.email if draft else consent.consentee_email or "",
@@ -300,7 +292,7 @@ def _field_errors(refusals: Iterable[Refusal], form: dict[str, str]) -> Errors:
 
 
 def _form(body: bytes) -> dict[str, str]:
-    """The fields, each once, without control characters. Raises ValueError for more fields than any form here has."""
+    """Parses the fields, without control characters. Raises ValueError for more fields than any form here has."""
     pairs = parse_qsl(
         body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20, errors="replace"
     )
@@ -317,9 +309,9 @@ def _lines(text: str) -> list[str]:
 
 
 def _is_cross_site(headers: Headers, public_url: str) -> bool:
-    """Whether a browser says that a form was sent from elsewhere.
+    """Whether a browser's headers say that another site sent the form.
 
-    As these pages send no referrer, a browser may name their own origin as "null"; Sec-Fetch-Site is the better word.
+    Sec-Fetch-Site decides where it is sent. Origin may be "null" for these pages' own forms, as they send no referrer.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:
@@ -336,6 +328,10 @@ def _path(request: Request) -> str:
 def _see_other(url: str) -> Response:
     headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
     return RedirectResponse(url, 303, headers)
+
+
+def _unknown_form(status: int) -> Response:
+    return _message(status, "This is not a form of this page", "Open the link you were sent and try again.")
 
 
 def _unknown() -> Response:

@@ -1,9 +1,9 @@
-"""What an end customer is asked to agree to: one wording for the page, and word for word for the evidence."""
+"""The terms that an end customer agrees to, worded once for the page and the evidence."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
@@ -13,17 +13,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.accounts.models import Account
 from app.consents import coverage
 from app.consents.models import HostedConsent
-from app.core.clock import UK
+from app.core import clock
 from app.customers.models import Customer
 from app.meters import numbers
 from app.web.render import TEMPLATES
 
-_MONTHS: Final = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
 _REVISION: Final = "1"
-# Whatever changes what a visitor reads changes the version, without anybody having to think of it.
+# The version follows from the files that a visitor's page is made of, so it changes whenever they do.
 _SHOWN: Final = (Path(__file__), TEMPLATES / "base.html", TEMPLATES / "consent.html")
 PAGE_VERSION: Final = (
     f"{_REVISION}-{hashlib.sha256(b''.join(one.read_bytes() for one in _SHOWN)).hexdigest()[:12]}"
@@ -32,13 +28,13 @@ PAGE_VERSION: Final = (
 
 @dataclass(frozen=True)
 class Terms:
-    """One request in the words of the page."""
+    """The terms of a request in the words of the page."""
 
     account: str
     logo_url: str | None
     customer: str
     is_specific: bool
-    # The meters meant by a specific consent, and those that a blanket one covers already.
+    # The meters that a specific consent names, or that a blanket one covers already.
     numbers: tuple[str, ...]
     until: str
     purpose: str | None
@@ -52,7 +48,7 @@ class Terms:
         privacy_contact: str,
         entered: Sequence[str] = (),
     ) -> Self:
-        """The terms of a consent, with the numbers that the visitor entered where the request named none."""
+        """The terms of a consent, with the visitor's entered numbers where the request names none."""
         names = (
             select(col(Account.name), col(Account.logo_url), col(Customer.name))
             .join(Customer, col(Customer.account_id) == col(Account.id))
@@ -69,19 +65,19 @@ class Terms:
             customer=customer,
             is_specific=consent.names_meters,
             numbers=tuple(named),
-            until=in_words(consent.expiry),
+            until=clock.long_date(consent.expiry),
             purpose=consent.description,
             privacy_contact=privacy_contact,
         )
 
     @property
     def meters(self) -> tuple[str, ...]:
-        """The meters with their kind: `1312345678907 (electricity)`."""
+        """The meters with their type: `1312345678907 (electricity)`."""
         return tuple(f"{one} ({numbers.parse(one).type.value.lower()})" for one in self.numbers)
 
     @property
     def statements(self) -> tuple[str, ...]:
-        """What is agreed to, in the first person."""
+        """The statements that the end customer agrees to, in the first person."""
         if self.is_specific:
             which = f"the meters with these numbers: {', '.join(self.numbers)}"
             if not self.numbers:
@@ -100,12 +96,7 @@ class Terms:
         )
 
 
-def in_words(day: date) -> str:
-    """`24 November 2027`."""
-    return f"{day.day} {_MONTHS[day.month - 1]} {day.year}"
-
-
 def uk_time_words(instant: datetime) -> str:
     """`24 November 2026, 22:29 (UK time)`."""
-    there = instant.astimezone(UK)
-    return f"{in_words(there.date())}, {there:%H:%M} (UK time)"
+    local = instant.astimezone(clock.UK)
+    return f"{clock.long_date(local)}, {local:%H:%M} (UK time)"

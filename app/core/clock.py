@@ -12,6 +12,11 @@ _ONE_DAY = timedelta(days=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_INSTANT = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+# Not strftime's names, which depend on the locale.
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
 _INSTANT = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
     r"(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?"
@@ -83,6 +88,11 @@ def end_of_uk_day(day: date) -> datetime:
 def uk_date(instant: datetime) -> date:
     """The date on which an aware datetime falls in the United Kingdom. Raises ValueError for a naive one."""
     return _aware(instant).astimezone(UK).date()
+
+
+def long_date(day: date) -> str:
+    """`24 November 2027`."""
+    return f"{day.day} {_MONTHS[day.month - 1]} {day.year}"
 
 
 def half_hours_in_uk_day(day: date) -> int:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from app.core.errors import ErrorCode, Refusal, Refusals
 
+T = TypeVar("T")
 Rule = Callable[[Any], Any]
 """Checks a value and gives the one to store. Raises Refusal or Refusals."""
 
@@ -40,6 +41,13 @@ def optional_text(value: str | None, *field: str, most: int = MAX_TEXT) -> str |
     if value is None or not value.strip():
         return None
     return required_text(value, *field, most=most)
+
+
+def not_cleared(value: T | None, field: str) -> T:
+    """The value of a field that cannot be cleared. Raises REQUIRED for null."""
+    if value is None:
+        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
+    return value
 
 
 def email(value: str, *field: str) -> str:

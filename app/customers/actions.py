@@ -1,4 +1,4 @@
-"""Verbs over customers: load, apply the rule, append the event. They take a session and never commit."""
+"""Actions on customers: load the row, apply the rule, append the event. Each takes a session and never commits."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ from app.delivery.queue import erasure
 from app.events import log
 from app.outbound.mail.mail_files import MailFiles
 
-# Fields an update may change, each with its rule; None clears where the rule allows it.
+# The fields that an update may change, each with its rule; None clears a field where its rule allows it.
 _CHANGES: dict[str, Any] = {
-    "name": lambda value: validation.required_text(_given(value, "name"), "name"),
-    "email": lambda value: validation.email(_given(value, "email"), "email"),
+    "name": lambda value: validation.required_text(validation.not_cleared(value, "name"), "name"),
+    "email": lambda value: validation.email(validation.not_cleared(value, "email"), "email"),
     "address": lambda value: validation.optional_text(value, "address"),
     "logo_url": lambda value: validation.link(value, "logoUrl"),
     "labels": lambda value: value or {},
@@ -47,7 +47,7 @@ async def create(
 
 
 async def update(session: AsyncSession, actor: Actor, customer_id: str, changes: dict[str, Any]) -> Customer:
-    """`changes` holds only the attributes that were given; see `_CHANGES`."""
+    """Applies the given `changes`, whose names are in `_CHANGES`."""
     customer = await load(session, actor, customer_id, "customerId", lock=True)
     for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(customer, attribute, value)
@@ -58,10 +58,10 @@ async def update(session: AsyncSession, actor: Actor, customer_id: str, changes:
 
 
 async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_files: MailFiles) -> str:
-    """Deletes the customer's meters, readings, consents and evidence as well, and redacts what the log recorded.
+    """Deletes a customer with its meters, readings, consents and evidence, and redacts its events.
 
-    Mails that are among `mail_files` go as well. What remains are hashed counts of mails to the customer's
-    addresses, which the limits need for a day at most.
+    Mails among `mail_files` are deleted as well. Hashed counts of mails to the customer's addresses remain, which the
+    mail limits need for a day at most.
     """
     customer = await load(session, actor, customer_id, "customerId", lock=True)
     consents = (
@@ -71,7 +71,7 @@ async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_fil
     addresses = {customer.email}.union(*(consent.addresses for consent in consents))
     async with secure_delete(session):
         await session.delete(customer)
-        # The rows go first: whoever is changing one of them is waited for, so that its event is redacted as well.
+        # The rows are deleted first, which waits for concurrent changes, so that their events are redacted as well.
         await session.flush()
         await log.redact(session, actor.account_id, customer_id)
         await erasure.forget_customer(
@@ -84,13 +84,13 @@ async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_fil
 async def load(
     session: AsyncSession, actor: Actor, customer_id: str, *field: str, lock: bool = False
 ) -> Customer:
-    """The customer, locked against concurrent changes if asked. Raises NOT_FOUND.
+    """Loads a customer; `lock` holds off concurrent changes. Raises NOT_FOUND.
 
-    Whoever makes a meter or a consent of the customer takes the lock, so that one of two at a time sees the other.
+    Creating a meter or a consent of the customer takes the lock, so that of two concurrent ones one sees the other.
     """
     statement = visible(select(Customer).where(col(Customer.id) == customer_id), actor)
     if lock:
-        # Rows that refer to the customer may still be written by those who do not lock it.
+        # Transactions that do not lock the customer may still write rows that refer to it.
         statement = statement.with_for_update(key_share=True)
     customer: Customer | None = (await session.execute(statement)).scalar_one_or_none()
     if customer is None:
@@ -109,9 +109,3 @@ async def _require_unique_email(session: AsyncSession, customer: Customer) -> No
             raise Refusal(
                 ErrorCode.TAKEN, "Another customer of this account has this email; use another.", "email"
             )
-
-
-def _given(value: str | None, field: str) -> str:
-    if value is None:
-        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
-    return value

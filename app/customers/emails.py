@@ -14,7 +14,7 @@ from app.outbound.mail.wording import MailFacts, Wording
 
 
 async def customer_of(session: AsyncSession, event: EventRecord) -> Customer | None:
-    """The customer an event is about, as it is now; None when it was deleted."""
+    """The event's customer as it is now; None when it was deleted."""
     statement = select(Customer).where(
         col(Customer.account_id) == event.account_id, col(Customer.id) == event.customer_id
     )

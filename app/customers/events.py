@@ -1,4 +1,4 @@
-"""What the log records about customers."""
+"""Events about customers."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from app.events.catalogue import REDACTED, EventData, Instant
 
 
 class CustomerData(BaseModel):
-    """A customer as events carry it."""
+    """A customer in events."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 

@@ -14,7 +14,7 @@ from app.db.types import Json, Text, UtcDateTime
 class Customer(SQLModel, table=True):
     __tablename__ = "customers"
     __table_args__ = (
-        # Ada@example.com and ada@example.com are one mailbox.
+        # Addresses are unique whatever their case.
         Index("uq_customers_email", "account_id", text("lower(email)"), unique=True),
         Index("ix_customers_page", "account_id", "id"),
     )

@@ -1,4 +1,4 @@
-"""Verbs over meters: load, apply the rule, append the event. They take a session and never commit."""
+"""Actions on meters: load the row, apply the rule, append the event. Each takes a session and never commits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,11 +20,11 @@ from app.meters.events import MeterCreated
 from app.meters.kinds import DataSource, MeterType
 from app.meters.models import Meter
 
-# Fields an update may change, each with its rule; None clears where the rule allows it.
+# The fields that an update may change, each with its rule; None clears a field where its rule allows it.
 _CHANGES: dict[str, Any] = {
     "description": lambda value: validation.optional_text(value, "description"),
     "address": lambda value: validation.optional_text(value, "address"),
-    "data_source": lambda value: _given(value, "dataSource").name,
+    "data_source": lambda value: validation.not_cleared(value, "dataSource").name,
     "labels": lambda value: value or {},
 }
 
@@ -41,11 +41,11 @@ async def create(
     data_source: DataSource | None = None,
     labels: dict[str, str] | None = None,
 ) -> Meter:
-    """A meter of one of the actor's customers, linked to the consents that cover it.
+    """Creates a meter of one of the actor's customers and links it to the consents that cover it.
 
     Raises NOT_FOUND on `customerId`, INVALID_METER_NUMBER or TAKEN on `number`, TOO_LONG.
     """
-    # Locked, so that of a meter and a consent made at the same time one sees the other and links the two.
+    # The lock makes sure that a consent created at the same time is linked, by this action or by the consent's.
     customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
     valid = validation.validate_all(
         number=lambda: _parsed(number, type, "number"),
@@ -65,7 +65,7 @@ async def create(
 async def find_or_create(
     session: AsyncSession, account_id: str, customer: Customer, meter_numbers: Sequence[str]
 ) -> list[Meter]:
-    """The customer's meters with these numbers, in their order; those missing are made, each with its event.
+    """The customer's meters with these numbers, in their order. Missing meters are created, each with its event.
 
     The caller holds the customer's lock. Raises INVALID_METER_NUMBER on `meterNumbers` and the index.
     """
@@ -78,7 +78,7 @@ async def find_or_create(
 
 
 async def update(session: AsyncSession, actor: Actor, meter_id: str, changes: dict[str, Any]) -> Meter:
-    """`changes` holds only the attributes that were given; see `_CHANGES`."""
+    """Applies the given `changes`, whose names are in `_CHANGES`."""
     meter = await load(session, actor, meter_id, "meterId", lock=True)
     for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(meter, attribute, value)
@@ -87,23 +87,23 @@ async def update(session: AsyncSession, actor: Actor, meter_id: str, changes: di
 
 
 async def delete(session: AsyncSession, actor: Actor, meter_id: str) -> str:
-    """Deletes the meter with its readings; what the log recorded about it stays."""
+    """Deletes a meter with its readings; its events stay."""
     await session.delete(await load(session, actor, meter_id, "meterId", lock=True))
     return meter_id
 
 
 async def enable(session: AsyncSession, actor: Actor, meter_id: str) -> Meter:
-    """The meter, enabled; one that is stays as it is."""
+    """Enables a meter; an enabled meter stays as it is."""
     return await _switch(session, actor, meter_id, is_disabled=False)
 
 
 async def disable(session: AsyncSession, actor: Actor, meter_id: str) -> Meter:
-    """The meter, disabled; one that is stays as it is."""
+    """Disables a meter; a disabled meter stays as it is."""
     return await _switch(session, actor, meter_id, is_disabled=True)
 
 
 async def set_consent(session: AsyncSession, actor: Actor, meter_id: str, consent_id: str | None) -> Meter:
-    """The meter, covered by this consent alone, or by none.
+    """Covers a meter by this consent alone, or by none.
 
     Raises NOT_FOUND, or CONFLICT on `hostedConsentId` for a consent of another customer or about other meters.
     """
@@ -118,7 +118,7 @@ async def set_consent(session: AsyncSession, actor: Actor, meter_id: str, consen
 
 
 async def load(session: AsyncSession, actor: Actor, meter_id: str, *field: str, lock: bool = False) -> Meter:
-    """The meter, locked against concurrent changes if asked. Raises NOT_FOUND."""
+    """Loads a meter; `lock` holds off concurrent changes. Raises NOT_FOUND."""
     statement = visible(select(Meter).where(col(Meter.id) == meter_id), actor)
     if lock:
         statement = statement.with_for_update()
@@ -162,7 +162,7 @@ async def _of_numbers(session: AsyncSession, customer_id: str, wanted: Sequence[
 
 
 async def _add(session: AsyncSession, customer: Customer, meters: Sequence[Meter]) -> None:
-    """Write new meters of one customer, their links to its consents, and their events."""
+    """Inserts new meters of one customer and their links to its consents, and appends their events."""
     if not meters:
         return
     session.add_all(meters)
@@ -201,9 +201,3 @@ def _parsed(number: str, type: MeterType | None, *field: str) -> numbers.ParsedN
         return numbers.parse(number, type)
     except numbers.InvalidMeterNumber as error:
         raise Refusal(ErrorCode.INVALID_METER_NUMBER, str(error), *field) from None
-
-
-def _given(value: Any, field: str) -> Any:
-    if value is None:
-        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
-    return value

@@ -15,7 +15,7 @@ from app.outbound.mail.wording import MailFacts, Wording
 
 
 async def meter_of(session: AsyncSession, event: EventRecord) -> Meter | None:
-    """The meter an event is about, as it is now; None when it was deleted."""
+    """The event's meter as it is now; None when it was deleted."""
     statement = select(Meter).where(
         col(Meter.account_id) == event.account_id, col(Meter.id) == event.subject_id
     )

@@ -1,4 +1,4 @@
-"""What the log records about meters."""
+"""Events about meters."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from app.meters.models import Meter, MeterFlags
 
 
 class ValidityState(BaseModel):
-    """Why a meter may be inactive."""
+    """The reasons why a meter may be inactive."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -29,7 +29,7 @@ class ValidityState(BaseModel):
     def of(
         cls, meter: Meter | MeterFlags, consent: HostedConsent | Decision | None, at: datetime
     ) -> "ValidityState":
-        """The state of a meter whose consent that counts is this one."""
+        """The state of a meter with this effective consent."""
         return cls(
             missing_consent=coverage.is_missing(consent, at),
             expired_consent=coverage.is_expired(consent, at),
@@ -76,7 +76,7 @@ class MeterCreated(EventData):
 
     id: str
     number: str
-    # The class describes itself in `type` and `description`, so the meter's own have other attributes.
+    # `type` and `description` belong to the event class, so the meter's own have other attributes.
     kind: MeterType = Field(alias="type")
     note: str | None = Field(alias="description")
     address: str | None

@@ -1,4 +1,4 @@
-"""The mutations over meters, with their inputs and payloads."""
+"""GraphQL mutations of meters, with their inputs and payloads."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The kinds of meters: plain enums that the tables and the API share."""
+"""Enums of meters that the tables and the API share."""
 
 import enum
 

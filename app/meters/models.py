@@ -1,4 +1,4 @@
-"""Meters, known by their number within a customer."""
+"""Meters, unique by number within a customer."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from app.meters.kinds import DataSource
 
 
 class MeterFlags(NamedTuple):
-    """What of a meter, beside its consent, says how it stands."""
+    """The columns of a meter that decide its status together with its consent."""
 
     is_disabled: bool
     has_invalid_number: bool
 
 
 class Meter(SQLModel, table=True):
-    """A meter never changes its customer or number. Its consent and state follow from `consent_meters`."""
+    """A meter never changes its customer or number. Its consent and status follow from `consent_meters`."""
 
     __tablename__ = "meters"
     __table_args__ = (

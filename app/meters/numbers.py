@@ -17,22 +17,22 @@ TEST_NUMBERS = frozenset(f"999999999999{last}" for last in "56789")
 
 _MPAN_WEIGHTS = (3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43)
 
-# People paste numbers as bills print them, in groups parted by spaces (also unbreakable ones) or hyphens.
+# Bills print numbers in groups separated by spaces, no-break spaces or hyphens, and people paste them so.
 _GROUPED = re.compile(r"[0-9A-Z]+(?:[ \u00a0-]+[0-9A-Z]+)*", re.IGNORECASE | re.ASCII)
 _SEPARATORS = str.maketrans("", "", " \u00a0-")
 _DIGITS = re.compile(r"[0-9]+")
-# Profile class, time-switch code, line-loss class (which may have letters), then the core.
+# Profile class, time-switch code, line-loss factor class (may have letters), then the core.
 _FULL = re.compile(r"[0-9]{2}[0-9]{3}[0-9A-Z]{3}([0-9]{13})", re.IGNORECASE | re.ASCII)
 
 
 class InvalidMeterNumber(ValueError):
-    """A number that no meter can have; its text is a sentence for the user."""
+    """A meter number is invalid; the message is a sentence for the user."""
 
 
 class ParsedNumber(NamedTuple):
     """A meter number in its stored form.
 
-    `core`: the 13 digits of an MPAN or the 6 to 10 of an MPRN. `invalid`: a gas number that fails its check.
+    `core`: the 13 digits of an MPAN or the 6 to 10 of an MPRN. `invalid`: a gas number fails its check.
     """
 
     core: str
@@ -41,12 +41,11 @@ class ParsedNumber(NamedTuple):
 
 
 def parse(number: str, type: MeterType | None = None) -> ParsedNumber:
-    """Reads a meter number as people write it; without a type, the length decides it.
+    """Parses a meter number as people write it. Without a type, the length decides the type.
 
-    Electricity: a core of 13 digits or the full form of 21 characters, which is reduced to its core; a wrong
-    length or check digit is refused, except of the five test numbers. Gas: 6 to 10 digits, where a failed
-    check only marks the number, because real meters have such numbers. Spaces and hyphens inside are ignored.
-    Raises InvalidMeterNumber.
+    Electricity: a core of 13 digits, or the full form of 21 characters, which is reduced to its core. A wrong length or
+    check digit is refused, except in the five test numbers. Gas: 6 to 10 digits; a failed check only marks the number,
+    because real meters have such numbers. Spaces and hyphens inside are ignored. Raises InvalidMeterNumber.
     """
     text = number.strip()
     if not text:

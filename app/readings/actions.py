@@ -1,4 +1,4 @@
-"""Recording readings: checked, compared with what is there, written, and told in one event a meter."""
+"""Recording of readings: validate, compare with the stored ones, write, and append one event per meter."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -24,13 +24,13 @@ from app.readings.events import MeterDataReceived
 
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100
-# How many meters one statement names.
+# Meters that one statement names.
 METERS_PER_STATEMENT = 400
-# How many readings are prepared and written at once.
+# Readings that one statement writes.
 READINGS_PER_STATEMENT = 2000
-# Statements whose building is worth keeping, one per viewer, and the bytes of each with its texts, as measured.
+# Cached statements, one per viewer, and the measured bytes of each with its SQL text.
 CACHED_STATEMENTS, STATEMENT_WEIGHT = 256, 20_000
-# Inserts or changes; returns what was new or changed, and leaves the others untouched.
+# Returns the inserted and changed rows; equal rows stay untouched.
 _UPSERT = Sql("""
     INSERT INTO readings (meter_id, start_ms, micro_kwh, estimated, recorded_at)
     SELECT given.meter_id, given.start_ms, given.micro_kwh, given.estimated, @instant(:recorded_at)
@@ -44,7 +44,7 @@ _METER = tuple(inspect(Meter).columns.keys())
 
 
 class NewReading(NamedTuple):
-    """A half-hour by its UTC start in milliseconds, its use in millionths of a kWh."""
+    """A half-hour by its UTC start in milliseconds, with its consumption in millionths of a kWh."""
 
     start_ms: int
     micro_kwh: int
@@ -57,7 +57,7 @@ class Recorded(NamedTuple):
 
 
 class ConsentRequired(Refusal):
-    """The meter, whose id is given, has no valid consent."""
+    """The meter has no valid consent."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__(
@@ -69,7 +69,7 @@ class ConsentRequired(Refusal):
 
 
 def validation_error(start: datetime, micro_kwh: int, now: datetime) -> tuple[str, ErrorCode, str] | None:
-    """What is wrong with a reading, as (field, code, sentence), or None."""
+    """Validates a reading. Returns the error as (field, code, sentence), or None."""
     if start.minute % 30 or start.second or start.microsecond:
         return (
             "startAt",
@@ -84,7 +84,7 @@ def validation_error(start: datetime, micro_kwh: int, now: datetime) -> tuple[st
 
 
 def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
-    """The readings of one mutation. Raises Refusals, the first hundred."""
+    """Validates the readings of one mutation. Raises Refusals, at most a hundred."""
     if not readings:
         raise Refusal(ErrorCode.REQUIRED, "Send at least one reading.", "readings")
     if len(readings) > MAX_READINGS:
@@ -114,7 +114,7 @@ def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[Ne
 async def record(
     session: AsyncSession, actor: Actor, meter_id: str, readings: Sequence[tuple[datetime, int, bool]]
 ) -> tuple[Meter, Recorded]:
-    """Record the readings of one meter, given as (UTC start, micro-kWh, estimated)."""
+    """Records the readings of one meter, given as (UTC start, micro-kWh, estimated)."""
     new = validate_readings(readings)
     meters = await lock_meters(session, actor, [meter_id])
     if not meters:
@@ -123,7 +123,7 @@ async def record(
 
 
 async def lock_meters(session: AsyncSession, actor: Actor, meter_ids: Iterable[str]) -> list[Meter]:
-    """The actor's meters with these ids, locked in the order of their ids so that two writers cannot deadlock."""
+    """Locks the actor's meters with these ids, in the order of their ids so that two writers cannot deadlock."""
     meters: list[Meter] = []
     for chunk in _chunks(sorted(set(meter_ids))):
         meters += await run_script(session, _lock(actor, list(chunk)))
@@ -145,7 +145,7 @@ def _locking(actor: Actor) -> Any:
 async def write(
     session: AsyncSession, meters: Sequence[Meter], readings: Mapping[str, Sequence[NewReading]]
 ) -> Recorded:
-    """Write checked readings of locked meters of one account. Raises CONSENT_REQUIRED, and then nothing is written."""
+    """Writes validated readings of locked meters of one account. Raises CONSENT_REQUIRED before anything is written."""
     now = clock.now()
     for chunk in _chunks(meters):
         consented = await meters_with_valid_consent(session, [meter.id for meter in chunk], now)
@@ -175,7 +175,7 @@ async def _write_chunk(
         for one in readings[meter.id]
     )
     changed: dict[str, list[int]] = {}
-    # In parts, so that live streams and other requests are not held up by a large upload.
+    # In parts, so that a large upload does not block live streams and other requests.
     while part := list(islice(new, READINGS_PER_STATEMENT)):
         given = {"rows": rows(part), "recorded_at": clock.to_ms(now)}
         for meter_id, start_ms in await run_script(session, _writing(_UPSERT.on(session), given)):

@@ -1,4 +1,4 @@
-"""The arguments that ask for a period of readings, wherever a field has them."""
+"""GraphQL arguments that select a period of readings."""
 
 from datetime import datetime
 from typing import Annotated

@@ -7,7 +7,7 @@ hours from UTC.
 import re
 from bisect import bisect_left
 from calendar import monthrange
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from operator import itemgetter
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from app.core.clock import HALF_HOUR, UK, from_ms, start_of_uk_day, to_ms, uk_da
 from app.readings.kinds import Granularity, ReadingQuality
 
 MAX_INTERVALS = 17_568
-"""The half-hours of a leap year: the most that one answer holds."""
+"""The half-hours of a leap year, which is the most that one answer holds."""
 
 LOOKBACK_LIMITS = {"d": 36_600, "w": 5_200, "m": 1_200, "y": 100}
 """The largest number of each unit in a lookback: about a century."""
@@ -26,7 +26,7 @@ HOUR_MS = 2 * HALF_HOUR_MS
 
 _FIXED_MS = {Granularity.HALF_HOUR: HALF_HOUR_MS, Granularity.HOUR: HOUR_MS}
 LAST_YEAR = 9998
-"""A period must have ended before time does."""
+"""The last year in which a period may end; `datetime` ends with the next."""
 
 _LOOKBACK = re.compile(r"([0-9]{1,9})([dwmy])")
 
@@ -35,7 +35,7 @@ Reading = tuple[int, int, ReadingQuality]
 
 
 class Bucket(NamedTuple):
-    """The readings of `[start, end)` in one: their sum, ESTIMATED if any is, and how many are missing."""
+    """The readings of `[start, end)`: their sum, ESTIMATED if any of them is, and the count of missing ones."""
 
     start: datetime
     end: datetime
@@ -51,7 +51,7 @@ class Lookback(NamedTuple):
     unit: str
 
     def before(self, end: datetime) -> datetime:
-        """The same local time this much earlier; a day that the month does not have becomes its last."""
+        """The same local time this span earlier; a day that the month does not have becomes its last day."""
         local = end.astimezone(UK).replace(fold=0)
         if self.unit in "dw":
             earlier = local - timedelta(days=self.number * (7 if self.unit == "w" else 1))
@@ -63,7 +63,7 @@ class Lookback(NamedTuple):
 
 
 def parse_lookback(text: str) -> Lookback:
-    """Reads `1d`, `1w`, `3m` or `1y`. Raises ValueError with a sentence."""
+    """Parses `1d`, `1w`, `3m` or `1y`. Raises ValueError with a sentence."""
     found = _LOOKBACK.fullmatch(text)
     if found is None:
         raise ValueError("Write a lookback as a number and d, w, m or y, such as 1d, 1w, 3m or 1y.")
@@ -81,7 +81,7 @@ def bucket_start(instant: datetime, granularity: Granularity) -> datetime:
 
 
 def bucket_end(instant: datetime, granularity: Granularity) -> datetime:
-    """The end of the bucket that holds the instant. Raises ValueError from 9999 on, where time ends."""
+    """The end of the bucket that holds the instant. Raises ValueError from the year 9999 on."""
     _within_time(instant)
     if step := _FIXED_MS.get(granularity):
         return from_ms((to_ms(instant) // step + 1) * step)
@@ -89,7 +89,7 @@ def bucket_end(instant: datetime, granularity: Granularity) -> datetime:
 
 
 def widen(start: datetime, end: datetime, granularity: Granularity) -> tuple[datetime, datetime]:
-    """`[start, end)` widened to whole buckets. Raises ValueError if it is empty or reaches 9999."""
+    """Widens `[start, end)` to whole buckets. Raises ValueError if it is empty or reaches the year 9999."""
     if start >= end:
         raise ValueError("The period must end after it starts.")
     last = end - timedelta(milliseconds=1)
@@ -97,7 +97,7 @@ def widen(start: datetime, end: datetime, granularity: Granularity) -> tuple[dat
 
 
 def bucket_count(start: datetime, end: datetime, granularity: Granularity) -> int:
-    """How many buckets the widened `[start, end)` has, without making them."""
+    """Counts the buckets of the widened `[start, end)` without making them."""
     start, end = widen(start, end, granularity)
     if step := _FIXED_MS.get(granularity):
         return (to_ms(end) - to_ms(start)) // step
@@ -109,24 +109,8 @@ def bucket_count(start: datetime, end: datetime, granularity: Granularity) -> in
     return (last - first).days // (7 if granularity is Granularity.WEEK else 1)
 
 
-def iterate_buckets(
-    start: datetime, end: datetime, granularity: Granularity
-) -> Iterator[tuple[datetime, datetime]]:
-    """The whole buckets of the widened `[start, end)` in order, each as its start and end."""
-    begin, finish = widen(start, end, granularity)
-    while begin < finish:
-        after = bucket_end(begin, granularity)
-        yield begin, after
-        begin = after
-
-
-def half_hours_until(start: datetime, end: datetime, now: datetime) -> int:
-    """How many half-hours of `[start, end)`, both on a half-hour, are over by now; 0 if none."""
-    return max(0, _last_over_ms(to_ms(end), to_ms(now)) - to_ms(start)) // HALF_HOUR_MS
-
-
 def count_missing(starts_ms: Sequence[int], start: datetime, end: datetime, now: datetime) -> int:
-    """How many half-hours of `[start, end)` are over by now and not among the readings' ascending starts."""
+    """Counts the half-hours of `[start, end)` that are over by now and not among the ascending starts."""
     return _missing(starts_ms, to_ms(start), to_ms(end), to_ms(now))
 
 
@@ -188,7 +172,7 @@ def _missing(starts_ms: Sequence[int], start_ms: int, end_ms: int, now_ms: int) 
     over_ms = _last_over_ms(end_ms, now_ms)
     if over_ms <= start_ms:
         return 0
-    # The half-hour that is running may have a reading already, which must not make up for a missing one.
+    # The current half-hour may have a reading already, which must not compensate for a missing one.
     present = bisect_left(starts_ms, over_ms) - bisect_left(starts_ms, start_ms)
     return (over_ms - start_ms) // HALF_HOUR_MS - present
 

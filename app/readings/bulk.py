@@ -1,4 +1,4 @@
-"""`POST /readings`: up to 100,000 rows in one request, all or nothing."""
+"""`POST /readings` records up to 100,000 rows in one request, all or nothing."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ from app.graphql.mutations import run_once
 from app.meters.models import Meter
 from app.readings import actions, rows
 from app.readings.actions import ConsentRequired, NewReading
-from app.readings.rows import RowProblem, UploadRefused, Upload
+from app.readings.rows import RowProblem, Upload, UploadRefused
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_MEMBERS = 100
@@ -47,7 +47,7 @@ def routes(services: Services, authenticator: Authenticator, rates: Rates) -> li
 
 
 async def _actor(request: Request, authenticator: Authenticator, rates: Rates) -> Actor:
-    """The actor of a request, which counts. Raises Unauthenticated, Forbidden, TooManyRequests."""
+    """Authenticates and counts a request. Raises Unauthenticated, Forbidden, TooManyRequests."""
     credential = credential_from_headers(request.headers)
     if credential is None:
         raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
@@ -78,7 +78,7 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
     except zlib.error:
         return _error(400, "INVALID", "The body is not gzip.")
     try:
-        # A hundred thousand rows take a while; other requests go on meanwhile.
+        # In a thread, because a hundred thousand rows would hold up other requests.
         upload, input_hash = await asyncio.to_thread(_parse, content, media_type)
         result = await run_once(
             services, actor, "POST /readings", key, input_hash, lambda session: _write(session, actor, upload)
@@ -87,7 +87,7 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
         problems = [{"line": one.line, "code": one.code, "message": one.message} for one in error.problems]
         return JSONResponse({"errors": problems}, 422)
     except Refusal as error:
-        # The upload as a whole is refused, which is told at its first line.
+        # A refusal of the whole upload is reported at its first line.
         return JSONResponse(
             {"errors": [{"line": 1, "code": error.code.value, "message": error.message}]}, 422
         )
@@ -95,16 +95,16 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
 
 
 def _parse(content: bytes, media_type: str) -> tuple[Upload, str]:
-    """The rows of an upload, and what tells it from others. Raises UploadRefused."""
+    """Parses an upload and hashes its input. Raises UploadRefused."""
     upload = rows.parse(content, media_type, clock.now())
     return upload, hashlib.sha256(media_type.encode() + b"\n" + content).hexdigest()
 
 
 def _gunzip(content: bytes) -> bytes:
-    """Raises BodyTooLarge before too much is unpacked, zlib.error for anything but a few whole gzip members."""
+    """Unpacks a gzip body of at most MAX_MEMBERS whole members. Raises BodyTooLarge at MAX_BYTES, or zlib.error."""
     unpacked = bytearray()
     left = content
-    # Each member copies what follows it, so thousands of tiny ones would take minutes.
+    # Each member copies the rest of the body, so thousands of tiny members would take minutes.
     for _ in range(MAX_MEMBERS):
         if not left:
             return bytes(unpacked)
@@ -144,7 +144,7 @@ async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[st
 async def _resolve(
     session: AsyncSession, actor: Actor, upload: Upload
 ) -> tuple[dict[str, dict[int, NewReading]], dict[str, int]]:
-    """Readings and first lines by meter id. Raises UploadRefused where a meter is not there or a number is not unique."""
+    """Readings and first lines by meter id. Raises UploadRefused for unknown meters and ambiguous numbers."""
     ids = await _known(
         session,
         actor,
@@ -187,7 +187,7 @@ def _unresolved(line: int, found: list[str]) -> RowProblem:
 
 
 async def _known(session: AsyncSession, actor: Actor, column: Any, texts: list[str]) -> dict[str, list[str]]:
-    """The ids of the actor's meters by their value of a column."""
+    """Ids of the actor's meters by their value of a column."""
     known: dict[str, list[str]] = {}
     for index in range(0, len(texts), actions.METERS_PER_STATEMENT):
         chunk = texts[index : index + actions.METERS_PER_STATEMENT]

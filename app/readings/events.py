@@ -1,4 +1,4 @@
-"""What the log records about readings: which meter and period, never the readings."""
+"""Events about readings. They carry meter and period, never the readings."""
 
 from typing import ClassVar
 

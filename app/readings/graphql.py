@@ -89,7 +89,7 @@ async def interval_data(
     lookback: str | None,
     granularity: Granularity,
 ) -> IntervalData:
-    """The intervals of a meter that the viewer sees, `meter` being its GraphQL object."""
+    """Loads the intervals of a meter that the viewer sees; `meter` is its GraphQL object."""
     if viewer.consent_id is not None:
         raise Forbidden("A consent token shows the consent, not readings.")
     now = clock.now()

@@ -1,4 +1,4 @@
-"""Reading intervals back: which period is meant, and the buckets of many meters with two statements at most."""
+"""Reads of intervals: parse the period, then load the buckets of many meters with two statements at most."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,12 +15,12 @@ from app.readings.kinds import Granularity, ReadingQuality
 from app.readings.models import Reading
 
 MAX_READ = 200_000
-"""The readings that one operation may read: a year of ten meters, or a month of a hundred."""
+"""Readings that one operation may read: a year of ten meters, or a month of a hundred."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """What was asked for: a period in UTC, or None for the last UK day with data; equal periods are read at once."""
+    """A requested period in UTC; without a span, the last UK day with data. Equal periods are read together."""
 
     granularity: Granularity
     span: tuple[datetime, datetime] | None
@@ -28,7 +28,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Intervals:
-    """`[start, end)` in whole buckets; buckets without a reading are absent."""
+    """`[start, end)` as whole buckets; buckets without a reading are absent."""
 
     start: datetime
     end: datetime
@@ -44,7 +44,7 @@ def parse_period(
     granularity: Granularity,
     now: datetime,
 ) -> Period:
-    """Check the arguments. Raises BadUserInput."""
+    """Validates the arguments. Raises BadUserInput."""
     if lookback is not None:
         if start is not None:
             raise BadUserInput("Give from or lookback, not both.", field=["lookback"])
@@ -79,7 +79,7 @@ def _widened(start: datetime, end: datetime, granularity: Granularity) -> tuple[
 
 
 async def read(context: Context, meter_id: str, asked: Period, now: datetime) -> Intervals:
-    """The meter's intervals; those of several meters asked for in one operation are read together."""
+    """Reads a meter's intervals; the meters of one operation are read together."""
 
     async def load(meter_ids: list[str]) -> list[Intervals]:
         spans = await _spans(context, meter_ids, asked, now)

@@ -1,4 +1,4 @@
-"""The kinds of readings: plain enums that the tables and the API share."""
+"""Enums of readings that the tables and the API share."""
 
 import enum
 

@@ -1,4 +1,4 @@
-"""Readings: what a meter used in one half-hour."""
+"""Readings: the consumption of a meter in one half-hour."""
 
 from datetime import datetime
 
@@ -10,10 +10,9 @@ from app.db.types import Text, UtcDateTime
 
 
 class Reading(SQLModel, table=True):
-    """One half-hour of one meter, by its UTC start.
+    """A half-hour of a meter, by its UTC start in milliseconds since 1970.
 
-    `micro_kwh` is millionths of a kWh: 12 integer and 6 fraction digits fit 64 bits, so sums are exact. `start_ms` is
-    milliseconds since 1970.
+    `micro_kwh` is millionths of a kWh: 12 integer and 6 fraction digits fit 64 bits, so sums are exact.
     """
 
     __tablename__ = "readings"

@@ -1,4 +1,4 @@
-"""Parsing a bulk upload: CSV with a header, or NDJSON, row by row, every problem with its line."""
+"""Parsing of bulk uploads: CSV with a header, or NDJSON. Every problem is reported with its line."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ class RowProblem:
 
 
 class UploadRefused(Exception):
-    """What is wrong with an upload: the first hundred."""
+    """An upload has problems; the first hundred are kept."""
 
     def __init__(self, problems: list[RowProblem]) -> None:
         super().__init__(problems[0].message)
@@ -34,7 +34,7 @@ class UploadRefused(Exception):
 
 @dataclass
 class Upload:
-    """Readings by meter, and the first line that names each meter. A key is ("id" or "number", text)."""
+    """Readings by meter, and each meter's first line. A key is ("id" or "number", text)."""
 
     readings: dict[tuple[str, str], dict[int, NewReading]]
     lines: dict[tuple[str, str], int]
@@ -42,11 +42,11 @@ class Upload:
 
 
 def parse(content: bytes, media_type: str, now: datetime) -> Upload:
-    """All rows of an upload. Raises UploadRefused."""
+    """Parses all rows of an upload. Raises UploadRefused."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The error counts from behind a byte order mark, as its own bytes do.
+        # The error's offsets and bytes both exclude a byte order mark.
         line = error.object[: error.start].count(b"\n") + 1
         raise UploadRefused([RowProblem(line, "INVALID", "This line is not UTF-8.")]) from None
     rows = _csv(text) if media_type == "text/csv" else _ndjson(text)

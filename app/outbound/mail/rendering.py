@@ -2,10 +2,10 @@
 
 import textwrap
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
-from app.core.clock import UK
+from app.core.clock import UK, long_date
 from app.events.catalogue import REDACTED
 from app.outbound.text import printable_line
 from app.web.render import render
@@ -14,11 +14,6 @@ WIDTH: Final = 72
 # Mail programs show little more than this of a subject.
 MAX_SUBJECT: Final = 150
 _LABEL: Final = 16
-
-_MONTHS: Final = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,14 +41,13 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 def uk_time(instant: datetime) -> str:
     """`24 November 2026, 22:29 GMT`, the time in the United Kingdom."""
-    there = instant.astimezone(UK)
-    return f"{there.day} {_MONTHS[there.month - 1]} {there.year}, {there:%H:%M} {there.tzname()}"
+    local = instant.astimezone(UK)
+    return f"{long_date(local)}, {local:%H:%M} {local.tzname()}"
 
 
 def uk_day(iso: str) -> str:
     """`24 November 2027` of `2027-11-24`."""
-    year, month, day = iso.split("-")
-    return f"{int(day)} {_MONTHS[int(month) - 1]} {year}"
+    return long_date(date.fromisoformat(iso))
 
 
 def laid_out(template: str, subject: str, values: dict[str, Any]) -> Mail:
