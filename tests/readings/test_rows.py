@@ -8,7 +8,7 @@ import pytest
 
 from app.core.clock import to_ms
 from app.readings.actions import NewReading
-from app.readings.rows import MAX_ROWS, UploadRefused, Upload, parse
+from app.readings.rows import MAX_ROWS, Upload, UploadRefused, parse
 
 NOW = datetime(2026, 11, 24, 12, 15, tzinfo=UTC)
 HEADER = "meter_id,start_at,consumption,quality\n"
