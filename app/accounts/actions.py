@@ -1,4 +1,4 @@
-"""Verbs over accounts, users, API keys and stream tokens. They take a session and never commit."""
+"""Actions on accounts, users, API keys and stream tokens. Each takes a session and never commits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,21 +29,21 @@ DEFAULT_SCOPES: Final = (Scope.READ, Scope.WRITE)
 DEFAULT_TOKEN_LIFE: Final = 3_600
 MAX_TOKEN_LIFE: Final = int(stream_tokens.LONGEST_LIFE.total_seconds())
 
-# Fields an update may change, each with its rule; None clears where the rule allows it.
+# The fields that an update may change, each with its rule; None clears a field where its rule allows it.
 _ACCOUNT_CHANGES: dict[str, Any] = {
-    "name": lambda value: validation.required_text(_given(value, "name"), "name"),
+    "name": lambda value: validation.required_text(validation.not_cleared(value, "name"), "name"),
     "logo_url": lambda value: validation.link(value, "logoUrl"),
 }
 _USER_CHANGES: dict[str, Any] = {
-    "name": lambda value: validation.required_text(_given(value, "name"), "name"),
-    "email": lambda value: addresses.checked_address(_given(value, "email")),
-    "role": lambda value: _given(value, "role").value,
+    "name": lambda value: validation.required_text(validation.not_cleared(value, "name"), "name"),
+    "email": lambda value: addresses.checked_address(validation.not_cleared(value, "email")),
+    "role": lambda value: validation.not_cleared(value, "role").value,
 }
 
 
 @dataclass(frozen=True)
 class NewAccount:
-    """An account with its first user and key, and the key's secret, which is shown this once."""
+    """A new account with its first user, its first key and the key's secret, which is shown only here."""
 
     account: Account
     user: User
@@ -54,9 +54,9 @@ class NewAccount:
 async def create_account(
     session: AsyncSession, *, name: str, email: str, user_name: str | None = None
 ) -> NewAccount:
-    """An account, its log, one ADMIN user and one key with all scopes; the user is the log's event 1.
+    """Creates an account, its log, an ADMIN user and a key with all scopes; the user is the log's event 1.
 
-    Without `user_name` the user is called as the address before the @. Raises Refusal on `name` or `email`.
+    Without `user_name` the user's name is the part of the address before the @. Raises Refusal on `name` or `email`.
     """
     account = Account(name=validation.required_text(name, "name"))
     address = addresses.checked_address(email)
@@ -77,7 +77,7 @@ async def create_account(
 
 
 async def update_account(session: AsyncSession, actor: Actor, changes: dict[str, Any]) -> Account:
-    """`changes` holds only the attributes that were given; see `_ACCOUNT_CHANGES`."""
+    """Applies the given `changes`, whose names are in `_ACCOUNT_CHANGES`."""
     account = await _lock_account(session, actor)
     for attribute, value in validation.validate_changes(_ACCOUNT_CHANGES, changes).items():
         setattr(account, attribute, value)
@@ -93,8 +93,7 @@ async def create_user(
     name: str,
     role: UserRole | None = None,
 ) -> User:
-    """A user, who is mailed the link that confirms the address. Raises TAKEN, and LIMIT_REACHED as `unconfirmed`
-    does."""
+    """Creates a user and mails the link that confirms the address, as far as the limits on mails allow. Raises TAKEN."""
     user = User(
         account_id=actor.account_id,
         role=(role or UserRole.MEMBER).value,
@@ -104,11 +103,11 @@ async def create_user(
         ),
     )
     await _require_unique_email(session, user)
-    # The log's lock comes before that of a mailbox, as where subscriptions are made: else the two wait in a circle.
+    # The log is locked before the mailbox, as when a subscription is created, so that the two cannot deadlock.
     await log.lock_position(session, actor.account_id)
     session.add(user)
     await session.flush()
-    await confirmation.ask(session, links, user, "email")
+    await confirmation.send_link_if_allowed(session, links, user)
     log.append(session, actor.account_id, UserCreated.of(user))
     return user
 
@@ -116,9 +115,10 @@ async def create_user(
 async def update_user(
     session: AsyncSession, actor: Actor, links: MailLinks, user_id: str, changes: dict[str, Any]
 ) -> User:
-    """`changes` holds only the attributes that were given; see `_USER_CHANGES`.
+    """Applies the given `changes`, whose names are in `_USER_CHANGES`.
 
-    An email that is given and has not been confirmed is mailed the link, also if it is the one the user has.
+    A given email that is not confirmed is mailed the link, even if the user has it already. Only then does a limit on
+    mails refuse the update, because the mail is all that it asks for.
     """
     await _lock_account(session, actor)
     user = await _load_user(session, actor, user_id)
@@ -133,13 +133,14 @@ async def update_user(
         if user.email.casefold() != before.casefold():
             user.email_confirmed_at = None
             await forget_mails_about(session, user.id)
-        if user.email_confirmed_at is None:
-            await confirmation.ask(session, links, user, "email")
+            await confirmation.send_link_if_allowed(session, links, user)
+        elif user.email_confirmed_at is None:
+            await confirmation.send_link(session, links, user, "email")
     return user
 
 
 async def delete_user(session: AsyncSession, actor: Actor, user_id: str) -> str:
-    """Deletes the user; the last ADMIN of an account stays, else nobody would be in charge of it."""
+    """Deletes a user. The last ADMIN of an account stays, because nobody else is in charge of it."""
     await _lock_account(session, actor)
     user = await _load_user(session, actor, user_id)
     await _require_another_admin(session, user, "userId")
@@ -156,7 +157,7 @@ async def create_api_key(
     scopes: Sequence[Scope] | None = None,
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """A key and its secret, which is shown this once. Scopes are READ and WRITE unless given."""
+    """Creates a key. Returns it with its secret, which is shown only here. Scopes are READ and WRITE unless given."""
     valid = validation.validate_all(
         name=lambda: validation.required_text(name, "name"),
         scopes=lambda: _scopes(scopes),
@@ -171,7 +172,7 @@ async def create_api_key(
 async def rotate_api_key(
     session: AsyncSession, actor: Actor, api_key_id: str, overlap_seconds: int | None = None
 ) -> tuple[ApiKey, str]:
-    """The key with a new secret; the old one works for the overlap more, one older than that no longer."""
+    """Gives a key a new secret. The old secret works until the overlap ends, any older secret no longer."""
     overlap = rotation.overlap(overlap_seconds)
     key = await _load_key(session, actor, api_key_id)
     at = clock.now()
@@ -191,9 +192,9 @@ async def rotate_api_key(
 
 
 async def revoke_api_key(session: AsyncSession, actor: Actor, api_key_id: str) -> ApiKey:
-    """The key, revoked: it and its stream tokens open nothing any more. A revoked one stays as it is.
+    """Revokes a key, which ends it and its stream tokens. A revoked key stays as it is.
 
-    The last live key with ADMIN stays, because without it nobody could make another; one that leaked is rotated
+    The last live key with ADMIN stays, because nobody could create another without it. A leaked last key is rotated
     with `overlapSeconds: 0`.
     """
     await _lock_account(session, actor)
@@ -222,7 +223,7 @@ async def create_stream_token(
     customer_id: str | None = None,
     expires_in_seconds: int | None = None,
 ) -> tuple[str, datetime]:
-    """A token and when it ends: never after the key, or the secret of it, that makes it.
+    """Creates a stream token. Returns it with its end, which is never after that of the key's secret in use.
 
     Raises NOT_FOUND or OUT_OF_RANGE.
     """
@@ -250,7 +251,7 @@ async def create_stream_token(
 
 
 async def _lock_account(session: AsyncSession, actor: Actor) -> Account:
-    """The account, so that two changes cannot each take away what the other counted on."""
+    """Locks the account, so that two changes cannot both remove, say, one of the last two administrators."""
     statement = visible(select(Account), actor).with_for_update(key_share=True)
     account: Account = (await session.execute(statement)).scalar_one()
     return account
@@ -274,7 +275,7 @@ async def _load_key(session: AsyncSession, actor: Actor, api_key_id: str) -> Api
 
 
 async def _require_another_admin(session: AsyncSession, user: User, *field: str) -> None:
-    """The account must have another ADMIN user, if this one is one."""
+    """Raises CONFLICT if the user is the account's last ADMIN."""
     others = select(col(User.id)).where(
         col(User.account_id) == user.account_id,
         col(User.role) == UserRole.ADMIN.value,
@@ -315,9 +316,3 @@ def _in_future(expires_at: datetime | None) -> datetime | None:
 
 def _is_live_admin(key: ApiKey, at: datetime) -> bool:
     return key.is_live(at) and Scope.ADMIN.value in key.scopes
-
-
-def _given(value: Any, field: str) -> Any:
-    if value is None:
-        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
-    return value

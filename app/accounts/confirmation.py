@@ -22,8 +22,8 @@ from app.outbound.mail.mail_queue import enqueue
 from app.outbound.mail.rendering import laid_out
 
 
-async def ask(session: AsyncSession, links: MailLinks, user: User, *field: str) -> None:
-    """Mail the link to the user's address, unless it has unsubscribed. Raises LIMIT_REACHED at `field`."""
+async def send_link(session: AsyncSession, links: MailLinks, user: User, *field: str) -> None:
+    """Mails the link to the user's address unless it has unsubscribed. Raises LIMIT_REACHED at `field`."""
     keyring, account_id, email = links.keyring, user.account_id, user.email
     if not await suppressions.may_ask(session, keyring, account_id, email):
         return
@@ -43,6 +43,14 @@ async def ask(session: AsyncSession, links: MailLinks, user: User, *field: str) 
     work_due(session, account_id)
 
 
+async def send_link_if_allowed(session: AsyncSession, links: MailLinks, user: User) -> None:
+    """Mails the link unless the address is at a limit of unconfirmed mails; it is then mailed with the next notice."""
+    try:
+        await send_link(session, links, user)
+    except Refusal:
+        user.asked_at = None
+
+
 async def notice_recipients(session: AsyncSession, links: MailLinks, account_id: str) -> list[str]:
     """The confirmed addresses of the administrators, or of all users where there is none, but for the unsubscribed.
 
@@ -52,11 +60,11 @@ async def notice_recipients(session: AsyncSession, links: MailLinks, account_id:
     statement = select(User).where(col(User.account_id) == account_id).order_by(col(User.id))
     users = (await session.exec(statement)).all()
     recipients = [user for user in users if user.role == UserRole.ADMIN.value] or users
-    await _ask_unasked(session, links, recipients)
-    return [user.email for user in recipients if await is_told(session, links.keyring, user)]
+    await _send_first_links(session, links, recipients)
+    return [user.email for user in recipients if await receives_notices(session, links.keyring, user)]
 
 
-async def _ask_unasked(session: AsyncSession, links: MailLinks, users: Sequence[User]) -> None:
+async def _send_first_links(session: AsyncSession, links: MailLinks, users: Sequence[User]) -> None:
     # All users are locked before the first mailbox, as where one user is changed, and mailboxes in one order, as where
     # another account asks the same ones: otherwise two transactions could wait for each other.
     statement = (
@@ -73,11 +81,7 @@ async def _ask_unasked(session: AsyncSession, links: MailLinks, users: Sequence[
     unasked = (await session.exec(statement)).all()
     for user in sorted(unasked, key=lambda user: unconfirmed.lock_key(links.keyring, user.email)):
         user.asked_at = clock.now()
-        try:
-            await ask(session, links, user)
-        except Refusal:
-            # The address has had its mails for now. It is asked at the next notice.
-            user.asked_at = None
+        await send_link_if_allowed(session, links, user)
 
 
 async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: bool = False) -> User | None:
@@ -93,7 +97,7 @@ async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: boo
     return user if user is not None and address_hash in address_hashes(keyring, user.email) else None
 
 
-async def is_told(session: AsyncSession, keyring: Keyring, user: User) -> bool:
+async def receives_notices(session: AsyncSession, keyring: Keyring, user: User) -> bool:
     """Whether notices go to the user: the address is confirmed and has not unsubscribed since."""
     if user.email_confirmed_at is None:
         return False
@@ -101,9 +105,9 @@ async def is_told(session: AsyncSession, keyring: Keyring, user: User) -> bool:
 
 
 async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> User | None:
-    """Confirm the address of the user of the link with this token. A second time nothing changes."""
+    """Confirms the address of the user of the link with this token. Repeating it changes nothing."""
     user = await find(session, keyring, token, lock=True)
-    if user is not None and not await is_told(session, keyring, user):
+    if user is not None and not await receives_notices(session, keyring, user):
         user.email_confirmed_at = user.email_confirmed_at or clock.now()
         await suppressions.lift(session, user.account_id, address_hashes(keyring, user.email))
     return user

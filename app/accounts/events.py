@@ -1,4 +1,4 @@
-"""What the log records about users and API keys."""
+"""Events about users and API keys."""
 
 from datetime import datetime
 from typing import Any, ClassVar

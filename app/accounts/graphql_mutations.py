@@ -1,4 +1,4 @@
-"""The mutations over accounts, users, API keys and stream tokens, with their inputs and payloads."""
+"""GraphQL mutations of accounts, users, API keys and stream tokens, with their inputs and payloads."""
 
 from datetime import datetime
 from typing import Any

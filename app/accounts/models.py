@@ -47,7 +47,7 @@ class User(AccountWide, SQLModel, table=True):
     email: str = Field(sa_type=Text)
     name: str = Field(sa_type=Text)
     role: str = Field(default=UserRole.MEMBER.value, sa_type=Text)
-    # When the link was mailed that confirms the address, and when the address was confirmed by it.
+    # The time when the confirming link was mailed, and the time when it confirmed the address.
     asked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     email_confirmed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)

@@ -1,4 +1,4 @@
-"""The page behind the link that a user is mailed. GET only shows, a bare POST confirms; both may be repeated."""
+"""The page of a user's mailed link. GET only shows it, a bare POST confirms; both may be repeated."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +23,7 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
             if user is None:
                 return page("user_address.html", 404, user=None)
             account = await account_name(session, user.account_id)
-            is_told = await confirmation.is_told(session, services.keyring, user)
-        return page("user_address.html", user=user, account=account, is_told=is_told)
+            is_confirmed = await confirmation.receives_notices(session, services.keyring, user)
+        return page("user_address.html", user=user, account=account, is_confirmed=is_confirmed)
 
     return [Route("/users/confirm/{token}", rate_limited(rates, confirm), methods=["GET", "POST"])]

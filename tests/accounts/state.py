@@ -1,4 +1,4 @@
-"""What a database holds, so that a test of a refusal can show that nothing changed, and short ways to look."""
+"""The rows of a database, with which a test of a refusal shows that nothing changed, and helpers for mutations."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,7 +12,7 @@ from app.events.models import EventRecord
 from app.tables import metadata
 from tests.support import World
 
-# Written beside requests, whenever there is time.
+# Written apart from requests, at any time.
 _UNTIMED = {"api_keys": {"last_used_at"}}
 
 
@@ -33,7 +33,7 @@ async def state(world: World) -> dict[str, list[dict[str, Any]]]:
 
 @asynccontextmanager
 async def unchanged(world: World) -> AsyncIterator[None]:
-    """What is done inside leaves every row of every table as it was, and adds none."""
+    """Asserts that the code inside changes, adds and deletes no row of any table."""
     before = await state(world)
     yield
     assert await state(world) == before

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from tests.consents.web import text_of
 from tests.delivery.asking import outgoing_mails
 from tests.delivery.destinations.email.test_pages import visitor as mail_visitor
 from tests.meters.asking import run
+from tests.outbound.mail.test_unconfirmed import later
 from tests.support import TestAccount, World
 
 ORIGIN = "http://127.0.0.1:8000"
@@ -48,7 +50,7 @@ async def create(world: World, account: TestAccount, **values: str) -> str:
 
 
 async def recipients(world: World, account: TestAccount) -> list[str]:
-    """Whom a notice about the account goes to."""
+    """The addresses that a notice about the account goes to."""
     async with world.database.transaction() as session:
         return await notice_recipients(
             session, MailLinks(world.services.keyring, world.services.public_url), account.id
@@ -134,7 +136,7 @@ async def test_the_first_user_may_ask_for_the_link(world: World) -> None:
     [link] = await links(world)
     async with visitor(world) as client:
         await client.post(link)
-    # Confirmed: giving the same address again asks nobody.
+    # The address is confirmed, so giving it again mails nobody.
     await run(world, account, UPDATE, userId=account.user_id, email="OWNER1@example.com")
     assert await links(world) == [link]
     assert await recipients(world, account) == ["OWNER1@example.com"]
@@ -186,6 +188,36 @@ async def test_the_link_is_asked_for_three_times_a_day(world: World) -> None:
     async with unchanged(world):
         payload = await run(world, account, UPDATE, userId=user_id, email="grace@example.com")
         assert refusals(payload) == [("LIMIT_REACHED", ["email"])]
+
+
+async def test_a_user_at_the_limit_is_created_and_mailed_the_link_when_there_is_something_to_tell(
+    world: World,
+) -> None:
+    account = await world.account()
+    for tag in "abc":
+        await create(world, account, email=f"grace+{tag}@example.com")
+    user_id = await create(world, account)
+    assert len(await links(world)) == 3
+    async with unchanged(world):
+        payload = await run(world, account, UPDATE, userId=user_id, email="grace@example.com")
+        assert refusals(payload) == [("LIMIT_REACHED", ["email"])]
+    assert await recipients(world, account) == []
+    assert "grace@example.com" not in [recipient for recipient, _ in await outgoing_mails(world)]
+    await later(world, timedelta(days=1))
+    assert await recipients(world, account) == []
+    assert [to for to, _ in await outgoing_mails(world)][-1] == "grace@example.com"
+
+
+async def test_an_address_at_the_limit_may_become_a_users(world: World) -> None:
+    account = await world.account()
+    for tag in "abc":
+        await create(world, account, email=f"grace+{tag}@example.com")
+    payload = await run(world, account, UPDATE, userId=account.user_id, email="grace@example.com")
+    assert payload == {
+        "user": {"id": account.user_id, "email": "grace@example.com", "emailConfirmedAt": None},
+        "userErrors": [],
+    }
+    assert len(await links(world)) == 3
 
 
 @pytest.mark.parametrize("email", ["grace@-x.com", "grace@example.c_m"])
