@@ -93,7 +93,7 @@ async def create_user(
     name: str,
     role: UserRole | None = None,
 ) -> User:
-    """Creates a user and mails the link that confirms the address, as far as the limits on mails allow. Raises TAKEN."""
+    """Creates a user and mails the link that confirms the address, if the mail limits allow it. Raises TAKEN."""
     user = User(
         account_id=actor.account_id,
         role=(role or UserRole.MEMBER).value,

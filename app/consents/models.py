@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Index, LargeBinary, and_, or_
 from sqlalchemy.orm import Mapped
@@ -14,6 +14,7 @@ from app.core import clock
 from app.core.errors import ErrorCode, Refusal
 from app.core.ids import new_id
 from app.db.types import Json, Text, UtcDateTime
+from app.events.catalogue import REDACTED
 
 
 class ConsentFlowType(enum.Enum):
@@ -81,6 +82,22 @@ class HostedConsent(SQLModel, table=True):
         Index("ix_hosted_consents_page", "account_id", "id"),
         Index("ix_hosted_consents_customer", "customer_id", "id"),
     )
+
+    # Replacements of personal values where a deleted customer's consent is still shown.
+    personal: ClassVar[dict[str, Any]] = {
+        "description": None,
+        "redirect_url": REDACTED,
+        "meter_numbers": [],
+        "consentee_full_name": None,
+        "consentee_email": None,
+        "consentee_job_title": None,
+        "code_hash": None,
+        "code_email": None,
+        "draft": None,
+        "verified_email": None,
+        "decline_reason": None,
+        "revocation_reason": None,
+    }
 
     id: str = Field(default_factory=lambda: new_id("hc"), primary_key=True, sa_type=Text)
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")

@@ -1,6 +1,6 @@
 """Actions on customers: load the row, apply the rule, append the event. Each takes a session and never commits."""
 
-from typing import Any
+from typing import Any, Final
 
 from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -8,15 +8,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, visible
 from app.consents.models import HostedConsent
 from app.core import clock, validation
+from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
 from app.db.database import secure_delete
-from app.db.idempotency import forget_successes
+from app.db.idempotency import redact_successes
 from app.delivery.queue import erasure
 from app.events import log
+from app.meters.models import Meter
 from app.outbound.mail.mail_files import MailFiles
 
+_PERSONAL: Final = {model.__name__: model.personal for model in (Customer, HostedConsent, Meter)}
 # The fields that an update may change, each with its rule; None clears a field where its rule allows it.
 _CHANGES: dict[str, Any] = {
     "name": lambda value: validation.required_text(validation.not_cleared(value, "name"), "name"),
@@ -57,8 +60,10 @@ async def update(session: AsyncSession, actor: Actor, customer_id: str, changes:
     return customer
 
 
-async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_files: MailFiles) -> str:
-    """Deletes a customer with its meters, readings, consents and evidence, and redacts its events.
+async def delete(
+    session: AsyncSession, actor: Actor, keyring: Keyring, customer_id: str, mail_files: MailFiles
+) -> str:
+    """Deletes a customer with its meters, readings, consents and evidence. Redacts its events and stored payloads.
 
     Mails among `mail_files` are deleted as well. Hashed counts of mails to the customer's addresses remain, which the
     mail limits need for a day at most.
@@ -77,7 +82,7 @@ async def delete(session: AsyncSession, actor: Actor, customer_id: str, mail_fil
         await erasure.forget_customer(
             session, actor.account_id, customer_id, consent_ids, addresses, mail_files
         )
-        await forget_successes(session, actor.account_id, customer_id)
+        await redact_successes(session, keyring, actor.account_id, customer_id, _PERSONAL)
     return customer_id
 
 

@@ -169,11 +169,12 @@ class CustomerMutations:
         the log."""
 
         info.context.viewer.require(Scope.WRITE)
+        keyring = info.context.services.keyring
         files = MailFiles(info.context.services.settings.mail_folder)
         await files.find()
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await actions.delete(session, actor, input.customer_id, files)}
+            return {"deleted_id": await actions.delete(session, actor, keyring, input.customer_id, files)}
 
         payload = await mutate(info, input, DeleteCustomerPayload, run)
         await files.remove_late()

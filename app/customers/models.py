@@ -1,6 +1,7 @@
 """Customers: the people and companies whose meters an account works with."""
 
 from datetime import datetime
+from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Index, text
 from sqlmodel import Field, SQLModel
@@ -9,6 +10,7 @@ from app.auth.actor import Actor
 from app.core import clock
 from app.core.ids import new_id
 from app.db.types import Json, Text, UtcDateTime
+from app.events.catalogue import REDACTED
 
 
 class Customer(SQLModel, table=True):
@@ -18,6 +20,15 @@ class Customer(SQLModel, table=True):
         Index("uq_customers_email", "account_id", text("lower(email)"), unique=True),
         Index("ix_customers_page", "account_id", "id"),
     )
+
+    # Replacements of personal values where a deleted customer is still shown.
+    personal: ClassVar[dict[str, Any]] = {
+        "name": REDACTED,
+        "email": REDACTED,
+        "address": None,
+        "logo_url": None,
+        "labels": {},
+    }
 
     id: str = Field(default_factory=lambda: new_id("cus"), primary_key=True, sa_type=Text)
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")

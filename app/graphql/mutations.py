@@ -22,6 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, Scope
 from app.core import clock
+from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.db.idempotency import IdempotentMutation
 from app.graphql.context import Context, Info, Services
@@ -168,7 +169,7 @@ async def _once(
     if key is None:
         return await act()
     where = {"account_id": actor.account_id, "mutation": name, "key": key}
-    stored = await _claim(session, where, input_hash())
+    stored = await _claim(session, services.keyring, where, input_hash())
     if stored is not None:
         return _restore(orjson.loads(services.keyring.decrypt(stored)))
     result = await act()
@@ -179,7 +180,9 @@ async def _once(
     return result
 
 
-async def _claim(session: AsyncSession, where: dict[str, str], input_hash: str) -> str | None:
+async def _claim(
+    session: AsyncSession, keyring: Keyring, where: dict[str, str], input_hash: str
+) -> str | None:
     """Inserts the row of the key; if there is one, waits for its transaction and returns the stored payload."""
     expired = col(IdempotentMutation.created_at) < clock.now() - IDEMPOTENCY_WINDOW
     matches = [col(getattr(IdempotentMutation, name)) == value for name, value in where.items()]
@@ -193,13 +196,7 @@ async def _claim(session: AsyncSession, where: dict[str, str], input_hash: str) 
     if inserted.rowcount:  # type: ignore[attr-defined]
         return None
     row = (await session.exec(select(IdempotentMutation).where(*matches))).one()
-    if not row.input_hash:
-        raise Refusal(
-            ErrorCode.IDEMPOTENCY_KEY_REUSED,
-            "What was made with this idempotency key has been deleted; take a new key to make it anew.",
-            "idempotencyKey",
-        )
-    if row.input_hash != input_hash:
+    if not row.has_input(keyring, input_hash):
         raise Refusal(
             ErrorCode.IDEMPOTENCY_KEY_REUSED,
             "This idempotency key was used with another input; take a new key for a new request.",

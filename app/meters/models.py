@@ -1,7 +1,7 @@
 """Meters, unique by number within a customer."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import ColumnElement, Index, UniqueConstraint, select
 from sqlmodel import Field, SQLModel, col
@@ -11,6 +11,7 @@ from app.consents.models import ConsentMeter
 from app.core import clock
 from app.core.ids import new_id
 from app.db.types import Json, Text, UtcDateTime
+from app.events.catalogue import REDACTED
 from app.meters.kinds import DataSource
 
 
@@ -31,6 +32,14 @@ class Meter(SQLModel, table=True):
         Index("ix_meters_customer", "customer_id", "id"),
         Index("ix_meters_number", "account_id", "number"),
     )
+
+    # Replacements of personal values where a deleted customer's meter is still shown.
+    personal: ClassVar[dict[str, Any]] = {
+        "number": REDACTED,
+        "description": None,
+        "address": None,
+        "labels": {},
+    }
 
     id: str = Field(default_factory=lambda: new_id("mtr"), primary_key=True, sa_type=Text)
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")

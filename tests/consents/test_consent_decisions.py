@@ -370,7 +370,11 @@ async def test_deleting_the_customer_takes_consent_and_evidence_and_redacts_the_
     await asked.revoke("Ada wrote")
     async with world.database.transaction() as session:
         await customers.delete(
-            session, asked.actor, asked.customer.id, MailFiles(world.services.settings.mail_folder)
+            session,
+            asked.actor,
+            world.services.keyring,
+            asked.customer.id,
+            MailFiles(world.services.settings.mail_folder),
         )
     assert await evidence_count(world) == 0
     approved, revoked = (await events(world, asked.account_id))[-2:]

@@ -104,7 +104,9 @@ async def test_a_body_about_a_deleted_customer_is_shown_no_more(scene: Scene, re
             ada = await customers.create(session, actor, name="Ada", email="ada@example.com")
         await scene.settled()
         async with scene.database.transaction() as session:
-            await customers.delete(session, actor, ada.id, MailFiles(scene.services.settings.mail_folder))
+            services = scene.services
+            files = MailFiles(services.settings.mail_folder)
+            await customers.delete(session, actor, services.keyring, ada.id, files)
         (gone,) = await shown(scene, account)
         (delivery,) = await scene.deliveries()
         async with scene.database.transaction() as session:

@@ -67,7 +67,9 @@ async def random_account(world: World, chance: random.Random) -> Scene:
         await accounts.rotate_api_key(session, admin, key.id, 60)
     async with world.database.transaction() as session:
         # Its events stay, and lead to nothing.
-        await customers.delete(session, admin, made[-1], MailFiles(world.services.settings.mail_folder))
+        services = world.services
+        files = MailFiles(services.settings.mail_folder)
+        await customers.delete(session, admin, services.keyring, made[-1], files)
     await random_destinations(world, admin, chance)
     neighbour = (await world.authenticator.authenticate((await world.account("Other")).key)).actor
     await _customer(world, neighbour, chance, 9)

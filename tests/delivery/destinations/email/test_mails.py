@@ -249,6 +249,7 @@ async def test_a_deleted_customer_is_named_in_no_mail(world: World) -> None:
         await customers.delete(
             session,
             story.asked.actor,
+            world.services.keyring,
             story.asked.customer.id,
             MailFiles(world.services.settings.mail_folder),
         )
