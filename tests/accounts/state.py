@@ -17,7 +17,7 @@ _UNTIMED = {"api_keys": {"last_used_at"}}
 
 
 async def state(world: World) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table."""
+    """All rows by table."""
     async with world.database.reading() as session:
         return {
             table.name: sorted(
@@ -52,7 +52,7 @@ async def events(world: World, account_id: str) -> list[EventRecord]:
 
 @contextmanager
 def reads(database: Database) -> Iterator[list[str]]:
-    """Collects the statements that reading sessions send."""
+    """Collects the statements of reading sessions."""
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

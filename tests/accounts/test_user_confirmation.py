@@ -1,4 +1,4 @@
-"""A user's address is confirmed by a mailed link, which is sent once; only then do notices go to it."""
+"""Confirmation of a user's address by the mailed link; notices go to confirmed addresses only."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,7 +34,7 @@ async def visitor(world: World) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def links(world: World) -> list[str]:
-    """The paths of the links that confirm, of all mails in the queue."""
+    """The paths of the confirming links in all queued mails."""
     lines = [line for _, mail in await outgoing_mails(world) for line in mail["text"].splitlines()]
     return [line.removeprefix(ORIGIN) for line in lines if line.startswith(f"{ORIGIN}/users/confirm/")]
 

@@ -1,4 +1,4 @@
-"""Short ways to the things that tests of consents need: a customer, a request, what the log and the outbox hold."""
+"""Helpers for tests of consents: a customer, a consent request, and reads of the log and the queued mails."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -29,7 +29,7 @@ def in_a_year() -> date:
 
 @dataclass
 class Asked:
-    """A request for consent and the token of its page."""
+    """A consent request and the token of its page."""
 
     world: World
     account_id: str
@@ -59,7 +59,7 @@ class Asked:
             return await session.get_one(HostedConsent, self.consent.id)
 
     async def change(self, **values: Any) -> None:
-        """Set columns of the consent directly, to move its clock."""
+        """Sets columns of the consent directly, to move its clock."""
         async with self.world.database.transaction() as session:
             consent = await session.get_one(HostedConsent, self.consent.id)
             for name, value in values.items():
@@ -71,7 +71,7 @@ class Asked:
 
 
 async def ask_for_consent(world: World, **changes: Any) -> Asked:
-    """An account of its own, with one customer that is asked for consent to one electricity meter."""
+    """Creates an account and asks its only customer for consent to one electricity meter."""
     account = await world.account()
     actor = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
@@ -97,7 +97,7 @@ async def ask_again(
 
 
 async def events(world: World, account_id: str) -> list[EventRecord]:
-    """The account's log but for its own beginning."""
+    """The account's log without the user.created of its first user."""
     statement = (
         select(EventRecord)
         .where(col(EventRecord.account_id) == account_id, col(EventRecord.type) != "user.created")
@@ -130,7 +130,7 @@ async def evidence_count(world: World) -> int:
 
 
 async def mails(world: World) -> list[dict[str, str]]:
-    """What waits to be mailed, oldest first: recipient, subject, text and html."""
+    """Queued mails, oldest first: recipient, subject, text and html."""
     async with world.database.reading() as session:
         rows = (await session.exec(select(TransactionalMail).order_by(col(TransactionalMail.id)))).all()
     return [

@@ -1,4 +1,4 @@
-"""The consent page in a real browser, with scripts switched off: from the link to the site that asked."""
+"""The consent page in a real browser with scripts switched off, from the link to the redirect."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +13,7 @@ from tests.consents.web import serving
 from tests.services.receiver import Answer, Receiver
 from tests.support import World
 
-# On how many lines each number of nine digits or more stands.
+# The number of lines over which each number of nine digits or more is spread.
 LINES_OF_NUMBERS = """
 () => {
   const lines = [];
@@ -42,7 +42,7 @@ async def plain(request: pytest.FixtureRequest, browser: Browser) -> AsyncIterat
 
 @pytest.fixture
 def bright(receiver: Receiver) -> Receiver:
-    """The site that asked."""
+    """The site that the page redirects to."""
     receiver.default = Answer(200, HTML, b"<title>Bright</title><h1>Welcome back</h1>")
     return receiver
 
@@ -79,7 +79,7 @@ async def test_from_the_link_to_the_decision_and_back(world: World, plain: Page,
         await _fits(plain)
         await plain.get_by_label("Email address").fill("ada@example.com")
         await plain.get_by_label("Meter numbers").fill(f"{ELECTRICITY}\n{GAS}")
-        # By keyboard alone: the form is sent from a field, the code from its own.
+        # The keyboard alone sends the form from a field, and the code from its own.
         await plain.get_by_label("Job title or role (optional)").press("Enter")
         await expect(plain.get_by_role("textbox", name="Code")).to_be_visible()
         assert plain.url == f"{url}/consents/{asked.token}#code"
@@ -153,7 +153,7 @@ async def test_the_page_cannot_be_framed_elsewhere(world: World, page: Page, rec
 
 
 def _watch(page: Page) -> dict[str, list[Any]]:
-    """What the page asks of other hosts, and what the browser complains about."""
+    """Collects the page's requests to other hosts and the browser's complaints."""
     seen: dict[str, list[Any]] = {"elsewhere": [], "console": []}
     page.on(
         "request",
@@ -170,6 +170,6 @@ def _watch(page: Page) -> dict[str, list[Any]]:
 
 
 async def _fits(page: Page) -> None:
-    """Nothing has to be scrolled sideways."""
+    """Asserts that nothing has to be scrolled sideways."""
     sizes = await page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert sizes[0] <= sizes[1]

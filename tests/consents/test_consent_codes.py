@@ -1,4 +1,4 @@
-"""The mailed code: how often it is sent, how often it may be guessed, what it proves."""
+"""The mailed code: limits on sending and guessing it, and the address that it proves."""
 
 from datetime import timedelta
 from typing import Any
@@ -38,7 +38,7 @@ async def verify(asked: Asked, code: str, email: str = "ada@example.com") -> Cod
 
 
 async def rewind(asked: Asked, by: timedelta) -> None:
-    """As if the code had been sent that much earlier."""
+    """Moves the sending of the code that much earlier."""
     consent = await asked.stored()
     assert consent.code_sent_at is not None
     assert consent.code_until is not None

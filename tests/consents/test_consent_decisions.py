@@ -1,4 +1,4 @@
-"""Approve, decline and revoke: what each changes and records, and that a refusal changes nothing."""
+"""Approve, decline and revoke: changes and events of each, and refusals that change nothing."""
 
 import asyncio
 import hashlib
@@ -9,7 +9,7 @@ import pytest
 
 from app.consents import actions, coverage, documents
 from app.consents.models import ConsentMethod, ConsentStatus
-from app.consents.terms import PAGE_VERSION, in_words, uk_time
+from app.consents.terms import PAGE_VERSION, uk_time_words
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.customers import actions as customers
@@ -347,12 +347,12 @@ async def test_the_evidence_says_who_agreed_to_what(world: World) -> None:
         "Ada &lt;script&gt;alert(1)&lt;/script&gt;",
         "&lt;b&gt;&#34;Tariff&#34;&lt;/b&gt; &amp; more",
         f"{ELECTRICITY} (electricity), {GAS} (gas)",
-        in_words(in_a_year()),
+        clock.long_date(in_a_year()),
         "ada@example.com",
         '<th scope="row">Address verified</th><td>No</td>',
         "Occupier",
         clock.format_utc(consent.consented_at),
-        uk_time(consent.consented_at),
+        uk_time_words(consent.consented_at),
         PAGE_VERSION,
         "privacy@bright.example",
         "I allow Bright Energy to collect the energy used in each half-hour, past and future, by the meters",

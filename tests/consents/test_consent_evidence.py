@@ -1,4 +1,4 @@
-"""The evidence document over HTTP: who may have it, and what an upload decides."""
+"""The evidence document over HTTP: access to it, and the decision by an upload."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -59,7 +59,7 @@ async def test_download_by_key_and_by_the_consents_token(world: World, client: h
             {"x-api-key": asked.key},
             {"Authorization": f"Bearer {asked.key}"},
             {"Authorization": f"Bearer {asked.token}"},
-            # The token alone decides; a key beside it neither helps nor hinders.
+            # The token alone decides; a key sent with it changes nothing.
             {"Authorization": f"Bearer {asked.token}", "x-api-key": wrong},
         )
     ]
@@ -207,7 +207,7 @@ async def test_a_stream_is_read_no_further_than_allowed(world: World, client: ht
 
     answer = await put(client, asked, endless())
     assert answer.status_code == 413
-    # Some more than is allowed is read and dropped, so that whoever sends it hears the answer.
+    # A little more than the limit is read and dropped, so that the sender receives the answer.
     assert taken == 10 + 64 + 1
     await _nothing_happened(asked)
 

@@ -1,4 +1,4 @@
-"""Hosted consents through the API: who sees what, who decides, and what a refusal leaves."""
+"""Hosted consents through the API: visibility, decisions, and refusals that change nothing."""
 
 from typing import Any
 

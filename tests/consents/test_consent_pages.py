@@ -1,4 +1,4 @@
-"""The consent page as a browser without scripts meets it."""
+"""The consent page as a browser without scripts sees it."""
 
 import re
 from datetime import timedelta
@@ -11,7 +11,7 @@ from app.accounts.models import Account
 from app.consents.codes import MAX_TRIES
 from app.consents.models import ConsentMethod
 from app.consents.pages import return_url
-from app.consents.terms import PAGE_VERSION, in_words, uk_time
+from app.consents.terms import PAGE_VERSION, uk_time_words
 from app.core import clock
 from app.web.render import source
 from tests.consents.helpers import (
@@ -57,7 +57,7 @@ async def test_the_page_says_who_asks_for_what_until_when(world: World) -> None:
         "What for A <b>new</b> tariff",
         f"{ELECTRICITY} (electricity)",
         f"{GAS} (gas)",
-        f"The end of {in_words(in_a_year())}",
+        f"The end of {clock.long_date(in_a_year())}",
         "To withdraw Write to privacy@localhost",
         f"by the meters with these numbers: {ELECTRICITY}, {GAS}.",
         "Full name",
@@ -99,7 +99,7 @@ async def test_the_page_is_private_and_runs_nothing(world: World) -> None:
     [
         ("https://bright.example/logo;1, a.png?size=2", "https://bright.example/logo%3B1%2C%20a.png"),
         ("https://b\u00fccher.example:8443", "https://xn--bcher-kva.example:8443/"),
-        # A policy cannot name this host alone, and no other image may be loaded instead.
+        # A policy cannot name this host alone, so the page loads no image at all.
         ("https://[2001:db8::1]/logo.png", None),
     ],
 )
@@ -149,7 +149,7 @@ async def test_from_the_form_to_the_decision(world: World) -> None:
         assert consent.consented_at is not None
         assert (consent.decision, consent.consentee_email_verified) == ("APPROVED", True)
         outcome = await client.get(path(asked))
-        assert f"Approved on {uk_time(consent.consented_at)} by Ada Lovelace." in text_of(outcome.text)
+        assert f"Approved on {uk_time_words(consent.consented_at)} by Ada Lovelace." in text_of(outcome.text)
         assert "<form" not in outcome.text
         assert 'status=approved">Return to Bright Energy' in outcome.text
         record = await client.get(f"{path(asked)}/evidence")
@@ -276,7 +276,7 @@ async def test_a_revoked_consent_shows_that(world: World) -> None:
         record = await client.get(f"{path(asked)}/evidence")
     consent = await asked.stored()
     assert consent.revoked_at is not None
-    assert f"and withdrawn on {uk_time(consent.revoked_at)}." in text_of(page.text)
+    assert f"and withdrawn on {uk_time_words(consent.revoked_at)}." in text_of(page.text)
     assert "internal words" not in page.text
     assert record.status_code == 200
 
@@ -423,4 +423,7 @@ def test_the_policy_names_where_forms_lead(url: str, expected: str) -> None:
 
 def test_dates_in_words() -> None:
     at = clock.parse_utc("2026-07-24T22:29:55.123Z")
-    assert (in_words(at.date()), uk_time(at)) == ("24 July 2026", "24 July 2026, 23:29 (UK time)")
+    assert (clock.long_date(at.date()), uk_time_words(at)) == (
+        "24 July 2026",
+        "24 July 2026, 23:29 (UK time)",
+    )

@@ -1,4 +1,4 @@
-"""Requests for consent: what can be asked, and how a request changes."""
+"""Consent requests: their inputs and their changes."""
 
 from datetime import date, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The whole program serves the consent page: the link from the API, the code from a mailbox, the event in the log."""
+"""The consent page on a real server: link from the API, code from a mailbox, event in the log."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ STATE = """query ($id: ID!) {
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
-    """API and worker on a real server; gives its URL and an API key."""
+    """Serves API and worker and yields the server's URL and an API key."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = Process(settings, public_url=url, with_worker=True)
@@ -41,7 +41,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         )
         serving = asyncio.create_task(server._serve([listener]))
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
-            # The listener takes the connection at once; the answer comes when the program has started.
+            # The listener accepts the connection at once; the answer comes when the program has started.
             assert (await client.get("/healthz")).status_code == 200
         async with process.services.database.transaction() as session:
             account = await accounts.create_account(session, name="Bright Energy", email="owner@example.com")
@@ -108,5 +108,5 @@ async def test_a_consent_from_the_api_to_the_log(
         ]
         evidence = await client.get(state["hostedConsentEvidence"]["url"])
         assert evidence.headers["etag"] == f'"{state["hostedConsentEvidence"]["sha256"]}"'
-        # No mail goes to the end customer on approval: the code was the only one.
+        # The end customer gets no mail on approval: the code was the only one.
         assert [one.subject for one in smtp_sink.to("ada@example.com")] == [mail.subject]

@@ -1,4 +1,4 @@
-"""The consent routes in a small application of their own, and what a visitor without scripts does with them."""
+"""A small application with the consent routes, and helpers for a visitor without scripts."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ ORIGIN = "http://127.0.0.1:8000"
 
 
 def consent_app(world: World, rate: float = 1000) -> Starlette:
-    """`rate`: so many requests, for the limit's clock stands still."""
+    """`rate` is the number of requests let through, because the limit's clock stands still."""
     services, rates = world.services, Rates(rate, clock=lambda: 0.0)
     return Starlette(
         routes=[
@@ -42,7 +42,7 @@ async def visitor(world: World, rate: float = 1000) -> AsyncIterator[httpx.Async
 
 @asynccontextmanager
 async def serving(world: World) -> AsyncIterator[str]:
-    """The same on a real server; gives its URL."""
+    """Serves the application on a real server and yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(consent_app(world), lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
@@ -55,7 +55,7 @@ async def serving(world: World) -> AsyncIterator[str]:
 
 
 def text_of(html: str) -> str:
-    """What a page says, its white space folded."""
+    """The text of a page, its white space folded."""
     body = html.partition("<main")[2]
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
 

@@ -1,4 +1,4 @@
-"""After `deleteCustomer` nothing of the person is found: in no column of any table, in no file of the data folder."""
+"""`deleteCustomer` leaves nothing of the person in any table or in any file of the data folder."""
 
 from collections.abc import AsyncIterator
 from email import message_from_bytes, policy
@@ -59,7 +59,7 @@ def consent_request(customer_id: str) -> dict[str, Any]:
 
 
 async def live(scene: Scene, account: TestAccount, key: str) -> str:
-    """The person becomes a customer, is asked for consent and has a code mailed; all that came of it has arrived."""
+    """Makes the person a customer who is asked for consent and mailed a code, and waits for all deliveries."""
     world, keyring = scene.world, scene.services.keyring
     made = await run(world, account, CREATE, **PERSON, idempotencyKey=key)
     customer_id: str = made["customer"]["id"]
@@ -75,7 +75,7 @@ async def live(scene: Scene, account: TestAccount, key: str) -> str:
 
 
 def in_files(*folders: Path) -> list[str]:
-    """Traces of the person in the files, as they are and as mail programs read them."""
+    """Traces of the person in the files, raw and as mail programs decode them."""
     found = []
     for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
         texts = [path.read_bytes().decode("utf-8", "replace")]
@@ -101,7 +101,7 @@ async def test_nothing_of_a_deleted_customer_is_found(
     scene: Scene, receiver: Receiver, tmp_path: Path
 ) -> None:
     folders = (tmp_path, scene.services.settings.data_dir)
-    # A receiver may repeat what it was sent.
+    # A receiver may repeat the data that it was sent.
     receiver.default = Answer(200, body=f"Welcome, {PERSON['name']}".encode())
     account = await scene.world.account()
     await scene.subscription(account.id, "reader@example.com")
@@ -117,7 +117,7 @@ async def test_nothing_of_a_deleted_customer_is_found(
     assert deleted["userErrors"] == []
     assert await in_tables(scene) == []
     assert in_files(*folders) == []
-    # The mail about the other customer stays; that about this one and the one with the code are gone.
+    # Only the mail about the other customer stays.
     kept = [path.read_text() for path in scene.services.settings.mail_folder.iterdir()]
     assert (mails, len(kept)) == (3, 1)
     assert "Ann Other" in kept[0]

@@ -101,7 +101,7 @@ async def test_an_update_changes_what_was_given(world: World) -> None:
     assert changed["updatedAt"] > changed["createdAt"]
     cleared = await run(world, account, UPDATE, customerId=customer_id, address=None, metadata={"b": "2"})
     assert (cleared["customer"]["address"], cleared["customer"]["metadata"]) == (None, {"b": "2"})
-    # Its own address in another spelling is not taken.
+    # The customer's own address in another spelling is not taken.
     again = await run(world, account, UPDATE, customerId=customer_id, email="ADA@example.com")
     assert again["customer"]["email"] == "ADA@example.com"
     assert len(await events(world, account.id)) == 2
@@ -227,7 +227,7 @@ async def test_what_is_made_while_its_customer_is_deleted_leaves_nothing_persona
         *(world.ask(CREATE_METER, {"input": one}, key=account.key) for one in inputs),
         world.ask(DELETE, {"input": {"customerId": customer_id}}, key=account.key),
     )
-    # A meter that was made may be asked for its customer when that is gone already.
+    # The payload of a new meter may be read when its customer is already deleted.
     errors = [error for answer in answers for error in answer.get("errors", [])]
     assert {one["extensions"]["code"] for one in errors} <= {"BAD_USER_INPUT"}
     rows = await state(world)

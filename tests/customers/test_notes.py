@@ -1,4 +1,4 @@
-"""Notes that an account takes on its customers and meters: no viewer bound to one customer is shown them."""
+"""An account's notes on its customers and meters are hidden from viewers bound to one customer."""
 
 import dataclasses
 from typing import Any
@@ -39,7 +39,7 @@ class Scene:
     meter_id: str
 
     async def ids(self) -> dict[str, str]:
-        """The variables of the document; the event is the meter's making."""
+        """The variables of the document; the event is the meter's meter.created."""
         data = await self.world.data(
             "{ events(filter: {types: [METER_CREATED]}) { nodes { id } } }", key=self.account.key
         )

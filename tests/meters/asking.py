@@ -1,4 +1,4 @@
-"""Customers, meters and consents for the tests of meters, and short ways to ask for them."""
+"""Helpers that create customers, meters and consents for tests of meters."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -61,7 +61,7 @@ async def make_consent(
     numbers: Sequence[str] | None = None,
     until: datetime | None = None,
 ) -> str:
-    """A consent as it stands after its decision, linked to the meters it covers; without numbers a blanket one."""
+    """Creates a decided consent, linked to the meters it covers; without numbers it is a blanket one."""
     flow = ConsentFlowType.GB_RESIDENTIAL_SPECIFIC if numbers else ConsentFlowType.GB_COMMERCIAL_BLANKET
     at = clock.now()
     until = until or at + 30 * DAY

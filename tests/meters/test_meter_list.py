@@ -22,7 +22,7 @@ async def listed(world: World, key: str, **filters: Any) -> list[str]:
 
 
 async def fleet(world: World, account: TestAccount) -> tuple[str, str]:
-    """Two customers; the first has a meter in each state, the second one without a consent."""
+    """Two customers: the first has a meter in each state, the second a meter without a consent."""
     first, second = await make_customer(world, account), await make_customer(world, account, "b@example.com")
     later, earlier = clock.now() + DAY, clock.now() - DAY
     for number, decision, until in (
@@ -108,7 +108,7 @@ async def test_a_hundred_meters_with_all_around_them_are_one_statement(world: Wo
         nodes = (await world.data(query, key=account.key))["meters"]["nodes"]
     assert len(nodes) == 100
     assert {one["status"] for one in nodes} == {"ACTIVE"}
-    # One more, if the key was read anew.
+    # The key may have been read anew, by a statement more.
     assert len([one for one in statements if "FROM api_keys" not in one]) == 1
 
 
@@ -143,7 +143,7 @@ async def test_with_a_consents_token_only_what_it_covers_is_there_and_no_notes(w
     )
     response = await world.engine.execute(prepared, None, Context(world.services, viewer))
     meter = {"number": NUMBERS[0], "description": None, "metadata": {}, "status": "ACTIVE"}
-    # The blanket consent counts for the meter, but the viewer does not see it.
+    # The meter's effective consent is the blanket one, which this viewer may not see.
     assert response == {"data": {"meters": {"nodes": [meter | {"hostedConsent": None}]}}}
 
 

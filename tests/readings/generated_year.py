@@ -1,4 +1,4 @@
-"""A year of half-hourly readings as code, and the real one where it lies beside the repository.
+"""A generated year of half-hourly readings, and the real year where its file is present.
 
 Both have the same shape: 336 days from 2024-01-01 to 2024-12-01 in the United Kingdom, 16,128 half-hours, 46
 of them on 2024-03-31 and 50 on 2024-10-27, kWh with at most one fraction digit, 190 estimated ones in August.
@@ -36,8 +36,8 @@ _FIRST_ESTIMATED = datetime(2024, 8, 28, tzinfo=UTC)
 
 
 def generated_year(seed: int = 2024) -> list[YearReading]:
-    """The same for the same seed on every Python: a base load, more in office hours and in winter."""
-    # Random.random() is the one method whose sequence Python promises to keep.
+    """A base load, higher in office hours and in winter; equal for equal seeds on every Python."""
+    # Python promises to keep the sequence of Random.random() only.
     random = Random(seed).random
     readings = []
     for offset in range(DAYS):

@@ -1,4 +1,4 @@
-"""Meters that may be read, and short ways to record readings and to read them back."""
+"""Meters with a valid consent, and helpers that record readings and read them back."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ class Metered:
         return await run(self.world, self.account, RECORD, **given)
 
     async def record_year(self, readings: Sequence[YearReading]) -> None:
-        """A whole year, in as many mutations as it takes."""
+        """Records a whole year, in as many mutations as it takes."""
         for start in range(0, len(readings), MAX_READINGS):
             some = readings[start : start + MAX_READINGS]
             payload = await self.record(*(reading(at, kwh, quality.name) for at, kwh, quality in some))
@@ -75,7 +75,7 @@ async def metered(world: World, number: str = METER_NUMBER) -> Metered:
 
 
 def reading(start: datetime | str, kwh: Decimal | str, quality: str | None = None) -> dict[str, Any]:
-    """One of the readings of a mutation's input; a start without its end is on 2024-05-01."""
+    """A reading of a mutation's input; a time alone is on 2024-05-01."""
     at = format_utc(start) if isinstance(start, datetime) else at_may_first(start)
     given = {"startAt": at, "consumption": str(kwh)}
     return given if quality is None else {**given, "quality": quality}
@@ -98,7 +98,7 @@ def as_csv(readings: Sequence[YearReading], meter_id: str) -> bytes:
 
 
 def as_ndjson(readings: Sequence[YearReading], meter_number: str) -> bytes:
-    """With consumption as JSON numbers."""
+    """Readings with consumption as JSON numbers."""
     return b"".join(
         orjson.dumps(
             {
@@ -114,7 +114,7 @@ def as_ndjson(readings: Sequence[YearReading], meter_number: str) -> bytes:
 
 
 def as_intervals(readings: Sequence[YearReading]) -> list[dict[str, Any]]:
-    """What half-hourly intervals of these readings look like."""
+    """The half-hourly intervals that these readings make."""
     return [
         {
             "startAt": format_utc(at),
@@ -134,7 +134,7 @@ def plain(kwh: Decimal) -> str:
 
 
 def sums(readings: Sequence[YearReading], key: Any) -> dict[Any, tuple[Decimal, int, bool]]:
-    """Sum, count and whether any is estimated, by a key of the start."""
+    """Groups readings by a key of their start into sum, count and whether any is estimated."""
     found: dict[Any, tuple[Decimal, int, bool]] = {}
     for at, kwh, quality in readings:
         total, count, estimated = found.get(key(at), (Decimal(0), 0, False))

@@ -36,7 +36,7 @@ LATER = datetime(2030, 1, 1, tzinfo=UTC)
 JANUARY, DECEMBER_2 = start_of_uk_day(date(2024, 1, 1)), start_of_uk_day(date(2024, 12, 2))
 INSTANTS = st.datetimes(datetime(1900, 1, 9), datetime(9998, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 GRANULARITIES = st.sampled_from(Granularity)
-# What a bucket is, said by other means: two instants share one if the local calendar names it the same.
+# An independent definition: two instants share a bucket if the local calendar gives them the same name.
 LABELS: dict[Granularity, Callable[[datetime], object]] = {
     Granularity.HALF_HOUR: lambda local: (local.utctimetuple()[:4], local.minute // 30),
     Granularity.HOUR: lambda local: local.utctimetuple()[:4],

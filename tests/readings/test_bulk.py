@@ -1,4 +1,4 @@
-"""`POST /readings` over HTTP: all or nothing, up to its limits, once for its idempotency key."""
+"""`POST /readings` over HTTP is all or nothing, limited, and idempotent by its key."""
 
 import asyncio
 import gzip
@@ -40,7 +40,7 @@ HEADER = "meter_id,start_at,consumption\n"
 
 @asynccontextmanager
 async def client(world: World, rate: float = 1000) -> AsyncIterator[httpx.AsyncClient]:
-    """`rate`: so many requests, for the limit's clock stands still."""
+    """`rate` is the number of requests let through, because the limit's clock stands still."""
     app = Starlette(routes=bulk.routes(world.services, world.authenticator, Rates(rate, clock=lambda: 0.0)))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as opened:
@@ -181,7 +181,7 @@ async def test_an_idempotency_key_acts_once(world: World) -> None:
     first = await post(world, meter.account.key, content, idempotency_key="night 1")
     await post(world, meter.account.key, rows(meter.meter_id, "5", "6"))
     async with unchanged(world):
-        # Compressed or not, it is the same upload.
+        # The same upload counts as the same input, compressed or not.
         again = await post(
             world,
             meter.account.key,
@@ -197,7 +197,7 @@ async def test_an_idempotency_key_acts_once(world: World) -> None:
             assert (response.status_code, response.json()["code"]) == (400, "TOO_LONG")
     wrong = rows(meter.meter_id, "-1")
     assert (await post(world, meter.account.key, wrong, idempotency_key="k" * 255)).status_code == 422
-    # What was refused may be sent again under its key.
+    # A refused upload may be sent again under its key.
     right = await post(world, meter.account.key, rows(meter.meter_id, "9"), idempotency_key="k" * 255)
     assert right.json() == {"accepted": 1, "changed": 1, "meters": 1}
 
@@ -227,7 +227,7 @@ async def test_who_may_send(world: World) -> None:
             (reads, 403, "FORBIDDEN"),
             (token, 403, "FORBIDDEN"),
         ):
-            # Refused before the body is looked at.
+            # The request is refused before its body is read.
             response = await post(world, key, b"\xff", "image/png")
             assert (response.status_code, response.json()["code"]) == (status, code)
             assert ("www-authenticate" in response.headers) == (status == 401)

@@ -1,4 +1,4 @@
-"""Reading intervals back: every granularity exactly, which period is meant, what is missing, and a whole year."""
+"""Reads of intervals: exact sums at every granularity, the period's arguments, missing counts, and a whole year."""
 
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -42,7 +42,7 @@ YEAR = {"from": "2024-01-01T00:00:00Z", "to": "2024-12-02T00:00:00Z"}
 
 
 async def expect_year(meter: Metered, readings: list[YearReading], total: Decimal, january: Decimal) -> None:
-    """The whole year comes out as it went in, at every granularity."""
+    """The recorded year is read back exactly, at every granularity."""
     data = await meter.intervals(**YEAR)
     assert data["intervals"] == as_intervals(readings)
     assert (len(data["intervals"]), data["total"], data["missingCount"]) == (HALF_HOURS, plain(total), 0)

@@ -1,4 +1,4 @@
-"""Recording readings: what is accepted, what changes, what becomes an event, what is refused."""
+"""Recording of readings: accepted and changed counts, events, and refusals."""
 
 import asyncio
 from datetime import timedelta
@@ -24,7 +24,7 @@ DAY = {"from": "2024-05-01T00:00:00Z", "to": "2024-05-02T00:00:00Z"}
 
 async def test_readings_are_recorded_told_once_and_read_back(world: World) -> None:
     meter = await metered(world)
-    # Not in order, with a gap.
+    # The readings are out of order and have a gap.
     payload = await meter.record(
         reading("10:00", "0"), reading("09:00", "999999999999.999999", "ESTIMATED"), reading("12:30", "1.5")
     )

@@ -1,4 +1,4 @@
-"""Parsing a bulk upload: what a row may look like, and every fault with its line."""
+"""Parsing of bulk uploads: the forms of a row, and every fault with its line."""
 
 from datetime import UTC, datetime
 from typing import Any
