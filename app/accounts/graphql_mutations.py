@@ -1,18 +1,15 @@
 """GraphQL mutations of accounts, users, API keys and stream tokens, with their inputs and payloads."""
 
 from datetime import datetime
-from typing import Any
 
 import strawberry
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts import actions
 from app.accounts.graphql import Account, ApiKey, User
 from app.accounts.models import UserRole
-from app.auth.actor import Actor, Scope
-from app.graphql.context import Info
+from app.auth.actor import Scope
 from app.graphql.inputs import given
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, UserError, mutation
 from app.outbound.mail.link_tokens import MailLinks
 
 
@@ -25,12 +22,6 @@ class UpdateAccountInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class UpdateAccountPayload:
-    account: Account | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class CreateUserInput:
     email: str
@@ -40,12 +31,6 @@ class CreateUserInput:
     role: UserRole | None = None
     """The person's role; MEMBER unless given."""
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class CreateUserPayload:
-    user: User | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -60,22 +45,10 @@ class UpdateUserInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class UpdateUserPayload:
-    user: User | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DeleteUserInput:
     user_id: strawberry.ID
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class DeleteUserPayload:
-    deleted_id: strawberry.ID | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -119,12 +92,6 @@ class RevokeApiKeyInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class RevokeApiKeyPayload:
-    api_key: ApiKey | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class CreateStreamTokenInput:
     customer_id: strawberry.ID | None = None
@@ -145,104 +112,69 @@ class CreateStreamTokenPayload:
 
 @strawberry.type
 class AccountMutations:
-    @strawberry.mutation
-    async def update_account(self, info: Info, input: UpdateAccountInput) -> UpdateAccountPayload | None:
+    @mutation(account=Account, needs=Scope.ADMIN)
+    async def update_account(self, context: MutationContext, input: UpdateAccountInput) -> Result:
         """Change the account's name or logo; needs ADMIN."""
+        changes = given(input, "name", "logo_url")
+        return {"account": await actions.update_account(context.session, context.actor, changes)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "name", "logo_url")
-            return {"account": await actions.update_account(session, actor, changes)}
-
-        return await mutate(info, input, UpdateAccountPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def create_user(self, info: Info, input: CreateUserInput) -> CreateUserPayload | None:
+    @mutation(user=User, needs=Scope.ADMIN)
+    async def create_user(self, context: MutationContext, input: CreateUserInput) -> Result:
         """Add a person to the account, with the event user.created, and mail them the link that confirms the address.
 
         Needs ADMIN.
         """
+        values = given(input, "email", "name", "role")
+        return {"user": await actions.create_user(context.session, context.actor, _mail_links(context), **values)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            values = given(input, "email", "name", "role")
-            return {"user": await actions.create_user(session, actor, _mail_links(info), **values)}
-
-        return await mutate(info, input, CreateUserPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def update_user(self, info: Info, input: UpdateUserInput) -> UpdateUserPayload | None:
+    @mutation(user=User, needs=Scope.ADMIN)
+    async def update_user(self, context: MutationContext, input: UpdateUserInput) -> Result:
         """Change a user; needs ADMIN. An email that is not confirmed is mailed the link, also if it stays the same."""
+        changes = given(input, "email", "name", "role")
+        user = await actions.update_user(
+            context.session, context.actor, _mail_links(context), input.user_id, changes
+        )
+        return {"user": user}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "email", "name", "role")
-            user = await actions.update_user(session, actor, _mail_links(info), input.user_id, changes)
-            return {"user": user}
-
-        return await mutate(info, input, UpdateUserPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def delete_user(self, info: Info, input: DeleteUserInput) -> DeleteUserPayload | None:
+    @mutation(deleted_id=strawberry.ID, needs=Scope.ADMIN)
+    async def delete_user(self, context: MutationContext, input: DeleteUserInput) -> Result:
         """Delete a user; the last ADMIN stays: CONFLICT. Needs ADMIN."""
+        return {"deleted_id": await actions.delete_user(context.session, context.actor, input.user_id)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await actions.delete_user(session, actor, input.user_id)}
-
-        return await mutate(info, input, DeleteUserPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreateApiKeyPayload | None:
+    @mutation(CreateApiKeyPayload, needs=Scope.ADMIN)
+    async def create_api_key(self, context: MutationContext, input: CreateApiKeyInput) -> Result:
         """Make an API key; needs ADMIN."""
+        values = given(input, "name", "scopes", "expires_at")
+        key, secret = await actions.create_api_key(context.session, context.actor, **values)
+        return {"api_key": key, "secret": secret}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            values = given(input, "name", "scopes", "expires_at")
-            key, secret = await actions.create_api_key(session, actor, **values)
-            return {"api_key": key, "secret": secret}
-
-        return await mutate(info, input, CreateApiKeyPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def rotate_api_key(self, info: Info, input: RotateApiKeyInput) -> RotateApiKeyPayload | None:
+    @mutation(RotateApiKeyPayload, needs=Scope.ADMIN)
+    async def rotate_api_key(self, context: MutationContext, input: RotateApiKeyInput) -> Result:
         """Same apiKeyId, new secret and prefix; the old secret works for overlapSeconds more. Needs ADMIN."""
+        key, secret = await actions.rotate_api_key(
+            context.session, context.actor, input.api_key_id, input.overlap_seconds
+        )
+        return {"api_key": key, "secret": secret}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            key, secret = await actions.rotate_api_key(
-                session, actor, input.api_key_id, input.overlap_seconds
-            )
-            return {"api_key": key, "secret": secret}
-
-        return await mutate(info, input, RotateApiKeyPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def revoke_api_key(self, info: Info, input: RevokeApiKeyInput) -> RevokeApiKeyPayload | None:
+    @mutation(api_key=ApiKey, needs=Scope.ADMIN)
+    async def revoke_api_key(self, context: MutationContext, input: RevokeApiKeyInput) -> Result:
         """It and its stream tokens open nothing any more. The last live key with ADMIN stays: CONFLICT. Needs
         ADMIN."""
+        return {"api_key": await actions.revoke_api_key(context.session, context.actor, input.api_key_id)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"api_key": await actions.revoke_api_key(session, actor, input.api_key_id)}
-
-        return await mutate(info, input, RevokeApiKeyPayload, run, needs=Scope.ADMIN)
-
-    @strawberry.mutation
-    async def create_stream_token(
-        self,
-        info: Info,
-        input: CreateStreamTokenInput,
-    ) -> CreateStreamTokenPayload | None:
+    @mutation(CreateStreamTokenPayload)
+    async def create_stream_token(self, context: MutationContext, input: CreateStreamTokenInput) -> Result:
         """For browsers: read-only, short-lived, may be bound to one customer; dies with the key that made it, and with
         the secret that was sent: when its overlap ends, once it is rotated."""
-
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            token, expires_at = await actions.create_stream_token(
-                session,
-                actor,
-                info.context.services.keyring,
-                customer_id=input.customer_id,
-                expires_in_seconds=input.expires_in_seconds,
-            )
-            return {"token": token, "expires_at": expires_at}
-
-        return await mutate(info, input, CreateStreamTokenPayload, run)
+        token, expires_at = await actions.create_stream_token(
+            context.session,
+            context.actor,
+            context.services.keyring,
+            customer_id=input.customer_id,
+            expires_in_seconds=input.expires_in_seconds,
+        )
+        return {"token": token, "expires_at": expires_at}
 
 
-def _mail_links(info: Info) -> MailLinks:
-    services = info.context.services
-    return MailLinks(services.keyring, services.public_url)
+def _mail_links(context: MutationContext) -> MailLinks:
+    return MailLinks(context.services.keyring, context.services.public_url)

@@ -4,14 +4,14 @@ from datetime import date
 from typing import Any
 
 import strawberry
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor
 from app.consents import actions, decisions
 from app.consents.graphql import HostedConsent
 from app.consents.models import ConsentFlowType, ConsentMethod
-from app.graphql.context import Info
 from app.graphql.inputs import given
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, mutation
 
 
 @strawberry.input
@@ -39,12 +39,6 @@ class CreateHostedConsentInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class CreateHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class UpdateHostedConsentInput:
     hosted_consent_id: strawberry.ID
@@ -53,12 +47,6 @@ class UpdateHostedConsentInput:
     expiry: date | None = strawberry.UNSET
     """Its last day, in the UK: today to ten years on; only while pending, and cannot be cleared."""
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class UpdateHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -76,12 +64,6 @@ class ApproveHostedConsentInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class ApproveHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DeclineHostedConsentInput:
     token: str
@@ -89,12 +71,6 @@ class DeclineHostedConsentInput:
     reason: str | None = None
     """The reason, up to 2,000 characters, which is kept."""
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class DeclineHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -105,96 +81,66 @@ class RevokeHostedConsentInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class RevokeHostedConsentPayload:
-    hosted_consent: HostedConsent | None = None
-    user_errors: list[UserError]
+async def _token_holder(session: AsyncSession, input: Any) -> Actor:
+    return await actions.actor_by_token(session, input.token)
 
 
 @strawberry.type
 class ConsentMutations:
-    @strawberry.mutation
+    @mutation(hosted_consent=HostedConsent)
     async def create_hosted_consent(
-        self,
-        info: Info,
-        input: CreateHostedConsentInput,
-    ) -> CreateHostedConsentPayload | None:
+        self, context: MutationContext, input: CreateHostedConsentInput
+    ) -> Result:
         """Ask a customer for consent; link leads to the page where it is decided."""
         values = given(
             input,
             *("customer_id", "flow_type", "expiry", "redirect_url", "description", "meter_numbers"),
             *("consent_method", "consentee_email", "consentee_full_name", "consentee_job_title"),
         )
+        keyring = context.services.keyring
+        return {"hosted_consent": await actions.create(context.session, context.actor, keyring, **values)}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            keyring = info.context.services.keyring
-            return {"hosted_consent": await actions.create(session, actor, keyring, **values)}
-
-        return await mutate(info, input, CreateHostedConsentPayload, run)
-
-    @strawberry.mutation
+    @mutation(hosted_consent=HostedConsent)
     async def update_hosted_consent(
-        self,
-        info: Info,
-        input: UpdateHostedConsentInput,
-    ) -> UpdateHostedConsentPayload | None:
+        self, context: MutationContext, input: UpdateHostedConsentInput
+    ) -> Result:
         """Change a consent's description at any time, its expiry while pending."""
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "description", "expiry")
-            return {"hosted_consent": await actions.update(session, actor, input.hosted_consent_id, changes)}
-
-        return await mutate(info, input, UpdateHostedConsentPayload, run)
-
-    @strawberry.mutation
-    async def approve_hosted_consent(
-        self,
-        info: Info,
-        input: ApproveHostedConsentInput,
-    ) -> ApproveHostedConsentPayload | None:
-        """Give a consent by the end customer's token, which alone decides; with hosted_consent.approved."""
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            consent = await decisions.approve(
-                session,
-                actor,
-                full_name=input.consentee_full_name,
-                email=input.consentee_email,
-                job_title=input.consentee_job_title,
-                meter_numbers=input.meter_numbers,
-                privacy_contact=info.context.services.settings.privacy_contact,
+        changes = given(input, "description", "expiry")
+        return {
+            "hosted_consent": await actions.update(
+                context.session, context.actor, input.hosted_consent_id, changes
             )
-            return {"hosted_consent": consent}
+        }
 
-        return await mutate(info, input, ApproveHostedConsentPayload, run, by=_token_holder(input.token))
+    @mutation(hosted_consent=HostedConsent, by=_token_holder)
+    async def approve_hosted_consent(
+        self, context: MutationContext, input: ApproveHostedConsentInput
+    ) -> Result:
+        """Give a consent by the end customer's token, which alone decides; with hosted_consent.approved."""
+        consent = await decisions.approve(
+            context.session,
+            context.actor,
+            full_name=input.consentee_full_name,
+            email=input.consentee_email,
+            job_title=input.consentee_job_title,
+            meter_numbers=input.meter_numbers,
+            privacy_contact=context.services.settings.privacy_contact,
+        )
+        return {"hosted_consent": consent}
 
-    @strawberry.mutation
+    @mutation(hosted_consent=HostedConsent, by=_token_holder)
     async def decline_hosted_consent(
-        self,
-        info: Info,
-        input: DeclineHostedConsentInput,
-    ) -> DeclineHostedConsentPayload | None:
+        self, context: MutationContext, input: DeclineHostedConsentInput
+    ) -> Result:
         """Refuse a consent by the end customer's token, which alone decides."""
+        return {"hosted_consent": await decisions.decline(context.session, context.actor, input.reason)}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            return {"hosted_consent": await decisions.decline(session, actor, input.reason)}
-
-        return await mutate(info, input, DeclineHostedConsentPayload, run, by=_token_holder(input.token))
-
-    @strawberry.mutation
+    @mutation(hosted_consent=HostedConsent)
     async def revoke_hosted_consent(
-        self,
-        info: Info,
-        input: RevokeHostedConsentInput,
-    ) -> RevokeHostedConsentPayload | None:
+        self, context: MutationContext, input: RevokeHostedConsentInput
+    ) -> Result:
         """End an approved consent, with hosted_consent.revoked; readings recorded before stay."""
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            consent_id = input.hosted_consent_id
-            return {"hosted_consent": await decisions.revoke(session, actor, consent_id, input.reason)}
-
-        return await mutate(info, input, RevokeHostedConsentPayload, run)
-
-
-def _token_holder(token: str) -> Any:
-    return lambda session: actions.actor_by_token(session, token)
+        consent_id = input.hosted_consent_id
+        return {
+            "hosted_consent": await decisions.revoke(context.session, context.actor, consent_id, input.reason)
+        }

@@ -17,7 +17,7 @@ from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, compared, labelled
 from app.graphql.inputs import given
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, UserError, mutate, mutation
 from app.graphql.nodes import Node, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
@@ -101,12 +101,6 @@ class CreateCustomerInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class CreateCustomerPayload:
-    customer: Customer | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class UpdateCustomerInput:
     customer_id: strawberry.ID
@@ -123,12 +117,6 @@ class UpdateCustomerInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class UpdateCustomerPayload:
-    customer: Customer | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DeleteCustomerInput:
     customer_id: strawberry.ID
@@ -143,31 +131,22 @@ class DeleteCustomerPayload:
 
 @strawberry.type
 class CustomerMutations:
-    @strawberry.mutation
-    async def create_customer(self, info: Info, input: CreateCustomerInput) -> CreateCustomerPayload | None:
+    @mutation(customer=Customer)
+    async def create_customer(self, context: MutationContext, input: CreateCustomerInput) -> Result:
         """Make a customer, with the event customer.created."""
+        values = given(input, "name", "email", "address", "logo_url", metadata="labels")
+        return {"customer": await actions.create(context.session, context.actor, **values)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            values = given(input, "name", "email", "address", "logo_url", metadata="labels")
-            return {"customer": await actions.create(session, actor, **values)}
-
-        return await mutate(info, input, CreateCustomerPayload, run)
-
-    @strawberry.mutation
-    async def update_customer(self, info: Info, input: UpdateCustomerInput) -> UpdateCustomerPayload | None:
+    @mutation(customer=Customer)
+    async def update_customer(self, context: MutationContext, input: UpdateCustomerInput) -> Result:
         """Change a customer."""
-
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "name", "email", "address", "logo_url", metadata="labels")
-            return {"customer": await actions.update(session, actor, input.customer_id, changes)}
-
-        return await mutate(info, input, UpdateCustomerPayload, run)
+        changes = given(input, "name", "email", "address", "logo_url", metadata="labels")
+        return {"customer": await actions.update(context.session, context.actor, input.customer_id, changes)}
 
     @strawberry.mutation
     async def delete_customer(self, info: Info, input: DeleteCustomerInput) -> DeleteCustomerPayload | None:
         """Delete a customer with its meters, readings, consents and evidence, and redact its personal data in
         the log."""
-
         info.context.viewer.require(Scope.WRITE)
         keyring = info.context.services.keyring
         files = MailFiles(info.context.services.settings.mail_folder)

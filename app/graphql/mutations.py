@@ -9,11 +9,13 @@ import dataclasses
 import enum
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
 import strawberry
+from pydantic.alias_generators import to_pascal
 from sqlalchemy import delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -42,6 +44,15 @@ RETRIED_STATES = ("40001", "40P01")
 strawberry.enum(ErrorCode)
 
 
+@dataclass(frozen=True, slots=True)
+class MutationContext:
+    """The surroundings of a mutation's action: the session of its transaction, its actor, and the services."""
+
+    session: AsyncSession
+    actor: Actor
+    services: Services
+
+
 @strawberry.type
 class UserError:
     """A rule that the input breaks."""
@@ -52,6 +63,47 @@ class UserError:
     """A sentence for people, which says what to do."""
     field: list[str]
     """Path below input, indexes as strings; [] for the whole."""
+
+
+def mutation(
+    payload: type | None = None,
+    *,
+    needs: Scope = Scope.WRITE,
+    by: Callable[[AsyncSession, Any], Awaitable[Actor]] | None = None,
+    **returns: Any,
+) -> Callable[[Callable[..., Awaitable[Result]]], Any]:
+    """Declares a mutation by its action, a method that takes a `MutationContext` and the input.
+
+    `returns` names the types of the action's results, from which the payload's type is made; each is null when
+    `userErrors` has entries. A payload whose fields have descriptions of their own is given as a class. `needs` is the
+    scope of the request's key; `by` finds the actor of a token in the input, which then decides instead of the key.
+    """
+
+    def declare(action: Callable[..., Awaitable[Result]]) -> Any:
+        name = f"{to_pascal(action.__name__)}Payload"
+        shown_as = payload or _payload_type(name, action.__module__, returns)
+
+        async def resolve(self: Any, info: Info, input: Any) -> Any:
+            def run(session: AsyncSession, actor: Actor) -> Awaitable[Result]:
+                return action(self, MutationContext(session, actor, info.context.services), input)
+
+            holder = None if by is None else lambda session: by(session, input)
+            return await mutate(info, input, shown_as, run, needs, holder)
+
+        # Strawberry reads the field's name and types from the function.
+        resolve.__name__ = action.__name__
+        resolve.__annotations__ = {**resolve.__annotations__, "input": action.__annotations__["input"]}
+        resolve.__annotations__["return"] = shown_as | None
+        return strawberry.mutation(resolve)
+
+    return declare
+
+
+def _payload_type(name: str, module: str, returns: dict[str, Any]) -> type:
+    annotations = {field: type_ | None for field, type_ in returns.items()}
+    annotations["user_errors"] = list[UserError]
+    body = {"__module__": module, "__annotations__": annotations, **dict.fromkeys(returns)}
+    return strawberry.type(type(name, (), body))
 
 
 async def mutate(

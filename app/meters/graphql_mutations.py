@@ -1,14 +1,9 @@
 """GraphQL mutations of meters, with their inputs and payloads."""
 
-from typing import Any
-
 import strawberry
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor
-from app.graphql.context import Info
 from app.graphql.inputs import given
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, mutation
 from app.graphql.scalars import Metadata
 from app.meters import actions
 from app.meters.graphql import Meter
@@ -34,12 +29,6 @@ class CreateMeterInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class CreateMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class UpdateMeterInput:
     meter_id: strawberry.ID
@@ -54,22 +43,10 @@ class UpdateMeterInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class UpdateMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DeleteMeterInput:
     meter_id: strawberry.ID
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class DeleteMeterPayload:
-    deleted_id: strawberry.ID | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -78,22 +55,10 @@ class EnableMeterInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class EnableMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DisableMeterInput:
     meter_id: strawberry.ID
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class DisableMeterPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -105,69 +70,39 @@ class SetMeterConsentInput:
 
 
 @strawberry.type
-class SetMeterConsentPayload:
-    meter: Meter | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.type
 class MeterMutations:
-    @strawberry.mutation
-    async def create_meter(self, info: Info, input: CreateMeterInput) -> CreateMeterPayload | None:
+    @mutation(meter=Meter)
+    async def create_meter(self, context: MutationContext, input: CreateMeterInput) -> Result:
         """Make a meter, with the event meter.created; consents of its customer that mean it cover it."""
+        names = ("customer_id", "number", "type", "description", "address", "data_source")
+        values = given(input, *names, metadata="labels")
+        return {"meter": await actions.create(context.session, context.actor, **values)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            names = ("customer_id", "number", "type", "description", "address", "data_source")
-            values = given(input, *names, metadata="labels")
-            return {"meter": await actions.create(session, actor, **values)}
-
-        return await mutate(info, input, CreateMeterPayload, run)
-
-    @strawberry.mutation
-    async def update_meter(self, info: Info, input: UpdateMeterInput) -> UpdateMeterPayload | None:
+    @mutation(meter=Meter)
+    async def update_meter(self, context: MutationContext, input: UpdateMeterInput) -> Result:
         """Change a meter."""
+        changes = given(input, "description", "address", "data_source", metadata="labels")
+        return {"meter": await actions.update(context.session, context.actor, input.meter_id, changes)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "description", "address", "data_source", metadata="labels")
-            return {"meter": await actions.update(session, actor, input.meter_id, changes)}
-
-        return await mutate(info, input, UpdateMeterPayload, run)
-
-    @strawberry.mutation
-    async def delete_meter(self, info: Info, input: DeleteMeterInput) -> DeleteMeterPayload | None:
+    @mutation(deleted_id=strawberry.ID)
+    async def delete_meter(self, context: MutationContext, input: DeleteMeterInput) -> Result:
         """Delete a meter with its readings; its events stay."""
+        return {"deleted_id": await actions.delete(context.session, context.actor, input.meter_id)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await actions.delete(session, actor, input.meter_id)}
-
-        return await mutate(info, input, DeleteMeterPayload, run)
-
-    @strawberry.mutation
-    async def enable_meter(self, info: Info, input: EnableMeterInput) -> EnableMeterPayload | None:
+    @mutation(meter=Meter)
+    async def enable_meter(self, context: MutationContext, input: EnableMeterInput) -> Result:
         """Take back disableMeter; an enabled meter stays as it is."""
+        return {"meter": await actions.enable(context.session, context.actor, input.meter_id)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"meter": await actions.enable(session, actor, input.meter_id)}
-
-        return await mutate(info, input, EnableMeterPayload, run)
-
-    @strawberry.mutation
-    async def disable_meter(self, info: Info, input: DisableMeterInput) -> DisableMeterPayload | None:
+    @mutation(meter=Meter)
+    async def disable_meter(self, context: MutationContext, input: DisableMeterInput) -> Result:
         """Mark a meter as disabled by the user; a disabled one stays as it is."""
+        return {"meter": await actions.disable(context.session, context.actor, input.meter_id)}
 
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"meter": await actions.disable(session, actor, input.meter_id)}
-
-        return await mutate(info, input, DisableMeterPayload, run)
-
-    @strawberry.mutation
-    async def set_meter_consent(
-        self, info: Info, input: SetMeterConsentInput
-    ) -> SetMeterConsentPayload | None:
+    @mutation(meter=Meter)
+    async def set_meter_consent(self, context: MutationContext, input: SetMeterConsentInput) -> Result:
         """Cover a meter by one consent alone; hostedConsentId null removes."""
-
-        async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            consent_id = input.hosted_consent_id
-            return {"meter": await actions.set_consent(session, actor, input.meter_id, consent_id)}
-
-        return await mutate(info, input, SetMeterConsentPayload, run)
+        consent_id = input.hosted_consent_id
+        return {
+            "meter": await actions.set_consent(context.session, context.actor, input.meter_id, consent_id)
+        }

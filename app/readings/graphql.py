@@ -13,7 +13,7 @@ from app.graphql.compiled.declare import column, computed, to_one
 from app.graphql.compiled.reads import values
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, UserError, mutation
 from app.graphql.nodes import find, shown
 from app.graphql.scalars import MicroKwh
 from app.meters import numbers
@@ -197,17 +197,13 @@ class RecordReadingsPayload:
 
 @strawberry.type
 class ReadingMutations:
-    @strawberry.mutation
-    async def record_readings(self, info: Info, input: RecordReadingsInput) -> RecordReadingsPayload | None:
+    @mutation(RecordReadingsPayload)
+    async def record_readings(self, context: MutationContext, input: RecordReadingsInput) -> Result:
         """Record readings of one meter, all or none; those that are there are replaced. Needs a valid
         consent."""
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            readings = [
-                (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
-                for one in input.readings
-            ]
-            meter, recorded = await actions.record(session, actor, input.meter_id, readings)
-            return {"meter": meter, "accepted": recorded.accepted, "changed": recorded.changed}
-
-        return await mutate(info, input, RecordReadingsPayload, run)
+        readings = [
+            (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
+            for one in input.readings
+        ]
+        meter, recorded = await actions.record(context.session, context.actor, input.meter_id, readings)
+        return {"meter": meter, "accepted": recorded.accepted, "changed": recorded.changed}
