@@ -20,6 +20,7 @@ from app.core.clock import format_utc
 from app.core.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
+from app.graphql.http.plain_errors import access_refused, plain_error
 from app.graphql.http.rates import Rates, TooManyRequests
 
 WRONG_TOKEN: Final = "This consent token is wrong or expired: open the link again, or ask for a new one."  # noqa: S105
@@ -64,14 +65,12 @@ class _EvidenceEndpoint:
             if request.method == "PUT":
                 return await self._upload(request, actor)
             return await self._download(request, actor)
-        except Unauthenticated as error:
-            return _error(401, error.code, error.message, **{"WWW-Authenticate": 'Bearer realm="voltwire"'})
-        except TooManyRequests as error:
-            return _error(429, error.code, error.message, **{"Retry-After": error.retry_after})
-        except Forbidden as error:
-            return _error(403, error.code, error.message)
+        except (Unauthenticated, TooManyRequests, Forbidden) as error:
+            return access_refused(error)
         except Refusal as error:
-            return _error(404 if error.code is ErrorCode.NOT_FOUND else 409, error.code.value, error.message)
+            return plain_error(
+                404 if error.code is ErrorCode.NOT_FOUND else 409, error.code.value, error.message
+            )
 
     async def _authenticate(self, request: Request) -> Actor:
         """The actor of a request. A consent's token alone decides, whatever key is sent too. Raises Unauthenticated."""
@@ -110,14 +109,14 @@ class _EvidenceEndpoint:
         document_type = DocumentType.named(request.headers.get("content-type", ""))
         if document_type is None:
             types = ", ".join(one.content_type for one in DocumentType)
-            return _error(415, "INVALID", f"Send the document with one of these content types: {types}.")
+            return plain_error(415, "INVALID", f"Send the document with one of these content types: {types}.")
         try:
             content = await read_body(request, MAX_BYTES)
         except BodyTooLarge:
             message = f"A document has at most {MAX_BYTES} bytes; send a smaller one."
-            return _error(413, "TOO_LONG", message, Connection="close")
+            return plain_error(413, "TOO_LONG", message, Connection="close")
         if not content.startswith(document_type.magic):
-            return _error(
+            return plain_error(
                 415,
                 "INVALID",
                 f"The document is not what its content type says, {document_type.content_type}.",
@@ -139,7 +138,3 @@ class _EvidenceEndpoint:
             },
             201 if is_new else 200,
         )
-
-
-def _error(status: int, code: str, message: str, **headers: str) -> Response:
-    return JSONResponse({"code": code, "message": message}, status, headers)

@@ -19,6 +19,7 @@ from app.core.errors import Forbidden, Refusal, Refusals, Unauthenticated
 from app.core.ids import is_id
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
+from app.graphql.http.plain_errors import access_refused, plain_error
 from app.graphql.http.rates import Rates, TooManyRequests
 from app.graphql.mutations import run_once
 from app.meters.models import Meter
@@ -35,12 +36,8 @@ def routes(services: Services, authenticator: Authenticator, rates: Rates) -> li
     async def record(request: Request) -> Response:
         try:
             actor = await _actor(request, authenticator, rates)
-        except Unauthenticated as error:
-            return _error(401, error.code, error.message, {"WWW-Authenticate": 'Bearer realm="voltwire"'})
-        except Forbidden as error:
-            return _error(403, error.code, error.message)
-        except TooManyRequests as error:
-            return _error(429, error.code, error.message, {"Retry-After": error.retry_after})
+        except (Unauthenticated, TooManyRequests, Forbidden) as error:
+            return access_refused(error)
         return await _record(services, request, actor)
 
     return [Route("/readings", record, methods=["POST"])]
@@ -61,22 +58,22 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if media_type not in MEDIA_TYPES or encoding not in ("identity", "gzip"):
-        return _error(
+        return plain_error(
             415, "INVALID", f"Send {' or '.join(MEDIA_TYPES)}, plain or with Content-Encoding: gzip."
         )
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= 255:
-        return _error(400, "TOO_LONG", "An idempotency key has 1 to 255 characters.")
+        return plain_error(400, "TOO_LONG", "An idempotency key has 1 to 255 characters.")
     try:
         content = await read_body(request, MAX_BYTES)
         if encoding == "gzip":
             content = await asyncio.to_thread(_gunzip, content)
     except BodyTooLarge:
-        return _error(
-            413, "TOO_LONG", f"Send at most {MAX_BYTES} bytes at once, unpacked.", {"Connection": "close"}
+        return plain_error(
+            413, "TOO_LONG", f"Send at most {MAX_BYTES} bytes at once, unpacked.", Connection="close"
         )
     except zlib.error:
-        return _error(400, "INVALID", "The body is not gzip.")
+        return plain_error(400, "INVALID", "The body is not gzip.")
     try:
         # In a thread, because a hundred thousand rows would hold up other requests.
         upload, input_hash = await asyncio.to_thread(_parse, content, media_type)
@@ -196,7 +193,3 @@ async def _known(session: AsyncSession, actor: Actor, column: Any, texts: list[s
         for text, meter_id in await session.execute(pairs):
             known.setdefault(text, []).append(meter_id)
     return known
-
-
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"code": code, "message": message}, status, headers)
