@@ -46,11 +46,15 @@ strawberry.enum(ErrorCode)
 
 @dataclass(frozen=True, slots=True)
 class MutationContext:
-    """The surroundings of a mutation's action: the session of its transaction, its actor, and the services."""
+    """The surroundings of a mutation's action: the session of its transaction, its actor, and the request."""
 
     session: AsyncSession
     actor: Actor
-    services: Services
+    info: Info
+
+    @property
+    def services(self) -> Services:
+        return self.info.context.services
 
 
 @strawberry.type
@@ -85,7 +89,7 @@ def mutation(
 
         async def resolve(self: Any, info: Info, input: Any) -> Any:
             def run(session: AsyncSession, actor: Actor) -> Awaitable[Result]:
-                return action(self, MutationContext(session, actor, info.context.services), input)
+                return action(self, MutationContext(session, actor, info), input)
 
             holder = None if by is None else lambda session: by(session, input)
             return await mutate(info, input, shown_as, run, needs, holder)
