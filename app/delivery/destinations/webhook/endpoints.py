@@ -209,12 +209,12 @@ def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str,
 
 def _rules(allow_networks: Networks) -> dict[str, validation.Rule]:
     return {
-        "url": lambda value: _url(_given(value, "url"), allow_networks),
+        "url": lambda value: _url(validation.not_cleared(value, "url"), allow_networks),
         "description": lambda value: validation.optional_text(value, "description"),
         "event_types": checked_event_types,
         "headers": custom_headers.checked_headers,
         "rate_limit": _rate,
-        "status": lambda value: _given(value, "status"),
+        "status": lambda value: validation.not_cleared(value, "status"),
     }
 
 
@@ -246,9 +246,3 @@ async def _require_room(session: AsyncSession, actor: Actor) -> None:
             ErrorCode.LIMIT_REACHED,
             f"An account has at most {MAX_ENDPOINTS} webhook endpoints; delete one that is not needed.",
         )
-
-
-def _given(value: Any, field: str) -> Any:
-    if value is None:
-        raise Refusal(ErrorCode.REQUIRED, f"{field} cannot be cleared.", field)
-    return value
