@@ -137,7 +137,7 @@ def _half_hours(rows: list[Reading]) -> list[Bucket]:
     buckets = []
     end_ms, end = 0, from_ms(0)
     for start_ms, micro_kwh, quality in rows:
-        # A half-hour mostly begins where the one before ends: one datetime serves both.
+        # Most half-hours begin where the previous one ends, so that one datetime serves both.
         start = end if start_ms == end_ms else from_ms(start_ms)
         end_ms, end = start_ms + HALF_HOUR_MS, start + HALF_HOUR
         buckets.append(Bucket(start, end, micro_kwh, quality, 0))
