@@ -45,7 +45,7 @@ async def covered_meters(session: AsyncSession, consent_id: str) -> list[Meter]:
     return list((await session.exec(statement)).all())
 
 
-def standing(at: datetime) -> tuple[ColumnElement[Any], ...]:
+def precedence(at: datetime) -> tuple[ColumnElement[Any], ...]:
     """SQL order of one meter's consents, the effective one first."""
     valid = HostedConsent.in_force(at)
     undecided = col(HostedConsent.decision) == ConsentStatus.PENDING.value
@@ -60,26 +60,26 @@ def standing(at: datetime) -> tuple[ColumnElement[Any], ...]:
     )
 
 
-def counting(meter_id: ColumnElement[Any], at: Any) -> Any:
+def effective_consent_id(meter_id: ColumnElement[Any], at: Any) -> Any:
     """SQL id of the effective consent of a meter of the enclosing statement."""
     return (
         select(col(HostedConsent.id))
         .join(ConsentMeter, col(ConsentMeter.hosted_consent_id) == col(HostedConsent.id))
         .where(col(ConsentMeter.meter_id) == meter_id)
-        .order_by(*standing(at))
+        .order_by(*precedence(at))
         .limit(1)
         .correlate(meter_id.table)
         .scalar_subquery()
     )
 
 
-def linked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
+def ranked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
     """Selects (meter id, consent), each meter's effective consent first."""
     return (
         select(col(ConsentMeter.meter_id), HostedConsent)  # type: ignore[return-value]
         .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
         .where(col(ConsentMeter.meter_id).in_(meter_ids))
-        .order_by(col(ConsentMeter.meter_id), *standing(at))
+        .order_by(col(ConsentMeter.meter_id), *precedence(at))
     )
 
 
@@ -88,7 +88,7 @@ async def effective_consents(
 ) -> dict[str, HostedConsent]:
     """Effective consents by meter id; meters without a consent are absent."""
     best: dict[str, HostedConsent] = {}
-    for meter_id, consent in await session.execute(linked_consents(meter_ids, at)):
+    for meter_id, consent in await session.execute(ranked_consents(meter_ids, at)):
         best.setdefault(meter_id, consent)
     return best
 
@@ -147,7 +147,7 @@ class MeterState:
 
     def __init__(self, at: Any) -> None:
         counts = aliased(HostedConsent)
-        self._best = counting(Meter.__table__.c.id, at)  # type: ignore[attr-defined]
+        self._best = effective_consent_id(Meter.__table__.c.id, at)  # type: ignore[attr-defined]
         self._consent = counts
         approved = col(counts.decision) == ConsentStatus.APPROVED.value
         present = col(counts.id).is_not(None)

@@ -169,9 +169,9 @@ async def _add(session: AsyncSession, customer: Customer, meters: Sequence[Meter
     await session.flush()
     await _link(session, customer.id, meters)
     at = clock.now()
-    counting = await coverage.effective_consents(session, [meter.id for meter in meters], at)
+    effective = await coverage.effective_consents(session, [meter.id for meter in meters], at)
     for meter in meters:
-        event = MeterCreated.of(meter, customer, counting.get(meter.id), at)
+        event = MeterCreated.of(meter, customer, effective.get(meter.id), at)
         log.append(session, meter.account_id, event)
 
 

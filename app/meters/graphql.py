@@ -57,29 +57,31 @@ class MeterValidityState:
     """Whether it has a gas number that fails its check, which is accepted all the same."""
 
 
-async def _find_counting(context: Context, viewer: Actor, meter: models.Meter) -> HostedConsentRow | None:
-    """The consent that counts for a meter; all meters of a response share a statement."""
+async def _find_effective_consent(
+    context: Context, viewer: Actor, meter: models.Meter
+) -> HostedConsentRow | None:
+    """The effective consent of a meter; all meters of a response share a statement."""
 
     async def load(meter_ids: list[str]) -> list[HostedConsentRow | None]:
         best: dict[str, HostedConsentRow] = {}
-        for meter_id, consent in await context.execute(coverage.linked_consents(meter_ids, clock.now())):
+        for meter_id, consent in await context.execute(coverage.ranked_consents(meter_ids, clock.now())):
             best.setdefault(meter_id, consent)
         return [best.get(one) for one in meter_ids]
 
-    return await context.loader("counting consent", load).load(meter.id)
+    return await context.loader("effective consent", load).load(meter.id)
 
 
-# A viewer that sees a meter sees the consent that counts for it, so the scope is not checked again.
-COUNTING_CONSENT = One(
-    on=lambda meter, consent, at: consent("id") == coverage.counting(meter("id"), at),
-    find=_find_counting,
+# A viewer that sees a meter sees its effective consent, so the scope is not checked again.
+EFFECTIVE_CONSENT = One(
+    on=lambda meter, consent, at: consent("id") == coverage.effective_consent_id(meter("id"), at),
+    find=_find_effective_consent,
     model=HostedConsentRow,
     scoped=False,
 )
 
 
 def _by_consent(value: Callable[[models.MeterFlags, Decision | None, datetime], Any]) -> Any:
-    """A function of the meter's flags, the consent that counts, and the time."""
+    """A function of the meter's flags, the effective consent, and the time."""
 
     def of_columns(
         read: ReadContext, is_disabled: bool, invalid: bool, decision: str | None, expires_at: Any
@@ -88,7 +90,7 @@ def _by_consent(value: Callable[[models.MeterFlags, Decision | None, datetime], 
         return value(models.MeterFlags(is_disabled, invalid), consent, read.at)
 
     flags, columns = ("is_disabled", "has_invalid_number"), ("decision", "expires_at")
-    return computed(of_columns, *flags, of=COUNTING_CONSENT, of_columns=columns)
+    return computed(of_columns, *flags, of=EFFECTIVE_CONSENT, of_columns=columns)
 
 
 @row_type(models.Meter, "mtr")
@@ -120,11 +122,11 @@ class Meter(Node):
     customer: LazyCustomer = to_one("customer_id")
     """The customer that it belongs to."""
 
-    @strawberry.field(metadata=sourced(COUNTING_CONSENT))
+    @strawberry.field(metadata=sourced(EFFECTIVE_CONSENT))
     async def hosted_consent(self, info: Info) -> LazyHostedConsent | None:
         """The consent that counts: the valid one with the latest expiry, else the latest decided, else the
         pending one."""
-        consent = await _find_counting(info.context, self.viewer, self.row)
+        consent = await _find_effective_consent(info.context, self.viewer, self.row)
         # With a consent's token no other consent is there.
         hidden = consent is not None and self.viewer.consent_id not in (None, consent.id)
         return None if hidden else shown(consent, self.viewer)

@@ -251,8 +251,8 @@ async def test_revocation_ends_the_consent_and_is_recorded(world: World) -> None
     }
     assert approved["meterIds"] == [meter.id]
     async with world.database.reading() as session:
-        counting = await coverage.effective_consents(session, [meter.id], clock.now())
-    assert coverage.is_missing(counting[meter.id], clock.now())
+        effective = await coverage.effective_consents(session, [meter.id], clock.now())
+    assert coverage.is_missing(effective[meter.id], clock.now())
 
 
 async def test_only_an_approved_consent_can_be_revoked(world: World) -> None:

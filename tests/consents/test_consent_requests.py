@@ -188,9 +188,9 @@ async def test_the_consent_that_counts_follows_from_requests(world: World) -> No
     )
     async with world.database.reading() as session:
         (meter,) = await coverage.covered_meters(session, first.consent.id)
-        counting = await coverage.effective_consents(session, [meter.id], clock.now())
-    assert counting[meter.id].id == first.consent.id
+        effective = await coverage.effective_consents(session, [meter.id], clock.now())
+    assert effective[meter.id].id == first.consent.id
     await later.approve()
     async with world.database.reading() as session:
-        counting = await coverage.effective_consents(session, [meter.id], clock.now())
-    assert counting[meter.id].id == later.consent.id
+        effective = await coverage.effective_consents(session, [meter.id], clock.now())
+    assert effective[meter.id].id == later.consent.id
