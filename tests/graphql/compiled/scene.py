@@ -77,7 +77,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
     known = await _known(world, admin, neighbour)
     consent = known.ids["HostedConsent"][0]
     async with world.database.reading() as session:
-        bearer = consents.bearer_of(await consents.load(session, admin, consent))
+        bearer = consents.token_holder(await consents.load(session, admin, consent))
     viewers = {
         "admin": admin,
         "read": Actor(account.id, frozenset({Scope.READ}), api_key_id=key.id),
@@ -144,7 +144,7 @@ async def _asked(
 async def _approve(world: World, session: Any, consent: HostedConsent) -> None:
     await decisions.approve(
         session,
-        consents.bearer_of(consent),
+        consents.token_holder(consent),
         full_name="Ada Lovelace",
         email="ada@example.com",
         job_title="Director",
@@ -160,7 +160,7 @@ async def _consent(
         consent = await _asked(world, session, admin, customer_id, wanted)
         turn = chance.choice(list(ConsentStatus))
         if turn is ConsentStatus.DECLINED:
-            await decisions.decline(session, consents.bearer_of(consent), "No")
+            await decisions.decline(session, consents.token_holder(consent), "No")
         elif turn is not ConsentStatus.PENDING:
             await _approve(world, session, consent)
         if turn is ConsentStatus.REVOKED:
