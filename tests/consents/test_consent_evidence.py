@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.auth.actor import Scope
+from app.auth.api_keys import ApiKey
 from app.consents.documents import MAX_BYTES
 from app.consents.models import ConsentMethod
 from tests.consents.helpers import (
