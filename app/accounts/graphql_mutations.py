@@ -125,7 +125,9 @@ class AccountMutations:
         Needs ADMIN.
         """
         values = given(input, "email", "name", "role")
-        return {"user": await actions.create_user(context.session, context.actor, _mail_links(context), **values)}
+        return {
+            "user": await actions.create_user(context.session, context.actor, _mail_links(context), **values)
+        }
 
     @mutation(user=User, needs=Scope.ADMIN)
     async def update_user(self, context: MutationContext, input: UpdateUserInput) -> Result:
