@@ -61,6 +61,10 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_this_house_is_in_order() -> None:
+    assert house(ROOT) == (0, [])
+
+
 def test_a_tree_in_order_passes(tree: Path) -> None:
     assert house(tree) == (0, [])
 
