@@ -68,6 +68,8 @@ def start(tmp_path: Path, checkout: Path) -> Start:
             env={"PATH": str(programs)},
             text=True,
             start_new_session=True,
+            # A shell cannot trap what its parent ignores, as programs in the background do.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start

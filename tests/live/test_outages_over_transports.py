@@ -26,7 +26,7 @@ async def test_events_wait_for_the_database_and_arrive_without_a_gap(
         serving(world, frames=frames, poll_interval=0.2) as served,
     ):
         account = await world.account()
-        owner = await world.authenticator.authenticate(account.key)
+        owner = (await world.authenticator.authenticate(account.key)).actor
         hub = served.connections.hub
         async with served.connect(account.key) as client, stream(served, account.key, NESTED) as reader:
             await client.subscribe(NESTED)
