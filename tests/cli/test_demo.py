@@ -72,7 +72,7 @@ async def test_once_ends_well_when_all_seven_arrived_by_all_three_ways(tmp_path:
         code = await process.wait()
     assert code == 0, printed
     assert ROW.findall(printed) == list(STORIES)
-    assert sorted(STORIES) == sorted(event_names())
+    assert set(STORIES) <= set(event_names())
     assert list(tmp_path.iterdir()) == []
 
 

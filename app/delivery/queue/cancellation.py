@@ -63,8 +63,9 @@ async def end_deliveries(session: AsyncSession, destination_id: str) -> None:
 
     The destination is locked by the caller. `Cancellation` does the rest, so that nobody waits for a long queue.
     """
-    await leases.cancel_pending(session, destination_id)
+    # Replays first: who fills one has it locked before its deliveries.
     await cancel_running(session, destination_id)
+    await leases.cancel_pending(session, destination_id)
 
 
 async def cancel_all_pending(session: AsyncSession, destination_id: str) -> None:

@@ -129,7 +129,8 @@ class Replay(AccountWide, SQLModel, table=True):
 
     id: str = Field(default_factory=lambda: new_id("rpl"), primary_key=True, sa_type=Text)
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
-    destination_id: str = Field(sa_type=Text, index=True)
+    # The column's name is from when only webhook endpoints had replays.
+    destination_id: str = Field(sa_type=Text, index=True, sa_column_kwargs={"name": "webhook_endpoint_id"})
     # How far the replay's deliveries have been made, and where it ends.
     position: int = Field(sa_type=BigInteger)
     through: int = Field(sa_type=BigInteger)

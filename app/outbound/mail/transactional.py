@@ -73,6 +73,7 @@ _COUNT_DUE = Sql("""
         SELECT 1 FROM outgoing_mails WHERE due_at <= (SELECT @now) LIMIT :most
     ) AS due
 """)
+_HELD = Sql("SELECT 1 FROM outgoing_mails WHERE id = :id AND fence = :fence")
 _RELEASE = Sql("UPDATE outgoing_mails SET leased_until = NULL WHERE id = :id AND fence = :fence")
 
 log = structlog.get_logger(__name__)
@@ -239,15 +240,15 @@ class TransactionalSender:
             "delay": judged.delay or 0.0,
         }
         async with self._database.transaction() as session:
-            if judged.disable:
+            if judged.disable and await _is_held(session, mail):
                 # Before the mail's own row is locked, since a deletion locks the subscription first and then its mails.
                 await self._recipient_refused(
                     session, mail.account_id, mail.recipient, mail.created_at, judged.reason
                 )
             held = await _write(session, _RECORD, values)
             # A mail that was deleted while it was under way belongs to no other worker.
-            is_database_away = not held and await session.get(TransactionalMail, mail.id) is not None
-        self.stats.leases_lost += is_database_away
+            is_lease_lost = not held and await session.get(TransactionalMail, mail.id) is not None
+        self.stats.leases_lost += is_lease_lost
         self.stats.ended(attempt.outcome.value, judged.fate.value)
         self.sent += judged.fate is Fate.SUCCEEDED
         self._log.info(
@@ -261,6 +262,12 @@ class TransactionalSender:
             duration_ms=attempt.duration_ms,
             recorded=held,
         )
+
+
+async def _is_held(session: AsyncSession, mail: Row[Any]) -> bool:
+    """Whether this worker holds the lease, read without a lock."""
+    found = await session.execute(_HELD.on(session), {"id": mail.id, "fence": mail.fence})
+    return found.first() is not None
 
 
 async def _write(session: AsyncSession, statement: Sql, values: dict[str, Any]) -> bool:

@@ -1,4 +1,7 @@
-"""Replays to a destination of any kind: their reference to webhook endpoints becomes a plain id."""
+"""Replays to a destination of any kind: their reference to webhook endpoints becomes a plain id.
+
+The column keeps its name, so that processes of the version before work on during a deploy.
+"""
 
 from alembic import op
 
@@ -12,17 +15,12 @@ _NAMES = {"fk": "%(table_name)s_%(column_0_name)s_fkey"}
 
 
 def upgrade() -> None:
-    op.drop_index("ix_replays_webhook_endpoint_id", "replays")
     with op.batch_alter_table("replays", naming_convention=_NAMES) as batch:
         batch.drop_constraint("replays_webhook_endpoint_id_fkey", type_="foreignkey")
-        batch.alter_column("webhook_endpoint_id", new_column_name="destination_id")
-    op.create_index("ix_replays_destination_id", "replays", ["destination_id"])
 
 
 def downgrade() -> None:
-    op.drop_index("ix_replays_destination_id", "replays")
     with op.batch_alter_table("replays", naming_convention=_NAMES) as batch:
-        batch.alter_column("destination_id", new_column_name="webhook_endpoint_id")
         batch.create_foreign_key(
             "replays_webhook_endpoint_id_fkey",
             "webhook_endpoints",
@@ -30,4 +28,3 @@ def downgrade() -> None:
             ["id"],
             ondelete="CASCADE",
         )
-    op.create_index("ix_replays_webhook_endpoint_id", "replays", ["webhook_endpoint_id"])
