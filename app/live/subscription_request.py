@@ -2,11 +2,13 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visitor, visit
 from graphql.execution.values import get_argument_values
+from strawberry.utils.str_converters import to_snake_case
 
 from app.events.log import EventFilter
 from app.graphql.engine import Engine
@@ -42,16 +44,12 @@ class SubscriptionRequest:
         wanted = arguments.get("filter") or {}
         for name, values in wanted.items():
             require_few(name, values)
-        types = wanted.get("types")
         return cls(
             prepared=prepared,
             variables=variables,
             after=arguments.get("after"),
-            filter=EventFilter(
-                types=None if types is None else frozenset(one.value for one in types),
-                meter_ids=_set(wanted.get("meterIds")),
-                customer_ids=_set(wanted.get("customerIds")),
-            ),
+            # By name, so that a field which the log's filter does not have is an error and never ignored.
+            filter=EventFilter(**{to_snake_case(name): _set(values) for name, values in wanted.items()}),
             # The text, not the document: a long or rarely used document is parsed anew.
             key=(prepared.text, prepared.operation_name, hashable(kept)),
             root=root,
@@ -95,5 +93,8 @@ class _Counter(Visitor):
         self.uses[name.value] = self.uses.get(name.value, 0) + 1
 
 
-def _set(values: list[Any] | None) -> frozenset[Any] | None:
-    return None if values is None else frozenset(values)
+def _set(values: list[Any] | None) -> frozenset[str] | None:
+    """The values of a list; of enums their names in the log."""
+    if values is None:
+        return None
+    return frozenset(one.value if isinstance(one, Enum) else one for one in values)
