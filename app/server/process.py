@@ -62,6 +62,7 @@ class Process:
         )
         self.metrics = Metrics(self.hub, self.connections, self.doorbell, self.worker)
         self._working: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[dict[str, str | None]] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -105,7 +106,15 @@ class Process:
             stack.callback(waiting.cancel)
 
     async def faults(self) -> dict[str, str | None]:
-        """The faults of the database and the broadcaster, None where there is none; without addresses."""
+        """The faults of the database and the broadcaster, None where there is none; without addresses.
+
+        All callers at one time share one check, because anybody may ask.
+        """
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._find_faults())
+        return await asyncio.shield(self._check)
+
+    async def _find_faults(self) -> dict[str, str | None]:
         database = broadcaster = None
         try:
             async with asyncio.timeout(READY_WITHIN), self.services.database.reading() as session:

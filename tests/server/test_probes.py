@@ -1,9 +1,11 @@
 """Metrics are for the operator's own networks, and for no client behind a proxy."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import event
 
 from app.core.settings import Settings
 from app.server.main import create_probes
@@ -51,3 +53,18 @@ async def test_a_trusted_proxy_itself_finds_nothing_either(tmp_path: Path) -> No
 async def test_the_networks_are_a_setting(tmp_path: Path) -> None:
     assert await status(tmp_path, "203.0.113.9", {}, metrics_networks="203.0.113.0/24") == 200
     assert await status(tmp_path, "127.0.0.1", {}, metrics_networks="203.0.113.0/24") == 404
+
+
+async def test_requests_for_readiness_at_one_time_share_one_check(tmp_path: Path) -> None:
+    chosen = Settings(data_dir=tmp_path, secret_key=SECRET)
+    process = Process(chosen, public_url="http://127.0.0.1", with_worker=False)
+    checks: list[str] = []
+    readers = process.services.database._readers.sync_engine
+    event.listen(readers, "before_cursor_execute", lambda *about: checks.append(about[2]))
+    transport = httpx.ASGITransport(create_probes(process))
+    async with httpx.AsyncClient(transport=transport, base_url="http://voltwire") as http:
+        for round_ in (1, 2):
+            answers = await asyncio.gather(*(http.get("/readyz") for _ in range(50)))
+            assert {answer.json()["database"] for answer in answers} == {True}
+            assert checks == ["SELECT 1"] * round_
+    await process.services.database.dispose()
