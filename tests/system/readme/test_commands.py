@@ -170,7 +170,7 @@ async def test_first_subscription_in_a_browser(newcomer: Newcomer, tmp_path: Pat
     program = (
         program.replace(seen, f"{seen} console.log(data.events.sequence);")
         .replace("ws://127.0.0.1:8000", newcomer.deployment.apis[0].socket_url.removesuffix("/graphql"))
-        .replace("{ after: null }", "{ after: process.argv[3] }")
+        .replace("await lastCursor()", "process.argv[3]")
         .replace("await freshToken()", "process.argv[2]")
     )
     async with Api(newcomer.url, newcomer.key) as api:
