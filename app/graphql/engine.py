@@ -6,7 +6,7 @@ graphql-core's executor runs it.
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -104,15 +104,19 @@ class Engine:
         *,
         authenticated: bool,
         document_hash: str | None = None,
+        before_parsing: Callable[[], None] | None = None,
     ) -> PreparedOperation:
         """The operation of a document; the document's hash may replace it.
 
+        `before_parsing` is called for a document that is not cached; what it raises is raised, and nothing is parsed.
         Raises RequestErrors for an invalid document, with 401 where credentials are missing.
         """
         cache = self._cache if authenticated else self._stranger_cache
         query = cache.persisted.text_of(query, document_hash)
         prepared = cache.get(query, operation_name)
         if prepared is None:
+            if before_parsing is not None:
+                before_parsing()
             try:
                 prepared = self._prepare(query, operation_name, cache)
             except QueryTooComplex as error:

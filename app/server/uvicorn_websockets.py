@@ -16,7 +16,7 @@ from app.graphql.http.tcp_progress import TcpProgress, limit_unsent, tcp_progres
 from app.live.scope_extensions import FRAMES
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
     from websockets.frames import Frame
     from websockets.http11 import Request
 
@@ -28,6 +28,11 @@ UNRESPONSIVE: Final = 1013
 NOT_TEXT: Final = 1007
 LINGER: Final = 60.0
 """Seconds that the peer of a closed socket may take to read the unsent bytes."""
+
+
+READ_AT_ONCE: Final = 8 * 1024
+"""Bytes of input between two turns of the event loop: they may be a thousand frames."""
+UNREADABLE: Final = b"The upgrade must be a GET request without a body, with lines of 8 KB at most.\n"
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -52,10 +57,67 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = self.conn.logger = CONNECTIONS_LOG
+        # Input that waits for the next turn of the loop, or for the application; nothing is read meanwhile.
+        self._unread = b""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         limit_unsent(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._unread:
+            # Read before reading was paused.
+            self._unread += data
+        elif self.handshake_initiated and len(data) > READ_AT_ONCE:
+            self._unread = data
+            self.transport.pause_reading()
+            self._read_on()
+        else:
+            super().data_received(data)
+            if not self.handshake_initiated:
+                self._refuse_upgrade()
+
+    def _read_on(self) -> None:
+        """Takes the next part of the unread input, unless the application still has a message to take."""
+        if self.disconnected or self._has_message():
+            # `receive` goes on.
+            return
+        if self.conn.parser_exc is not None:
+            # Left unread, what comes behind would reset the connection, and the peer would not see why it is closed.
+            self._unread = b""
+            self.transport.resume_reading()
+            return
+        part, self._unread = self._unread[:READ_AT_ONCE], self._unread[READ_AT_ONCE:]
+        super().data_received(part)
+        if self._unread:
+            self.loop.call_soon(self._read_on)
+        elif not self._has_message() and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _has_message(self) -> bool:
+        """Whether a message waits for the application, until which uvicorn reads nothing."""
+        return self.read_paused
+
+    async def receive(self) -> "ASGIReceiveEvent":
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            if self._unread:
+                self.loop.call_soon(self._read_on)
+            else:
+                self.transport.resume_reading()
+        return message
+
+    def _refuse_upgrade(self) -> None:
+        """Answers a request that websockets cannot read, which uvicorn would leave open without an answer."""
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(UNREADABLE)
+        )
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(head + UNREADABLE)
+        self._abort_later()
+        self.transport.close()
 
     @property
     def close_sent(self) -> bool:
@@ -181,6 +243,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.on_writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._unread = b""
         super().connection_lost(exc)
         if hasattr(self, "scope"):
             # This reference to itself would keep the object, with all its buffers, until the next garbage collection.

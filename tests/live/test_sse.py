@@ -212,7 +212,9 @@ async def test_streams_count_as_sockets(tmp_path: Any) -> None:
             assert third.response.status_code == 200
 
 
-async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: Path) -> None:
+async def test_subscriptions_by_known_documents_are_free_and_all_else_counts_as_requests(
+    tmp_path: Path,
+) -> None:
     database = f"sqlite:///{tmp_path / 'rate.db'}"
     async with (
         open_world(database, rate_limit=1) as world,
@@ -227,6 +229,10 @@ async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: 
                 response = reader.response
                 return response.status_code == 429 and response.headers["retry-after"] == "1"
 
+        reader = await stack.enter_async_context(stream(served, account.key))
+        assert reader.response.status_code == 200
+        # A document that has to be parsed counts, whatever it is.
+        assert await refused(f"{EVENTS} # new")
         for query in ("{ viewer { scopes } }", "{ nothing }", "subscription {", "mutation { nothing }"):
             while not await refused(query):
                 pass
@@ -234,7 +240,7 @@ async def test_subscriptions_are_free_and_all_else_counts_as_requests(tmp_path: 
             for method in ("GET", "POST"):
                 reader = await stack.enter_async_context(stream(served, account.key, method=method))
                 assert reader.response.status_code == 200
-        await served.subscriptions(8)
+        await served.subscriptions(9)
         # Strangers may not subscribe, and each of their requests counts.
         async with httpx.AsyncClient(headers={"accept": "text/event-stream"}, timeout=PATIENCE) as stranger:
             statuses = set()

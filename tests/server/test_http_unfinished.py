@@ -303,3 +303,28 @@ async def test_an_open_socket_keeps_nothing_of_the_request_that_opened_it() -> N
             await becomes(lambda: not requests)
             assert len(counter) == 1
         await becomes(lambda: not len(counter))
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        b"GET / HTTP/1.1\r\n%s\r\nContent-Length: 10\r\n\r\n",
+        b"GET / HTTP/1.1\r\n%s\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\n%s\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET / HTTP/1.1\r\n%s\r\nCookie: a=" + b"x" * 9000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n%s\r\n\r\n",
+    ],
+    ids=["length", "chunked", "POST", "long header", "long URL"],
+)
+async def test_an_upgrade_that_cannot_be_read_is_refused_at_once(unreadable: bytes) -> None:
+    upgrade = (
+        b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    )
+    async with plain_server(APP, HttpProtocol) as server, server.connect() as (reader, writer):
+        writer.write(unreadable.replace(b"%s", upgrade))
+        line, sentence = await answer(reader)
+        assert line == b"HTTP/1.1 400 Bad Request"
+        assert b"without a body, with lines of 8 KB at most" in sentence
+        await ended(reader)
+        await server.emptied()

@@ -5,6 +5,8 @@ is parsed, limited and validated before it is known whether it needs them.
 Source: GraphQL over HTTP, graphql.github.io/graphql-over-http/draft.
 """
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -98,31 +100,43 @@ class GraphQLView:
     ) -> tuple[GraphQLRequest, PreparedOperation]:
         """Reads and prepares the request once it is within the rate.
 
-        An account's subscriptions are free, as they are on a socket: after a deploy all clients come back at once, and
-        browsers do not try again after a refusal.
+        An account's subscriptions by cached documents are free, as they are on a socket: after a deploy all clients
+        come back at once, and browsers do not try again after a refusal.
         """
         may_be_free = actor is not None and accepted == EVENT_STREAM and self._streams is not None
+        counted = False
+
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                self._require_rate(request, actor)
+                counted = True
+
         if not may_be_free:
-            self._require_rate(request, actor)
+            count()
         try:
             parameters = await read_request(request, self._longest(actor))
-            prepared = self._prepare(request, parameters, actor)
+            prepared = self._prepare(request, parameters, actor, count)
         except RequestErrors:
-            if may_be_free:
-                self._require_rate(request, actor)
+            count()
             raise
-        if may_be_free and prepared.operation_type != "subscription":
-            self._require_rate(request, actor)
+        if prepared.operation_type != "subscription":
+            count()
         return parameters, prepared
 
     def _prepare(
-        self, request: Request, parameters: GraphQLRequest, actor: Actor | None
+        self,
+        request: Request,
+        parameters: GraphQLRequest,
+        actor: Actor | None,
+        before_parsing: Callable[[], None],
     ) -> PreparedOperation:
         prepared = self._engine.prepare(
             parameters.query,
             parameters.operation_name,
             authenticated=actor is not None,
             document_hash=parameters.document_hash,
+            before_parsing=before_parsing,
         )
         if request.method != "POST" and prepared.operation_type == "mutation":
             raise Refused(

@@ -132,15 +132,10 @@ class Operation:
             self._task = None
 
     async def _answer(self, message: Subscribe) -> None:
-        engine = self._socket.connections.engine
         try:
-            document_hash = requested_hash(message.extensions) if message.extensions else None
-            prepared = engine.prepare(
-                message.query, message.operation_name, authenticated=True, document_hash=document_hash
-            )
+            prepared = self._prepare(message)
             if message.extensions.get("cost") is True:
                 prepared = prepared.telling_cost()
-            self._require_rate(prepared)
             if prepared.operation_type == "subscription":
                 await self._subscribe(prepared, message.variables)
             else:
@@ -152,15 +147,38 @@ class Operation:
         except Exception as fault:
             self.error([internal_error(fault)])
 
-    def _require_rate(self, prepared: PreparedOperation) -> None:
-        """Queries and mutations count as requests. A socket's first subscriptions are free, else a deploy, after which
-        all clients come back at once, would refuse most of them."""
-        connections = self._socket.connections
+    def _prepare(self, message: Subscribe) -> PreparedOperation:
+        """Queries, mutations, refused documents and new ones count as requests. Raises TooManyRequests.
+
+        A socket's first subscriptions by documents that the process has cached are free, else a deploy, after which all
+        clients come back at once, would refuse most of them.
+        """
+        connections, counted = self._socket.connections, False
+
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                connections.rates.require(self._actor)
+                counted = True
+
+        try:
+            document_hash = requested_hash(message.extensions) if message.extensions else None
+            prepared = connections.engine.prepare(
+                message.query,
+                message.operation_name,
+                authenticated=True,
+                document_hash=document_hash,
+                before_parsing=count,
+            )
+        except RequestErrors:
+            count()
+            raise
         if prepared.operation_type == "subscription":
             self._socket.subscriptions_begun += 1
             if self._socket.subscriptions_begun <= connections.services.settings.max_subscriptions:
-                return
-        connections.rates.require(self._actor)
+                return prepared
+        count()
+        return prepared
 
     async def _subscribe(self, prepared: PreparedOperation, variables: dict[str, Any] | None) -> None:
         hub = self._socket.connections.hub
@@ -177,6 +195,8 @@ class Operation:
             response = await (
                 asyncio.shield(execution) if prepared.operation_type == "mutation" else execution
             )
+            if isinstance(response, RequestErrors):
+                raise response
         except asyncio.CancelledError:
             if prepared.operation_type != "mutation":
                 execution.cancel()
@@ -190,9 +210,13 @@ class Operation:
 
     async def _executed(
         self, prepared: PreparedOperation, variables: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | RequestErrors:
+        """The response, or the client's own errors, which are no failure of this task."""
         connections = self._socket.connections
         # A mutation goes on without its socket.
         with connections.in_flight(self._socket):
             context = Context(connections.services, self._actor)
-            return await connections.engine.execute(prepared, variables, context)
+            try:
+                return await connections.engine.execute(prepared, variables, context)
+            except RequestErrors as error:
+                return error

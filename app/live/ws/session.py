@@ -1,7 +1,7 @@
 """A graphql-transport-ws connection, from the acknowledgement to its close code."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -19,6 +19,9 @@ from app.live.ws import frames, protocol
 from app.live.ws.operation import Operation
 from app.live.ws.protocol import CloseCode, CloseSocket
 from app.live.ws.send_queue import AsgiSendQueue, FrameSendQueue
+
+MOST_EARLY_MESSAGES: Final = 20
+"""Messages that may come before `connection_ack`: the initialisation, and pings."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +44,7 @@ class Session:
         self.credential = credential
         self.operations: dict[str, Operation] = {}
         self.subscriptions_begun = 0
+        self._early_messages = 0
         self._receive = receive
         self._client = client
         self._initialised = False
@@ -159,6 +163,13 @@ class Session:
             raise CloseSocket(
                 CloseCode.BAD_MESSAGE, f"Before connection_ack a message may have {STRANGERS_BODY} characters"
             )
+        if not self._initialised:
+            self._early_messages += 1
+            if self._early_messages > MOST_EARLY_MESSAGES:
+                raise CloseSocket(
+                    CloseCode.BAD_MESSAGE,
+                    f"At most {MOST_EARLY_MESSAGES} messages may come before connection_ack",
+                )
         match protocol.parse(text):
             case protocol.Subscribe() as message:
                 self._subscribe(message)
