@@ -1,10 +1,13 @@
 """graphql-transport-ws message by message: the answer to each, and the close code for each wrong one."""
 
+import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
+from structlog.testing import capture_logs
 
 from app.accounts import actions as accounts
 from app.auth.actor import Actor
@@ -12,6 +15,7 @@ from app.graphql.bounds.limits import STRANGERS_BODY
 from app.live.registry import Timing
 from tests.graphql.serving import EVENTS, Serving, serving
 from tests.support import TestAccount, World
+from tests.support import world as open_world
 
 GOOD: dict[str, Any] = {"id": "1", "type": "subscribe", "payload": {"query": "{ __typename }"}}
 
@@ -131,6 +135,51 @@ async def test_a_long_message_before_authentication_closes_4400_unread(
         await client.say(type="connection_init", payload=payload)
         assert await client.closed() == (4400, "Before connection_ack a message may have 32768 characters")
     assert len(served.connections) == 0
+
+
+async def test_only_so_many_messages_may_come_before_authentication(served: Serving) -> None:
+    async with served.open() as client:
+        for _ in range(20):
+            await client.settled()
+        await client.say(type="ping")
+        assert await client.closed() == (4400, "At most 20 messages may come before connection_ack")
+
+
+async def test_refused_and_new_documents_count_as_requests(tmp_path: Path) -> None:
+    async with (
+        open_world(f"sqlite:///{tmp_path / 'rate.db'}", rate_limit=1) as world,
+        serving(world) as served,
+    ):
+        account = await world.account()
+
+        async def code(query: str, identifier: str) -> str:
+            await client.subscribe(query, identifier)
+            error: str = (await client.hear())["payload"][0]["extensions"]["code"]
+            return error
+
+        async with served.connect(account.key) as client:
+            await client.subscribe(EVENTS, "known")
+            await served.subscriptions(1)
+            numbers = itertools.count()
+            while await code("{ nothing }", f"refused {next(numbers)}") != "RATE_LIMITED":
+                pass
+            assert await code(f"{EVENTS} # new", "new") == "RATE_LIMITED"
+            # A known one is free.
+            await client.subscribe(EVENTS, "again")
+            await served.subscriptions(2)
+
+
+async def test_a_wrong_variable_is_no_fault_of_the_server(served: Serving, holder: TestAccount) -> None:
+    async with served.connect(holder.key) as client:
+        with capture_logs() as logged:
+            await client.subscribe(
+                "query ($n: Int) { customers(first: $n) { nodes { id } } }", variables={"n": "x"}
+            )
+            error = await client.hear()
+            await client.settled()
+        assert error["type"] == "error"
+        assert error["payload"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        assert logged == []
 
 
 @pytest.mark.parametrize("offered", [None, ["graphql-ws"], ["graphql-ws", "mqtt"]])
