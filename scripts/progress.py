@@ -5,6 +5,7 @@ every five, and in CI only the first. What pip collects is counted; uv says noth
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -59,7 +60,9 @@ def main(what: str, *command: str) -> int:
     """Run the command to its end; gives its exit code, or 130 after an interrupt."""
     progress = Progress(what)
     quiet = bool(os.environ.get("CI")) and not progress.terminal
-    interrupted = False
+    interrupted = threading.Event()
+    # The installer is interrupted as well, and ends in its own way.
+    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     progress.show()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as installer:
         pipes = ((progress.count, installer.stdout), (progress.pass_on, installer.stderr))
@@ -72,13 +75,10 @@ def main(what: str, *command: str) -> int:
             except subprocess.TimeoutExpired:
                 if not quiet:
                     progress.show()
-            except KeyboardInterrupt:
-                # The installer was interrupted as well, and ends in its own way.
-                interrupted = True
         for reader in readers:
             reader.join()
     progress.clear()
-    return 130 if interrupted else installer.returncode
+    return 130 if interrupted.is_set() else installer.returncode
 
 
 if __name__ == "__main__":
