@@ -85,13 +85,18 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.conn.parser_exc is not None:
             # Left unread, what comes behind would reset the connection, and the peer would not see why it is closed.
             self._unread = b""
-            self.transport.resume_reading()
+            self._resume_reading()
             return
         part, self._unread = self._unread[:READ_AT_ONCE], self._unread[READ_AT_ONCE:]
         super().data_received(part)
         if self._unread:
             self.loop.call_soon(self._read_on)
-        elif not self._has_message() and not self.transport.is_closing():
+        elif not self._has_message():
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        # A transport that is closed refuses it.
+        if not self.transport.is_closing():
             self.transport.resume_reading()
 
     def _has_message(self) -> bool:
@@ -105,7 +110,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             if self._unread:
                 self.loop.call_soon(self._read_on)
             else:
-                self.transport.resume_reading()
+                self._resume_reading()
         return message
 
     def _refuse_upgrade(self) -> None:

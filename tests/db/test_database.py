@@ -174,7 +174,7 @@ async def test_a_listener_that_fails_undoes_no_commit_and_silences_no_other(data
 
 
 async def test_cancelled_writers_leave_the_database_usable(database: Database) -> None:
-    """Whatever moment the cancellation meets, COMMIT included: all of a transaction or nothing."""
+    """A transaction is kept whole or not at all at any moment of its cancellation, COMMIT included."""
     for turn in range(120):
         writer = asyncio.create_task(add_one(database))
         for _ in range(turn % 20):

@@ -131,7 +131,7 @@ async def test_a_frozen_server_stops_nobody(server: Service) -> None:
         with frozen(await process_of(server, "SELECT pg_notify($1, $2)")):
             await asyncio.gather(*(here.publish("a", "lost") for _ in range(100)))
             assert not here.healthy
-        # What was on its way may arrive as well.
+        # Rings that were on their way may arrive as well.
         assert {message async for message in until(listener, RESYNC)} <= {"lost", RESYNC}
         await becomes(lambda: here.healthy)
 
