@@ -8,15 +8,17 @@ from typing import Any
 
 from app.accounts import actions as accounts
 from app.auth.authenticate import Authenticator
-from app.core.crypto import Keyring
 from app.core.settings import Settings
 from app.db.database import Database
 from app.db.migrations import is_ours, migrate
+from app.delivery.destinations.kinds import KINDS
+from app.delivery.queue.kinds import DestinationKinds
 from app.graphql.bounds.limits import Limits
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.schema import build_schema
+from app.server.services import services_of
 
 SECRET = "a secret key that only the tests use"
 
@@ -75,17 +77,16 @@ class World:
 
 
 @asynccontextmanager
-async def world(database_url: str, **settings: Any) -> AsyncIterator[World]:
+async def world(database_url: str, kinds: DestinationKinds = KINDS, **settings: Any) -> AsyncIterator[World]:
     """Open a world over a database without accounts."""
     chosen = Settings(database_url=database_url, secret_key=SECRET, **settings)
-    database = Database(chosen.database)
+    services = services_of(chosen, "http://127.0.0.1:8000", kinds)
+    database = services.database
     # Most databases are copies that are migrated already, and alembic takes long to see it.
     if not await is_ours(database):
         await migrate(database)
-    keyring = Keyring(chosen.secret_keys)
-    services = Services(chosen, database, keyring, public_url="http://127.0.0.1:8000")
     limits = Limits(chosen.max_tokens, chosen.max_depth, chosen.max_aliases, chosen.max_cost)
-    authenticator = Authenticator(database, keyring)
+    authenticator = Authenticator(database, services.keyring)
     try:
         yield World(services, Engine(the_schema(), limits), authenticator)
     finally:

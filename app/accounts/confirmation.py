@@ -11,7 +11,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.accounts.letterhead import account_name
 from app.accounts.models import User, UserRole
 from app.core import clock
-from app.core.crypto import Keyring
 from app.core.errors import Refusal
 from app.events.publisher import work_due
 from app.outbound.mail import suppressions, unconfirmed
@@ -25,7 +24,7 @@ from app.outbound.mail.rendering import laid_out
 async def send_link(session: AsyncSession, links: MailLinks, user: User, *field: str) -> None:
     """Mails the link to the user's address unless it has unsubscribed. Raises LIMIT_REACHED at `field`."""
     keyring, account_id, email = links.keyring, user.account_id, user.email
-    if not await suppressions.may_ask(session, keyring, account_id, email):
+    if not await links.suppressions.may_ask(session, account_id, email):
         return
     await unconfirmed.count(session, keyring, unconfirmed.Kind.INVITATION, account_id, email, *field)
     address = HashedAddress.of(keyring, account_id, email)
@@ -61,7 +60,7 @@ async def notice_recipients(session: AsyncSession, links: MailLinks, account_id:
     users = (await session.exec(statement)).all()
     recipients = [user for user in users if user.role == UserRole.ADMIN.value] or users
     await _send_first_links(session, links, recipients)
-    return [user.email for user in recipients if await receives_notices(session, links.keyring, user)]
+    return [user.email for user in recipients if await receives_notices(session, links, user)]
 
 
 async def _send_first_links(session: AsyncSession, links: MailLinks, users: Sequence[User]) -> None:
@@ -84,9 +83,9 @@ async def _send_first_links(session: AsyncSession, links: MailLinks, users: Sequ
         await send_link_if_allowed(session, links, user)
 
 
-async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: bool = False) -> User | None:
+async def find(session: AsyncSession, links: MailLinks, token: str, *, lock: bool = False) -> User | None:
     """The user of the link with this token; None if the user's address has changed since."""
-    verified = verified_user(keyring, token)
+    verified = verified_user(links.keyring, token)
     if verified is None:
         return None
     user_id, address_hash = verified
@@ -94,20 +93,20 @@ async def find(session: AsyncSession, keyring: Keyring, token: str, *, lock: boo
     if lock:
         statement = statement.with_for_update(key_share=True)
     user: User | None = (await session.execute(statement)).scalar_one_or_none()
-    return user if user is not None and address_hash in address_hashes(keyring, user.email) else None
+    return user if user is not None and address_hash in address_hashes(links.keyring, user.email) else None
 
 
-async def receives_notices(session: AsyncSession, keyring: Keyring, user: User) -> bool:
+async def receives_notices(session: AsyncSession, links: MailLinks, user: User) -> bool:
     """Whether notices go to the user: the address is confirmed and has not unsubscribed since."""
     if user.email_confirmed_at is None:
         return False
-    return not await suppressions.is_suppressed(session, keyring, user.account_id, user.email)
+    return not await links.suppressions.has(session, user.account_id, user.email)
 
 
-async def confirm(session: AsyncSession, keyring: Keyring, token: str) -> User | None:
+async def confirm(session: AsyncSession, links: MailLinks, token: str) -> User | None:
     """Confirms the address of the user of the link with this token. Repeating it changes nothing."""
-    user = await find(session, keyring, token, lock=True)
-    if user is not None and not await receives_notices(session, keyring, user):
+    user = await find(session, links, token, lock=True)
+    if user is not None and not await receives_notices(session, links, user):
         user.email_confirmed_at = user.email_confirmed_at or clock.now()
-        await suppressions.lift(session, user.account_id, address_hashes(keyring, user.email))
+        await suppressions.lift(session, user.account_id, address_hashes(links.keyring, user.email))
     return user

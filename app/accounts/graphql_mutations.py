@@ -10,7 +10,6 @@ from app.accounts.models import UserRole
 from app.auth.actor import Scope
 from app.graphql.inputs import given
 from app.graphql.mutations import MutationContext, Result, UserError, mutation
-from app.outbound.mail.link_tokens import MailLinks
 
 
 @strawberry.input
@@ -126,7 +125,9 @@ class AccountMutations:
         """
         values = given(input, "email", "name", "role")
         return {
-            "user": await actions.create_user(context.session, context.actor, _mail_links(context), **values)
+            "user": await actions.create_user(
+                context.session, context.actor, context.services.mail_links, **values
+            )
         }
 
     @mutation(user=User, needs=Scope.ADMIN)
@@ -134,7 +135,7 @@ class AccountMutations:
         """Change a user; needs ADMIN. An email that is not confirmed is mailed the link, also if it stays the same."""
         changes = given(input, "email", "name", "role")
         user = await actions.update_user(
-            context.session, context.actor, _mail_links(context), input.user_id, changes
+            context.session, context.actor, context.services.mail_links, input.user_id, changes
         )
         return {"user": user}
 
@@ -176,7 +177,3 @@ class AccountMutations:
             expires_in_seconds=input.expires_in_seconds,
         )
         return {"token": token, "expires_at": expires_at}
-
-
-def _mail_links(context: MutationContext) -> MailLinks:
-    return MailLinks(context.services.keyring, context.services.public_url)

@@ -19,11 +19,11 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
         token, acts = request.path_params["token"], request.method == "POST"
         find = confirmation.confirm if acts else confirmation.find
         async with services.database.transaction() if acts else services.database.reading() as session:
-            user = await find(session, services.keyring, token)
+            user = await find(session, services.mail_links, token)
             if user is None:
                 return page("user_address.html", 404, user=None)
             account = await account_name(session, user.account_id)
-            is_confirmed = await confirmation.receives_notices(session, services.keyring, user)
+            is_confirmed = await confirmation.receives_notices(session, services.mail_links, user)
         return page("user_address.html", user=user, account=account, is_confirmed=is_confirmed)
 
     return [Route("/users/confirm/{token}", rate_limited(rates, confirm), methods=["GET", "POST"])]

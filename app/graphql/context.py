@@ -22,7 +22,9 @@ from app.core.errors import Unauthenticated
 from app.core.settings import Settings
 from app.db.database import Database
 from app.db.raw_statements import Rows, Snapshot
+from app.delivery.queue.kinds import DestinationKinds
 from app.graphql.compiled.plan_cache import PlanCache
+from app.outbound.mail.link_tokens import MailLinks
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -35,10 +37,16 @@ class Services:
     settings: Settings
     database: Database
     keyring: Keyring
-    # Links into this server begin with it; no slash at the end.
-    public_url: str
+    mail_links: MailLinks
+    # The kinds of destinations that events are delivered to.
+    kinds: DestinationKinds
     # Mutations that this process executes now, by account: the fan-out may wait for their events.
     writing: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def public_url(self) -> str:
+        """Links into this server begin with it; no slash at the end."""
+        return self.mail_links.public_url
 
 
 class _Loader(DataLoader[K, V]):

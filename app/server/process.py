@@ -8,18 +8,15 @@ from typing import Final
 from sqlalchemy import text
 
 from app.auth.authenticate import Authenticator
-from app.core.crypto import Keyring
 from app.core.errors import CommandError
 from app.core.outages import error_name, is_database_away, report
 from app.core.settings import Settings
-from app.db.database import Database
 from app.db.migrations import migrate, migrate_when_reachable
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue.kinds import DestinationKinds
 from app.events.doorbell import Doorbell
 from app.events.publisher import Publisher
 from app.graphql.bounds.limits import limits_of
-from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.graphql.http.rates import Rates
@@ -28,6 +25,7 @@ from app.live.hub import Hub
 from app.live.registry import ConnectionRegistry
 from app.schema import build_schema
 from app.server.metrics import Metrics
+from app.server.services import services_of
 from app.server.worker import Worker
 
 READY_WITHIN: Final = 2.0
@@ -41,12 +39,11 @@ class Process:
         self, settings: Settings, *, public_url: str, with_worker: bool, kinds: DestinationKinds = KINDS
     ) -> None:
         self.settings = settings
-        keyring = Keyring(settings.secret_keys)
-        database = Database(settings.database)
         base = (settings.public_url or public_url).rstrip("/")
-        self.services = Services(settings, database, keyring, public_url=base)
+        self.services = services_of(settings, base, kinds)
+        database = self.services.database
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
-        self.authenticator = Authenticator(database, keyring)
+        self.authenticator = Authenticator(database, self.services.keyring)
         # A tool that explores the API without a key sends a few dozen requests at once, and then none.
         self.rates = Rates(settings.rate_limit, strangers_at_once=settings.rate_limit)
         # The operators' list is for clients' documents; the selections of webhook endpoints need not be on it.
@@ -57,9 +54,7 @@ class Process:
             self.services, self.engine, self.authenticator, self.rates, self.hub
         )
         self.publisher = Publisher(database, self.doorbell, self.hub)
-        self.worker = (
-            Worker(self.services, self.doorbell, engine=unlisted, kinds=kinds) if with_worker else None
-        )
+        self.worker = Worker(self.services, self.doorbell, engine=unlisted) if with_worker else None
         self.metrics = Metrics(self.hub, self.connections, self.doorbell, self.worker)
         self._working: asyncio.Task[None] | None = None
         self._check: asyncio.Task[dict[str, str | None]] | None = None

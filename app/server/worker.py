@@ -18,13 +18,12 @@ from app.core.periodic import Loop, wait_at_most
 from app.core.settings import Settings
 from app.delivery.destinations.email.mails import Wordings
 from app.delivery.destinations.email.provider import suspend_unconfirmed
-from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.worker_parts import WorkerParts
 from app.delivery.metadata import METADATA
 from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.filters import MetadataLookup
-from app.delivery.queue.kinds import BackgroundSender, DestinationKinds, DestinationSender
+from app.delivery.queue.kinds import BackgroundSender, DestinationSender
 from app.delivery.queue.models import Lane
 from app.delivery.queue.replay_worker import ReplayWorker
 from app.events.broadcast.base import RESYNC
@@ -67,7 +66,7 @@ class Worker:
 
     `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings unless they are
     given; the first two are then closed at the end. `wording` is that of mails about events; destinations' filters
-    compare with `metadata`; `kinds` are the kinds of destinations that get deliveries.
+    compare with `metadata`.
     """
 
     def __init__(
@@ -81,9 +80,8 @@ class Worker:
         engine: Engine | None = None,
         wording: Wordings = WORDING,
         metadata: MetadataLookup = METADATA,
-        kinds: DestinationKinds = KINDS,
     ) -> None:
-        settings, database = services.settings, services.database
+        settings, database, kinds = services.settings, services.database, services.kinds
         self.id = worker_id or f"worker_{secrets.token_hex(4)}"
         self._database = database
         self._doorbell = doorbell

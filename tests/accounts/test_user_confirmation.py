@@ -11,7 +11,6 @@ from starlette.applications import Starlette
 from app.accounts import pages
 from app.accounts.confirmation import notice_recipients
 from app.graphql.http.rates import Rates
-from app.outbound.mail.link_tokens import MailLinks
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.web import text_of
 from tests.delivery.asking import outgoing_mails
@@ -52,9 +51,7 @@ async def create(world: World, account: TestAccount, **values: str) -> str:
 async def recipients(world: World, account: TestAccount) -> list[str]:
     """The addresses that a notice about the account goes to."""
     async with world.database.transaction() as session:
-        return await notice_recipients(
-            session, MailLinks(world.services.keyring, world.services.public_url), account.id
-        )
+        return await notice_recipients(session, world.services.mail_links, account.id)
 
 
 async def confirmed_at(world: World, account: TestAccount, user_id: str) -> str | None:

@@ -7,7 +7,6 @@ from app.accounts import actions
 from app.accounts.models import UserRole
 from app.auth.actor import Actor, Scope
 from app.core.errors import ErrorCode, Refusal
-from app.outbound.mail.link_tokens import MailLinks
 from tests.accounts.state import events, mutation, refusals, unchanged
 from tests.support import TestAccount, World
 
@@ -185,7 +184,7 @@ async def test_users_are_changed_with_admin_only(world: World, scopes: list[Scop
 async def test_rules_hold_below_the_api_as_well(world: World) -> None:
     account = await world.account()
     admin = Actor(account.id, frozenset(Scope))
-    links = MailLinks(world.services.keyring, world.services.public_url)
+    links = world.services.mail_links
     with pytest.raises(Refusal) as raised:
         async with world.database.transaction() as session:
             await actions.update_user(session, admin, links, account.user_id, {"role": UserRole.MEMBER})

@@ -18,11 +18,13 @@ from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
 from app.db.database import Database
 from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
+from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import endpoints
 from app.delivery.destinations.webhook.kind import WEBHOOK
 from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
 from app.delivery.queue import deliveries
+from app.delivery.queue.kinds import DestinationKinds
 from app.delivery.queue.models import Delivery, DeliveryAttempt
 from app.events import log
 from app.events.doorbell import Doorbell
@@ -216,7 +218,9 @@ def watched_points() -> Iterator[Points]:
 
 
 @asynccontextmanager
-async def open_scene(database_url: str, **settings: Any) -> AsyncIterator[Scene]:
+async def open_scene(
+    database_url: str, kinds: DestinationKinds = KINDS, **settings: Any
+) -> AsyncIterator[Scene]:
     """A scene over an empty database; webhooks may go to this machine."""
     with TemporaryDirectory() as folder, watched_points() as watching:
         chosen = {
@@ -224,7 +228,7 @@ async def open_scene(database_url: str, **settings: Any) -> AsyncIterator[Scene]
             "webhook_timeout": 5,
             "data_dir": folder,
         } | settings
-        async with world(database_url, **chosen) as opened, Doorbell.from_url("memory://") as doorbell:
+        async with world(database_url, kinds, **chosen) as opened, Doorbell.from_url("memory://") as doorbell:
             yield Scene(opened, doorbell, watching)
 
 

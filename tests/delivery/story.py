@@ -1,6 +1,6 @@
 """An account in which all seven events happen, and the mails about them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -13,7 +13,6 @@ from app.delivery.destinations.email.models import EmailSubscription
 from app.events.models import EventRecord
 from app.outbound.mail.addresses import HashedAddress
 from app.outbound.mail.folder import FolderMailer
-from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.rendering import Mail
 from app.outbound.mail.sender import MailSender
 from app.server.wording import WORDING
@@ -78,7 +77,8 @@ class Story:
     def unsubscribe_url(self) -> str:
         keyring = self.world.services.keyring
         address = HashedAddress.of(keyring, self.account.id, self.subscription.email)
-        return MailLinks(keyring, PUBLIC_URL).unsubscribe_url(self.subscription.id, address)
+        links = replace(self.world.services.mail_links, public_url=PUBLIC_URL)
+        return links.unsubscribe_url(self.subscription.id, address)
 
     async def eml(self, mail: Mail, folder: Path) -> EmailMessage:
         """The mail as the file that the mailer writes, read by the standard library."""

@@ -28,4 +28,4 @@ class WorkerParts:
 
     @property
     def links(self) -> MailLinks:
-        return MailLinks(self.services.keyring, self.services.public_url)
+        return self.services.mail_links

@@ -12,9 +12,9 @@ from strawberry.scalars import JSON
 
 from app.auth.actor import Actor, visible
 from app.core.errors import QueryTooComplex
-from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue import models
 from app.delivery.queue.attempt_store import body_digest
+from app.delivery.queue.kinds import DestinationKinds
 from app.events.models import EventRecord
 from app.graphql.compiled.declare import computed
 from app.graphql.context import Context, Info
@@ -93,15 +93,15 @@ def _bodies_loader(context: Context, viewer: Actor) -> Callable[[list[str]], Awa
                 limit=MAX_BODIES,
             )
         kept = visible(select(*facts), viewer).outerjoin(EventRecord, its_event).where(delivery.id.in_(ids))
-        bodies = {row.id: _body(row) for row in await context.execute(kept)}
+        bodies = {row.id: _body(context.services.kinds, row) for row in await context.execute(kept)}
         return [bodies.get(one) for one in ids]
 
     return load
 
 
-def _body(row: Any) -> bytes | None:
+def _body(kinds: DestinationKinds, row: Any) -> bytes | None:
     if row.body:
         return bytes(row.body)
-    make = KINDS.of(row.destination_id).event_body
+    make = kinds.of(row.destination_id).event_body
     made = None if make is None else make(row)
     return None if made is None else made.encode()

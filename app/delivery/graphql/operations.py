@@ -6,7 +6,6 @@ from typing import Any
 import strawberry
 
 from app.auth.actor import Actor
-from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import endpoints
 from app.delivery.destinations.webhook.kind import WEBHOOK
 from app.delivery.graphql.inputs import (
@@ -44,8 +43,10 @@ class DeliveryMutations:
         """Try a delivery now, its schedule begun anew. One that succeeded is sent once more, under the same
         webhook-id."""
 
+        kinds = info.context.services.kinds
+
         async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            return {"delivery": await deliveries.send_again(session, actor, KINDS, input.delivery_id)}
+            return {"delivery": await deliveries.send_again(session, actor, kinds, input.delivery_id)}
 
         return await mutate(info, input, RetryDeliveryPayload, run)
 

@@ -9,7 +9,6 @@ from sqlmodel import col
 
 from app.auth.actor import Actor, visible
 from app.delivery.destinations.email.graphql import EmailSubscription
-from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook.graphql import WebhookEndpoint
 from app.delivery.graphql.attempts import DeliveryAttempt
 from app.delivery.metadata import METADATA
@@ -109,7 +108,7 @@ def _progress_loader(context: Context, viewer: Actor) -> Any:
 
 async def _count_left(context: Context, viewer: Actor, replay: models.Replay) -> int:
     """The number of events that the replay has yet to make deliveries of."""
-    table = KINDS.of(replay.destination_id).table
+    table = context.services.kinds.of(replay.destination_id).table
     found = await context.execute(visible(select(table), viewer).where(table.id == replay.destination_id))
     destination = found.scalar_one_or_none()
     if destination is None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from app.core.crypto import Keyring, random_token
 from app.outbound.mail.addresses import HashedAddress
+from app.outbound.mail.suppressions import SuppressionList
 
 CONFIRM_PREFIX: Final = "vw_confirm_"
 _UNSUBSCRIBE, _CONFIRM, _USER = "unsubscribe", "confirm", "confirm user"
@@ -15,10 +16,11 @@ _BYTES: Final = 18
 
 @dataclass(frozen=True)
 class MailLinks:
-    """The keys that links in mails are signed with, and the URL that they begin with."""
+    """The keys that links in mails are signed with, their beginning, and the list of the people who left by them."""
 
     keyring: Keyring
     public_url: str
+    suppressions: SuppressionList
 
     def unsubscribe_url(self, mailed_for: str, address: HashedAddress) -> str:
         """The link by which a recipient, or their mail program (RFC 8058), ends the mails of an account."""

@@ -3,6 +3,8 @@
 Addresses that unsubscribed before there was a list are not on it, but count as if they were.
 """
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select, update
@@ -12,14 +14,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.core import clock
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
-from app.db.sql import Sql
 from app.outbound.mail.addresses import HashedAddress, address_hashes, mailbox_of
 from app.outbound.mail.models import MailSuppression
 
-# Subscriptions are a destination of deliveries, which stand above this room.
-_STATUSES = Sql("""
-    SELECT status FROM email_subscriptions WHERE account_id = :account_id AND LOWER(email) = :address
-""")
+HasUnsubscribed = Callable[[AsyncSession, str, str], Awaitable[bool]]
+"""Whether an address, named after its account, has subscriptions of the account and has unsubscribed from all."""
 
 
 async def suppress(session: AsyncSession, address: HashedAddress) -> None:
@@ -59,59 +58,53 @@ async def find(
     return found
 
 
-async def is_suppressed(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> bool:
-    """Whether the account may not ask this address."""
-    lifted = await _lifted(session, keyring, account_id, address)
-    return None in lifted if lifted else await _was_ended_unlisted(session, account_id, address)
+@dataclass(frozen=True)
+class SuppressionList:
+    """The list, with the question for addresses that have unsubscribed before there was one."""
 
+    keyring: Keyring
+    has_unsubscribed: HasUnsubscribed
 
-async def may_ask(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> bool:
-    """Whether the account may ask this address to confirm.
+    async def has(self, session: AsyncSession, account_id: str, address: str) -> bool:
+        """Whether the account may not ask this address."""
+        lifted = await self._lifted(session, account_id, address)
+        return None in lifted if lifted else await self.has_unsubscribed(session, account_id, address)
 
-    The plain address decides for an address with a tag that has never decided itself: otherwise people who have
-    unsubscribed would be asked under ever new tags.
-    """
-    if await is_suppressed(session, keyring, account_id, address):
-        return False
-    plain = mailbox_of(address)
-    if plain == address.casefold() or await _lifted(session, keyring, account_id, address):
-        return True
-    return None not in await _lifted(session, keyring, account_id, plain)
+    async def may_ask(self, session: AsyncSession, account_id: str, address: str) -> bool:
+        """Whether the account may ask this address to confirm.
 
+        The plain address decides for an address with a tag that has never decided itself: otherwise people who have
+        unsubscribed would be asked under ever new tags.
+        """
+        if await self.has(session, account_id, address):
+            return False
+        plain = mailbox_of(address)
+        if plain == address.casefold() or await self._lifted(session, account_id, address):
+            return True
+        return None not in await self._lifted(session, account_id, plain)
 
-async def list_ended(session: AsyncSession, keyring: Keyring, account_id: str, address: str) -> None:
-    """Suppress an address that unsubscribed before there was a list, one of whose subscriptions is to be deleted."""
-    is_listed = bool(await _lifted(session, keyring, account_id, address))
-    if not is_listed and await _was_ended_unlisted(session, account_id, address):
-        await suppress(session, HashedAddress.of(keyring, account_id, address))
+    async def list_unlisted(self, session: AsyncSession, account_id: str, address: str) -> None:
+        """List an address that unsubscribed before there was a list, one of whose subscriptions is to be deleted."""
+        is_listed = bool(await self._lifted(session, account_id, address))
+        if not is_listed and await self.has_unsubscribed(session, account_id, address):
+            await suppress(session, HashedAddress.of(self.keyring, account_id, address))
 
+    async def require_unsuppressed(
+        self, session: AsyncSession, account_id: str, address: str, *field: str
+    ) -> None:
+        """Raises CONFLICT for an address that is on the list."""
+        if not await self.may_ask(session, account_id, address):
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                "This address has unsubscribed from your mails. Ask its owner to open the link of an earlier "
+                "confirmation mail and to confirm there; until then it cannot be mailed.",
+                *field,
+            )
 
-async def _lifted(
-    session: AsyncSession, keyring: Keyring, account_id: str, address: str
-) -> list[datetime | None]:
-    """The time when each row of the address was lifted, by the hashes of all keys."""
-    statement = select(col(MailSuppression.lifted_at)).where(
-        col(MailSuppression.account_id) == account_id,
-        col(MailSuppression.address_hash).in_(address_hashes(keyring, address)),
-    )
-    return list((await session.execute(statement)).scalars())
-
-
-async def _was_ended_unlisted(session: AsyncSession, account_id: str, address: str) -> bool:
-    """Whether the address has subscriptions of the account and has unsubscribed from all of them."""
-    values = {"account_id": account_id, "address": address.lower()}
-    statuses = set((await session.execute(_STATUSES.on(session), values)).scalars())
-    return statuses == {"UNSUBSCRIBED"}
-
-
-async def require_unsuppressed(
-    session: AsyncSession, keyring: Keyring, account_id: str, address: str, *field: str
-) -> None:
-    """Raises CONFLICT for an address that is on the list."""
-    if not await may_ask(session, keyring, account_id, address):
-        raise Refusal(
-            ErrorCode.CONFLICT,
-            "This address has unsubscribed from your mails. Ask its owner to open the link of an earlier "
-            "confirmation mail and to confirm there; until then it cannot be mailed.",
-            *field,
+    async def _lifted(self, session: AsyncSession, account_id: str, address: str) -> list[datetime | None]:
+        """The time when each row of the address was lifted, by the hashes of all keys."""
+        statement = select(col(MailSuppression.lifted_at)).where(
+            col(MailSuppression.account_id) == account_id,
+            col(MailSuppression.address_hash).in_(address_hashes(self.keyring, address)),
         )
+        return list((await session.execute(statement)).scalars())

@@ -19,7 +19,6 @@ from app.delivery.queue.models import Lane
 from app.delivery.queue.recording import Recording
 from app.outbound.attempt import Attempt, AttemptOutcome
 from app.outbound.http.transport import Transport
-from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.retry import Fate, Verdict
 from tests.delivery.scene import Scene, open_scene
 
@@ -115,9 +114,8 @@ async def test_of_two_results_of_one_delivery_the_holders_counts(scene: Scene, s
 
 async def test_what_a_lost_answer_has_recorded_is_not_lost(scene: Scene) -> None:
     claim = await claimed(scene)
-    links = MailLinks(scene.services.keyring, scene.services.public_url)
     selection = PayloadSelection(scene.services, lambda: scene.world.engine)
-    provider = WebhookProvider(links, Transport([]), 5, selection)
+    provider = WebhookProvider(scene.services.mail_links, Transport([]), 5, selection)
     recording = Recording(scene.database, provider, structlog.get_logger())
     async with scene.database.reading() as session:
         targets = await provider.targets(session, [claim.destination_id])

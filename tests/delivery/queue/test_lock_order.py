@@ -17,7 +17,6 @@ from app.delivery.destinations.email.link_actions import Confirmation
 from app.delivery.destinations.email.models import EmailSubscription
 from app.delivery.destinations.email.provider import suspend_unconfirmed
 from app.events import log
-from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.sender import MailSender
 from app.outbound.mail.transactional import TransactionalSender
 from tests.delivery.asking import make_subscription, subscription_row
@@ -42,10 +41,6 @@ _WAITING = text(
 
 def admin(account_id: str) -> Actor:
     return Actor(account_id, frozenset(Scope))
-
-
-def links_of(world: World) -> MailLinks:
-    return MailLinks(world.services.keyring, world.services.public_url)
 
 
 async def users_never_asked(world: World, account_id: str, *emails: str) -> list[str]:
@@ -73,10 +68,10 @@ async def test_a_user_and_a_subscription_of_one_address_at_once(world: World) ->
 
     async def subscribe() -> None:
         async with world.database.transaction() as session:
-            await subscriptions.create(session, actor, links_of(world), email=GRACE)
+            await subscriptions.create(session, actor, world.services.mail_links, email=GRACE)
 
     async with world.database.transaction() as session:
-        await accounts.create_user(session, actor, links_of(world), email=GRACE, name="Grace")
+        await accounts.create_user(session, actor, world.services.mail_links, email=GRACE, name="Grace")
         waiting = await begun(world, subscribe())
     await waiting
 
@@ -93,7 +88,9 @@ async def test_a_confirmation_while_the_address_is_asked_again(world: World) -> 
     async with world.database.transaction() as session:
         await log.lock_position(session, account.id)
         waiting = await begun(world, confirm())
-        await subscriptions.resend_confirmation(session, admin(account.id), links_of(world), subscription_id)
+        await subscriptions.resend_confirmation(
+            session, admin(account.id), world.services.mail_links, subscription_id
+        )
     # The newer link is the one that counts.
     assert await waiting is Confirmation.UNKNOWN
     assert (await subscription_row(world, subscription_id)).status == "PENDING"
@@ -106,13 +103,13 @@ async def test_a_notice_while_a_user_gets_an_address_of_the_same_mailbox(world: 
 
     async def notice() -> list[str]:
         async with world.database.transaction() as session:
-            return await notice_recipients(session, links_of(world), account.id)
+            return await notice_recipients(session, world.services.mail_links, account.id)
 
     async with world.database.transaction() as session:
-        await accounts.update_user(session, actor, links_of(world), grace, {"name": "Grace H."})
+        await accounts.update_user(session, actor, world.services.mail_links, grace, {"name": "Grace H."})
         waiting = await begun(world, notice())
         changes = {"email": "ada+grace@example.com"}
-        await accounts.update_user(session, actor, links_of(world), grace, changes)
+        await accounts.update_user(session, actor, world.services.mail_links, grace, changes)
     assert await waiting == []
 
 
@@ -132,7 +129,7 @@ async def test_a_refused_confirmation_while_its_subscription_is_deleted(world: W
         async with world.database.transaction() as session:
             await session.get_one(EmailSubscription, subscription_id, with_for_update=True)
             waiting = await begun(world, transactional.run())
-            await subscriptions.delete(session, actor, links_of(world), subscription_id)
+            await subscriptions.delete(session, actor, world.services.mail_links, subscription_id)
         with capture_logs() as logged:
             transactional.stop(PATIENCE)
             await waiting

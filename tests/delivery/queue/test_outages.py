@@ -21,7 +21,6 @@ from app.delivery.queue.destination_queue import FIRST_LIMIT
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.models import Delivery, Lane
 from app.outbound.lease_times import lease_seconds, queue_seconds
-from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.mailer import open_mailer
 from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.sender import MailSender
@@ -211,8 +210,7 @@ async def sending_digests(scene: Scene, smtp_sink: SmtpSink) -> AsyncIterator[Di
     """Send digests only, with short leases."""
     mailer = open_mailer(smtp_sink.url, scene.services.settings.data_dir, None)
     sender = MailSender(mailer, "Voltwire <events@mail.example>")
-    links = MailLinks(scene.services.keyring, "https://voltwire.example")
-    provider = EmailProvider(links, sender, WORDING)
+    provider = EmailProvider(scene.services.mail_links, sender, WORDING)
     provider.timeout = TIMEOUT
     digests = Digests(scene.database, EMAIL, provider, [0.1] * 20)
     running = asyncio.create_task(digests.run())

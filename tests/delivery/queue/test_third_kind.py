@@ -1,4 +1,4 @@
-"""A third kind of destination, an inbox in memory: all of it stands in this file, and all of the queue serves it."""
+"""A third kind of destination, an inbox in memory: all of it stands in this file; the queue and the API serve it."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -14,15 +14,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import AccountWide
 from app.core import clock
-from app.core.errors import Refusal
 from app.core.ids import new_id
 from app.db.types import Json, UtcDateTime, database_now
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.worker_parts import WorkerParts
 from app.delivery.metadata import METADATA
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import Result, body_digest
 from app.delivery.queue.cancellation import Cancellation
-from app.delivery.queue.deliveries import send_again
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.kinds import Batching, DestinationKind, DestinationKinds, DestinationSender
 from app.delivery.queue.leases import Claim
@@ -30,9 +28,10 @@ from app.delivery.queue.models import Delivery, Lane, Replay
 from app.delivery.queue.provider import Provider
 from app.delivery.queue.sender import Sender
 from app.events import log
+from app.events.publisher import DISPATCH_CHANNEL
 from app.outbound.attempt import Attempt, AttemptOutcome
 from app.server.process import Process
-from tests.delivery.scene import Scene, admin, open_scene
+from tests.delivery.scene import Scene, open_scene
 
 pytestmark = pytest.mark.both_databases
 
@@ -100,7 +99,7 @@ class InboxProvider(Provider):
     async def send(self, claim: Claim) -> Attempt:
         self.arrived.append((claim.destination_id, claim.body.decode()))
         outcome = self.planned.popleft() if self.planned else AttemptOutcome.SUCCEEDED
-        return Attempt(clock.to_ms(clock.now()), 1, outcome)
+        return Attempt(clock.to_ms(clock.now()), 1, outcome, request_digest=body_digest(claim.body))
 
     async def update_destinations(self, session: AsyncSession, results: Sequence[Result]) -> None:
         if self.is_unrecordable:
@@ -121,13 +120,14 @@ def inbox_kind(provider: InboxProvider) -> DestinationKind:
         id_field="inboxId",
         senders=senders,
         batching=Batching(Inbox.batch, lambda choice, now: far if choice == "LATER" else None),
+        event_body=lambda row: str(row.event_id),
     )
     return kind
 
 
 @pytest.fixture
-async def scene(migrated_url: str) -> AsyncIterator[Scene]:
-    async with open_scene(migrated_url) as opened:
+async def scene(migrated_url: str, kinds: DestinationKinds) -> AsyncIterator[Scene]:
+    async with open_scene(migrated_url, kinds) as opened:
         async with opened.database.engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         yield opened
@@ -154,18 +154,26 @@ async def open_inbox(scene: Scene, account_id: str, **values: Any) -> str:
     return inbox.id
 
 
+async def retry(scene: Scene, key: str, delivery_id: str) -> list[str]:
+    """Retries a delivery through the API; the sentences that refuse it."""
+    query = """
+        mutation ($id: ID!) { retryDelivery(input: {deliveryId: $id}) { delivery { status } userErrors { message } } }
+    """
+    payload = (await scene.world.data(query, {"id": delivery_id}, key=key))["retryDelivery"]
+    assert payload["delivery"] == (None if payload["userErrors"] else {"status": "PENDING"})
+    return [one["message"] for one in payload["userErrors"]]
+
+
 async def statuses(scene: Scene, inbox_id: str) -> list[str]:
     return [one.status for one in await scene.deliveries(destination_id=inbox_id)]
 
 
-async def test_events_reach_it_and_are_tried_again(
-    scene: Scene, provider: InboxProvider, kinds: DestinationKinds
-) -> None:
+async def test_events_reach_it_and_are_tried_again(scene: Scene, provider: InboxProvider) -> None:
     account = await scene.account()
     inbox = await open_inbox(scene, account, event_types=["customer.*"])
     other = await open_inbox(scene, account, event_types=["meter.*"])
     provider.planned.append(AttemptOutcome.CONNECTION)
-    async with scene.worker(kinds=kinds) as worker:
+    async with scene.worker() as worker:
         (event,) = await scene.happen(account)
         await scene.settled()
         stats = worker.senders["inbox"].stats
@@ -181,35 +189,38 @@ async def test_events_reach_it_and_are_tried_again(
     assert await statuses(scene, other) == []
 
 
-async def test_it_is_given_up_and_retried_by_hand(
-    scene: Scene, provider: InboxProvider, kinds: DestinationKinds
-) -> None:
-    account = await scene.account()
-    inbox = await open_inbox(scene, account)
+async def test_it_is_given_up_and_retried_by_hand(scene: Scene, provider: InboxProvider) -> None:
+    account = await scene.world.account()
+    inbox = await open_inbox(scene, account.id)
     provider.planned.extend([AttemptOutcome.TIMEOUT] * 3)
-    async with scene.worker(kinds=kinds):
-        await scene.happen(account)
+    async with scene.worker():
+        (event,) = await scene.happen(account.id)
         await scene.settled()
         assert await statuses(scene, inbox) == ["EXHAUSTED"]
         (delivery,) = await scene.deliveries(destination_id=inbox)
-        async with scene.database.transaction() as session:
-            await send_again(session, admin(account), kinds, delivery.id)
+        assert await retry(scene, account.key, delivery.id) == []
+        await scene.doorbell.publish(DISPATCH_CHANNEL, account.id)
         await scene.settled()
     assert await statuses(scene, inbox) == ["SUCCEEDED"]
+    shown = await scene.world.data(
+        "query ($id: ID!) { delivery(id: $id) { endpoint { id } attempts { outcome requestBody } } }",
+        {"id": delivery.id},
+        key=account.key,
+    )
+    outcomes = ["TIMEOUT", "TIMEOUT", "TIMEOUT", "SUCCEEDED"]
+    attempts = [{"outcome": one, "requestBody": event.id} for one in outcomes]
+    assert shown["delivery"] == {"endpoint": None, "attempts": attempts}
     await scene.change(Inbox, inbox, status="CLOSED")
-    with pytest.raises(Refusal) as refused:
-        async with scene.database.transaction() as session:
-            await send_again(session, admin(account), kinds, delivery.id)
-    assert refused.value.message == "This delivery's inbox is closed, so nothing can be sent to it."
+    refused = await retry(scene, account.key, delivery.id)
+    assert refused == ["This delivery's inbox is closed, so nothing can be sent to it."]
 
 
-async def test_it_has_order_rates_and_replays(
-    scene: Scene, provider: InboxProvider, kinds: DestinationKinds
-) -> None:
-    account = await scene.account()
+async def test_it_has_order_rates_and_replays(scene: Scene, provider: InboxProvider) -> None:
+    made = await scene.world.account()
+    account = made.id
     inbox = await open_inbox(scene, account, ordered=True, rate_limit=1000)
     provider.planned.append(AttemptOutcome.CONNECTION)
-    async with scene.worker(kinds=kinds) as worker:
+    async with scene.worker() as worker:
         first, second = await scene.happen(account, 2)
         await scene.settled()
         assert (await scene.row(Inbox, inbox)).held_by == worker.id
@@ -219,34 +230,34 @@ async def test_it_has_order_rates_and_replays(
                 account_id=account, destination_id=inbox, position=position, through=second.sequence
             )
             session.add(replay)
+        shown = "query ($id: ID!) { replay(id: $id) { status total done } }"
+        before = await scene.world.data(shown, {"id": replay.id}, key=made.key)
+        assert before["replay"]["total"] == 2
         await scene.points.wait_for("replay.committed")
         await scene.settled()
     assert [event for _, event in provider.arrived] == [first.id, first.id, second.id, first.id, second.id]
     assert len(await scene.deliveries(replay_id=replay.id)) == 2
     assert (await scene.row(Inbox, inbox)).held_by is None
+    after = await scene.world.data(shown, {"id": replay.id}, key=made.key)
+    assert after["replay"] == {"status": "DONE", "total": 2, "done": 2}
 
 
-async def test_a_pause_is_kept_until_a_retry_ends_it(
-    scene: Scene, provider: InboxProvider, kinds: DestinationKinds
-) -> None:
-    account = await scene.account()
-    inbox = await open_inbox(scene, account, paused_until=clock.from_ms(4_000_000_000_000))
-    await scene.happen(account)
-    async with scene.worker(kinds=kinds):
+async def test_a_pause_is_kept_until_a_retry_ends_it(scene: Scene, provider: InboxProvider) -> None:
+    account = await scene.world.account()
+    inbox = await open_inbox(scene, account.id, paused_until=clock.from_ms(4_000_000_000_000))
+    await scene.happen(account.id)
+    async with scene.worker():
         await scene.points.wait_for("dispatch.committed")
     assert provider.arrived == []
     (delivery,) = await scene.deliveries(destination_id=inbox)
     await scene.change(Delivery, delivery.id, status="FAILED")
-    async with scene.database.transaction() as session:
-        await send_again(session, admin(account), kinds, delivery.id)
-    async with scene.worker(kinds=kinds):
+    assert await retry(scene, account.key, delivery.id) == []
+    async with scene.worker():
         await scene.settled()
     assert await statuses(scene, inbox) == ["SUCCEEDED"]
 
 
-async def test_what_waits_for_a_closed_one_is_cancelled(
-    scene: Scene, provider: InboxProvider, kinds: DestinationKinds
-) -> None:
+async def test_what_waits_for_a_closed_one_is_cancelled(scene: Scene, provider: InboxProvider) -> None:
     account = await scene.account()
     inbox, beside = await open_inbox(scene, account), await open_inbox(scene, account)
     await scene.happen(account, 2)
@@ -268,13 +279,13 @@ async def test_its_deliveries_may_wait_for_a_batch(scene: Scene, kinds: Destinat
 
 
 async def test_results_that_can_never_be_recorded_in_full_end_with_the_schedule(
-    scene: Scene, provider: InboxProvider, kinds: DestinationKinds
+    scene: Scene, provider: InboxProvider
 ) -> None:
     account = await scene.account()
     inbox = await open_inbox(scene, account)
     provider.is_unrecordable = True
     provider.planned.extend([AttemptOutcome.CONNECTION] * 3)
-    async with scene.worker(kinds=kinds):
+    async with scene.worker():
         await scene.happen(account)
         await scene.settled()
     (delivery,) = await scene.deliveries(destination_id=inbox)

@@ -18,7 +18,6 @@ from app.delivery.queue.attempt_store import body_digest
 from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus
 from app.events.models import EventRecord
 from app.outbound.attempt import AttemptOutcome
-from app.outbound.mail.link_tokens import MailLinks
 from tests.delivery.scene import send_test
 from tests.support import World
 
@@ -43,7 +42,7 @@ async def random_destinations(world: World, admin: Actor, chance: random.Random)
                 session.add_all(_attempts(delivery, chance))
     async with world.database.transaction() as session:
         await endpoints.delete(session, admin, destinations[3])
-        await subscriptions.delete(session, admin, _links(world), destinations[-1])
+        await subscriptions.delete(session, admin, world.services.mail_links, destinations[-1])
 
 
 async def _endpoint(world: World, admin: Actor, chance: random.Random, number: int) -> str:
@@ -78,16 +77,12 @@ async def _of_the_endpoints(world: World, admin: Actor, ids: list[str]) -> None:
         await endpoints.update_endpoint(session, admin, keyring, [], ids[2], changes)
 
 
-def _links(world: World) -> MailLinks:
-    return MailLinks(world.services.keyring, world.services.public_url)
-
-
 async def _subscription(world: World, admin: Actor, chance: random.Random, number: int) -> str:
     async with world.database.transaction() as session:
         subscription = await subscriptions.create(
             session,
             admin,
-            _links(world),
+            world.services.mail_links,
             email=f"s{number}@example.com",
             description=chance.choice([None, "Office"]),
             event_types=chance.choice([None, ["hosted_consent.*"]]),

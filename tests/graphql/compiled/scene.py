@@ -28,7 +28,6 @@ from app.meters import actions as meters
 from app.meters.kinds import DataSource
 from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
-from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.mail_files import MailFiles
 from app.readings import actions as readings
 from tests.graphql.compiled.destinations import random_destinations
@@ -58,7 +57,7 @@ async def random_account(world: World, chance: random.Random) -> Scene:
             await accounts.create_user(
                 session,
                 admin,
-                MailLinks(world.services.keyring, world.services.public_url),
+                world.services.mail_links,
                 email=f"u{number}@example.com",
                 name=f"U {number}",
                 role=UserRole.MEMBER,

@@ -195,5 +195,4 @@ class EmailSubscriptionMutations:
 
 
 def _mail_links(info: Info) -> MailLinks:
-    services = info.context.services
-    return MailLinks(services.keyring, services.public_url)
+    return info.context.services.mail_links

@@ -21,7 +21,7 @@ from app.delivery.destinations.email.models import Digest, EmailSubscription, Em
 from app.delivery.queue.cancellation import cancel_all_pending
 from app.events import event_type_filter, log
 from app.events.publisher import work_due
-from app.outbound.mail import addresses, suppressions, unconfirmed
+from app.outbound.mail import addresses, unconfirmed
 from app.outbound.mail.addresses import HashedAddress
 from app.outbound.mail.link_tokens import MailLinks, confirm_token
 from app.outbound.mail.mail_queue import enqueue, forget_mails_about
@@ -65,9 +65,7 @@ async def create(
     await log.lock_position(session, actor.account_id)
     await _require_room(session, actor)
     await _require_free(session, actor, subscription)
-    await suppressions.require_unsuppressed(
-        session, links.keyring, actor.account_id, subscription.email, "email"
-    )
+    await links.suppressions.require_unsuppressed(session, actor.account_id, subscription.email, "email")
     session.add(subscription)
     await _ask(session, links, subscription, "email")
     return subscription
@@ -94,7 +92,7 @@ async def update(
 async def delete(session: AsyncSession, actor: Actor, links: MailLinks, subscription_id: str) -> str:
     """Delete a subscription. Pending mails and the confirmation are cancelled; the deliveries stay readable."""
     subscription = await _load(session, actor, subscription_id)
-    await suppressions.list_ended(session, links.keyring, subscription.account_id, subscription.email)
+    await links.suppressions.list_unlisted(session, subscription.account_id, subscription.email)
     await cancel_all_pending(session, subscription.id)
     await forget_mails_about(session, subscription.id)
     await session.delete(subscription)
@@ -114,8 +112,8 @@ async def resend_confirmation(
     subscription = await _load(session, actor, subscription_id)
     if subscription.status == EmailSubscriptionStatus.ACTIVE.value:
         raise Refusal(ErrorCode.CONFLICT, "This subscription is confirmed already.", "emailSubscriptionId")
-    await suppressions.require_unsuppressed(
-        session, links.keyring, actor.account_id, subscription.email, "emailSubscriptionId"
+    await links.suppressions.require_unsuppressed(
+        session, actor.account_id, subscription.email, "emailSubscriptionId"
     )
     _require_patience(subscription, clock.now())
     await _require_free(session, actor, subscription, "emailSubscriptionId")
@@ -123,6 +121,15 @@ async def resend_confirmation(
     subscription.suspended_reason = None
     await _ask(session, links, subscription, "emailSubscriptionId")
     return subscription
+
+
+async def has_unsubscribed(session: AsyncSession, account_id: str, address: str) -> bool:
+    """Whether the address has subscriptions of the account and has unsubscribed from all of them."""
+    statuses = select(col(EmailSubscription.status)).where(
+        col(EmailSubscription.account_id) == account_id,
+        func.lower(col(EmailSubscription.email)) == address.lower(),
+    )
+    return set((await session.execute(statuses)).scalars()) == {EmailSubscriptionStatus.UNSUBSCRIBED.value}
 
 
 async def _ask(session: AsyncSession, links: MailLinks, subscription: EmailSubscription, field: str) -> None:
