@@ -1,4 +1,5 @@
-"""Checks what linters do not: circles of files, full folders, how docstrings begin, and modules outside the layers.
+"""Checks what linters do not: circles of files, modules named in strings, modules outside the layers, full folders,
+and how docstrings begin.
 
 `python scripts/house.py [ROOT]` prints each finding as `file:line: what is wrong; what to do`, and exits with 1 if
 there is any.
@@ -20,7 +21,10 @@ FULL: Final = 25
 
 BEGINNING: Final = re.compile(r"\W*(what|who|whoever|one|those)\b", re.IGNORECASE)
 LAZY: Final = re.compile(rf"{PACKAGE}\.(\w+)\.graphql\w*")
-"""Modules of GraphQL types, which may name each other for type checkers only."""
+"""Modules of the features' GraphQL types, which may name each other for type checkers and in strings only."""
+
+NAMING: Final = ("lazy", "import_module")
+"""Functions that take a module's name as a string."""
 
 
 @dataclass(frozen=True, order=True)
@@ -41,8 +45,9 @@ class Import:
 
     module: str
     line: int
-    for_types: bool
-    """Whether only type checkers run it."""
+    is_late: bool
+    """Whether it does not run when the file is loaded: only type checkers follow it, or it is a name in a string."""
+    in_string: bool = False
 
 
 @dataclass
@@ -63,7 +68,9 @@ class Module:
 def findings(root: Path) -> list[Finding]:
     """All findings in a checkout, in order of files."""
     modules = _modules(root)
-    found = [*_circles(modules), *_eager(modules), *_unlayered(root, modules), *_full_folders(root)]
+    layers = _layers(root)
+    found = [*_circles(modules), *_eager(modules), *_upward(layers, modules), *_unlayered(layers, modules)]
+    found += _full_folders(root)
     shown = _descriptions(root)
     for path in _files(root):
         found += _beginnings(root, path, shown)
@@ -94,23 +101,41 @@ def _imports(module: Module, modules: dict[str, Module]) -> Iterator[Import]:
         for inner in statement.body
         for node in ast.walk(inner)
     }
-    package = module.name if module.path.endswith("__init__.py") else module.name.rpartition(".")[0]
     for node in ast.walk(module.tree):
         names = []
+        in_string = isinstance(node, ast.Call)
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            origin = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                origin = ".".join([*above, *filter(None, [origin])])
+            origin = _absolute(module, node.level, node.module or "")
             # A name of a package is a module of it, or something that its own file holds.
             names = [
                 full if (full := f"{origin}.{alias.name}") in modules else origin for alias in node.names
             ]
+        elif isinstance(node, ast.Call) and (named := _module_in_string(node)):
+            bare = named.lstrip(".")
+            names = [_absolute(module, len(named) - len(bare), bare)]
         for name in dict.fromkeys(names):
             if name in modules and name != module.name:
-                yield Import(name, node.lineno, id(node) in typing)
+                yield Import(name, node.lineno, in_string or id(node) in typing, in_string)
+
+
+def _absolute(module: Module, level: int, name: str) -> str:
+    """The full name of what the module calls by so many dots and a name."""
+    if not level:
+        return name
+    parts = module.name.split(".")
+    above = parts[: len(parts) - level + module.path.endswith("__init__.py")]
+    return ".".join([*above, *filter(None, [name])])
+
+
+def _module_in_string(call: ast.Call) -> str | None:
+    """The string that `strawberry.lazy` or `import_module` is called with."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    first = call.args[0] if call.args else None
+    if function in NAMING and isinstance(first, ast.Constant) and isinstance(first.value, str):
+        return first.value
+    return None
 
 
 def _circles(modules: dict[str, Module]) -> Iterator[Finding]:
@@ -129,7 +154,7 @@ def _circles(modules: dict[str, Module]) -> Iterator[Finding]:
 
 
 def _is_lazy(name: str, one: Import) -> bool:
-    return one.for_types and bool(LAZY.fullmatch(name) and LAZY.fullmatch(one.module))
+    return one.is_late and bool(LAZY.fullmatch(name) and LAZY.fullmatch(one.module))
 
 
 def _shortest_circles(graph: dict[str, dict[str, int]]) -> list[list[str]]:
@@ -163,24 +188,42 @@ def _eager(modules: dict[str, Module]) -> Iterator[Finding]:
         own = LAZY.fullmatch(module.name)
         for one in module.imports:
             other = LAZY.fullmatch(one.module)
-            if own and other and own[1] != other[1] and not one.for_types:
+            if own and other and own[1] != other[1] and not one.is_late:
                 text = f"imports {one.module} when loaded; import it under TYPE_CHECKING and name it by strawberry.lazy"
                 yield Finding(module.path, one.line, text)
 
 
-def _unlayered(root: Path, modules: dict[str, Module]) -> Iterator[Finding]:
+def _layers(root: Path) -> dict[str, int]:
+    """The modules that the contracts name, each with the number of its layer from the top."""
     settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]
-    layers = {
-        name
+    return {
+        name: number
         for contract in settings["contracts"]
         if contract["type"] == "layers"
-        for layer in contract["layers"]
+        for number, layer in enumerate(contract["layers"])
         for name in re.findall(r"[\w.]+", layer)
     }
+
+
+def _layer(layers: dict[str, int], name: str) -> int | None:
+    parts = name.split(".")
+    above = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((layers[one] for one in above if one in layers), None)
+
+
+def _upward(layers: dict[str, int], modules: dict[str, Module]) -> Iterator[Finding]:
+    """Names in strings against the layers, which the linter of imports does not see."""
+    for module in modules.values():
+        for one in module.imports:
+            own, other = _layer(layers, module.name), _layer(layers, one.module)
+            if one.in_string and own is not None and other is not None and other < own:
+                text = f"names {one.module}, which stands in a higher layer; hand in what is needed of it"
+                yield Finding(module.path, one.line, text)
+
+
+def _unlayered(layers: dict[str, int], modules: dict[str, Module]) -> Iterator[Finding]:
     for name, module in modules.items():
-        parts = name.split(".")
-        above = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-        if name != PACKAGE and not module.is_empty and not layers & above:
+        if name != PACKAGE and not module.is_empty and _layer(layers, name) is None:
             text = "no layer names this module; name it in a layer of [tool.importlinter] in pyproject.toml"
             yield Finding(module.path, 1, text)
 

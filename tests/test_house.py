@@ -20,6 +20,7 @@ layers = [
     "app.core",
 ]
 """
+PAIR = (("customers", "meters"), ("meters", "customers"))
 TREE = {
     "pyproject.toml": LAYERS.format("server"),
     "schema.graphql": '"""One meter of a connection."""\ntype MeterEdge {\n}\n',
@@ -110,6 +111,26 @@ def test_graphql_types_of_features_name_each_other_for_types_only(tree: Path) ->
     mend = "import it under TYPE_CHECKING and name it by strawberry.lazy"
     told = f"app/meters/graphql.py:2: imports app.customers.graphql when loaded; {mend}"
     assert house(tree) == (1, [told])
+
+
+@pytest.mark.parametrize("call", ['strawberry.lazy("app.core.b")', 'lazy(".b")', 'import_module("app.core.b")'])
+def test_a_module_named_in_a_string_counts_as_imported(tree: Path, call: str) -> None:
+    write(tree, {"app/core/a.py": f"x = {call}\n", "app/core/b.py": "import app.core.a\n"})
+    code, [line] = house(tree)
+    assert code == 1
+    assert line.startswith("app/core/a.py:1: circle of files: app.core.a -> app.core.b -> app.core.a; ")
+
+
+def test_a_string_names_no_module_of_a_higher_layer(tree: Path) -> None:
+    write(tree, {"app/core/a.py": '\nx = import_module("app.customers.graphql")\n'})
+    told = "names app.customers.graphql, which stands in a higher layer; hand in what is needed of it"
+    assert house(tree) == (1, [f"app/core/a.py:2: {told}"])
+
+
+def test_graphql_types_of_features_name_each_other_in_strings(tree: Path) -> None:
+    files = {f"app/{one}/graphql.py": f'x = strawberry.lazy("app.{other}.graphql")\n' for one, other in PAIR}
+    write(tree, files)
+    assert house(tree) == (0, [])
 
 
 @pytest.mark.parametrize("folder", ["app/core", "tests/core", "scripts"])

@@ -7,12 +7,13 @@ loaders by id.
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from typing import Any, Self, TypeVar
+from typing import Any, ForwardRef, Self, TypeVar
 
 import strawberry
 from sqlalchemy import Select, bindparam, select
 from strawberry.types.base import StrawberryContainer, StrawberryList
 from strawberry.types.enum import StrawberryEnumDefinition
+from strawberry.types.lazy_type import LazyType, StrawberryLazyReference
 
 from app.auth.actor import Actor, visible
 from app.core.ids import is_id
@@ -74,6 +75,27 @@ def row_type(model: type, prefix: str | None = None, **more: Any) -> Callable[[C
         return cls
 
     return register
+
+
+class RowsOf(StrawberryLazyReference):
+    """Names the GraphQL type of a model's rows by the model, for types that would import each other:
+    `Annotated[ForwardRef("Delivery"), RowsOf(models.Delivery)]`.
+    """
+
+    def __init__(self, model: type) -> None:
+        super().__init__(model.__module__)
+        self._model = model
+
+    def resolve_forward_ref(self, forward_ref: ForwardRef) -> LazyType[Any, Any]:
+        return _TypeOfRows(forward_ref.__forward_arg__, self.module, model=self._model)
+
+
+@dataclass(frozen=True)
+class _TypeOfRows(LazyType[Any, Any]):
+    model: type = object
+
+    def resolve_type(self) -> type[Any]:
+        return _by_model[self.model]
 
 
 def row_type_of(cls: type) -> RowType | None:

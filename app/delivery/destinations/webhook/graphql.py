@@ -29,7 +29,7 @@ from app.graphql.engine import Engine
 from app.graphql.events import LazyEventType
 from app.graphql.inputs import given
 from app.graphql.mutations import UserError, mutate
-from app.graphql.nodes import Node, row_type
+from app.graphql.nodes import Node, RowsOf, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
 
@@ -38,8 +38,8 @@ ENDPOINT_OPTIONS = ("filter", "selection", "headers", "ordered", "rate_limit")
 if TYPE_CHECKING:
     _LazyDelivery = Any
 else:
-    # Found by name: the type of deliveries has a field for each kind of destination, and so imports this module.
-    _LazyDelivery = Annotated[ForwardRef("Delivery"), strawberry.lazy("app.delivery.graphql.types")]
+    # The type of deliveries has a field for each kind of destination, and so imports this module.
+    _LazyDelivery = Annotated[ForwardRef("Delivery"), RowsOf(Delivery)]
 
 strawberry.enum(EndpointStatus)
 
