@@ -113,7 +113,9 @@ def test_graphql_types_of_features_name_each_other_for_types_only(tree: Path) ->
     assert house(tree) == (1, [told])
 
 
-@pytest.mark.parametrize("call", ['strawberry.lazy("app.core.b")', 'lazy(".b")', 'import_module("app.core.b")'])
+@pytest.mark.parametrize(
+    "call", ['strawberry.lazy("app.core.b")', 'lazy(".b")', 'import_module("app.core.b")']
+)
 def test_a_module_named_in_a_string_counts_as_imported(tree: Path, call: str) -> None:
     write(tree, {"app/core/a.py": f"x = {call}\n", "app/core/b.py": "import app.core.a\n"})
     code, [line] = house(tree)

@@ -17,7 +17,7 @@ from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, De
 from app.db.database import run_script
 from app.db.raw_statements import Script, pad_to_power_of_two
 from app.db.types import UtcDateTime
-from app.meters.kinds import MeterStatus
+from app.meters.enums import MeterStatus
 from app.meters.models import Meter, MeterFlags
 
 

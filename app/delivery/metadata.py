@@ -8,9 +8,9 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.customers.models import Customer
+from app.db.labels import labels_contain
 from app.delivery.queue.filters import MetadataLookup
 from app.events.models import EventMeter, EventRecord
-from app.graphql.metadata import labels_contain
 from app.meters.models import Meter
 
 IDS_AT_ONCE = 500

@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Select, false
 
 from app.auth.actor import Actor
 from app.core.errors import BadUserInput
-from app.graphql.metadata import label_values, labels_are
+from app.db.labels import label_values, labels_are
 
 # A statement takes some thousands of values; nobody filters by more than a few by hand.
 MAX_VALUES: Final = 1000

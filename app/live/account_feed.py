@@ -16,7 +16,7 @@ from app.events.broadcast.base import RESYNC
 from app.events.log import Appended
 from app.events.models import Stream
 from app.events.publisher import Growth, channel_of
-from app.live.group import Group, Viewer
+from app.live.group import Group, GroupsOfViewer
 from app.live.group_index import GroupIndex
 from app.live.log_head import LogHead
 from app.live.runtime import Runtime
@@ -49,7 +49,7 @@ class AccountFeed:
         self.account_id = account_id
         self.users = 0
         self.head = LogHead(runtime.services.keyring, account_id)
-        self.viewers: dict[Actor, ViewerGroups] = {}
+        self.viewer_groups: dict[Actor, ViewerGroups] = {}
         self.opened = asyncio.Event()
         self._runtime = runtime
         self._poll_soon = poll_soon
@@ -66,7 +66,7 @@ class AccountFeed:
 
     @property
     def groups(self) -> Iterator[Group]:
-        return (group for viewer in self.viewers.values() for group in viewer.groups.values())
+        return (group for one in self.viewer_groups.values() for group in one.groups.values())
 
     async def _listen(self) -> None:
         async with self._runtime.doorbell.listen(channel_of(self.account_id)) as rings:
@@ -123,11 +123,11 @@ class AccountFeed:
 
     def group(self, actor: Actor, request: SubscriptionRequest) -> Group:
         """The group of a viewer's subscriptions that are equal to this one."""
-        viewer = self.viewers.get(actor)
-        if viewer is None:
-            viewer = ViewerGroups(self._runtime, self.head, self._index, actor, self._left)
-            self.viewers[actor] = viewer
-        return viewer.group(request)
+        of_actor = self.viewer_groups.get(actor)
+        if of_actor is None:
+            of_actor = ViewerGroups(self._runtime, self.head, self._index, actor, self._left)
+            self.viewer_groups[actor] = of_actor
+        return of_actor.group(request)
 
     def close(self) -> None:
         """Stop listening and reading."""
@@ -135,20 +135,20 @@ class AccountFeed:
             if task is not None:
                 task.cancel()
 
-    def _left(self, viewer: ViewerGroups) -> None:
+    def _left(self, groups: ViewerGroups) -> None:
         """A subscription of the viewer has ended."""
-        if not viewer.groups and self.viewers.get(viewer.actor) is viewer:
-            del self.viewers[viewer.actor]
+        if not groups.groups and self.viewer_groups.get(groups.actor) is groups:
+            del self.viewer_groups[groups.actor]
         self._on_left(self)
 
     def _hand_out(self, event: Appended) -> None:
         self.head.sequence = event.record.sequence
         self._runtime.stats.events += 1
-        by_viewer: dict[Viewer, list[Group]] = {}
+        by_viewer: dict[GroupsOfViewer, list[Group]] = {}
         for group in self._index.find(event):
-            by_viewer.setdefault(group.viewer, []).append(group)
-        for viewer, groups in by_viewer.items():
-            viewer.add(event, groups)
+            by_viewer.setdefault(group.siblings, []).append(group)
+        for siblings, groups in by_viewer.items():
+            siblings.add(event, groups)
 
     async def _read(self) -> None:
         """Read the log up to the last sequence that is known."""
@@ -183,8 +183,8 @@ class AccountFeed:
         """Go on after this sequence; subscriptions that lack an event before it read the log."""
         before = self.head.sequence
         self.head.sequence = max(before, sequence)
-        for viewer in list(self.viewers.values()):
-            viewer.skip(before)
+        for groups in list(self.viewer_groups.values()):
+            groups.skip(before)
 
     def _restart(self, stream: Stream) -> None:
         """The log was replaced by a restored backup: no position in the earlier one counts any more."""

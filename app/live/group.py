@@ -22,7 +22,7 @@ from app.live.subscription_request import SubscriptionRequest
 BATCH_BYTES: Final = 16 * 1024
 
 
-class Viewer(Protocol):
+class GroupsOfViewer(Protocol):
     """All groups of one viewer, as they are seen from one of them; see `ViewerGroups`."""
 
     runtime: Runtime
@@ -39,14 +39,14 @@ class Group:
     """Equal subscriptions of one viewer.
 
     Its `recent` payloads are complete from `floor` on: they have every event that the group takes after that sequence
-    and through the viewer's `done`.
+    and through the `done` of their siblings.
     """
 
-    def __init__(self, viewer: Viewer, request: SubscriptionRequest) -> None:
-        self.viewer = viewer
-        self.runtime = viewer.runtime
-        self.head = viewer.head
-        self.actor = viewer.actor
+    def __init__(self, siblings: GroupsOfViewer, request: SubscriptionRequest) -> None:
+        self.siblings = siblings
+        self.runtime = siblings.runtime
+        self.head = siblings.head
+        self.actor = siblings.actor
         self.request = request
         self.filter = request.filter
         self.members: set[Subscription] = set()
@@ -76,7 +76,7 @@ class Group:
     @property
     def done(self) -> int:
         """Its live subscriptions have been given everything through this sequence."""
-        return max(self.delivered, self.viewer.done)
+        return max(self.delivered, self.siblings.done)
 
     def progress_cursor(self, sequence: int) -> str:
         """The cursor of a position, which must not show a bound viewer whether other events have moved it."""
@@ -126,7 +126,7 @@ class Group:
         """A subscription has ended."""
         self.pause(subscription)
         self.members.discard(subscription)
-        self.viewer.left(self)
+        self.siblings.left(self)
 
     def update_writer(self, subscription: Subscription) -> None:
         """A live subscription's sink has another direct writer."""

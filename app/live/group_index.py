@@ -38,17 +38,17 @@ class GroupIndex:
     def find(self, event: Appended) -> list[Group]:
         """The groups that take the event, each once."""
         found: dict[Group, None] = {}
-        kind, customer_id = event.record.type, event.record.customer_id
+        type_, customer_id = event.record.type, event.record.customer_id
         about = [None, *event.meter_ids] if customer_id is None else [None, customer_id, *event.meter_ids]
         for identifier in about:
-            for key in ((kind, identifier), (None, identifier)):
+            for key in ((type_, identifier), (None, identifier)):
                 if key in self._groups:
                     found.update(self._groups[key])
         return [group for group in found if group.takes(event)]
 
 
 def _keys(wanted: EventFilter, bound_to: str | None) -> Iterator[Key]:
-    kinds: list[str | None] = [None] if wanted.types is None else list(wanted.types)
+    types: list[str | None] = [None] if wanted.types is None else list(wanted.types)
     about: list[str | None] = [None]
     if wanted.meter_ids is not None:
         about = list(wanted.meter_ids)
@@ -56,4 +56,4 @@ def _keys(wanted: EventFilter, bound_to: str | None) -> Iterator[Key]:
         about = [bound_to]
     elif wanted.customer_ids is not None:
         about = list(wanted.customer_ids)
-    return ((kind, identifier) for kind in kinds for identifier in about)
+    return ((type_, identifier) for type_ in types for identifier in about)

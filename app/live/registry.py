@@ -62,7 +62,7 @@ class Timing:
     drain: float = 5
 
 
-class Connection(Protocol):
+class LiveConnection(Protocol):
     """An open socket or event stream."""
 
     transport: str
@@ -105,9 +105,9 @@ class ConnectionRegistry:
         # By our code, or PEER.
         self.closes: Counter[int | str] = Counter()
         self.is_closing = False
-        self._open: dict[Connection, int] = {}
+        self._open: dict[LiveConnection, int] = {}
         self._opened = 0
-        self._in_flight: Counter[Connection] = Counter()
+        self._in_flight: Counter[LiveConnection] = Counter()
         self._idle = asyncio.Event()
         self._empty = asyncio.Event()
         self._check_now = asyncio.Event()
@@ -123,7 +123,7 @@ class ConnectionRegistry:
         counted = Counter(connection.transport for connection in self._open)
         return {transport: counted[transport] for transport in TRANSPORTS}
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: LiveConnection) -> None:
         """A connection is open."""
         self._opened += 1
         self._open[connection] = self._opened
@@ -132,14 +132,14 @@ class ConnectionRegistry:
             if task is None or task.done():
                 self._tasks[name] = self.spawn(work(), name)
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: LiveConnection) -> None:
         """A connection has ended."""
         self._open.pop(connection, None)
         if not self._open:
             self._empty.set()
 
     @contextmanager
-    def in_flight(self, connection: Connection) -> Iterator[None]:
+    def in_flight(self, connection: LiveConnection) -> Iterator[None]:
         """A deploy waits for the operation inside."""
         self._in_flight[connection] += 1
         try:
@@ -217,7 +217,7 @@ class ConnectionRegistry:
                 report("checking the credentials of open streams failed", error)
 
     async def _check_credentials(self) -> None:
-        holders: dict[Credential, list[Connection]] = {}
+        holders: dict[Credential, list[LiveConnection]] = {}
         for connection in self._open:
             if connection.credential is not None:
                 holders.setdefault(connection.credential, []).append(connection)

@@ -16,8 +16,8 @@ from app.customers import actions as customers
 from app.customers.models import Customer
 from app.events import log
 from app.meters import numbers
+from app.meters.enums import DataSource, MeterType
 from app.meters.events import MeterCreated
-from app.meters.kinds import DataSource, MeterType
 from app.meters.models import Meter
 
 # The fields that an update may change, each with its rule; None clears a field where its rule allows it.

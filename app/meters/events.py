@@ -11,7 +11,7 @@ from app.consents.models import Decision, HostedConsent
 from app.customers.events import CUSTOMER_EXAMPLE, CUSTOMER_PERSONAL, CustomerData
 from app.customers.models import Customer
 from app.events.catalogue import REDACTED, EventData, Instant
-from app.meters.kinds import DataSource, MeterStatus, MeterType
+from app.meters.enums import DataSource, MeterStatus, MeterType
 from app.meters.models import Meter, MeterFlags
 
 

@@ -25,10 +25,10 @@ from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
 from app.graphql.scalars import Metadata
 from app.meters import models, numbers
+from app.meters.enums import DataSource, MeterStatus, MeterType
 from app.meters.events import MeterCreated, ValidityState
-from app.meters.kinds import DataSource, MeterStatus, MeterType
 from app.readings.arguments import From, Length, Lookback, To
-from app.readings.kinds import Granularity
+from app.readings.enums import Granularity
 
 if TYPE_CHECKING:
     from app.consents.graphql import HostedConsent

@@ -6,8 +6,8 @@ from app.graphql.inputs import given
 from app.graphql.mutations import MutationContext, Result, mutation
 from app.graphql.scalars import Metadata
 from app.meters import actions
+from app.meters.enums import DataSource, MeterType
 from app.meters.graphql import Meter
-from app.meters.kinds import DataSource, MeterType
 
 
 @strawberry.input

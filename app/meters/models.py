@@ -12,7 +12,7 @@ from app.core import clock
 from app.core.ids import new_id
 from app.db.types import Json, Text, UtcDateTime
 from app.events.catalogue import REDACTED
-from app.meters.kinds import DataSource
+from app.meters.enums import DataSource
 
 
 class MeterFlags(NamedTuple):

@@ -6,7 +6,7 @@ Source: MRA Product Set, "MPAN" (core, full form, check digit); Xoserve, "MPRN c
 import re
 from typing import NamedTuple
 
-from app.meters.kinds import MeterType
+from app.meters.enums import MeterType
 
 CORE_DIGITS = 13
 FULL_CHARACTERS = 21

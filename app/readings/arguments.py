@@ -5,7 +5,7 @@ from typing import Annotated
 
 import strawberry
 
-from app.readings.kinds import Granularity
+from app.readings.enums import Granularity
 
 From = Annotated[
     datetime | None,

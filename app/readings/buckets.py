@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from app.core.clock import HALF_HOUR, UK, from_ms, start_of_uk_day, to_ms, uk_date
-from app.readings.kinds import Granularity, ReadingQuality
+from app.readings.enums import Granularity, ReadingQuality
 
 MAX_INTERVALS = 17_568
 """The half-hours of a leap year, which is the most that one answer holds."""

@@ -21,8 +21,8 @@ from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
 from app.readings.arguments import From, Length, Lookback, To
 from app.readings.buckets import Bucket
+from app.readings.enums import EnergyUnit, Granularity, ReadingQuality
 from app.readings.events import MeterDataReceived
-from app.readings.kinds import EnergyUnit, Granularity, ReadingQuality
 
 if TYPE_CHECKING:
     from app.customers.graphql import Customer

@@ -11,7 +11,7 @@ from app.core.errors import BadUserInput, QueryTooComplex
 from app.graphql.context import Context
 from app.readings import buckets
 from app.readings.buckets import Bucket
-from app.readings.kinds import Granularity, ReadingQuality
+from app.readings.enums import Granularity, ReadingQuality
 from app.readings.models import Reading
 
 MAX_READ = 200_000

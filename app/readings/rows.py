@@ -11,7 +11,7 @@ from app.core import clock, json_decimals
 from app.core.decimals import to_micro
 from app.meters import numbers
 from app.readings.actions import MAX_REFUSALS, NewReading, validation_error
-from app.readings.kinds import ReadingQuality
+from app.readings.enums import ReadingQuality
 
 COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality")
 MAX_ROWS = 100_000

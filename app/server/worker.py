@@ -24,7 +24,6 @@ from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.filters import MetadataLookup
 from app.delivery.queue.kinds import BackgroundSender, DestinationSender
-from app.delivery.queue.models import Lane
 from app.delivery.queue.replay_worker import ReplayWorker
 from app.events.broadcast.base import RESYNC
 from app.events.doorbell import Doorbell
@@ -41,14 +40,14 @@ from app.schema import build_schema
 from app.server.housekeeping import Housekeeping
 from app.server.wording import WORDING
 
-LOOK_EVERY = 1.0
+POLL_EVERY = 1.0
 GATHER_SECONDS = 0.02
 """Events that are committed within so many seconds are dispatched together, in one transaction."""
 
 MOST_RUNG = 1000
 """With more accounts to dispatch for than this, polling all accounts costs no more."""
 
-SWEEP_EVERY = 10.0
+CANCEL_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
 DRAIN_SECONDS = 8.0
 """Seconds that a stop waits for attempts in flight …"""
@@ -113,12 +112,12 @@ class Worker:
         self._loops = [
             Loop("dispatch", self._dispatch),
             Loop("replays", self._replay),
-            Loop("sweep", self._cancel_inactive),
+            Loop("cancellation", self._cancel_inactive),
             Loop("housekeeping", self._keep_house),
         ]
         # Accounts that rang since the last dispatch, and when to go through all of them.
         self._rung: set[str] = set()
-        self._look_at = 0.0
+        self._poll_all_at = 0.0
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._is_running = False
@@ -164,7 +163,7 @@ class Worker:
         for task in tasks:
             task.cancel()
 
-    def _mark_due(self, destination_ids: Collection[str], lane: int = Lane.FRESH) -> None:
+    def _mark_due(self, destination_ids: Collection[str], lane: int) -> None:
         for sender in self._destination_senders:
             sender.mark_due(destination_ids, lane)
 
@@ -178,26 +177,26 @@ class Worker:
     async def _dispatch(self) -> float:
         """Dispatch the accounts that rang, and all accounts about every second, whatever the doorbell does."""
         rung, self._rung = self._rung, set()
-        for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._look_at
+        for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._poll_all_at
         try:
             dispatched = await self.dispatcher.run(None if for_everyone else rung)
         except BaseException:
-            self._look_at = 0.0
+            self._poll_all_at = 0.0
             raise
         if for_everyone:
             # However many accounts there are, the search takes a small part of the time.
-            self._look_at = time.monotonic() + max(LOOK_EVERY, 20 * self.dispatcher.search_seconds)
+            self._poll_all_at = time.monotonic() + max(POLL_EVERY, 20 * self.dispatcher.search_seconds)
         if dispatched:
             await wait_at_most(self._stopping, GATHER_SECONDS)
         else:
             # Another worker was faster, or the ring was for no event: a delivery may be due all the same.
             for sender in self.senders.values():
                 sender.check_soon()
-        return max(self._look_at - time.monotonic(), 0.001)
+        return max(self._poll_all_at - time.monotonic(), 0.001)
 
     async def _replay(self) -> float:
         await self._replay_worker.run()
-        return LOOK_EVERY
+        return POLL_EVERY
 
     async def _cancel_inactive(self) -> float:
         await self._cancellation.run()
@@ -205,7 +204,7 @@ class Worker:
             for sender in self.senders.values():
                 await sender.count_due(session)
         failpoints.reach("cancellation.counted")
-        return SWEEP_EVERY
+        return CANCEL_EVERY
 
     async def _keep_house(self) -> float:
         await self._housekeeping.run()

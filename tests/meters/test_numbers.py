@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.meters import numbers
-from app.meters.kinds import MeterType
+from app.meters.enums import MeterType
 from app.meters.numbers import InvalidMeterNumber, ParsedNumber, parse
 
 ELECTRICITY, GAS = MeterType.ELECTRICITY, MeterType.GAS

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from app.core.clock import HALF_HOUR, UK, half_hours_in_uk_day, start_of_uk_day
-from app.readings.kinds import ReadingQuality
+from app.readings.enums import ReadingQuality
 
 YearReading = tuple[datetime, Decimal, ReadingQuality]
 """Start in UTC, kWh, quality."""

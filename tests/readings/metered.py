@@ -13,7 +13,7 @@ import orjson
 from app.core.clock import HALF_HOUR, format_utc, parse_utc
 from app.events.models import EventRecord
 from app.readings.actions import MAX_READINGS
-from app.readings.kinds import ReadingQuality
+from app.readings.enums import ReadingQuality
 from tests.accounts.state import events, mutation
 from tests.meters.asking import make_consent, make_customer, make_meter, run
 from tests.readings.generated_year import METER_NUMBER, YearReading

@@ -10,7 +10,7 @@ from app.core.clock import HALF_HOUR, UK, format_utc, parse_utc, start_of_uk_day
 from app.core.decimals import format_micro, to_micro
 from app.readings import buckets
 from app.readings.buckets import Bucket, Lookback, Reading, aggregate
-from app.readings.kinds import Granularity, ReadingQuality
+from app.readings.enums import Granularity, ReadingQuality
 from tests.readings import generated_year as year
 
 ACTUAL, ESTIMATED = ReadingQuality.ACTUAL, ReadingQuality.ESTIMATED

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.clock import HALF_HOUR, UK, half_hours_in_uk_day, parse_utc
 from app.readings.actions import MAX_READINGS
-from app.readings.kinds import ReadingQuality
+from app.readings.enums import ReadingQuality
 from tests.readings.generated_year import (
     DAYS,
     ESTIMATED,

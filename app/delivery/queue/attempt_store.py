@@ -54,7 +54,7 @@ _ATTEMPT = Sql("""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class AttemptResult:
     """An attempt at a claimed delivery, and its verdict."""
 
     claim: Claim
@@ -74,7 +74,7 @@ class Result:
         return replace(one, attempt=attempt)
 
 
-async def record(session: AsyncSession, results: Sequence[Result]) -> set[Key]:
+async def record(session: AsyncSession, results: Sequence[AttemptResult]) -> set[Key]:
     """Write the attempts and outcomes of claims that still hold their deliveries; gives the keys of these claims.
 
     The other deliveries were claimed by someone else after the lease had run out, or were begun anew.
@@ -94,7 +94,7 @@ def body_digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def _outcome(result: Result) -> Mapping[str, Any]:
+def _outcome(result: AttemptResult) -> Mapping[str, Any]:
     claim, verdict = result.claim, result.verdict
     # In order, a failed delivery goes before all others, also if it is part of a replay.
     tried_again = verdict.fate is Fate.FAILED and (claim.lane == Lane.FRESH or claim.ordered)
@@ -109,7 +109,7 @@ def _outcome(result: Result) -> Mapping[str, Any]:
     }
 
 
-def _attempt(result: Result) -> Mapping[str, Any]:
+def _attempt(result: AttemptResult) -> Mapping[str, Any]:
     attempt = result.attempt
     return {
         "id": result.claim.id,

@@ -22,7 +22,8 @@ from app.delivery.queue.leases import Claim, Wanted
 from app.delivery.queue.models import Lane
 from app.delivery.queue.provider import LATER, OF_EVENT, Target
 from app.delivery.queue.rate_holds import RateHolds
-from app.delivery.queue.recorder import Recorder, SenderParts
+from app.delivery.queue.recorder import Recorder
+from app.delivery.queue.sender_parts import SenderParts
 from app.outbound.lease_times import lease_seconds
 
 CLAIMED_AT_ONCE = 400

@@ -6,7 +6,7 @@ so that a crash at any point loses nothing and repeats nothing.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from app.db.raw_statements import Script, pad_to_power_of_two
 from app.db.sql import Sql, is_sqlite, rows
 from app.delivery.queue import filters
 from app.delivery.queue.filters import MetadataLookup, Subjects
-from app.delivery.queue.kinds import DestinationKinds
+from app.delivery.queue.kinds import DestinationKinds, MarkDue
 from app.delivery.queue.models import Lane
 from app.events.event_type_filter import takes_type
 
@@ -81,8 +81,6 @@ _ADVANCE = Sql("""
     RETURNING dispatch.account_id
 """)
 
-Made = Callable[[Collection[str]], None]
-
 
 class LoggedEvent(NamedTuple):
     """A row of `_EVENTS`."""
@@ -120,15 +118,15 @@ class PositionMoved(RuntimeError):
 
 
 class Dispatcher:
-    """Turns events into deliveries. `made` gets the ids of destinations with new deliveries, after the commit."""
+    """Turns events into deliveries. `mark_due` is called after the commit."""
 
     def __init__(
-        self, database: Database, kinds: DestinationKinds, metadata: MetadataLookup, made: Made
+        self, database: Database, kinds: DestinationKinds, metadata: MetadataLookup, mark_due: MarkDue
     ) -> None:
         self._database = database
         self._kinds = kinds
         self._metadata = metadata
-        self._made = made
+        self._mark_due = mark_due
         self.dispatched = 0
         # How long it took to find the accounts that are behind, among all.
         self.search_seconds = 0.0
@@ -180,7 +178,7 @@ class Dispatcher:
         failpoints.reach("dispatch.committed")
         self.dispatched += len(events)
         if made:
-            self._made({row["destination_id"] for row in made})
+            self._mark_due({row["destination_id"] for row in made}, Lane.FRESH)
         pages = Counter(event.account_id for event in events)
         is_short = max(pages.values(), default=0) < page
         return len(events), is_short, max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None

@@ -36,6 +36,10 @@ class BackgroundSender(Protocol):
         """Update the count of due deliveries in `stats`."""
 
 
+MarkDue = Callable[[Collection[str], int], None]
+"""Takes note of destinations that have new deliveries in a lane."""
+
+
 class DestinationSender(BackgroundSender, Protocol):
     """Sends deliveries to destinations of one kind."""
 
@@ -76,6 +80,8 @@ class DestinationKind:
     """The GraphQL input field with a destination's id."""
     senders: Callable[[Any], Mapping[str, DestinationSender]]
     """Makes the senders of one worker from its parts, by the label that their metrics have."""
+    has_pauses: bool = False
+    """Whether a destination may ask to be left alone for a while."""
     batching: Batching | None = None
     event_body: Callable[[Row[Any]], str | None] | None = None
     """Makes a body anew of the delivery and its event, as it was sent; None where bodies are not shown."""
@@ -91,7 +97,7 @@ class DestinationKind:
 
     def end_pause(self, destination: Any) -> None:
         """Let deliveries go to a destination that had asked for a pause."""
-        if hasattr(destination, "paused_until"):
+        if self.has_pauses:
             destination.paused_until = None
 
 

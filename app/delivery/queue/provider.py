@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.leases import Claim
 from app.outbound import retry
 from app.outbound.attempt import Attempt
@@ -68,18 +68,18 @@ class Provider(ABC):
         """Judge attempt `number` of the schedule, from 1."""
         return retry.verdict(attempt, number, schedule)
 
-    def pause_after(self, result: Result) -> float | None:
+    def pause_after(self, result: AttemptResult) -> float | None:
         """The seconds for which the whole destination asks to be left alone."""
         if not result.verdict.slow_down:
             return None
         return parse_retry_after(result.attempt.retry_after, time.time())
 
     async def update_destinations(  # noqa: B027 - most kinds have nothing to update
-        self, session: AsyncSession, results: Sequence[Result]
+        self, session: AsyncSession, results: Sequence[AttemptResult]
     ) -> None:
         """Apply results to the destinations themselves; called before their deliveries are written."""
 
     async def note_successes(  # noqa: B027 - few kinds show such times
-        self, session: AsyncSession, results: Sequence[Result]
+        self, session: AsyncSession, results: Sequence[AttemptResult]
     ) -> None:
         """Note times that are only shown; called after the deliveries are written, and waits for no lock."""

@@ -2,20 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from app.core import failpoints
 from app.core.periodic import LONGEST_RECORD_PAUSE, Loop
-from app.db.database import Database
-from app.delivery.queue.attempt_store import Result
-from app.delivery.queue.kinds import DestinationKind
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.leases import Claim, Key
 from app.delivery.queue.models import Lane
-from app.delivery.queue.provider import Provider
 from app.delivery.queue.recording import Recording
-from app.delivery.queue.scheduler import Scheduler
-from app.outbound.sender_stats import SenderStats
+from app.delivery.queue.sender_parts import SenderParts
 
 RECORDED_AT_ONCE = 400
 GATHER_SECONDS = 0.04
@@ -23,23 +17,6 @@ GATHER_SECONDS = 0.04
 
 GATHERED_ENOUGH = 200
 CHECK_EVERY = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class SenderParts:
-    """The parts that a sender shares with its claimer and its recorder.
-
-    `held` has the destinations of all deliveries that the sender holds, by the deliveries' ids: from a delivery's claim
-    until its result is recorded, or the delivery is given back.
-    """
-
-    database: Database
-    kind: DestinationKind
-    provider: Provider
-    scheduler: Scheduler
-    log: Any
-    stats: SenderStats = field(default_factory=SenderStats)
-    held: dict[str, str] = field(default_factory=dict)
 
 
 class Recorder:
@@ -51,7 +28,7 @@ class Recorder:
         self._log = parts.log
         self._recorded_some = recorded_some
         self._loop = Loop(f"record {parts.kind.prefix}", self._turn, LONGEST_RECORD_PAUSE)
-        self._results: list[Result] = []
+        self._results: list[AttemptResult] = []
         self._given_back: list[Claim] = []
         self._all_recorded = asyncio.Event()
         self.is_behind = False
@@ -67,7 +44,7 @@ class Recorder:
     def failures(self) -> int:
         return self._loop.failures
 
-    def add(self, result: Result) -> None:
+    def add(self, result: AttemptResult) -> None:
         self._results.append(result)
         self._loop.bell.ring()
 
@@ -117,7 +94,7 @@ class Recorder:
         delays = [one.verdict.delay for one in results if one.verdict.delay is not None]
         self._recorded_some(min(delays, default=CHECK_EVERY))
 
-    def _count_lost(self, results: Sequence[Result], lost: Collection[Key]) -> None:
+    def _count_lost(self, results: Sequence[AttemptResult], lost: Collection[Key]) -> None:
         for result in results:
             if result.claim.key in lost:
                 self._stats.leases_lost += 1
@@ -125,7 +102,7 @@ class Recorder:
                     "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt
                 )
 
-    def _mark_due(self, results: Sequence[Result], given_back: Sequence[Claim]) -> None:
+    def _mark_due(self, results: Sequence[AttemptResult], given_back: Sequence[Claim]) -> None:
         for claim in given_back:
             self._scheduler.mark_due(claim.destination_id, claim.lane)
         for result in results:

@@ -10,13 +10,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.core.outages import error_name, is_transient
 from app.db.database import Database
 from app.delivery.queue import attempt_store, leases
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.leases import Claim, Key
 from app.delivery.queue.provider import Provider
 
 
 @dataclass(slots=True)
-class Recorded:
+class RecordedClaims:
     """The claims whose results are recorded now, and those that lost their delivery to a newer claim.
 
     A result in neither cannot be stored in any form: its delivery is free again when its lease runs out.
@@ -35,8 +35,8 @@ class Recording:
         self._log = log
 
     async def write(
-        self, results: Sequence[Result], given_back: Sequence[Claim] = (), *, again: bool = False
-    ) -> Recorded:
+        self, results: Sequence[AttemptResult], given_back: Sequence[Claim] = (), *, again: bool = False
+    ) -> RecordedClaims:
         """Record these and release what is given back. `again`: some of them may be recorded already.
 
         Raises the errors of a database that is away, after which all may be written again.
@@ -53,7 +53,7 @@ class Recording:
             recorded.lost |= alone.lost
         return recorded
 
-    async def _write_alone(self, result: Result) -> Recorded:
+    async def _write_alone(self, result: AttemptResult) -> RecordedClaims:
         """Record one result: without its answer if that is refused, and at last only the attempt's outcome.
 
         So the attempt counts, and a delivery that can never be recorded in full ends with the schedule.
@@ -71,16 +71,16 @@ class Recording:
         except Exception as error:
             if is_transient(error):
                 raise
-            return Recorded()
+            return RecordedClaims()
 
     async def _write_batch(
         self,
-        results: Sequence[Result],
+        results: Sequence[AttemptResult],
         given_back: Sequence[Claim],
         again: bool,
         updates_destinations: bool = True,
-    ) -> Recorded:
-        recorded = Recorded()
+    ) -> RecordedClaims:
+        recorded = RecordedClaims()
         async with self._database.transaction() as session:
             if results:
                 held = await _still_held(session, results, again)
@@ -96,7 +96,9 @@ class Recording:
         return recorded
 
 
-async def _still_held(session: AsyncSession, results: Sequence[Result], again: bool) -> Sequence[Result]:
+async def _still_held(
+    session: AsyncSession, results: Sequence[AttemptResult], again: bool
+) -> Sequence[AttemptResult]:
     """Without the results of claims that others took over, and those that are recorded: they change nothing."""
     now = time.monotonic()
     unsure = results if again else [one for one in results if one.claim.expires_at <= now]
@@ -109,7 +111,9 @@ async def _still_held(session: AsyncSession, results: Sequence[Result], again: b
     return [one for one in results if one.claim.key not in gone]
 
 
-async def _find_lost(session: AsyncSession, results: Sequence[Result], recorded: Recorded) -> None:
+async def _find_lost(
+    session: AsyncSession, results: Sequence[AttemptResult], recorded: RecordedClaims
+) -> None:
     """Tell results that a commit whose answer was lost has recorded from deliveries that others took over."""
     left = [one.claim for one in results if one.claim.key not in recorded.done]
     if left:

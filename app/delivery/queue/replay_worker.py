@@ -3,7 +3,7 @@
 They go into a lane of their own: a replay of a year delays nobody's fresh events, not even those of its destination.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select, select, update
@@ -15,7 +15,7 @@ from app.db.database import Database
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
 from app.delivery.queue.filters import MetadataLookup
-from app.delivery.queue.kinds import DestinationKinds
+from app.delivery.queue.kinds import DestinationKinds, MarkDue
 from app.delivery.queue.models import Lane, Replay
 from app.delivery.queue.replays import events_left, is_running
 from app.events.models import EventRecord
@@ -24,19 +24,17 @@ EVENTS_AT_ONCE = 500
 EVENTS_SEARCHED = 5000
 """How many events of the log one page goes through, for those that are to be sent again."""
 
-Made = Callable[[Collection[str], int], None]
-
 
 class ReplayWorker:
-    """Works on the running replays by turns. `made` gets the destinations of new deliveries, after the commit."""
+    """Works on the running replays by turns. `mark_due` is called after the commit."""
 
     def __init__(
-        self, database: Database, kinds: DestinationKinds, metadata: MetadataLookup, made: Made
+        self, database: Database, kinds: DestinationKinds, metadata: MetadataLookup, mark_due: MarkDue
     ) -> None:
         self._database = database
         self._kinds = kinds
         self._metadata = metadata
-        self._made = made
+        self._mark_due = mark_due
 
     async def run(self) -> None:
         """Return when every running replay has all of its deliveries, or is another worker's."""
@@ -64,7 +62,7 @@ class ReplayWorker:
             failpoints.reach("replay.before_commit")
         failpoints.reach("replay.committed")
         if made:
-            self._made([replay.destination_id], Lane.REPLAY)
+            self._mark_due([replay.destination_id], Lane.REPLAY)
         return replay.id
 
     async def _make_deliveries(self, session: AsyncSession, replay: Replay) -> int:

@@ -15,14 +15,15 @@ from app.core import failpoints
 from app.core.outages import report
 from app.db.database import Database
 from app.delivery.queue import leases
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.claimer import CHECK_AGAIN_AFTER, TRUSTED_PAUSE, Claimer
 from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.leases import Claim
 from app.delivery.queue.provider import Provider
 from app.delivery.queue.rate_holds import RateHolds
-from app.delivery.queue.recorder import Recorder, SenderParts
+from app.delivery.queue.recorder import Recorder
 from app.delivery.queue.scheduler import Scheduler
+from app.delivery.queue.sender_parts import SenderParts
 from app.outbound.attempt import Attempt
 from app.outbound.lease_times import is_too_late
 from app.outbound.retry import Fate
@@ -166,10 +167,10 @@ class Sender:
             self._recorder.give_back(self._scheduler.pause(claim.destination_id, time.monotonic() + pause))
         self._stats.took(seconds)
 
-    def _judge(self, claim: Claim, attempt: Attempt) -> Result:
+    def _judge(self, claim: Claim, attempt: Attempt) -> AttemptResult:
         """The attempt with its verdict, counted, logged and on its way to be recorded."""
         verdict = self._provider.verdict(attempt, claim.attempt_in_schedule, self._schedule)
-        result = Result(claim, attempt, verdict)
+        result = AttemptResult(claim, attempt, verdict)
         self._recorder.add(result)
         self._stats.ended(attempt.outcome.value, verdict.fate.value)
         self._log.info(
@@ -186,7 +187,7 @@ class Sender:
         )
         return result
 
-    def _pause_after(self, result: Result) -> float:
+    def _pause_after(self, result: AttemptResult) -> float:
         """The seconds without further requests to the destination: as it asks, or because it fails."""
         if result.verdict.disable:
             return CLOSING_PAUSE

@@ -12,7 +12,7 @@ from app.graphql.http.rates import TooManyRequests
 from app.graphql.persisted import requested_hash
 from app.graphql.prepared_operation import PreparedOperation
 from app.live.payload import Batch, Payload
-from app.live.registry import Connection, ConnectionRegistry
+from app.live.registry import ConnectionRegistry, LiveConnection
 from app.live.sink import DirectWriter
 from app.live.subscription import Subscription
 from app.live.ws import frames
@@ -20,7 +20,7 @@ from app.live.ws.protocol import Subscribe
 from app.live.ws.send_queue import AsgiSendQueue, FrameSendQueue
 
 
-class Socket(Connection, Protocol):
+class Socket(LiveConnection, Protocol):
     """The session of an operation, as the operation uses it; see `Session`."""
 
     connections: ConnectionRegistry

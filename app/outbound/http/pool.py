@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import NamedTuple, Self
 
 from app.outbound.http.connection import (
-    Connection,
+    HttpConnection,
     NameUnknown,
     NotConnected,
     NotEncrypted,
@@ -89,11 +89,11 @@ class Pool:
         self._resolver = GuardedResolver(allow_networks, lookup)
         # Lookups that are under way or that ended well just now.
         self._asking: dict[str, asyncio.Task[list[str]]] = {}
-        self._all: set[Connection] = set()
-        self._idle: defaultdict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
+        self._all: set[HttpConnection] = set()
+        self._idle: defaultdict[tuple[str, int, bool], list[HttpConnection]] = defaultdict(list)
         self._sweep: asyncio.TimerHandle | None = None
 
-    def take(self, url: RequestUrl) -> Connection | None:
+    def take(self, url: RequestUrl) -> HttpConnection | None:
         """The idle connection that was used last, which is the least likely to have been closed."""
         idle = self._idle.get(url.origin)
         while idle:
@@ -102,14 +102,14 @@ class Pool:
                 return connection
         return None
 
-    def keep(self, url: RequestUrl, connection: Connection) -> None:
+    def keep(self, url: RequestUrl, connection: HttpConnection) -> None:
         """Make the connection available for the next exchange."""
         connection.idle_since = self._loop.time()
         self._idle[url.origin].append(connection)
         if self._sweep is None:
             self._sweep = self._loop.call_later(self._keepalive, self._close_old)
 
-    async def connect(self, url: RequestUrl) -> Connection:
+    async def connect(self, url: RequestUrl) -> HttpConnection:
         """A new connection. Raises NotConnected or AddressRefused."""
         try:
             opened = await self._reach(url)
@@ -192,9 +192,9 @@ class Pool:
             raise
         return opened
 
-    async def _speak(self, url: RequestUrl, opened: socket.socket) -> Connection:
+    async def _speak(self, url: RequestUrl, opened: socket.socket) -> HttpConnection:
         """The connection over this socket, encrypted for https."""
-        make = partial(Connection, self._forget)
+        make = partial(HttpConnection, self._forget)
         try:
             if url.is_encrypted:
                 name = url.host.rstrip(".")
@@ -213,7 +213,7 @@ class Pool:
         self._all.add(connection)
         return connection
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: HttpConnection) -> None:
         self._all.discard(connection)
 
     def _close_old(self) -> None:

@@ -15,7 +15,7 @@ import httpx
 
 from app.core.lru import memoized
 from app.outbound.attempt import KEPT_BYTES, Attempt, AttemptOutcome
-from app.outbound.http.connection import Answer, Connection, ExchangeFailed, NoAnswer, NotConnected
+from app.outbound.http.connection import Answer, ExchangeFailed, HttpConnection, NoAnswer, NotConnected
 from app.outbound.http.pool import Pool, RequestUrl
 from app.outbound.http.ssrf_guard import AddressRefused, Lookup, Networks, UrlRefused
 from app.outbound.text import quotable, storable_text
@@ -149,7 +149,7 @@ class Transport(httpx.AsyncBaseTransport):
         return _kept(pool, parsed, connection, answer)
 
 
-def _kept(pool: Pool, url: RequestUrl, connection: Connection, answer: Answer) -> Answer:
+def _kept(pool: Pool, url: RequestUrl, connection: HttpConnection, answer: Answer) -> Answer:
     if connection.is_reusable:
         pool.keep(url, connection)
     return answer

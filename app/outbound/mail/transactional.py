@@ -27,7 +27,7 @@ from app.outbound.retry import Fate, Verdict, verdict
 from app.outbound.sender_stats import SenderStats
 from app.outbound.unreadable_secrets import UnreadableSecrets
 
-LOOK_EVERY = 1.0
+POLL_EVERY = 1.0
 MAILS_AT_ONCE = 6
 MOST_OF_ACCOUNT = MAILS_AT_ONCE // 2
 UNREADABLE = "The mail cannot be decrypted."
@@ -105,7 +105,7 @@ class TransactionalSender:
         self._recipient_refused = recipient_refused
         self._log = log.bind(worker_id=worker_id)
         self._unreadable = UnreadableSecrets(self._log)
-        self._loop = Loop("outgoing mails", self._turn)
+        self._loop = Loop("transactional mails", self._turn)
         self._sending: dict[asyncio.Task[None], Row[Any]] = {}
         self._grace = 0.0
         self._is_broken_off = False
@@ -147,7 +147,7 @@ class TransactionalSender:
         busy = rows(self._busy())
         wait = await self._wait(busy)
         if len(self._sending) >= MAILS_AT_ONCE:
-            return LOOK_EVERY
+            return POLL_EVERY
         if wait > 0:
             return wait
         values = {"seconds": lease_seconds(ATTEMPT_SECONDS), "rows": busy}
@@ -185,7 +185,7 @@ class TransactionalSender:
         async with self._database.reading() as session:
             found = (await session.execute(_NEXT.on(session), {"rows": busy})).one()
         self.stats.oldest_due_seconds = _passed(found.oldest, found.now)
-        return LOOK_EVERY if found.due_at is None else _between(found.now, found.due_at)
+        return POLL_EVERY if found.due_at is None else _between(found.now, found.due_at)
 
     async def _deliver(self, mail: Row[Any]) -> None:
         self.stats.in_flight += 1
@@ -281,4 +281,4 @@ def _passed(due_at: datetime | None, now: datetime) -> float:
 
 
 def _between(now: datetime, due_at: datetime) -> float:
-    return min(max((due_at - now).total_seconds(), 0.0), LOOK_EVERY)
+    return min(max((due_at - now).total_seconds(), 0.0), POLL_EVERY)

@@ -12,7 +12,7 @@ from app.delivery.destinations.webhook.payload_selection import PayloadSelection
 from app.delivery.destinations.webhook.provider import WebhookProvider
 from app.delivery.metadata import METADATA
 from app.delivery.queue import attempt_store, leases
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.leases import Claim, Key, Wanted
 from app.delivery.queue.models import Lane
@@ -36,7 +36,7 @@ async def claimed(scene: Scene) -> Claim:
     account = await scene.account()
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account)
-    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda *_: None).run()
     async with scene.database.transaction() as session:
         (row,) = await leases.pick(session, [Wanted(endpoint.id, Lane.FRESH, 5)])
         await leases.lease(session, {row.id: "{}"}, 60)
@@ -56,12 +56,12 @@ async def claimed(scene: Scene) -> Claim:
     )
 
 
-def failed(claim: Claim) -> Result:
+def failed(claim: Claim) -> AttemptResult:
     attempt = Attempt(1_700_000_000_123, 5, AttemptOutcome.HTTP_STATUS, 500, "naïve 😀", "It answered 500.")
-    return Result(claim, attempt, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
+    return AttemptResult(claim, attempt, Verdict(Fate.FAILED, delay=7.5, reason="It answered 500."))
 
 
-async def record(scene: Scene, *results: Result) -> set[Key]:
+async def record(scene: Scene, *results: AttemptResult) -> set[Key]:
     async with scene.database.transaction() as session:
         return await attempt_store.record(session, results)
 

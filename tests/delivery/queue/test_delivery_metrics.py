@@ -101,7 +101,7 @@ async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: i
         await scene.subscription(account, "ada@example.com", digest=digest)
     if kind != "transactional":
         await scene.happen(account, count)
-        await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
+        await Dispatcher(scene.database, KINDS, METADATA, lambda *_: None).run()
     due_at = clock.now() - timedelta(seconds=HOUR)
     async with scene.database.transaction() as session:
         for model in (Delivery, TransactionalMail):
@@ -185,7 +185,7 @@ async def test_what_is_due_is_counted_by_kind(migrated_url: str) -> None:
         await scene.subscription(account, "ada@example.com")
         await scene.subscription(account, "bob@example.com", digest="DAILY")
         await scene.happen(account, 2)
-        await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
+        await Dispatcher(scene.database, KINDS, METADATA, lambda *_: None).run()
         async with scene.database.reading() as session:
             counts = [await leases.count_due(session, prefix) for prefix in ("whe", "ems")]
             digests = await leases.count_due(session, "ems", [Lane.DIGEST])

@@ -40,7 +40,7 @@ async def test_neither_dispatching_nor_claiming_goes_through_the_log(scene: Scen
     await scene.happen(account, EVENTS)
     async with scene.database.transaction() as session:
         await session.execute(text("ANALYZE"))
-    dispatcher = Dispatcher(scene.database, KINDS, METADATA, lambda _: None)
+    dispatcher = Dispatcher(scene.database, KINDS, METADATA, lambda *_: None)
 
     async with scene.database.transaction() as session:
         page = await run_script(session, read_after(False, {account: EVENTS - 10}, 100))

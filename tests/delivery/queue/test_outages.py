@@ -201,7 +201,7 @@ async def wait_for_a_digest(scene: Scene) -> None:
     account = await scene.account()
     await scene.subscription(account, "bob@example.com", digest="HOURLY")
     await scene.happen(account)
-    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda *_: None).run()
     await make_digests_due(scene)
 
 

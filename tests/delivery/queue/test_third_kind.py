@@ -19,7 +19,7 @@ from app.db.types import Json, UtcDateTime, database_now
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.worker_parts import WorkerParts
 from app.delivery.metadata import METADATA
-from app.delivery.queue.attempt_store import Result, body_digest
+from app.delivery.queue.attempt_store import AttemptResult, body_digest
 from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.kinds import Batching, DestinationKind, DestinationKinds, DestinationSender
@@ -101,7 +101,7 @@ class InboxProvider(Provider):
         outcome = self.planned.popleft() if self.planned else AttemptOutcome.SUCCEEDED
         return Attempt(clock.to_ms(clock.now()), 1, outcome, request_digest=body_digest(claim.body))
 
-    async def update_destinations(self, session: AsyncSession, results: Sequence[Result]) -> None:
+    async def update_destinations(self, session: AsyncSession, results: Sequence[AttemptResult]) -> None:
         if self.is_unrecordable:
             raise ValueError("never")
 
@@ -120,6 +120,7 @@ def inbox_kind(provider: InboxProvider) -> DestinationKind:
         id_field="inboxId",
         senders=senders,
         batching=Batching(Inbox.batch, lambda choice, now: far if choice == "LATER" else None),
+        has_pauses=True,
         event_body=lambda row: str(row.event_id),
     )
     return kind
@@ -261,7 +262,7 @@ async def test_what_waits_for_a_closed_one_is_cancelled(scene: Scene, provider: 
     account = await scene.account()
     inbox, beside = await open_inbox(scene, account), await open_inbox(scene, account)
     await scene.happen(account, 2)
-    await Dispatcher(scene.database, kinds, METADATA, lambda _: None).run()
+    await Dispatcher(scene.database, kinds, METADATA, lambda *_: None).run()
     await scene.change(Inbox, inbox, status="CLOSED")
     await Cancellation(scene.database, kinds).run()
     assert await statuses(scene, inbox) == ["CANCELLED"] * 2
@@ -273,7 +274,7 @@ async def test_its_deliveries_may_wait_for_a_batch(scene: Scene, kinds: Destinat
     account = await scene.account()
     inbox, at_once = await open_inbox(scene, account, batch="LATER"), await open_inbox(scene, account)
     await scene.happen(account)
-    await Dispatcher(scene.database, kinds, METADATA, lambda _: None).run()
+    await Dispatcher(scene.database, kinds, METADATA, lambda *_: None).run()
     assert [one.lane for one in await scene.deliveries(destination_id=inbox)] == [Lane.DIGEST]
     assert [one.lane for one in await scene.deliveries(destination_id=at_once)] == [Lane.FRESH]
 

@@ -25,7 +25,7 @@ from app.events import cursors, log
 from app.events.models import EventRecord, Stream
 from app.graphql.pagination import id_cursor
 from app.meters import actions as meters
-from app.meters.kinds import DataSource
+from app.meters.enums import DataSource
 from app.meters.models import Meter
 from app.meters.numbers import mpan_check_digit
 from app.outbound.mail.mail_files import MailFiles

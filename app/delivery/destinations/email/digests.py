@@ -27,7 +27,7 @@ from app.db.types import UtcDateTime
 from app.delivery.destinations.claimed_event import event_of
 from app.delivery.destinations.email.provider import EmailProvider, EmailTarget
 from app.delivery.queue import leases
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.cancellation import cancel_if_inactive
 from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.leases import Claim
@@ -43,7 +43,7 @@ MAILS_AT_ONCE = 4
 PUT_OFF_SECONDS = 60.0
 """The pause of a subscription whose mail could not be claimed or recorded by a fault of ours."""
 
-_WAITS = "destination_id = :destination_id AND lane = 3 AND due_at IS NOT NULL"
+_WAITS = f"destination_id = :destination_id AND lane = {int(Lane.DIGEST)} AND due_at IS NOT NULL"
 _IS_FREE = "due_at <= (SELECT @now) AND (leased_until IS NULL OR leased_until <= (SELECT @now))"
 _FIRST = Sql(
     f"SELECT id, digest_id FROM deliveries WHERE {_WAITS} AND {_IS_FREE} ORDER BY due_at, id LIMIT 1"  # noqa: S608
@@ -303,7 +303,7 @@ class Digests:
         # One mail, one verdict: its deliveries are due again together.
         number = max(one.attempt_in_schedule for one in digest.claims)
         verdict = self._provider.verdict(attempt, number, self._schedule)
-        results = [Result(claim, attempt, verdict) for claim in digest.claims]
+        results = [AttemptResult(claim, attempt, verdict) for claim in digest.claims]
         # The database's answer to an earlier try may have been lost.
         recorded = await self._recording.write(results, again=True)
         self.stats.leases_lost += len(recorded.lost)

@@ -16,7 +16,7 @@ from app.delivery.destinations.claimed_event import event_of
 from app.delivery.destinations.email import mails
 from app.delivery.destinations.email.mails import Wordings
 from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.cancellation import end_deliveries
 from app.delivery.queue.leases import Claim
 from app.delivery.queue.provider import Provider
@@ -91,7 +91,7 @@ class EmailProvider(Provider):
         target: EmailTarget = claim.target
         return await self._mail_sender.send(claim.id, target.email, claim.body, target.unsubscribe_url)
 
-    async def update_destinations(self, session: AsyncSession, results: Sequence[Result]) -> None:
+    async def update_destinations(self, session: AsyncSession, results: Sequence[AttemptResult]) -> None:
         """Suspend the subscriptions whose address does not exist."""
         gone = {result.claim.destination_id: result for result in results if result.verdict.disable}
         for subscription_id, result in sorted(gone.items()):
@@ -102,7 +102,7 @@ class EmailProvider(Provider):
         url = self._links.unsubscribe_url(subscription.id, address)
         return EmailTarget(subscription.id, subscription.email, subscription, url)
 
-    async def _suspend(self, session: AsyncSession, subscription_id: str, gone: Result) -> None:
+    async def _suspend(self, session: AsyncSession, subscription_id: str, gone: AttemptResult) -> None:
         suspended = await _suspend(
             session,
             gone.verdict.reason,

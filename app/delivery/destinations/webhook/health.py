@@ -18,7 +18,7 @@ from app.db.sql import Sql, rows
 from app.db.types import UtcDateTime, database_now
 from app.delivery.destinations.webhook import endpoints, notices
 from app.delivery.destinations.webhook.models import WebhookEndpoint
-from app.delivery.queue.attempt_store import Result
+from app.delivery.queue.attempt_store import AttemptResult
 from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.rendering import count, uk_time
 from app.outbound.retry import DISABLED_AFTER, Fate
@@ -69,7 +69,7 @@ class _Change:
     gone: str | None = None
     exhausted: bool = False
 
-    def add(self, result: Result, pause: float | None) -> None:
+    def add(self, result: AttemptResult, pause: float | None) -> None:
         verdict = result.verdict
         if pause is not None:
             self.pause = max(pause, self.pause or 0.0)
@@ -86,8 +86,8 @@ class _Change:
 async def update_health(
     session: AsyncSession,
     links: MailLinks,
-    results: Sequence[Result],
-    pause_after: Callable[[Result], float | None],
+    results: Sequence[AttemptResult],
+    pause_after: Callable[[AttemptResult], float | None],
 ) -> None:
     """Count what failed, pause and disable endpoints, and queue the mails about it."""
     changes: dict[str, _Change] = {}

@@ -27,5 +27,6 @@ WEBHOOK: Final = DestinationKind(
     inactive="is disabled or deleted",
     id_field="webhookEndpointId",
     senders=_senders,
+    has_pauses=True,
     event_body=event_json,
 )

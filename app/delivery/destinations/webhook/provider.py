@@ -18,7 +18,7 @@ from app.delivery.destinations.webhook import health
 from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.destinations.webhook.payload import attempt_headers, event_json, shown_headers
 from app.delivery.destinations.webhook.payload_selection import PayloadSelection
-from app.delivery.queue.attempt_store import Result, body_digest
+from app.delivery.queue.attempt_store import AttemptResult, body_digest
 from app.delivery.queue.leases import Claim
 from app.delivery.queue.provider import LATER, Provider
 from app.outbound.attempt import Attempt
@@ -116,11 +116,11 @@ class WebhookProvider(Provider):
             request_digest=body_digest(claim.body),
         )
 
-    async def update_destinations(self, session: AsyncSession, results: Sequence[Result]) -> None:
+    async def update_destinations(self, session: AsyncSession, results: Sequence[AttemptResult]) -> None:
         """Count failures, pause and disable endpoints."""
         await health.update_health(session, self._links, results, self.pause_after)
 
-    async def note_successes(self, session: AsyncSession, results: Sequence[Result]) -> None:
+    async def note_successes(self, session: AsyncSession, results: Sequence[AttemptResult]) -> None:
         """Stamp the endpoints with the time of their last success."""
         now = time.monotonic()
         succeeded = {

@@ -154,7 +154,7 @@ async def test_disabling_cancels_a_page_and_the_worker_the_rest(scene: Scene) ->
     deleted = await scene.endpoint(account, "https://example.com/")
     kept = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, leases.CANCELLED_AT_ONCE + 1)
-    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda *_: None).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     async with scene.database.transaction() as session:
         await delete(session, admin(account), deleted.id)
@@ -173,7 +173,7 @@ async def test_it_is_not_enabled_while_more_than_a_page_waits(scene: Scene) -> N
     account = await account_of(scene)
     endpoint = await scene.endpoint(account, "https://example.com/")
     await scene.happen(account, 2 * leases.CANCELLED_AT_ONCE)
-    await Dispatcher(scene.database, KINDS, METADATA, lambda _: None).run()
+    await Dispatcher(scene.database, KINDS, METADATA, lambda *_: None).run()
     await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
     with pytest.raises(Refusal) as refused:
         await change(scene, account, endpoint.id, status=EndpointStatus.ENABLED)
