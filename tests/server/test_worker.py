@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.customers.events import CustomerCreated
 from app.delivery.queue.destination_queue import FIRST_LIMIT
 from app.delivery.queue.models import DeliveryStatus, Lane, Replay
 from app.events import log
+from app.events.models import EventRecord
 from app.server.worker import Worker
 from tests.delivery.scene import Scene, open_scene
 from tests.services.postgres import Postgres
@@ -88,9 +90,27 @@ async def test_a_lease_that_runs_out_is_taken_over(migrated_url: str, receiver: 
 async def test_an_outcome_after_the_lease_is_not_recorded(scene: Scene, receiver: Receiver) -> None:
     receiver.plan(Answer(500, hold=True))
     account = await scene.account()
-    await scene.endpoint(account, receiver.url())
+    endpoint = await scene.endpoint(account, receiver.url())
+    with capture_logs() as logged:
+        event = await record_after_the_lease(scene, receiver, account)
+    (delivery,) = await scene.deliveries()
+    assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.SUCCEEDED.value, 1)
+    assert [one.outcome for one in await scene.attempts(delivery.id)] == ["SUCCEEDED"]
+    ids_of_it = {"account_id": account, "destination_id": endpoint.id, "event_id": event.id}
+    ids_of_it |= {"delivery_id": delivery.id, "replay_id": None, "attempt": 1}
+    lines = [one for one in logged if one["event"] in ("delivery_attempt", "delivery_lease_lost")]
+    assert sorted(one["event"] for one in lines) == [
+        "delivery_attempt",
+        "delivery_attempt",
+        "delivery_lease_lost",
+    ]
+    assert all(ids_of_it.items() <= one.items() for one in lines)
+
+
+async def record_after_the_lease(scene: Scene, receiver: Receiver, account: str) -> EventRecord:
+    """Deliver an event that a slow worker tries first and records after another worker did."""
     async with scene.worker() as slow:
-        await scene.happen(account)
+        (event,) = await scene.happen(account)
         await receiver.wait_for(1)
         await scene.run_out_leases()
         async with scene.worker() as quick:
@@ -98,9 +118,7 @@ async def test_an_outcome_after_the_lease_is_not_recorded(scene: Scene, receiver
             receiver.release()
             await scene.until(lambda: _lost(slow))
             assert quick.senders["webhook"].stats.leases_lost == 0
-    (delivery,) = await scene.deliveries()
-    assert (delivery.status, delivery.attempts_made) == (DeliveryStatus.SUCCEEDED.value, 1)
-    assert [one.outcome for one in await scene.attempts(delivery.id)] == ["SUCCEEDED"]
+    return event
 
 
 async def _lost(worker: Worker) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from app.core import failpoints
 from app.core.periodic import LONGEST_RECORD_PAUSE, Loop
+from app.delivery.queue.attempt_log import log_lost_lease
 from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.leases import Claim, Key
 from app.delivery.queue.models import Lane
@@ -98,9 +99,7 @@ class Recorder:
         for result in results:
             if result.claim.key in lost:
                 self._stats.leases_lost += 1
-                self._log.warning(
-                    "delivery_lease_lost", delivery_id=result.claim.id, attempt=result.claim.attempt
-                )
+                log_lost_lease(self._log, result.claim)
 
     def _mark_due(self, results: Sequence[AttemptResult], given_back: Sequence[Claim]) -> None:
         for claim in given_back:

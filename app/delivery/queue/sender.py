@@ -15,6 +15,7 @@ from app.core import failpoints
 from app.core.outages import report
 from app.db.database import Database
 from app.delivery.queue import leases
+from app.delivery.queue.attempt_log import log_attempt
 from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.claimer import CHECK_AGAIN_AFTER, TRUSTED_PAUSE, Claimer
 from app.delivery.queue.kinds import DestinationKind
@@ -173,18 +174,7 @@ class Sender:
         result = AttemptResult(claim, attempt, verdict)
         self._recorder.add(result)
         self._stats.ended(attempt.outcome.value, verdict.fate.value)
-        self._log.info(
-            "delivery_attempt",
-            account_id=claim.account_id,
-            destination_id=claim.destination_id,
-            event_id=claim.event_id,
-            delivery_id=claim.id,
-            attempt=claim.attempt,
-            outcome=attempt.outcome.value,
-            status=attempt.status,
-            fate=verdict.fate.value,
-            duration_ms=attempt.duration_ms,
-        )
+        log_attempt(self._log, result)
         return result
 
     def _pause_after(self, result: AttemptResult) -> float:

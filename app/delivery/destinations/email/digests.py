@@ -27,6 +27,7 @@ from app.db.types import UtcDateTime
 from app.delivery.destinations.claimed_event import event_of
 from app.delivery.destinations.email.provider import EmailProvider, EmailTarget
 from app.delivery.queue import leases
+from app.delivery.queue.attempt_log import log_attempt, log_lost_lease
 from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.cancellation import cancel_if_inactive
 from app.delivery.queue.kinds import DestinationKind
@@ -308,18 +309,8 @@ class Digests:
         recorded = await self._recording.write(results, again=True)
         self.stats.leases_lost += len(recorded.lost)
         self.stats.ended(attempt.outcome.value, verdict.fate.value, len(results))
-        for claim in digest.claims:
-            self._log.info(
-                "delivery_attempt",
-                account_id=claim.account_id,
-                destination_id=claim.destination_id,
-                event_id=claim.event_id,
-                delivery_id=claim.id,
-                digest_id=digest.id,
-                attempt=claim.attempt,
-                outcome=attempt.outcome.value,
-                status=attempt.status,
-                fate=verdict.fate.value,
-                duration_ms=attempt.duration_ms,
-                recorded=claim.key in recorded.done,
-            )
+        for result in results:
+            key = result.claim.key
+            log_attempt(self._log, result, digest_id=digest.id, recorded=key in recorded.done)
+            if key in recorded.lost:
+                log_lost_lease(self._log, result.claim)
