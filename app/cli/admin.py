@@ -1,4 +1,7 @@
-"""The operators' commands, over the database and the server; `cli.py` reads their arguments."""
+"""The operators' commands, over the database and the server; `cli.py` reads their arguments.
+
+The server's modules are imported by the commands that serve: the others need the database alone.
+"""
 
 import asyncio
 import os
@@ -23,10 +26,8 @@ from app.core.telemetry import configure_logs
 from app.db.database import Database
 from app.db.migrations import is_ours
 from app.db.migrations import migrate as migrate_database
-from app.graphql.persisted import read_operations
 from app.outbound.mail.dkim import load_dkim
 from app.outbound.mail.smtp_url import parse_smtp_url
-from app.server.server import run_server, run_worker
 
 T = TypeVar("T")
 
@@ -35,11 +36,15 @@ log = structlog.get_logger(__name__)
 
 def serve(host: str, port: int, *, with_worker: bool) -> None:
     """Migrate, then serve until a signal."""
+    from app.server.server import run_server
+
     run_server(_ready(), host, port, with_worker=with_worker)
 
 
 def work(host: str, port: int | None) -> None:
     """Migrate, then work until a signal."""
+    from app.server.server import run_worker
+
     run_worker(_ready(), host, port)
 
 
@@ -101,10 +106,7 @@ def _settings() -> Settings:
             f"VOLTWIRE_DATA_DIR: cannot use {settings.data_dir.absolute()}: {error.strerror}."
         ) from None
     _try_setting("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
-    _try_setting(
-        "VOLTWIRE_OPERATIONS_FILE",
-        lambda: settings.operations_file and read_operations(settings.operations_file),
-    )
+    _try_setting("VOLTWIRE_OPERATIONS_FILE", lambda: _read_operations(settings.operations_file))
     _try_setting(
         "VOLTWIRE_DKIM_KEY",
         lambda: (
@@ -113,6 +115,13 @@ def _settings() -> Settings:
         ),
     )
     return settings
+
+
+def _read_operations(path: Path | None) -> None:
+    if path is not None:
+        from app.graphql.persisted import read_operations
+
+        read_operations(path)
 
 
 def _try_setting(variable: str, use: Callable[[], Any]) -> None:

@@ -157,7 +157,7 @@ class TriggerCommand(TyperCommand):
     """A command whose help names the events of the catalogue, which is loaded for nothing but this help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from app.cli.client import whole_catalogue
+        from app.cli.features import whole_catalogue
 
         for parameter in self.params:
             if isinstance(parameter, TyperArgument):

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.core.errors import CommandError
-from app.events.catalogue import EventData, catalogue
 
 ANSWER_WITHIN: Final = 30.0
 WRONG_KEY: Final = "The server refuses this key: give a live one with --key or VOLTWIRE_API_KEY."
@@ -19,13 +18,6 @@ WRONG_KEY: Final = "The server refuses this key: give a live one with --key or V
 
 class ClientError(CommandError):
     """A failure as a sentence for the person at the terminal, which says what to do about it."""
-
-
-def whole_catalogue() -> list[type[EventData]]:
-    """The events of all features, each of which is loaded now."""
-    from app.cli import features  # noqa: F401
-
-    return catalogue()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from app.cli.client import ANSWER_WITHIN, WRONG_KEY, Api, ClientError, sentences, whole_catalogue
+from app.cli.client import ANSWER_WITHIN, WRONG_KEY, Api, ClientError, sentences
 from app.core import clock
 
 FIRST_WAIT: Final = 0.25
@@ -57,6 +57,8 @@ def chosen_types(patterns: str | None) -> list[str] | None:
     """
     if patterns is None:
         return None
+    from app.cli.features import whole_catalogue
+
     events = whole_catalogue()
     wanted = [one.strip() for one in patterns.split(",") if one.strip()]
     for pattern in wanted or [patterns]:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from datetime import date, timedelta
 from typing import Any, Final, TypeVar
 
-from app.cli.client import Api, ClientError, whole_catalogue
+from app.cli.client import Api, ClientError
+from app.cli.features import whole_catalogue
 from app.core import clock
 from app.meters.numbers import mpan_check_digit
 

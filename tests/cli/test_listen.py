@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from app.cli.client import Address, Api, ClientError, whole_catalogue
+from app.cli.client import Address, Api, ClientError
+from app.cli.features import whole_catalogue
 from app.cli.listen import as_line, facts
 from app.cli.stream import Stream, StreamEvent, chosen_types
 from tests.operators import fresh_key, run, start

@@ -5,7 +5,8 @@ from datetime import date
 
 import pytest
 
-from app.cli.client import Address, Api, ClientError, whole_catalogue
+from app.cli.client import Address, Api, ClientError
+from app.cli.features import whole_catalogue
 from app.cli.trigger import half_hours, meter_number, trigger
 from app.meters import numbers
 from tests.operators import fresh_key, run

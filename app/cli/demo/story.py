@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from app.cli.client import Api, whole_catalogue
+from app.cli.client import Api
 from app.cli.demo.board import Board
+from app.cli.features import whole_catalogue
 from app.cli.trigger import ask_for_consent, half_hours, meter_number
 from app.core import clock
 

@@ -1,4 +1,4 @@
-"""Deliveries with their attempts, and replays: the same for every kind of destination."""
+"""Destinations, deliveries with their attempts, and replays: the same for every kind of destination."""
 
 import enum
 from datetime import datetime
@@ -47,6 +47,18 @@ class ReplayStatus(enum.Enum):
     """All of its deliveries have ended."""
     CANCELLED = "CANCELLED"
     """Its endpoint was disabled first."""
+
+
+class Destination(AccountWide, SQLModel):
+    """The columns of every destination, beside its id, its status and its `first_sequence`."""
+
+    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
+    description: str | None = Field(default=None, sa_type=Text)
+    event_types: list[str] | None = Field(default=None, sa_type=Json)
+    # As `filters` stores it.
+    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
 
 class Delivery(AccountWide, SQLModel, table=True):

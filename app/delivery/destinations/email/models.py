@@ -2,15 +2,13 @@
 
 import enum
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, Index
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from app.auth.actor import AccountWide
-from app.core import clock
 from app.core.ids import new_id
-from app.db.types import Json, Text, UtcDateTime
+from app.db.types import Text, UtcDateTime
+from app.delivery.queue.models import Destination
 
 
 class EmailSubscriptionStatus(enum.Enum):
@@ -37,18 +35,14 @@ class Digest(enum.Enum):
     """One mail for the events of a day, at 07:00 in the United Kingdom."""
 
 
-class EmailSubscription(AccountWide, SQLModel, table=True):
+class EmailSubscription(Destination, table=True):
     """A person's address. It gets the events after `first_sequence`, the account's last event when it was confirmed."""
 
     __tablename__ = "email_subscriptions"
     __table_args__ = (Index("ix_email_subscriptions_page", "account_id", "id"),)
 
     id: str = Field(default_factory=lambda: new_id("ems"), primary_key=True, sa_type=Text)
-    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
     email: str = Field(sa_type=Text)
-    description: str | None = Field(default=None, sa_type=Text)
-    event_types: list[str] | None = Field(default=None, sa_type=Json)
-    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
     digest: str = Field(default=Digest.IMMEDIATE.value, sa_type=Text)
     status: str = Field(default=EmailSubscriptionStatus.PENDING.value, sa_type=Text)
     suspended_reason: str | None = Field(default=None, sa_type=Text)
@@ -56,5 +50,3 @@ class EmailSubscription(AccountWide, SQLModel, table=True):
     confirm_hash: str | None = Field(default=None, sa_type=Text, unique=True)
     confirm_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     confirm_sent_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
-    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)

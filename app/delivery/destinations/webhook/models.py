@@ -2,15 +2,13 @@
 
 import enum
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, Index
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from app.auth.actor import AccountWide
-from app.core import clock
 from app.core.ids import new_id
 from app.db.types import Json, Text, UtcDateTime
+from app.delivery.queue.models import Destination
 
 
 class EndpointStatus(enum.Enum):
@@ -22,19 +20,14 @@ class EndpointStatus(enum.Enum):
     """Gets nothing, by the account or because it failed for good."""
 
 
-class WebhookEndpoint(AccountWide, SQLModel, table=True):
+class WebhookEndpoint(Destination, table=True):
     """A URL of a backend. It gets the events after `first_sequence`, the account's last event when it was enabled."""
 
     __tablename__ = "webhook_endpoints"
     __table_args__ = (Index("ix_webhook_endpoints_page", "account_id", "id"),)
 
     id: str = Field(default_factory=lambda: new_id("whe"), primary_key=True, sa_type=Text)
-    account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
     url: str = Field(sa_type=Text)
-    description: str | None = Field(default=None, sa_type=Text)
-    event_types: list[str] | None = Field(default=None, sa_type=Json)
-    # As `app.delivery.queue.filters` stores it.
-    filter: dict[str, Any] | None = Field(default=None, sa_type=Json)
     # A GraphQL selection on Event. Its result is sent instead of the catalogue's data.
     selection: str | None = Field(default=None, sa_type=Text)
     # Names to masked values, for display; the real values are encrypted.
@@ -65,5 +58,3 @@ class WebhookEndpoint(AccountWide, SQLModel, table=True):
     failures: int = Field(default=0, sa_type=BigInteger)
     told_failing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     told_disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
-    updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
