@@ -12,14 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from sqlalchemy import (
-    ColumnElement,
     CursorResult,
-    Select,
     Table,
     bindparam,
     case,
     delete,
-    exists,
     func,
     insert,
     select,
@@ -38,6 +35,7 @@ from app.db.raw_statements import Script
 from app.db.types import database_now
 from app.events.catalogue import EventData, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
+from app.events.record_filter import RecordFilter
 
 _STREAMS: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
 _EVENTS: Final[Table] = EventRecord.__table__  # type: ignore[attr-defined]
@@ -60,42 +58,6 @@ def _take() -> ReturningUpdate[tuple[int, datetime]]:
 _TAKE: Final = _take()
 _INSERT: Final = insert(_EVENTS)
 _INSERT_METERS: Final = insert(_METERS)
-
-
-@dataclass(frozen=True)
-class EventFilter:
-    """Matches recorded values: OR within a list, AND across; an empty list matches nothing, None everything."""
-
-    types: frozenset[str] | None = None
-    meter_ids: frozenset[str] | None = None
-    customer_ids: frozenset[str] | None = None
-
-    def takes(self, record: EventRecord, meter_ids: Sequence[str]) -> bool:
-        """Whether the filter takes this event, which names these meters."""
-        return (
-            (self.types is None or record.type in self.types)
-            and (self.customer_ids is None or record.customer_id in self.customer_ids)
-            and (self.meter_ids is None or not self.meter_ids.isdisjoint(meter_ids))
-        )
-
-    def narrow(self, statement: Select[Any]) -> Select[Any]:
-        """Narrows a statement over `EventRecord`."""
-        if self.types is not None:
-            statement = statement.where(col(EventRecord.type).in_(self.types))
-        if self.customer_ids is not None:
-            statement = statement.where(col(EventRecord.customer_id).in_(self.customer_ids))
-        if self.meter_ids is not None:
-            statement = statement.where(names_meter_in(self.meter_ids))
-        return statement
-
-
-def names_meter_in(meter_ids: Any) -> ColumnElement[bool]:
-    """The condition that an event names one of these meters."""
-    return exists().where(
-        col(EventMeter.account_id) == EventRecord.account_id,
-        col(EventMeter.sequence) == EventRecord.sequence,
-        col(EventMeter.meter_id).in_(meter_ids),
-    )
 
 
 @dataclass(frozen=True)
@@ -189,7 +151,7 @@ async def page(
     after: int,
     through: int,
     limit: int,
-    filter: EventFilter | None = None,
+    filter: RecordFilter | None = None,
 ) -> list[EventRecord]:
     """At most `limit` events that the actor may see and the filter takes, after one sequence through another."""
     statement = visible(select(EventRecord), actor).where(

@@ -15,9 +15,10 @@ from sqlmodel import col
 from strawberry.scalars import JSON
 
 from app.auth.actor import Actor, visible
-from app.events import cursors, log
+from app.events import cursors
 from app.events.catalogue import EventData, catalogue, event_class
 from app.events.models import EventRecord, Stream
+from app.events.record_filter import CONDITIONS
 from app.graphql.compiled.declare import column, computed
 from app.graphql.compiled.reads import connection, narrowed
 from app.graphql.compiled.sources import Computed, One, ReadContext, sourced
@@ -127,11 +128,11 @@ class EventFilter(Filter):
     """Match the event's record of when it happened. OR within a list, AND across; [] matches nothing, null
     everything."""
 
-    types: list[LazyEventType] | None = compared(col(EventRecord.type).in_, values)
+    types: list[LazyEventType] | None = compared(CONDITIONS["types"], values)
     """Kinds, one of which the event must be."""
-    meter_ids: list[strawberry.ID] | None = compared(log.names_meter_in)
+    meter_ids: list[strawberry.ID] | None = compared(CONDITIONS["meter_ids"])
     """Ids of meters, one of which the event must be about: 1,000 at most."""
-    customer_ids: list[strawberry.ID] | None = compared(col(EventRecord.customer_id).in_)
+    customer_ids: list[strawberry.ID] | None = compared(CONDITIONS["customer_ids"])
     """Ids of customers, one of whom the event must be about: 1,000 at most."""
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from app.events.log import Appended, EventFilter
+from app.events.log import Appended
+from app.events.record_filter import RecordFilter
 from app.live.group import Group
 
 # An event type and the id of a meter or a customer; None in either place stands for any.
@@ -47,7 +48,7 @@ class GroupIndex:
         return [group for group in found if group.takes(event)]
 
 
-def _keys(wanted: EventFilter, bound_to: str | None) -> Iterator[Key]:
+def _keys(wanted: RecordFilter, bound_to: str | None) -> Iterator[Key]:
     types: list[str | None] = [None] if wanted.types is None else list(wanted.types)
     about: list[str | None] = [None]
     if wanted.meter_ids is not None:

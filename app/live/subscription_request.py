@@ -10,7 +10,7 @@ from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visit
 from graphql.execution.values import get_argument_values
 from strawberry.utils.str_converters import to_snake_case
 
-from app.events.log import EventFilter
+from app.events.record_filter import RecordFilter
 from app.graphql.engine import Engine
 from app.graphql.filters import require_few
 from app.graphql.prepared_operation import PreparedOperation
@@ -26,7 +26,7 @@ class SubscriptionRequest:
     prepared: PreparedOperation
     variables: dict[str, Any] | None
     after: str | None
-    filter: EventFilter
+    filter: RecordFilter
     # Equal for equal documents, operations and variables; where to begin is left out.
     key: Hashable
     # The root field, as its resolver would get it.
@@ -49,7 +49,7 @@ class SubscriptionRequest:
             variables=variables,
             after=arguments.get("after"),
             # By name, so that a field which the log's filter does not have is an error and never ignored.
-            filter=EventFilter(**{to_snake_case(name): _set(values) for name, values in wanted.items()}),
+            filter=RecordFilter(**{to_snake_case(name): _set(values) for name, values in wanted.items()}),
             # The text, not the document: a long or rarely used document is parsed anew.
             key=(prepared.text, prepared.operation_name, hashable(kept)),
             root=root,

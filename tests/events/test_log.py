@@ -18,8 +18,9 @@ from app.customers.models import Customer
 from app.db.database import Database
 from app.events import log
 from app.events.catalogue import event_names
-from app.events.log import Appended, EventFilter
+from app.events.log import Appended
 from app.events.models import EventRecord, Stream
+from app.events.record_filter import RecordFilter
 from tests.events.appending import append, created, received, records, stream
 from tests.events.writing import Outcome, Undone, write, write_elsewhere
 from tests.support import World
@@ -249,7 +250,7 @@ async def test_a_page_is_what_the_filter_takes_and_the_viewer_sees(world: World,
         return chance.choice([None, frozenset(chance.sample(values, chance.randint(0, len(values))))])
 
     for _ in range(60):
-        chosen = EventFilter(
+        chosen = RecordFilter(
             some(event_names()),
             some([one for many in meter_ids.values() for one in many]),
             some(customer_ids),

@@ -13,8 +13,9 @@ from app.auth.actor import Actor, Scope
 from app.core.clock import now
 from app.events import cursors, log
 from app.events.catalogue import event_names
-from app.events.log import Appended, EventFilter
+from app.events.log import Appended
 from app.events.models import EventRecord
+from app.events.record_filter import RecordFilter
 from app.graphql.document_cache import ACCOUNTS_BOUNDS, LONGEST
 from app.graphql.failures import RequestErrors
 from app.live.group import may_see
@@ -193,7 +194,7 @@ async def test_live_and_log_agree_on_every_filter_and_viewer(world: World, turn:
                 named = await log.meters_named(session, account.account_id, [r.sequence for r in records])
                 events += [Appended(record, tuple(named[record.sequence])) for record in records]
             for _ in range(300):
-                wanted = EventFilter(
+                wanted = RecordFilter(
                     types=chance.choice([None, frozenset(chance.sample(event_names(), 3))]),
                     meter_ids=chance.choice(
                         [None, frozenset(m.id for m in chance.sample(meters, 1)), frozenset()]
@@ -220,7 +221,7 @@ def test_values_of_different_types_are_different() -> None:
 class Watcher:
     """The parts of a group that the index uses."""
 
-    filter: EventFilter
+    filter: RecordFilter
     actor: Actor
     asked: list[str] = field(default_factory=list)
 
@@ -245,20 +246,20 @@ def event(kind: str, customer_id: str | None = None, meter_ids: tuple[str, ...] 
 
 def test_an_event_costs_nothing_for_those_who_watch_another() -> None:
     index, actor = GroupIndex(), Actor("acc", READ)
-    bystanders = [Watcher(EventFilter(meter_ids=frozenset({f"mtr_{n}"})), actor) for n in range(10_000)]
-    bystanders += [Watcher(EventFilter(customer_ids=frozenset({f"cus_{n}"})), actor) for n in range(1000)]
-    bystanders += [Watcher(EventFilter(), Actor("acc", READ, customer_id=f"cus_{n}")) for n in range(1000)]
-    bystanders += [Watcher(EventFilter(types=frozenset({"user.created"})), actor) for _ in range(1000)]
+    bystanders = [Watcher(RecordFilter(meter_ids=frozenset({f"mtr_{n}"})), actor) for n in range(10_000)]
+    bystanders += [Watcher(RecordFilter(customer_ids=frozenset({f"cus_{n}"})), actor) for n in range(1000)]
+    bystanders += [Watcher(RecordFilter(), Actor("acc", READ, customer_id=f"cus_{n}")) for n in range(1000)]
+    bystanders += [Watcher(RecordFilter(types=frozenset({"user.created"})), actor) for _ in range(1000)]
     bystanders += [
-        Watcher(EventFilter(types=frozenset({"meter.created"}), meter_ids=frozenset({"mtr_x"})), actor)
+        Watcher(RecordFilter(types=frozenset({"meter.created"}), meter_ids=frozenset({"mtr_x"})), actor)
         for _ in range(1000)
     ]
     takers = [
-        Watcher(EventFilter(), actor),
-        Watcher(EventFilter(types=frozenset({"meter_data.received"})), actor),
-        Watcher(EventFilter(meter_ids=frozenset({"mtr_x", "mtr_y"})), actor),
-        Watcher(EventFilter(customer_ids=frozenset({"cus_x"})), actor),
-        Watcher(EventFilter(), Actor("acc", READ, customer_id="cus_x")),
+        Watcher(RecordFilter(), actor),
+        Watcher(RecordFilter(types=frozenset({"meter_data.received"})), actor),
+        Watcher(RecordFilter(meter_ids=frozenset({"mtr_x", "mtr_y"})), actor),
+        Watcher(RecordFilter(customer_ids=frozenset({"cus_x"})), actor),
+        Watcher(RecordFilter(), Actor("acc", READ, customer_id="cus_x")),
     ]
     for watcher in [*bystanders, *takers]:
         index.add(watcher)  # type: ignore[arg-type]

@@ -30,11 +30,7 @@ class DestinationFilter:
     def of(cls, stored: dict[str, Any] | None) -> "DestinationFilter | None":
         if stored is None:
             return None
-        return cls(
-            customer_ids=stored.get("customerIds"),
-            meter_ids=stored.get("meterIds"),
-            metadata=stored.get("metadata"),
-        )
+        return cls(**{part: stored.get(name) for part, name in filters.PARTS.items()})
 
 
 @strawberry.input
@@ -54,4 +50,4 @@ def stored_filter(given: DestinationFilterInput | None) -> dict[str, Any] | None
     """The filter as it is stored; None takes every event. Raises what `filters.checked_filter` raises."""
     if given is None:
         return None
-    return filters.checked_filter(given.customer_ids, given.meter_ids, given.metadata)
+    return filters.checked_filter({part: getattr(given, part) for part in filters.PARTS})

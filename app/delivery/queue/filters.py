@@ -16,8 +16,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.errors import ErrorCode, Refusal
 from app.events import log
+from app.events.record_filter import RecordFilter
 
 MAX_IDS: Final = 1000
+PARTS: Final = {"customer_ids": "customerIds", "meter_ids": "meterIds", "metadata": "metadata"}
+"""The parts of a filter, each with the key that it is stored under."""
 
 Filter = Mapping[str, Any]
 
@@ -36,13 +39,16 @@ class MetadataLookup(Protocol):
         ...
 
 
-def checked_filter(
-    customer_ids: Sequence[str] | None, meter_ids: Sequence[str] | None, metadata: Mapping[str, str] | None
-) -> dict[str, Any] | None:
-    """The filter to be stored; None takes everything. Raises REQUIRED and TOO_LONG."""
-    given: dict[str, Any] = {}
-    for name, ids in (("customerIds", customer_ids), ("meterIds", meter_ids)):
+def checked_filter(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The filter to be stored, of the `PARTS` that were given; None takes everything. Raises REQUIRED and TOO_LONG."""
+    stored: dict[str, Any] = {}
+    for part, name in PARTS.items():
+        ids = given.get(part)
         if ids is None:
+            continue
+        if isinstance(ids, dict):
+            # No pairs are no condition.
+            stored |= {name: dict(ids)} if ids else {}
             continue
         if not ids:
             raise Refusal(
@@ -53,19 +59,16 @@ def checked_filter(
             )
         if len(ids) > MAX_IDS:
             raise Refusal(ErrorCode.TOO_LONG, f"{name} has at most {MAX_IDS} ids.", "filter", name)
-        given[name] = list(dict.fromkeys(map(str, ids)))
-    if metadata:
-        given["metadata"] = dict(metadata)
-    return given or None
+        stored[name] = list(dict.fromkeys(map(str, ids)))
+    return stored or None
 
 
 def narrow(statement: Select[Any], filter: Filter | None, metadata: MetadataLookup) -> Select[Any]:
     """The events that the filter takes, as SQL over `EventRecord`."""
     if filter is None:
         return statement
-    statement = log.EventFilter(
-        customer_ids=_ids(filter, "customerIds"), meter_ids=_ids(filter, "meterIds")
-    ).narrow(statement)
+    recorded = RecordFilter(customer_ids=_ids(filter, "customerIds"), meter_ids=_ids(filter, "meterIds"))
+    statement = recorded.narrow(statement)
     if "metadata" in filter:
         statement = statement.where(metadata.carried(filter["metadata"]))
     return statement

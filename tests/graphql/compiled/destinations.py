@@ -55,7 +55,9 @@ async def _endpoint(world: World, admin: Actor, chance: random.Random, number: i
             url=f"https://hooks.example.com/{number}",
             description=chance.choice([None, "Höok"]),
             event_types=chance.choice([None, ["meter.*"], ["user.created", "customer.created"]]),
-            filter=chance.choice([None, filters.checked_filter(["cus_1"], None, {"site": "a"})]),
+            filter=chance.choice(
+                [None, filters.checked_filter({"customer_ids": ["cus_1"], "metadata": {"site": "a"}})]
+            ),
             selection=chance.choice([None, "{ id name }"]),
             headers=chance.choice([None, {"x-token": "a long secret of the receiver"}]),
             ordered=chance.choice([True, False]),
@@ -86,7 +88,7 @@ async def _subscription(world: World, admin: Actor, chance: random.Random, numbe
             email=f"s{number}@example.com",
             description=chance.choice([None, "Office"]),
             event_types=chance.choice([None, ["hosted_consent.*"]]),
-            filter=chance.choice([None, filters.checked_filter(None, ["mtr_1"], None)]),
+            filter=chance.choice([None, filters.checked_filter({"meter_ids": ["mtr_1"]})]),
             digest=chance.choice(list(Digest)),
         )
         return subscription.id
