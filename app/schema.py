@@ -98,6 +98,6 @@ def build_schema() -> strawberry.Schema:
     return schema
 
 
-def schema_text(schema: strawberry.Schema | None = None) -> str:
+def schema_text() -> str:
     """The schema in the GraphQL language, as `schema.graphql` holds it."""
-    return (schema or build_schema()).as_str() + "\n"
+    return build_schema().as_str() + "\n"

@@ -19,6 +19,7 @@ from app.events.broadcast.linked import delays
 from app.events.broadcast.memory import MemoryBackend
 
 QUEUE_LIMIT: Final = 1_000
+"""Messages that may wait for one listener before they become one RESYNC."""
 OWED_LIMIT: Final = 100_000
 MESSAGES_AT_ONCE: Final = 100
 
@@ -88,11 +89,9 @@ class _Subscription:
 class Doorbell:
     """Best-effort messages between processes: `async with Doorbell.from_url(url) as doorbell`."""
 
-    def __init__(self, backend: Backend, *, queue_limit: int = QUEUE_LIMIT) -> None:
-        """`queue_limit`: the messages that may wait for one listener before they become one RESYNC."""
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._broadcast = Broadcast(backend=backend)
-        self._queue_limit = queue_limit
         self._open = False
         self._subscriptions: dict[str, _Subscription] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -129,10 +128,10 @@ class Doorbell:
         await asyncio.sleep(0)
         await asyncio.gather(*self._tasks.values(), *filter(None, [self._repaying]), return_exceptions=True)
 
-    async def publish(self, channel: str, message: str, *, instead: str = RESYNC) -> None:
+    async def publish(self, channel: str, message: str) -> None:
         """Send the message to the channel's listeners in all processes, if it can be sent; never raises.
 
-        `instead` is sent where the broadcaster cannot carry the message (PostgreSQL: more than 7,500 bytes).
+        RESYNC is sent where the broadcaster cannot carry the message (PostgreSQL: more than 7,500 bytes).
         It waits for two seconds at most, and not at all during an outage, after which the channel gets RESYNC.
         """
         if not self._open:
@@ -141,7 +140,7 @@ class Doorbell:
             self._owe(channel)
             return
         try:
-            await self._send(channel, message, instead, RESYNC)
+            await self._send(channel, message, RESYNC)
         except NotPublished as error:
             if not self._outage:
                 self._outage = True
@@ -160,7 +159,7 @@ class Doorbell:
         A closed doorbell yields no messages. Raises ValueError for a name that is no text.
         """
         utf8(channel)
-        listener = Listener(self._queue_limit)
+        listener = Listener(QUEUE_LIMIT)
         if not self._open:
             listener.close()
             yield listener

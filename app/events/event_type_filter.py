@@ -14,10 +14,10 @@ def takes_type(patterns: Sequence[str] | None, event_type: str) -> bool:
     return patterns is None or any(_fits(pattern, event_type) for pattern in patterns)
 
 
-def checked_event_types(patterns: Sequence[str] | None, field: str = "eventTypes") -> list[str] | None:
+def checked_event_types(patterns: Sequence[str] | None) -> list[str] | None:
     """The patterns, each once; None, for all types present and future, stays None.
 
-    Raises REQUIRED at the field for an empty list, which no event would match, and INVALID at each index that is
+    Raises REQUIRED for an empty list, which no event would match, and INVALID at each index that is
     neither a name nor a wildcard of the catalogue.
     """
     if patterns is None:
@@ -25,11 +25,11 @@ def checked_event_types(patterns: Sequence[str] | None, field: str = "eventTypes
     if not patterns:
         raise Refusal(
             ErrorCode.REQUIRED,
-            f"An empty list matches no event: name at least one type, or leave {field} out for all.",
-            field,
+            "An empty list matches no event: name at least one type, or leave eventTypes out for all.",
+            "eventTypes",
         )
     refusals = [
-        Refusal(ErrorCode.INVALID, why, field, str(index))
+        Refusal(ErrorCode.INVALID, why, "eventTypes", str(index))
         for index, pattern in enumerate(patterns)
         if (why := _wrong(pattern)) is not None
     ]

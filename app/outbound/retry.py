@@ -10,9 +10,6 @@ from enum import StrEnum
 
 from app.outbound.attempt import Attempt, AttemptOutcome
 
-RETRY_SCHEDULE = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
-"""Seconds after the first, second, … failed attempt: ten attempts in three days."""
-
 JITTER = 0.2
 RETRY_AFTER_LIMIT = 86400
 """A receiver can put an attempt off by a day at most."""
@@ -61,7 +58,7 @@ _SYSTEM_RANDOM = random.SystemRandom()
 def verdict(
     attempt: Attempt,
     attempt_number: int,
-    schedule: Sequence[float] = RETRY_SCHEDULE,
+    schedule: Sequence[float],
     rng: random.Random = _SYSTEM_RANDOM,
     now: float | None = None,
 ) -> Verdict:

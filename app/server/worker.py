@@ -9,20 +9,17 @@ import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import structlog
 
 from app.core import failpoints
 from app.core.periodic import Loop, wait_at_most
 from app.core.settings import Settings
-from app.delivery.destinations.email.mails import Wordings
 from app.delivery.destinations.email.provider import suspend_unconfirmed
 from app.delivery.destinations.worker_parts import WorkerParts
 from app.delivery.metadata import METADATA
 from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
-from app.delivery.queue.filters import MetadataLookup
 from app.delivery.queue.kinds import BackgroundSender, DestinationSender
 from app.delivery.queue.replay_worker import ReplayWorker
 from app.events.broadcast.base import RESYNC
@@ -63,9 +60,8 @@ log = structlog.get_logger(__name__)
 class Worker:
     """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
 
-    `transport`, `mailer` and `engine`, which runs endpoints' selections, are made from the settings unless they are
-    given; the first two are then closed at the end. `wording` is that of mails about events; destinations' filters
-    compare with `metadata`.
+    `transport`, which is closed at the end, and `engine`, which runs endpoints' selections, are made from the settings
+    unless they are given.
     """
 
     def __init__(
@@ -73,27 +69,23 @@ class Worker:
         services: Services,
         doorbell: Doorbell,
         transport: Transport | None = None,
-        mailer: Mailer | None = None,
-        worker_id: str | None = None,
-        drain_seconds: float = DRAIN_SECONDS,
         engine: Engine | None = None,
-        wording: Wordings = WORDING,
-        metadata: MetadataLookup = METADATA,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         settings, database, kinds = services.settings, services.database, services.kinds
-        self.id = worker_id or f"worker_{secrets.token_hex(4)}"
+        self.id = f"worker_{secrets.token_hex(4)}"
         self._database = database
         self._doorbell = doorbell
         self._drain_seconds = drain_seconds
-        self._own: list[Transport | Mailer] = []
-        transport = transport or self._owned(Transport(settings.webhook_allow_networks))
-        mailer = mailer or self._owned(_mailer(settings))
+        transport = transport or Transport(settings.webhook_allow_networks)
+        mailer = open_mailer(settings.smtp_url, settings.mail_folder, _signer(settings))
+        self._to_close: tuple[Transport, Mailer] = transport, mailer
         parts = WorkerParts(
             self.id,
             services,
             transport,
             MailSender(mailer, settings.mail_from),
-            wording,
+            WORDING,
             cache(lambda: engine or Engine(build_schema(), limits_of(settings))),
         )
         by_label = {label: sender for kind in kinds for label, sender in kind.senders(parts).items()}
@@ -105,8 +97,8 @@ class Worker:
             ),
         }
         """By the label that metrics give them."""
-        self.dispatcher = Dispatcher(database, kinds, metadata, self._mark_due)
-        self._replay_worker = ReplayWorker(database, kinds, metadata, self._mark_due)
+        self.dispatcher = Dispatcher(database, kinds, METADATA, self._mark_due)
+        self._replay_worker = ReplayWorker(database, kinds, METADATA, self._mark_due)
         self._cancellation = Cancellation(database, kinds)
         self._housekeeping = Housekeeping(database, settings.event_retention_days)
         self._loops = [
@@ -142,7 +134,7 @@ class Worker:
                 await self._end(background, BACKGROUND_SECONDS)
                 await self._end(sending, self._drain_seconds + RECORD_SECONDS)
         finally:
-            for part in self._own:
+            for part in self._to_close:
                 await part.aclose()
             self._ended.set()
         log.info("worker_stopped", worker_id=self.id)
@@ -209,14 +201,6 @@ class Worker:
     async def _keep_house(self) -> float:
         await self._housekeeping.run()
         return HOUSEKEEPING_EVERY
-
-    def _owned(self, part: Any) -> Any:
-        self._own.append(part)
-        return part
-
-
-def _mailer(settings: Settings) -> Mailer:
-    return open_mailer(settings.smtp_url, settings.mail_folder, _signer(settings))
 
 
 def _signer(settings: Settings) -> Dkim | None:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.settings import Settings
 from app.delivery.queue.models import DeliveryStatus
 from app.outbound.attempt import Attempt, AttemptOutcome
-from app.outbound.retry import RETRY_SCHEDULE, Fate, Verdict, next_delay, parse_retry_after, verdict
+from app.outbound.retry import Fate, Verdict, next_delay, parse_retry_after, verdict
 
+RETRY_SCHEDULE = Settings.model_fields["webhook_retry_schedule"].default
 NOW = datetime(2026, 11, 24, 22, 29, 55, tzinfo=UTC)
 
 

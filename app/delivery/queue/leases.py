@@ -325,9 +325,10 @@ async def release(session: AsyncSession, claims: Sequence[Claim]) -> None:
     await session.execute(_RELEASE.on(session), {"rows": rows(given)})
 
 
-async def cancel_pending(session: AsyncSession, destination_id: str, most: int = CANCELLED_AT_ONCE) -> int:
-    """Cancel up to `most` deliveries that wait for a destination; gives their number."""
-    done = await session.execute(_CANCEL.on(session), {"destination_id": destination_id, "most": most})
+async def cancel_pending(session: AsyncSession, destination_id: str) -> int:
+    """Cancel at most CANCELLED_AT_ONCE deliveries that wait for a destination; gives their number."""
+    values = {"destination_id": destination_id, "most": CANCELLED_AT_ONCE}
+    done = await session.execute(_CANCEL.on(session), values)
     return done.rowcount  # type: ignore[attr-defined, no-any-return]
 
 

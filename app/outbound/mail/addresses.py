@@ -26,13 +26,13 @@ class HashedAddress:
         return cls(account_id, address_hashes(keyring, address)[0])
 
 
-def checked_address(value: str, field: str = "email") -> str:
+def checked_address(value: str) -> str:
     """The address, fit for an account and for the mailer. Raises as `validation.email` does."""
-    address = validation.email(value, field)
+    address = validation.email(value, "email")
     try:
         return plain_address(address)
     except ValueError as error:
-        raise Refusal(ErrorCode.INVALID, str(error), field) from None
+        raise Refusal(ErrorCode.INVALID, str(error), "email") from None
 
 
 def address_hashes(keyring: Keyring, address: str) -> list[str]:
