@@ -262,19 +262,19 @@ async def test_what_waits_for_a_closed_one_is_cancelled(scene: Scene, provider: 
     account = await scene.account()
     inbox, beside = await open_inbox(scene, account), await open_inbox(scene, account)
     await scene.happen(account, 2)
-    await Dispatcher(scene.database, kinds, METADATA, lambda *_: None).run()
+    await Dispatcher(scene.database, scene.services.kinds, METADATA, lambda *_: None).run()
     await scene.change(Inbox, inbox, status="CLOSED")
-    await Cancellation(scene.database, kinds).run()
+    await Cancellation(scene.database, scene.services.kinds).run()
     assert await statuses(scene, inbox) == ["CANCELLED"] * 2
     assert await statuses(scene, beside) == ["PENDING"] * 2
     assert provider.arrived == []
 
 
-async def test_its_deliveries_may_wait_for_a_batch(scene: Scene, kinds: DestinationKinds) -> None:
+async def test_its_deliveries_may_wait_for_a_batch(scene: Scene) -> None:
     account = await scene.account()
     inbox, at_once = await open_inbox(scene, account, batch="LATER"), await open_inbox(scene, account)
     await scene.happen(account)
-    await Dispatcher(scene.database, kinds, METADATA, lambda *_: None).run()
+    await Dispatcher(scene.database, scene.services.kinds, METADATA, lambda *_: None).run()
     assert [one.lane for one in await scene.deliveries(destination_id=inbox)] == [Lane.DIGEST]
     assert [one.lane for one in await scene.deliveries(destination_id=at_once)] == [Lane.FRESH]
 
