@@ -9,6 +9,7 @@ from typing import Any
 from app.accounts import actions as accounts
 from app.auth.authenticate import Authenticator
 from app.core.settings import Settings
+from app.customers.models import EXISTING_CUSTOMERS
 from app.db.database import Database
 from app.db.migrations import is_ours, migrate
 from app.delivery.destinations.kinds import KINDS
@@ -86,7 +87,7 @@ async def world(database_url: str, kinds: DestinationKinds = KINDS, **settings: 
     if not await is_ours(database):
         await migrate(database)
     limits = Limits(chosen.max_tokens, chosen.max_depth, chosen.max_aliases, chosen.max_cost)
-    authenticator = Authenticator(database, services.keyring)
+    authenticator = Authenticator(database, services.keyring, EXISTING_CUSTOMERS)
     try:
         yield World(services, Engine(the_schema(), limits), authenticator)
     finally:

@@ -14,7 +14,7 @@ from app.accounts.models import Account, User, UserRole
 from app.auth import stream_tokens
 from app.auth.actor import Actor, Scope, visible
 from app.auth.api_keys import ApiKey
-from app.auth.authenticate import KeysChanged
+from app.auth.authenticate import CredentialsChanged
 from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Forbidden, Refusal, not_found
@@ -187,7 +187,7 @@ async def rotate_api_key(
         actor.account_id,
         ApiKeysRotated.of(key, previous_prefix, key.previous_until if overlap else None),
     )
-    announce(session, [KeysChanged(actor.account_id)])
+    announce(session, [CredentialsChanged(actor.account_id)])
     return key, secret
 
 
@@ -211,7 +211,7 @@ async def revoke_api_key(session: AsyncSession, actor: Actor, api_key_id: str) -
                 "apiKeyId",
             )
     key.revoked_at = at
-    announce(session, [KeysChanged(actor.account_id)])
+    announce(session, [CredentialsChanged(actor.account_id)])
     return key
 
 

@@ -1,21 +1,21 @@
 """Authentication of API keys and stream tokens.
 
-An API key is found by its hash. A stream token is checked by its signature, and then by the key that made it. Keys are
-cached for a fraction of a second, so that a busy client costs a few reads a second and a revoked key works nowhere a
-second later; the process that revoked it refuses it at once.
+An API key is found by its hash. A stream token is checked by its signature, then by the key that made it and by the
+customer that it is bound to. Both are cached for a fraction of a second, so that a busy client costs a few reads a
+second and a revoked key works nowhere a second later; the process that revoked it refuses it at once.
 """
 
 import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, or_, select, update
 from sqlmodel import col
 
 from app.auth import stream_tokens
@@ -48,8 +48,8 @@ _API_KEY = re.compile(KEY_PREFIX + r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True)
-class KeysChanged:
-    """Announced by a transaction that rotates, revokes or changes keys: cached keys are outdated."""
+class CredentialsChanged:
+    """Announced by a transaction that ends or changes keys, or ends tokens: what is cached about them is outdated."""
 
     account_id: str
 
@@ -81,16 +81,23 @@ class Credential:
 class Authenticator:
     """Checks credentials; there is one per process, over its database and keyring. `close()` it before the database.
 
+    `customers`: selects those of the customers with these `ids` that exist.
     `remembered_for`: seconds for which a key is cached, and so the delay of a revocation by another process.
     """
 
     def __init__(
-        self, database: Database, keyring: Keyring, *, remembered_for: float = REMEMBERED_FOR
+        self,
+        database: Database,
+        keyring: Keyring,
+        customers: Select[Any],
+        *,
+        remembered_for: float = REMEMBERED_FOR,
     ) -> None:
         self._database = database
         self._keyring = keyring
+        self._customers = customers
         self._remembered_for = remembered_for
-        self._remembered: OrderedDict[str, tuple[float, asyncio.Task[ApiKey | None]]] = OrderedDict()
+        self._remembered: OrderedDict[str, tuple[float, asyncio.Task[Any]]] = OrderedDict()
         # Hashes of accepted keys, the least recently used first.
         self._accepted: OrderedDict[str, None] = OrderedDict()
         self._noted: dict[str, datetime] = {}
@@ -115,22 +122,31 @@ class Authenticator:
     async def ended(self, credentials: Collection[Credential]) -> list[Credential]:
         """The credentials that are no longer accepted; cheap enough to be called every second for all sockets.
 
-        Their keys are read from the database, thousands of them by one statement.
+        Their keys and customers are read from the database, thousands of them by one statement.
         """
-        ids = list({credential.api_key_id for credential in credentials})
-        keys: dict[str, KeyState] = {}
-        for start in range(0, len(ids), KEYS_AT_ONCE):
-            some = pad_to_power_of_two(ids[start : start + KEYS_AT_ONCE])
-            keys |= {row[0]: KeyState(*row) for row in await self._database.read(_STATES, {"ids": some})}
+        states = await self._rows(_STATES, {credential.api_key_id for credential in credentials})
+        keys = {row[0]: KeyState(*row) for row in states}
+        bound = {one.actor.customer_id for one in credentials if one.actor.customer_id is not None}
+        customers = {None, *(row[0] for row in await self._rows(self._customers, bound))}
         at = clock.now()
         return [
             credential
             for credential in credentials
-            if (key := keys.get(credential.api_key_id)) is None or not credential.holds(key, at)
+            if (key := keys.get(credential.api_key_id)) is None
+            or not credential.holds(key, at)
+            or credential.actor.customer_id not in customers
         ]
 
+    async def _rows(self, statement: Select[Any], ids: Collection[str]) -> list[Any]:
+        """The rows of a statement over `ids`, some of them at a time."""
+        listed, rows = list(ids), list[Any]()
+        for start in range(0, len(listed), KEYS_AT_ONCE):
+            some = pad_to_power_of_two(listed[start : start + KEYS_AT_ONCE])
+            rows += await self._database.read(statement, {"ids": some})
+        return rows
+
     def forget(self) -> None:
-        """Drops all cached keys."""
+        """Drops all cached keys and customers."""
         self._remembered.clear()
 
     async def close(self) -> None:
@@ -139,10 +155,8 @@ class Authenticator:
 
     async def _api_key(self, secret_hash: str) -> Credential:
         at = clock.now()
-        key = await self._key(
-            secret_hash,
-            lambda: or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash),
-        )
+        by_secret = or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash)
+        key = await self._recent(secret_hash, lambda: self._read_key(by_secret))
         if key is None or not key.accepts(secret_hash, at):
             self._accepted.pop(secret_hash, None)
             raise Unauthenticated(REFUSED)
@@ -160,8 +174,14 @@ class Authenticator:
         at = clock.now()
         if at >= token.expires_at:
             raise Unauthenticated(REFUSED)
-        key = await self._key(token.api_key_id, lambda: col(ApiKey.id) == token.api_key_id)
+        by_id = col(ApiKey.id) == token.api_key_id
+        key = await self._recent(token.api_key_id, lambda: self._read_key(by_id))
         if key is None or key.account_id != token.account_id or not key.state.accepts_token(token, at):
+            raise Unauthenticated(REFUSED)
+        customer_id = token.customer_id
+        if customer_id is not None and not await self._recent(
+            customer_id, lambda: self._rows(self._customers, [customer_id])
+        ):
             raise Unauthenticated(REFUSED)
         actor = Actor(
             key.account_id,
@@ -172,13 +192,13 @@ class Authenticator:
         )
         return Credential(actor, key.id, key.state.end_of(token), token=token)
 
-    async def _key(self, name: str, matches: Callable[[], ColumnElement[bool]]) -> ApiKey | None:
-        """The key as of at most `remembered_for` seconds ago; concurrent callers share one read."""
+    async def _recent(self, name: str, read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """The result of a read of at most `remembered_for` seconds ago; concurrent callers share one read."""
         # The age counts from before the read: its result may be as old as that.
         now = time.monotonic()
         since, task = self._remembered.get(name, (0.0, None))
         if task is None or now - since >= self._remembered_for or _failed(task):
-            task = asyncio.create_task(self._read(matches()))
+            task = asyncio.create_task(read())
             self._remembered.pop(name, None)
             self._forget_old(now)
             self._remembered[name] = (now, task)
@@ -197,12 +217,12 @@ class Authenticator:
                 return
             del self._remembered[name]
 
-    async def _read(self, matches: ColumnElement[bool]) -> ApiKey | None:
+    async def _read_key(self, matches: ColumnElement[bool]) -> ApiKey | None:
         async with self._database.reading() as session:
             return (await session.execute(select(ApiKey).where(matches))).scalars().first()
 
     def _committed(self, items: Sequence[Any]) -> None:
-        if any(isinstance(item, KeysChanged) for item in items):
+        if any(isinstance(item, CredentialsChanged) for item in items):
             self.forget()
 
     def _accept(self, secret_hash: str) -> None:

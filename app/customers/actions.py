@@ -6,13 +6,14 @@ from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, visible
+from app.auth.authenticate import CredentialsChanged
 from app.consents.models import HostedConsent
 from app.core import clock, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.db.database import secure_delete
+from app.db.database import announce, secure_delete
 from app.db.idempotency import redact_successes
 from app.delivery.queue import erasure
 from app.events import log
@@ -65,8 +66,8 @@ async def delete(
 ) -> str:
     """Deletes a customer with its meters, readings, consents and evidence. Redacts its events and stored payloads.
 
-    Mails among `mail_files` are deleted as well. Hashed counts of mails to the customer's addresses remain, which the
-    mail limits need for a day at most.
+    Mails among `mail_files` are deleted as well. Stream tokens that are bound to the customer end. Hashed counts of
+    mails to the customer's addresses remain, which the mail limits need for a day at most.
     """
     customer = await load(session, actor, customer_id, "customerId", lock=True)
     consents = (
@@ -83,6 +84,7 @@ async def delete(
             session, actor.account_id, customer_id, consent_ids, addresses, mail_files
         )
         await redact_successes(session, keyring, actor.account_id, customer_id, _PERSONAL)
+    announce(session, [CredentialsChanged(actor.account_id)])
     return customer_id
 
 

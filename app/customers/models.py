@@ -1,10 +1,10 @@
 """Customers: the people and companies whose meters an account works with."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from sqlalchemy import ColumnElement, Index, text
-from sqlmodel import Field, SQLModel
+from sqlalchemy import ColumnElement, Index, bindparam, select, text
+from sqlmodel import Field, SQLModel, col
 
 from app.auth.actor import Actor
 from app.core import clock
@@ -46,3 +46,9 @@ class Customer(SQLModel, table=True):
         table = cls.__table__.c  # type: ignore[attr-defined]
         mine: ColumnElement[bool] = table.account_id == actor.account_id
         return mine if actor.sees_whole_account else mine & (table.id == actor.customer_id)
+
+
+EXISTING_CUSTOMERS: Final = select(col(Customer.id)).where(
+    col(Customer.id).in_(bindparam("ids", expanding=True))
+)
+"""Selects those of the customers with these `ids` that exist."""

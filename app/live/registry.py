@@ -1,8 +1,8 @@
 """The open connections of a process, over WebSocket and SSE alike: their number, their credentials, their end.
 
-One task reads all their keys anew: a credential that no longer counts ends its connections within two seconds, whatever
-the broadcaster does. Another task goes by the clock alone, whatever the database does: it ends connections with an
-expired credential, tells idle ones how far they have read, and gives up peers that take nothing.
+One task reads all their keys and customers anew: a credential that no longer counts ends its connections within two
+seconds, whatever the broadcaster does. Another task goes by the clock alone, whatever the database does: it ends
+connections with an expired credential, tells idle ones how far they have read, and gives up peers that take nothing.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from app.auth.authenticate import Authenticator, Credential, KeysChanged
+from app.auth.authenticate import Authenticator, Credential, CredentialsChanged
 from app.core import clock
 from app.core.outages import report
 from app.graphql.context import Services
@@ -25,8 +25,9 @@ from app.live.connection_counts import ConnectionCounts
 from app.live.hub import Hub
 
 KEYS_CHANNEL: Final = "keys"
-"""Carries the ids of accounts whose keys were rotated, revoked or changed."""
+"""Carries the ids of accounts whose keys were rotated, revoked or changed, or whose tokens have ended."""
 
+CREDENTIAL_ENDED: Final = "The credential has expired or was revoked"
 SHUTTING_DOWN: Final = "The server is shutting down; connect again."
 TRY_AGAIN_AFTER: Final = "30"
 """Seconds."""
@@ -180,9 +181,9 @@ class ConnectionRegistry:
             log.info("streams did not end in time", count=len(self._open))
 
     def _committed(self, items: Sequence[Any]) -> None:
-        for account_id in {item.account_id for item in items if isinstance(item, KeysChanged)}:
+        for account_id in {item.account_id for item in items if isinstance(item, CredentialsChanged)}:
             self._check_now.set()
-            self.spawn(self.hub.runtime.doorbell.publish(KEYS_CHANNEL, account_id), "keys changed")
+            self.spawn(self.hub.runtime.doorbell.publish(KEYS_CHANNEL, account_id), "credentials changed")
 
     async def _listen(self) -> None:
         async with self.hub.runtime.doorbell.listen(KEYS_CHANNEL) as rings:

@@ -1,7 +1,8 @@
 """GraphQL over Server-Sent Events, distinct connections: one request, one stream of `next` and one `complete`.
 
 Every block carries the cursor as its `id:`, so that a browser's own reconnection sends it back in `Last-Event-ID`; that
-beats the operation's `after`. A stream that the server ends for a deploy or a dead credential has no `complete`.
+beats the operation's `after`. A stream ends with an error and `complete` when its credential does, and without
+`complete` for a deploy or for a client that is too slow, so that the client comes back.
 Source: github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md.
 """
 
@@ -22,7 +23,7 @@ from app.graphql.failures import RequestErrors, internal_error
 from app.graphql.http.tcp_progress import StallTimer, limit_unsent, tcp_progress
 from app.graphql.prepared_operation import PreparedOperation
 from app.live.payload import Batch, Payload
-from app.live.registry import SHUTTING_DOWN, TRY_AGAIN_AFTER, ConnectionRegistry
+from app.live.registry import CREDENTIAL_ENDED, SHUTTING_DOWN, TRY_AGAIN_AFTER, ConnectionRegistry
 from app.live.scope_extensions import TRANSPORT
 from app.live.sink import HIGH_WATER, LOW_WATER
 from app.live.subscription import Subscription
@@ -63,7 +64,10 @@ class SseResponder:
             raise RequestErrors.of(Unauthenticated("Send an API key or a stream token to subscribe."))
         if connections.is_closing:
             return Response(
-                SHUTTING_DOWN, 503, {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER}, "text/plain"
+                f"{SHUTTING_DOWN}\n",
+                503,
+                {"Connection": "close", "Retry-After": TRY_AGAIN_AFTER},
+                "text/plain",
             )
         if connections.counts.is_full(credential.actor):
             raise RequestErrors.of(RateLimited("The account has too many open streams; close one."))
@@ -108,6 +112,7 @@ class EventStreamResponse(Response):
         self._transport: asyncio.Transport | None = None
         self._is_behind = False
         self._is_over = False
+        self._is_cut_off = False
         self._sending: asyncio.Task[None] | None = None
         connections.counts.claim(self._actor)
         connections.add(self)
@@ -149,10 +154,19 @@ class EventStreamResponse(Response):
     # Called by the connection registry.
 
     def forbid(self) -> None:
-        """End without `complete`, so that the client comes back."""
-        self._queue.clear()
-        self._queued = 0
-        self._is_over = True
+        error = Unauthenticated(f"{CREDENTIAL_ENDED}.")
+        self._cut_off(_last([{"message": error.message, "extensions": error.extensions}]))
+
+    def go_away(self) -> None:
+        self._cut_off()
+
+    def _cut_off(self, *last: bytes) -> None:
+        """End with these blocks in place of the unsent ones."""
+        if self._is_cut_off:
+            return
+        self._is_cut_off = self._is_over = True
+        self._queue = deque(last)
+        self._queued = sum(map(len, last))
         self._wake.set()
         if self._subscription is not None:
             self._subscription.end()
@@ -160,14 +174,12 @@ class EventStreamResponse(Response):
             # A client that takes nothing would keep it for ever.
             asyncio.get_running_loop().call_later(self._connections.timing.close, self._sending.cancel)
 
-    go_away = forbid
-
     def maintain(self, now: float) -> None:
         if self._subscription is None or self._is_over:
             return
         if self._is_behind:
             if self._stall_timer.is_over(now, self._bytes_taken):
-                self.forbid()
+                self._cut_off()
             return
         self._stall_timer.reset()
         if max(self._subscription.last_sent_at, self._progress_at) <= now - self._connections.timing.idle:

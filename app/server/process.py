@@ -11,6 +11,7 @@ from app.auth.authenticate import Authenticator
 from app.core.errors import CommandError
 from app.core.outages import error_name, is_database_away, report
 from app.core.settings import Settings
+from app.customers.models import EXISTING_CUSTOMERS
 from app.db.migrations import migrate, migrate_when_reachable
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue.kinds import DestinationKinds
@@ -43,7 +44,7 @@ class Process:
         self.services = services_of(settings, base, kinds)
         database = self.services.database
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
-        self.authenticator = Authenticator(database, self.services.keyring)
+        self.authenticator = Authenticator(database, self.services.keyring, EXISTING_CUSTOMERS)
         # A tool that explores the API without a key sends a few dozen requests at once, and then none.
         self.rates = Rates(settings.rate_limit, strangers_at_once=settings.rate_limit)
         # The operators' list is for clients' documents; the selections of webhook endpoints need not be on it.

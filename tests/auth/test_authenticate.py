@@ -18,6 +18,7 @@ from app.auth.stream_tokens import StreamToken
 from app.core import clock
 from app.core.crypto import random_token
 from app.core.errors import Unauthenticated
+from app.customers.models import EXISTING_CUSTOMERS
 from app.db.database import Database
 from tests.accounts.state import reads
 from tests.auth.credentials import HOUR, change, key_of, refused, still_valid
@@ -69,7 +70,7 @@ async def test_an_unknown_key_costs_one_read_and_a_malformed_one_none(world: Wor
 
 async def test_a_thousand_requests_at_once_share_one_read(world: World) -> None:
     account = await world.account()
-    patient = Authenticator(world.database, world.services.keyring, remembered_for=600)
+    patient = Authenticator(world.database, world.services.keyring, EXISTING_CUSTOMERS, remembered_for=600)
     with reads(world.database) as statements:
         actors = await asyncio.gather(*(patient.authenticate(account.key) for _ in range(1000)))
         await patient.authenticate(account.key)
@@ -90,7 +91,9 @@ async def test_a_cancelled_caller_does_not_cancel_the_read_of_others(world: Worl
 
 
 async def test_wrong_keys_leave_nothing_behind(world: World) -> None:
-    authenticator = Authenticator(world.database, world.services.keyring, remembered_for=0)
+    authenticator = Authenticator(
+        world.database, world.services.keyring, EXISTING_CUSTOMERS, remembered_for=0
+    )
     before = tasks_in_memory()
     for _ in range(200):
         assert await refused(authenticator, random_token("vw_live_"))
@@ -122,7 +125,9 @@ async def test_revoking_stops_a_key_at_once_here_and_soon_elsewhere(world: World
     admin = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
         key, secret = await actions.create_api_key(session, admin, name="Second")
-    elsewhere = Authenticator(Database(world.services.settings.database), world.services.keyring)
+    elsewhere = Authenticator(
+        Database(world.services.settings.database), world.services.keyring, EXISTING_CUSTOMERS
+    )
     here = await world.authenticator.authenticate(secret)
     there = await elsewhere.authenticate(secret)
     async with world.database.transaction() as session:

@@ -8,23 +8,49 @@ from app.auth.api_keys import KeyState
 from app.auth.stream_tokens import StreamToken
 from app.core import clock
 from app.core.errors import Forbidden
+from app.customers.models import Customer
 from tests.auth.credentials import HOUR, change, key_of, refused, still_valid, token_of
-from tests.support import World
+from tests.support import TestAccount, World
 
 pytestmark = pytest.mark.both_databases
+
+DELETE = "mutation ($customerId: ID!) { deleteCustomer(input: {customerId: $customerId}) { deletedId } }"
 
 
 async def test_a_stream_token_only_reads_and_may_be_bound(world: World) -> None:
     account = await world.account()
     key = await key_of(world, account)
     until = clock.now() + HOUR
-    found = await world.authenticator.authenticate(token_of(world, account, key, until, customer_id="cus_1"))
+    customer_id = await customer_of(world, account)
+    token = token_of(world, account, key, until, customer_id=customer_id)
+    found = await world.authenticator.authenticate(token)
     assert found.actor == Actor(
-        account.id, frozenset({Scope.READ}), api_key_id=key.id, customer_id="cus_1", is_stream_token=True
+        account.id, frozenset({Scope.READ}), api_key_id=key.id, customer_id=customer_id, is_stream_token=True
     )
     assert found.expires_at == until
     assert await still_valid(world.authenticator, found)
     assert not found.actor.may(Scope.WRITE)
+
+
+async def customer_of(world: World, account: TestAccount) -> str:
+    """The id of a new customer."""
+    customer = Customer(account_id=account.id, name="Ada", email="ada@example.com")
+    async with world.database.transaction() as session:
+        session.add(customer)
+    return customer.id
+
+
+async def test_a_stream_token_ends_with_its_customer(world: World) -> None:
+    account = await world.account()
+    key, customer_id = await key_of(world, account), await customer_of(world, account)
+    token = token_of(world, account, key, clock.now() + HOUR, customer_id=customer_id)
+    whole = token_of(world, account, key, clock.now() + HOUR)
+    bound, unbound = [await world.authenticator.authenticate(one) for one in (token, whole)]
+    assert await world.authenticator.ended([bound, unbound]) == []
+    await world.data(DELETE, {"customerId": customer_id}, key=account.key)
+    assert await refused(world.authenticator, token)
+    assert await world.authenticator.ended([bound, unbound]) == [bound]
+    assert (await world.authenticator.authenticate(whole)).actor.customer_id is None
 
 
 async def test_a_stream_token_ends_no_later_than_its_key(world: World) -> None:

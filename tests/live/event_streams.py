@@ -11,6 +11,11 @@ from tests.graphql.serving import EVENTS, Serving
 
 Block = dict[str, str]
 
+CREDENTIAL_ENDED = {
+    "message": "The credential has expired or was revoked.",
+    "extensions": {"code": "UNAUTHENTICATED"},
+}
+
 
 class Reader:
     """Reads an event stream block by block."""
@@ -37,6 +42,17 @@ class Reader:
             if "event" in block:
                 assert block["event"] == "next"
                 return block["id"], json.loads(block["data"])
+
+    async def refused(self) -> dict[str, Any]:
+        """The one error with which the stream ends."""
+        block = await self.block()
+        assert block is not None
+        assert block.keys() == {"event", "data"}
+        assert block["event"] == "next"
+        (error,) = json.loads(block["data"])["errors"]
+        assert [await self.block(), await self.block()] == [{"event": "complete", "data": ""}, None]
+        found: dict[str, Any] = error
+        return found
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from app.live.registry import Timing
 from app.live.sse import HEADERS
 from tests.events.broadcasters import becomes
 from tests.graphql.serving import EVENTS, Serving, serving
-from tests.live.event_streams import Reader, stream
+from tests.live.event_streams import CREDENTIAL_ENDED, Reader, stream
 from tests.services.patience import PATIENCE
 from tests.support import TestAccount, World
 from tests.support import world as open_world
@@ -266,7 +266,7 @@ async def test_an_idle_stream_is_told_how_far_it_has_read(
         assert block == {"": "", "id": latest["eventStream"]["latestCursor"]}
 
 
-async def test_a_revoked_key_and_a_deploy_end_streams_without_complete(
+async def test_a_revoked_key_ends_a_stream_with_an_error_and_a_deploy_without_a_word(
     served: Serving, holder: TestAccount, owner: Actor, small_world: World
 ) -> None:
     async with small_world.database.transaction() as session:
@@ -275,7 +275,8 @@ async def test_a_revoked_key_and_a_deploy_end_streams_without_complete(
         await served.subscriptions(2)
         async with small_world.database.transaction() as session:
             await accounts.revoke_api_key(session, owner, key.id)
-        assert [await revoked.block(), await revoked.block()] == [{"": ""}, None]
+        assert await revoked.block() == {"": ""}
+        assert await revoked.refused() == CREDENTIAL_ENDED
         await served.connections.close()
         assert [await other.block(), await other.block()] == [{"": ""}, None]
 

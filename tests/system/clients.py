@@ -126,8 +126,11 @@ class Socket:
     async def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "next":
             payload = message["payload"]
-            assert "errors" not in payload, payload
-            self.events.add(payload["data"]["events"])
+            if "data" in payload:
+                assert "errors" not in payload, payload
+                self.events.add(payload["data"]["events"])
+            else:
+                self.errors = [error["extensions"]["code"] for error in payload["errors"]]
         elif message["type"] == "ping":
             self.pings.add(message)
             await self.say(type="pong")
@@ -154,6 +157,8 @@ class EventStream:
         self.events: Records[dict[str, Any]] = Records()
         self.ids: Records[str] = Records()
         """The last is what a browser would send as Last-Event-ID when it reconnects."""
+        self.errors: list[str] = []
+        """The codes of the errors that it ended with."""
         self.completed = False
         self._response = response
         self._reading = asyncio.create_task(self._read())
@@ -193,8 +198,11 @@ class EventStream:
             self.completed = True
         elif block.get("event") == "next":
             payload = json.loads(block["data"])
-            assert "errors" not in payload, payload
-            self.events.add(payload["data"]["events"])
+            if "data" in payload:
+                assert "errors" not in payload, payload
+                self.events.add(payload["data"]["events"])
+            else:
+                self.errors = [error["extensions"]["code"] for error in payload["errors"]]
 
 
 @contextlib.asynccontextmanager

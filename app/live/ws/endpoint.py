@@ -87,6 +87,6 @@ async def _deny(
 ) -> None:
     """Refuse the upgrade with an HTTP status; a server that cannot do that answers 403."""
     if "websocket.http.response" in scope.get("extensions", {}):
-        await PlainTextResponse(text, status, {"Retry-After": retry_after})(scope, receive, send)
+        await PlainTextResponse(f"{text}\n", status, {"Retry-After": retry_after})(scope, receive, send)
     else:
         await send({"type": "websocket.close", "code": CloseCode.FORBIDDEN, "reason": text})

@@ -143,6 +143,8 @@ def _echo(text: str) -> str:
 def _json(text: str) -> Any:
     try:
         return json_decimals.loads(text)
+    except json_decimals.OutOfRange as error:
+        raise _bad(f"A message {error}") from None
     except ValueError:
         raise _bad("A message must be JSON") from None
 

@@ -14,7 +14,7 @@ from app.graphql.bounds.limits import STRANGERS_BODY
 from app.graphql.failures import internal_error
 from app.graphql.http.rates import TooManyRequests
 from app.graphql.http.tcp_progress import StallTimer
-from app.live.registry import PEER, ConnectionRegistry
+from app.live.registry import CREDENTIAL_ENDED, PEER, ConnectionRegistry
 from app.live.ws import frames, protocol
 from app.live.ws.operation import Operation
 from app.live.ws.protocol import CloseCode, CloseSocket
@@ -103,7 +103,7 @@ class Session:
         self.connections.remove(self)
 
     def forbid(self) -> None:
-        self._close(CloseSocket(CloseCode.FORBIDDEN, "The credential has expired or was revoked"))
+        self._close(CloseSocket(CloseCode.FORBIDDEN, CREDENTIAL_ENDED))
 
     def go_away(self) -> None:
         self._close(CloseSocket(CloseCode.GOING_AWAY, "The server is restarting"))

@@ -321,7 +321,8 @@ async def test_a_bound_token_has_sockets_and_requests_of_its_own(tmp_path: Path)
         account = await world.account()
         owner = (await world.authenticator.authenticate(account.key)).actor
         assert owner.api_key_id is not None
-        made = StreamToken(account.id, owner.api_key_id, "cus_1", clock.now() + timedelta(hours=1))
+        customer = await served.hub.customer(owner)
+        made = StreamToken(account.id, owner.api_key_id, customer.id, clock.now() + timedelta(hours=1))
         token = stream_tokens.make(world.services.keyring, made)
         async with served.connect(token) as first, served.connect(token), served.connect(token):
             for identifier, kind in (("1", "next"), ("2", "next"), ("3", "error")):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 import websockets
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlmodel import col
 
 from app.accounts import actions as accounts
@@ -17,16 +17,22 @@ from app.auth.api_keys import ApiKey
 from app.auth.authenticate import REMEMBERED_FOR
 from app.auth.stream_tokens import StreamToken
 from app.core import clock
+from app.customers.models import Customer
 from app.live.registry import Timing
 from tests.accounts.state import reads
+from tests.auth.credentials import refused
 from tests.core.noted import failures_noted
 from tests.events.broadcasters import becomes, unanswered
 from tests.graphql.serving import Serving, serving
-from tests.live.event_streams import stream
+from tests.live.event_streams import CREDENTIAL_ENDED, stream
 from tests.services.postgres import Postgres
 from tests.support import TestAccount, World
 from tests.support import world as open_world
 
+CREATE_TOKEN = "mutation ($customerId: ID!) { createStreamToken(input: {customerId: $customerId}) { token } }"
+DELETE_CUSTOMER = (
+    "mutation ($customerId: ID!) { deleteCustomer(input: {customerId: $customerId}) { deletedId } }"
+)
 GONE = (4403, "The credential has expired or was revoked")
 
 
@@ -59,8 +65,7 @@ async def test_a_token_that_expires_ends_its_streams(
             await client.subscribe()
             assert await reader.block() == {"": ""}
             assert await client.closed() == GONE
-            # No `complete`: the client may come back with a new token.
-            assert await reader.block() is None
+            assert await reader.refused() == CREDENTIAL_ENDED
             assert clock.now() >= expires_at
         await other.settled()
         async with quick.open() as late:
@@ -79,6 +84,31 @@ async def test_a_revoked_key_ends_the_streams_of_its_tokens(quick: Serving, owne
         async with database.transaction() as session:
             await accounts.revoke_api_key(session, owner, key.id)
         assert await client.closed() == GONE
+
+
+@pytest.mark.parametrize("rings", [True, False], ids=["here", "in another process"])
+async def test_the_tokens_of_a_deleted_customer_end_with_it(
+    quick: Serving, holder: TestAccount, owner: Actor, rings: bool
+) -> None:
+    deleted, kept = [(await quick.hub.customer(owner)).id for _ in range(2)]
+    made = [
+        await quick.world.data(CREATE_TOKEN, {"customerId": one}, key=holder.key) for one in (deleted, kept)
+    ]
+    gone, stays = (one["createStreamToken"]["token"] for one in made)
+    async with quick.connect(stays) as other, quick.connect(gone) as client, stream(quick, gone) as reader:
+        await client.subscribe()
+        assert await reader.block() == {"": ""}
+        if rings:
+            await quick.world.data(DELETE_CUSTOMER, {"customerId": deleted}, key=holder.key)
+        else:
+            async with quick.world.database.transaction() as session:
+                await session.execute(delete(Customer).where(col(Customer.id) == deleted))
+        assert await client.closed() == GONE
+        assert await reader.refused() == CREDENTIAL_ENDED
+        await other.settled()
+    quick.world.authenticator.forget()
+    assert await refused(quick.world.authenticator, gone)
+    assert (await quick.world.authenticator.authenticate(stays)).actor.customer_id == kept
 
 
 async def test_the_keys_of_all_streams_are_read_by_one_statement_a_round(world: World) -> None:

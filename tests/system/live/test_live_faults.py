@@ -185,7 +185,7 @@ async def test_a_key_that_is_revoked_while_the_broadcaster_is_away(fleet: Fleet,
             for client in clients:
                 assert await client.closed() == (4403, "The credential has expired or was revoked")
             await stream.ended()
-            assert not stream.completed
+            assert (stream.errors, stream.completed) == (["UNAUTHENTICATED"], True)
         await audience.happen(2)
         await audience.told()
     finally:
