@@ -68,6 +68,10 @@ ServerUrl = Annotated[str, typer.Option("--url", help="Where the server is.")]
 ServerKey = Annotated[
     str | None, typer.Option("--key", envvar="VOLTWIRE_API_KEY", help="An API key or stream token.")
 ]
+WritingKey = Annotated[
+    str | None,
+    typer.Option("--key", envvar="VOLTWIRE_API_KEY", help="An API key with the scope that the change needs."),
+]
 
 
 @app.command()
@@ -169,7 +173,7 @@ class TriggerCommand(TyperCommand):
 def trigger(
     event: Annotated[str, typer.Argument(metavar="EVENT")],
     url: ServerUrl = "http://127.0.0.1:8000",
-    key: ServerKey = None,
+    key: WritingKey = None,
 ) -> None:
     """Make an event happen by a real change, to a demo customer of its own."""
     from app.cli.client import Address, Api

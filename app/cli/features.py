@@ -8,9 +8,18 @@ import app.consents.events
 import app.customers.events
 import app.meters.events
 import app.readings.events
+from app.cli.client import ClientError
 from app.events.catalogue import EventData, catalogue
 
 
 def whole_catalogue() -> list[type[EventData]]:
     """The events of all features."""
     return catalogue()
+
+
+def unknown_event(name: str, advice: str) -> ClientError:
+    """The error for an event that does not exist, with its dotted name where it is spelled as in GraphQL."""
+    for event in whole_catalogue():
+        if event.constant() == name:
+            advice = f"write {event.type}"
+    return ClientError(f'There is no event "{name}": {advice}.')

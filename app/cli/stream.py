@@ -57,16 +57,14 @@ def chosen_types(patterns: str | None) -> list[str] | None:
     """
     if patterns is None:
         return None
-    from app.cli.features import whole_catalogue
+    from app.cli.features import unknown_event, whole_catalogue
 
     events = whole_catalogue()
     wanted = [one.strip() for one in patterns.split(",") if one.strip()]
     for pattern in wanted or [patterns]:
         if not any(fnmatchcase(event.type, pattern) for event in events):
             names = ", ".join(event.type for event in events)
-            raise ClientError(
-                f'There is no event "{pattern}": there are {names}, and wildcards such as "meter.*".'
-            )
+            raise unknown_event(pattern, f'there are {names}, and wildcards such as "meter.*"')
     return [
         event.constant() for event in events if any(fnmatchcase(event.type, pattern) for pattern in wanted)
     ]

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from typing import Any, Final, TypeVar
 
 from app.cli.client import Api, ClientError
-from app.cli.features import whole_catalogue
+from app.cli.features import unknown_event, whole_catalogue
 from app.core import clock
 from app.meters.numbers import mpan_check_digit
 
@@ -38,7 +38,7 @@ def checked_event(name: str) -> str:
     """The dotted name of an event that can be triggered. Raises ClientError with the names there are."""
     names = [event.type for event in whole_catalogue()]
     if name not in names:
-        raise ClientError(f'There is no event "{name}": choose one of {", ".join(names)}.')
+        raise unknown_event(name, f"choose one of {', '.join(names)}")
     if name not in _changes:
         known = ", ".join(one for one in names if one in _changes)
         raise ClientError(

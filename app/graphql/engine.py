@@ -45,8 +45,8 @@ from app.graphql.bounds.introspection import (
     most_values,
 )
 from app.graphql.bounds.limits import Limits, check_shape
+from app.graphql.bounds.plain_values import require_plain_literals, require_storable
 from app.graphql.bounds.secret_fields import secret_fields
-from app.graphql.bounds.storable_text import require_storable, require_storable_strings
 from app.graphql.bounds.validation import parse_document, validate_document
 from app.graphql.compiled.executor import CompiledExecutor
 from app.graphql.compiled.plan_cache import PlanCache
@@ -147,7 +147,7 @@ class Engine:
         is_stranger = cache is self._stranger_cache
         limits = self._stranger_limits if is_stranger else self._limits
         document = parse_document(query, limits)
-        require_storable_strings(document)
+        require_plain_literals(document)
         validate_document(self.schema, document, limits)
         operation = _operation(document, operation_name)
         roots = list(_root_fields(document, operation).values())

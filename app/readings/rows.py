@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from app.readings.enums import ReadingQuality
 
 COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality")
 MAX_ROWS = 100_000
+MAX_NAMES_SHOWN, MAX_NAME_SHOWN = 5, 60
 
 
 @dataclass(frozen=True)
@@ -95,24 +97,27 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
 
 
 def _check_header(header: list[str]) -> None:
-    unknown = [name for name in header if name not in COLUMNS]
-    meter = {"meter_id", "meter_number"} & set(header)
-    if (
-        unknown
-        or not meter
-        or not {"start_at", "consumption"} <= set(header)
-        or len(set(header)) < len(header)
-    ):
-        raise UploadRefused(
-            [
-                RowProblem(
-                    1,
-                    "INVALID",
-                    "The first line must name the columns: meter_id or meter_number, start_at, consumption, "
-                    "and quality if you have it.",
-                )
-            ]
+    """Raises UploadRefused with everything that is wrong with the names."""
+    times, faults = Counter(header), []
+    if unknown := [name for name in times if name not in COLUMNS]:
+        faults.append(f"there is no column {_quoted(unknown)}")
+    if repeated := [name for name in COLUMNS if times[name] > 1]:
+        faults.append(f"{_quoted(repeated)} is there twice")
+    if not times["meter_id"] and not times["meter_number"]:
+        faults.append("meter_id or meter_number is missing")
+    faults += [f"{name} is missing" for name in ("start_at", "consumption") if not times[name]]
+    if faults:
+        sentence = (
+            "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality if you "
+            f"have it: {', '.join(faults)}."
         )
+        raise UploadRefused([RowProblem(1, "INVALID", sentence)])
+
+
+def _quoted(names: list[str]) -> str:
+    """The first names, in quotes, each cut if it is long."""
+    shown = [f'"{name[:MAX_NAME_SHOWN]}"' for name in names[:MAX_NAMES_SHOWN]]
+    return ", ".join(shown) + (" …" if len(names) > MAX_NAMES_SHOWN else "")
 
 
 def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
@@ -121,17 +126,18 @@ def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
             continue
         try:
             row = json_decimals.loads(line)
+        except json_decimals.OutOfRange as error:
+            yield number, RowProblem(number, "INVALID", f"This line {error}.")
+            continue
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not row.keys() <= set(COLUMNS):
-            yield (
-                number,
-                RowProblem(
-                    number, "INVALID", f"Each line must be a JSON object with the keys {', '.join(COLUMNS)}."
-                ),
-            )
-        else:
+        if isinstance(row, dict) and row.keys() <= set(COLUMNS):
             yield number, row
+            continue
+        sentence = f"Each line must be a JSON object with the keys {', '.join(COLUMNS)}"
+        if isinstance(row, dict):
+            sentence += f": there is no key {_quoted([name for name in row if name not in COLUMNS])}"
+        yield number, RowProblem(number, "INVALID", f"{sentence}.")
 
 
 def _add_row(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> RowProblem | None:

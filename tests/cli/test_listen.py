@@ -165,6 +165,10 @@ async def test_the_secret_that_is_made_up_is_printed(
             ["--key", "x", "--types", "meter.made"],
             f'There is no event "meter.made": there are {", ".join(NAMES)}, and wildcards such as "meter.*".',
         ),
+        (
+            ["--key", "x", "--types", "meter.created,METER_CREATED"],
+            'There is no event "METER_CREATED": write meter.created.',
+        ),
         (["--key", "x", "--forward-to", "hooks"],
          "hooks cannot be forwarded to: write it as http://127.0.0.1:3000/webhooks."),
         (["--key", "x", "--forward-to", "http://localhost:1", "--secret", "mine"],

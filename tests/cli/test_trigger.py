@@ -83,6 +83,19 @@ async def test_an_unknown_event_is_answered_with_all_there_are(served: Deploymen
     assert errors == f'There is no event "meter.made": choose one of {", ".join(NAMES)}.\n'
 
 
+async def test_an_event_that_is_spelled_as_in_graphql_is_answered_with_its_name(served: Deployment) -> None:
+    code, output, errors = await run(served, "trigger", "METER_DATA_RECEIVED", key="vw_live_any")
+    assert (code, output) == (1, "")
+    assert errors == 'There is no event "METER_DATA_RECEIVED": write meter_data.received.\n'
+
+
+async def test_the_help_asks_for_a_key_that_may_write(served: Deployment) -> None:
+    _, triggers, _ = await run(served, "trigger", "--help")
+    _, listens, _ = await run(served, "listen", "--help")
+    assert "stream token" not in triggers
+    assert "stream token" in listens
+
+
 async def test_a_key_that_may_only_read_is_told_so(served: Deployment) -> None:
     async with Api(Address.parse(served.apis[0].url), await fresh_key(served)) as api:
         made = await api.change("createApiKey", "secret", name="Reader", scopes=["READ"])

@@ -333,6 +333,35 @@ async def test_a_wrong_document_is_told(world: World) -> None:
                 "'MeterType' enum. Did you mean 'GAS'?"
             ),
         ),
+        (
+            '{ events(filter: {types: ["meter.created"]}) { nodes { id } } }',
+            None,
+            (
+                "Enum 'EventType' cannot represent non-enum value: \"meter.created\". "
+                "Write METER_CREATED without quotes."
+            ),
+        ),
+        (
+            '{ events(filter: {types: ["METER_CREATED"]}) { nodes { id } } }',
+            None,
+            (
+                "Enum 'EventType' cannot represent non-enum value: \"METER_CREATED\". "
+                "Write METER_CREATED without quotes."
+            ),
+        ),
+        (
+            "query ($filter: EventFilter) { events(filter: $filter) { nodes { id } } }",
+            {"filter": {"types": ["meter_data.received"]}},
+            (
+                "Variable '$filter' has invalid value at .types[0]: Value 'meter_data.received' does not exist in "
+                "'EventType' enum. Write METER_DATA_RECEIVED."
+            ),
+        ),
+        (
+            "{ meters(filter: {types: [gas]}) { nodes { id } } }",
+            None,
+            "Value 'gas' does not exist in 'MeterType' enum. Write GAS.",
+        ),
         (f"{{ meters{'s' * 58} }}", None, f"Cannot query field 'meters{'s' * 58}' on type 'Query'."),
     ],
 )
@@ -377,3 +406,34 @@ async def test_metadata_may_hold_variables(world: World) -> None:
     )
     data = await world.data(query, {"site": "north"}, key=account.key)
     assert data["createCustomer"]["customer"]["metadata"] == {"site": "north", "tier": "1"}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("{ customers(first: %s) { nodes { id } } }", ["first"]),
+        ("{ customers(last: %s) { nodes { id } } }", ["last"]),
+        ("{ customer(id: %s) { id } }", ["id"]),
+        ("{ events(filter: {sequenceFrom: %s}) { nodes { id } } }", ["filter", "sequenceFrom"]),
+        ("{ meters(filter: {metadata: {a: %s}}) { nodes { id } } }", ["filter", "metadata", "a"]),
+        ("{ events(filter: {occurredFrom: %s}) { nodes { id } } }", ["filter", "occurredFrom"]),
+        ("query ($first: Int = %s) { customers(first: $first) { nodes { id } } }", None),
+        (
+            (
+                'mutation { createWebhookEndpoint(input: {url: "https://x.example", headers: {a: [%s]}}) '
+                "{ userErrors { code } } }"
+            ),
+            ["headers", "a", "0"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("sign", ["", "-"])
+async def test_an_endless_integer_is_refused_in_our_words(
+    small_world: World, query: str, field: list[str] | None, sign: str
+) -> None:
+    account = await small_world.account()
+    response = await small_world.ask(query % (sign + "9" * 5000), key=account.key)
+    (error,) = response["errors"]
+    assert error["message"] == "A number with 5000 digits is out of range; send a smaller one."
+    assert error["extensions"] == {"code": "BAD_USER_INPUT", **({"field": field} if field else {})}
+    assert error["locations"] == [{"line": 1, "column": query.index("%s") + 1}]

@@ -132,6 +132,32 @@ async def test_a_number_is_taken_to_its_last_digit(served: Serving, way: Way) ->
         assert (await meter.intervals())["total"] == total
 
 
+async def test_an_endless_integer_is_told_from_broken_json(served: Serving) -> None:
+    meter = await metered(served.world)
+    request = {"query": "query ($first: Int) { customers(first: $first) { nodes { id } } }"}
+    sent = with_number({**request, "variables": {"first": "HERE"}}, "9" * 5000)
+    headers = {"x-api-key": meter.account.key, "content-type": "application/json"}
+    variables = {**request, "variables": '{"first": ' + "9" * 5000 + "}"}
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
+        answers = [
+            await client.post(served.http_url, content=sent, headers=headers),
+            await client.get(served.http_url, params=variables, headers=headers),
+            await client.post(served.http_url, content=b'{"query": NaN}', headers=headers),
+            await client.post(served.http_url, content=b'{"query": "\xff"}', headers=headers),
+        ]
+    assert [answer.json()["errors"][0]["message"] for answer in answers] == [
+        "The body has a number that is out of range.",
+        "The variables has a number that is out of range.",
+        "The body is not valid JSON.",
+        "The body is not valid JSON.",
+    ]
+    async with served.connect(meter.account.key) as socket:
+        await socket.connection.send(
+            with_number({"type": "ping", "payload": {"a": "HERE"}}, "9" * 5000).decode()
+        )
+        assert await socket.closed() == (4400, "A message has a number that is out of range")
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_number_with_too_many_digits_or_beyond_range_is_refused(served: Serving, way: Way) -> None:
     meter = await metered(served.world)

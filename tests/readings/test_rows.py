@@ -13,6 +13,7 @@ from app.readings.rows import MAX_ROWS, Upload, UploadRefused, parse
 NOW = datetime(2026, 11, 24, 12, 15, tzinfo=UTC)
 HEADER = "meter_id,start_at,consumption,quality\n"
 START = to_ms(datetime(2024, 5, 1, tzinfo=UTC))
+MISSING = "meter_id or meter_number is missing, start_at is missing, consumption is missing"
 ROW: dict[str, Any] = {"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": "1.5"}
 
 
@@ -78,20 +79,57 @@ def test_ndjson_keeps_the_digits_of_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
+    ("header", "fault"),
     [
-        "",
-        "\n",
-        "mtr_1,2024-05-01T00:00:00Z,1\n",
-        "meter_id,start_at\n",
-        "start_at,consumption\n",
-        "meter_id,start_at,consumption,color\n",
-        "meter_id,start_at,consumption,consumption\n",
-        "meter_id;start_at;consumption\n",
+        ("", 'there is no column "mtr_1", "2024-05-01T00:00:00Z", "1", ' + MISSING),
+        ("\n", MISSING),
+        ("meter_id,start_at\n", "consumption is missing"),
+        ("start_at,consumption\n", "meter_id or meter_number is missing"),
+        ("meter_id,start_at,consumption,color\n", 'there is no column "color"'),
+        ("meter_id,start_at,consumption,consumption\n", '"consumption" is there twice'),
+        ("meter_id;start_at;consumption\n", 'there is no column "meter_id;start_at;consumption", ' + MISSING),
+        ("meter_id,startAt,consumption\n", 'there is no column "startAt", start_at is missing'),
+        ("meter_id,start_at,consumption,\n", 'there is no column ""'),
+        (
+            "meter_id,start_at,consumption,a,b,c,d,e,f\n",
+            'there is no column "a", "b", "c", "d", "e" …',
+        ),
+        (f"meter_id,start_at,consumption,{'x' * 1000}\n", f'there is no column "{"x" * 60}"'),
     ],
 )
-def test_a_wrong_header_is_told(header: str) -> None:
-    assert faults(header + "mtr_1,2024-05-01T00:00:00Z,1\n") == [(1, "INVALID")]
+def test_a_wrong_header_is_told_by_the_names_in_it(header: str, fault: str) -> None:
+    with pytest.raises(UploadRefused) as refused:
+        parse((header + "mtr_1,2024-05-01T00:00:00Z,1\n").encode(), "text/csv", NOW)
+    (problem,) = refused.value.problems
+    assert (problem.line, problem.code) == (1, "INVALID")
+    assert problem.message == (
+        "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality if you "
+        f"have it: {fault}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"meter": "mtr_1"}', ': there is no key "meter".'),
+        ("[]", "."),
+        ("{", "."),
+    ],
+)
+def test_a_wrong_object_is_told_by_the_names_in_it(line: str, message: str) -> None:
+    with pytest.raises(UploadRefused) as refused:
+        parse(line.encode(), "application/x-ndjson", NOW)
+    known = "meter_id, meter_number, start_at, consumption, quality"
+    assert [one.message for one in refused.value.problems] == [
+        f"Each line must be a JSON object with the keys {known}{message}"
+    ]
+
+
+def test_an_endless_integer_is_told() -> None:
+    line = '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": ' + "9" * 5000 + "}"
+    with pytest.raises(UploadRefused) as refused:
+        parse(line.encode(), "application/x-ndjson", NOW)
+    assert [one.message for one in refused.value.problems] == ["This line has a number that is out of range."]
 
 
 def test_an_upload_without_rows_is_refused() -> None:

@@ -19,7 +19,8 @@ _NAME = rf"'(\w{{1,{LONGEST}}})'"
 _FIELD = re.compile(rf"Cannot query field {_NAME} on type '(\w+)'")
 _ARGUMENT = re.compile(rf"Unknown argument {_NAME} on field '(\w+)\.(\w+)'")
 _INPUT_FIELD = re.compile(rf"Expected value of type '(\w+)' not to include unknown field {_NAME}")
-_VALUE = re.compile(rf"Value {_NAME} does not exist in '(\w+)' enum")
+_VALUE = re.compile(rf"Value '([\w.]{{1,{LONGEST}}})' does not exist in '(\w+)' enum")
+_QUOTED = re.compile(rf"Enum '(\w+)' cannot represent non-enum value: \"([\w.]{{1,{LONGEST}}})\"")
 
 
 def suggest(schema: GraphQLSchema, errors: list[dict[str, Any]]) -> None:
@@ -43,8 +44,18 @@ def _meant(schema: GraphQLSchema, message: str) -> str | None:
     if found := _INPUT_FIELD.search(message):
         return _question(found[2], getattr(schema.type_map[found[1]], "fields", ()))
     if found := _VALUE.search(message):
-        return _question(found[1], getattr(schema.type_map[found[2]], "values", ()))
+        return _constant(found[1], schema.type_map[found[2]])
+    if found := _QUOTED.search(message):
+        return _constant(found[2], schema.type_map[found[1]], " without quotes")
     return None
+
+
+def _constant(value: str, enum: Any, how: str = "") -> str:
+    """The enum's name for a value that is spelled as events have it, `meter.created`; else the names near it."""
+    name = value.upper().replace(".", "_")
+    if name in enum.values:
+        return f" Write {name}{how}."
+    return _question(value, enum.values)
 
 
 def _question(name: str, known: Iterable[str]) -> str:

@@ -1,20 +1,34 @@
-"""Checks that a database can store the texts of a document and its variables."""
+"""Checks that the values of a document and its variables can be handled: texts stored, integers read."""
 
 from typing import Any
 
 import orjson
-from graphql import DocumentNode, StringValueNode, Visitor, visit
+from graphql import DocumentNode, GraphQLError, IntValueNode, StringValueNode, Visitor, visit
 
 from app.core.errors import BadUserInput
-from app.graphql.failures import RequestErrors
+from app.graphql.failures import RequestErrors, document_errors
 
 
-def require_storable_strings(document: DocumentNode) -> None:
-    """Checks all strings of a document. Raises RequestErrors."""
-    visit(document, _Strings())
+def require_plain_literals(document: DocumentNode) -> None:
+    """Checks all strings and integers of a document. Raises RequestErrors."""
+    visit(document, _Literals(document))
 
 
-class _Strings(Visitor):
+class _Literals(Visitor):
+    def __init__(self, document: DocumentNode) -> None:
+        super().__init__()
+        self._document = document
+
+    def enter_int_value(self, node: IntValueNode, *_: Any) -> None:
+        try:
+            int(node.value)
+        except ValueError:
+            # Python refuses to read the longest.
+            message = (
+                f"A number with {len(node.value.lstrip('-'))} digits is out of range; send a smaller one."
+            )
+            raise document_errors([GraphQLError(message, node)], self._document) from None
+
     def enter_string_value(self, node: StringValueNode, *_: Any) -> None:
         require_storable(node.value)
 
