@@ -7,7 +7,8 @@ from starlette.routing import BaseRoute, Route
 from app.accounts import confirmation
 from app.accounts.letterhead import account_name
 from app.graphql.context import Services
-from app.graphql.http.page_rates import rate_limited
+from app.graphql.http.page_posts import own_site_only
+from app.graphql.http.page_rates import rate_limited_page
 from app.graphql.http.rates import Rates
 from app.web.render import page
 
@@ -26,4 +27,5 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
             is_confirmed = await confirmation.receives_notices(session, services.mail_links, user)
         return page("user_address.html", user=user, account=account, is_confirmed=is_confirmed)
 
-    return [Route("/users/confirm/{token}", rate_limited(rates, confirm), methods=["GET", "POST"])]
+    handler = rate_limited_page(rates, own_site_only(services, confirm))
+    return [Route("/users/confirm/{token}", handler, methods=["GET", "POST"])]

@@ -6,12 +6,12 @@ Errors are JSON, `{"code", "message"}`.
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.auth.actor import Actor, Scope
 from app.auth.authenticate import Authenticator
-from app.auth.credentials import bearer_of, credential_from_headers
+from app.auth.credentials import bearer_of
 from app.consents import actions, decisions, documents
 from app.consents.documents import MAX_BYTES, DocumentType
 from app.consents.models import Evidence
@@ -20,7 +20,7 @@ from app.core.clock import format_utc
 from app.core.errors import ErrorCode, Forbidden, Refusal, Unauthenticated, not_found
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
-from app.graphql.http.plain_errors import access_refused, plain_error
+from app.graphql.http.plain_json import PlainJson, access_refused, plain_error
 from app.graphql.http.rates import Rates, TooManyRequests
 
 WRONG_TOKEN: Final = "This consent token is wrong or expired: open the link again, or ask for a new one."  # noqa: S105
@@ -78,11 +78,8 @@ class _EvidenceEndpoint:
         token = next((one for one in bearers if one.startswith(actions.TOKEN_PREFIX)), None)
         if token is not None:
             return await self._token_holder(request, token)
-        credential = credential_from_headers(request.headers)
-        if credential is None:
-            raise Unauthenticated(
-                "Send an API key in x-api-key or Authorization: Bearer, or the consent's token as Bearer."
-            )
+        advice = "Send an API key in x-api-key or Authorization: Bearer, or the consent's token as Bearer."
+        credential = self._rates.require_credential(request, advice)
         return (await self._rates.authenticated(self._authenticator, credential, request)).actor
 
     async def _token_holder(self, request: Request, token: str) -> Actor:
@@ -125,7 +122,7 @@ class _EvidenceEndpoint:
             evidence, is_new = await decisions.approve_by_document(
                 session, actor, consent_id, document_type, content
             )
-        return JSONResponse(
+        return PlainJson(
             {
                 "id": evidence.id,
                 "hostedConsentId": evidence.hosted_consent_id,

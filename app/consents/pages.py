@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -23,7 +22,8 @@ from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
-from app.graphql.http.page_rates import rate_limited
+from app.graphql.http.page_posts import own_site_only
+from app.graphql.http.page_rates import rate_limited_page
 from app.graphql.http.parameters import parameters_of
 from app.graphql.http.rates import Rates
 from app.web.render import page
@@ -54,8 +54,12 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     """The page, and the record of the decision."""
     pages = _Pages(services)
     return [
-        Route("/consents/{token}", rate_limited(rates, pages.consent), methods=["GET", "POST"]),
-        Route("/consents/{token}/evidence", rate_limited(rates, pages.evidence), methods=["GET"]),
+        Route(
+            "/consents/{token}",
+            rate_limited_page(rates, own_site_only(services, pages.consent)),
+            methods=["GET", "POST"],
+        ),
+        Route("/consents/{token}/evidence", rate_limited_page(rates, pages.evidence), methods=["GET"]),
     ]
 
 
@@ -66,10 +70,6 @@ class _Pages:
     async def consent(self, request: Request) -> Response:
         if request.method != "POST":
             return await self._show(request, edit="edit" in parameters_of(request))
-        if _is_cross_site(request.headers, self._services.public_url):
-            return _message(
-                403, "This form came from another site", "Open the link you were sent and try again."
-            )
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
             return _unknown_form(415)
         try:
@@ -306,19 +306,6 @@ def _printable(text: str, keep_lines: bool) -> str:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in re.split(r"[\n,;]", text) if line.strip()]
-
-
-def _is_cross_site(headers: Headers, public_url: str) -> bool:
-    """Whether a browser's headers say that another site sent the form.
-
-    Sec-Fetch-Site decides where it is sent. Origin may be "null" for these pages' own forms, as they send no referrer.
-    """
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site not in ("same-origin", "none")
-    origin = headers.get("origin", "null")
-    own = urlsplit(public_url)
-    return origin not in ("null", f"{own.scheme}://{own.netloc}", f"{own.scheme}://{headers.get('host')}")
 
 
 def _path(request: Request) -> str:

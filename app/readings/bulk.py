@@ -8,18 +8,17 @@ from typing import Any
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.auth.actor import Actor, Scope, visible
 from app.auth.authenticate import Authenticator
-from app.auth.credentials import credential_from_headers
 from app.core import clock
 from app.core.errors import Forbidden, Refusal, Refusals, Unauthenticated
 from app.core.ids import is_id
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
-from app.graphql.http.plain_errors import access_refused, plain_error
+from app.graphql.http.plain_json import PlainJson, access_refused, plain_error
 from app.graphql.http.rates import Rates, TooManyRequests
 from app.graphql.mutations import run_once
 from app.meters.models import Meter
@@ -45,9 +44,7 @@ def routes(services: Services, authenticator: Authenticator, rates: Rates) -> li
 
 async def _actor(request: Request, authenticator: Authenticator, rates: Rates) -> Actor:
     """Authenticates and counts a request. Raises Unauthenticated, Forbidden, TooManyRequests."""
-    credential = credential_from_headers(request.headers)
-    if credential is None:
-        raise Unauthenticated("Send an API key in x-api-key or Authorization: Bearer.")
+    credential = rates.require_credential(request, "Send an API key in x-api-key or Authorization: Bearer.")
     actor = (await rates.authenticated(authenticator, credential, request)).actor
     rates.require(actor)
     actor.require(Scope.WRITE)
@@ -82,13 +79,11 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
         )
     except UploadRefused as error:
         problems = [{"line": one.line, "code": one.code, "message": one.message} for one in error.problems]
-        return JSONResponse({"errors": problems}, 422)
+        return PlainJson({"errors": problems}, 422)
     except Refusal as error:
         # A refusal of the whole upload is reported at its first line.
-        return JSONResponse(
-            {"errors": [{"line": 1, "code": error.code.value, "message": error.message}]}, 422
-        )
-    return JSONResponse(result)
+        return PlainJson({"errors": [{"line": 1, "code": error.code.value, "message": error.message}]}, 422)
+    return PlainJson(result)
 
 
 def _parse(content: bytes, media_type: str) -> tuple[Upload, str]:

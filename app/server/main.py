@@ -1,6 +1,6 @@
 """The ASGI applications: all routes of a server, and those of a worker."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.accounts import pages as account_pages
 from app.consents import evidence
@@ -19,6 +19,9 @@ from app.delivery.destinations.email import pages as delivery_pages
 from app.graphql.http.error_middleware import ErrorMiddleware
 from app.graphql.http.negotiation import preferred
 from app.graphql.http.origins import Origins, cors
+from app.graphql.http.page_rates import WAIT, rate_limited, require_page_rate
+from app.graphql.http.plain_json import plain_error
+from app.graphql.http.rates import Rates
 from app.graphql.http.request import JSON
 from app.graphql.http.view import HTML, GraphQLView
 from app.live.sse import SseResponder
@@ -33,7 +36,9 @@ STATIC = Path(__file__).parents[1] / "web" / "static"
 ERROR_PAGES = {
     404: ("There is nothing here", "Check that you opened the whole link, or begin at the start page."),
     405: ("Nothing to see here", "This address is for programs; the start page says how they use it."),
+    429: ("Too many requests", WAIT),
 }
+ERROR_CODES = {404: "NOT_FOUND", 429: "RATE_LIMITED"}
 
 
 def create_app(process: Process) -> Starlette:
@@ -42,7 +47,7 @@ def create_app(process: Process) -> Starlette:
     return Starlette(
         routes=_routes(process, origins),
         middleware=[*cors(origins, process.settings.allowed_origins), Middleware(ErrorMiddleware)],
-        exception_handlers={HTTPException: _on_http_error},
+        exception_handlers={HTTPException: _on_http_error(process.rates)},
         lifespan=_lifespan(process),
     )
 
@@ -52,7 +57,7 @@ def create_probes(process: Process) -> Starlette:
     return Starlette(
         routes=probes.routes(process),
         middleware=[Middleware(ErrorMiddleware)],
-        exception_handlers={HTTPException: _on_http_error},
+        exception_handlers={HTTPException: _on_http_error(process.rates)},
         lifespan=_lifespan(process),
     )
 
@@ -81,19 +86,31 @@ def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
         *consent_pages.routes(services, process.rates),
         *delivery_pages.routes(services, process.rates),
         *account_pages.routes(services, process.rates),
-        *start.routes(services),
+        *start.routes(services, process.rates),
         *probes.routes(process),
-        Mount("/static", PageFiles(directory=STATIC)),
+        Route(
+            "/static/{path:path}",
+            rate_limited(process.rates, PageFiles(directory=STATIC).respond),
+            methods=["GET"],
+        ),
     ]
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 500)
-    headers = getattr(error, "headers", None) or {}
-    if preferred(request.headers.get("accept"), (JSON, HTML)) == HTML:
-        return _error_page(status, headers)
-    code = "NOT_FOUND" if status == 404 else "INVALID"
-    return JSONResponse({"code": code, "message": _advice(status, error, headers)}, status, headers)
+def _on_http_error(rates: Rates) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
+        if getattr(error, "status_code", 500) in (404, 405):
+            try:
+                require_page_rate(rates, request)
+            except HTTPException as limit:
+                error = limit
+        status = getattr(error, "status_code", 500)
+        headers = getattr(error, "headers", None) or {}
+        if preferred(request.headers.get("accept"), (JSON, HTML)) == HTML:
+            return _error_page(status, headers)
+        code = ERROR_CODES.get(status, "INVALID")
+        return plain_error(status, code, _advice(status, error, headers), **headers)
+
+    return answer
 
 
 def _advice(status: int, error: Exception, headers: Mapping[str, str]) -> str:

@@ -9,10 +9,11 @@ from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.core.settings import Settings
+from app.graphql.http.plain_json import PlainJson
 from app.server.process import Process
 
 FORWARDED: Final = ("forwarded", "via", "x-real-ip")
@@ -23,13 +24,13 @@ def routes(process: Process) -> list[BaseRoute]:
     """`/healthz`, `/readyz` and `/metrics` of a process."""
 
     async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return PlainJson({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
         faults = await process.faults()
         parts: dict[str, object] = {part: fault is None for part, fault in faults.items()}
         reasons = " ".join(filter(None, faults.values()))
-        return JSONResponse(parts | {"reason": reasons} if reasons else parts, 503 if reasons else 200)
+        return PlainJson(parts | {"reason": reasons} if reasons else parts, 503 if reasons else 200)
 
     async def metrics(request: Request) -> Response:
         if not may_read_metrics(request, process.settings):

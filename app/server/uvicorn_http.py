@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from app.graphql.http.tcp_progress import StallTimer, tcp_progress
 from app.live.scope_extensions import TRANSPORT
 from app.server.connections import Connections, LimitReached
+from app.server.refusals import INVALID, NOT_ONE_HOST, TOO_LONG, TOO_SLOW, refusal
 from app.server.uvicorn_websockets import FrameProtocol
 
 HEAD_SECONDS: Final = 10.0
@@ -56,9 +57,19 @@ FRAMING_EARNED: Final = 8
 MAX_PIPELINED: Final = 64
 """Requests of a connection that wait for the answers of earlier ones."""
 
+TOO_MANY: Final = refusal(
+    b"429 Too Many Requests",
+    b"At most %d requests may wait for the answer of one before them.\n" % MAX_PIPELINED,
+    b"retry-after: 1\r\n",
+)
 
-class _Excess(Exception):
-    """A limit on headers or pipelined requests is exceeded; raised from a callback of the parser."""
+
+class _Refused(Exception):
+    """A request is refused with this answer; raised from a callback of the parser."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        self.answer = answer
 
 
 class _Flow(FlowControl):
@@ -92,6 +103,8 @@ class HttpProtocol(HttpToolsProtocol):
     _check_timer: asyncio.TimerHandle | None = None
     _drops_input = False
     _dropped = 0
+    # The answer to the last request, when those before it are answered.
+    _refusal: bytes | None = None
     _counted_host: str | None = None
     # The request that is being answered; uvicorn's `cycle` is the latest one.
     _running: RequestResponseCycle | None = None
@@ -136,13 +149,11 @@ class HttpProtocol(HttpToolsProtocol):
                 self.handle_websocket_upgrade()
                 return
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, _Excess):
-                self._refuse(b"431 Request Header Fields Too Large", b"The headers are too long.\n")
-            else:
-                self._refuse(b"400 Bad Request", b"Invalid HTTP request received.\n")
+            cause = error.__context__
+            self._refuse(cause.answer if isinstance(cause, _Refused) else INVALID)
             return
         if self._unearned > (MAX_HEAD if self._in_head else MAX_FRAMING) and (self._in_head or self._in_body):
-            self._refuse(b"431 Request Header Fields Too Large", b"The headers are too long.\n")
+            self._refuse(TOO_LONG)
         else:
             self._start_deadline()
 
@@ -187,9 +198,14 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         # The head is a part of the received bytes, so few heads have to be measured.
         if max(self._unearned, self._read_size) > MAX_HEAD and _head_size(self.url, self.headers) > MAX_HEAD:
-            raise _Excess
-        if len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:
-            raise _Excess
+            raise _Refused(TOO_LONG)
+        if len(self.headers) > MAX_HEADERS:
+            raise _Refused(TOO_LONG)
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise _Refused(NOT_ONE_HOST)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _Refused(TOO_MANY)
         self._begin(in_head=False, in_body=True)
         self._body_size = 0
         super().on_headers_complete()
@@ -210,6 +226,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._close_later()
             return
         super().on_response_complete()
+        if self._refusal is not None and not self._is_answering() and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.transport.write(self._refusal)
+            self._close_later()
+            return
         if self._deadline_timer is not None:
             # The next request has begun already; its time counts from now.
             self._stop_deadline()
@@ -279,7 +300,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._in_head and not self._unearned:
             self.transport.close()
         else:
-            self._refuse(b"408 Request Timeout", b"The request came too slowly; send it again.\n")
+            self._refuse(TOO_SLOW)
 
     def _stop_deadline(self) -> None:
         if self._deadline_timer is not None:
@@ -295,23 +316,34 @@ class HttpProtocol(HttpToolsProtocol):
         self._running.disconnected = True
         self._running.message_event.set()
 
-    def _refuse(self, status: bytes, sentence: bytes) -> None:
-        """Refuses the request, unless another answer has begun, and closes."""
+    def _refuse(self, answer: bytes) -> None:
+        """Refuses the request that is read, after the answers to those before it, and closes."""
         self._stop_deadline()
         if self.transport.is_closing():
             return
         running = self._running
         if running is None or running.response_complete:
-            self.transport.write(_refusal(status, sentence))
+            self.transport.write(answer)
+        elif not self._in_body or running is not self.cycle:
+            self._refuse_later(answer)
+            return
         else:
-            if self._in_body and running is self.cycle and not running.response_started:
-                self.transport.write(_refusal(status, sentence))
+            if not running.response_started:
+                self.transport.write(answer)
             self._disconnect()
         self.transport.close()
         self._check_reader_later()
 
+    def _refuse_later(self, answer: bytes) -> None:
+        """Refuses a request once those before it are answered; nothing after it is read."""
+        if self._in_body:
+            # It waits for its turn, which the refusal takes.
+            self.pipeline.popleft()
+        self._begin(in_head=False, in_body=False)
+        self._refusal, self._drops_input = answer, True
+
     def _reject(self, limit: LimitReached) -> None:
-        self.transport.write(_refusal(limit.status, limit.sentence, b"retry-after: 30\r\n"))
+        self.transport.write(refusal(limit.status, limit.sentence, b"retry-after: 30\r\n"))
         self.transport.close()
 
     def _left(self, host: str) -> None:
@@ -364,11 +396,3 @@ class HttpProtocol(HttpToolsProtocol):
 
 def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
     return len(url) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
-
-
-def _refusal(status: bytes, sentence: bytes, more: bytes = b"") -> bytes:
-    length = b"content-length: %d\r\n" % len(sentence)
-    kind = b"content-type: text/plain; charset=utf-8\r\n"
-    return b"".join(
-        (b"HTTP/1.1 ", status, b"\r\n", kind, length, more, b"connection: close\r\n\r\n", sentence)
-    )

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
@@ -10,6 +11,10 @@ CACHE_CONTROL: Final = "public, max-age=300"
 
 class PageFiles(StaticFiles):
     """Static files with a `Cache-Control` header beside Starlette's ETag."""
+
+    async def respond(self, request: Request) -> Response:
+        """The file of a route's `path`."""
+        return await self.get_response(request.path_params["path"], request.scope)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

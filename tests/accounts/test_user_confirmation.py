@@ -14,6 +14,7 @@ from app.graphql.http.rates import Rates
 from tests.accounts.state import mutation, refusals, unchanged
 from tests.consents.web import text_of
 from tests.delivery.asking import outgoing_mails
+from tests.delivery.destinations.email.test_pages import CROSS_SITE
 from tests.delivery.destinations.email.test_pages import visitor as mail_visitor
 from tests.meters.asking import run
 from tests.outbound.mail.test_unconfirmed import later
@@ -101,6 +102,14 @@ async def test_other_tokens_confirm_nobody(world: World) -> None:
             for answer in (await client.get(wrong), await client.post(wrong)):
                 assert (answer.status_code, "This link does not work" in answer.text) == (404, True)
         assert (await client.delete(link)).status_code == 405
+
+
+async def test_a_form_of_another_site_confirms_nobody(world: World) -> None:
+    await create(world, await world.account())
+    [link] = await links(world)
+    async with visitor(world) as client, unchanged(world):
+        for headers in CROSS_SITE:
+            assert (await client.post(link, headers=headers)).status_code == 403
 
 
 async def test_notices_go_to_confirmed_administrators_only(world: World) -> None:

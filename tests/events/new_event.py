@@ -24,6 +24,7 @@ from app.events import log
 from app.events.catalogue import EventData, Instant, event_names
 from app.graphql.compiled.declare import to_one
 from app.graphql.events import Event, event_type, event_types
+from app.graphql.http.rates import Rates
 from app.meters.graphql import Meter
 from tests.delivery.scene import admin, open_scene
 from tests.live.listening import listening
@@ -98,7 +99,7 @@ async def test_it_is_in_the_catalogue_and_in_the_enum(world: World) -> None:
 
 
 async def test_it_is_on_the_start_page(small_world: World) -> None:
-    transport = httpx.ASGITransport(Starlette(routes=start.routes(small_world.services)))
+    transport = httpx.ASGITransport(Starlette(routes=start.routes(small_world.services, Rates(1000))))
     async with httpx.AsyncClient(transport=transport, base_url="http://voltwire") as http:
         page = (await http.get("/")).text
     assert f'data-event="{NAME}" data-words="Meter inspected"' in page

@@ -55,8 +55,8 @@ APP = Starlette(routes=ROUTES)
 @pytest.mark.parametrize(
     "request_head",
     [
-        b"GET /early HTTP/1.1\r\nContent-Length: 10\r\n\r\nx",
-        b"POST /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+        b"GET /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx",
+        b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
         b"POST /early HTTP/1.0\r\nContent-Length: 10\r\n\r\n",
     ],
     ids=["one byte of ten", "chunks without end", "of HTTP/1.0"],
@@ -160,7 +160,7 @@ async def test_a_stream_whose_request_never_ends_is_ended() -> None:
 
     app = Starlette(routes=[Route("/stream", stream)])
     async with plain_server(app, Impatient) as server, server.connect() as (reader, writer):
-        writer.write(b"GET /stream HTTP/1.1\r\nContent-Length: 10\r\n\r\nx")
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx")
         assert (await reader.readuntil(b"first")).startswith(OK)
         await reader.read()
         await server.emptied()
@@ -206,7 +206,7 @@ async def test_an_application_learns_that_its_client_is_gone_despite_pipelined_r
 
     async with plain_server(stream, HttpProtocol) as server:
         async with server.connect() as (reader, writer):
-            writer.write(b"GET / HTTP/1.1\r\n\r\n" * 2)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
             await reader.readuntil(b"first")
         await heard.wait()
 
@@ -218,7 +218,7 @@ def counted(per_address: int, total: int) -> tuple[Connections, Any]:
 
 async def get(server: PlainServer) -> bytes:
     async with server.connect() as (reader, writer):
-        writer.write(b"GET /early HTTP/1.1\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /early HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         return (await answer(reader))[0]
 
 

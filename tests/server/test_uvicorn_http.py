@@ -1,7 +1,6 @@
 """Limits on heads and floods, by time and by length, on a real server."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,11 +12,12 @@ from starlette.routing import Route
 
 from app.graphql.http.body import read_body
 from app.server.uvicorn_http import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, HttpProtocol
-from tests.server.plain_server import Connection, answer, ended, plain_server
+from tests.server.plain_server import Connection, answer, ended, plain_server, whole_answer
 
 REQUEST = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK"
+BAD = b"HTTP/1.1 400 Bad Request"
 LATE = (b"HTTP/1.1 408 Request Timeout", b"The request came too slowly; send it again.\n")
 TOO_LONG = (b"HTTP/1.1 431 Request Header Fields Too Large", b"The headers are too long.\n")
 MEBIBYTE = 1024 * 1024
@@ -83,7 +83,7 @@ async def test_a_body_has_the_time_it_needs(caplog: pytest.LogCaptureFixture) ->
 
 async def test_an_endless_head_is_refused() -> None:
     async with connected(Patient) as (reader, writer):
-        writer.write(b"POST /echo HTTP/1.1\r\n")
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\n")
         line = b"x-filler: " + b"x" * 1000 + b"\r\n"
         for _ in range(MAX_HEAD // len(line) + 1):
             writer.write(line)
@@ -94,7 +94,9 @@ async def test_an_endless_head_is_refused() -> None:
 async def test_a_head_that_comes_whole_is_measured_as_well(before: bytes) -> None:
     """The limit holds however much of the head arrives at once."""
     async with connected(Patient) as (reader, writer):
-        head = b"POST /echo HTTP/1.1\r\nContent-Length: 0\r\nx: " + b"x" * 2 * MAX_HEAD + b"\r\n\r\n"
+        head = (
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nx: " + b"x" * 2 * MAX_HEAD + b"\r\n\r\n"
+        )
         if before:
             # The request before it may have been answered, or be lost with the connection.
             writer.write(before)
@@ -106,7 +108,9 @@ async def test_a_head_that_comes_whole_is_measured_as_well(before: bytes) -> Non
 @pytest.mark.parametrize(("count", "status"), [(MAX_HEADERS, OK), (MAX_HEADERS + 1, TOO_LONG[0])])
 async def test_a_head_has_so_many_lines_at_most(count: int, status: bytes) -> None:
     async with connected(Patient) as (reader, writer):
-        writer.write(b"POST /echo HTTP/1.1\r\nContent-Length: 0\r\n" + b"a:b\r\n" * (count - 1) + b"\r\n")
+        writer.write(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n" + b"a:b\r\n" * (count - 2) + b"\r\n"
+        )
         assert (await answer(reader))[0] == status
 
 
@@ -166,21 +170,49 @@ async def test_trailers_are_dropped() -> None:
 
 
 async def test_so_many_requests_wait_for_an_answer_at_most() -> None:
+    """Requests beyond the limit are refused once those before them are answered."""
     async with connected(Patient) as (reader, writer):
         writer.write(REQUEST * MAX_PIPELINED)
         for _ in range(MAX_PIPELINED):
             assert await answer(reader) == (OK, b"hello")
         writer.write(REQUEST * 3000)
-        answered = 0
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                assert await answer(reader) == (OK, b"hello")
-                answered += 1
-        assert answered < 3000
+        for _ in range(MAX_PIPELINED + 1):
+            assert await answer(reader) == (OK, b"hello")
+        head, body = await whole_answer(reader)
+        assert head[0] == b"HTTP/1.1 429 Too Many Requests"
+        assert {b"connection: close", b"retry-after: 1"} <= set(head)
+        assert body == b"At most 64 requests may wait for the answer of one before them.\n"
+        assert await reader.read() == b""
 
 
 @pytest.mark.parametrize(
-    "sent", [b"BREW\x01 / HTTP/1.1\r\n\r\n", CHUNKED + b"no length\r\n"], ids=["no request", "no chunk"]
+    ("head", "status"),
+    [
+        (b"POST /echo HTTP/1.1\r\nHost: x\r\n", OK),
+        (b"POST /echo HTTP/1.1\r\nhost:\r\n", OK),
+        (b"POST /echo HTTP/1.0\r\n", OK),
+        (b"POST /echo HTTP/1.1\r\n", BAD),
+        (b"POST /echo HTTP/1.1\r\nHost: x\r\nHost: x\r\n", BAD),
+        (b"POST /echo HTTP/1.1\r\nHost: x\r\nHOST: y\r\n", BAD),
+        (b"POST /echo HTTP/1.0\r\nHost: x\r\nHost: y\r\n", BAD),
+        (b"GET /echo HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n", BAD),
+    ],
+    ids=["one", "an empty one", "1.0", "none", "two", "two that differ", "two in 1.0", "none for a socket"],
+)
+async def test_a_request_has_one_host(head: bytes, status: bytes) -> None:
+    """Two parts of a deployment could otherwise take it for requests to different hosts (RFC 9112, 3.2)."""
+    async with connected(Patient) as (reader, writer):
+        writer.write(head + b"Content-Length: 0\r\n\r\n")
+        answered = await answer(reader)
+        assert answered == (status, b"" if status == OK else b"A request needs one Host header.\n")
+        if status == BAD:
+            await ended(reader)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"BREW\x01 / HTTP/1.1\r\nHost: x\r\n\r\n", CHUNKED + b"no length\r\n"],
+    ids=["no request", "no chunk"],
 )
 async def test_invalid_http_is_refused_without_a_line_in_the_log(
     sent: bytes, caplog: pytest.LogCaptureFixture
@@ -192,7 +224,17 @@ async def test_invalid_http_is_refused_without_a_line_in_the_log(
     assert not caplog.records
 
 
-async def test_a_refusal_is_never_a_part_of_another_answer() -> None:
+@pytest.mark.parametrize(
+    ("sent", "refusal"),
+    [
+        (b"GET\x01/ HTTP/1.1\r\nHost: x\r\n\r\n", (BAD, b"Invalid HTTP request received.\n")),
+        (b"GET /slow HTTP/1.1\r\n\r\n", (BAD, b"A request needs one Host header.\n")),
+        (b"GET /slow HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * MAX_HEADERS + b"\r\n", TOO_LONG),
+        (CHUNKED + b"no length\r\n", (BAD, b"Invalid HTTP request received.\n")),
+    ],
+    ids=["no request", "no host", "a long head", "no chunk"],
+)
+async def test_a_refusal_comes_after_the_answers_before_it(sent: bytes, refusal: tuple[bytes, bytes]) -> None:
     """A client that has sent two requests would take a refusal for the answer to the first."""
     goes_on = asyncio.Event()
 
@@ -200,11 +242,14 @@ async def test_a_refusal_is_never_a_part_of_another_answer() -> None:
         await goes_on.wait()
         return PlainTextResponse("late")
 
-    app = Starlette(routes=[Route("/slow", slow)])
+    app = Starlette(routes=[Route("/slow", slow), *APP.routes])
     async with plain_server(app, Patient) as server, server.connect() as (reader, writer):
-        writer.write(b"GET /slow HTTP/1.1\r\n\r\nGET\x01/ HTTP/1.1\r\n\r\n")
-        await ended(reader)
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + sent + REQUEST)
         goes_on.set()
+        assert await answer(reader) == (OK, b"late")
+        assert await answer(reader) == refusal
+        await ended(reader)
+        await server.emptied()
 
 
 async def test_the_next_head_is_not_due_while_an_answer_is_awaited() -> None:
@@ -216,7 +261,7 @@ async def test_the_next_head_is_not_due_while_an_answer_is_awaited() -> None:
 
     app = Starlette(routes=[Route("/slow", slow), *APP.routes])
     async with plain_server(app, Impatient) as server, server.connect() as (reader, writer):
-        writer.write(b"GET /slow HTTP/1.1\r\n\r\n" + REQUEST[:20])
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + REQUEST[:20])
         await asyncio.sleep(Impatient.head_seconds * 2)
         goes_on.set()
         assert await answer(reader) == (OK, b"late")

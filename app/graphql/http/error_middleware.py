@@ -2,11 +2,11 @@
 
 import asyncio
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.outages import RETRY_AFTER
 from app.graphql.failures import internal_error, is_outage
+from app.graphql.http.plain_json import PlainJson
 
 
 class ErrorMiddleware:
@@ -33,7 +33,7 @@ class ErrorMiddleware:
             if has_begun:
                 raise
             body = {"code": "INTERNAL", "message": "The server is shutting down; send this again."}
-            await JSONResponse(body, 503, {"Connection": "close"})(scope, receive, send)
+            await PlainJson(body, 503, {"Connection": "close"})(scope, receive, send)
         except Exception as fault:
             if has_begun:
                 raise
@@ -42,4 +42,4 @@ class ErrorMiddleware:
             status, headers = 500, None
             if is_outage(error):
                 status, headers = 503, {"Retry-After": str(RETRY_AFTER)}
-            await JSONResponse(body, status, headers)(scope, receive, send)
+            await PlainJson(body, status, headers)(scope, receive, send)

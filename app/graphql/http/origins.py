@@ -74,7 +74,7 @@ class RefusedOrigins:
             return
         self._origins.log_refusal(headers)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await PlainTextResponse(REFUSAL, 403, {"Vary": "Origin"})(scope, receive, send)
+            await PlainTextResponse(f"{REFUSAL}\n", 403, {"Vary": "Origin"})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

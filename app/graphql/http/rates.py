@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from app.auth.actor import Actor
 from app.auth.authenticate import Authenticator, Credential
+from app.auth.credentials import credential_from_headers
 from app.core.errors import RateLimited, Unauthenticated
 from app.graphql.http.addresses import client_network
 from app.graphql.http.rate_limiter import RateLimiter, retry_after
@@ -69,6 +70,20 @@ class Rates:
     def require_stranger(self, client: HTTPConnection) -> None:
         """Counts a request of an address without a valid credential. Raises TooManyRequests."""
         _require(self._addresses.take(client_network(client)))
+
+    def require_credential(self, client: HTTPConnection, advice: str) -> str:
+        """The credential in the headers of a request; one without counts for its address.
+
+        Raises Unauthenticated with the advice, or TooManyRequests.
+        """
+        try:
+            credential = credential_from_headers(client.headers)
+            if credential is None:
+                raise Unauthenticated(advice)
+        except Unauthenticated:
+            self.require_stranger(client)
+            raise
+        return credential
 
     async def authenticated(
         self, authenticator: Authenticator, credential: str, client: HTTPConnection

@@ -51,7 +51,7 @@ class GraphQLView:
             return RedirectResponse("/", 303, {"Vary": "Accept"})
         accepted = preferred(accept, OFFERS)
         if accepted is None:
-            offered = f"This offers {', '.join(OFFERS)}."
+            offered = f"This offers {', '.join(OFFERS)}.\n"
             return Response(offered, 406, {"Vary": "Accept"}, media_type="text/plain")
         try:
             return await self._answer(request, accepted)

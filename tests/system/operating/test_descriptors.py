@@ -15,7 +15,7 @@ from tests.system.clients import eventually
 from tests.system.deployment import SECRET_KEY, Process, clean_environment, deployed
 
 NONE_LEFT = "no connection is accepted: the process may open no more files (ulimit -n)"
-UNFINISHED = b"GET /healthz HTTP/1.1\r\nContent-Length: 10\r\n\r\nx"
+UNFINISHED = b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx"
 
 
 def test_so_many_are_for_connections() -> None:

@@ -1,8 +1,8 @@
 """The pages behind the links in mails: confirm a subscription, end it.
 
 GET changes nothing, because mail programs and virus scanners follow links. A bare POST acts, without a cookie or a form
-token, since the link's own token is the credential; RFC 8058's one-click unsubscribe sends such a POST. Both may be
-repeated.
+token, since the link's own token is the credential; RFC 8058's one-click unsubscribe sends such a POST. Only forms that
+a browser sends from another site are refused. Both may be repeated.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -18,7 +18,8 @@ from app.delivery.destinations.email.link_actions import Confirmation
 from app.delivery.destinations.email.models import EmailSubscription
 from app.events.event_type_filter import in_words
 from app.graphql.context import Services
-from app.graphql.http.page_rates import rate_limited
+from app.graphql.http.page_posts import own_site_only
+from app.graphql.http.page_rates import rate_limited_page
 from app.graphql.http.rates import Rates
 from app.outbound.mail.link_tokens import verified_unsubscribe
 from app.web.render import page
@@ -32,12 +33,12 @@ def routes(services: Services, rates: Rates) -> list[BaseRoute]:
     return [
         Route(
             "/email-subscriptions/confirm/{token}",
-            rate_limited(rates, pages.confirm),
+            rate_limited_page(rates, own_site_only(services, pages.confirm)),
             methods=["GET", "POST"],
         ),
         Route(
             "/email-subscriptions/unsubscribe/{token}",
-            rate_limited(rates, pages.unsubscribe),
+            rate_limited_page(rates, own_site_only(services, pages.unsubscribe)),
             methods=["GET", "POST"],
         ),
     ]

@@ -32,6 +32,18 @@ from tests.meters.asking import run
 from tests.support import TestAccount, World
 
 ORIGIN = "http://127.0.0.1:8000"
+OWN_SITE = [
+    {"Origin": ORIGIN},
+    {"Origin": "null"},
+    {"Origin": "null", "Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+]
+CROSS_SITE = [
+    {"Origin": "https://evil.example"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": ORIGIN, "Sec-Fetch-Site": "same-site"},
+]
 
 
 def app_of(world: World) -> Starlette:
@@ -125,6 +137,26 @@ async def test_a_bare_post_unsubscribes_whatever_its_body(
             assert (again.status_code, again.text) == (200, done.text)
             looked = await client.get(unsubscribe)
             assert (looked.status_code, looked.text) == (200, done.text)
+
+
+@pytest.mark.parametrize("headers", OWN_SITE, ids=str)
+async def test_a_form_of_our_own_acts(world: World, headers: dict[str, str]) -> None:
+    _, subscription_id, confirm, _ = await subscribed(world)
+    async with visitor(world) as client:
+        assert (await client.post(confirm, headers=headers)).status_code == 200
+    assert await status_of(world, subscription_id) == "ACTIVE"
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+async def test_a_form_of_another_site_does_nothing(world: World, headers: dict[str, str]) -> None:
+    """Who subscribed the address has the link's token, and could else let the victim's browser confirm it."""
+    _, _, confirm, unsubscribe = await subscribed(world)
+    async with visitor(world) as client, unchanged(world):
+        for path in (confirm, unsubscribe):
+            refused = await client.post(path, headers=headers)
+            assert refused.status_code == 403
+            assert "This form came from another site" in text_of(refused.text)
+            assert (await client.get(path, headers=headers)).status_code == 200
 
 
 async def test_who_was_not_confirmed_may_unsubscribe_as_well(world: World) -> None:

@@ -1,4 +1,6 @@
-"""Errors of plain routes as JSON, `{"code", "message"}`."""
+"""JSON of plain routes: their answers, and their errors as `{"code", "message"}`."""
+
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
@@ -6,8 +8,15 @@ from app.core.errors import Forbidden, Unauthenticated
 from app.graphql.http.rates import TooManyRequests
 
 
+class PlainJson(JSONResponse):
+    """JSON that ends with a newline, for people at a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(content) + b"\n"
+
+
 def plain_error(status: int, code: str, message: str, **headers: str) -> Response:
-    return JSONResponse({"code": code, "message": message}, status, headers)
+    return PlainJson({"code": code, "message": message}, status, headers)
 
 
 def access_refused(error: Unauthenticated | Forbidden | TooManyRequests) -> Response:
