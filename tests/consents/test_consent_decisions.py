@@ -1,4 +1,4 @@
-"""Approve, decline and revoke: changes and events of each, and refusals that change nothing."""
+"""Approve and decline: changes and events of each, and refusals that change nothing."""
 
 import asyncio
 import hashlib
@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from app.consents import actions, coverage, documents
+from app.consents import actions, documents
 from app.consents.models import ConsentMethod, ConsentStatus
 from app.consents.terms import PAGE_VERSION, uk_time_words
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
-from app.customers import actions as customers
 from app.meters import actions as meter_actions
-from app.outbound.mail.mail_files import MailFiles
 from tests.consents.helpers import (
     BLANKET,
     ELECTRICITY,
@@ -229,71 +227,6 @@ async def test_an_unknown_token_is_not_found(world: World, token: str) -> None:
     assert (caught.value.code, caught.value.field) == (ErrorCode.NOT_FOUND, ["token"])
 
 
-async def test_revocation_ends_the_consent_and_is_recorded(world: World) -> None:
-    asked = await ask_for_consent(world)
-    await asked.approve()
-    await asked.revoke("The customer wrote")
-    consent = await asked.stored()
-    assert consent.status(clock.now()) is ConsentStatus.REVOKED
-    assert not consent.is_valid(clock.now())
-    assert consent.revoked_at is not None
-    assert consent.consented_at is not None
-    (meter,) = await meters(world, asked.account_id)
-    log = await events(world, asked.account_id)
-    assert [one.type for one in log] == ["customer.created", "meter.created", APPROVED, REVOKED]
-    approved = log[-2].data
-    assert log[-1].data == {
-        **approved,
-        "status": "REVOKED",
-        "revokedAt": clock.format_utc(consent.revoked_at),
-        "revocationReason": "The customer wrote",
-        "updatedAt": clock.format_utc(consent.revoked_at),
-    }
-    assert approved["meterIds"] == [meter.id]
-    async with world.database.reading() as session:
-        effective = await coverage.effective_consents(session, [meter.id], clock.now())
-    assert coverage.is_missing(effective[meter.id], clock.now())
-
-
-async def test_only_an_approved_consent_can_be_revoked(world: World) -> None:
-    pending, declined, revoked, expired = [await ask_for_consent(world) for _ in range(4)]
-    await declined.decline()
-    await revoked.approve()
-    await revoked.revoke()
-    await expired.approve()
-    await expired.expire()
-    for asked in (pending, declined, revoked, expired):
-        before = (await asked.stored()).model_dump()
-        names = await event_names(world, asked.account_id)
-        with pytest.raises(Refusal) as caught:
-            await asked.revoke("too late")
-        assert (caught.value.code, caught.value.field) == (ErrorCode.CONFLICT, ["hostedConsentId"])
-        assert (await asked.stored()).model_dump() == before
-        assert await event_names(world, asked.account_id) == names
-
-
-async def test_an_operator_revokes_for_any_account(world: World) -> None:
-    asked = await ask_for_consent(world)
-    await asked.approve()
-    async with world.database.transaction() as session:
-        asked.actor = await actions.operator_of(session, asked.consent.id)
-        with pytest.raises(Refusal) as caught:
-            await actions.operator_of(session, "hc_nobody")
-    assert caught.value.code is ErrorCode.NOT_FOUND
-    await asked.revoke("By mail to the privacy contact")
-    assert (await event_names(world, asked.account_id))[-1] == REVOKED
-
-
-async def test_another_account_cannot_revoke(world: World) -> None:
-    mine, theirs = await ask_for_consent(world), await ask_for_consent(world)
-    await theirs.approve()
-    theirs.actor = mine.actor
-    with pytest.raises(Refusal) as caught:
-        await theirs.revoke()
-    assert caught.value.code is ErrorCode.NOT_FOUND
-    assert (await theirs.stored()).decision == "APPROVED"
-
-
 @pytest.mark.both_databases
 async def test_of_two_decisions_at_once_one_counts(world: World) -> None:
     asked = await ask_for_consent(world)
@@ -362,28 +295,6 @@ async def test_the_evidence_says_who_agreed_to_what(world: World) -> None:
     assert "<script" not in text
     assert asked.token not in text
     assert not any(word in text for word in ("http://", "https://", "src="))
-
-
-async def test_deleting_the_customer_takes_consent_and_evidence_and_redacts_the_log(world: World) -> None:
-    asked = await ask_for_consent(world, description="For Ada")
-    await asked.approve()
-    await asked.revoke("Ada wrote")
-    async with world.database.transaction() as session:
-        await customers.delete(
-            session,
-            asked.actor,
-            world.services.keyring,
-            asked.customer.id,
-            MailFiles(world.services.settings.mail_folder),
-        )
-    assert await evidence_count(world) == 0
-    approved, revoked = (await events(world, asked.account_id))[-2:]
-    for record in (approved, revoked):
-        text = str(record.data)
-        assert not any(word in text for word in ("Ada", "ada@", "Occupier", ELECTRICITY, "bright.example"))
-        assert record.data["id"] == asked.consent.id
-        assert record.data["customerId"] == asked.customer.id
-        assert len(record.data["meterIds"]) == 1
 
 
 async def _is_used(asked: Asked) -> None:

@@ -14,11 +14,18 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from app.consents import evidence, pages
+from app.consents.terms import PAGE_VERSION
 from app.graphql.http.rates import Rates
 from app.web.render import TEMPLATES
+from tests.consents.helpers import Asked
 from tests.support import World
 
 ORIGIN = "http://127.0.0.1:8000"
+ENTERED = {
+    "consenteeFullName": "Ada Lovelace",
+    "consenteeEmail": "ada@example.com",
+    "consenteeJobTitle": "Occupier",
+}
 
 
 def consent_app(world: World, rate: float = 1000) -> Starlette:
@@ -64,3 +71,11 @@ def hidden(html: str) -> dict[str, str]:
     """The hidden fields of a page's first form."""
     form = html.partition("<form")[2].partition("</form>")[0]
     return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form))
+
+
+def path(asked: Asked) -> str:
+    return f"/consents/{asked.token}"
+
+
+async def post(client: httpx.AsyncClient, asked: Asked, action: str, **fields: str) -> httpx.Response:
+    return await client.post(path(asked), data={"action": action, "pageVersion": PAGE_VERSION, **fields})

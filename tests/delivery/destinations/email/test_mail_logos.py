@@ -13,8 +13,7 @@ from app.outbound.mail.rendering import Mail
 from app.server.wording import WORDING
 from tests.accounts.state import mutation
 from tests.consents.helpers import ask_for_consent
-from tests.consents.test_consent_pages import ENTERED, post
-from tests.consents.web import visitor
+from tests.consents.web import ENTERED, post, visitor
 from tests.delivery.asking import make_subscription, outgoing_mails
 from tests.delivery.destinations.email.test_mails import Links
 from tests.delivery.story import Story
