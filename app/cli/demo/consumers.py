@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from app.delivery.destinations.webhook import signing
+from app.web.render import render
 
 HOST: Final = "127.0.0.1"
 TOLERANCE: Final = 300
@@ -34,18 +35,6 @@ CONFIRM_LINK: Final = re.compile(r"https?://\S+/email-subscriptions/confirm/\S+"
 # A mail is shown as its HTML, but nothing in it may run, load or leave its frame.
 MAIL_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-# The browser's own blue of links is too dark on its own dark ground, and paled text is too pale on either.
-STYLE: Final = """
-:root { color-scheme: light dark; --ink: #16202b; --soft: #52606d; --paper: #fff; --line: #6b7885; --link: #0b5cad; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8edf2; --soft: #a9b4bf; --paper: #11161b; --line: #8a97a3; --link: #7cb8f5; }
-}
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui; overflow-wrap: anywhere;
-  background: var(--paper); color: var(--ink); }
-a { color: var(--link); } small { color: var(--soft); } ul { padding: 0; list-style: none; } li { margin: 0 0 .75rem; }
-pre { padding: .75rem; white-space: pre-wrap; border: 1px solid var(--line); border-radius: .4rem; font-size: .85rem; }
-main { display: flex; flex-wrap: wrap; gap: 2rem; } section { flex: 1 1 20rem; min-width: 0; }
-"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,10 @@ class Hook:
     body: dict[str, Any]
     wrong: str | None
     at: datetime
+
+    @property
+    def shown_body(self) -> str:
+        return json.dumps(self.body, indent=2, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -161,7 +154,7 @@ class Consumers:
         return "250 OK"
 
     async def _page(self, _request: Request) -> Response:
-        return _html(_inbox(self.hooks, self.mails), PAGE_POLICY)
+        return _html(render("demo_inbox.html", hooks=self.hooks, mails=self.mails), PAGE_POLICY)
 
     async def _mail(self, request: Request) -> Response:
         number = request.path_params["number"]
@@ -207,25 +200,3 @@ def _part(message: EmailMessage, kind: str) -> str:
 
 def _html(content: str, policy: str) -> Response:
     return HTMLResponse(content, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
-
-
-def _inbox(hooks: list[Hook], mails: list[Mail]) -> str:
-    shown_mails = "".join(
-        f'<li>{mail.at:%H:%M:%S} <a href="/mails/{number}">{escape(mail.subject)}</a>'
-        f"<br><small>to {escape(mail.recipient)}</small></li>"
-        for number, mail in reversed(list(enumerate(mails, 1)))
-    )
-    shown_hooks = "".join(
-        f"<li>{hook.at:%H:%M:%S} <b>{escape(hook.name or 'refused')}</b> "
-        + (f"✗ {escape(hook.wrong)}" if hook.wrong else "✓ signed")
-        + f"<pre>{escape(json.dumps(hook.body, indent=2, ensure_ascii=False))}</pre></li>"
-        for hook in reversed(hooks)
-    )
-    return (
-        f'<!doctype html><html lang="en-GB"><head><meta charset="utf-8"><title>What the demo received</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        "<body><h1>What the demo received</h1>"
-        "<p>The newest first. Load this page again to see what came since.</p><main>"
-        f"<section><h2>{len(mails)} mails</h2><ul>{shown_mails}</ul></section>"
-        f"<section><h2>{len(hooks)} webhooks</h2><ul>{shown_hooks}</ul></section></main></body></html>"
-    )
