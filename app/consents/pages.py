@@ -166,10 +166,7 @@ class _Pages:
                 await decisions.approve(
                     session,
                     actor,
-                    full_name=draft.full_name,
-                    email=draft.email,
-                    job_title=draft.job_title,
-                    meter_numbers=draft.meter_numbers,
+                    **vars(draft),
                     privacy_contact=self._services.settings.privacy_contact,
                     way=decisions.ON_PAGE,
                 )

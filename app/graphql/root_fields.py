@@ -1,5 +1,6 @@
 """Root fields that read a model: one row by its id, or pages of all rows."""
 
+from inspect import Signature, signature
 from typing import Any
 
 import strawberry
@@ -27,21 +28,14 @@ def pages(model: Any, filter: type[Filter] | None = None, **more: Any) -> Any:
         after: str | None = None,
         last: int | None = None,
         before: str | None = None,
-    ) -> Any:
-        return await connection(info, model, page_request(first, after, last, before), **more)
-
-    async def resolve_filtered(
-        self: Any,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
         filter: Any = None,
     ) -> Any:
         return await connection(info, model, page_request(first, after, last, before), filter, **more)
 
-    if filter is None:
-        return strawberry.field(resolver=resolve)
-    resolve_filtered.__annotations__["filter"] = filter | None
-    return strawberry.field(resolver=resolve_filtered)
+    # Strawberry reads the arguments from the signature.
+    resolver: Any = resolve
+    arguments = signature(resolve).parameters
+    narrowing = [] if filter is None else [arguments["filter"].replace(annotation=filter | None)]
+    plain = [one for name, one in arguments.items() if name != "filter"]
+    resolver.__signature__ = Signature([*plain, *narrowing], return_annotation=Any)
+    return strawberry.field(resolver=resolver)
