@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
-LOADED = "import sys, app.cli.admin; print(*sorted({'graphql', 'strawberry', 'uvicorn'} & sys.modules.keys()))"
+LOADED = (
+    "import sys, app.cli.admin; print(*sorted({'graphql', 'strawberry', 'uvicorn'} & sys.modules.keys()))"
+)
 
 
 def test_commands_over_the_database_load_no_server() -> None:
