@@ -32,14 +32,7 @@ class UserCreated(EventData):
 
     @classmethod
     def of(cls, row: User) -> "UserCreated":
-        return cls(
-            id=row.id,
-            email=row.email,
-            name=row.name,
-            role=UserRole(row.role),
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
+        return cls.of_row(row)
 
     def subject_id(self) -> str:
         return self.id

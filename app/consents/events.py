@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from app.consents.models import ConsentFlowType, ConsentStatus, HostedConsent
-from app.events.catalogue import REDACTED, EventData, Instant
+from app.events.catalogue import REDACTED, Data, EventData, Instant
 from app.meters.models import Meter
 
 
-class HostedConsentData(BaseModel):
+class HostedConsentData(Data):
     """A hosted consent in events; `meterNumbers` are the numbers of the meters in `meterIds`, in the same order."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     id: str
     # `description` describes the event class, so the consent's own description has another attribute.
@@ -43,30 +40,14 @@ class HostedConsentData(BaseModel):
     @classmethod
     def of(cls, row: HostedConsent, status: ConsentStatus, meters: Sequence[Meter]) -> Self:
         """The consent with the meters that it covers at the time of the event."""
-        values: dict[str, Any] = {
-            "id": row.id,
-            "purpose": row.description,
-            "flow_type": row.flow_type,
-            "flow_code": ConsentFlowType[row.flow_type].value,
-            "status": status.value,
-            "customer_id": row.customer_id,
-            "meter_ids": [meter.id for meter in meters],
-            "meter_numbers": [meter.number for meter in meters],
-            "expiry": row.expiry,
-            "redirect_url": row.redirect_url,
-            "consent_method": row.consent_method,
-            "consentee_full_name": row.consentee_full_name,
-            "consentee_email": row.consentee_email,
-            "consentee_email_verified": row.consentee_email_verified,
-            "consentee_job_title": row.consentee_job_title,
-            "page_version": row.page_version,
-            "consented_at": row.consented_at,
-            "revoked_at": row.revoked_at,
-            "revocation_reason": row.revocation_reason,
-            "created_at": row.created_at,
-            "updated_at": row.updated_at,
-        }
-        return cls(**values)
+        return cls.of_row(
+            row,
+            purpose=row.description,
+            flow_code=ConsentFlowType[row.flow_type].value,
+            status=status.value,
+            meter_ids=[meter.id for meter in meters],
+            meter_numbers=[meter.number for meter in meters],
+        )
 
     def subject_id(self) -> str:
         return self.id

@@ -1,18 +1,13 @@
 """Events about customers."""
 
-from typing import Any, ClassVar
-
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
+from typing import Any, ClassVar, Self
 
 from app.customers.models import Customer
-from app.events.catalogue import REDACTED, EventData, Instant
+from app.events.catalogue import REDACTED, Data, EventData, Instant
 
 
-class CustomerData(BaseModel):
+class CustomerData(Data):
     """A customer in events."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     id: str
     name: str
@@ -24,17 +19,8 @@ class CustomerData(BaseModel):
     updated_at: Instant
 
     @classmethod
-    def values_of(cls, row: Customer) -> dict[str, Any]:
-        return {
-            "id": row.id,
-            "name": row.name,
-            "email": row.email,
-            "address": row.address,
-            "logo_url": row.logo_url,
-            "metadata": row.labels,
-            "created_at": row.created_at,
-            "updated_at": row.updated_at,
-        }
+    def of(cls, row: Customer) -> Self:
+        return cls.of_row(row, metadata=row.labels)
 
 
 CUSTOMER_EXAMPLE: dict[str, Any] = {
@@ -65,10 +51,6 @@ class CustomerCreated(CustomerData, EventData):
     example: ClassVar = CUSTOMER_EXAMPLE
     personal: ClassVar = CUSTOMER_PERSONAL
     notes: ClassVar = {"metadata": {}}
-
-    @classmethod
-    def of(cls, row: Customer) -> "CustomerCreated":
-        return cls(**CustomerData.values_of(row))
 
     def subject_id(self) -> str:
         return self.id

@@ -7,7 +7,7 @@ the start page, `voltwire trigger` and the demo read it from here.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -19,15 +19,24 @@ REDACTED: Final = "[deleted]"
 LAST: Final = 1_000
 
 
-class EventData(BaseModel):
-    """The data of one kind of event; `data()` is its JSON with camel-case keys.
+class Data(BaseModel):
+    """Values in events, as JSON with camel-case keys."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    @classmethod
+    def of_row(cls, row: Any, **others: Any) -> Self:
+        """The values of a row: a field that is not among `others` is the row's attribute of its name."""
+        return cls(**{name: getattr(row, name) for name in cls.model_fields if name not in others}, **others)
+
+
+class EventData(Data):
+    """The data of one kind of event.
 
     A subclass declares its `type`, wording and example, and finds what the event is about. `personal` maps the paths
     of personal values ("customer.name") to their replacements once the customer is deleted, `notes` the paths of the
     account's own notes to their replacements for a viewer bound to one customer.
     """
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     type: ClassVar[str]
     """The dotted name, such as `meter.created`."""

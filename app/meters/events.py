@@ -3,22 +3,19 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from app.consents import coverage
 from app.consents.models import Decision, HostedConsent
 from app.customers.events import CUSTOMER_EXAMPLE, CUSTOMER_PERSONAL, CustomerData
 from app.customers.models import Customer
-from app.events.catalogue import REDACTED, EventData, Instant
+from app.events.catalogue import REDACTED, Data, EventData, Instant
 from app.meters.enums import DataSource, MeterStatus, MeterType
 from app.meters.models import Meter, MeterFlags
 
 
-class ValidityState(BaseModel):
+class ValidityState(Data):
     """The reasons why a meter may be inactive."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     missing_consent: bool
     expired_consent: bool
@@ -92,21 +89,16 @@ class MeterCreated(EventData):
     def of(
         cls, meter: Meter, customer: Customer, consent: HostedConsent | None, at: datetime
     ) -> "MeterCreated":
-        values: dict[str, Any] = {
-            "id": meter.id,
-            "number": meter.number,
-            "kind": MeterType[meter.type],
-            "note": meter.description,
-            "address": meter.address,
-            "metadata": meter.labels,
-            "data_source": DataSource[meter.data_source],
-            "status": coverage.status(meter, consent, at),
-            "validity_state": ValidityState.of(meter, consent, at),
-            "created_at": meter.created_at,
-            "updated_at": meter.updated_at,
-            "customer": CustomerData(**CustomerData.values_of(customer)),
-        }
-        return cls(**values)
+        return cls.of_row(
+            meter,
+            kind=MeterType[meter.type],
+            note=meter.description,
+            metadata=meter.labels,
+            data_source=DataSource[meter.data_source],
+            status=coverage.status(meter, consent, at),
+            validity_state=ValidityState.of(meter, consent, at),
+            customer=CustomerData.of(customer),
+        )
 
     def subject_id(self) -> str:
         return self.id

@@ -149,7 +149,7 @@ async def test_a_form_of_our_own_acts(world: World, headers: dict[str, str]) -> 
 
 @pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
 async def test_a_form_of_another_site_does_nothing(world: World, headers: dict[str, str]) -> None:
-    """Who subscribed the address has the link's token, and could else let the victim's browser confirm it."""
+    """The person who made the subscription has the link's token, and could else let the victim's browser confirm it."""
     _, _, confirm, unsubscribe = await subscribed(world)
     async with visitor(world) as client, unchanged(world):
         for path in (confirm, unsubscribe):
