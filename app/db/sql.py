@@ -7,6 +7,7 @@ number of them. Words that the databases spell differently begin with `@`:
   float8.
 - `@now`: the database's clock; in a comparison write `(SELECT @now)`, which an index can be searched with.
 - `@later(x)`: x seconds from now. `@instant(x)`: a time given as milliseconds since 1970.
+- `@ms(x)`: a stored time as milliseconds since 1970.
 - `@bytes(x)`: a text as its UTF-8.
 - `@skip_locked(t)`: rows of `t` are locked, those locked by others passed over. `@lock(t)`: the same, but waits.
 """
@@ -74,6 +75,7 @@ _SQLITE: Mapping[str, Callable[[str], str]] = {
     "now": lambda _: SQLITE_NOW,
     "later": lambda seconds: f"({SQLITE_NOW} + CAST({seconds} * 1000 AS INTEGER))",
     "instant": lambda ms: ms,
+    "ms": lambda instant: instant,
     "bytes": lambda value: f"CAST({value} AS BLOB)",
     "skip_locked": lambda _: "",
     "lock": lambda _: "",
@@ -83,6 +85,7 @@ _POSTGRES: Mapping[str, Callable[[str], str]] = {
     "now": lambda _: POSTGRES_NOW,
     "later": lambda seconds: f"({POSTGRES_NOW} + CAST({seconds} AS double precision) * INTERVAL '1 second')",
     "instant": lambda ms: f"to_timestamp({ms} / 1000.0)",
+    "ms": lambda instant: f"CAST(round(extract(epoch FROM {instant}) * 1000) AS bigint)",
     "bytes": lambda value: f"convert_to({value}, 'UTF8')",
     "skip_locked": lambda table: f"FOR UPDATE OF {table} SKIP LOCKED",
     "lock": lambda table: f"FOR UPDATE OF {table}",

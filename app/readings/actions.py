@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, bindparam, inspect
+from sqlalchemy import bindparam, inspect
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -16,30 +16,25 @@ from app.core import clock
 from app.core.decimals import format_micro
 from app.core.errors import ErrorCode, Refusal, Refusals, not_found
 from app.db.database import run_script
-from app.db.raw_statements import Parameters, Rows, Script, pad_to_power_of_two
-from app.db.sql import Sql, rows
+from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.sql import is_sqlite
 from app.events import log
 from app.meters.models import Meter
+from app.readings.buckets import HALF_HOUR_MS
+from app.readings.day_rows import Change, MeterDay, write_days
+from app.readings.enums import ReadingChannel, ReadingReason
 from app.readings.events import MeterDataReceived
+from app.readings.merging import days_of
+from app.readings.packing import SLOTS, Day
 
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100
 # Meters that one statement names.
 METERS_PER_STATEMENT = 400
-# Readings that one statement writes.
-READINGS_PER_STATEMENT = 2000
+# Days that one statement reads and one writes.
+DAYS_PER_STATEMENT = 400
 # Cached statements, one per viewer, and the measured bytes of each with its SQL text.
 CACHED_STATEMENTS, STATEMENT_WEIGHT = 256, 20_000
-# Returns the inserted and changed rows; equal rows stay untouched.
-_UPSERT = Sql("""
-    INSERT INTO readings (meter_id, start_ms, micro_kwh, estimated, recorded_at)
-    SELECT given.meter_id, given.start_ms, given.micro_kwh, given.estimated, @instant(:recorded_at)
-    FROM @rows(meter_id text, start_ms bigint, micro_kwh bigint, estimated bigint)
-    WHERE TRUE ON CONFLICT (meter_id, start_ms) DO UPDATE
-    SET micro_kwh = excluded.micro_kwh, estimated = excluded.estimated, recorded_at = excluded.recorded_at
-    WHERE readings.micro_kwh <> excluded.micro_kwh OR readings.estimated <> excluded.estimated
-    RETURNING meter_id, start_ms
-""")
 _METER = tuple(inspect(Meter).columns.keys())
 
 
@@ -152,49 +147,49 @@ async def write(
         refusals: list[Refusal] = [ConsentRequired(meter) for meter in chunk if meter.id not in consented]
         if refusals:
             raise Refusals(refusals[:MAX_REFUSALS])
+    new = {
+        MeterDay(meter.id, day): half_hours
+        for meter in meters
+        for day, half_hours in _days(readings[meter.id]).items()
+    }
+    changes: dict[str, list[Change]] = {}
+    unwritten = iter(new.items())
+    # In parts, so that a large upload does not block live streams and other requests.
+    while part := dict(islice(unwritten, DAYS_PER_STATEMENT)):
+        for change in await run_script(
+            session,
+            write_days(is_sqlite(session), part, ReadingChannel.IMPORT, ReadingReason.PUSH, clock.to_ms(now)),
+        ):
+            changes.setdefault(change.of.meter_id, []).append(change)
     changed = 0
-    for chunk in _chunks(meters):
-        changed += await _write_chunk(session, chunk, readings, now)
+    for meter in meters:
+        if of_meter := changes.get(meter.id):
+            event = _received(meter, of_meter)
+            log.append(session, meter.account_id, event)
+            changed += event.interval_count
     return Recorded(sum(len(readings[meter.id]) for meter in meters), changed)
 
 
-async def _write_chunk(
-    session: AsyncSession,
-    meters: Sequence[Meter],
-    readings: Mapping[str, Sequence[NewReading]],
-    now: datetime,
-) -> int:
-    new = (
-        {
-            "meter_id": meter.id,
-            "start_ms": one.start_ms,
-            "micro_kwh": one.micro_kwh,
-            "estimated": int(one.estimated),
-        }
-        for meter in meters
-        for one in readings[meter.id]
+def _days(readings: Sequence[NewReading]) -> dict[int, Day]:
+    return days_of(
+        [one.start_ms // HALF_HOUR_MS for one in readings],
+        [one.micro_kwh for one in readings],
+        [one.estimated for one in readings],
     )
-    changed: dict[str, list[int]] = {}
-    # In parts, so that a large upload does not block live streams and other requests.
-    while part := list(islice(new, READINGS_PER_STATEMENT)):
-        given = {"rows": rows(part), "recorded_at": clock.to_ms(now)}
-        for meter_id, start_ms in await run_script(session, _writing(_UPSERT.on(session), given)):
-            changed.setdefault(meter_id, []).append(start_ms)
-    for meter in meters:
-        if starts := changed.get(meter.id):
-            event = MeterDataReceived(
-                meter_id=meter.id,
-                customer_id=meter.customer_id,
-                start=clock.from_ms(min(starts)),
-                to=clock.from_ms(max(starts)) + clock.HALF_HOUR,
-                interval_count=len(starts),
-            )
-            log.append(session, meter.account_id, event)
-    return sum(map(len, changed.values()))
 
 
-def _writing(upsert: Executable, given: Parameters) -> Script[Rows]:
-    return (yield upsert, given)
+def _received(meter: Meter, changes: Sequence[Change]) -> MeterDataReceived:
+    days = sorted((change.of.day, change.changed) for change in changes)
+    (first, starts), (last, ends) = days[0], days[-1]
+    low = first * SLOTS + (starts & -starts).bit_length() - 1
+    high = last * SLOTS + ends.bit_length()
+    return MeterDataReceived(
+        meter_id=meter.id,
+        customer_id=meter.customer_id,
+        start=clock.from_ms(low * HALF_HOUR_MS),
+        to=clock.from_ms(high * HALF_HOUR_MS),
+        interval_count=sum(changed.bit_count() for _, changed in days),
+    )
 
 
 def _chunks(items: Sequence[Meter] | list[str]) -> Iterable[Sequence]:  # type: ignore[type-arg]

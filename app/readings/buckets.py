@@ -5,15 +5,12 @@ hours from UTC.
 """
 
 import re
-from bisect import bisect_left
 from calendar import monthrange
-from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from operator import itemgetter
 from typing import NamedTuple
 
-from app.core.clock import HALF_HOUR, UK, from_ms, start_of_uk_day, to_ms, uk_date
-from app.readings.enums import Granularity, ReadingQuality
+from app.core.clock import UK, from_ms, start_of_uk_day, to_ms, uk_date
+from app.readings.enums import Granularity
 
 MAX_INTERVALS = 17_568
 """The half-hours of a leap year, which is the most that one answer holds."""
@@ -29,19 +26,6 @@ LAST_YEAR = 9998
 """The last year in which a period may end; `datetime` ends with the next."""
 
 _LOOKBACK = re.compile(r"([0-9]{1,9})([dwmy])")
-
-Reading = tuple[int, int, ReadingQuality]
-"""Start in milliseconds since 1970 on a half-hour, micro-kWh, quality."""
-
-
-class Bucket(NamedTuple):
-    """The readings of `[start, end)`: their sum, ESTIMATED if any of them is, and the count of missing ones."""
-
-    start: datetime
-    end: datetime
-    micro_kwh: int
-    quality: ReadingQuality
-    missing_count: int
 
 
 class Lookback(NamedTuple):
@@ -109,76 +93,10 @@ def bucket_count(start: datetime, end: datetime, granularity: Granularity) -> in
     return (last - first).days // (7 if granularity is Granularity.WEEK else 1)
 
 
-def count_missing(starts_ms: Sequence[int], start: datetime, end: datetime, now: datetime) -> int:
-    """Counts the half-hours of `[start, end)` that are over by now and not among the ascending starts."""
-    return _missing(starts_ms, to_ms(start), to_ms(end), to_ms(now))
-
-
-def aggregate(
-    rows: Iterable[Reading], granularity: Granularity, start: datetime, end: datetime, now: datetime
-) -> list[Bucket]:
-    """The buckets of the widened `[start, end)` that have a reading, in order.
-
-    Rows may come in any order, ascending is fastest, and each half-hour at most once; those outside the
-    period are left out. `missing_count` of a bucket: its half-hours that are over by now and have no reading;
-    always 0 for HALF_HOUR. Raises ValueError as `widen`.
-    """
-    start, end = widen(start, end, granularity)
-    start_ms, end_ms = to_ms(start), to_ms(end)
-    inside = sorted((row for row in rows if start_ms <= row[0] < end_ms), key=itemgetter(0))
-    return (
-        _half_hours(inside)
-        if granularity is Granularity.HALF_HOUR
-        else _sums(inside, granularity, to_ms(now))
-    )
-
-
-def _half_hours(rows: list[Reading]) -> list[Bucket]:
-    buckets = []
-    end_ms, end = 0, from_ms(0)
-    for start_ms, micro_kwh, quality in rows:
-        # Most half-hours begin where the previous one ends, so that one datetime serves both.
-        start = end if start_ms == end_ms else from_ms(start_ms)
-        end_ms, end = start_ms + HALF_HOUR_MS, start + HALF_HOUR
-        buckets.append(Bucket(start, end, micro_kwh, quality, 0))
-    return buckets
-
-
-def _sums(rows: list[Reading], granularity: Granularity, now_ms: int) -> list[Bucket]:
-    starts_ms = [row[0] for row in rows]
-    amounts = [row[1] for row in rows]
-    qualities = [row[2] for row in rows]
-    buckets = []
-    low, count = 0, len(rows)
-    while low < count:
-        first = from_ms(starts_ms[low])
-        start, end = bucket_start(first, granularity), bucket_end(first, granularity)
-        high = bisect_left(starts_ms, to_ms(end), low)
-        estimated = ReadingQuality.ESTIMATED in qualities[low:high]
-        buckets.append(
-            Bucket(
-                start,
-                end,
-                sum(amounts[low:high]),
-                ReadingQuality.ESTIMATED if estimated else ReadingQuality.ACTUAL,
-                _missing(starts_ms[low:high], to_ms(start), to_ms(end), now_ms),
-            )
-        )
-        low = high
-    return buckets
-
-
-def _missing(starts_ms: Sequence[int], start_ms: int, end_ms: int, now_ms: int) -> int:
-    over_ms = _last_over_ms(end_ms, now_ms)
-    if over_ms <= start_ms:
-        return 0
-    # The current half-hour may have a reading already, which must not compensate for a missing one.
-    present = bisect_left(starts_ms, over_ms) - bisect_left(starts_ms, start_ms)
-    return (over_ms - start_ms) // HALF_HOUR_MS - present
-
-
-def _last_over_ms(end_ms: int, now_ms: int) -> int:
-    return min(end_ms, now_ms // HALF_HOUR_MS * HALF_HOUR_MS)
+def calendar_bucket(day: date, granularity: Granularity) -> tuple[datetime, datetime]:
+    """The start and the end of the day, week, month or year that holds a day of the UK."""
+    first = _first_day(day, granularity)
+    return start_of_uk_day(first), start_of_uk_day(_next_day(first, granularity))
 
 
 def _first_day(day: date, granularity: Granularity) -> date:

@@ -29,6 +29,55 @@ class ReadingQuality(enum.Enum):
     """Estimated."""
 
 
+class ReadingChannel(enum.Enum):
+    """The direction of the energy that a reading counts."""
+
+    IMPORT = "IMPORT"
+    """Taken from the grid, or gas used."""
+    EXPORT = "EXPORT"
+    """Given to the grid."""
+    GENERATION = "GENERATION"
+    """Made behind the meter."""
+
+    @property
+    def code(self) -> int:
+        """The channel in the database; codes of stored readings never change."""
+        return _CHANNELS.index(self)
+
+
+class ReadingReason(enum.Enum):
+    """The cause of a change of readings."""
+
+    PUSH = "PUSH"
+    """Pushed by the API."""
+    IMPORT = "IMPORT"
+    """Taken from a file."""
+    BACKFILL = "BACKFILL"
+    """Fetched by a feed for the time before."""
+    SCHEDULED = "SCHEDULED"
+    """Fetched by a feed day by day."""
+    GAP_REPAIR = "GAP_REPAIR"
+    """Fetched by a feed once more, where half-hours were missing."""
+    CORRECTION = "CORRECTION"
+    """Other values for half-hours that had some."""
+
+    @property
+    def code(self) -> int:
+        """The reason in the database; codes of stored readings never change."""
+        return _REASONS.index(self)
+
+
+_CHANNELS = (ReadingChannel.IMPORT, ReadingChannel.EXPORT, ReadingChannel.GENERATION)
+_REASONS = (
+    ReadingReason.PUSH,
+    ReadingReason.IMPORT,
+    ReadingReason.BACKFILL,
+    ReadingReason.SCHEDULED,
+    ReadingReason.GAP_REPAIR,
+    ReadingReason.CORRECTION,
+)
+
+
 class EnergyUnit(enum.Enum):
     """The unit of all energy here."""
 

@@ -1,18 +1,74 @@
-"""Readings: the consumption of a meter in one half-hour."""
+"""Readings at rest: a row for each day of a meter's channel, and the values that later ones replaced."""
 
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, SmallInteger
+from sqlalchemy import DDL, BigInteger, Integer, LargeBinary, SmallInteger, event
 from sqlmodel import Field, SQLModel
 
 from app.core import clock
 from app.db.types import Text, UtcDateTime
 
+PARTITION_YEARS: Final = range(2015, 2036)
+"""The years whose days have a partition each on PostgreSQL; all others share the default one."""
 
-class Reading(SQLModel, table=True):
-    """A half-hour of a meter, by its UTC start in milliseconds since 1970.
 
-    `micro_kwh` is millionths of a kWh: 12 integer and 6 fraction digits fit 64 bits, so sums are exact.
+class MeterKey(SQLModel, table=True):
+    """The number that stands for a meter in its readings. A meter has one from its first reading on."""
+
+    __tablename__ = "meter_keys"
+
+    key: int | None = Field(default=None, primary_key=True, sa_type=Integer)
+    meter_id: str = Field(foreign_key="meters.id", sa_type=Text, ondelete="CASCADE", unique=True)
+
+
+class ReadingDay(SQLModel, table=True):
+    """The half-hours of a UTC day, counted from 1970, of one channel of a meter.
+
+    `packed` is in the format of `app.readings.packing`. `recorded_ms` is when the last of its half-hours was recorded
+    and `reason` why, by code; where they are not the same for all half-hours, `origins` has those of each.
+    """
+
+    __tablename__ = "reading_days"
+    # The order of the columns leaves no gaps between them in a row on PostgreSQL.
+    __table_args__: Any = {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (day)"}
+
+    meter_key: int = Field(
+        primary_key=True, foreign_key="meter_keys.key", ondelete="CASCADE", sa_type=Integer
+    )
+    channel: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    reason: int = Field(sa_type=SmallInteger)
+    recorded_ms: int = Field(sa_type=BigInteger)
+    day: int = Field(primary_key=True, sa_type=Integer, sa_column_kwargs={"autoincrement": False})
+    packed: bytes = Field(sa_type=LargeBinary)
+    origins: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
+class ReadingRevision(SQLModel, table=True):
+    """Those half-hours of a day that a later write replaced, as they were; the columns are those of `ReadingDay`.
+
+    No two writes replace half-hours of one day at the same `replaced_ms`.
+    """
+
+    __tablename__ = "reading_revisions"
+    __table_args__: Any = {"sqlite_with_rowid": False}
+
+    meter_key: int = Field(
+        primary_key=True, foreign_key="meter_keys.key", ondelete="CASCADE", sa_type=Integer
+    )
+    channel: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    reason: int = Field(sa_type=SmallInteger)
+    replaced_ms: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    day: int = Field(primary_key=True, sa_type=Integer, sa_column_kwargs={"autoincrement": False})
+    recorded_ms: int = Field(sa_type=BigInteger)
+    packed: bytes = Field(sa_type=LargeBinary)
+    origins: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
+class HalfHour(SQLModel, table=True):
+    """A half-hour as versions before days stored it, by its UTC start in milliseconds since 1970.
+
+    The worker carries these rows over to days; until then they count wherever days do.
     """
 
     __tablename__ = "readings"
@@ -22,3 +78,25 @@ class Reading(SQLModel, table=True):
     micro_kwh: int = Field(sa_type=BigInteger)
     estimated: int = Field(default=0, sa_type=SmallInteger)
     recorded_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
+
+
+def partitions() -> list[str]:
+    """The statements that make the partitions of days on PostgreSQL."""
+    name = ReadingDay.__tablename__
+    of_years = [
+        f"CREATE TABLE {name}_{year} PARTITION OF {name} FOR VALUES FROM ({_first(year)}) TO ({_first(year + 1)})"
+        for year in PARTITION_YEARS
+    ]
+    return [*of_years, f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT"]
+
+
+def _first(year: int) -> int:
+    return (date(year, 1, 1) - date(1970, 1, 1)).days
+
+
+for _statement in partitions():
+    event.listen(
+        ReadingDay.__table__,  # type: ignore[attr-defined]
+        "after_create",
+        DDL(_statement).execute_if(dialect="postgresql"),
+    )

@@ -33,6 +33,7 @@ from app.outbound.mail.dkim import Dkim, load_dkim
 from app.outbound.mail.mailer import Mailer, open_mailer
 from app.outbound.mail.sender import MailSender
 from app.outbound.mail.transactional import TransactionalSender
+from app.readings.carry_over import CarryOver
 from app.schema import build_schema
 from app.server.housekeeping import Housekeeping
 from app.server.wording import WORDING
@@ -46,6 +47,7 @@ MOST_RUNG = 1000
 
 CANCEL_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
+CARRY_OVER_PAUSE = 0.05
 DRAIN_SECONDS = 8.0
 """Seconds that a stop waits for attempts in flight …"""
 
@@ -101,11 +103,13 @@ class Worker:
         self._replay_worker = ReplayWorker(database, kinds, METADATA, self._mark_due)
         self._cancellation = Cancellation(database, kinds)
         self._housekeeping = Housekeeping(database, settings.event_retention_days)
+        self._carry_over = CarryOver(database)
         self._loops = [
             Loop("dispatch", self._dispatch),
             Loop("replays", self._replay),
             Loop("cancellation", self._cancel_inactive),
             Loop("housekeeping", self._keep_house),
+            Loop("readings", self._carry_over_readings),
         ]
         # Accounts that rang since the last dispatch, and when to go through all of them.
         self._rung: set[str] = set()
@@ -201,6 +205,9 @@ class Worker:
     async def _keep_house(self) -> float:
         await self._housekeeping.run()
         return HOUSEKEEPING_EVERY
+
+    async def _carry_over_readings(self) -> float:
+        return CARRY_OVER_PAUSE if await self._carry_over.step() else HOUSEKEEPING_EVERY
 
 
 def _signer(settings: Settings) -> Dkim | None:

@@ -1,0 +1,201 @@
+"""Writing of day rows, inside a transaction that holds the locks of their meters.
+
+Half-hours that a version before days stored, and that the worker has not carried over yet, are merged into each day that
+is touched, before anything newer.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from app.db.raw_statements import Rows, Script
+from app.db.sql import Sql, rows
+from app.readings.buckets import HALF_HOUR_MS
+from app.readings.enums import ReadingChannel, ReadingReason
+from app.readings.merging import Revision, StoredDay, days_of, merge
+from app.readings.packing import SLOTS, Day
+
+_DAY_MS = SLOTS * HALF_HOUR_MS
+
+
+class MeterDay(NamedTuple):
+    """A day of a meter, counted from 1970 in UTC."""
+
+    meter_id: str
+    day: int
+
+
+class Change(NamedTuple):
+    """The half-hours of a meter's day that a write changed, as bitmaps."""
+
+    of: MeterDay
+    changed: int
+    estimated: int
+
+
+_TOUCHED = Sql("""
+    SELECT given.meter_id, given.day, meter_keys.key, reading_days.packed, reading_days.recorded_ms,
+        reading_days.reason, reading_days.origins, EXISTS (
+            SELECT 1 FROM readings WHERE readings.meter_id = given.meter_id
+            AND readings.start_ms >= given.day * 86400000 AND readings.start_ms < (given.day + 1) * 86400000
+        )
+    FROM @rows(meter_id text, day bigint)
+    LEFT JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+    LEFT JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
+        AND reading_days.day = given.day
+""")
+_TAKE_HALF_HOURS = Sql("""
+    DELETE FROM readings WHERE (meter_id, start_ms) IN (
+        SELECT readings.meter_id, readings.start_ms FROM @rows(meter_id text, day bigint)
+        JOIN readings ON readings.meter_id = given.meter_id
+            AND readings.start_ms >= given.day * 86400000 AND readings.start_ms < (given.day + 1) * 86400000
+    ) RETURNING meter_id, start_ms, micro_kwh, estimated, @ms(recorded_at)
+""")
+_NEW_KEYS = Sql("""
+    INSERT INTO meter_keys (meter_id) SELECT given.meter_id FROM @rows(meter_id text)
+    WHERE TRUE ON CONFLICT (meter_id) DO NOTHING
+""")
+_KEYS = Sql("""
+    SELECT meter_keys.meter_id, meter_keys.key FROM @rows(meter_id text)
+    JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+""")
+_STORED = ("meter_key", "channel", "day", "reason", "recorded_ms", "packed", "origins")
+_REVISED = (*_STORED, "replaced_ms")
+_TYPES = {
+    "meter_key": "int",
+    "channel": "smallint",
+    "day": "int",
+    "reason": "smallint",
+    "recorded_ms": "bigint",
+    "packed": "bytea",
+    "origins": "bytea",
+    "replaced_ms": "bigint",
+}
+
+
+def _inserting(table: str, columns: Sequence[str], conflict: str = "") -> Sql:
+    """Inserts rows given as one array for each column; on SQLite, row by row."""
+    names = ", ".join(columns)
+    arrays = ", ".join(f"CAST(:{name} AS {_TYPES[name]}[])" for name in columns)
+    values = ", ".join(f":{name}" for name in columns)
+    return Sql(
+        f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays}) {conflict}",  # noqa: S608 - our own names
+        sqlite=f"INSERT INTO {table} ({names}) VALUES ({values}) {conflict}",  # noqa: S608
+    )
+
+
+_WRITE_DAYS = _inserting(
+    "reading_days",
+    _STORED,
+    "ON CONFLICT (meter_key, channel, day) DO UPDATE SET reason = excluded.reason, "
+    "recorded_ms = excluded.recorded_ms, packed = excluded.packed, origins = excluded.origins",
+)
+_WRITE_REVISIONS = _inserting("reading_revisions", _REVISED)
+
+
+def write_days(
+    on_sqlite: bool,
+    new: Mapping[MeterDay, Day],
+    channel: ReadingChannel,
+    reason: ReadingReason,
+    now_ms: int,
+) -> Script[list[Change]]:
+    """Merges half-hours of locked meters into their days; gives what that changed."""
+    days = _TouchedDays(on_sqlite, channel)
+    yield from days.load(new)
+    changes = [
+        change for of, day in new.items() if (change := days.merge(of, day, now_ms, reason)) is not None
+    ]
+    yield from days.write()
+    return changes
+
+
+def carry_over(on_sqlite: bool, half_hours: Rows) -> Script[None]:
+    """Merges half-hours of locked meters, which their table has just lost, into their days.
+
+    They are rows of meter id, start in milliseconds, micro-kWh, estimated, and when they were recorded.
+    """
+    days = _TouchedDays(on_sqlite, ReadingChannel.IMPORT)
+    yield from days.load({MeterDay(row[0], row[1] // _DAY_MS) for row in half_hours})
+    days.merge_half_hours(half_hours)
+    yield from days.write()
+
+
+class _TouchedDays:
+    """The days that a write touches: loaded by one statement, merged with new half-hours, written by one statement."""
+
+    def __init__(self, on_sqlite: bool, channel: ReadingChannel) -> None:
+        self._on_sqlite = on_sqlite
+        self._channel = channel
+        self._keys: dict[str, int | None] = {}
+        self._stored: dict[MeterDay, StoredDay] = {}
+        self._merged: set[MeterDay] = set()
+        self._revisions: list[tuple[MeterDay, Revision]] = []
+
+    def load(self, days: Iterable[MeterDay]) -> Script[None]:
+        given = rows({"meter_id": meter_id, "day": day} for meter_id, day in days)
+        found = yield _TOUCHED.of(self._on_sqlite), {"rows": given, "channel": self._channel.code}
+        older = []
+        for meter_id, day, key, packed, recorded_ms, reason, origins, has_half_hours in found:
+            self._keys[meter_id] = key
+            if packed is not None:
+                self._stored[MeterDay(meter_id, day)] = StoredDay(packed, (recorded_ms, reason), origins)
+            if has_half_hours:
+                older.append({"meter_id": meter_id, "day": day})
+        yield from self._make_keys()
+        if older and self._channel is ReadingChannel.IMPORT:
+            taken = yield _TAKE_HALF_HOURS.of(self._on_sqlite), {"rows": rows(older)}
+            self.merge_half_hours(taken)
+
+    def merge(self, of: MeterDay, day: Day, recorded_ms: int, reason: ReadingReason) -> Change | None:
+        merged = merge(self._stored.get(of), day, (recorded_ms, reason.code))
+        if merged is None:
+            return None
+        self._stored[of] = merged.stored
+        self._merged.add(of)
+        if merged.revision is not None:
+            self._revisions.append((of, merged.revision))
+        return Change(of, merged.changed, merged.estimated)
+
+    def merge_half_hours(self, half_hours: Rows) -> None:
+        """Merges rows of meter id, start in milliseconds, micro-kWh, estimated, recorded; the oldest record first."""
+        by_origin: dict[tuple[int, str], list[Any]] = {}
+        for meter_id, start_ms, micro_kwh, estimated, recorded_ms in half_hours:
+            reading = start_ms // HALF_HOUR_MS, micro_kwh, bool(estimated)
+            by_origin.setdefault((recorded_ms, meter_id), []).append(reading)
+        for (recorded_ms, meter_id), readings in sorted(by_origin.items()):
+            for day, new in days_of(*zip(*readings, strict=True)).items():
+                self.merge(MeterDay(meter_id, day), new, recorded_ms, ReadingReason.PUSH)
+
+    def write(self) -> Script[None]:
+        yield from _insert(
+            _WRITE_DAYS, self._on_sqlite, _STORED, [self._row(of, self._stored[of]) for of in self._merged]
+        )
+        yield from _insert(
+            _WRITE_REVISIONS,
+            self._on_sqlite,
+            _REVISED,
+            [(*self._row(of, one.was), one.replaced_ms) for of, one in self._revisions],
+        )
+
+    def _row(self, of: MeterDay, day: StoredDay) -> tuple[Any, ...]:
+        recorded_ms, reason = day.latest
+        key = self._keys[of.meter_id]
+        return key, self._channel.code, of.day, reason, recorded_ms, day.packed, day.origins
+
+    def _make_keys(self) -> Script[None]:
+        given = rows({"meter_id": meter_id} for meter_id, key in self._keys.items() if key is None)
+        if given != "[]":
+            yield _NEW_KEYS.of(self._on_sqlite), {"rows": given}
+            # Also a key that another writer of the meter has made since this transaction looked for it.
+            self._keys.update((yield _KEYS.of(self._on_sqlite), {"rows": given}))
+
+
+def _insert(
+    statement: Sql, on_sqlite: bool, columns: Sequence[str], values: list[tuple[Any, ...]]
+) -> Script[None]:
+    if not values:
+        return
+    if on_sqlite:
+        yield statement.of(True), [dict(zip(columns, row, strict=True)) for row in values]
+    else:
+        yield statement.of(False), dict(zip(columns, zip(*values, strict=True), strict=True))

@@ -1,0 +1,109 @@
+"""Merging of half-hours into a day, beside a plain dictionary: values, provenance, what changed and what was replaced."""
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.readings.merging import StoredDay, add_half_hours, days_of, merge
+from app.readings.packing import SLOTS, Day, pack, slots, unpack, unpack_origins
+
+
+class Known(NamedTuple):
+    """All that is known of a half-hour."""
+
+    amount: int
+    is_estimated: bool
+    recorded_ms: int
+    reason: int
+
+
+# Few half-hours and few values, so that writes meet.
+VALUES = st.tuples(st.sampled_from([0, 1, 1_000, 10**18 - 1]), st.booleans())
+NEW = st.dictionaries(st.sampled_from([0, 1, 2, 20, 47]), VALUES, min_size=1)
+WRITES = st.lists(st.tuples(NEW, st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=6)
+
+
+def day_of(readings: dict[int, tuple[int, bool]]) -> Day:
+    (day,) = days_of(
+        readings,
+        [amount for amount, _ in readings.values()],
+        [estimated for _, estimated in readings.values()],
+    ).values()
+    return day
+
+
+def meaning(stored: StoredDay) -> dict[int, Known]:
+    day = unpack(stored.packed)
+    origins = unpack_origins(stored.origins, stored.latest, day.present)
+    return {
+        slot: Known(day.amounts[slot], bool(day.estimated >> slot & 1), *origins[slot])
+        for slot in slots(day.present)
+    }
+
+
+@given(WRITES)
+def test_writes_leave_the_latest_value_and_keep_what_they_replace(
+    writes: list[tuple[dict[int, tuple[int, bool]], int, int]],
+) -> None:
+    stored: StoredDay | None = None
+    model: dict[int, Known] = {}
+    replaced_at: list[int] = []
+    for new, now_ms, reason in writes:
+        merged = merge(stored, day_of(new), (now_ms, reason))
+        differing = {slot: value for slot, value in new.items() if model.get(slot, ())[:2] != value}
+        if merged is None:
+            assert not differing
+            continue
+        assert slots(merged.changed) == sorted(differing)
+        assert slots(merged.estimated) == sorted(
+            slot for slot, (_, estimated) in differing.items() if estimated
+        )
+        replaced = {slot: model[slot] for slot in differing if slot in model}
+        at = now_ms
+        if replaced:
+            assert merged.revision is not None
+            assert meaning(merged.revision.was) == replaced
+            at = merged.revision.replaced_ms
+            # Later than all before, also where the clock went back.
+            assert at >= now_ms
+            assert at > max(one.recorded_ms for one in model.values())
+            replaced_at.append(at)
+        else:
+            assert merged.revision is None
+        model |= {slot: Known(*value, at, reason) for slot, value in differing.items()}
+        stored = merged.stored
+        assert meaning(stored) == model
+        assert stored.latest[0] == max(one.recorded_ms for one in model.values())
+    assert replaced_at == sorted(set(replaced_at))
+
+
+def test_a_day_that_is_replaced_as_a_whole_has_one_origin() -> None:
+    stored = StoredDay(pack(day_of(dict.fromkeys(range(SLOTS), (1, False)))), (5, 0), None)
+    merged = merge(stored, day_of(dict.fromkeys(range(SLOTS), (2, False))), (9, 5))
+    assert merged is not None
+    assert (merged.stored.latest, merged.stored.origins) == ((9, 5), None)
+
+
+@pytest.mark.parametrize("first", [-48, 0, 19_700 * 48])
+def test_half_hours_are_grouped_by_their_days(first: int) -> None:
+    starts = [first + 47, first + 48, first, first + 96]
+    days = days_of(starts, [1, 2, 3, 4], [True, False, False, True])
+    day = first // 48
+    assert {at: (one.present, one.estimated) for at, one in days.items()} == {
+        day: (1 << 47 | 1, 1 << 47),
+        day + 1: (1, 0),
+        day + 2: (1, 1),
+    }
+    assert [days[day].amounts[slot] for slot in (0, 1, 47)] == [3, 0, 1]
+
+
+def test_half_hours_take_the_place_of_those_in_a_packed_day() -> None:
+    days = {7: pack(day_of({0: (1, True), 1: (2, False)}))}
+    add_half_hours(days, [(7 * 48 + 1, 20, True), (8 * 48, 30, False)])
+    assert {day: dict(enumerate(unpack(packed).amounts[:2])) for day, packed in days.items()} == {
+        7: {0: 1, 1: 20},
+        8: {0: 30, 1: 0},
+    }
+    assert unpack(days[7]).estimated == 0b11
