@@ -13,8 +13,8 @@ from app.readings.buckets import HALF_HOUR_MS, HOUR_MS, calendar_bucket, widen
 from app.readings.enums import Granularity, ReadingQuality
 from app.readings.packing import ALL, SLOTS, slots, summary, unpack
 
-CACHED_BUCKETS, BUCKET_WEIGHT = 4096, 500
-"""Calendar buckets whose bounds are kept, and the bytes of each, as measured."""
+CACHED_BUCKETS: Final = 1024
+"""Calendar buckets whose bounds are kept; half a megabyte at most."""
 
 PackedDay = tuple[int, bytes]
 """A day, counted from 1970 in UTC, and its packed half-hours."""

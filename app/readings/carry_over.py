@@ -1,8 +1,8 @@
 """Carries readings that versions before days stored over into day rows.
 
 The worker does it, because a start must not wait for it: with millions of meters it takes hours. Until a half-hour is
-carried over it counts where it is, for reads and for writes. Each transaction moves some half-hours: it deletes them and
-writes the days that hold them. So what is left is all there is to know, whenever the work is broken off.
+carried over it counts where it is, for reads and for writes. Each transaction moves some half-hours: it deletes them
+and writes the days that hold them, so that the rows that are left say where to go on after any crash.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """Writing of day rows, inside a transaction that holds the locks of their meters.
 
-Half-hours that a version before days stored, and that the worker has not carried over yet, are merged into each day that
-is touched, before anything newer.
+Half-hours that a version before days stored, and that the worker has not carried over yet, are merged into each day
+that is touched, before anything newer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -187,7 +187,8 @@ class _TouchedDays:
         if given != "[]":
             yield _NEW_KEYS.of(self._on_sqlite), {"rows": given}
             # Also a key that another writer of the meter has made since this transaction looked for it.
-            self._keys.update((yield _KEYS.of(self._on_sqlite), {"rows": given}))
+            made = yield _KEYS.of(self._on_sqlite), {"rows": given}
+            self._keys.update({meter_id: key for meter_id, key in made})
 
 
 def _insert(

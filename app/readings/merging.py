@@ -86,7 +86,7 @@ def days_of(starts: Iterable[int], amounts: Iterable[int], estimated: Iterable[b
 
 
 def add_half_hours(days: dict[int, bytes], half_hours: Sequence[tuple[int, int, bool]]) -> None:
-    """Puts half-hours, as (half-hour counted from 1970, amount, estimated), into packed days in place of what was there."""
+    """Puts half-hours, as (half-hour counted from 1970, amount, estimated), into packed days."""
     for day, new in days_of(*zip(*half_hours, strict=True)).items():
         stored = StoredDay(days[day], (0, 0), None) if day in days else None
         merged = merge(stored, new, (0, 0))

@@ -13,6 +13,10 @@ PARTITION_YEARS: Final = range(2015, 2036)
 """The years whose days have a partition each on PostgreSQL; all others share the default one."""
 
 
+FILLFACTOR: Final = 90
+"""Percent of a page that new days fill; the rest is for later versions of them, beside which no index has to change."""
+
+
 class MeterKey(SQLModel, table=True):
     """The number that stands for a meter in its readings. A meter has one from its first reading on."""
 
@@ -45,7 +49,7 @@ class ReadingDay(SQLModel, table=True):
 
 
 class ReadingRevision(SQLModel, table=True):
-    """Those half-hours of a day that a later write replaced, as they were; the columns are those of `ReadingDay`.
+    """Half-hours of a day that a later write replaced, as they were; the columns are those of `ReadingDay`.
 
     No two writes replace half-hours of one day at the same `replaced_ms`.
     """
@@ -84,10 +88,14 @@ def partitions() -> list[str]:
     """The statements that make the partitions of days on PostgreSQL."""
     name = ReadingDay.__tablename__
     of_years = [
-        f"CREATE TABLE {name}_{year} PARTITION OF {name} FOR VALUES FROM ({_first(year)}) TO ({_first(year + 1)})"
+        f"CREATE TABLE {name}_{year} PARTITION OF {name} FOR VALUES FROM ({_first(year)}) TO ({_first(year + 1)}) "
+        f"WITH (fillfactor = {FILLFACTOR})"
         for year in PARTITION_YEARS
     ]
-    return [*of_years, f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT"]
+    return [
+        *of_years,
+        f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT WITH (fillfactor = {FILLFACTOR})",
+    ]
 
 
 def _first(year: int) -> int:
@@ -98,5 +106,5 @@ for _statement in partitions():
     event.listen(
         ReadingDay.__table__,  # type: ignore[attr-defined]
         "after_create",
-        DDL(_statement).execute_if(dialect="postgresql"),
+        DDL(_statement).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
     )

@@ -126,7 +126,7 @@ def unpack(packed: bytes) -> Day:
 
 
 def summary(packed: bytes) -> Summary:
-    """What is present and estimated of a day, and its total, without decoding its amounts."""
+    """The bitmaps and the total of a packed day, without decoding its amounts."""
     return _head(packed)[0]
 
 

@@ -1,4 +1,4 @@
-"""Merging of half-hours into a day, beside a plain dictionary: values, provenance, what changed and what was replaced."""
+"""Merging of half-hours into a day, beside a plain dictionary: values, origins, changes and revisions."""
 
 from typing import NamedTuple
 

@@ -56,9 +56,12 @@ def upgrade() -> None:
         for year in _YEARS:
             first, after = ((date(one, 1, 1) - date(1970, 1, 1)).days for one in (year, year + 1))
             op.execute(
-                f"CREATE TABLE reading_days_{year} PARTITION OF reading_days FOR VALUES FROM ({first}) TO ({after})"
+                f"CREATE TABLE reading_days_{year} PARTITION OF reading_days FOR VALUES FROM ({first}) TO ({after}) "
+                "WITH (fillfactor = 90)"
             )
-        op.execute("CREATE TABLE reading_days_default PARTITION OF reading_days DEFAULT")
+        op.execute(
+            "CREATE TABLE reading_days_default PARTITION OF reading_days DEFAULT WITH (fillfactor = 90)"
+        )
 
 
 def downgrade() -> None:
