@@ -187,8 +187,8 @@ class _TouchedDays:
         if given != "[]":
             yield _NEW_KEYS.of(self._on_sqlite), {"rows": given}
             # Also a key that another writer of the meter has made since this transaction looked for it.
-            made = yield _KEYS.of(self._on_sqlite), {"rows": given}
-            self._keys.update({meter_id: key for meter_id, key in made})
+            made: Any = yield _KEYS.of(self._on_sqlite), {"rows": given}
+            self._keys.update(dict(made))
 
 
 def _insert(
