@@ -21,6 +21,7 @@ from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
 from app.readings.aggregation import Bucket
 from app.readings.arguments import From, Length, Lookback, To
+from app.readings.enums import EnergyUnit, Granularity, ReadingQuality
 from app.readings.events import MeterDataReceived
 
 if TYPE_CHECKING:
