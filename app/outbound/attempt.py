@@ -30,7 +30,8 @@ class AttemptOutcome(StrEnum):
     """The mail server refused it."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: the constructor of a frozen class takes several times as long.
+@dataclass(slots=True)
 class Attempt:
     """An attempt, ready to be stored.
 

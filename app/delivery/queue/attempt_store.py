@@ -1,7 +1,7 @@
 """The attempt store: writes attempts and the state of their deliveries, many at once, under the lease still held."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -53,7 +53,7 @@ _ATTEMPT = Sql("""
 """)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttemptResult:
     """An attempt at a claimed delivery, and its verdict."""
 
@@ -82,11 +82,18 @@ async def record(session: AsyncSession, results: Sequence[AttemptResult]) -> set
     if not results:
         return set()
     finished = await session.execute(_FINISH.on(session), {"rows": rows(map(_outcome, results))})
-    held = {(one.id, one.fence) for one in finished}
-    attempts = [_attempt(result) for result in results if result.claim.key in held]
-    if attempts:
-        await session.execute(_ATTEMPT.on(session), {"rows": rows(attempts)})
+    held: set[Key] = set(map(tuple, finished))
+    done = results_of(results, held)
+    if done:
+        await session.execute(_ATTEMPT.on(session), {"rows": rows(map(_attempt, done))})
     return held
+
+
+def results_of(results: Sequence[AttemptResult], keys: Set[Key]) -> Sequence[AttemptResult]:
+    """The results of claims with these keys, all of which are among the results' keys."""
+    if len(keys) == len(results):
+        return results
+    return [one for one in results if one.claim.key in keys]
 
 
 def body_digest(body: bytes) -> str:

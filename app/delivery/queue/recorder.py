@@ -88,7 +88,8 @@ class Recorder:
         for claim in [*(one.claim for one in results), *given_back]:
             self._held.pop(claim.id, None)
         self.recorded += len(recorded.done)
-        self._count_lost(results, recorded.lost)
+        if recorded.lost:
+            self._count_lost(results, recorded.lost)
         self._mark_due(results, given_back)
         if not self._results and not self._given_back:
             self._all_recorded.set()

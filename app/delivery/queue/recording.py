@@ -87,8 +87,8 @@ class Recording:
                 if updates_destinations:
                     await self._provider.update_destinations(session, held)
                 recorded.done = await attempt_store.record(session, held)
-                done = [one for one in held if one.claim.key in recorded.done]
                 if updates_destinations:
+                    done = attempt_store.results_of(held, recorded.done)
                     await self._provider.note_successes(session, done)
                 await _find_lost(session, results, recorded)
             if given_back:
@@ -115,7 +115,7 @@ async def _find_lost(
     session: AsyncSession, results: Sequence[AttemptResult], recorded: RecordedClaims
 ) -> None:
     """Tell results that a commit whose answer was lost has recorded from deliveries that others took over."""
-    left = [one.claim for one in results if one.claim.key not in recorded.done]
-    if left:
+    if len(recorded.done) < len(results):
+        left = [one.claim for one in results if one.claim.key not in recorded.done]
         recorded.done |= (await leases.still_held(session, left)).keys()
         recorded.lost = {one.key for one in left} - recorded.done

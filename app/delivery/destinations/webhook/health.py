@@ -93,7 +93,9 @@ async def update_health(
     changes: dict[str, _Change] = {}
     for result in results:
         claim = result.claim
-        change = changes.setdefault(claim.destination_id, _Change(claim.target.url))
+        change = changes.get(claim.destination_id)
+        if change is None:
+            change = changes[claim.destination_id] = _Change(claim.target.url)
         change.add(result, pause_after(result))
     recovered = await _failing(session, [key for key, one in changes.items() if one.succeeded])
     given = [

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -110,11 +110,9 @@ class WebhookProvider(Provider):
         ours = attempt_headers(claim, target.secrets, target.private_keys, int(time.time()))
         headers = {**target.headers, **ours}
         attempt = await self._transport.post(target.url, headers, claim.body, self.timeout)
-        return replace(
-            attempt,
-            request_headers=shown_headers(target.headers, ours),
-            request_digest=body_digest(claim.body),
-        )
+        attempt.request_headers = shown_headers(target.headers, ours)
+        attempt.request_digest = body_digest(claim.body)
+        return attempt
 
     async def update_destinations(self, session: AsyncSession, results: Sequence[AttemptResult]) -> None:
         """Count failures, pause and disable endpoints."""
