@@ -27,8 +27,8 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
         yield opened
 
 
-def dispatcher(scene: Scene, made: Any = lambda _: None) -> Dispatcher:
-    return Dispatcher(scene.database, KINDS, METADATA, made)
+def dispatcher(scene: Scene, mark_due: Any = lambda *_: None) -> Dispatcher:
+    return Dispatcher(scene.database, KINDS, METADATA, mark_due)
 
 
 async def position(scene: Scene, account_id: str) -> int:
@@ -43,13 +43,13 @@ async def test_each_event_makes_one_delivery_per_destination_that_takes_it(scene
     await scene.endpoint(account, URL, event_types=["meter_data.received"])
     mail = await scene.subscription(account, "ada@example.com", event_types=["customer.*"])
     first, second = await scene.happen(account, 2)
-    told: list[Collection[str]] = []
+    marked: list[tuple[Collection[str], int]] = []
 
     # The account's own user.created came before the destinations.
-    assert await dispatcher(scene, told.append).run() == 3
+    assert await dispatcher(scene, lambda *due: marked.append(due)).run() == 3
 
     takers = {all_of_it.id, chosen.id, mail}
-    assert told == [takers]
+    assert marked == [(takers, Lane.FRESH)]
     deliveries = await scene.deliveries()
     assert sorted((one.event_id, one.destination_id) for one in deliveries) == sorted(
         (event.id, taker) for event in (first, second) for taker in takers
@@ -135,7 +135,7 @@ async def test_a_backlog_does_not_hold_up_another_account(scene: Scene) -> None:
     await scene.happen(quiet)
     rounds: list[Collection[str]] = []
 
-    assert await dispatcher(scene, rounds.append).run() == EVENTS_AT_ONCE + 403
+    assert await dispatcher(scene, lambda destinations, _: rounds.append(destinations)).run() == EVENTS_AT_ONCE + 403
     # Both accounts had their turn at once, and the backlog went on by itself.
     assert rounds == [{first.id, second.id}, {first.id}, {first.id}]
     sequences = [one.event_sequence for one in await scene.deliveries(destination_id=first.id)]
