@@ -135,7 +135,10 @@ async def test_a_backlog_does_not_hold_up_another_account(scene: Scene) -> None:
     await scene.happen(quiet)
     rounds: list[Collection[str]] = []
 
-    assert await dispatcher(scene, lambda destinations, _: rounds.append(destinations)).run() == EVENTS_AT_ONCE + 403
+    assert (
+        await dispatcher(scene, lambda destinations, _: rounds.append(destinations)).run()
+        == EVENTS_AT_ONCE + 403
+    )
     # Both accounts had their turn at once, and the backlog went on by itself.
     assert rounds == [{first.id, second.id}, {first.id}, {first.id}]
     sequences = [one.event_sequence for one in await scene.deliveries(destination_id=first.id)]
