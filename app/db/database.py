@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import CursorResult, Executable, text
+from sqlalchemy import CursorResult, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,7 +20,7 @@ from app.core import failpoints
 from app.core.outages import DatabaseAway, report
 from app.db import postgres, sqlite
 from app.db.engine import connect_postgres, postgres_engine, sqlite_engine
-from app.db.raw_statements import ReadPool, Rows, Script, Snapshot
+from app.db.raw_statements import Readable, ReadPool, RebuiltStatement, Rows, Script, Snapshot
 
 SQLITE_READERS: Final = 4
 """Connections of sessions that read; one more writes."""
@@ -112,10 +112,19 @@ class Database:
         async with AsyncSession(self._readers, expire_on_commit=False, autoflush=False) as session:
             yield session
 
-    async def read(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
+    async def read(self, statement: Readable, parameters: dict[str, Any]) -> Rows:
         """The rows of one statement, which sees one state without a transaction around it."""
         self._require_tables()
         return await self.reads.fetch(statement, parameters)
+
+    async def read_in(
+        self, session: AsyncSession, statement: RebuiltStatement, parameters: dict[str, Any]
+    ) -> Rows:
+        """The rows of one statement in the state that the session sees, without ORM objects."""
+        if isinstance(self.reads, sqlite.ReadPool):
+            return await self.reads.fetch_by(await _sqlite_connection(session), statement, parameters)
+        rows: Rows = (await (await session.connection()).execute(statement.keep(), parameters)).all()
+        return rows
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Several statements that see one state of the database."""
@@ -150,8 +159,7 @@ async def run_script(session: AsyncSession, script: Script[T]) -> T:
         await session.flush()
     dialect = session.get_bind().dialect
     if dialect.name == "sqlite":
-        driver = await session.run_sync(lambda sync: sync.connection().connection.driver_connection)
-        assert isinstance(driver, sqlite.Connection)  # noqa: S101 - the engine makes no other
+        driver = await _sqlite_connection(session)
         try:
             return await driver.run_script(script, dialect)
         except sqlite3.Error as error:
@@ -168,6 +176,13 @@ async def run_script(session: AsyncSession, script: Script[T]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
+
+
+async def _sqlite_connection(session: AsyncSession) -> sqlite.Connection:
+    """The driver's connection of a session, in its transaction."""
+    driver = await session.run_sync(lambda sync: sync.connection().connection.driver_connection)
+    assert isinstance(driver, sqlite.Connection)  # noqa: S101 - the engine makes no other
+    return driver
 
 
 @asynccontextmanager

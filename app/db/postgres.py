@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 from app.core.outages import LOST_CONNECTION
 from app.db.raw_statements import (
     Parameters,
+    Readable,
     Rows,
     Snapshot,
     StatementCache,
@@ -41,7 +41,7 @@ class ReadPool:
         self._statements = StatementCache(dialect)
         self.on_statement: StatementListener = ignore_statement
 
-    async def fetch(self, statement: Executable, parameters: Parameters) -> Rows:
+    async def fetch(self, statement: Readable, parameters: Parameters) -> Rows:
         """The rows of one statement, which sees one state of the database by itself."""
         async with self._slots:
             if self._idle:
@@ -66,7 +66,7 @@ class ReadPool:
                 connection.terminate()
 
     async def _fetch_by(
-        self, connection: asyncpg.Connection, statement: Executable, parameters: Parameters
+        self, connection: asyncpg.Connection, statement: Readable, parameters: Parameters
     ) -> Rows:
         compiled = self._statements.compiled(statement, parameters)
         self.on_statement(compiled.text)

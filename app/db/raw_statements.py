@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, Select
 from sqlalchemy.engine import Dialect
 
 VALUES_KEPT: Final = 2048
@@ -33,11 +33,35 @@ With a list of parameters the statement is executed for each of them, in any ord
 """
 
 
+class RebuiltStatement:
+    """A reading statement that is built anew for each compilation.
+
+    Its compiled text takes a fraction of the memory of the objects that it is built of.
+    """
+
+    def __init__(self, build: Callable[[], Select[Any]]) -> None:
+        self._build = build
+        self._built: Select[Any] | None = None
+
+    def build(self) -> Select[Any]:
+        """The statement, which is dropped once it is compiled."""
+        return self._build() if self._built is None else self._built
+
+    def keep(self) -> Select[Any]:
+        """The same statement each time, for SQLAlchemy, which remembers what it compiled."""
+        if self._built is None:
+            self._built = self._build()
+        return self._built
+
+
+Readable = Executable | RebuiltStatement
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A single state of the database, until the end of the block that opened it."""
 
-    fetch: Callable[[Executable, Parameters], Awaitable[Rows]]
+    fetch: Callable[[Readable, Parameters], Awaitable[Rows]]
 
 
 class ReadPool(Protocol):
@@ -45,7 +69,7 @@ class ReadPool(Protocol):
 
     on_statement: StatementListener
 
-    async def fetch(self, statement: Executable, parameters: Parameters) -> Rows:
+    async def fetch(self, statement: Readable, parameters: Parameters) -> Rows:
         """The rows of one statement, which sees one state of the database by itself."""
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
@@ -56,7 +80,7 @@ class ReadPool(Protocol):
 
 
 class CompiledStatement:
-    """A statement's text, and its positional arguments from named parameters.
+    """A statement's text, its positional arguments from named parameters, and the conversions of its rows' values.
 
     Lists among the parameters have the same lengths each time: every one of their values is an argument.
     """
@@ -71,6 +95,7 @@ class CompiledStatement:
             for at, name in enumerate(names)
         }
         self._arguments: list[Callable[[Parameters], Any]] = []
+        self.conversions: list[tuple[int, Callable[[Any], Any]]]
         for name in state.positiontup:
             base, at = origins.get(name, (name, None))
             convert = compiled.binds[base].type.dialect_impl(dialect).bind_processor(dialect)
@@ -79,6 +104,10 @@ class CompiledStatement:
             else:
                 value = state.parameters[name]
                 self._arguments.append(_fixed(convert(value) if convert else value))
+        # A textual statement has only the columns that it declares.
+        columns = getattr(statement, "exported_columns", ())
+        processors = [one.type.dialect_impl(dialect).result_processor(dialect, None) for one in columns]
+        self.conversions = [(at, convert) for at, convert in enumerate(processors) if convert is not None]
 
     def arguments(self, parameters: Parameters) -> list[Any]:
         return [argument(parameters) for argument in self._arguments]
@@ -89,14 +118,15 @@ class StatementCache:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._compiled: WeakKeyDictionary[Executable, dict[Any, CompiledStatement]] = WeakKeyDictionary()
+        self._compiled: WeakKeyDictionary[Readable, dict[Any, CompiledStatement]] = WeakKeyDictionary()
 
-    def compiled(self, statement: Executable, parameters: Parameters) -> CompiledStatement:
+    def compiled(self, statement: Readable, parameters: Parameters) -> CompiledStatement:
         variants = self._compiled.setdefault(statement, {})
         lengths = tuple(len(value) for value in parameters.values() if isinstance(value, list))
         found = variants.get(lengths)
         if found is None:
-            found = CompiledStatement(statement, parameters, self._dialect)
+            built = statement.build() if isinstance(statement, RebuiltStatement) else statement
+            found = CompiledStatement(built, parameters, self._dialect)
             if sum(map(sum, variants), sum(lengths)) > VALUES_KEPT:
                 # Lists of many lengths are asked for, so that no single variant is worth much.
                 variants.clear()

@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary
 
 import aiosqlite
 from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 from app.db.raw_statements import (
+    CompiledStatement,
     Parameters,
+    Readable,
     Rows,
     Script,
     Snapshot,
@@ -34,17 +35,14 @@ TIMEOUT = 30.0
 AT_ONCE = 4
 """Connections that only read."""
 
-_Conversion = tuple[int, Callable[[Any], Any]]
-"""A column and the conversion of its values."""
-
 # FAST: deleted content is overwritten where that costs no further write.
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=FAST")
 
 WAL_WAIT = 1.0
 """Seconds that truncating the write-ahead log waits for its readers; after that it is left to be overwritten later."""
 
-WRITER_PAGES, READER_PAGES = 32_000_000, 4_000_000
-"""Bytes of the database that a connection keeps in memory; readers rely on the system's cache of the file."""
+WRITER_PAGES, READER_PAGES = 8_000_000, 2_000_000
+"""Bytes of the database that a connection keeps in memory; beyond them the system's cache of the file serves."""
 
 TEXTS_KEPT, TEXT_WEIGHT = 128, 20_000
 """Statements that a connection keeps prepared, and the bytes of each, as measured."""
@@ -211,8 +209,6 @@ class StatementRunner:
 
     def __init__(self, dialect: Dialect) -> None:
         self.statements = StatementCache(dialect)
-        self._dialect = dialect
-        self._conversions: WeakKeyDictionary[Executable, list[_Conversion]] = WeakKeyDictionary()
 
     def execute(
         self,
@@ -228,27 +224,18 @@ class StatementRunner:
         rows: list[tuple[Any, ...]] = []
         for one in several:
             rows += connection.execute(compiled.text, compiled.arguments(one))
-        return self.converted(statement, rows)
+        return converted(compiled, rows)
 
-    def converted(self, statement: Executable, rows: list[tuple[Any, ...]]) -> Rows:
-        """The rows with SQLAlchemy's conversions: SQLite itself knows no times, no JSON and no booleans."""
-        conversions = self._conversions.get(statement)
-        if conversions is None:
-            conversions = self._conversions[statement] = self._conversions_of(statement)
-        if not conversions:
-            return rows
-        converted: list[list[Any]] = list(map(list, rows))
-        for at, convert in conversions:
-            for row in converted:
-                row[at] = convert(row[at])
-        return converted
 
-    def _conversions_of(self, statement: Any) -> list[_Conversion]:
-        # A textual statement has only the columns that it declares.
-        columns = getattr(statement, "exported_columns", ())
-        kinds = [column.type.dialect_impl(self._dialect) for column in columns]
-        processors = [kind.result_processor(self._dialect, None) for kind in kinds]
-        return [(at, convert) for at, convert in enumerate(processors) if convert is not None]
+def converted(compiled: CompiledStatement, rows: list[tuple[Any, ...]]) -> Rows:
+    """The rows with SQLAlchemy's conversions: SQLite itself knows no times, no JSON and no booleans."""
+    if not compiled.conversions:
+        return rows
+    converted: list[list[Any]] = list(map(list, rows))
+    for at, convert in compiled.conversions:
+        for row in converted:
+            row[at] = convert(row[at])
+    return converted
 
 
 def truncate_wal(path: str) -> None:
@@ -267,24 +254,24 @@ class ReadPool:
         self._runner = StatementRunner(dialect)
         self.on_statement: StatementListener = ignore_statement
 
-    async def fetch(self, statement: Executable, parameters: Parameters) -> Rows:
+    async def fetch(self, statement: Readable, parameters: Parameters) -> Rows:
         async with self._taken() as connection:
-            return await self._fetch_by(connection, statement, parameters)
+            return await self.fetch_by(connection, statement, parameters)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         async with self._taken() as connection:
             connection.begin("BEGIN")
             try:
-                yield Snapshot(partial(self._fetch_by, connection))
+                yield Snapshot(partial(self.fetch_by, connection))
             finally:
                 await asyncio.shield(connection.rollback())
 
-    async def _fetch_by(self, connection: Connection, statement: Executable, parameters: Parameters) -> Rows:
+    async def fetch_by(self, connection: Connection, statement: Readable, parameters: Parameters) -> Rows:
         compiled = self._runner.statements.compiled(statement, parameters)
         self.on_statement(compiled.text)
         rows = await connection.fetch(compiled.text, compiled.arguments(parameters))
-        return self._runner.converted(statement, rows)
+        return converted(compiled, rows)
 
     async def dispose(self) -> None:
         while self._idle:

@@ -1,7 +1,7 @@
 """The bounded cache of prepared operations, of their compiled reads, and of documents by their hashes.
 
-It is bounded by bytes: a parsed document of 2,000 tokens takes more than a megabyte, and the compiled read of a list
-with all columns a few hundred kilobytes. Requests without credentials have a small cache of their own, so that
+It is bounded by bytes: a parsed document of 2,000 tokens takes more than a megabyte, and the plan of a list with all
+columns tens of kilobytes. Requests without credentials have a small cache of their own, so that
 strangers push out nothing of the accounts'.
 """
 
@@ -28,13 +28,13 @@ class Bounds:
     """The greatest number and bytes of each."""
 
     operations: tuple[int, int]
-    # Of all operations together: plans, and their statements, which take ten kilobytes a column.
+    # Of all operations together: plans and their statements.
     plans: tuple[int, int]
     # Documents by their hashes.
     persisted: tuple[int, int]
 
 
-ACCOUNTS_BOUNDS: Final = Bounds((1000, 32_000_000), (4000, 96_000_000), (1000, 16_000_000))
+ACCOUNTS_BOUNDS: Final = Bounds((1000, 32_000_000), (4000, 48_000_000), (1000, 16_000_000))
 STRANGERS_BOUNDS: Final = Bounds((100, 4_000_000), (100, 4_000_000), (100, 1_000_000))
 
 

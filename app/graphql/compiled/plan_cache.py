@@ -17,13 +17,21 @@ from graphql import (
 )
 from graphql.language import SKIP, ArgumentNode
 from sqlalchemy import Select
-from sqlalchemy.sql.visitors import iterate
 
 from app.core.lru import WeightedLru
+from app.db.raw_statements import RebuiltStatement
 from app.graphql.compiled.values import NotCompiled
 
-# Measured bytes: of a plan, of each column that it reads, of each element of a statement, of a key of either.
-PLAN_WEIGHT, COLUMN_WEIGHT, ELEMENT_WEIGHT, KEY_WEIGHT = 3000, 800, 1500, 500
+# Measured bytes: of a plan, of each column that it reads, of a statement's text, of each column in that, of each column
+# in the objects that SQLAlchemy builds the text of, and of a key.
+PLAN_WEIGHT, COLUMN_WEIGHT, STATEMENT_WEIGHT, TEXT_WEIGHT, BUILT_WEIGHT, KEY_WEIGHT = (
+    3000,
+    800,
+    4000,
+    300,
+    10_000,
+    500,
+)
 _NOT_COMPILED: Final = object()
 """Stands in the cache for a field that cannot be compiled."""
 _numbers = count()
@@ -69,14 +77,18 @@ class PlanCache:
             raise NotCompiled
         return plan
 
-    def statement(self, plan: int, shape: Any, build: Callable[[], Select[Any]]) -> Select[Any]:
-        """The statement of a plan, by its number, for requests of one shape."""
+    def statement(
+        self, plan: int, shape: Any, columns: int, build: Callable[[], Select[Any]]
+    ) -> RebuiltStatement:
+        """The statement of a plan, by its number and columns, for requests of one shape; `build` may hold the plan."""
         key = (plan, shape)
-        statement: Select[Any] | None = self.lru.get(key)
+        statement: RebuiltStatement | None = self.lru.get(key)
         if statement is None:
-            statement = build()
-            elements = sum(1 for _ in iterate(statement))
-            self.lru.put(key, statement, KEY_WEIGHT + len(repr(shape.filter)) + ELEMENT_WEIGHT * elements)
+            statement = RebuiltStatement(build)
+            weight = KEY_WEIGHT + STATEMENT_WEIGHT + len(repr(shape.filter))
+            # Beside other root fields SQLAlchemy may execute it, and keep all of it.
+            column = TEXT_WEIGHT if self.has_one_root else BUILT_WEIGHT
+            self.lru.put(key, statement, weight + (COLUMN_WEIGHT + column) * columns)
         return statement
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 
 from app.auth.actor import Actor, visible
 from app.core import clock
-from app.db.raw_statements import pad_to_power_of_two
+from app.db.raw_statements import RebuiltStatement, pad_to_power_of_two
 from app.graphql.compiled import statements
 from app.graphql.compiled.partial import ReadyValue, as_result
 from app.graphql.compiled.plan import Child, Plan, PlanRun
@@ -165,7 +165,8 @@ async def _page(
         return statements.listed(plan, viewer, request, form, values)
 
     is_long = sum(len(one) for one in values.values() if isinstance(one, list)) > LONGEST_FILTER
-    statement = build() if is_long or len(values) > LONGEST_FILTER else _cached(context, plan, shape, build)
+    is_long = is_long or len(values) > LONGEST_FILTER
+    statement = RebuiltStatement(build) if is_long else _cached(context, plan, shape, build)
     await _begin(context, plan)
     parameters = statements.parameters(viewer, read.at) | statements.page_parameters(request)
     parameters |= statements.filter_parameters(values)
@@ -222,16 +223,16 @@ async def _children(context: Context, read: ReadContext, child: Child, rows: Seq
 
 def _of_child(
     context: Context, child: Child, request: PageRequest | None
-) -> tuple[Select[Any], dict[str, Any]]:
+) -> tuple[RebuiltStatement, dict[str, Any]]:
     """The statement for all parents, and the parameters of each parent's page."""
     plan, source, viewer = child.plan, child.source, context.viewer
+    on_sqlite = context.services.database.is_sqlite
     shape = statements.shape_of(viewer, request)
     if isinstance(source, Listed):
         return _cached(context, plan, shape, lambda: statements.of_parents(plan, source, viewer)), {}
     assert request is not None  # noqa: S101 - a connection has one
 
     def build() -> Select[Any]:
-        on_sqlite = context.services.database.is_sqlite
         return statements.nested(plan, source, child.parent_model, viewer, request, on_sqlite=on_sqlite)
 
     return _cached(context, plan, shape, build), statements.page_parameters(request)
@@ -242,6 +243,8 @@ def _is_alone(context: Context, plan: Plan) -> bool:
     return not plan.children and context.plan_cache is not None and context.plan_cache.has_one_root
 
 
-def _cached(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> Select[Any]:
+def _cached(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> RebuiltStatement:
     cache: PlanCache | None = context.plan_cache
-    return build() if cache is None else cache.statement(plan.number, shape, build)
+    return (
+        RebuiltStatement(build) if cache is None else cache.statement(plan.number, shape, plan.columns, build)
+    )

@@ -11,6 +11,7 @@ from sqlalchemy import Select
 
 from app.auth.actor import Actor
 from app.core.ids import new_id
+from app.db.raw_statements import RebuiltStatement
 from app.graphql.bounds.limits import Limits
 from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
@@ -143,7 +144,35 @@ def counted(prepared: PreparedOperation) -> tuple[int, int]:
     """The numbers of cached plans and statements."""
     assert prepared.plan_cache is not None
     kept = list(prepared.plan_cache.lru)
-    return tuple(sum(isinstance(one, kind) for one in kept) for kind in (Plan, Select))  # type: ignore[return-value]
+    return tuple(sum(isinstance(one, kind) for one in kept) for kind in (Plan, RebuiltStatement))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("roots", "kept"),
+    [
+        ("a: meters(first: 2) { nodes { id customer { name } } }", 0),
+        ("a: meters { nodes { id } } b: users { nodes { id } }", 2),
+    ],
+    ids=["one root field", "two"],
+)
+async def test_documents_are_cached_without_the_objects_of_their_sql(
+    world: World, scene: Scene, roots: str, kept: int
+) -> None:
+    """SQLAlchemy executes several root fields on PostgreSQL, and there alone needs the objects again."""
+    engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
+    before: int | None = None
+    for number in range(12):
+        prepared = engine.prepare(f"query Q{number} {{ {roots} }}", None, authenticated=True)
+        await engine.execute(prepared, {}, Context(world.services, viewer))
+        gc.collect()
+        if number == 1:
+            before = selects()
+    assert before is not None
+    assert selects() - before == (0 if world.database.is_sqlite else 10 * kept)
+
+
+def selects() -> int:
+    return sum(isinstance(one, Select) for one in gc.get_objects())
 
 
 async def test_a_repeated_document_builds_nothing_anew(world: World, scene: Scene) -> None:
