@@ -38,7 +38,7 @@ class ReadPool:
         self._connect = connect
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._idle: list[asyncpg.Connection] = []
-        self._statements = StatementCache(dialect)
+        self._statements = StatementCache(dialect, converts=False)
         self.on_statement: StatementListener = ignore_statement
 
     async def fetch(self, statement: Readable, parameters: Parameters) -> Rows:

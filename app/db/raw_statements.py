@@ -80,12 +80,14 @@ class ReadPool(Protocol):
 
 
 class CompiledStatement:
-    """A statement's text, its positional arguments from named parameters, and the conversions of its rows' values.
+    """A statement's text, its positional arguments from named parameters, and conversions of its rows' values.
+
+    There are `conversions` where the driver does not convert them.
 
     Lists among the parameters have the same lengths each time: every one of their values is an argument.
     """
 
-    def __init__(self, statement: Any, parameters: Parameters, dialect: Dialect) -> None:
+    def __init__(self, statement: Any, parameters: Parameters, dialect: Dialect, *, converts: bool) -> None:
         compiled = statement.compile(dialect=dialect)
         state = compiled.construct_expanded_state(dict(parameters))
         self.text: str = state.statement
@@ -105,7 +107,7 @@ class CompiledStatement:
                 value = state.parameters[name]
                 self._arguments.append(_fixed(convert(value) if convert else value))
         # A textual statement has only the columns that it declares.
-        columns = getattr(statement, "exported_columns", ())
+        columns = getattr(statement, "exported_columns", ()) if converts else ()
         processors = [one.type.dialect_impl(dialect).result_processor(dialect, None) for one in columns]
         self.conversions = [(at, convert) for at, convert in enumerate(processors) if convert is not None]
 
@@ -114,10 +116,14 @@ class CompiledStatement:
 
 
 class StatementCache:
-    """Compiled statements, each kept for as long as its statement object lives."""
+    """Compiled statements, each kept for as long as its statement object lives.
 
-    def __init__(self, dialect: Dialect) -> None:
+    `converts`: the driver leaves the conversion of rows' values to the dialect.
+    """
+
+    def __init__(self, dialect: Dialect, *, converts: bool) -> None:
         self._dialect = dialect
+        self._converts = converts
         self._compiled: WeakKeyDictionary[Readable, dict[Any, CompiledStatement]] = WeakKeyDictionary()
 
     def compiled(self, statement: Readable, parameters: Parameters) -> CompiledStatement:
@@ -126,7 +132,7 @@ class StatementCache:
         found = variants.get(lengths)
         if found is None:
             built = statement.build() if isinstance(statement, RebuiltStatement) else statement
-            found = CompiledStatement(built, parameters, self._dialect)
+            found = CompiledStatement(built, parameters, self._dialect, converts=self._converts)
             if sum(map(sum, variants), sum(lengths)) > VALUES_KEPT:
                 # Lists of many lengths are asked for, so that no single variant is worth much.
                 variants.clear()

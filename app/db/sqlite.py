@@ -208,7 +208,7 @@ class StatementRunner:
     """Executes SQLAlchemy's statements by the driver alone, and converts their values; in one thread."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.statements = StatementCache(dialect)
+        self.statements = StatementCache(dialect, converts=True)
 
     def execute(
         self,

@@ -125,7 +125,7 @@ def test_addresses_that_differ_beyond_their_counted_part_are_one_network() -> No
 
 
 def test_the_texts_of_a_statement_are_bounded_by_their_list_values() -> None:
-    statements = StatementCache(sqlite.dialect())
+    statements = StatementCache(sqlite.dialect(), converts=True)
     statement = select(column("id")).where(column("id").in_(bindparam("ids", expanding=True)))
 
     def prepared(length: int) -> Any:

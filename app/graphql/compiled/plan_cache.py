@@ -22,16 +22,10 @@ from app.core.lru import WeightedLru
 from app.db.raw_statements import RebuiltStatement
 from app.graphql.compiled.values import NotCompiled
 
-# Measured bytes: of a plan, of each column that it reads, of a statement's text, of each column in that, of each column
-# in the objects that SQLAlchemy builds the text of, and of a key.
-PLAN_WEIGHT, COLUMN_WEIGHT, STATEMENT_WEIGHT, TEXT_WEIGHT, BUILT_WEIGHT, KEY_WEIGHT = (
-    3000,
-    800,
-    4000,
-    300,
-    10_000,
-    500,
-)
+# Measured bytes: of a plan, of a statement's text, of a key of either, of each column in a plan, in a text, and in the
+# objects that SQLAlchemy builds a text of.
+PLAN_WEIGHT, STATEMENT_WEIGHT, KEY_WEIGHT = 2000, 2000, 500
+COLUMN_WEIGHT, TEXT_WEIGHT, BUILT_WEIGHT = 700, 200, 10_000
 _NOT_COMPILED: Final = object()
 """Stands in the cache for a field that cannot be compiled."""
 _numbers = count()

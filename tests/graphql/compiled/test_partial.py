@@ -175,11 +175,13 @@ async def test_all_of_a_document_sees_one_state(world: World, scene: Scene) -> N
     """The field's session is opened before the list is read, and is the only one."""
     engine, viewer = Engine(the_schema(), WIDE), scene.viewers["admin"]
     prepared = engine.prepare(f"{{ meters {{ nodes {{ {DAY} {{ total }} }} }} }}", None, authenticated=True)
-    past_the_session: list[str] = []
-    before, world.database.reads.on_statement = world.database.reads.on_statement, past_the_session.append
+    sessions: list[int] = []
+    pool: Any = world.database._readers.pool
+    before = world.database.reads.on_statement
+    world.database.reads.on_statement = lambda _: sessions.append(pool.checkedout())
     try:
         found = await engine.execute(prepared, None, Context(world.services, viewer))
     finally:
         world.database.reads.on_statement = before
     assert found["data"]["meters"]["nodes"]
-    assert past_the_session == []
+    assert 0 not in sessions
