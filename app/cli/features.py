@@ -13,7 +13,6 @@ from app.events.catalogue import EventData, catalogue
 
 
 def whole_catalogue() -> list[type[EventData]]:
-    """The events of all features."""
     return catalogue()
 
 

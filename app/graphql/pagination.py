@@ -8,6 +8,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from typing import Any, Generic, TypeVar
 
 import strawberry
@@ -15,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, and_, func
 
 from app.core.errors import BadUserInput
 from app.core.ids import is_id
-from app.graphql.context import Context
+from app.graphql.context import Context, Info
 from app.graphql.nodes import prefix_of
 
 T = TypeVar("T")
@@ -103,6 +104,26 @@ class Page:
             has_next=request.before is not None if request.backwards else more,
             has_previous=more if request.backwards else request.after is not None,
         )
+
+
+def paged(resolver: Any, filter: Any = None) -> Any:
+    """Gives a resolver the arguments of a page, as `**page` for `page_request`, and a filter if it has a type."""
+
+    def arguments(
+        self: Any,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> Any: ...
+
+    known = list(signature(arguments).parameters.values())
+    if filter is not None:
+        known.append(Parameter("filter", Parameter.KEYWORD_ONLY, default=None, annotation=filter | None))
+    # Strawberry reads the arguments of a field from here.
+    resolver.__signature__ = Signature(known, return_annotation=Any)
+    return resolver
 
 
 def page_request(

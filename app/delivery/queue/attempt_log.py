@@ -7,7 +7,6 @@ from app.delivery.queue.leases import Claim
 
 
 def log_attempt(log: Any, result: AttemptResult, **more: Any) -> None:
-    """Log an attempt with its outcome."""
     attempt = result.attempt
     log.info(
         "delivery_attempt",

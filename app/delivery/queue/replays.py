@@ -90,7 +90,6 @@ async def cancel_running(session: AsyncSession, destination_id: str) -> None:
 
 
 async def delete_replays(session: AsyncSession, destination_id: str) -> None:
-    """Delete the replays of a destination that is deleted."""
     await session.execute(
         delete(Replay).where(col(Replay.destination_id) == destination_id),
         execution_options={"synchronize_session": False},

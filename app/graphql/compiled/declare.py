@@ -26,7 +26,7 @@ from app.core.errors import BadUserInput
 from app.graphql.compiled.sources import Column, Computed, Listed, Many, One, ReadContext, sourced
 from app.graphql.context import Info
 from app.graphql.nodes import find_object, row_type_of, shown
-from app.graphql.pagination import Connection, nested_pages, page_request
+from app.graphql.pagination import Connection, nested_pages, page_request, paged
 
 
 def column(attribute: str) -> Any:
@@ -78,15 +78,8 @@ def to_many(parent: Any, **more: Any) -> Any:
     """A nested connection; see `Many`."""
     source = Many(parent, **more)
 
-    async def resolve(
-        self: Any,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-    ) -> Any:
-        request, viewer, model = page_request(first, after, last, before), self.viewer, _model(info)
+    async def resolve(self: Any, info: Info, **page: Any) -> Any:
+        request, viewer, model = page_request(**page), self.viewer, _model(info)
 
         async def load(ids: list[str]) -> Any:
             statement = visible(select(model).options(*source.options), viewer)
@@ -96,10 +89,10 @@ def to_many(parent: Any, **more: Any) -> Any:
                 info.context, statement, request, model.id, source.parent, ids, source.descending
             )
 
-        page = await info.context.loader((id(source), request, viewer), load).load(self.row.id)
-        return Connection.of(page, lambda row: shown(row, viewer))
+        found = await info.context.loader((id(source), request, viewer), load).load(self.row.id)
+        return Connection.of(found, lambda row: shown(row, viewer))
 
-    return strawberry.field(resolver=resolve, metadata=sourced(source))
+    return strawberry.field(resolver=paged(resolve), metadata=sourced(source))
 
 
 def to_list(parent: Any, *, key: str) -> Any:
