@@ -116,6 +116,22 @@ async def test_a_soak_shows_what_levels_off(checkout: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.long
+async def test_writes_are_measured_on_both_databases(checkout: Path, tmp_path: Path) -> None:
+    written = tmp_path / "figures.json"
+    process = await bench(checkout, tmp_path / "temporary", "writes", "--json", str(written))
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    figures = json.loads(written.read_bytes())["figures"]
+    assert [(one["name"], one["bar"]) for one in figures] == [
+        (f"{mutation}, {database}, {connections}", bar)
+        for database, bar in (("SQLite", 3.0), ("PostgreSQL", 2.5))
+        for mutation in ("createMeter", "createCustomer", "updateMeter", "recordReadings")
+        for connections in ("1 connection", "16 connections")
+    ]
+    assert all(one["product_median"] > 0 and one["baseline_median"] > 0 for one in figures)
+
+
+@pytest.mark.long
 async def test_a_soak_has_no_other_side(checkout: Path, tmp_path: Path) -> None:
     process = await bench(checkout, tmp_path / "temporary", "soak", "--against", "HEAD~1")
     await process.communicate()
@@ -171,6 +187,24 @@ def test_worse_is_what_is_worse_in_every_pair(
     with console.capture() as printed:
         report.print_against("HEAD")
     assert ("1 of 1 figures are worse in every pair: a figure." in printed.get()) is is_worse
+
+
+def test_a_bar_stands_beside_the_pairs() -> None:
+    console = Console(width=120)
+    report = Report(describe(Cores()), console)
+    report.add(Figure("writes", "with", "", "higher", [6.0, 8.0], "plain", [2.0, 2.0], bar=3.0))
+    report.add(Figure("writes", "without", "", "higher", [6.0, 8.0], "plain", [2.0, 2.0]))
+    report.add(Figure("reads", "other", "", "higher", [1.0], "plain", [2.0]))
+    with console.capture() as printed:
+        report.print_table("writes", "writes")
+        report.print_table("reads", "reads")
+    head, *rows = [
+        line.replace("│", " ").split() for line in printed.get().splitlines() if "│" in line or "┃" in line
+    ]
+    assert rows[0] == ["with", "7.00", "2.00", "plain", "3.50", "×", "3.00–4.00", "≥", "3", "×"]
+    assert rows[1] == ["without", "7.00", "2.00", "plain", "3.50", "×", "3.00–4.00"]
+    assert head[-2] == "bar"
+    assert "bar" not in printed.get().partition("reads")[2]
 
 
 def test_few_pairs_prove_nothing() -> None:
