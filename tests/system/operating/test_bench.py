@@ -18,6 +18,7 @@ from rich.console import Console
 from scripts.benchmarks.harness.machine import Cores, describe
 from scripts.benchmarks.harness.report import Figure, Report
 from scripts.benchmarks.strangers.shapes import CARRIERS, PARTS, Shape, first_shapes, mutated
+from scripts.benchmarks.strangers.soak import Look, Trend
 
 ROOT = Path(__file__).parents[3]
 LOCK = "requirements.lock"
@@ -112,6 +113,7 @@ async def test_a_soak_shows_what_levels_off(checkout: Path, tmp_path: Path) -> N
     for figure in found["figures"]:
         assert figure["product_median"] > 0
         assert "a minute in the last half" in figure["note"]
+    assert "4th" in output.decode()
     assert "socket messages" in output.decode()
 
 
@@ -148,6 +150,23 @@ async def test_a_hostile_search_shows_the_worst_beside_the_bar(checkout: Path, t
     assert (figure["name"], figure["baseline_name"]) == ("longest that one request holds the loop", "the bar")
     assert figure["product_median"] > 0
     assert figure["baseline_median"] > 0
+
+
+@pytest.mark.parametrize(
+    ("late", "verdict"),
+    [
+        ([100.0] * 4, "level"),
+        ([100.0, 100.2, 100.4, 100.6], "level"),
+        ([100.0, 104.0, 108.0, 112.0], "still grows"),
+        ([100.0, 130.0, 90.0, 110.0], "level"),
+        ([112.0, 108.0, 104.0, 100.0], "falls"),
+    ],
+)
+def test_a_soak_tells_what_still_grows(late: list[float], verdict: str) -> None:
+    memory = [50.0, 90.0, 95.0, 99.0, *late]
+    looks = [Look(minute, value, 9.0, 9.0, 9.0) for minute, value in enumerate(memory)]
+    assert Trend.of(looks, "memory").verdict == verdict
+    assert Trend.of(looks, "files").verdict == "level"
 
 
 def test_a_hostile_search_tries_the_same_shapes_each_time() -> None:
