@@ -34,7 +34,8 @@ API_KEY = os.environ.get("BENCH_API_KEY", "key")
 URL = os.environ["BENCH_DATABASE_URL"]
 IS_SQLITE = URL.startswith("sqlite")
 
-engine = create_async_engine(URL, connect_args={"timeout": 30})
+# SQLite has one writer: with more connections most would sleep until its lock is free, for longer than that takes.
+engine = create_async_engine(URL, **({"pool_size": 1, "max_overflow": 0} if IS_SQLITE else {}))
 insert = sqlite.insert if IS_SQLITE else postgresql.insert
 broadcast = Broadcast("memory://")
 
