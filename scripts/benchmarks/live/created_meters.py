@@ -1,4 +1,4 @@
-"""One event at a time: a meter is created, and the next one once every socket has its event."""
+"""Meters created one at a time: the next once every socket has the event of the last."""
 
 from collections.abc import Mapping
 from dataclasses import replace
