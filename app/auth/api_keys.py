@@ -111,7 +111,3 @@ class ApiKey(AccountWide, SQLModel, table=True):
 
     def is_live(self, at: datetime) -> bool:
         return self.state.is_live(at)
-
-    def accepts(self, secret_hash: str, at: datetime) -> bool:
-        """Whether a secret with this hash opens the account now."""
-        return self.state.accepts(secret_hash, at)

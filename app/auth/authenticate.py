@@ -10,12 +10,12 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, or_, select, update
 from sqlmodel import col
 
 from app.auth import stream_tokens
@@ -43,6 +43,12 @@ REFUSED: Final = "This key or token is wrong, expired or revoked: send a live AP
 _STATES = select(*(getattr(ApiKey, name) for name in KeyState._fields)).where(
     col(ApiKey.id).in_(bindparam("ids", expanding=True))
 )
+
+_COLUMNS = [getattr(ApiKey, name) for name in (*KeyState._fields, "account_id", "scopes", "last_used_at")]
+_BY_SECRET = select(*_COLUMNS).where(
+    or_(col(ApiKey.secret_hash) == bindparam("hash"), col(ApiKey.previous_hash) == bindparam("hash"))
+)
+_BY_ID = select(*_COLUMNS).where(col(ApiKey.id) == bindparam("id"))
 
 _API_KEY = re.compile(KEY_PREFIX + r"[A-Za-z0-9_-]{43}")
 
@@ -78,12 +84,34 @@ class Credential:
         return self.token is not None and key.accepts_token(self.token, at)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Key:
+    """A key as it was read, with the credentials of its secrets: all sockets that come back at once share one."""
+
+    state: KeyState
+    account_id: str
+    scopes: frozenset[Scope]
+    last_used_at: datetime | None
+    credentials: dict[str, Credential] = field(default_factory=dict)
+
+    def credential(self, secret_hash: str) -> Credential:
+        """The credential of one of the key's secrets."""
+        found = self.credentials.get(secret_hash)
+        if found is None:
+            state = self.state
+            is_latest = secret_hash == state.secret_hash
+            ends = [state.expires_at] if is_latest else [state.expires_at, state.previous_until]
+            actor = Actor(self.account_id, self.scopes, api_key_id=state.id, secret_hash=secret_hash)
+            found = Credential(actor, state.id, _earliest(*ends), secret_hash)
+            self.credentials[secret_hash] = found
+        return found
+
+
 class Authenticator:
     """Checks credentials; there is one per process, over its database and keyring. `close()` it before the database.
 
     `customers`: selects those of the customers with these `ids` that exist.
-    `remembered_for`: seconds for which a key is cached, and so the delay of a revocation by another process;
-    tests wait for the end of it, or rule it out.
+    `remembered_for`: seconds for which a key is cached, and so the delay of a revocation by another process.
     """
 
     def __init__(
@@ -156,16 +184,15 @@ class Authenticator:
 
     async def _api_key(self, secret_hash: str) -> Credential:
         at = clock.now()
-        by_secret = or_(col(ApiKey.secret_hash) == secret_hash, col(ApiKey.previous_hash) == secret_hash)
-        key = await self._recent(secret_hash, lambda: self._read_key(by_secret))
-        if key is None or not key.accepts(secret_hash, at):
+        key: _Key | None = await self._recent(
+            secret_hash, lambda: self._read_key(_BY_SECRET, {"hash": secret_hash})
+        )
+        if key is None or not key.state.accepts(secret_hash, at):
             self._accepted.pop(secret_hash, None)
             raise Unauthenticated(REFUSED)
         self._accept(secret_hash)
         self._note_use(key, at)
-        ends = [key.expires_at] if secret_hash == key.secret_hash else [key.expires_at, key.previous_until]
-        actor = Actor(key.account_id, _scopes(*key.scopes), api_key_id=key.id, secret_hash=secret_hash)
-        return Credential(actor, key.id, _earliest(*ends), secret_hash)
+        return key.credential(secret_hash)
 
     async def _stream_token(self, text: str) -> Credential:
         try:
@@ -175,8 +202,8 @@ class Authenticator:
         at = clock.now()
         if at >= token.expires_at:
             raise Unauthenticated(REFUSED)
-        by_id = col(ApiKey.id) == token.api_key_id
-        key = await self._recent(token.api_key_id, lambda: self._read_key(by_id))
+        key_id = token.api_key_id
+        key: _Key | None = await self._recent(key_id, lambda: self._read_key(_BY_ID, {"id": key_id}))
         if key is None or key.account_id != token.account_id or not key.state.accepts_token(token, at):
             raise Unauthenticated(REFUSED)
         customer_id = token.customer_id
@@ -187,11 +214,11 @@ class Authenticator:
         actor = Actor(
             key.account_id,
             frozenset({Scope.READ}),
-            api_key_id=key.id,
+            api_key_id=key.state.id,
             customer_id=token.customer_id,
             is_stream_token=True,
         )
-        return Credential(actor, key.id, key.state.end_of(token), token=token)
+        return Credential(actor, key.state.id, key.state.end_of(token), token=token)
 
     async def _recent(self, name: str, read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """The result of a read of at most `remembered_for` seconds ago; concurrent callers share one read."""
@@ -218,9 +245,12 @@ class Authenticator:
                 return
             del self._remembered[name]
 
-    async def _read_key(self, matches: ColumnElement[bool]) -> ApiKey | None:
-        async with self._database.reading() as session:
-            return (await session.execute(select(ApiKey).where(matches))).scalars().first()
+    async def _read_key(self, statement: Select[Any], parameters: dict[str, Any]) -> _Key | None:
+        rows = await self._database.read(statement, parameters)
+        if not rows:
+            return None
+        *state, account_id, scopes, last_used_at = rows[0]
+        return _Key(KeyState(*state), account_id, _scopes(*scopes), last_used_at)
 
     def _committed(self, items: Sequence[Any]) -> None:
         if any(isinstance(item, CredentialsChanged) for item in items):
@@ -232,15 +262,16 @@ class Authenticator:
         if len(self._accepted) > REMEMBERED_AT_MOST:
             self._accepted.popitem(last=False)
 
-    def _note_use(self, key: ApiKey, at: datetime) -> None:
+    def _note_use(self, key: _Key, at: datetime) -> None:
         """Records, beside the request, that the key is in use; at most once a minute for each key."""
-        noted = max(filter(None, (key.last_used_at, self._noted.get(key.id))), default=None)
+        key_id = key.state.id
+        noted = max(filter(None, (key.last_used_at, self._noted.get(key_id))), default=None)
         if noted is not None and at - noted < USE_IS_NOTED_EVERY:
             return
         if len(self._noted) >= REMEMBERED_AT_MOST:
             self._noted.clear()
-        self._noted[key.id] = at
-        task = asyncio.create_task(self._write_use(key.id, at))
+        self._noted[key_id] = at
+        task = asyncio.create_task(self._write_use(key_id, at))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from app.core.crypto import Keyring
 from app.core.errors import BadUserInput, CursorExpired
-from app.events.models import Stream
+from app.events.models import Stream, StreamBounds
 
 PAST_RETENTION: Final = "The events after this cursor are past retention and gone"
 OF_ANOTHER_LOG: Final = "This cursor is of an earlier log, which another one has replaced"
@@ -39,7 +39,7 @@ def encode(
     return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
-def decode(keyring: Keyring, stream: Stream, cursor: str, argument: str = "after") -> int:
+def decode(keyring: Keyring, stream: Stream | StreamBounds, cursor: str, argument: str = "after") -> int:
     """The sequence of a cursor. Raises BadUserInput, or CursorExpired with the oldest valid cursor."""
     try:
         raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
@@ -64,7 +64,7 @@ def _position(keyring: Keyring, account: bytes, raw: bytes) -> bytes:
         raise
 
 
-def expired(keyring: Keyring, stream: Stream, cause: str) -> CursorExpired:
+def expired(keyring: Keyring, stream: Stream | StreamBounds, cause: str) -> CursorExpired:
     """The error for a position at which the log cannot be resumed; `cause` is a sentence without its end."""
     return CursorExpired(
         f"{cause}: go on from oldestCursor, or read the state anew and subscribe after eventStream's latestCursor.",
@@ -72,7 +72,7 @@ def expired(keyring: Keyring, stream: Stream, cause: str) -> CursorExpired:
     )
 
 
-def _cause(stream: Stream, epoch: str, sequence: int) -> str | None:
+def _cause(stream: Stream | StreamBounds, epoch: str, sequence: int) -> str | None:
     """The reason why the log cannot be resumed after this position; None where it can."""
     if epoch != stream.epoch:
         return OF_ANOTHER_LOG
@@ -82,13 +82,13 @@ def _cause(stream: Stream, epoch: str, sequence: int) -> str | None:
     return PAST_RETENTION if sequence < stream.first_sequence - 1 else None
 
 
-def oldest(keyring: Keyring, stream: Stream, *, is_unlinkable: bool = False) -> str:
+def oldest(keyring: Keyring, stream: Stream | StreamBounds, *, is_unlinkable: bool = False) -> str:
     """The cursor just before the first kept event."""
     before = stream.first_sequence - 1
     return encode(keyring, stream.account_id, stream.epoch, before, is_unlinkable=is_unlinkable)
 
 
-def latest(keyring: Keyring, stream: Stream, *, is_unlinkable: bool = False) -> str:
+def latest(keyring: Keyring, stream: Stream | StreamBounds, *, is_unlinkable: bool = False) -> str:
     """The cursor of the last event."""
     last = stream.last_sequence
     return encode(keyring, stream.account_id, stream.epoch, last, is_unlinkable=is_unlinkable)

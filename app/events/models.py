@@ -5,7 +5,7 @@ has read it, in a table of its own that writers never touch.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Index
 from sqlmodel import Field, SQLModel
@@ -26,6 +26,15 @@ class Stream(SQLModel, table=True):
     last_sequence: int = Field(default=0, sa_type=BigInteger)
     first_sequence: int = Field(default=1, sa_type=BigInteger)
     last_occurred_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class StreamBounds(NamedTuple):
+    """The part of a stream's row that positions in the log are compared with."""
+
+    account_id: str
+    epoch: str
+    first_sequence: int
+    last_sequence: int
 
 
 class EventRecord(SQLModel, table=True):

@@ -14,8 +14,9 @@ from app.core.outages import report
 from app.events import cursors, log
 from app.events.broadcast.base import RESYNC
 from app.events.log import Appended
-from app.events.models import Stream
+from app.events.models import StreamBounds
 from app.events.publisher import Growth, channel_of
+from app.events.stream_bounds import read_bounds
 from app.live.group import Group, GroupsOfViewer
 from app.live.group_index import GroupIndex
 from app.live.log_head import LogHead
@@ -58,7 +59,7 @@ class AccountFeed:
         # The highest sequence that is known to be in the log.
         self._known = 0
         self._reader: asyncio.Task[None] | None = None
-        self._latest: asyncio.Task[Stream] | None = None
+        self._latest: asyncio.Task[StreamBounds] | None = None
         self._latest_lock = asyncio.Lock()
         # Reads the whole account's log; each group checks what its viewer may see of it.
         self._whole = Actor(account_id, frozenset())
@@ -106,8 +107,8 @@ class AccountFeed:
         if self.opened.is_set() and self._known > self.head.sequence and self._reader is None:
             self._reader = self._runtime.spawn(self._read(), "feed reader")
 
-    def compare(self, stream: Stream, position: int) -> None:
-        """Compare with the stream's row, which was read when the head was at `position` or later."""
+    def compare(self, stream: StreamBounds, position: int) -> None:
+        """Compare with the stream's bounds, which were read when the head was at `position` or later."""
         if not self.opened.is_set():
             return
         if stream.epoch != self.head.epoch or stream.last_sequence < position:
@@ -115,8 +116,8 @@ class AccountFeed:
         else:
             self.note_last(stream.last_sequence)
 
-    async def latest(self) -> Stream:
-        """The stream's row as of now: read after this was called, once for all callers meanwhile."""
+    async def latest(self) -> StreamBounds:
+        """The stream's bounds as of now: read after this was called, once for all callers meanwhile."""
         if self._latest is None:
             self._latest = self._runtime.spawn(self._read_latest(), "feed latest")
         return await asyncio.shield(self._latest)
@@ -186,7 +187,7 @@ class AccountFeed:
         for groups in list(self.viewer_groups.values()):
             groups.skip(before)
 
-    def _restart(self, stream: Stream) -> None:
+    def _restart(self, stream: StreamBounds) -> None:
         """The log was replaced by a restored backup: no position in the earlier one counts any more."""
         cause = cursors.AHEAD if stream.epoch == self.head.epoch else cursors.OF_ANOTHER_LOG
         error = cursors.expired(self._runtime.services.keyring, stream, cause)
@@ -197,15 +198,14 @@ class AccountFeed:
             for subscription in list(group.members):
                 subscription.fail(error)
 
-    async def _read_latest(self) -> Stream:
+    async def _read_latest(self) -> StreamBounds:
         delay = FIRST_DELAY
         async with self._latest_lock:
             # A later caller may have committed after this read's snapshot, and gets the next read.
             self._latest = None
             while True:
                 try:
-                    async with self._runtime.services.database.reading() as session:
-                        return await log.stream(session, self.account_id)
+                    return await read_bounds(self._runtime.services.database, self.account_id)
                 except Exception as error:
                     report("reading an account's stream failed, trying again", error)
                 await asyncio.sleep(delay)

@@ -8,18 +8,23 @@ from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from app.auth.actor import Actor
+from app.core.errors import ApiError
 from app.events.log import Appended
 from app.live import log_pages
 from app.live.failed_events import EventFailed, Retry
 from app.live.fan_out import FanOut
 from app.live.log_head import LogHead
-from app.live.payload import Batch, Page, Payload
+from app.live.payload import Batch, Page, Payload, batched
 from app.live.runtime import Runtime
 from app.live.subscription import Stage, Subscription
 from app.live.subscription_request import SubscriptionRequest
 
-# Payloads are handed over together up to this length: beyond it, a write costs as much as its bytes.
-BATCH_BYTES: Final = 16 * 1024
+# A stretch of the log that was just read is read again for later subscriptions after so many times the seconds that
+# this took, and at most `MAX_SPACING`.
+SPACING: Final = 10
+MAX_SPACING: Final = 0.1
+# A page begins at most so many events before the position for which it is read.
+NEAR: Final = log_pages.PAGE // 2
 
 
 class GroupsOfViewer(Protocol):
@@ -61,6 +66,9 @@ class Group:
         self._current: Batch | None = None
         self.delivered = 0
         self._reading = asyncio.Lock()
+        # The read of a page that has not begun, and the positions that wait for it, the first one first.
+        self._next_read: asyncio.Task[tuple[int, Page | ApiError | EventFailed]] | None = None
+        self._waiting: dict[int, None] = {}
         # By sequence, for as long as a subscription waits for the event.
         self._retries: WeakValueDictionary[int, Retry] = WeakValueDictionary()
 
@@ -144,12 +152,8 @@ class Group:
             await self._hand_out(self._take_ready())
 
     def _take_ready(self) -> Batch:
-        size = count = 0
-        while count < len(self.ready) and size < BATCH_BYTES:
-            size += len(self.ready[count].body)
-            count += 1
-        batch = Batch(self.ready[:count])
-        del self.ready[:count]
+        batch = next(batched(self.ready))
+        del self.ready[: len(batch)]
         return batch
 
     async def _hand_out(self, batch: Batch) -> None:
@@ -179,27 +183,54 @@ class Group:
         self.runtime.recent.add(time.monotonic(), payload.retain(), evict)
 
     async def read(self, subscription: Subscription) -> Page:
-        """The page of the log after the subscription's position; a kept page where that is fresh enough.
+        """The page of the log after the subscription's position, which shows nothing older than the subscription.
 
-        Raises CursorExpired and EventFailed.
+        Subscriptions that wait at one time share a read, as far as it covers their positions. Raises CursorExpired and
+        EventFailed.
         """
-        async with self._reading:
+        while True:
             for page in reversed(self.pages):
-                if (
-                    page.after <= subscription.position < page.through
-                    and page.started_at >= subscription.requested_at
-                ):
+                if page.covers(subscription.position) and page.started_at >= subscription.requested_at:
                     return page
             retry = subscription.retry
             if retry is not None and time.monotonic() < retry.due_at:
-                # Another subscription has tried in vain while this one waited for the lock.
+                # Another subscription has tried in vain meanwhile.
                 raise EventFailed(retry.sequence, retry.errors)
-            page = await log_pages.read(
-                self.runtime, self.head, self.actor, self.request, subscription.position
-            )
+            self._waiting[subscription.position] = None
+            if self._next_read is None:
+                self._next_read = self.runtime.spawn(self._read(), "page")
+            position, found = await asyncio.shield(self._next_read)
+            if isinstance(found, Page):
+                if position == subscription.position or found.covers(subscription.position):
+                    return found
+            elif position == subscription.position or (isinstance(found, EventFailed) and not found.sequence):
+                raise found
+
+    async def _read(self) -> tuple[int, Page | ApiError | EventFailed]:
+        """Read the page for the first that waits, from the position of others a little before it; gives its start."""
+        async with self._reading:
+            first = next(iter(self._waiting))
+            await self._space_reads(first)
+            position = min(one for one in self._waiting if first - NEAR <= one <= first)
+            # Later subscriptions must be shown nothing that was read before them: they get the next read.
+            self._waiting.clear()
+            self._next_read = None
+            try:
+                page = await log_pages.read(self.runtime, self.head, self.actor, self.request, position)
+            except ApiError as error:
+                return position, error
+            except Exception as error:
+                return position, EventFailed.of(error)
             if page.through > page.after:
                 self._keep(page)
-            return page
+            return position, page
+
+    async def _space_reads(self, position: int) -> None:
+        """Wait a moment if the stretch was just read: of many clients that come back, more then share the next read."""
+        latest = next((page for page in reversed(self.pages) if page.covers(position)), None)
+        if latest is not None:
+            spacing = min(SPACING * (latest.ended_at - latest.started_at), MAX_SPACING)
+            await asyncio.sleep(max(0.0, latest.ended_at + spacing - time.monotonic()))
 
     def note_failure(self, failure: EventFailed) -> Retry:
         """Count a subscription's failed attempt; gives the next one, which the subscription waits for."""

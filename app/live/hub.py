@@ -9,16 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
 
-from sqlalchemy import select
-from sqlmodel import col
-
 from app.auth.actor import Actor, Scope
 from app.core.errors import ApiError
 from app.core.outages import report
 from app.events import cursors
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
-from app.events.models import Stream
+from app.events.models import StreamBounds
+from app.events.stream_bounds import read_all_bounds
 from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
@@ -28,20 +26,15 @@ from app.live.group import Group
 from app.live.runtime import Runtime
 from app.live.sink import Sink
 from app.live.subscription import Subscription
-from app.live.subscription_request import SubscriptionRequest
+from app.live.subscription_request import shared_request
 
 POLL_INTERVAL: Final = 1.0
 # A poll without an answer for so long is given up: the next one goes over another connection.
 POLL_TIMEOUT: Final = 5.0
-# One statement polls all active accounts, as many as fit into its parameters.
-ACCOUNTS_PER_STATEMENT: Final = 10_000
 
 
 class Hub:
-    """`async with Hub(services, engine, doorbell) as hub`; the doorbell must be open.
-
-    Tests poll more often, to see the poll alone, or not at all, to see the doorbell alone.
-    """
+    """`async with Hub(services, engine, doorbell) as hub`; the doorbell must be open."""
 
     def __init__(
         self,
@@ -95,12 +88,12 @@ class Hub:
         requested_at = time.monotonic()
         try:
             actor.require(Scope.READ)
-            request = SubscriptionRequest.of(self.runtime.engine, prepared, variables)
+            request, cursor = shared_request(self.runtime.engine, prepared, variables)
             feed = self._feed(actor.account_id)
             try:
                 await feed.opened.wait()
                 stream = await feed.latest()
-                start = self._start(stream, request.after if after is None else after)
+                start = self._start(stream, cursor if after is None else after)
                 feed.note_last(stream.last_sequence)
                 group = feed.group(actor, request)
             except BaseException:
@@ -138,7 +131,7 @@ class Hub:
             del self._feeds[feed.account_id]
             feed.close()
 
-    def _start(self, stream: Stream, after: str | None) -> int:
+    def _start(self, stream: StreamBounds, after: str | None) -> int:
         if after is None:
             return stream.last_sequence
         return cursors.decode(self.runtime.services.keyring, stream, after)
@@ -167,13 +160,7 @@ class Hub:
         positions = {
             account_id: feed.head.sequence for account_id, feed in self._feeds.items() if feed.opened.is_set()
         }
-        accounts = list(positions)
-        for start in range(0, len(accounts), ACCOUNTS_PER_STATEMENT):
-            some = accounts[start : start + ACCOUNTS_PER_STATEMENT]
-            async with self.runtime.services.database.reading() as session:
-                found = await session.execute(select(Stream).where(col(Stream.account_id).in_(some)))
-                streams = list(found.scalars())
-            for stream in streams:
-                feed = self._feeds.get(stream.account_id)
-                if feed is not None:
-                    feed.compare(stream, positions[stream.account_id])
+        for stream in await read_all_bounds(self.runtime.services.database, list(positions)):
+            feed = self._feeds.get(stream.account_id)
+            if feed is not None:
+                feed.compare(stream, positions[stream.account_id])

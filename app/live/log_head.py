@@ -2,7 +2,7 @@
 
 from app.core.crypto import Keyring
 from app.events import cursors
-from app.events.models import Stream
+from app.events.models import Stream, StreamBounds
 
 
 class LogHead:
@@ -28,7 +28,7 @@ class LogHead:
             self._cursor = (sequence, cursor)
         return cursor
 
-    def restart(self, stream: Stream) -> None:
+    def restart(self, stream: StreamBounds) -> None:
         """Go on at the end of another log."""
         self.epoch, self.sequence = stream.epoch, stream.last_sequence
         self._cursor = (0, "")

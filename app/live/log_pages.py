@@ -12,7 +12,7 @@ from app.graphql.failures import internal_error
 from app.live.event_responses import EventResponse, Job, internal_errors, respond
 from app.live.failed_events import EventFailed
 from app.live.log_head import LogHead
-from app.live.payload import Page, Payload
+from app.live.payload import Page, Payload, batched
 from app.live.runtime import Runtime
 from app.live.subscription_request import SubscriptionRequest
 
@@ -55,7 +55,8 @@ async def read(
                 break
     runtime.stats.pages += 1
     is_all = len(payloads) == len(records) < PAGE
-    return Page(after, stream.last_sequence if is_all else payloads[-1].sequence, payloads, started_at)
+    through = stream.last_sequence if is_all else payloads[-1].sequence
+    return Page(after, through, list(batched(payloads)), started_at, time.monotonic())
 
 
 async def _before_failure(

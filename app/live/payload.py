@@ -6,6 +6,8 @@ from typing import Any, Final, NamedTuple
 
 # Bytes that a payload or an encoded message takes beside its text.
 OVERHEAD: Final = 500
+# Payloads are handed over together up to this length: beyond it, a write costs as much as its bytes.
+BATCH_BYTES: Final = 16 * 1024
 # Encoded messages that a payload keeps while it is handed out, and afterwards, when most operation ids never recur.
 MAX_ENCODED: Final = 64
 MAX_RETAINED: Final = 1
@@ -41,8 +43,9 @@ class Batch:
     """Payloads of one group, in order, that are handed over together, so that each socket gets them in one write."""
 
     payloads: Sequence[Payload]
-    # As `Payload.encoded`, for all of them together.
+    # As `Payload.encoded`, for several payloads together.
     encoded: dict[str, Any] = field(default_factory=dict)
+    encoded_limit: int = MAX_ENCODED
 
     def __iter__(self) -> Iterator[Payload]:
         return iter(self.payloads)
@@ -56,8 +59,36 @@ class Batch:
         return self.payloads[-1].sequence
 
     def after(self, sequence: int) -> "Batch":
-        """The payloads after this sequence."""
+        """The payloads after this sequence; the same object where these are all."""
+        if self.payloads[0].sequence > sequence:
+            return self
         return Batch([payload for payload in self.payloads if payload.sequence > sequence])
+
+    def keep_encoded(self, prefix: str, messages: Any) -> None:
+        """As `Payload.keep_encoded`."""
+        if len(self.encoded) < self.encoded_limit:
+            self.encoded[prefix] = messages
+
+    def retain(self) -> int:
+        """As `Payload.retain`; messages are kept for the batch as a whole."""
+        if len(self.payloads) == 1:
+            return self.payloads[0].retain()
+        self.encoded.clear()
+        self.encoded_limit = MAX_RETAINED
+        for payload in self.payloads:
+            payload.encoded.clear()
+            payload.encoded_limit = 0
+        return (1 + MAX_RETAINED) * sum(len(payload.body) + OVERHEAD for payload in self.payloads)
+
+
+def batched(payloads: Sequence[Payload]) -> Iterator[Batch]:
+    """The payloads in batches, which end once they are `BATCH_BYTES` long."""
+    start = size = 0
+    for end, payload in enumerate(payloads, 1):
+        size += len(payload.body)
+        if size >= BATCH_BYTES or end == len(payloads):
+            yield Batch(payloads[start:end])
+            start, size = end, 0
 
 
 class Page(NamedTuple):
@@ -65,9 +96,15 @@ class Page(NamedTuple):
 
     after: int
     through: int
-    payloads: Sequence[Payload]
+    batches: Sequence[Batch]
+    # In monotonic time: the page shows nothing older than its beginning.
     started_at: float
+    ended_at: float
+
+    def covers(self, position: int) -> bool:
+        """Whether it has what comes next after this sequence."""
+        return self.after <= position < self.through
 
     def retain(self) -> int:
         """As `Payload.retain`, for all of them together."""
-        return OVERHEAD + sum(payload.retain() for payload in self.payloads)
+        return OVERHEAD + sum(batch.retain() for batch in self.batches)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from app.live.payload import Batch, Payload
+from app.live.payload import Batch
 
 HIGH_WATER: Final = 1024 * 1024
 """Unsent bytes at which a consumer is behind: further events stay in the log until it has taken some of them."""
@@ -37,9 +37,6 @@ class Sink(Protocol):
 
     def push(self, batch: Batch) -> bool:
         """Take the payloads in any case; tell whether the consumer still keeps up."""
-
-    async def send(self, payload: Payload) -> None:
-        """Take the payload when there is room for it."""
 
     async def wait_for_room(self) -> None:
         """Return when the consumer has caught up with everything that was sent."""

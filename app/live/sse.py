@@ -22,7 +22,7 @@ from app.graphql.engine import dumps
 from app.graphql.failures import RequestErrors, internal_error
 from app.graphql.http.tcp_progress import StallTimer, limit_unsent, tcp_progress
 from app.graphql.prepared_operation import PreparedOperation
-from app.live.payload import Batch, Payload
+from app.live.payload import Batch
 from app.live.registry import CREDENTIAL_ENDED, SHUTTING_DOWN, TRY_AGAIN_AFTER, ConnectionRegistry
 from app.live.scope_extensions import TRANSPORT
 from app.live.sink import HIGH_WATER, LOW_WATER
@@ -196,13 +196,8 @@ class EventStreamResponse(Response):
         return not self._is_behind
 
     def push(self, batch: Batch) -> bool:
-        for payload in batch:
-            self._add(_block(payload))
+        self._add(_blocks(batch))
         return self.has_room
-
-    async def send(self, payload: Payload) -> None:
-        await self.wait_for_room()
-        self._add(_block(payload))
 
     async def wait_for_room(self) -> None:
         while self._is_behind:
@@ -279,12 +274,13 @@ def _unsized(response: Response) -> Response:
     return response
 
 
-def _block(payload: Payload) -> bytes:
-    block: bytes | None = payload.encoded.get(PREFIX)
-    if block is None:
-        block = event_block("next", payload.body, payload.cursor)
-        payload.keep_encoded(PREFIX, block)
-    return block
+def _blocks(batch: Batch) -> bytes:
+    kept = batch if len(batch) > 1 else batch.payloads[0]
+    blocks: bytes | None = kept.encoded.get(PREFIX)
+    if blocks is None:
+        blocks = b"".join([event_block("next", payload.body, payload.cursor) for payload in batch])
+        kept.keep_encoded(PREFIX, blocks)
+    return blocks
 
 
 async def _disconnected(receive: Receive) -> None:

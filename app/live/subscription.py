@@ -162,11 +162,13 @@ class Subscription:
             await self.sink.wait_for_room()
             return
         page = await self.group.read(self)
-        for payload in page.payloads:
-            if payload.sequence > self.position:
-                await self.sink.send(payload)
-                self.position, self.sent_at = payload.sequence, time.monotonic()
-                self.group.runtime.stats.deliveries += 1
+        for batch in page.batches:
+            if batch.sequence > self.position:
+                await self.sink.wait_for_room()
+                missing = batch.after(self.position)
+                self.sink.push(missing)
+                self.position, self.sent_at = batch.sequence, time.monotonic()
+                self.group.runtime.stats.deliveries += len(missing)
         self.position = max(self.position, page.through)
         # A page that was kept needs no await before this one, and other tasks must have their turn.
         await asyncio.sleep(0)

@@ -4,19 +4,22 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visitor, visit
 from graphql.execution.values import get_argument_values
 from strawberry.utils.str_converters import to_snake_case
 
 from app.events.record_filter import RecordFilter
+from app.graphql.bounds.plain_values import require_storable
 from app.graphql.engine import Engine
 from app.graphql.filters import require_few
 from app.graphql.prepared_operation import PreparedOperation
 
 # How often a document names each of its variables: the definition counts as one.
 _uses: WeakKeyDictionary[PreparedOperation, dict[str, int]] = WeakKeyDictionary()
+# The variable of the cursor, of documents that have been subscribed to.
+_cursor_variables: WeakKeyDictionary[PreparedOperation, str | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,9 @@ class SubscriptionRequest:
         node = root.field_nodes[0]
         arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
         kept = dict(root.variable_values.coerced)
-        if cursor_variable := _only_cursor(prepared, node):
+        # The same whatever the variables are: validation refuses a root field under a condition.
+        cursor_variable = _cursor_variables[prepared] = _only_cursor(prepared, node)
+        if cursor_variable is not None:
             kept.pop(cursor_variable, None)
         wanted = arguments.get("filter") or {}
         for name, values in wanted.items():
@@ -54,6 +59,49 @@ class SubscriptionRequest:
             key=(prepared.text, prepared.operation_name, hashable(kept)),
             root=root,
         )
+
+
+# Requests that are in use, by their documents and their variables as they were sent.
+_shared: WeakValueDictionary[Hashable, SubscriptionRequest] = WeakValueDictionary()
+
+
+def shared_request(
+    engine: Engine, prepared: PreparedOperation, variables: dict[str, Any] | None
+) -> tuple[SubscriptionRequest, str | None]:
+    """A request that serves all equal ones as long as one of them is in use, and the cursor of this one.
+
+    Raises RequestErrors and BadUserInput.
+    """
+    key, cursor = _shared_key(prepared, variables)
+    found = None if key is None else _shared.get(key)
+    if found is None:
+        found = SubscriptionRequest.of(engine, prepared, variables)
+        # The first request of a document has made known which variable is the cursor's.
+        key, cursor = _shared_key(prepared, variables)
+        if key is not None:
+            _shared[key] = found
+    elif cursor is not None:
+        require_storable(cursor)
+    return found, found.after if cursor is None else cursor
+
+
+def _shared_key(
+    prepared: PreparedOperation, variables: dict[str, Any] | None
+) -> tuple[Hashable | None, str | None]:
+    """The key of equal requests, and the cursor apart from it; without a key the request is checked anew."""
+    if prepared not in _cursor_variables:
+        return None, None
+    name = _cursor_variables[prepared]
+    cursor = variables.get(name) if variables and name is not None else None
+    if isinstance(cursor, str):
+        variables = {key: value for key, value in (variables or {}).items() if key != name}
+    else:
+        # Null, missing or wrong: a variable like the others.
+        cursor = None
+    try:
+        return (prepared, cursor is None, hashable(variables or {})), cursor
+    except RecursionError:
+        return None, None
 
 
 def hashable(value: Any) -> Hashable:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.accounts import pages as account_pages
 from app.consents import evidence
@@ -32,6 +34,7 @@ from app.server.process import Process
 from app.web.render import page
 from app.web.static import PageFiles
 
+SOCKETS = "/graphql"
 STATIC = Path(__file__).parents[1] / "web" / "static"
 ERROR_PAGES = {
     404: ("There is nothing here", "Check that you opened the whole link, or begin at the start page."),
@@ -41,11 +44,30 @@ ERROR_PAGES = {
 ERROR_CODES = {404: "NOT_FOUND", 429: "RATE_LIMITED"}
 
 
+class Application(Starlette):
+    """Hands sockets at `SOCKETS` past middleware and routes, whose frames each socket would keep for its life."""
+
+    def __init__(self, sockets: ASGIApp, **options: Any) -> None:
+        super().__init__(**options)
+        self._sockets = sockets
+
+    def build_middleware_stack(self) -> ASGIApp:
+        sockets, routed = self._sockets, super().build_middleware_stack()
+
+        def handle(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            is_socket = scope["type"] == "websocket" and scope["path"] == SOCKETS
+            return (sockets if is_socket else routed)(scope, receive, send)
+
+        return handle
+
+
 def create_app(process: Process) -> Starlette:
     """The ASGI application of a process."""
     origins = Origins(process.services)
-    return Starlette(
-        routes=_routes(process, origins),
+    sockets = SocketEndpoint(process.connections, origins)
+    return Application(
+        sockets,
+        routes=_routes(process, sockets),
         middleware=[*cors(origins, process.settings.allowed_origins), Middleware(ErrorMiddleware)],
         exception_handlers={HTTPException: _on_http_error(process.rates)},
         lifespan=_lifespan(process),
@@ -71,16 +93,16 @@ def _lifespan(process: Process) -> Callable[[Starlette], AbstractAsyncContextMan
     return lifespan
 
 
-def _routes(process: Process, origins: Origins) -> list[BaseRoute]:
+def _routes(process: Process, sockets: SocketEndpoint) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
     view = GraphQLView(
         services, process.engine, authenticator, process.rates, SseResponder(process.connections)
     )
-    sockets = SocketEndpoint(process.connections, origins)
 
     return [
         Route("/graphql", view.__call__, methods=["GET", "POST"]),
-        WebSocketRoute("/graphql", sockets),
+        # For a server with a root path, which `Application` does not look at.
+        WebSocketRoute(SOCKETS, sockets),
         *bulk.routes(services, authenticator, process.rates),
         *evidence.routes(services, authenticator, process.rates),
         *consent_pages.routes(services, process.rates),

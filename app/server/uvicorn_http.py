@@ -20,6 +20,7 @@ from app.graphql.http.tcp_progress import StallTimer, tcp_progress
 from app.live.scope_extensions import TRANSPORT
 from app.server.connections import Connections, LimitReached
 from app.server.refusals import INVALID, NOT_ONE_HOST, TOO_LONG, TOO_SLOW, refusal
+from app.server.upgrade import usual_upgrade
 from app.server.uvicorn_websockets import FrameProtocol
 
 HEAD_SECONDS: Final = 10.0
@@ -171,7 +172,14 @@ class HttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._stop_deadline()
         self._stop_check_timer()
-        super().handle_websocket_upgrade()
+        upgrade = usual_upgrade(self.scope["method"], self.url, self.headers)
+        if upgrade is None or self.ws_protocol_class is not FrameProtocol:
+            super().handle_websocket_upgrade()
+        else:
+            self.connections.discard(self)
+            protocol = FrameProtocol(self.config, self.server_state, self.app_state)
+            protocol.take_over(self, upgrade)
+            self.transport.set_protocol(protocol)
         # The parser and this object refer to each other, and would wait for the garbage collector.
         self.parser = None  # type: ignore[assignment]
         successor = self.transport.get_protocol()

@@ -7,16 +7,21 @@ closed (see `./scripts/bench hostile`). It leans on internals of uvicorn 0.54 an
 import asyncio
 import logging
 from asyncio.transports import BaseTransport
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import OPEN, Protocol
 
 from app.graphql.http.tcp_progress import TcpProgress, limit_unsent, tcp_progress
 from app.live.scope_extensions import FRAMES
+from app.server.upgrade import Upgrade
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, WebSocketScope
     from websockets.frames import Frame
     from websockets.http11 import Request
 
@@ -46,6 +51,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     on_blocked: Callable[[], None] | None = None
     on_lost: Callable[[], None] | None = None
     """Is called once, when the connection is lost."""
+    # A request that was read already, until it is accepted.
+    _upgrade: Upgrade | None = None
     _close_sent = False
     _abort_timer: asyncio.TimerHandle | None = None
     # The answers to the last pings of a peer that takes nothing.
@@ -63,6 +70,39 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         limit_unsent(transport)
+
+    def take_over(self, http: HttpToolsProtocol, upgrade: Upgrade) -> None:
+        """Goes on with the connection of an HTTP protocol, which has read the request."""
+        self.connections.add(self)
+        self.transport, self.server, self.client = http.transport, http.server, http.client
+        self.scheme = "wss" if http.scheme == "https" else "ws"
+        limit_unsent(self.transport)
+        self._upgrade = upgrade
+        self.handshake_initiated = True
+        # websockets goes on behind the request.
+        self.conn.parser = Protocol.parse(self.conn)
+        next(self.conn.parser)
+        root = self.root_path
+        self.scope: WebSocketScope = {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "root_path": root,
+            "path": root + unquote(upgrade.path),
+            "raw_path": (root + upgrade.path).encode("ascii"),
+            "query_string": upgrade.query,
+            "headers": upgrade.headers,
+            "subprotocols": upgrade.subprotocols,
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}, FRAMES: {"protocol": self}},
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
 
     def data_received(self, data: bytes) -> None:
         if self._unread:
@@ -316,9 +356,27 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         had_made_none, self._made_no_progress = self._made_no_progress, True
         return not (had_made_none or self.writable.is_set())
 
+    def _switch(
+        self, upgrade: Upgrade, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """Accepts the connection, with the same bytes as uvicorn."""
+        if self.disconnected:
+            raise ClientDisconnected
+        if self.transport.is_closing():
+            return
+        fields = [(name.lower(), value) for name, value in (*self.default_headers, *headers)]
+        if subprotocol:
+            fields.append((b"Sec-WebSocket-Protocol", subprotocol.encode()))
+        self.handshake_complete, self._upgrade = True, None
+        self.conn.state = OPEN
+        self.transport.write(upgrade.answer(fields))
+        self.start_keepalive()
+
     async def send(self, message: "ASGISendEvent") -> None:
         if message["type"] == "websocket.close" and self.handshake_complete:
             self.close_with(message.get("code") or 1000, message.get("reason") or "")
+        elif message["type"] == "websocket.accept" and self._upgrade is not None:
+            self._switch(self._upgrade, message.get("subprotocol"), message.get("headers", ()))
         else:
             await super().send(message)
             if message["type"] == "websocket.http.response.body" and self.close_sent:

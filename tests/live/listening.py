@@ -46,10 +46,6 @@ class Collector:
         self.changed.set()
         return self.has_room
 
-    async def send(self, payload: Payload) -> None:
-        await self.wait_for_room()
-        self.push(Batch((payload,)))
-
     async def wait_for_room(self) -> None:
         await self.until(lambda: self.has_room)
 

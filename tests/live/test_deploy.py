@@ -119,7 +119,7 @@ async def test_new_clients_during_a_deploy_are_told_to_come_again(
     async with stream(served, holder.key) as reader:
         assert reader.response.status_code == 503
         assert reader.response.headers["retry-after"] == "30"
-        assert await reader.response.aread() == b"The server is shutting down; connect again."
+        assert await reader.response.aread() == b"The server is shutting down; connect again.\n"
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with served.connect(holder.key):
             pass

@@ -3,8 +3,7 @@
 import time
 
 from app.customers import actions as customers
-from app.live.group import BATCH_BYTES
-from app.live.payload import Batch
+from app.live.payload import BATCH_BYTES, Batch
 from app.live.viewer_groups import EVENTS_AT_ONCE
 from tests.live.listening import Collector, listening
 from tests.live.test_hub import NESTED, cursor_at, owner

@@ -74,10 +74,7 @@ class Link(ABC):
 
 
 class LinkedBackend(Backend, ABC):
-    """The common half of the network backends; a subclass makes the link and publishes.
-
-    Tests wait shorter for a silent broadcaster, or so long that only a broken connection can be what is noticed.
-    """
+    """The common half of the network backends; a subclass makes the link and publishes."""
 
     def __init__(self, url: str, *, deadline: float = DEADLINE, heartbeat: float = HEARTBEAT) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from app.live.payload import MAX_ENCODED, Batch, Payload
+from app.live.payload import Batch, Payload
 
 ACK: Final = '{"type":"connection_ack"}'
 PONG: Final = '{"type":"pong"}'
@@ -48,11 +48,16 @@ def payload_frame(prefix: str, payload: Payload) -> bytes:
 
 def batch_frames(prefix: str, batch: Batch) -> bytes:
     """The `next` messages of a shared batch as frames."""
+    if len(batch) == 1:
+        return payload_frame(prefix, batch.payloads[0])
     frames: bytes | None = batch.encoded.get(prefix)
     if frames is None:
-        frames = b"".join([payload_frame(prefix, payload) for payload in batch])
-        if len(batch.encoded) < MAX_ENCODED:
-            batch.encoded[prefix] = frames
+        start = prefix.encode()
+        parts: list[bytes] = []
+        for payload in batch:
+            parts += (frame_head(len(start) + len(payload.body) + 1), start, payload.body, b"}")
+        frames = b"".join(parts)
+        batch.keep_encoded(prefix, frames)
     return frames
 
 
@@ -76,9 +81,13 @@ def cursors_text(cursors: dict[str, str]) -> str:
 
 def text_frame(text: bytes) -> bytes:
     """A whole, unmasked WebSocket text frame (RFC 6455, 5.2)."""
-    size = len(text)
+    return frame_head(len(text)) + text
+
+
+def frame_head(size: int) -> bytes:
+    """The bytes before a text of this many bytes."""
     if size < 126:
-        return struct.pack("!BB", _FINAL | _TEXT, size) + text
+        return struct.pack("!BB", _FINAL | _TEXT, size)
     if size < 65_536:
-        return struct.pack("!BBH", _FINAL | _TEXT, 126, size) + text
-    return struct.pack("!BBQ", _FINAL | _TEXT, 127, size) + text
+        return struct.pack("!BBH", _FINAL | _TEXT, 126, size)
+    return struct.pack("!BBQ", _FINAL | _TEXT, 127, size)

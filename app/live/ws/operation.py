@@ -11,7 +11,7 @@ from app.graphql.failures import RequestErrors, internal_error
 from app.graphql.http.rates import TooManyRequests
 from app.graphql.persisted import requested_hash
 from app.graphql.prepared_operation import PreparedOperation
-from app.live.payload import Batch, Payload
+from app.live.payload import Batch
 from app.live.registry import ConnectionRegistry, LiveConnection
 from app.live.sink import DirectWriter
 from app.live.subscription import Subscription
@@ -97,10 +97,6 @@ class Operation:
 
     def push(self, batch: Batch) -> bool:
         return self._socket.send_queue.batch(self._prefix, batch)
-
-    async def send(self, payload: Payload) -> None:
-        await self.wait_for_room()
-        self._socket.send_queue.payload(self._prefix, payload)
 
     async def wait_for_room(self) -> None:
         await self._socket.send_queue.wait_for_room()

@@ -173,6 +173,8 @@ class Session:
         match protocol.parse(text):
             case protocol.Subscribe() as message:
                 self._subscribe(message)
+                # A new document takes milliseconds, and others have their turn before the next one.
+                await asyncio.sleep(0)
             case protocol.Complete(id=identifier):
                 operation = self.operations.pop(identifier, None)
                 if operation is not None:

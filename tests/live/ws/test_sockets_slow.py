@@ -115,8 +115,10 @@ async def test_kept_payloads_and_pages_count_for_their_bound(
         await client.events(20 * 22)
         (group,) = served.connections.hub._groups()
         assert group.pages
-        remembered = [payload for page in group.pages for payload in page.payloads] + list(group.recent)
+        batches = [batch for page in group.pages for batch in page.batches]
+        remembered = [payload for batch in batches for payload in batch] + list(group.recent)
         kept = [len(payload.body) + sum(map(len, payload.encoded.values())) for payload in remembered]
+        kept += [sum(map(len, batch.encoded.values())) for batch in batches]
         assert (
             sum(kept)
             <= served.connections.hub.runtime.recent.bytes
