@@ -111,7 +111,8 @@ class Authenticator:
     """Checks credentials; there is one per process, over its database and keyring. `close()` it before the database.
 
     `customers`: selects those of the customers with these `ids` that exist.
-    `remembered_for`: seconds for which a key is cached, and so the delay of a revocation by another process.
+    `remembered_for`: seconds for which a key is cached, and so the delay of a revocation by another process;
+    tests wait for the end of it, or rule it out.
     """
 
     def __init__(

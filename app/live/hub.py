@@ -34,7 +34,10 @@ POLL_TIMEOUT: Final = 5.0
 
 
 class Hub:
-    """`async with Hub(services, engine, doorbell) as hub`; the doorbell must be open."""
+    """`async with Hub(services, engine, doorbell) as hub`; the doorbell must be open.
+
+    Tests poll more often, to see the poll alone, or not at all, to see the doorbell alone.
+    """
 
     def __init__(
         self,

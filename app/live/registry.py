@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds."""
+    """Seconds, shorter in tests, which wait for each of them."""
 
     # From the upgrade to `connection_init`.
     init: float = 10

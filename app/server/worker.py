@@ -63,7 +63,7 @@ class Worker:
     """`run()` works until `stop()`. Cancelled instead, it drops everything, as a crash would.
 
     `transport`, which is closed at the end, and `engine`, which runs endpoints' selections, are made from the settings
-    unless they are given.
+    unless they are given; tests stop without waiting for `drain_seconds`.
     """
 
     def __init__(

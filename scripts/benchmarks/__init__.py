@@ -1,5 +1,5 @@
 """Benchmarks: each figure of Voltwire beside a baseline, in one run on one machine, as a ratio.
 
-`./scripts/bench [live|delivery|reads|readings] [--against REVISION] [--quick] [--peers DIR] [--json FILE]`.
+`./scripts/bench [live|delivery|reads|readings|writes] [--against REVISION] [--quick] [--peers DIR] [--json FILE]`.
 Figures of different machines do not compare; the ratios do.
 """

@@ -24,6 +24,7 @@ from scripts.benchmarks.reads.lists import reads_against, run_reads
 from scripts.benchmarks.reads.readings import readings_against, run_readings
 from scripts.benchmarks.strangers.hostile import run_hostile
 from scripts.benchmarks.strangers.soak import run_soak
+from scripts.benchmarks.writes.mutations import run_writes, writes_against
 
 WIDTH = 120
 
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "delivery": run_delivery,
     "reads": run_reads,
     "readings": run_readings,
+    "writes": run_writes,
 }
 # Run when they are named: they take long, and have no baseline.
 NAMED: dict[str, Benchmark] = {"soak": run_soak, "hostile": run_hostile}
@@ -43,6 +45,7 @@ AGAINST_REVISION: dict[str, Comparison] = {
     "delivery": delivery_against,
     "reads": reads_against,
     "readings": readings_against,
+    "writes": writes_against,
 }
 
 

@@ -1,4 +1,4 @@
-"""The inputs and payloads of the mutations over deliveries."""
+"""The inputs of the mutations over deliveries."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,13 +8,11 @@ from sqlmodel import col
 
 from app.delivery.destinations.email.kind import EMAIL
 from app.delivery.destinations.webhook.kind import WEBHOOK
-from app.delivery.graphql.types import Delivery, Replay
 from app.delivery.queue import models
 from app.delivery.queue.kinds import DestinationKind
 from app.delivery.queue.models import DeliveryStatus
 from app.graphql.events import LazyEventType
 from app.graphql.filters import Filter, compared, values
-from app.graphql.mutations import UserError
 
 
 def _of_kind(kind: DestinationKind) -> Callable[[str], str]:
@@ -52,12 +50,6 @@ class RetryDeliveryInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class RetryDeliveryPayload:
-    delivery: Delivery | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class ReplayEventsInput:
     """Either after, with or without through, or failedSince."""
@@ -72,9 +64,3 @@ class ReplayEventsInput:
     endpoint was disabled, and has neither arrived nor waits for its first attempt. Another attempt that waits
     is cancelled for it."""
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class ReplayEventsPayload:
-    replay: Replay | None = None
-    user_errors: list[UserError]

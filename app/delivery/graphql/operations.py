@@ -1,25 +1,16 @@
 """Queries and mutations over deliveries and replays."""
 
 from datetime import timedelta
-from typing import Any
 
 import strawberry
 
-from app.auth.actor import Actor
 from app.delivery.destinations.webhook import endpoints
 from app.delivery.destinations.webhook.kind import WEBHOOK
-from app.delivery.graphql.inputs import (
-    DeliveryFilter,
-    ReplayEventsInput,
-    ReplayEventsPayload,
-    RetryDeliveryInput,
-    RetryDeliveryPayload,
-)
+from app.delivery.graphql.inputs import DeliveryFilter, ReplayEventsInput, RetryDeliveryInput
 from app.delivery.graphql.shared import WITHOUT_BODIES
 from app.delivery.graphql.types import Delivery, Replay
 from app.delivery.queue import deliveries, models, replays
-from app.graphql.context import Info
-from app.graphql.mutations import mutate
+from app.graphql.mutations import MutationContext, Result, mutation
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
 
@@ -38,30 +29,21 @@ class DeliveryQueries:
 
 @strawberry.type
 class DeliveryMutations:
-    @strawberry.mutation
-    async def retry_delivery(self, info: Info, input: RetryDeliveryInput) -> RetryDeliveryPayload | None:
+    @mutation(delivery=Delivery)
+    async def retry_delivery(self, context: MutationContext, input: RetryDeliveryInput) -> Result:
         """Try a delivery now, its schedule begun anew. One that succeeded is sent once more, under the same
         webhook-id."""
+        session, actor, kinds = context.session, context.actor, context.services.kinds
+        return {"delivery": await deliveries.send_again(session, actor, kinds, input.delivery_id)}
 
-        kinds = info.context.services.kinds
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            return {"delivery": await deliveries.send_again(session, actor, kinds, input.delivery_id)}
-
-        return await mutate(info, input, RetryDeliveryPayload, run)
-
-    @strawberry.mutation
-    async def replay_events(self, info: Info, input: ReplayEventsInput) -> ReplayEventsPayload | None:
+    @mutation(replay=Replay)
+    async def replay_events(self, context: MutationContext, input: ReplayEventsInput) -> Result:
         """Send to one endpoint again: the events after a cursor through another, or all that failed since a
         time."""
-        services = info.context.services
+        session, services = context.session, context.services
         retention = timedelta(days=services.settings.event_retention_days)
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            wanted = replays.Range(input.after, input.through, input.failed_since)
-            wanted.require_valid()
-            endpoint = await endpoints.load_enabled(session, actor, input.webhook_endpoint_id)
-            replay = await replays.create(session, services.keyring, retention, WEBHOOK, endpoint, wanted)
-            return {"replay": replay}
-
-        return await mutate(info, input, ReplayEventsPayload, run)
+        wanted = replays.Range(input.after, input.through, input.failed_since)
+        wanted.require_valid()
+        endpoint = await endpoints.load_enabled(session, context.actor, input.webhook_endpoint_id)
+        replay = await replays.create(session, services.keyring, retention, WEBHOOK, endpoint, wanted)
+        return {"replay": replay}

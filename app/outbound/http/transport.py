@@ -40,9 +40,9 @@ _FAILURES = (ExchangeFailed, OSError, ValueError, RuntimeError)
 class Transport(httpx.AsyncBaseTransport):
     """Sends HTTP requests. One per process; made anywhere, opened at first use in the running loop.
 
-    `ssl_context` is the system's default, verifying one unless given; `lookup` replaces the system's name lookup. The
-    number of connections is unbounded here: the senders have a cap per endpoint, and a limit of the pool would let
-    hanging receivers hold up the others.
+    `ssl_context` is the system's default, verifying one unless given, and `lookup` the system's name lookup: tests have
+    authorities and names of their own. The number of connections is unbounded here: the senders have a cap per
+    endpoint, and a limit of the pool would let hanging receivers hold up the others.
     """
 
     def __init__(
@@ -51,12 +51,10 @@ class Transport(httpx.AsyncBaseTransport):
         *,
         ssl_context: ssl.SSLContext | None = None,
         lookup: Lookup | None = None,
-        deadline: float = DEFAULT_DEADLINE,
     ) -> None:
         self._open = partial(Pool, tuple(allow_networks), ssl_context, lookup)
         parse = partial(RequestUrl.of, allow_networks=tuple(allow_networks))
         self._parse = memoized(PARSED_KEPT, PARSED_WEIGHT)(parse)
-        self._deadline = deadline
         self._pool: Pool | None = None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Attempt:
@@ -95,7 +93,7 @@ class Transport(httpx.AsyncBaseTransport):
         is, without its Content-Encoding.
         """
         limits = [value for value in request.extensions.get("timeout", {}).values() if value is not None]
-        ends_at = asyncio.get_running_loop().time() + min(limits, default=self._deadline)
+        ends_at = asyncio.get_running_loop().time() + min(limits, default=DEFAULT_DEADLINE)
         headers = [(name, value) for name, value in request.headers.multi_items() if name not in _HOP_HEADERS]
         body = await request.aread()
         try:

@@ -45,7 +45,7 @@ _ABOUT_MAIL = (
 
 
 class SmtpMailer:
-    """Sends through at most `connections` kept connections.
+    """Sends through at most `connections` kept connections. Tests give shorter times, and an authority of their own.
 
     Certificates are verified, except under opportunistic STARTTLS, where an attacker who could forge one could as well
     hide the offer of STARTTLS. So set ?starttls=required where a password is used over an open network.

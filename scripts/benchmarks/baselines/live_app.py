@@ -1,7 +1,7 @@
 """Live events the idiomatic way: Strawberry and broadcaster as their manuals show, one execution per socket.
 
-Kind to the baseline: no authentication and no database. `BENCH_METER` (JSON) is the one meter it knows, so that
-both sides send the same object.
+Kind to the baseline: no authentication and no database. `BENCH_METER` (JSON) is the meter it knows at the start, so
+that both sides send the same object.
 """
 
 import datetime
@@ -65,6 +65,17 @@ class MeterDataReceivedEvent(Event):
     meter: Meter
 
 
+@strawberry.type
+class MeterCreatedEvent(Event):
+    meter: Meter
+
+
+EVENTS: dict[str, type[MeterDataReceivedEvent] | type[MeterCreatedEvent]] = {
+    "meter_data.received": MeterDataReceivedEvent,
+    "meter.created": MeterCreatedEvent,
+}
+
+
 @strawberry.input
 class ReadingInput:
     start_at: datetime.datetime
@@ -75,6 +86,12 @@ class ReadingInput:
 class RecordReadingsInput:
     meter_id: strawberry.ID
     readings: list[ReadingInput]
+
+
+@strawberry.input
+class CreateMeterInput:
+    customer_id: strawberry.ID
+    number: str
 
 
 @strawberry.type
@@ -89,6 +106,12 @@ class RecordReadingsPayload:
     user_errors: list[UserError] = strawberry.field(default_factory=list)
 
 
+@strawberry.type
+class CreateMeterPayload:
+    meter: Meter
+    user_errors: list[UserError] = strawberry.field(default_factory=list)
+
+
 def meter_of(meter_id: str) -> Meter:
     row = METERS[meter_id]
     return Meter(
@@ -97,6 +120,19 @@ def meter_of(meter_id: str) -> Meter:
         type=MeterType(row["type"]),
         customer=Customer(**row["customer"]),
     )
+
+
+async def publish(name: str, meter_id: str) -> None:
+    global sequence
+    sequence += 1
+    event = {
+        "id": f"evt_{secrets.token_hex(13)}",
+        "name": name,
+        "sequence": sequence,
+        "occurred_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "meter_id": meter_id,
+    }
+    await broadcast.publish("events", json.dumps(event))
 
 
 @strawberry.type
@@ -110,16 +146,15 @@ class Query:
 class Mutation:
     @strawberry.mutation
     async def record_readings(self, input: RecordReadingsInput) -> RecordReadingsPayload:
-        global sequence
-        sequence += 1
-        event = {
-            "id": f"evt_{secrets.token_hex(13)}",
-            "sequence": sequence,
-            "occurred_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-            "meter_id": input.meter_id,
-        }
-        await broadcast.publish("events", json.dumps(event))
+        await publish("meter_data.received", input.meter_id)
         return RecordReadingsPayload(changed=len(input.readings))
+
+    @strawberry.mutation
+    async def create_meter(self, input: CreateMeterInput) -> CreateMeterPayload:
+        meter_id = f"mtr_{secrets.token_hex(13)}"
+        METERS[meter_id] = METER | {"id": meter_id, "number": input.number}
+        await publish("meter.created", meter_id)
+        return CreateMeterPayload(meter=meter_of(meter_id))
 
 
 @strawberry.type
@@ -129,9 +164,9 @@ class Subscription:
         async with broadcast.subscribe("events") as subscriber:
             async for message in subscriber:  # type: ignore[union-attr]
                 event = json.loads(message.message)  # type: ignore[union-attr]
-                yield MeterDataReceivedEvent(
+                yield EVENTS[event["name"]](
                     id=event["id"],
-                    name="meter_data.received",
+                    name=event["name"],
                     sequence=event["sequence"],
                     occurred_at=datetime.datetime.fromisoformat(event["occurred_at"]),
                     meter=meter_of(event["meter_id"]),
@@ -144,6 +179,6 @@ async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
 
 
-schema = strawberry.Schema(Query, Mutation, Subscription, types=[MeterDataReceivedEvent])
+schema = strawberry.Schema(Query, Mutation, Subscription, types=[*EVENTS.values()])
 graphql: GraphQL[None, None] = GraphQL(schema)
 app = Starlette(lifespan=lifespan, routes=[Route("/graphql", graphql), WebSocketRoute("/graphql", graphql)])

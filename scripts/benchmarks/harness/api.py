@@ -45,6 +45,13 @@ def record_body(meter_id: str, first: int, count: int = 1, consumption: str = "1
     return orjson.dumps({"query": RECORD, "variables": values})
 
 
+def mutation_text(name: str, result: str) -> str:
+    """The mutation `name` over its input; `result` is selected beside userErrors."""
+    kind = f"{name[0].upper()}{name[1:]}Input"
+    call = f"{name}(input: $input) {{ {result} userErrors {{ code message }} }}"
+    return f"mutation($input: {kind}!) {{ {call} }}"
+
+
 def csv_gzip(meter_ids: Iterable[str], first: int, count: int, consumption: str = "1.234") -> bytes:
     """A gzipped file for `POST /readings`: `count` half-hours of each meter."""
     starts = [half_hour(first + n) for n in range(count)]
@@ -83,10 +90,7 @@ class Api:
 
     async def mutate(self, name: str, result: str, values: dict[str, Any]) -> dict[str, Any]:
         """Run the mutation `name` with its input; `result` is selected beside userErrors."""
-        kind = f"{name[0].upper()}{name[1:]}Input"
-        call = f"{name}(input: $input) {{ {result} userErrors {{ code message }} }}"
-        query = f"mutation($input: {kind}!) {{ {call} }}"
-        data = await self.run(query, {"input": values})
+        data = await self.run(mutation_text(name, result), {"input": values})
         payload: dict[str, Any] = data[name]
         return payload
 

@@ -3,14 +3,14 @@
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import orjson
 
 from scripts.benchmarks.harness.machine import BenchError
-from scripts.benchmarks.harness.posting import Target, whole_response
+from scripts.benchmarks.harness.posting import Target, is_refusal, whole_response
 from scripts.benchmarks.harness.report import Figure
 from scripts.benchmarks.harness.run import Run, interleaved
 
@@ -54,9 +54,9 @@ class Tally:
 class Asker(asyncio.Protocol):
     """A connection that asks again as soon as it is answered, and checks status and length."""
 
-    def __init__(self, tally: Tally, request: bytes, answer_size: int) -> None:
+    def __init__(self, tally: Tally, next_request: Callable[[], bytes], answer_size: int) -> None:
         self.tally = tally
-        self.request = request
+        self.next_request = next_request
         self.answer_size = answer_size
         self.buffer = b""
         self.left = False
@@ -71,7 +71,7 @@ class Asker(asyncio.Protocol):
             self.tally.fail(f"the server closed a connection under load ({exc or 'no reason given'})")
 
     def ask(self) -> None:
-        self.transport.write(self.request)
+        self.transport.write(self.next_request())
 
     def data_received(self, data: bytes) -> None:
         self.buffer = self.buffer + data if self.buffer else data
@@ -104,8 +104,8 @@ async def first_answer(target: Target, request: bytes) -> bytes:
         buffer += more
     writer.close()
     head, _, body = buffer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200") or b'"errors"' in body:
-        raise BenchError(f"the query failed: {(body or head)[:200].decode(errors='replace')}")
+    if is_refusal(buffer):
+        raise BenchError(f"the request failed: {(body or head)[:200].decode(errors='replace')}")
     return body
 
 
@@ -117,15 +117,22 @@ def request_of(target: Target, body: bytes) -> bytes:
 
 
 async def load(target: Target, body: bytes, seconds: float, concurrency: int) -> Load:
-    """Ask for `seconds` on `concurrency` connections. Raises BenchError when answers differ in length."""
+    """Ask the same for `seconds` on `concurrency` connections. Raises BenchError when answers differ in length."""
     request = request_of(target, body)
-    answer = await first_answer(target, request)
+    return await load_each(target, lambda: request, seconds, concurrency)
+
+
+async def load_each(
+    target: Target, next_request: Callable[[], bytes], seconds: float, concurrency: int
+) -> Load:
+    """The same with requests that differ, and whose answers are equally long."""
+    answer = await first_answer(target, next_request())
     loop = asyncio.get_running_loop()
     tally = Tally(until=float("inf"))
     askers: list[Asker] = []
     for _ in range(concurrency):
         _, asker = await loop.create_connection(
-            lambda: Asker(tally, request, len(answer)), "127.0.0.1", target.port
+            lambda: Asker(tally, next_request, len(answer)), "127.0.0.1", target.port
         )
         askers.append(asker)
     gc.collect()

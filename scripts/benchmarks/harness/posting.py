@@ -71,10 +71,14 @@ class Poster(asyncio.Protocol):
             + body
         )
         answer = await self.answer
-        refused = b'"errors"' in answer or b'"code"' in answer  # the latter within userErrors
-        if refused or not answer.startswith(b"HTTP/1.1 200"):
+        if is_refusal(answer):
             raise BenchError(f"a mutation failed: {answer[-500:].decode(errors='replace')}")
         return answer
+
+
+def is_refusal(answer: bytes) -> bool:
+    """Whether the response is a failure, an error of GraphQL, or a `code` within userErrors."""
+    return not answer.startswith(b"HTTP/1.1 200") or b'"errors"' in answer or b'"code"' in answer
 
 
 def whole_response(buffer: bytes) -> bytes | None:

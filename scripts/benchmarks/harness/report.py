@@ -27,6 +27,8 @@ class Figure:
     baseline_name: str = ""
     baseline: list[float] = field(default_factory=list)
     note: str = ""
+    # The ratio that is aimed at.
+    bar: float | None = None
 
     @property
     def product_median(self) -> float:
@@ -49,6 +51,11 @@ class Figure:
             return []
         sides = zip(self.product, self.baseline, strict=True)
         return sorted(a / b if self.better == "higher" else b / a for a, b in sides if a and b)
+
+    def spread(self, digits: int) -> str:
+        """The worst and the best pair."""
+        pairs = self.pairs
+        return f"{pairs[0]:.{digits}f}–{pairs[-1]:.{digits}f}" if pairs else ""
 
     @property
     def is_worse(self) -> bool:
@@ -91,14 +98,21 @@ class Report:
         table.add_column("baseline", justify="right")
         table.add_column("beside")
         table.add_column("ratio", justify="right", style="bold")
-        for figure in (f for f in self.figures if f.benchmark == benchmark):
-            table.add_row(
+        table.add_column("pairs", justify="right", no_wrap=True)
+        figures = [figure for figure in self.figures if figure.benchmark == benchmark]
+        if any(figure.bar for figure in figures):
+            table.add_column("bar", justify="right", no_wrap=True)
+        for figure in figures:
+            cells = (
                 f"{figure.name} ({figure.unit})" if figure.unit else figure.name,
                 show(figure.product_median),
                 show(figure.baseline_median),
                 figure.baseline_name,
                 "" if figure.ratio is None else f"{figure.ratio:,.2f} ×",
+                figure.spread(2),
+                "" if figure.bar is None else f"≥ {figure.bar:.3g} ×",
             )
+            table.add_row(*cells[: len(table.columns)])
         self.console.print(table)
 
     def print_against(self, name: str) -> None:
@@ -116,7 +130,7 @@ class Report:
                 show(figure.baseline_median),
                 show(figure.product_median),
                 "" if figure.ratio is None else f"{figure.ratio:.3f}",
-                f"{pairs[0]:.3f}–{pairs[-1]:.3f}" if pairs else "",
+                figure.spread(3),
                 f"{sum(one > 1 for one in pairs)}/{len(pairs)}",
                 "worse" if figure.is_worse else "",
                 style="red" if figure.is_worse else "",

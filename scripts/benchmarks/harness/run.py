@@ -39,6 +39,11 @@ class Sizes:
     baseline_readings: int = 4000
     rows: int = 100_000
     row_meters: int = 50
+    # Of the figures that have a bar.
+    pairs: int = 7
+    write_seconds: float = 0.6
+    write_meters: int = 100
+    single_events: int = 40
     soak_minutes: float = 7
 
 
@@ -65,10 +70,14 @@ QUICK = Sizes(
     baseline_readings=500,
     rows=5000,
     row_meters=10,
+    pairs=1,
+    write_seconds=0.1,
+    write_meters=10,
+    single_events=5,
     soak_minutes=1 / 3,
 )
 # Of the smallest figures two pairs and a warm-up show that it works.
-QUICK_AGAINST = replace(QUICK, rounds=2, load_seconds=0.1, half_hours=480, waiting=1000, burst=60)
+QUICK_AGAINST = replace(QUICK, rounds=2, pairs=2, load_seconds=0.1, half_hours=480, waiting=1000, burst=60)
 
 
 @dataclass(frozen=True)

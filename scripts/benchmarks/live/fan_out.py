@@ -13,6 +13,7 @@ from scripts.benchmarks.harness.posting import Target
 from scripts.benchmarks.harness.report import Better, Figure
 from scripts.benchmarks.harness.run import Revision, Run, interleaved
 from scripts.benchmarks.harness.servers import ROOT, clean_environment, process
+from scripts.benchmarks.live.created_meters import BESIDE_BARE, BESIDE_IDIOMATIC, created_meters
 from scripts.benchmarks.live.sides import (
     EVENT,
     IDIOMATIC,
@@ -44,6 +45,7 @@ async def run_live(run: Run) -> None:
         length = await frame_bytes(ours.target, ours.mutation)
         async with baseline(run, await same_length(run, ours, length)) as plain:
             await fan_out(run, ours, plain)
+            await created_meters(run, ours, plain, bars=BESIDE_IDIOMATIC)
             await connecting(run, ours, plain)
             await resuming(run, ours, plain)
             async with ours.plain_asgi(run) as server:
@@ -62,6 +64,7 @@ async def live_against(run: Run, other: Revision) -> None:
     raise_open_files()
     async with watched(run, run.checkout) as new, watched(run, other.checkout, other.name) as old:
         await fan_out(run, new, old)
+        await created_meters(run, new, old)
         await connecting(run, new, old)
         await resuming(run, new, old)
         async with new.plain_asgi(run) as one, old.plain_asgi(run) as two:
@@ -163,8 +166,9 @@ async def beside_bare(run: Run, ours: Side, length: int) -> None:
     argv = [run.python, "-m", "scripts.benchmarks.baselines.bare_sockets", str(port)]
     with process(argv, clean_environment() | {"BENCH_FRAME": frame}, ROOT, run.cores, port) as server:
         await server.ready("/")
-        bare = replace(ours, name=BARE, target=Target(port), mutation=lambda: b"{}")
+        bare = replace(ours, name=BARE, target=Target(port), mutation=lambda: b"{}", create=lambda: b"{}")
         await throughput(run, RATE, ours, bare)
+        await created_meters(run, ours, bare, bars=BESIDE_BARE)
 
 
 async def groups(run: Run, ours: Side, theirs: Side) -> None:

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Self
+from typing import Self, cast
 
-from scripts.benchmarks.harness.api import Api, record_body
+import orjson
+
+from scripts.benchmarks.harness.api import Api, mpan, mutation_text, record_body
 from scripts.benchmarks.harness.posting import Target
 from scripts.benchmarks.harness.run import Run
 from scripts.benchmarks.harness.servers import Checkout, Server, Voltwire, uvicorn, voltwire
@@ -23,6 +25,8 @@ EVENT = (
     " {{ meter {{ id number type customer {{ id name email }} }} }} }}"
 )
 SUBSCRIPTION = "subscription { " + EVENT.format(filter="") + " }"
+CREATED = SUBSCRIPTION.replace("MeterDataReceivedEvent", "MeterCreatedEvent")
+CREATE = mutation_text("createMeter", "meter { id }")
 METER = "query($id: ID!) { meter(id: $id) { id number type customer { id name email } } }"
 
 Mutation = Callable[[], bytes]
@@ -34,13 +38,31 @@ def new_readings(meter_id: str, first: int = 0) -> Mutation:
     return lambda: record_body(meter_id, next(numbers))
 
 
+def new_meters(customer_id: str) -> Mutation:
+    """Each call is a request that creates one meter more."""
+    # Behind the meters that are there before.
+    numbers = count(1000)
+
+    def request() -> bytes:
+        values = {"input": {"customerId": customer_id, "number": mpan(next(numbers))}}
+        return orjson.dumps({"query": CREATE, "variables": values})
+
+    return request
+
+
+def customer_of(meter: dict[str, object]) -> dict[str, str]:
+    return cast(dict[str, str], meter["customer"])
+
+
 @dataclass(frozen=True)
 class Side:
     """A server of a comparison: its name, how it is asked for events, and how many make a round."""
 
     name: str
     target: Target
+    # A reading, or a meter; either is an event.
     mutation: Mutation
+    create: Mutation
     events: int
     lone_events: int
     # Another process of it that has done nothing yet.
@@ -90,6 +112,7 @@ async def watched(run: Run, checkout: Checkout, name: str = "") -> AsyncIterator
             name,
             product.target,
             mutation,
+            new_meters(customer_of(meter)["id"]),
             sizes.events,
             sizes.latency_events,
             product.installation.serve,
@@ -125,15 +148,15 @@ async def baseline(run: Run, meter: dict[str, object]) -> AsyncIterator[Side]:
 
     events = run.sizes.baseline_events
     async with fresh() as server:
-        mutation = new_readings(str(meter["id"]))
-        yield Side(IDIOMATIC, Target(server.port), mutation, events, events, fresh)
+        mutation, create = new_readings(str(meter["id"])), new_meters(customer_of(meter)["id"])
+        yield Side(IDIOMATIC, Target(server.port), mutation, create, events, events, fresh)
 
 
 async def same_length(run: Run, ours: Watched, wanted: float) -> dict[str, object]:
     """The meter with its customer's name cut or padded until both sides' messages are equally long."""
     async with baseline(run, ours.meter) as plain:
         difference = round(wanted - await frame_bytes(plain.target, plain.mutation))
-    customer = dict(ours.meter["customer"])  # type: ignore[call-overload]
+    customer = dict(customer_of(ours.meter))
     name = customer["name"]
     customer["name"] = name[:difference] if difference < 0 else name + "." * difference
     return ours.meter | {"customer": customer}

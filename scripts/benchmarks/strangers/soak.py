@@ -1,14 +1,15 @@
 """A soak: clients that come and go, and what must not pile up in the server meanwhile.
 
-Memory, open files, tasks and threads are looked at in even intervals. They have to level off: the last quarter is
-shown beside the one before it, and with the slope of the last half.
+Memory, open files, tasks and threads are looked at in even intervals. They have to level off: each is shown by its
+quarters and the slope of its last half, and whether it still grows.
 """
 
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from statistics import linear_regression, median
+from dataclasses import dataclass
+from math import sqrt
+from statistics import linear_regression, mean, median
 
 import httpx
 import psutil
@@ -38,8 +39,14 @@ class Look:
     threads: float
 
 
-QUANTITIES = {"memory": "MiB", "files": "", "tasks": "", "threads": ""}
-TITLES = {"memory": "resident memory", "files": "open files", "tasks": "tasks", "threads": "threads"}
+QUANTITIES = {
+    "memory": ("resident memory", "MiB"),
+    "files": ("open files", ""),
+    "tasks": ("tasks", ""),
+    "threads": ("threads", ""),
+}
+# A smaller share of the whole is no change.
+CHANGE = 0.01
 
 
 async def run_soak(run: Run) -> None:
@@ -57,11 +64,7 @@ async def run_soak(run: Run) -> None:
         except BenchError as error:
             raise BenchError(f"{error}; the server's last words: {product.servers[0].last_words()}") from None
         run.report.progress(visitors.told())
-    print_looks(run, looks)
-    report(run, looks)
-    run.report.print_table(
-        "soak", f"soak · {minutes:g} minutes; medians of the last quarter beside the one before"
-    )
+    report(run, looks, minutes)
 
 
 async def observed(product: Voltwire, visitors: Visitors, minutes: float) -> list[Look]:
@@ -84,31 +87,53 @@ async def look(product: Product, client: httpx.AsyncClient, minute: float) -> Lo
         return Look(minute, memory, server.num_fds(), float(found[1]) if found else 0, server.num_threads())
 
 
-def print_looks(run: Run, looks: Sequence[Look]) -> None:
-    table = Table(title_justify="left", header_style="bold")
-    names = [field.name for field in fields(Look)]
-    for name in names:
-        table.add_column(name, justify="right")
-    for one in looks:
-        table.add_row(*(show(getattr(one, name)) for name in names))
-    run.report.console.print(table)
+@dataclass(frozen=True)
+class Trend:
+    """The course of one quantity: its values by quarter, and the slope of the last half with its standard error."""
+
+    quarters: list[list[float]]
+    slope: float
+    error: float
+    minutes: float
+
+    @classmethod
+    def of(cls, looks: Sequence[Look], name: str) -> "Trend":
+        values = [float(getattr(one, name)) for one in looks]
+        quarter, half = len(values) // 4, len(values) // 2
+        minutes, late = [one.minute for one in looks[half:]], values[half:]
+        slope, start = linear_regression(minutes, late)
+        missed = sum((value - start - slope * at) ** 2 for at, value in zip(minutes, late, strict=True))
+        error = sqrt(missed / (len(late) - 2) / sum((at - mean(minutes)) ** 2 for at in minutes))
+        quarters = [values[at : at + quarter] for at in range(0, 4 * quarter, quarter)]
+        return cls(quarters, slope, error, minutes[-1] - minutes[0])
+
+    @property
+    def verdict(self) -> str:
+        """It is level unless the last half changed it by over 1 %, and by more than chance explains."""
+        changed = abs(self.slope) * self.minutes > CHANGE * median(self.quarters[-1])
+        if not changed or abs(self.slope) <= 2 * self.error:
+            return "level"
+        return "still grows" if self.slope > 0 else "falls"
 
 
-def report(run: Run, looks: Sequence[Look]) -> None:
-    half, quarter = looks[LOOKS // 2 :], LOOKS // 4
-    for name, unit in QUANTITIES.items():
-        values = [float(getattr(one, name)) for one in half]
-        slope, _ = linear_regression([one.minute for one in half], values)
-        note = f"{slope:+.2f} a minute in the last half"
-        figure = Figure(
-            "soak",
-            TITLES[name],
-            unit,
-            "lower",
-            values[quarter:],
-            "the quarter before",
-            values[:quarter],
-            note,
+def report(run: Run, looks: Sequence[Look], minutes: float) -> None:
+    heading = f"soak · {minutes:g} minutes; medians of the quarters, and the slope of the last half"
+    table = Table(title=heading, title_justify="left", header_style="bold")
+    table.add_column("figure")
+    for column in ("1st quarter", "2nd", "3rd", "4th", "a minute"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for name, (title, unit) in QUANTITIES.items():
+        trend = Trend.of(looks, name)
+        verdict, slope = trend.verdict, f"{trend.slope:+.2f} ± {trend.error:.2f}"
+        table.add_row(
+            f"{title} ({unit})" if unit else title,
+            *(show(median(values)) for values in trend.quarters),
+            slope,
+            verdict,
+            style="red" if verdict == "still grows" else "",
         )
-        run.report.add(figure)
-        run.report.say(f"{TITLES[name]}: {median(values[quarter:]):,.0f} at the end, {note}")
+        before, last = trend.quarters[-2:]
+        note = f"{verdict}: {slope} a minute in the last half"
+        run.report.add(Figure("soak", title, unit, "lower", last, "the quarter before", before, note))
+    run.report.console.print(table)

@@ -18,6 +18,7 @@ from rich.console import Console
 from scripts.benchmarks.harness.machine import Cores, describe
 from scripts.benchmarks.harness.report import Figure, Report
 from scripts.benchmarks.strangers.shapes import CARRIERS, PARTS, Shape, first_shapes, mutated
+from scripts.benchmarks.strangers.soak import Look, Trend
 
 ROOT = Path(__file__).parents[3]
 LOCK = "requirements.lock"
@@ -112,7 +113,24 @@ async def test_a_soak_shows_what_levels_off(checkout: Path, tmp_path: Path) -> N
     for figure in found["figures"]:
         assert figure["product_median"] > 0
         assert "a minute in the last half" in figure["note"]
+    assert "4th" in output.decode()
     assert "socket messages" in output.decode()
+
+
+@pytest.mark.long
+async def test_writes_are_measured_on_both_databases(checkout: Path, tmp_path: Path) -> None:
+    written = tmp_path / "figures.json"
+    process = await bench(checkout, tmp_path / "temporary", "writes", "--json", str(written))
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    figures = json.loads(written.read_bytes())["figures"]
+    assert [(one["name"], one["bar"]) for one in figures] == [
+        (f"{mutation}, {database}, {connections}", bar)
+        for database, bar in (("SQLite", 3.0), ("PostgreSQL", 2.5))
+        for mutation in ("createMeter", "createCustomer", "updateMeter", "recordReadings")
+        for connections in ("1 connection", "16 connections")
+    ]
+    assert all(one["product_median"] > 0 and one["baseline_median"] > 0 for one in figures)
 
 
 @pytest.mark.long
@@ -132,6 +150,23 @@ async def test_a_hostile_search_shows_the_worst_beside_the_bar(checkout: Path, t
     assert (figure["name"], figure["baseline_name"]) == ("longest that one request holds the loop", "the bar")
     assert figure["product_median"] > 0
     assert figure["baseline_median"] > 0
+
+
+@pytest.mark.parametrize(
+    ("late", "verdict"),
+    [
+        ([100.0] * 4, "level"),
+        ([100.0, 100.2, 100.4, 100.6], "level"),
+        ([100.0, 104.0, 108.0, 112.0], "still grows"),
+        ([100.0, 130.0, 90.0, 110.0], "level"),
+        ([112.0, 108.0, 104.0, 100.0], "falls"),
+    ],
+)
+def test_a_soak_tells_what_still_grows(late: list[float], verdict: str) -> None:
+    memory = [50.0, 90.0, 95.0, 99.0, *late]
+    looks = [Look(minute, value, 9.0, 9.0, 9.0) for minute, value in enumerate(memory)]
+    assert Trend.of(looks, "memory").verdict == verdict
+    assert Trend.of(looks, "files").verdict == "level"
 
 
 def test_a_hostile_search_tries_the_same_shapes_each_time() -> None:
@@ -171,6 +206,24 @@ def test_worse_is_what_is_worse_in_every_pair(
     with console.capture() as printed:
         report.print_against("HEAD")
     assert ("1 of 1 figures are worse in every pair: a figure." in printed.get()) is is_worse
+
+
+def test_a_bar_stands_beside_the_pairs() -> None:
+    console = Console(width=120)
+    report = Report(describe(Cores()), console)
+    report.add(Figure("writes", "with", "", "higher", [6.0, 8.0], "plain", [2.0, 2.0], bar=3.0))
+    report.add(Figure("writes", "without", "", "higher", [6.0, 8.0], "plain", [2.0, 2.0]))
+    report.add(Figure("reads", "other", "", "higher", [1.0], "plain", [2.0]))
+    with console.capture() as printed:
+        report.print_table("writes", "writes")
+        report.print_table("reads", "reads")
+    head, *rows = [
+        line.replace("│", " ").split() for line in printed.get().splitlines() if "│" in line or "┃" in line
+    ]
+    assert rows[0] == ["with", "7.00", "2.00", "plain", "3.50", "×", "3.00–4.00", "≥", "3", "×"]
+    assert rows[1] == ["without", "7.00", "2.00", "plain", "3.50", "×", "3.00–4.00"]
+    assert head[-2] == "bar"
+    assert "bar" not in printed.get().partition("reads")[2]
 
 
 def test_few_pairs_prove_nothing() -> None:

@@ -2,24 +2,21 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import strawberry
 
-from app.auth.actor import Actor
 from app.core.validation import Rule
 from app.delivery.destinations.email import subscriptions
 from app.delivery.destinations.email.models import Digest, EmailSubscriptionStatus
 from app.delivery.destinations.email.models import EmailSubscription as EmailSubscriptionRow
 from app.delivery.graphql.shared import DestinationFilter, DestinationFilterInput, stored_filter
 from app.graphql.compiled.declare import computed
-from app.graphql.context import Info
 from app.graphql.inputs import given
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, mutation
 from app.graphql.nodes import Node, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
-from app.outbound.mail.link_tokens import MailLinks
 
 _RULES: Final[Mapping[str, Rule]] = {"filter": stored_filter}
 
@@ -66,12 +63,6 @@ class CreateEmailSubscriptionInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class CreateEmailSubscriptionPayload:
-    email_subscription: EmailSubscription | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class UpdateEmailSubscriptionInput:
     email_subscription_id: strawberry.ID
@@ -86,34 +77,16 @@ class UpdateEmailSubscriptionInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class UpdateEmailSubscriptionPayload:
-    email_subscription: EmailSubscription | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DeleteEmailSubscriptionInput:
     email_subscription_id: strawberry.ID
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class DeleteEmailSubscriptionPayload:
-    deleted_id: strawberry.ID | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class ResendConfirmationInput:
     email_subscription_id: strawberry.ID
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class ResendConfirmationPayload:
-    email_subscription: EmailSubscription | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.type
@@ -126,73 +99,39 @@ class EmailSubscriptionQueries:
 
 @strawberry.type
 class EmailSubscriptionMutations:
-    @strawberry.mutation
+    @mutation(email_subscription=EmailSubscription)
     async def create_email_subscription(
-        self,
-        info: Info,
-        input: CreateEmailSubscriptionInput,
-    ) -> CreateEmailSubscriptionPayload | None:
+        self, context: MutationContext, input: CreateEmailSubscriptionInput
+    ) -> Result:
         """Ask an address to take events by mail; an account has 1,000 subscriptions at most."""
+        session, actor, links = context.session, context.actor, context.services.mail_links
+        values = given(input, "email", "description", "event_types", "filter", "digest")
+        created = await subscriptions.create(session, actor, links, checks=_RULES, **values)
+        return {"email_subscription": created}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = given(input, "email", "description", "event_types", "filter", "digest")
-            return {
-                "email_subscription": await subscriptions.create(
-                    session, actor, _mail_links(info), checks=_RULES, **values
-                )
-            }
-
-        return await mutate(info, input, CreateEmailSubscriptionPayload, run)
-
-    @strawberry.mutation
+    @mutation(email_subscription=EmailSubscription)
     async def update_email_subscription(
-        self,
-        info: Info,
-        input: UpdateEmailSubscriptionInput,
-    ) -> UpdateEmailSubscriptionPayload | None:
+        self, context: MutationContext, input: UpdateEmailSubscriptionInput
+    ) -> Result:
         """Change an email subscription."""
+        session, actor = context.session, context.actor
+        changes = given(input, "description", "event_types", "filter", "digest")
+        changed = await subscriptions.update(session, actor, input.email_subscription_id, changes, _RULES)
+        return {"email_subscription": changed}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "description", "event_types", "filter", "digest")
-            changed = await subscriptions.update(session, actor, input.email_subscription_id, changes, _RULES)
-            return {"email_subscription": changed}
-
-        return await mutate(info, input, UpdateEmailSubscriptionPayload, run)
-
-    @strawberry.mutation
+    @mutation(deleted_id=strawberry.ID)
     async def delete_email_subscription(
-        self,
-        info: Info,
-        input: DeleteEmailSubscriptionInput,
-    ) -> DeleteEmailSubscriptionPayload | None:
+        self, context: MutationContext, input: DeleteEmailSubscriptionInput
+    ) -> Result:
         """Delete an email subscription; deliveries that wait for it are cancelled, and all stay to be looked
         at."""
+        session, actor, links = context.session, context.actor, context.services.mail_links
+        return {"deleted_id": await subscriptions.delete(session, actor, links, input.email_subscription_id)}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            deleted = await subscriptions.delete(
-                session, actor, _mail_links(info), input.email_subscription_id
-            )
-            return {"deleted_id": deleted}
-
-        return await mutate(info, input, DeleteEmailSubscriptionPayload, run)
-
-    @strawberry.mutation
-    async def resend_confirmation(
-        self,
-        info: Info,
-        input: ResendConfirmationInput,
-    ) -> ResendConfirmationPayload | None:
+    @mutation(email_subscription=EmailSubscription)
+    async def resend_confirmation(self, context: MutationContext, input: ResendConfirmationInput) -> Result:
         """Ask the address again, once a minute and three times a day at most. One that was suspended waits for its
         address again; one whose address unsubscribed is CONFLICT until the person confirms by an earlier mail."""
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            asked = await subscriptions.resend_confirmation(
-                session, actor, _mail_links(info), input.email_subscription_id
-            )
-            return {"email_subscription": asked}
-
-        return await mutate(info, input, ResendConfirmationPayload, run)
-
-
-def _mail_links(info: Info) -> MailLinks:
-    return info.context.services.mail_links
+        session, actor, links = context.session, context.actor, context.services.mail_links
+        asked = await subscriptions.resend_confirmation(session, actor, links, input.email_subscription_id)
+        return {"email_subscription": asked}

@@ -28,7 +28,7 @@ from app.graphql.context import Context, Info
 from app.graphql.engine import Engine
 from app.graphql.events import LazyEventType
 from app.graphql.inputs import given
-from app.graphql.mutations import UserError, mutate
+from app.graphql.mutations import MutationContext, Result, UserError, mutation
 from app.graphql.nodes import Node, RowsOf, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
@@ -198,22 +198,10 @@ class UpdateWebhookEndpointInput:
     idempotency_key: str | None = None
 
 
-@strawberry.type
-class UpdateWebhookEndpointPayload:
-    webhook_endpoint: WebhookEndpoint | None = None
-    user_errors: list[UserError]
-
-
 @strawberry.input
 class DeleteWebhookEndpointInput:
     webhook_endpoint_id: strawberry.ID
     idempotency_key: str | None = None
-
-
-@strawberry.type
-class DeleteWebhookEndpointPayload:
-    deleted_id: strawberry.ID | None = None
-    user_errors: list[UserError]
 
 
 @strawberry.input
@@ -241,12 +229,6 @@ class SendTestEventInput:
 
 
 @strawberry.type
-class SendTestEventPayload:
-    delivery: _LazyDelivery | None = None
-    user_errors: list[UserError]
-
-
-@strawberry.type
 class WebhookQueries:
     webhook_endpoint: WebhookEndpoint | None = by_id(WebhookEndpointRow)
     """The webhook endpoint with this id; null if there is none."""
@@ -256,85 +238,59 @@ class WebhookQueries:
 
 @strawberry.type
 class WebhookMutations:
-    @strawberry.mutation
+    @mutation(CreateWebhookEndpointPayload)
     async def create_webhook_endpoint(
-        self,
-        info: Info,
-        input: CreateWebhookEndpointInput,
-    ) -> CreateWebhookEndpointPayload | None:
+        self, context: MutationContext, input: CreateWebhookEndpointInput
+    ) -> Result:
         """Make a webhook endpoint, which gets the events from now on; an account has 100 at most."""
-        services = info.context.services
+        session, actor, services = context.session, context.actor, context.services
+        networks, rules = services.settings.webhook_allow_networks, _rules(context.info)
+        values = given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS)
+        endpoint, secret = await endpoints.create(
+            session, actor, services.keyring, networks, checks=rules, **values
+        )
+        return {"webhook_endpoint": endpoint, "secret": secret}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            values = given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS)
-            networks = services.settings.webhook_allow_networks
-            endpoint, secret = await endpoints.create(
-                session, actor, services.keyring, networks, checks=_rules(info), **values
-            )
-            return {"webhook_endpoint": endpoint, "secret": secret}
-
-        return await mutate(info, input, CreateWebhookEndpointPayload, run)
-
-    @strawberry.mutation
+    @mutation(webhook_endpoint=WebhookEndpoint)
     async def update_webhook_endpoint(
-        self,
-        info: Info,
-        input: UpdateWebhookEndpointInput,
-    ) -> UpdateWebhookEndpointPayload | None:
+        self, context: MutationContext, input: UpdateWebhookEndpointInput
+    ) -> Result:
         """Change, disable or enable a webhook endpoint."""
-        services = info.context.services
-        networks = services.settings.webhook_allow_networks
+        session, actor, services = context.session, context.actor, context.services
+        networks, rules = services.settings.webhook_allow_networks, _rules(context.info)
+        changes = given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS)
+        endpoint = await endpoints.update_endpoint(
+            session, actor, services.keyring, networks, input.webhook_endpoint_id, changes, rules
+        )
+        return {"webhook_endpoint": endpoint}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            changes = given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS)
-            endpoint = await endpoints.update_endpoint(
-                session, actor, services.keyring, networks, input.webhook_endpoint_id, changes, _rules(info)
-            )
-            return {"webhook_endpoint": endpoint}
-
-        return await mutate(info, input, UpdateWebhookEndpointPayload, run)
-
-    @strawberry.mutation
+    @mutation(deleted_id=strawberry.ID)
     async def delete_webhook_endpoint(
-        self,
-        info: Info,
-        input: DeleteWebhookEndpointInput,
-    ) -> DeleteWebhookEndpointPayload | None:
+        self, context: MutationContext, input: DeleteWebhookEndpointInput
+    ) -> Result:
         """Delete a webhook endpoint; deliveries that wait for it are cancelled, and all stay to be looked at."""
+        session, actor = context.session, context.actor
+        return {"deleted_id": await endpoints.delete(session, actor, input.webhook_endpoint_id)}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await endpoints.delete(session, actor, input.webhook_endpoint_id)}
-
-        return await mutate(info, input, DeleteWebhookEndpointPayload, run)
-
-    @strawberry.mutation
+    @mutation(RotateWebhookSecretPayload)
     async def rotate_webhook_secret(
-        self,
-        info: Info,
-        input: RotateWebhookSecretInput,
-    ) -> RotateWebhookSecretPayload | None:
+        self, context: MutationContext, input: RotateWebhookSecretInput
+    ) -> Result:
         """Give a webhook endpoint a new secret and key pair; the old ones sign as well for overlapSeconds
         more."""
-        keyring = info.context.services.keyring
+        session, actor, keyring = context.session, context.actor, context.services.keyring
+        endpoint, secret = await endpoints.rotate_secret(
+            session, actor, keyring, input.webhook_endpoint_id, input.overlap_seconds
+        )
+        return {"webhook_endpoint": endpoint, "secret": secret}
 
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            endpoint, secret = await endpoints.rotate_secret(
-                session, actor, keyring, input.webhook_endpoint_id, input.overlap_seconds
-            )
-            return {"webhook_endpoint": endpoint, "secret": secret}
-
-        return await mutate(info, input, RotateWebhookSecretPayload, run)
-
-    @strawberry.mutation
-    async def send_test_event(self, info: Info, input: SendTestEventInput) -> SendTestEventPayload | None:
+    @mutation(delivery=_LazyDelivery)
+    async def send_test_event(self, context: MutationContext, input: SendTestEventInput) -> Result:
         """Send the catalogue's example: by the endpoint's selection if it has one, to which the objects that the
         example names are not there; id evt_test_…, sequence 0, "test": true, outside the log and the streams."""
-
-        async def run(session: Any, actor: Actor) -> dict[str, Any]:
-            endpoint = await endpoints.load_enabled(session, actor, input.webhook_endpoint_id)
-            return {"delivery": await deliveries.send_test(session, WEBHOOK, endpoint, input.type.value)}
-
-        return await mutate(info, input, SendTestEventPayload, run)
+        session = context.session
+        endpoint = await endpoints.load_enabled(session, context.actor, input.webhook_endpoint_id)
+        return {"delivery": await deliveries.send_test(session, WEBHOOK, endpoint, input.type.value)}
 
 
 def _rules(info: Info) -> dict[str, Rule]:
