@@ -45,6 +45,7 @@ from app.graphql.bounds.introspection import (
     most_values,
 )
 from app.graphql.bounds.limits import Limits, check_shape
+from app.graphql.bounds.page_sizes import require_page_sizes
 from app.graphql.bounds.plain_values import require_plain_literals, require_storable
 from app.graphql.bounds.secret_fields import secret_fields
 from app.graphql.bounds.validation import parse_document, validate_document
@@ -274,20 +275,26 @@ class Engine:
         except QueryTooComplex as error:
             raise RequestErrors.of(error) from None
         if cost > prepared.cost_limit:
-            raise RequestErrors.of(
-                QueryTooComplex(
-                    f"This may bring back {cost} rows; at most {prepared.cost_limit} are allowed. "
-                    "Ask for smaller pages.",
-                    cost=cost,
-                    limit=prepared.cost_limit,
-                )
-            )
+            raise RequestErrors.of(_too_costly(prepared, executor.variable_values.coerced, cost))
         return executor, cost
 
 
 def dumps(response: dict[str, Any]) -> bytes:
     """The response as JSON."""
     return orjson.dumps(response)
+
+
+def _too_costly(prepared: PreparedOperation, variables: Mapping[str, Any], cost: int) -> ApiError:
+    """The error for an operation over its limit: that of a page's size where one is wrong, else of the cost."""
+    try:
+        require_page_sizes(prepared.document, variables)
+    except BadUserInput as error:
+        return error
+    return QueryTooComplex(
+        f"This may bring back {cost} rows; at most {prepared.cost_limit} are allowed. Ask for smaller pages.",
+        cost=cost,
+        limit=prepared.cost_limit,
+    )
 
 
 def _response(result: Any, document: DocumentNode) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from sqlalchemy import ColumnElement, Select, and_, func
 
 from app.core.errors import BadUserInput
 from app.core.ids import is_id
+from app.graphql.bounds.page_sizes import DEFAULT_PAGE, require_page_size
 from app.graphql.context import Context, Info
 from app.graphql.nodes import prefix_of
 
 T = TypeVar("T")
-DEFAULT_PAGE, MAX_PAGE = 20, 100
 
 
 @strawberry.type
@@ -138,8 +138,8 @@ def page_request(
     if first is not None and last is not None:
         raise BadUserInput("Give first or last, not both.", field=["last"])
     for name, value in (("first", first), ("last", last)):
-        if value is not None and not 1 <= value <= MAX_PAGE:
-            raise BadUserInput(f"{name} must be 1 to {MAX_PAGE}, got {value}.", field=[name])
+        if value is not None:
+            require_page_size(name, value)
     limit = first if first is not None else last if last is not None else DEFAULT_PAGE
     return PageRequest(
         limit=limit,

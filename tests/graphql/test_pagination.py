@@ -282,3 +282,33 @@ async def test_a_meter_of_several_consents_is_on_each_page_once(world: World) ->
     nodes = (await world.data(query, key=account.key))["hostedConsents"]["nodes"]
     expected = {"nodes": [{"id": one["id"]} for one in meters[:2]], "pageInfo": {"hasNextPage": True}}
     assert [one["meters"] for one in nodes] == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [
+        ("{ customers(first: 1000) { nodes { id } } }", {}),
+        ("{ customers(first: 1000) { nodes { meters(first: 1000) { nodes { id } } } } }", {}),
+        ("{ customers(first: 100) { nodes { meters(first: 1000) { nodes { id } } } } }", {}),
+        (
+            "query ($n: Int) { customers(first: $n) { nodes { meters(first: $n) { nodes { id } } } } }",
+            {"n": 1000},
+        ),
+    ],
+    ids=["alone", "nested", "inside", "variable"],
+)
+async def test_a_page_that_is_too_large_is_told_before_its_cost(
+    world: World, query: str, variables: dict[str, Any]
+) -> None:
+    account = await customers(world, "a")
+    [error] = (await world.ask(query, variables, key=account.key))["errors"]
+    advice = "for more, give after the endCursor of pageInfo"
+    assert error["message"] == f"first must be 1 to 100, got 1000; {advice}."
+    assert error["extensions"] == {"code": "BAD_USER_INPUT", "field": ["first"]}
+    [error] = (await world.ask("{ customers(last: 101) { nodes { id } } }", key=account.key))["errors"]
+    assert (
+        error["message"]
+        == "last must be 1 to 100, got 101; for more, give before the startCursor of pageInfo."
+    )
+    [error] = (await world.ask("{ customers(first: 0) { nodes { id } } }", key=account.key))["errors"]
+    assert error["message"] == "first must be 1 to 100, got 0."

@@ -18,7 +18,6 @@ from graphql import (
     GraphQLObjectType,
     GraphQLSchema,
     InlineFragmentNode,
-    IntValueNode,
     OperationDefinitionNode,
     SelectionNode,
     SelectionSetNode,
@@ -35,8 +34,8 @@ from graphql.language import SKIP
 
 from app.core.errors import QueryTooComplex
 from app.core.lru import WeightedLru
+from app.graphql.bounds.page_sizes import DEFAULT_PAGE, MAX_PAGE, page_size
 
-DEFAULT_PAGE, MAX_PAGE = 20, 100
 # Pages multiply beyond any number. All clients read numbers up to this one from JSON exactly.
 MAX_COST = 2**53 - 1
 # Lists that are not connections are short, but an account may have a page full of keys.
@@ -180,13 +179,8 @@ class _Count:
     def _page_size(self, node: FieldNode) -> int:
         for argument in node.arguments or ():
             if argument.name.value in ("first", "last"):
-                value = argument.value
-                size: Any = None
-                if isinstance(value, IntValueNode):
-                    size = int(value.value[:9])
-                elif isinstance(value, VariableNode):
-                    size = self._variables.get(value.name.value)
-                if isinstance(size, int):
+                size = page_size(argument.value, self._variables)
+                if size is not None:
                     return min(max(size, 0), MAX_PAGE)
         return DEFAULT_PAGE
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from app.outbound.attempt import Attempt, AttemptOutcome, AttemptTimer
 from app.outbound.mail.dkim import Dkim
-from app.outbound.mail.mime import signed_bytes
+from app.outbound.mail.mime import file_bytes
 
 _FILE_CHARACTERS: Final = re.compile(r"[^A-Za-z0-9@_.-]+")
 
@@ -26,7 +26,7 @@ class FolderMailer:
         """Write the mail. An error of the disk is CONNECTION, which is tried again."""
         timer = AttemptTimer()
         name = _FILE_CHARACTERS.sub("_", str(message["Message-ID"]).strip("<>")).lstrip(".")[:200]
-        content = await signed_bytes(message, self._signer)
+        content = await asyncio.to_thread(file_bytes, message, self._signer)
         try:
             await asyncio.to_thread(_write_whole, self._folder / f"{name}.eml", content)
         except OSError as error:

@@ -5,11 +5,12 @@ from typing import Any
 import orjson
 import pytest
 
+from app.core.ids import new_id
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.metadata import METADATA
 from app.delivery.queue.models import Replay
 from app.delivery.queue.replay_worker import ReplayWorker
-from tests.accounts.state import mutation
+from tests.accounts.state import mutation, unchanged
 from tests.delivery.asking import (
     URL,
     activate,
@@ -57,12 +58,13 @@ async def subjects(world: World, destination_id: str) -> list[str]:
 
 async def test_options_are_kept_and_shown_with_masked_headers(world: World) -> None:
     account = await world.account()
+    ada = await customer(world, account, "Ada")
     made = await run(
         world,
         account,
         CREATE,
         url=URL,
-        filter={"customerIds": ["cus_1"], "metadata": {"site": "north"}},
+        filter={"customerIds": [ada], "metadata": {"site": "north"}},
         headers={"Authorization": "Bearer 0123456789abcdef", "x-tenant": "7"},
         ordered=True,
         rateLimit=5,
@@ -71,7 +73,7 @@ async def test_options_are_kept_and_shown_with_masked_headers(world: World) -> N
     endpoint = made["webhookEndpoint"]
     assert endpoint["publicKey"].startswith("whpk_")
     assert endpoint["failingSince"] is None
-    assert endpoint["filter"] == {"customerIds": ["cus_1"], "meterIds": None, "metadata": {"site": "north"}}
+    assert endpoint["filter"] == {"customerIds": [ada], "meterIds": None, "metadata": {"site": "north"}}
     assert endpoint["headers"] == {"authorization": "••••cdef", "x-tenant": "••••"}
     assert (endpoint["ordered"], endpoint["rateLimit"]) == (True, 5)
     row = await endpoint_row(world, endpoint["id"])
@@ -193,15 +195,57 @@ async def test_a_subscription_has_a_filter_and_a_digest(world: World) -> None:
     made = await run(world, account, SUBSCRIBE, email="ada@example.com")
     subscription = made["emailSubscription"]
     assert (subscription["digest"], subscription["filter"]) == ("IMMEDIATE", None)
+    ada = await customer(world, account, "Ada")
     changed = await run(
         world,
         account,
         CHANGE,
         emailSubscriptionId=subscription["id"],
         digest="DAILY",
-        filter={"meterIds": ["mtr_1"]},
+        filter={"customerIds": [ada]},
     )
     assert changed["emailSubscription"]["digest"] == "DAILY"
-    assert changed["emailSubscription"]["filter"]["meterIds"] == ["mtr_1"]
+    assert changed["emailSubscription"]["filter"]["customerIds"] == [ada]
     back = await run(world, account, CHANGE, emailSubscriptionId=subscription["id"], digest=None, filter=None)
     assert (back["emailSubscription"]["digest"], back["emailSubscription"]["filter"]) == ("IMMEDIATE", None)
+
+
+async def test_a_filter_names_customers_and_meters_that_exist(world: World) -> None:
+    mine, other = await world.account(), await world.account()
+    ada, theirs = await customer(world, mine, "Ada"), await customer(world, other, "Eve")
+    number = await meter(world, mine, ada, "9999999999999")
+    wrong = {"customerIds": [ada, theirs, number, "cus_1"], "meterIds": [number, ada, new_id("mtr")]}
+    for create, values in ((CREATE, {"url": URL}), (SUBSCRIBE, {"email": "ada@example.com"})):
+        async with unchanged(world):
+            refused = await run(world, mine, create, filter=wrong, **values)
+        assert refused["userErrors"] == [
+            {"code": "NOT_FOUND", "field": ["filter", name, index], "message": message}
+            for name, index, message in (
+                ("customerIds", "1", "There is no such customer; check the id."),
+                ("customerIds", "2", "There is no such customer; check the id."),
+                ("customerIds", "3", "There is no such customer; check the id."),
+                ("meterIds", "1", "There is no such meter; check the id."),
+                ("meterIds", "2", "There is no such meter; check the id."),
+            )
+        ]
+        made = await run(world, mine, create, filter={"customerIds": [ada], "meterIds": [number]}, **values)
+        assert made["userErrors"] == []
+    both = await run(world, mine, CREATE, url="http://127.0.0.1", filter={"customerIds": [theirs]})
+    assert {one["code"] for one in both["userErrors"]} == {"URL_NOT_ALLOWED", "NOT_FOUND"}
+
+
+async def test_a_filter_keeps_a_customer_that_was_deleted(world: World) -> None:
+    account = await world.account()
+    ada, bob = await customer(world, account, "Ada"), await customer(world, account, "Bob")
+    endpoint_id = await make_endpoint(world, account, filter={"customerIds": [ada]})
+    subscription = await run(world, account, SUBSCRIBE, email="g@example.com", filter={"customerIds": [ada]})
+    await run(world, account, mutation("deleteCustomer", "deletedId"), customerId=ada)
+    for change, given in (
+        (UPDATE, {"webhookEndpointId": endpoint_id}),
+        (CHANGE, {"emailSubscriptionId": subscription["emailSubscription"]["id"]}),
+    ):
+        changed = await run(world, account, change, filter={"customerIds": [ada, bob]}, **given)
+        assert changed["userErrors"] == []
+        await run(world, account, change, filter={"customerIds": [bob]}, **given)
+        refused = await run(world, account, change, filter={"customerIds": [bob, ada]}, **given)
+        assert [one["field"] for one in refused["userErrors"]] == [["filter", "customerIds", "1"]]

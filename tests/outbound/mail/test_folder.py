@@ -24,6 +24,18 @@ async def test_the_folder_keeps_each_mail_once(tmp_path: Path) -> None:
     assert found.get_payload(0).get_payload() == "second\r\n"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", ["Bright Energy", "Énergie Vive 漢字"])
+async def test_links_are_whole_lines_of_the_file(tmp_path: Path, name: str) -> None:
+    link = "http://127.0.0.1:8000/email-subscriptions/confirm/vw_confirm_" + "x=" * 200
+    attempt = await FolderMailer(tmp_path).send(mail(f"{name} asks:\n{link}\n"), FROM, TO)
+    assert attempt.outcome is AttemptOutcome.SUCCEEDED
+    (path,) = tmp_path.iterdir()
+    assert {f"{name} asks:", link} <= set(path.read_text().splitlines())
+    found = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+    (plain, _) = found.iter_parts()
+    assert plain.get_content().replace("\r\n", "\n") == f"{name} asks:\n{link}\n"
+
+
 @pytest.mark.parametrize("local", ["../../etc/passwd", "..", "a/b\\c", "x" * 300])
 async def test_no_message_id_leaves_the_folder(tmp_path: Path, local: str) -> None:
     message = mail()

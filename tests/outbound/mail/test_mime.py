@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.outbound.mail.dkim import Dkim, DkimError, load_dkim
-from app.outbound.mail.mime import build_message, mail_bytes, plain_address
+from app.outbound.mail.mime import build_message, file_bytes, mail_bytes, plain_address
 
 LINK = "https://voltwire.example/email-subscriptions/unsubscribe/" + "t" * 200
 ALL_HEADERS = {
@@ -124,6 +124,22 @@ def test_the_bytes_are_ascii_lines_that_every_server_takes() -> None:
     assert b"\n" not in content.replace(b"\r\n", b"")
     assert b"\r" not in content.replace(b"\r\n", b"")
     assert max(map(len, content.split(b"\r\n"))) <= 998
+
+
+@pytest.mark.parametrize(("length", "is_whole"), [(998, True), (999, False)])
+def test_a_link_is_a_whole_line_as_long_as_servers_take_it(length: int, is_whole: bool) -> None:
+    link = "https://voltwire.example/".ljust(length, "=")
+    content = mail_bytes(mail(text=f"Confirm:\n{link}\n", html=f'<a href="{link[:900]}">Confirm</a>'))
+    assert (link.encode() in content.split(b"\r\n")) == is_whole
+    assert f'<a href="{link[:900]}">Confirm</a>'.encode() in content
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    part = next(iter(email.message_from_bytes(content, policy=email.policy.default).iter_parts()))
+    assert content_of(part) == f"Confirm:\n{link}\n"
+
+
+@given(text=st.text(max_size=300), html=st.text(max_size=300))
+def test_dkim_of_a_mail_in_a_file_is_verified(text: str, html: str) -> None:
+    assert dkim.verify(file_bytes(mail(text=text, html=html), signer()), dnsfunc=dns_of(KEY))
 
 
 def test_text_comes_through() -> None:

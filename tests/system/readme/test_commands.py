@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 from playwright.async_api import Page
 
 from app.events.catalogue import catalogue
+from tests.operators import fresh_key
 from tests.services.postgres import find_bin
 from tests.services.receiver import Receiver
 from tests.system.clients import Api
@@ -291,6 +293,39 @@ async def test_a_backup_of_postgresql_has_everything(migrated_postgres_url: str,
     assert b"TABLE DATA public events " in listed
 
 
+async def test_a_first_message_with_a_key_or_a_token(newcomer: Newcomer) -> None:
+    async with Api(newcomer.url, newcomer.key) as api:
+        token = (await api.mutate("createStreamToken", "token"))["token"]
+    newcomer.deployment.secrets.append(token)
+    (messages,) = [text for language, text in BLOCKS["First subscription"] if language == "json"]
+    with_key, with_token = messages.splitlines()
+    for message in (with_key.replace("vw_live_…", newcomer.key), with_token.replace("vw_stream_…", token)):
+        async with websockets.connect(
+            newcomer.deployment.apis[0].socket_url,
+            subprotocols=[websockets.Subprotocol("graphql-transport-ws")],
+            proxy=None,
+        ) as connection:
+            await connection.send(message)
+            assert json.loads(await connection.recv()) == {"type": "connection_ack"}
+
+
+async def test_paging(served: Deployment) -> None:
+    (first, following) = [text for language, text in BLOCKS["Paging"] if language == "graphql"]
+    (empty,) = [text for language, text in BLOCKS["Paging"] if language == "json"]
+    async with Api(served.apis[0].url, await fresh_key(served)) as api:
+        assert await api.data(first) == json.loads(empty)
+        for name in "abc":
+            await api.mutate("createCustomer", "customer { id }", name=name, email=f"{name}@example.test")
+        page = (await api.data(first))["customers"]
+        names = [one["name"] for one in page["nodes"]]
+        assert page["pageInfo"]["hasNextPage"]
+        after = page["pageInfo"]["endCursor"]
+        page = (await api.data(following, after=after))["customers"]
+        assert [*names, *(one["name"] for one in page["nodes"])] == ["a", "b", "c"]
+        assert not page["pageInfo"]["hasNextPage"]
+        assert await api.data(following, after=page["pageInfo"]["endCursor"]) == json.loads(empty)
+
+
 async def test_first_webhook(newcomer: Newcomer, receiver: Receiver) -> None:
     url = "https://hooks.acme.example/voltwire"
     made = await newcomer.answer(newcomer.command("First webhook", 0, **{url: receiver.url("/voltwire")}))
@@ -325,6 +360,13 @@ async def test_first_mail(newcomer: Newcomer) -> None:
         await asyncio.sleep(0)
     (mail,) = written
     assert mail["Subject"] == "Confirm: mails about events of Acme Energy"
+    page = f"{newcomer.url}/email-subscriptions/confirm/"
+    (link,) = [
+        line for one in folder.glob("*.eml") for line in one.read_text().splitlines() if line.startswith(page)
+    ]
+    text = mail.get_body(("plain",))
+    assert text is not None
+    assert link in text.get_content().splitlines()
 
 
 async def test_catalogue_and_probes_need_no_key(served: Deployment) -> None:

@@ -1,24 +1,19 @@
 """Email subscriptions in GraphQL."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
 
 import strawberry
 
-from app.core.validation import Rule
 from app.delivery.destinations.email import subscriptions
 from app.delivery.destinations.email.models import Digest, EmailSubscriptionStatus
 from app.delivery.destinations.email.models import EmailSubscription as EmailSubscriptionRow
-from app.delivery.graphql.shared import DestinationFilter, DestinationFilterInput, stored_filter
+from app.delivery.graphql.shared import DestinationFilter, DestinationFilterInput, filter_rule
 from app.graphql.compiled.declare import computed
 from app.graphql.inputs import given
 from app.graphql.mutations import MutationContext, Result, mutation
 from app.graphql.nodes import Node, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
-
-_RULES: Final[Mapping[str, Rule]] = {"filter": stored_filter}
 
 for kind in (Digest, EmailSubscriptionStatus):
     strawberry.enum(kind)
@@ -106,7 +101,8 @@ class EmailSubscriptionMutations:
         """Ask an address to take events by mail; an account has 1,000 subscriptions at most."""
         session, actor, links = context.session, context.actor, context.services.mail_links
         values = given(input, "email", "description", "event_types", "filter", "digest")
-        created = await subscriptions.create(session, actor, links, checks=_RULES, **values)
+        rules = {"filter": await filter_rule(session, actor, input, EmailSubscriptionRow)}
+        created = await subscriptions.create(session, actor, links, checks=rules, **values)
         return {"email_subscription": created}
 
     @mutation(email_subscription=EmailSubscription)
@@ -116,7 +112,9 @@ class EmailSubscriptionMutations:
         """Change an email subscription."""
         session, actor = context.session, context.actor
         changes = given(input, "description", "event_types", "filter", "digest")
-        changed = await subscriptions.update(session, actor, input.email_subscription_id, changes, _RULES)
+        identifier = input.email_subscription_id
+        rules = {"filter": await filter_rule(session, actor, input, EmailSubscriptionRow, identifier)}
+        changed = await subscriptions.update(session, actor, identifier, changes, rules)
         return {"email_subscription": changed}
 
     @mutation(deleted_id=strawberry.ID)

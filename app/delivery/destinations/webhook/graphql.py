@@ -18,7 +18,7 @@ from app.delivery.graphql.shared import (
     WITHOUT_BODIES,
     DestinationFilter,
     DestinationFilterInput,
-    stored_filter,
+    filter_rule,
 )
 from app.delivery.queue import deliveries
 from app.delivery.queue.models import Delivery, DeliveryStatus
@@ -244,7 +244,8 @@ class WebhookMutations:
     ) -> Result:
         """Make a webhook endpoint, which gets the events from now on; an account has 100 at most."""
         session, actor, services = context.session, context.actor, context.services
-        networks, rules = services.settings.webhook_allow_networks, _rules(context.info)
+        networks = services.settings.webhook_allow_networks
+        rules = _rules(context.info, await filter_rule(session, actor, input, WebhookEndpointRow))
         values = given(input, "url", "description", "event_types", *ENDPOINT_OPTIONS)
         endpoint, secret = await endpoints.create(
             session, actor, services.keyring, networks, checks=rules, **values
@@ -257,10 +258,11 @@ class WebhookMutations:
     ) -> Result:
         """Change, disable or enable a webhook endpoint."""
         session, actor, services = context.session, context.actor, context.services
-        networks, rules = services.settings.webhook_allow_networks, _rules(context.info)
+        networks, identifier = services.settings.webhook_allow_networks, input.webhook_endpoint_id
+        rules = _rules(context.info, await filter_rule(session, actor, input, WebhookEndpointRow, identifier))
         changes = given(input, "url", "description", "event_types", "status", *ENDPOINT_OPTIONS)
         endpoint = await endpoints.update_endpoint(
-            session, actor, services.keyring, networks, input.webhook_endpoint_id, changes, rules
+            session, actor, services.keyring, networks, identifier, changes, rules
         )
         return {"webhook_endpoint": endpoint}
 
@@ -293,10 +295,10 @@ class WebhookMutations:
         return {"delivery": await deliveries.send_test(session, WEBHOOK, endpoint, input.type.value)}
 
 
-def _rules(info: Info) -> dict[str, Rule]:
+def _rules(info: Info, filter: Rule) -> dict[str, Rule]:
     """The rules that turn a filter and a selection into their stored form."""
     return {
-        "filter": stored_filter,
+        "filter": filter,
         "selection": lambda value: (
             None if value is None else payload_selection.checked_selection(_engine(info), value)
         ),
