@@ -45,6 +45,7 @@ class Sizes:
     write_meters: int = 100
     single_events: int = 40
     soak_minutes: float = 7
+    soak_customers: int = 10_000
 
 
 FULL = Sizes()
@@ -75,6 +76,7 @@ QUICK = Sizes(
     write_meters=10,
     single_events=5,
     soak_minutes=1 / 3,
+    soak_customers=200,
 )
 # Of the smallest figures two pairs and a warm-up show that it works.
 QUICK_AGAINST = replace(QUICK, rounds=2, pairs=2, load_seconds=0.1, half_hours=480, waiting=1000, burst=60)

@@ -57,7 +57,7 @@ async def run_soak(run: Run) -> None:
         voltwire(run.checkout, run.cores) as product,
         Api(product) as api,
     ):
-        visitors = await Visitors.prepared(api, product, receiver)
+        visitors = await Visitors.prepared(api, product, receiver, run.sizes.soak_customers)
         run.report.progress(f"{visitors.sentence()}, for {minutes:g} minutes")
         try:
             looks = await observed(product, visitors, minutes)

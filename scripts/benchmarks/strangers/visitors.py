@@ -25,6 +25,8 @@ from tests.services.ports import free_port
 SOCKETS, STREAMS = 60, 15
 # Of each kind, so many a second.
 CHANGES, QUERIES, STRANGERS = 5, 10, 10
+# As many read at once as the server has connections that read.
+READERS = 12
 STAY_SECONDS = (0.5, 8.0)
 PROTOCOL: Any = "graphql-transport-ws"
 REFUSED = (200, 401, 429)
@@ -44,7 +46,14 @@ class Visitors:
         self.ended: asyncio.Future[None]
 
     @classmethod
-    async def prepared(cls, api: Api, product: Product, receiver: Receiver) -> "Visitors":
+    async def prepared(cls, api: Api, product: Product, receiver: Receiver, customers: int) -> "Visitors":
+        """Visitors of an account with that many customers, each with a meter.
+
+        All of them are read once by each of the server's connections: with an empty database the pages that these
+        keep would grow for an hour.
+        """
+        await api.meters(await api.customers(customers))
+        await asyncio.gather(*[all_read(api) for _ in range(READERS)])
         await api.endpoint(receiver.url)
         await api.endpoint(f"http://127.0.0.1:{free_port()}/nobody")
         return cls(api, product, receiver, await api.metered_customer(20))
@@ -186,6 +195,17 @@ class Visitors:
             return
         (customer,) = await self.api.customers(1)
         await self.api.mutate("createMeter", "meter { id }", {"customerId": customer, "number": mpan(number)})
+
+
+async def all_read(api: Api) -> None:
+    """Read all meters with their customers, and the events beside them."""
+    query = (
+        "query($at: String) { meters(first: 100, after: $at) { pageInfo { endCursor hasNextPage } nodes { id number"
+        " customer { id name email } } } events(first: 100) { nodes { id sequence } } }"
+    )
+    page: dict[str, Any] = {"endCursor": None, "hasNextPage": True}
+    while page["hasNextPage"]:
+        page = (await api.run(query, {"at": page["endCursor"]}))["meters"]["pageInfo"]
 
 
 def wrong_key() -> str:
