@@ -19,7 +19,7 @@ from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Forbidden, Refusal, not_found
 from app.customers import actions as customers
-from app.db.database import announce
+from app.db.scripts import announce
 from app.events import log
 from app.outbound.mail import addresses
 from app.outbound.mail.link_tokens import MailLinks

@@ -8,8 +8,9 @@ from app.accounts import actions
 from app.accounts.graphql import Account, ApiKey, User
 from app.accounts.models import UserRole
 from app.auth.actor import Scope
+from app.graphql.idempotency import Result
 from app.graphql.inputs import given
-from app.graphql.mutations import MutationContext, Result, UserError, mutation
+from app.graphql.mutations import MutationContext, UserError, mutation
 
 
 @strawberry.input

@@ -8,7 +8,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, false
+from sqlalchemy import ColumnElement, Select, bindparam, false
 
 from app.core.errors import Forbidden
 
@@ -76,6 +76,33 @@ class AccountWide:
     def seen_by(cls, actor: Actor) -> ColumnElement[bool]:
         mine: ColumnElement[bool] = cls.account_id == actor.account_id
         return mine if actor.sees_whole_account else false()
+
+
+_ACCOUNT, _CUSTOMER, _CONSENT = "actor_account", "actor_customer", "actor_consent"
+
+
+class Scoped:
+    """A statement that `visible` limits, built once for each kind of actor; the ids of an actor are parameters."""
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+        self._by_kind: dict[tuple[bool, bool], Select[Any]] = {}
+
+    def by(self, actor: Actor, **parameters: Any) -> tuple[Select[Any], dict[str, Any]]:
+        """The statement for this actor, with its parameters."""
+        kind = (actor.customer_id is not None, actor.consent_id is not None)
+        statement = self._by_kind.get(kind)
+        if statement is None:
+            names: Any = (
+                bindparam(_ACCOUNT),
+                bindparam(_CUSTOMER) if kind[0] else None,
+                bindparam(_CONSENT) if kind[1] else None,
+            )
+            account, customer, consent = names
+            viewer = Actor(account, frozenset(), customer_id=customer, consent_id=consent)
+            statement = self._by_kind[kind] = visible(self.statement, viewer)
+        ids = {_ACCOUNT: actor.account_id, _CUSTOMER: actor.customer_id, _CONSENT: actor.consent_id}
+        return statement, ids | parameters
 
 
 def visible(statement: S, actor: Actor) -> S:

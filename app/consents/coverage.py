@@ -6,7 +6,7 @@ effective consent is the valid one with the latest expiry, else the one decided 
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, case, or_
 from sqlalchemy.orm import aliased
@@ -14,8 +14,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentStatus, Decision, HostedConsent
-from app.db.database import run_script
 from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.rows import Table
 from app.db.types import UtcDateTime
 from app.meters.enums import MeterStatus
 from app.meters.models import Meter, MeterFlags
@@ -73,7 +73,7 @@ def effective_consent_id(meter_id: ColumnElement[Any], at: Any) -> Any:
     )
 
 
-def ranked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
+def ranked_consents(meter_ids: Any, at: Any) -> Select[Any]:
     """Selects (meter id, consent), each meter's effective consent first."""
     return (
         select(col(ConsentMeter.meter_id), HostedConsent)  # type: ignore[return-value]
@@ -83,37 +83,36 @@ def ranked_consents(meter_ids: Sequence[str], at: datetime) -> Select[Any]:
     )
 
 
-async def effective_consents(
-    session: AsyncSession, meter_ids: Sequence[str], at: datetime
-) -> dict[str, HostedConsent]:
+_METERS: Final[Any] = bindparam("meter_ids", expanding=True)
+_AT: Final[Any] = bindparam("at", type_=UtcDateTime())
+_CONSENTS: Final = Table(HostedConsent)
+_RANKED: Final = ranked_consents(_METERS, _AT).with_only_columns(
+    col(ConsentMeter.meter_id), *_CONSENTS.columns
+)
+_WITH_VALID: Final = (
+    select(col(ConsentMeter.meter_id))
+    .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
+    .where(col(ConsentMeter.meter_id).in_(_METERS), HostedConsent.in_force(_AT))
+)
+
+
+def effective_consents(meter_ids: Sequence[str], at: datetime) -> Script[dict[str, HostedConsent]]:
     """Effective consents by meter id; meters without a consent are absent."""
     best: dict[str, HostedConsent] = {}
-    for meter_id, consent in await session.execute(ranked_consents(meter_ids, at)):
-        best.setdefault(meter_id, consent)
+    for meter_id, *consent in (yield _RANKED, _of_meters(meter_ids, at)):
+        if meter_id not in best:
+            best[meter_id] = _CONSENTS.row(consent)
     return best
 
 
-async def meters_with_valid_consent(
-    session: AsyncSession, meter_ids: Sequence[str], at: datetime
-) -> set[str]:
+def meters_with_valid_consent(meter_ids: Sequence[str], at: datetime) -> Script[set[str]]:
     """Ids of the given meters that have a valid consent."""
-    return await run_script(session, _with_valid(list(meter_ids), at))
-
-
-def _with_valid(meter_ids: list[str], at: datetime) -> Script[set[str]]:
-    found = yield _WITH_VALID, {"meter_ids": pad_to_power_of_two(meter_ids), "at": at}
+    found = yield _WITH_VALID, _of_meters(meter_ids, at)
     return {meter_id for (meter_id,) in found}
 
 
-# Built once: it runs for every recorded reading, and building it takes longer than executing it.
-_WITH_VALID = (
-    select(col(ConsentMeter.meter_id))
-    .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
-    .where(
-        col(ConsentMeter.meter_id).in_(bindparam("meter_ids", expanding=True)),
-        HostedConsent.in_force(bindparam("at", type_=UtcDateTime())),
-    )
-)
+def _of_meters(meter_ids: Sequence[str], at: datetime) -> dict[str, Any]:
+    return {"meter_ids": pad_to_power_of_two(list(meter_ids)), "at": at}
 
 
 def status(meter: Meter | MeterFlags, consent: HostedConsent | Decision | None, at: datetime) -> MeterStatus:

@@ -20,6 +20,7 @@ from app.consents.terms import PAGE_VERSION, Terms
 from app.core import clock, validation
 from app.core.errors import ErrorCode, Refusal
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.events import log
 from app.meters import actions as meters
 
@@ -171,7 +172,7 @@ async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) 
     """Creates missing meters, approves, links the meters and appends the event, in this order."""
     await session.flush()
     customer = await customers.load(session, actions.token_holder(consent), consent.customer_id)
-    await meters.find_or_create(session, consent.account_id, customer, consent.meter_numbers)
+    await run_script(session, meters.find_or_create(session, customer, consent.meter_numbers))
     consent.approve(at)
     await session.flush()
     await coverage.link_meters(session, consent)

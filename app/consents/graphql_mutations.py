@@ -10,8 +10,9 @@ from app.auth.actor import Actor
 from app.consents import actions, decisions
 from app.consents.graphql import HostedConsent
 from app.consents.models import ConsentFlowType, ConsentMethod
+from app.graphql.idempotency import Result
 from app.graphql.inputs import given
-from app.graphql.mutations import MutationContext, Result, mutation
+from app.graphql.mutations import MutationContext, mutation
 
 
 @strawberry.input

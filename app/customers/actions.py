@@ -1,11 +1,15 @@
-"""Actions on customers: load the row, apply the rule, append the event. Each takes a session and never commits."""
+"""Actions on customers: load the row, apply the rule, append the event. None commits.
+
+Most are scripts, which take their transaction; `delete` takes a session.
+"""
 
 from typing import Any, Final
 
-from sqlmodel import col, func, select
+from sqlalchemy import bindparam, func, select
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor, visible
+from app.auth.actor import Actor, Scoped, visible
 from app.auth.authenticate import CredentialsChanged
 from app.consents.models import HostedConsent
 from app.core import clock, validation
@@ -13,8 +17,11 @@ from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, not_found
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
-from app.db.database import announce, secure_delete
+from app.db.database import secure_delete
 from app.db.idempotency import redact_successes
+from app.db.raw_statements import Script
+from app.db.rows import Table
+from app.db.scripts import InTransaction, announce
 from app.delivery.queue import erasure
 from app.events import log
 from app.meters.models import Meter
@@ -30,9 +37,20 @@ _CHANGES: dict[str, Any] = {
     "labels": lambda value: value or {},
 }
 
+CUSTOMERS: Final = Table(Customer)
+_FIND: Final = Scoped(select(*CUSTOMERS.columns).where(col(Customer.id) == bindparam("wanted_id")))
+# Transactions that do not lock the customer may still write rows that refer to it.
+_LOCK: Final = Scoped(_FIND.statement.with_for_update(key_share=True))
+_UPDATE: Final = CUSTOMERS.updating(*_CHANGES, "updated_at")
+_OTHER_WITH_EMAIL: Final = select(col(Customer.id)).where(
+    col(Customer.account_id) == bindparam("account_id"),
+    func.lower(col(Customer.email)) == bindparam("email"),
+    col(Customer.id) != bindparam("id"),
+)
 
-async def create(
-    session: AsyncSession,
+
+def create(
+    transaction: InTransaction,
     actor: Actor,
     *,
     name: str,
@@ -40,24 +58,25 @@ async def create(
     address: str | None = None,
     logo_url: str | None = None,
     labels: dict[str, str] | None = None,
-) -> Customer:
+) -> Script[Customer]:
     given = {"name": name, "email": email, "address": address, "logo_url": logo_url, "labels": labels}
-    customer = Customer(account_id=actor.account_id, **validation.validate_changes(_CHANGES, given))
-    await _require_unique_email(session, customer)
-    session.add(customer)
-    await session.flush()
-    log.append(session, actor.account_id, CustomerCreated.of(customer))
+    valid = validation.validate_changes(_CHANGES, given)
+    customer = CUSTOMERS.new(account_id=actor.account_id, **valid)
+    yield from _require_unique_email(customer)
+    yield from CUSTOMERS.insert([customer])
+    log.append(transaction, actor.account_id, CustomerCreated.of(customer))
     return customer
 
 
-async def update(session: AsyncSession, actor: Actor, customer_id: str, changes: dict[str, Any]) -> Customer:
+def update(actor: Actor, customer_id: str, changes: dict[str, Any]) -> Script[Customer]:
     """Applies the given `changes`, whose names are in `_CHANGES`."""
-    customer = await load(session, actor, customer_id, "customerId", lock=True)
+    customer = yield from find(actor, customer_id, "customerId", lock=True)
     for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(customer, attribute, value)
     if "email" in changes:
-        await _require_unique_email(session, customer)
+        yield from _require_unique_email(customer)
     customer.updated_at = clock.now()
+    yield from _UPDATE(customer)
     return customer
 
 
@@ -70,9 +89,8 @@ async def delete(
     mails to the customer's addresses remain, which the mail limits need for a day at most.
     """
     customer = await load(session, actor, customer_id, "customerId", lock=True)
-    consents = (
-        await session.exec(select(HostedConsent).where(col(HostedConsent.customer_id) == customer_id))
-    ).all()
+    theirs = select(HostedConsent).where(col(HostedConsent.customer_id) == customer_id)
+    consents = (await session.execute(theirs)).scalars().all()
     consent_ids = [consent.id for consent in consents]
     addresses = {customer.email}.union(*(consent.addresses for consent in consents))
     async with secure_delete(session):
@@ -88,16 +106,23 @@ async def delete(
     return customer_id
 
 
-async def load(
-    session: AsyncSession, actor: Actor, customer_id: str, *field: str, lock: bool = False
-) -> Customer:
-    """Loads a customer; `lock` holds off concurrent changes. Raises NOT_FOUND.
+def find(actor: Actor, customer_id: str, *field: str, lock: bool = False) -> Script[Customer]:
+    """Finds a customer; `lock` holds off concurrent changes. Raises NOT_FOUND.
 
     Creating a meter or a consent of the customer takes the lock, so that of two concurrent ones one sees the other.
     """
+    found = yield (_LOCK if lock else _FIND).by(actor, wanted_id=customer_id)
+    if not found:
+        raise not_found("customer", *field)
+    return CUSTOMERS.row(found[0])
+
+
+async def load(
+    session: AsyncSession, actor: Actor, customer_id: str, *field: str, lock: bool = False
+) -> Customer:
+    """Finds a customer as `find` does, and attaches it to the session."""
     statement = visible(select(Customer).where(col(Customer.id) == customer_id), actor)
     if lock:
-        # Transactions that do not lock the customer may still write rows that refer to it.
         statement = statement.with_for_update(key_share=True)
     customer: Customer | None = (await session.execute(statement)).scalar_one_or_none()
     if customer is None:
@@ -105,14 +130,9 @@ async def load(
     return customer
 
 
-async def _require_unique_email(session: AsyncSession, customer: Customer) -> None:
-    taken = select(col(Customer.id)).where(
-        col(Customer.account_id) == customer.account_id,
-        func.lower(col(Customer.email)) == customer.email.lower(),
-        col(Customer.id) != customer.id,
-    )
-    with session.no_autoflush:
-        if (await session.execute(taken)).first() is not None:
-            raise Refusal(
-                ErrorCode.TAKEN, "Another customer of this account has this email; use another.", "email"
-            )
+def _require_unique_email(customer: Customer) -> Script[None]:
+    mine = {"account_id": customer.account_id, "email": customer.email.lower(), "id": customer.id}
+    if (yield _OTHER_WITH_EMAIL, mine):
+        raise Refusal(
+            ErrorCode.TAKEN, "Another customer of this account has this email; use another.", "email"
+        )

@@ -12,12 +12,14 @@ from app.auth.actor import Actor, Scope
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.customers import actions, models
 from app.customers.events import CustomerCreated
+from app.db.raw_statements import Script
 from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.filters import Filter, compared, labelled
+from app.graphql.idempotency import Result
 from app.graphql.inputs import given
-from app.graphql.mutations import MutationContext, Result, UserError, mutate, mutation
+from app.graphql.mutations import ScriptContext, UserError, mutate, mutation
 from app.graphql.nodes import Node, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
@@ -132,16 +134,16 @@ class DeleteCustomerPayload:
 @strawberry.type
 class CustomerMutations:
     @mutation(customer=Customer)
-    async def create_customer(self, context: MutationContext, input: CreateCustomerInput) -> Result:
+    def create_customer(self, context: ScriptContext, input: CreateCustomerInput) -> Script[Result]:
         """Make a customer, with the event customer.created."""
         values = given(input, "name", "email", "address", "logo_url", metadata="labels")
-        return {"customer": await actions.create(context.session, context.actor, **values)}
+        return {"customer": (yield from actions.create(context.transaction, context.actor, **values))}
 
     @mutation(customer=Customer)
-    async def update_customer(self, context: MutationContext, input: UpdateCustomerInput) -> Result:
+    def update_customer(self, context: ScriptContext, input: UpdateCustomerInput) -> Script[Result]:
         """Change a customer."""
         changes = given(input, "name", "email", "address", "logo_url", metadata="labels")
-        return {"customer": await actions.update(context.session, context.actor, input.customer_id, changes)}
+        return {"customer": (yield from actions.update(context.actor, input.customer_id, changes))}
 
     @strawberry.mutation
     async def delete_customer(self, info: Info, input: DeleteCustomerInput) -> DeleteCustomerPayload | None:

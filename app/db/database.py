@@ -1,7 +1,8 @@
 """Transactions and reads, alike on SQLite and PostgreSQL.
 
-`transaction()` is the only way to write. Hooks left with `before_commit` run after the flush and just before COMMIT,
-inside the transaction: that is where the event log writes the appended events.
+There are two ways to write. `transact()` runs a whole transaction as one script, with prebuilt statements and plain
+rows; `transaction()` opens a session. Scripts left with `write_before_commit` run just before COMMIT, inside the
+transaction: that is where the event log writes the appended events.
 """
 
 import asyncio
@@ -12,15 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import CursorResult, text
+from sqlalchemy import CursorResult, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import configure_mappers
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import failpoints
 from app.core.outages import DatabaseAway, report
 from app.db import postgres, sqlite
 from app.db.engine import connect_postgres, postgres_engine, sqlite_engine
+from app.db.group_commit import GroupCommit
 from app.db.raw_statements import Readable, ReadPool, RebuiltStatement, Rows, Script, Snapshot
+from app.db.scripts import Act, ended
+from app.db.sql import Sql
 
 SQLITE_READERS: Final = 4
 """Connections of sessions that read; one more writes."""
@@ -31,7 +36,7 @@ CommitListener = Callable[[Sequence[Any]], None]
 
 
 class Database:
-    """The engines and the ways into them: `transaction()` to write, `reading()` to read one consistent state.
+    """The engines and the ways into them: `transact()` and `transaction()` to write, `reading()` to read one state.
 
     `read()` runs one reading statement, `snapshot()` a few, both without ORM objects.
     """
@@ -41,6 +46,8 @@ class Database:
         self.awaits_migration = False
         """While true the database counts as away: it does not have this version's tables yet."""
         self._listeners: list[CommitListener] = []
+        # Rows of scripts need it, and they are made without a query of the ORM's.
+        configure_mappers()
         if self.is_sqlite:
             path = self._path = url.removeprefix("sqlite:///")
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -48,16 +55,47 @@ class Database:
             self._readers = sqlite_engine(path, begin="BEGIN", pool_size=SQLITE_READERS, reads_only=True)
             self.reads: ReadPool = sqlite.ReadPool(path, self.engine.dialect)
             self._writer = asyncio.Lock()
+            # The pool's one connection, until it is closed: asking the pool costs as much as a transaction.
+            self._driver: sqlite.Connection | None = None
+            event.listen(self.engine.sync_engine, "close", self._forget_driver)
+            self._group = GroupCommit(self._writer, self._raw_writer, self.engine.dialect, self._notify)
         else:
             self.engine = postgres_engine(url, pool_size)
             self._readers = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             self.reads = postgres.ReadPool(partial(connect_postgres, url), self.engine.dialect)
+            self._scripts = postgres.Writer(self.engine)
 
     def on_commit(self, listener: CommitListener) -> None:
         """Calls `listener(items)` after every commit with announced items; its errors are logged."""
         self._listeners.append(listener)
+
+    async def transact(self, act: Act[T]) -> T:
+        """Runs a whole transaction, which `act` makes as a script: COMMIT at its end, ROLLBACK on any exception.
+
+        Its errors are SQLAlchemy's on both databases.
+        """
+        self._require_tables()
+        if self.is_sqlite:
+            return await self._group.run(act)
+        value, announced = await self._scripts.run(act)
+        if announced:
+            self._notify(announced)
+        return value
+
+    async def _raw_writer(self) -> sqlite.Connection:
+        """The one connection that writes; the caller holds its lock."""
+        if self._driver is None:
+            pooled = await self.engine.raw_connection()
+            driver = pooled.driver_connection
+            pooled.close()
+            assert isinstance(driver, sqlite.Connection)  # noqa: S101 - the engine makes no other
+            self._driver = driver
+        return self._driver
+
+    def _forget_driver(self, *_: Any) -> None:
+        self._driver = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -82,6 +120,8 @@ class Database:
             await session.flush()
             for hook in session.info.get("hooks", ()):
                 await hook(session)
+            if "endings" in session.info:
+                await run_script(session, ended(session))
             failpoints.reach("transaction.before_commit")
             await session.commit()
             failpoints.reach("transaction.committed")
@@ -132,21 +172,18 @@ class Database:
         return self.reads.snapshot()
 
     async def dispose(self) -> None:
+        if self.is_sqlite:
+            await self._group.close()
         await self.reads.dispose()
         await self._readers.dispose()
         await self.engine.dispose()
 
 
 def before_commit(session: AsyncSession, hook: Hook) -> None:
-    """Runs the hook just before this session's transaction commits; each hook once."""
+    """Runs the hook when this session's transaction is about to commit; each hook once."""
     hooks = session.info.setdefault("hooks", [])
     if hook not in hooks:
         hooks.append(hook)
-
-
-def announce(session: AsyncSession, items: Sequence[Any]) -> None:
-    """Hands the items to the `on_commit` listeners once the transaction has committed."""
-    session.info.setdefault("announced", []).extend(items)
 
 
 async def run_script(session: AsyncSession, script: Script[T]) -> T:
@@ -169,6 +206,8 @@ async def run_script(session: AsyncSession, script: Script[T]) -> T:
         while True:
             statement, parameters = next(script) if rows is None else script.send(rows)
             rows = []
+            if isinstance(statement, Sql):
+                statement = statement.on(session)
             if isinstance(parameters, Mapping) or parameters:
                 result = await session.execute(statement, parameters)
                 has_no_rows = isinstance(result, CursorResult) and not result.returns_rows

@@ -1,34 +1,41 @@
-"""Reads on PostgreSQL by asyncpg alone, which converts values as SQLAlchemy would (see `raw_statements`).
+"""Reads and scripts on PostgreSQL by asyncpg alone, which converts values as SQLAlchemy would (see `raw_statements`).
 
-No connection is pinged before its use. A statement that fails because its connection is lost is sent again over a new
-one: it has only read, and nobody has seen its rows.
+No connection that reads is pinged before its use. A reading statement that fails because its connection is lost is
+sent again over a new one: it has only read, and nobody has seen its rows.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.core import failpoints
 from app.core.outages import LOST_CONNECTION
 from app.db.raw_statements import (
     Parameters,
     Readable,
     Rows,
+    Script,
     Snapshot,
     StatementCache,
     StatementListener,
     ignore_statement,
 )
+from app.db.scripts import Act, Transaction, as_sqlalchemys, whole
+from app.db.sql import Sql
 
 AT_ONCE: Final = 5
 """Connections. A process computes on one core, which has no use for more."""
 
 BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+
+T = TypeVar("T")
 
 
 class ReadPool:
@@ -115,6 +122,77 @@ class ReadPool:
     def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().terminate()
+
+
+class Writer:
+    """Runs transactions that are one script, over connections of the engine's pool."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._statements = StatementCache(engine.dialect, converts=False)
+
+    async def run(self, act: Act[T]) -> tuple[T, Sequence[Any]]:
+        """The value of a transaction that was committed, and the items that it announces."""
+        pooled = await self._engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        transaction = Transaction(on_sqlite=False)
+        try:
+            await connection.execute("BEGIN")
+            value = await self._run_script(connection, whole(act, transaction))
+            failpoints.reach("transaction.before_commit")
+            await connection.execute("COMMIT")
+            failpoints.reach("transaction.committed")
+        except BaseException as error:
+            if await _is_rolled_back(connection, error):
+                pooled.close()
+            else:
+                pooled.invalidate()
+            raised = as_sqlalchemys(error, self._engine.dialect)
+            if raised is error:
+                raise
+            raise raised from error
+        pooled.close()
+        return value, transaction.info.get("announced", ())
+
+    async def _run_script(self, connection: asyncpg.Connection, script: Script[T]) -> T:
+        try:
+            statement, parameters = next(script)
+            while True:
+                statement, parameters = script.send(await self._execute(connection, statement, parameters))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def _execute(
+        self, connection: asyncpg.Connection, statement: Any, parameters: Parameters | Sequence[Parameters]
+    ) -> Rows:
+        if isinstance(statement, Sql):
+            statement = statement.of(on_sqlite=False)
+        if isinstance(parameters, Mapping):
+            compiled = self._statements.compiled(statement, parameters)
+            rows: Rows = await connection.fetch(compiled.text, *compiled.arguments(parameters))
+            return rows
+        if not parameters:
+            return []
+        compiled = self._statements.compiled(statement, parameters[0])
+        arguments = [compiled.arguments(one) for one in parameters]
+        if len(arguments) > 1 and not getattr(statement, "exported_columns", ()):
+            # Without rows, all executions are one round trip.
+            await connection.executemany(compiled.text, arguments)
+            return []
+        return [row for one in arguments for row in await connection.fetch(compiled.text, *one)]
+
+
+async def _is_rolled_back(connection: asyncpg.Connection, error: BaseException) -> bool:
+    """Rolls back after an error that left the connection usable."""
+    # A task that is cancelled may have been amid a statement.
+    if not isinstance(error, Exception) or isinstance(error, LOST_CONNECTION):
+        return False
+    try:
+        await connection.execute("ROLLBACK")
+    except (asyncpg.PostgresError, *LOST_CONNECTION):
+        return False
+    return True
 
 
 # A jsonb on the wire begins with the version of its format.

@@ -2,7 +2,7 @@
 
 Executing through SQLAlchemy takes several times the processor's time of the driver alone. Here a statement is compiled
 once, to its text and the conversions of its parameters. The read pools in `sqlite` and `postgres` run such statements,
-and `sqlite.Connection` runs a transaction's scripts by them.
+and scripts consist of them.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Executable, Select
 from sqlalchemy.engine import Dialect
 
+from app.db.sql import Sql
+
 VALUES_KEPT: Final = 2048
 """List values in all texts that are kept of one statement, together."""
 
@@ -26,10 +28,11 @@ StatementListener = Callable[[str], None]
 
 T = TypeVar("T")
 
-Script = Generator[tuple[Executable, Parameters | Sequence[Parameters]], Rows, T]
+Script = Generator[tuple[Executable | Sql, Parameters | Sequence[Parameters]], Rows, T]
 """Statements in sequence: the generator yields each with its parameters, and receives its rows.
 
-With a list of parameters the statement is executed for each of them, in any order. A script may run in another thread.
+With a list of parameters the statement is executed for each of them, in any order. A script may run in another thread,
+and again from its beginning where its transaction was undone.
 """
 
 

@@ -26,6 +26,7 @@ from app.db.raw_statements import (
     StatementListener,
     ignore_statement,
 )
+from app.db.sql import Sql
 
 T = TypeVar("T")
 
@@ -128,17 +129,7 @@ class Connection(aiosqlite.Connection):
         """Runs a script inside the transaction, in one round trip to the thread. Raises sqlite3.Error."""
         results: list[T] = []
         runner = self._runner = self._runner or StatementRunner(dialect)
-
-        def whole(connection: sqlite3.Connection) -> None:
-            rows: Rows | None = None
-            try:
-                while True:
-                    statement, parameters = next(script) if rows is None else script.send(rows)
-                    rows = runner.execute(connection, statement, parameters)
-            except StopIteration as end:
-                results.append(end.value)
-
-        await self.run(whole)
+        await self.run(lambda connection: results.append(runner.run(connection, script)))
         return results[0]
 
     async def run(self, work: Callable[[sqlite3.Connection], None]) -> None:
@@ -210,16 +201,28 @@ class StatementRunner:
     def __init__(self, dialect: Dialect) -> None:
         self.statements = StatementCache(dialect, converts=True)
 
+    def run(self, connection: sqlite3.Connection, script: Script[T]) -> T:
+        """Executes a script's statements. Raises sqlite3.Error."""
+        try:
+            statement, parameters = next(script)
+            while True:
+                statement, parameters = script.send(self.execute(connection, statement, parameters))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
     def execute(
         self,
         connection: sqlite3.Connection,
-        statement: Executable,
+        statement: Executable | Sql,
         parameters: Parameters | Sequence[Parameters],
     ) -> Rows:
         """The rows of a statement, or those of its executions with each of several parameters."""
         several = [parameters] if isinstance(parameters, Mapping) else parameters
         if not several:
             return []
+        if isinstance(statement, Sql):
+            statement = statement.of(on_sqlite=True)
         compiled = self.statements.compiled(statement, several[0])
         rows: list[tuple[Any, ...]] = []
         for one in several:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from sqlalchemy import (
+    BigInteger,
     CursorResult,
     Table,
     bindparam,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import NoResultFound
@@ -30,9 +32,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, visible
 from app.core import clock, failpoints
 from app.core.ids import new_id
-from app.db.database import announce, before_commit, run_script
 from app.db.raw_statements import Script
-from app.db.types import database_now
+from app.db.rows import Table as RowTable
+from app.db.scripts import InTransaction, announce, is_on_sqlite, write_before_commit
+from app.db.sql import rows
+from app.db.types import POSTGRES_NOW, UtcDateTime, database_now
 from app.events.catalogue import EventData, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
 from app.events.record_filter import RecordFilter
@@ -58,6 +62,31 @@ def _take() -> ReturningUpdate[tuple[int, datetime]]:
 _TAKE: Final = _take()
 _INSERT: Final = insert(_EVENTS)
 _INSERT_METERS: Final = insert(_METERS)
+_RECORDS: Final = RowTable(EventRecord)
+_NO_LOG: Final = "No row was found: the account has no log."
+# PostgreSQL alone takes writes within WITH. The UPDATE waits for the row's lock and then has its latest version.
+_WRITE: Final = text(f"""
+    WITH taken AS (
+        UPDATE streams SET
+            last_sequence = last_sequence + CAST(:count AS bigint),
+            last_occurred_at = greatest(last_occurred_at, {POSTGRES_NOW})
+        WHERE account_id = :account
+        RETURNING last_sequence, last_occurred_at
+    ), given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
+            place bigint, id text, type text, subject_id text, customer_id text, data jsonb, meters jsonb
+        )
+    ), written AS (
+        INSERT INTO events (account_id, sequence, id, type, occurred_at, subject_id, customer_id, data)
+        SELECT :account, last_sequence + place, id, type, last_occurred_at, subject_id, customer_id, data
+        FROM taken, given
+    ), named AS (
+        INSERT INTO event_meters (account_id, meter_id, sequence)
+        SELECT DISTINCT CAST(:account AS text), meter_id, last_sequence + place
+        FROM taken, given, jsonb_array_elements_text(meters) AS named(meter_id)
+    )
+    SELECT last_sequence, last_occurred_at FROM taken
+""").columns(last_sequence=BigInteger, last_occurred_at=UtcDateTime)  # noqa: S608 - our own words
 
 
 @dataclass(frozen=True)
@@ -75,23 +104,31 @@ async def open_stream(session: AsyncSession, account_id: str) -> None:
     await session.flush()
 
 
-def append(session: AsyncSession, account_id: str, event: EventData) -> None:
+def append(transaction: InTransaction, account_id: str, event: EventData) -> None:
     """Record the event when, and only when, this transaction commits."""
-    session.info.setdefault("events", {}).setdefault(account_id, []).append(event)
-    before_commit(session, _write)
+    transaction.info.setdefault("events", {}).setdefault(account_id, []).append(event)
+    write_before_commit(transaction, _write)
 
 
-async def _write(session: AsyncSession) -> None:
+def _write(transaction: InTransaction) -> Script[None]:
     failpoints.reach("log.before_write")
+    write_account = _write_account if is_on_sqlite(transaction) else _write_account_at_once
     # Accounts in the order of their ids, so that two transactions over the same ones cannot deadlock.
-    for account_id, events in sorted(session.info.pop("events", {}).items()):
-        await _write_account(session, account_id, events)
+    for account_id, events in sorted(transaction.info.pop("events", {}).items()):
+        new = [_New(account_id, event) for event in events]
+        last, occurred_at = yield from write_account(account_id, new)
+        for sequence, one in enumerate(new, last - len(new) + 1):
+            one.values |= {"sequence": sequence, "occurred_at": occurred_at}
+        announce(transaction, [Appended(_RECORDS.of(one.values), one.meter_ids) for one in new])
     failpoints.reach("log.written")
 
 
-async def _write_account(session: AsyncSession, account_id: str, events: list[EventData]) -> None:
-    rows: list[dict[str, Any]] = [
-        {
+class _New:
+    """An event that has no number yet."""
+
+    def __init__(self, account_id: str, event: EventData) -> None:
+        self.meter_ids = tuple(event.about_meters())
+        self.values: dict[str, Any] = {
             "account_id": account_id,
             "id": new_id("evt"),
             "type": event.type,
@@ -99,33 +136,38 @@ async def _write_account(session: AsyncSession, account_id: str, events: list[Ev
             "customer_id": event.about_customer(),
             "data": event.data(),
         }
-        for event in events
-    ]
-    meter_ids = [tuple(event.about_meters()) for event in events]
-    await run_script(session, _writing(account_id, rows, meter_ids))
-    announce(
-        session, [Appended(EventRecord(**row), named) for row, named in zip(rows, meter_ids, strict=True)]
-    )
 
 
-def _writing(
-    account_id: str, rows: list[dict[str, Any]], meter_ids: Sequence[tuple[str, ...]]
-) -> Script[None]:
-    """Write the rows, which get their numbers and their time."""
-    taken = yield _TAKE, {"account": account_id, "count": len(rows)}
+def _write_account(account_id: str, new: list[_New]) -> Script[tuple[int, datetime]]:
+    """Write the events; returns the last one's number, and their time."""
+    taken = yield _TAKE, {"account": account_id, "count": len(new)}
     if not taken:
-        raise NoResultFound("No row was found: the account has no log.")
+        raise NoResultFound(_NO_LOG)
     last, occurred_at = taken[0]
-    for sequence, row in enumerate(rows, last - len(rows) + 1):
-        row |= {"sequence": sequence, "occurred_at": occurred_at}
-    yield _INSERT, rows
+    numbered = list(enumerate(new, last - len(new) + 1))
+    yield (
+        _INSERT,
+        [{**one.values, "sequence": sequence, "occurred_at": occurred_at} for sequence, one in numbered],
+    )
     named = [
-        {"account_id": account_id, "meter_id": meter_id, "sequence": row["sequence"]}
-        for row, ids in zip(rows, meter_ids, strict=True)
-        for meter_id in dict.fromkeys(ids)
+        {"account_id": account_id, "meter_id": meter_id, "sequence": sequence}
+        for sequence, one in numbered
+        for meter_id in dict.fromkeys(one.meter_ids)
     ]
-    if named:
-        yield _INSERT_METERS, named
+    yield _INSERT_METERS, named
+    return last, occurred_at
+
+
+def _write_account_at_once(account_id: str, new: list[_New]) -> Script[tuple[int, datetime]]:
+    """The same by one statement, and so one round trip."""
+    given = [
+        {**one.values, "place": place, "meters": one.meter_ids} for place, one in enumerate(new, 1 - len(new))
+    ]
+    written = yield _WRITE, {"account": account_id, "count": len(new), "rows": rows(given)}
+    if not written:
+        raise NoResultFound(_NO_LOG)
+    last, occurred_at = written[0]
+    return last, occurred_at
 
 
 async def lock_position(session: AsyncSession, account_id: str) -> int:

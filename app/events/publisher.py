@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self
 
 import orjson
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock, failpoints
-from app.db.database import Database, announce
+from app.db.database import Database
+from app.db.scripts import InTransaction, announce
 from app.events.doorbell import Doorbell
 from app.events.log import Appended
 from app.events.models import EventRecord
@@ -34,9 +34,9 @@ class WorkDue:
     account_id: str
 
 
-def work_due(session: AsyncSession, account_id: str) -> None:
+def work_due(transaction: InTransaction, account_id: str) -> None:
     """Wake a worker once this transaction has committed, instead of at its next turn."""
-    announce(session, [WorkDue(account_id)])
+    announce(transaction, [WorkDue(account_id)])
 
 
 def channel_of(account_id: str) -> str:

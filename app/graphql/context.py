@@ -75,6 +75,8 @@ class Context:
     readings_read: int = 0
     # None where the operation is executed field by field.
     plan_cache: PlanCache | None = None
+    # The same for the payloads of mutations.
+    payload_plans: PlanCache | None = None
     _session: AsyncSession | None = None
     _snapshot: Snapshot | None = None
     _stack: AsyncExitStack | None = None

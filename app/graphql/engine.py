@@ -157,7 +157,6 @@ class Engine:
         if roots.count("__schema") > 1:
             raise QueryTooComplex("An operation may select __schema once; merge its selections.")
         kind = operation.operation
-        reads = self._compiled and kind is not OperationType.MUTATION
         introspects = not INTROSPECTION_FIELDS.isdisjoint(roots)
         return PreparedOperation(
             document,
@@ -170,7 +169,7 @@ class Engine:
                 intervals=REFUSED_INTERVALS_COST if is_stranger else INTERVALS_COST,
             ),
             cost_limit=limits.cost,
-            plan_cache=PlanCache(document, operation, cache.plans_for(query)) if reads else None,
+            plan_cache=PlanCache(document, operation, cache.plans_for(query)) if self._compiled else None,
             executor=IntrospectingExecutor if introspects else CompiledExecutor,
             is_constant=introspects
             and not operation.variable_definitions
@@ -209,6 +208,7 @@ class Engine:
         executor, cost = self._executor(prepared, variables, context, root_value)
         # Events of several documents may be executed over one context at once.
         context.plan_cache = prepared.plan_cache if prepared.operation_type == "query" else None
+        context.payload_plans = prepared.plan_cache if prepared.operation_type == "mutation" else None
         try:
             failpoints.reach(f"{prepared.operation_type}.execute")
             result = (

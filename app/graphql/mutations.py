@@ -1,42 +1,36 @@
 """Runs mutations: scope, idempotency, one transaction, refusals as `userErrors`.
 
-An action returns a dict of its payload's fields: rows, which become their GraphQL types, and plain values. With an
-`idempotencyKey`, a successful result is stored encrypted, rows and secrets included, and the same input gets it
-again for 24 hours.
+An action returns a dict of its payload's fields: rows, which become their GraphQL types, and plain values. It is a
+script, which is a whole transaction by itself, or a coroutine that is given a session.
 """
 
-import dataclasses
-import enum
-import hashlib
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-import orjson
 import strawberry
 from pydantic.alias_generators import to_pascal
-from sqlalchemy import delete
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlmodel import SQLModel, col, select
+from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, Scope
-from app.core import clock
-from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal, Refusals
-from app.db.idempotency import IdempotentMutation
-from app.graphql.context import Context, Info, Services
-from app.graphql.nodes import model_named, prefix_of, shown
+from app.db.raw_statements import Script
+from app.db.scripts import Act, InTransaction
+from app.graphql.compiled.partial import ReadyValue
+from app.graphql.compiled.payloads import compiled_payload
+from app.graphql.context import Info, Services
+from app.graphql.idempotency import Once, Result, hash_of, key_of
+from app.graphql.inputs import convert_directly
+from app.graphql.nodes import shown
 
 P = TypeVar("P")
 T = TypeVar("T")
-Result = dict[str, Any]
 Run = Callable[[AsyncSession, Actor], Awaitable[Result]]
+Attempt = Callable[[], Awaitable[tuple[Actor, Result]]]
 
-IDEMPOTENCY_WINDOW = timedelta(hours=24)
-MAX_KEY = 255
 TRIES = 3
 # PostgreSQL: serialization failure, deadlock.
 RETRIED_STATES = ("40001", "40P01")
@@ -45,16 +39,27 @@ strawberry.enum(ErrorCode)
 
 
 @dataclass(frozen=True, slots=True)
-class MutationContext:
-    """The surroundings of a mutation's action: the session of its transaction, its actor, and the request."""
-
-    session: AsyncSession
+class _Surroundings:
     actor: Actor
     info: Info
 
     @property
     def services(self) -> Services:
         return self.info.context.services
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptContext(_Surroundings):
+    """The surroundings of an action that is a script: its transaction, its actor, and the request."""
+
+    transaction: InTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class MutationContext(_Surroundings):
+    """The surroundings of an action with a session, its transaction's."""
+
+    session: AsyncSession
 
 
 @strawberry.type
@@ -75,22 +80,30 @@ def mutation(
     needs: Scope = Scope.WRITE,
     by: Callable[[AsyncSession, Any], Awaitable[Actor]] | None = None,
     **returns: Any,
-) -> Callable[[Callable[..., Awaitable[Result]]], Any]:
-    """Declares a mutation by its action, a method that takes a `MutationContext` and the input.
+) -> Callable[[Callable[..., Awaitable[Result] | Script[Result]]], Any]:
+    """Declares a mutation by its action, a method that takes its context and the input.
 
-    `returns` names the types of the action's results, from which the payload's type is made; each is null when
-    `userErrors` has entries. A payload whose fields have descriptions of their own is given as a class. `needs` is the
-    scope of the request's key; `by` finds the actor of a token in the input, which then decides instead of the key.
+    A generator is a script and takes a `ScriptContext`, a coroutine takes a `MutationContext`. `returns` names the
+    types of the action's results, from which the payload's type is made; each is null when `userErrors` has entries. A
+    payload whose fields have descriptions of their own is given as a class. `needs` is the scope of the request's key;
+    `by` finds the actor of a token in the input, which then decides instead of the key; its action is a coroutine.
     """
 
-    def declare(action: Callable[..., Awaitable[Result]]) -> Any:
+    def declare(action: Callable[..., Any]) -> Any:
         name = f"{to_pascal(action.__name__)}Payload"
         shown_as = payload or _payload_type(name, action.__module__, returns)
+        is_script = inspect.isgeneratorfunction(action)
+        convert_directly(action.__annotations__["input"])
 
         async def resolve(self: Any, info: Info, input: Any) -> Any:
-            def run(session: AsyncSession, actor: Actor) -> Awaitable[Result]:
-                return action(self, MutationContext(session, actor, info), input)
+            def script(transaction: InTransaction, actor: Actor) -> Script[Result]:
+                return action(self, ScriptContext(actor, info, transaction), input)  # type: ignore[no-any-return]
 
+            def run(session: AsyncSession, actor: Actor) -> Awaitable[Result]:
+                return action(self, MutationContext(actor, info, session), input)  # type: ignore[no-any-return]
+
+            if is_script:
+                return await _answer(info, shown_as, needs, lambda: _as_script(info, input, script))
             holder = None if by is None else lambda session: by(session, input)
             return await mutate(info, input, shown_as, run, needs, holder)
 
@@ -118,16 +131,25 @@ async def mutate(
     needs: Scope = Scope.WRITE,
     by: Callable[[AsyncSession], Awaitable[Actor]] | None = None,
 ) -> P:
-    """Runs an action and returns its payload.
+    """Runs an action with a session and returns its payload.
 
     `by` finds the actor inside the transaction, by a token in the input instead of the request's key.
     Raises Unauthenticated or Forbidden before anything is done.
     """
+    return await _answer(
+        info, payload, None if by is not None else needs, lambda: _in_session(info, input, run, by)
+    )
+
+
+async def _answer(info: Info, payload: type[P], needs: Scope | None, attempt: Callable[[], Attempt]) -> P:
+    """Makes the attempt at a mutation, again after a conflict, and returns its payload."""
     context = info.context
-    if by is None:
+    if needs is not None:
         context.viewer.require(needs)
     try:
-        actor, result = await _run(context, info.field_name, input, run, by)
+        # The account of a token in the input is known only inside the transaction.
+        account_id = "" if context.actor is None else context.actor.account_id
+        actor, result = await _retried(context.services, account_id, attempt())
     except (Refusal, Refusals) as error:
         refusals = error.refusals if isinstance(error, Refusals) else [error]
         return payload(
@@ -135,55 +157,76 @@ async def mutate(
         )  # type: ignore[call-arg]
     finally:
         await context.renew()
+    if needs is not None:
+        try:
+            # The executor takes it for the payload.
+            return cast(P, ReadyValue(await compiled_payload(context, info._raw_info, result)))
+        except Exception:  # noqa: S110 - execution field by field has the same error at its place
+            pass
     values = {
         name: shown(value, actor) if isinstance(value, SQLModel) else value for name, value in result.items()
     }
     return payload(user_errors=[], **values)  # type: ignore[call-arg]
 
 
+def _as_script(info: Info, input: Any, script: Callable[[InTransaction, Actor], Script[Result]]) -> Attempt:
+    services, actor = info.context.services, info.context.viewer
+    once = _once(info, actor, input)
+
+    def act(transaction: InTransaction) -> Script[Result]:
+        if once is None:
+            return script(transaction, actor)
+        return once.run(lambda: script(transaction, actor))
+
+    async def attempt() -> tuple[Actor, Result]:
+        return actor, await services.database.transact(act)
+
+    return attempt
+
+
+def _in_session(
+    info: Info, input: Any, run: Run, by: Callable[[AsyncSession], Awaitable[Actor]] | None
+) -> Attempt:
+    # Without a key nothing is known of the actor before the transaction.
+    key_of(input)
+
+    async def attempt() -> tuple[Actor, Result]:
+        async with info.context.services.database.transaction() as session:
+            actor = info.context.viewer if by is None else await by(session)
+            once = _once(info, actor, input)
+            if once is None:
+                return actor, await run(session, actor)
+            return actor, await once.run_in(session, lambda: run(session, actor))
+
+    return attempt
+
+
+def _once(info: Info, actor: Actor, input: Any) -> Once | None:
+    key = key_of(input)
+    if key is None:
+        return None
+    return Once(info.context.services.keyring, actor.account_id, info.field_name, key, hash_of(input))
+
+
 async def run_once(
-    services: Services,
-    actor: Actor,
-    name: str,
-    key: str | None,
-    input_hash: str,
-    act: Callable[[AsyncSession], Awaitable[Result]],
+    services: Services, actor: Actor, name: str, key: str | None, input_hash: str, act: Act[Result]
 ) -> Result:
-    """Runs the action of an HTTP route once for its idempotency key. Raises Refusal for a key with other input."""
+    """Runs the script of an HTTP route once for its idempotency key. Raises Refusal for a key with other input."""
 
-    async def whole(session: AsyncSession) -> Result:
-        return await _once(services, session, actor, name, key, lambda: input_hash, lambda: act(session))
+    def whole(transaction: InTransaction) -> Script[Result]:
+        if key is None:
+            return act(transaction)
+        return Once(services.keyring, actor.account_id, name, key, input_hash).run(lambda: act(transaction))
 
-    return await _retried(services, actor.account_id, whole)
-
-
-async def _run(
-    context: Context,
-    name: str,
-    input: Any,
-    run: Run,
-    by: Callable[[AsyncSession], Awaitable[Actor]] | None,
-) -> tuple[Actor, Result]:
-    key = _key(input)
-
-    async def whole(session: AsyncSession) -> tuple[Actor, Result]:
-        actor = await by(session) if by is not None else context.viewer
-        return actor, await _once(
-            context.services, session, actor, name, key, lambda: _hash(input), lambda: run(session, actor)
-        )
-
-    # The account of a token in the input is known only inside the transaction.
-    account_id = "" if context.actor is None else context.actor.account_id
-    return await _retried(context.services, account_id, whole)
+    return await _retried(services, actor.account_id, lambda: services.database.transact(whole))
 
 
-async def _retried(services: Services, account_id: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """Runs one transaction, again after a conflict with another one."""
+async def _retried(services: Services, account_id: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Makes an attempt at one transaction, again after a conflict with another one."""
     for tries_left in range(TRIES - 1, -1, -1):
         services.writing[account_id] += 1
         try:
-            async with services.database.transaction() as session:
-                return await act(session)
+            return await attempt()
         except IntegrityError:
             # The second run sees the rows of the other transaction, and can say what is wrong.
             if not tries_left:
@@ -198,116 +241,3 @@ async def _retried(services: Services, account_id: str, act: Callable[[AsyncSess
             if not services.writing[account_id]:
                 del services.writing[account_id]
     raise AssertionError("unreachable")
-
-
-def _key(input: Any) -> str | None:
-    key = getattr(input, "idempotency_key", None)
-    if key is None or key is strawberry.UNSET:
-        return None
-    if not 1 <= len(key) <= MAX_KEY:
-        raise Refusal(
-            ErrorCode.TOO_LONG if key else ErrorCode.REQUIRED,
-            f"An idempotency key has 1 to {MAX_KEY} characters.",
-            "idempotencyKey",
-        )
-    return str(key)
-
-
-async def _once(
-    services: Services,
-    session: AsyncSession,
-    actor: Actor,
-    name: str,
-    key: str | None,
-    input_hash: Callable[[], str],
-    act: Callable[[], Awaitable[Result]],
-) -> Result:
-    if key is None:
-        return await act()
-    where = {"account_id": actor.account_id, "mutation": name, "key": key}
-    stored = await _claim(session, services.keyring, where, input_hash())
-    if stored is not None:
-        return _restore(orjson.loads(services.keyring.decrypt(stored)))
-    result = await act()
-    await session.flush()
-    row = await session.get_one(IdempotentMutation, tuple(where.values()))
-    row.payload_encrypted = services.keyring.encrypt(orjson.dumps(_snapshot(result)).decode())
-    row.customer_id = _customer_of(result)
-    return result
-
-
-async def _claim(
-    session: AsyncSession, keyring: Keyring, where: dict[str, str], input_hash: str
-) -> str | None:
-    """Inserts the row of the key; if there is one, waits for its transaction and returns the stored payload."""
-    expired = col(IdempotentMutation.created_at) < clock.now() - IDEMPOTENCY_WINDOW
-    matches = [col(getattr(IdempotentMutation, name)) == value for name, value in where.items()]
-    await session.execute(delete(IdempotentMutation).where(*matches, expired))
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    inserted = await session.execute(
-        insert(IdempotentMutation)
-        .values(**where, input_hash=input_hash, created_at=clock.now())
-        .on_conflict_do_nothing()
-    )
-    if inserted.rowcount:  # type: ignore[attr-defined]
-        return None
-    row = (await session.exec(select(IdempotentMutation).where(*matches))).one()
-    if not row.has_input(keyring, input_hash):
-        raise Refusal(
-            ErrorCode.IDEMPOTENCY_KEY_REUSED,
-            "This idempotency key was used with another input; take a new key for a new request.",
-            "idempotencyKey",
-        )
-    return row.payload_encrypted
-
-
-def _hash(input: Any) -> str:
-    return hashlib.sha256(orjson.dumps(_plain(input), option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-        return {
-            name: _plain(one)
-            for name, one in fields.items()
-            if one is not strawberry.UNSET and name != "idempotency_key"
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, enum.Enum):
-        return value.name
-    return value
-
-
-def _snapshot(result: Result) -> dict[str, Any]:
-    return {name: _stored(value) for name, value in result.items()}
-
-
-def _customer_of(result: Result) -> str | None:
-    """The id of the customer that a row of the result is, or belongs to."""
-    rows = [value for value in result.values() if isinstance(value, SQLModel)]
-    ids = [row.id if prefix_of(type(row)) == "cus" else getattr(row, "customer_id", None) for row in rows]  # type: ignore[attr-defined]
-    return next(filter(None, ids), None)
-
-
-def _stored(value: Any) -> Any:
-    if isinstance(value, SQLModel):
-        return {"row": type(value).__name__, "values": value.model_dump(mode="json")}
-    if isinstance(value, datetime):
-        return {"datetime": value.isoformat()}
-    if isinstance(value, date | enum.Enum):
-        raise TypeError(f"a payload cannot store {value!r}")
-    return value
-
-
-def _restore(stored: dict[str, Any]) -> Result:
-    return {name: _restored(value) for name, value in stored.items()}
-
-
-def _restored(value: Any) -> Any:
-    if isinstance(value, dict) and "row" in value:
-        return model_named(value["row"]).model_validate(value["values"])
-    if isinstance(value, dict) and "datetime" in value:
-        return datetime.fromisoformat(value["datetime"])
-    return value

@@ -19,7 +19,7 @@ class PreparedOperation:
     cost_limit: int
     # Whether a query selects or names a secret: its response must not be cached nor compressed.
     is_secret: bool = False
-    # None for a mutation.
+    # None where everything is executed field by field.
     plan_cache: PlanCache | None = None
     # Whether the response tells its cost.
     tells_cost: bool = False

@@ -2,8 +2,10 @@
 
 import strawberry
 
+from app.db.raw_statements import Script
+from app.graphql.idempotency import Result
 from app.graphql.inputs import given
-from app.graphql.mutations import MutationContext, Result, mutation
+from app.graphql.mutations import ScriptContext, mutation
 from app.graphql.scalars import Metadata
 from app.meters import actions
 from app.meters.enums import DataSource, MeterType
@@ -72,37 +74,35 @@ class SetMeterConsentInput:
 @strawberry.type
 class MeterMutations:
     @mutation(meter=Meter)
-    async def create_meter(self, context: MutationContext, input: CreateMeterInput) -> Result:
+    def create_meter(self, context: ScriptContext, input: CreateMeterInput) -> Script[Result]:
         """Make a meter, with the event meter.created; consents of its customer that mean it cover it."""
         names = ("customer_id", "number", "type", "description", "address", "data_source")
         values = given(input, *names, metadata="labels")
-        return {"meter": await actions.create(context.session, context.actor, **values)}
+        return {"meter": (yield from actions.create(context.transaction, context.actor, **values))}
 
     @mutation(meter=Meter)
-    async def update_meter(self, context: MutationContext, input: UpdateMeterInput) -> Result:
+    def update_meter(self, context: ScriptContext, input: UpdateMeterInput) -> Script[Result]:
         """Change a meter."""
         changes = given(input, "description", "address", "data_source", metadata="labels")
-        return {"meter": await actions.update(context.session, context.actor, input.meter_id, changes)}
+        return {"meter": (yield from actions.update(context.actor, input.meter_id, changes))}
 
     @mutation(deleted_id=strawberry.ID)
-    async def delete_meter(self, context: MutationContext, input: DeleteMeterInput) -> Result:
+    def delete_meter(self, context: ScriptContext, input: DeleteMeterInput) -> Script[Result]:
         """Delete a meter with its readings; its events stay."""
-        return {"deleted_id": await actions.delete(context.session, context.actor, input.meter_id)}
+        return {"deleted_id": (yield from actions.delete(context.actor, input.meter_id))}
 
     @mutation(meter=Meter)
-    async def enable_meter(self, context: MutationContext, input: EnableMeterInput) -> Result:
+    def enable_meter(self, context: ScriptContext, input: EnableMeterInput) -> Script[Result]:
         """Take back disableMeter; an enabled meter stays as it is."""
-        return {"meter": await actions.enable(context.session, context.actor, input.meter_id)}
+        return {"meter": (yield from actions.enable(context.actor, input.meter_id))}
 
     @mutation(meter=Meter)
-    async def disable_meter(self, context: MutationContext, input: DisableMeterInput) -> Result:
+    def disable_meter(self, context: ScriptContext, input: DisableMeterInput) -> Script[Result]:
         """Mark a meter as disabled by the user; a disabled one stays as it is."""
-        return {"meter": await actions.disable(context.session, context.actor, input.meter_id)}
+        return {"meter": (yield from actions.disable(context.actor, input.meter_id))}
 
     @mutation(meter=Meter)
-    async def set_meter_consent(self, context: MutationContext, input: SetMeterConsentInput) -> Result:
+    def set_meter_consent(self, context: ScriptContext, input: SetMeterConsentInput) -> Script[Result]:
         """Cover a meter by one consent alone; hostedConsentId null removes."""
         consent_id = input.hosted_consent_id
-        return {
-            "meter": await actions.set_consent(context.session, context.actor, input.meter_id, consent_id)
-        }
+        return {"meter": (yield from actions.set_consent(context.actor, input.meter_id, consent_id))}

@@ -2,22 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, inspect
-from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlalchemy import bindparam, select
+from sqlmodel import col
 
-from app.auth.actor import Actor, visible
+from app.auth.actor import Actor, Scoped
 from app.consents.coverage import meters_with_valid_consent
 from app.core import clock
 from app.core.decimals import format_micro
 from app.core.errors import ErrorCode, Refusal, Refusals, not_found
-from app.db.database import run_script
 from app.db.raw_statements import Script, pad_to_power_of_two
-from app.db.sql import is_sqlite
+from app.db.rows import Table
+from app.db.scripts import InTransaction, is_on_sqlite
 from app.events import log
 from app.meters.models import Meter
 from app.readings.buckets import HALF_HOUR_MS
@@ -33,9 +31,14 @@ MAX_REFUSALS = 100
 METERS_PER_STATEMENT = 400
 # Days that one statement reads and one writes.
 DAYS_PER_STATEMENT = 400
-# Cached statements, one per viewer, and the measured bytes of each with its SQL text.
-CACHED_STATEMENTS, STATEMENT_WEIGHT = 256, 20_000
-_METER = tuple(inspect(Meter).columns.keys())
+
+_METERS: Final = Table(Meter)
+_LOCK: Final = Scoped(
+    select(*_METERS.columns)
+    .where(col(Meter.id).in_(bindparam("ids", expanding=True)))
+    .order_by(col(Meter.id))
+    .with_for_update()
+)
 
 
 class NewReading(NamedTuple):
@@ -106,44 +109,34 @@ def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[Ne
     return [NewReading(clock.to_ms(start), micro, estimated) for start, micro, estimated in readings]
 
 
-async def record(
-    session: AsyncSession, actor: Actor, meter_id: str, readings: Sequence[tuple[datetime, int, bool]]
-) -> tuple[Meter, Recorded]:
+def record(
+    transaction: InTransaction, actor: Actor, meter_id: str, readings: Sequence[tuple[datetime, int, bool]]
+) -> Script[tuple[Meter, Recorded]]:
     """Records the readings of one meter, given as (UTC start, micro-kWh, estimated)."""
     new = validate_readings(readings)
-    meters = await lock_meters(session, actor, [meter_id])
+    meters = yield from lock_meters(actor, [meter_id])
     if not meters:
         raise not_found("meter", "meterId")
-    return meters[0], await write(session, meters, {meters[0].id: new})
+    recorded = yield from write(transaction, meters, {meters[0].id: new})
+    return meters[0], recorded
 
 
-async def lock_meters(session: AsyncSession, actor: Actor, meter_ids: Iterable[str]) -> list[Meter]:
+def lock_meters(actor: Actor, meter_ids: Iterable[str]) -> Script[list[Meter]]:
     """Locks the actor's meters with these ids, in the order of their ids so that two writers cannot deadlock."""
     meters: list[Meter] = []
     for chunk in _chunks(sorted(set(meter_ids))):
-        meters += await run_script(session, _lock(actor, list(chunk)))
+        found = yield _LOCK.by(actor, ids=pad_to_power_of_two(list(chunk)))
+        meters += map(_METERS.row, found)
     return meters
 
 
-def _lock(actor: Actor, ids: list[str]) -> Script[list[Meter]]:
-    found = yield _locking(actor), {"ids": pad_to_power_of_two(ids)}
-    return [Meter(**dict(zip(_METER, row, strict=True))) for row in found]
-
-
-@lru_cache(CACHED_STATEMENTS)
-def _locking(actor: Actor) -> Any:
-    columns = [getattr(Meter, name) for name in _METER]
-    statement = visible(select(*columns).where(col(Meter.id).in_(bindparam("ids", expanding=True))), actor)
-    return statement.order_by(col(Meter.id)).with_for_update()
-
-
-async def write(
-    session: AsyncSession, meters: Sequence[Meter], readings: Mapping[str, Sequence[NewReading]]
-) -> Recorded:
+def write(
+    transaction: InTransaction, meters: Sequence[Meter], readings: Mapping[str, Sequence[NewReading]]
+) -> Script[Recorded]:
     """Writes validated readings of locked meters of one account. Raises CONSENT_REQUIRED before anything is written."""
     now = clock.now()
     for chunk in _chunks(meters):
-        consented = await meters_with_valid_consent(session, [meter.id for meter in chunk], now)
+        consented = yield from meters_with_valid_consent([meter.id for meter in chunk], now)
         refusals: list[Refusal] = [ConsentRequired(meter) for meter in chunk if meter.id not in consented]
         if refusals:
             raise Refusals(refusals[:MAX_REFUSALS])
@@ -154,18 +147,17 @@ async def write(
     }
     changes: dict[str, list[Change]] = {}
     unwritten = iter(new.items())
+    on_sqlite, now_ms = is_on_sqlite(transaction), clock.to_ms(now)
     # In parts, so that a large upload does not block live streams and other requests.
     while part := dict(islice(unwritten, DAYS_PER_STATEMENT)):
-        for change in await run_script(
-            session,
-            write_days(is_sqlite(session), part, ReadingChannel.IMPORT, ReadingReason.PUSH, clock.to_ms(now)),
-        ):
+        written = yield from write_days(on_sqlite, part, ReadingChannel.IMPORT, ReadingReason.PUSH, now_ms)
+        for change in written:
             changes.setdefault(change.of.meter_id, []).append(change)
     changed = 0
     for meter in meters:
         if of_meter := changes.get(meter.id):
             event = _received(meter, of_meter)
-            log.append(session, meter.account_id, event)
+            log.append(transaction, meter.account_id, event)
             changed += event.interval_count
     return Recorded(sum(len(readings[meter.id]) for meter in meters), changed)
 

@@ -3,23 +3,26 @@
 import asyncio
 import hashlib
 import zlib
-from typing import Any
+from typing import Any, Final
 
-from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlalchemy import bindparam, select
+from sqlmodel import col
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.auth.actor import Actor, Scope, visible
+from app.auth.actor import Actor, Scope, Scoped
 from app.auth.authenticate import Authenticator
 from app.core import clock
 from app.core.errors import Forbidden, Refusal, Refusals, Unauthenticated
 from app.core.ids import is_id
+from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.scripts import InTransaction
 from app.graphql.context import Services
 from app.graphql.http.body import BodyTooLarge, read_body
 from app.graphql.http.plain_json import PlainJson, access_refused, plain_error
 from app.graphql.http.rates import Rates, TooManyRequests
+from app.graphql.idempotency import Result
 from app.graphql.mutations import run_once
 from app.meters.models import Meter
 from app.readings import actions, rows
@@ -75,7 +78,12 @@ async def _record(services: Services, request: Request, actor: Actor) -> Respons
         # In a thread, because a hundred thousand rows would hold up other requests.
         upload, input_hash = await asyncio.to_thread(_parse, content, media_type)
         result = await run_once(
-            services, actor, "POST /readings", key, input_hash, lambda session: _write(session, actor, upload)
+            services,
+            actor,
+            "POST /readings",
+            key,
+            input_hash,
+            lambda transaction: _write(transaction, actor, upload),
         )
     except UploadRefused as error:
         problems = [{"line": one.line, "code": one.code, "message": one.message} for one in error.problems]
@@ -112,12 +120,12 @@ def _gunzip(content: bytes) -> bytes:
     return bytes(unpacked)
 
 
-async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[str, Any]:
-    by_meter, lines = await _resolve(session, actor, upload)
-    meters = await actions.lock_meters(session, actor, by_meter)
+def _write(transaction: InTransaction, actor: Actor, upload: Upload) -> Script[Result]:
+    by_meter, lines = yield from _resolve(actor, upload)
+    meters = yield from actions.lock_meters(actor, by_meter)
     try:
-        recorded = await actions.write(
-            session, meters, {one: list(new.values()) for one, new in by_meter.items()}
+        recorded = yield from actions.write(
+            transaction, meters, {one: list(new.values()) for one, new in by_meter.items()}
         )
     except Refusals as refusals:
         raise UploadRefused(
@@ -133,18 +141,15 @@ async def _write(session: AsyncSession, actor: Actor, upload: Upload) -> dict[st
     return {"accepted": recorded.accepted, "changed": recorded.changed, "meters": len(meters)}
 
 
-async def _resolve(
-    session: AsyncSession, actor: Actor, upload: Upload
-) -> tuple[dict[str, dict[int, NewReading]], dict[str, int]]:
+def _resolve(actor: Actor, upload: Upload) -> Script[tuple[dict[str, dict[int, NewReading]], dict[str, int]]]:
     """Readings and first lines by meter id. Raises UploadRefused for unknown meters and ambiguous numbers."""
-    ids = await _known(
-        session,
+    ids = yield from _known(
         actor,
-        Meter.id,
+        _BY_ID,
         [text for kind, text in upload.readings if kind == "id" and is_id(text, "mtr")],
     )
-    by_number = await _known(
-        session, actor, Meter.number, [text for kind, text in upload.readings if kind == "number"]
+    by_number = yield from _known(
+        actor, _BY_NUMBER, [text for kind, text in upload.readings if kind == "number"]
     )
     by_meter: dict[str, dict[int, NewReading]] = {}
     lines: dict[str, int] = {}
@@ -178,13 +183,20 @@ def _unresolved(line: int, found: list[str]) -> RowProblem:
     return RowProblem(line, "NOT_FOUND", "There is no such meter; check the id or number.")
 
 
-async def _known(session: AsyncSession, actor: Actor, column: Any, texts: list[str]) -> dict[str, list[str]]:
+def _known(actor: Actor, statement: Scoped, texts: list[str]) -> Script[dict[str, list[str]]]:
     """Ids of the actor's meters by their value of a column."""
     known: dict[str, list[str]] = {}
     for index in range(0, len(texts), actions.METERS_PER_STATEMENT):
         chunk = texts[index : index + actions.METERS_PER_STATEMENT]
-        statement = visible(select(Meter).where(col(column).in_(chunk)), actor)
-        pairs = statement.with_only_columns(col(column), col(Meter.id))
-        for text, meter_id in await session.execute(pairs):
+        for text, meter_id in (yield statement.by(actor, texts=pad_to_power_of_two(chunk))):
             known.setdefault(text, []).append(meter_id)
     return known
+
+
+def _meters_by(column: Any) -> Scoped:
+    named = select(col(column), col(Meter.id)).where(col(column).in_(bindparam("texts", expanding=True)))
+    return Scoped(named)
+
+
+_BY_ID: Final = _meters_by(Meter.id)
+_BY_NUMBER: Final = _meters_by(Meter.number)

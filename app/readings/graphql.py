@@ -9,11 +9,13 @@ from sqlmodel import col, select
 from app.auth.actor import Actor, visible
 from app.core import clock
 from app.core.errors import BadUserInput, Forbidden
+from app.db.raw_statements import Script
 from app.graphql.compiled.declare import column, computed, to_one
 from app.graphql.compiled.reads import values
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
-from app.graphql.mutations import MutationContext, Result, UserError, mutation
+from app.graphql.idempotency import Result
+from app.graphql.mutations import ScriptContext, UserError, mutation
 from app.graphql.nodes import find, shown
 from app.graphql.scalars import MicroKwh
 from app.meters import numbers
@@ -198,12 +200,14 @@ class RecordReadingsPayload:
 @strawberry.type
 class ReadingMutations:
     @mutation(RecordReadingsPayload)
-    async def record_readings(self, context: MutationContext, input: RecordReadingsInput) -> Result:
+    def record_readings(self, context: ScriptContext, input: RecordReadingsInput) -> Script[Result]:
         """Record readings of one meter, all or none; those that are there are replaced. Needs a valid
         consent."""
         readings = [
             (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
             for one in input.readings
         ]
-        meter, recorded = await actions.record(context.session, context.actor, input.meter_id, readings)
+        meter, recorded = yield from actions.record(
+            context.transaction, context.actor, input.meter_id, readings
+        )
         return {"meter": meter, "accepted": recorded.accepted, "changed": recorded.changed}

@@ -15,7 +15,6 @@ from app.graphql.http import addresses, rate_limiter, rates
 from app.live import eviction_queue
 from app.outbound import unreadable_secrets
 from app.outbound.http import pool, ssrf_guard, transport
-from app.readings import actions as readings
 
 
 def bounds() -> dict[str, int]:
@@ -49,7 +48,6 @@ def _statements() -> int:
     return (
         2 * COMPILED_KEPT * COMPILED_WEIGHT
         + nodes.CACHED_STATEMENTS * nodes.STATEMENT_WEIGHT
-        + readings.CACHED_STATEMENTS * readings.STATEMENT_WEIGHT
         + raw_statements.PICKS_KEPT * raw_statements.PICK_WEIGHT
     )
 

@@ -13,6 +13,7 @@ from app.consents.models import ConsentFlowType, ConsentMeter, Evidence, HostedC
 from app.core import clock
 from app.customers import actions as customers
 from app.customers.models import Customer
+from app.db.database import run_script
 from app.events.models import EventRecord
 from app.meters.models import Meter
 from app.outbound.mail.models import TransactionalMail
@@ -75,7 +76,9 @@ async def ask_for_consent(world: World, **changes: Any) -> Asked:
     account = await world.account()
     actor = (await world.authenticator.authenticate(account.key)).actor
     async with world.database.transaction() as session:
-        customer = await customers.create(session, actor, name="Ada Lovelace", email="ada@example.com")
+        customer = await run_script(
+            session, customers.create(session, actor, name="Ada Lovelace", email="ada@example.com")
+        )
     return await ask_again(world, account.id, account.key, actor, customer, **changes)
 
 

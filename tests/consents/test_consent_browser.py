@@ -7,6 +7,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from app.db.database import run_script
 from app.meters import actions as meters
 from tests.consents.helpers import BLANKET, ELECTRICITY, GAS, ask_for_consent, event_names, last_code
 from tests.consents.web import serving
@@ -129,7 +130,9 @@ async def test_the_record_is_whole_on_a_phone_in_the_dark(world: World, browser:
     asked = await ask_for_consent(world, flow_type=BLANKET, meter_numbers=None)
     async with world.database.transaction() as session:
         for number in (ELECTRICITY, GAS, "2400000000013"):
-            await meters.create(session, asked.actor, customer_id=asked.customer.id, number=number)
+            await run_script(
+                session, meters.create(session, asked.actor, customer_id=asked.customer.id, number=number)
+            )
     await asked.approve()
     context = await browser.new_context(viewport={"width": 320, "height": 640}, color_scheme="dark")
     record = await context.new_page()

@@ -12,6 +12,7 @@ from app.consents.models import ConsentMethod, ConsentStatus
 from app.consents.terms import PAGE_VERSION, uk_time_words
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal, Refusals
+from app.db.database import run_script
 from app.meters import actions as meter_actions
 from tests.consents.helpers import (
     BLANKET,
@@ -86,8 +87,9 @@ async def test_a_job_title_may_be_left_out(world: World) -> None:
 async def test_approval_of_known_meters_makes_none(world: World) -> None:
     asked = await ask_for_consent(world)
     async with world.database.transaction() as session:
-        meter = await meter_actions.create(
-            session, asked.actor, customer_id=asked.customer.id, number=ELECTRICITY
+        meter = await run_script(
+            session,
+            meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=ELECTRICITY),
         )
     await asked.approve()
     assert await event_names(world, asked.account_id) == ["customer.created", "meter.created", APPROVED]
@@ -97,12 +99,15 @@ async def test_approval_of_known_meters_makes_none(world: World) -> None:
 async def test_a_blanket_covers_all_meters_now_and_later(world: World) -> None:
     asked = await ask_for_consent(world, flow_type=BLANKET, meter_numbers=[OTHER])
     async with world.database.transaction() as session:
-        before = await meter_actions.create(
-            session, asked.actor, customer_id=asked.customer.id, number=ELECTRICITY
+        before = await run_script(
+            session,
+            meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=ELECTRICITY),
         )
     await asked.approve()
     async with world.database.transaction() as session:
-        later = await meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=GAS)
+        later = await run_script(
+            session, meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=GAS)
+        )
     made = await meters(world, asked.account_id)
     assert [one.number for one in made] == [ELECTRICITY, OTHER, GAS]
     assert await links(world, asked.consent.id) == {one.id for one in made}
@@ -244,7 +249,10 @@ async def test_a_meter_made_while_a_consent_is_decided_is_covered(world: World) 
 
     async def add(number: str) -> None:
         async with world.database.transaction() as session:
-            await meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=number)
+            await run_script(
+                session,
+                meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=number),
+            )
 
     numbers = [str(one) for one in range(100_000, 100_010)]
     again = ask_again(

@@ -7,6 +7,7 @@ from app.consents.models import ConsentStatus
 from app.core import clock
 from app.core.errors import ErrorCode, Refusal
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.outbound.mail.mail_files import MailFiles
 from tests.consents.helpers import (
     ELECTRICITY,
@@ -43,7 +44,7 @@ async def test_revocation_ends_the_consent_and_is_recorded(world: World) -> None
     }
     assert approved["meterIds"] == [meter.id]
     async with world.database.reading() as session:
-        effective = await coverage.effective_consents(session, [meter.id], clock.now())
+        effective = await run_script(session, coverage.effective_consents([meter.id], clock.now()))
     assert coverage.is_missing(effective[meter.id], clock.now())
 
 

@@ -10,6 +10,7 @@ from app.consents.models import ConsentMethod, ConsentStatus
 from app.core import clock
 from app.core.crypto import digest
 from app.core.errors import ErrorCode, Refusal, Refusals
+from app.db.database import run_script
 from app.meters import actions as meter_actions
 from tests.consents.helpers import (
     BLANKET,
@@ -56,10 +57,13 @@ async def test_a_request_is_pending_and_known_by_its_token(world: World) -> None
 async def test_a_request_is_linked_to_the_meters_it_means(world: World) -> None:
     first = await ask_for_consent(world)
     async with world.database.transaction() as session:
-        mine = await meter_actions.create(
-            session, first.actor, customer_id=first.customer.id, number=ELECTRICITY
+        mine = await run_script(
+            session,
+            meter_actions.create(session, first.actor, customer_id=first.customer.id, number=ELECTRICITY),
         )
-        other = await meter_actions.create(session, first.actor, customer_id=first.customer.id, number=OTHER)
+        other = await run_script(
+            session, meter_actions.create(session, first.actor, customer_id=first.customer.id, number=OTHER)
+        )
     assert await links(world, first.consent.id) == {mine.id}
     again = (world, first.account_id, first.key, first.actor, first.customer)
     specific = await ask_again(*again)
@@ -188,9 +192,9 @@ async def test_the_consent_that_counts_follows_from_requests(world: World) -> No
     )
     async with world.database.reading() as session:
         (meter,) = await coverage.covered_meters(session, first.consent.id)
-        effective = await coverage.effective_consents(session, [meter.id], clock.now())
+        effective = await run_script(session, coverage.effective_consents([meter.id], clock.now()))
     assert effective[meter.id].id == first.consent.id
     await later.approve()
     async with world.database.reading() as session:
-        effective = await coverage.effective_consents(session, [meter.id], clock.now())
+        effective = await run_script(session, coverage.effective_consents([meter.id], clock.now()))
     assert effective[meter.id].id == later.consent.id

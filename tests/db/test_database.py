@@ -21,7 +21,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import clock
 from app.core.outages import is_transient
-from app.db.database import Database, announce, before_commit
+from app.db.database import Database, before_commit
+from app.db.scripts import announce
 from app.db.sqlite import READER_PAGES, WRITER_PAGES
 from tests.db.tables import COUNTERS, INSTANTS, METADATA, PARTS, Undone, add_one, counter
 from tests.delivery.outages import away

@@ -8,7 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from app.db.database import Database, announce, secure_delete
+from app.db.database import Database, secure_delete
+from app.db.scripts import announce
 
 FAST = 2
 

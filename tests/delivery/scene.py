@@ -44,10 +44,12 @@ class Points:
         self.counts: Counter[str] = Counter()
         self.on: dict[str, Callable[[], object]] = {}
         self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def reach(self, name: str) -> None:
         self.counts[name] += 1
-        self._changed.set()
+        # Scripts reach their points in the writer's thread.
+        self._loop.call_soon_threadsafe(self._changed.set)
         if name in self.on:
             self.on[name]()
 

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from app.core import clock
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.events.catalogue import EventData, catalogue, event_class, event_names
 from app.events.models import EventMeter, EventRecord
 from app.meters import actions as meters
@@ -126,25 +127,30 @@ async def story(world: World) -> Asked:
         description="Half-hourly data for the new tariff",
     )
     async with world.database.transaction() as session:
-        await customers.update(
+        await run_script(
             session,
-            asked.actor,
-            asked.customer.id,
-            {
-                "address": "Ockham Park",
-                "logo_url": "https://bright.example/lovelace.png",
-                "labels": {"hidden-label": "Countess"},
-            },
+            customers.update(
+                asked.actor,
+                asked.customer.id,
+                {
+                    "address": "Ockham Park",
+                    "logo_url": "https://bright.example/lovelace.png",
+                    "labels": {"hidden-label": "Countess"},
+                },
+            ),
         )
     async with world.database.transaction() as session:
-        await meters.create(
+        await run_script(
             session,
-            asked.actor,
-            customer_id=asked.customer.id,
-            number=GAS,
-            description="in the cellar",
-            address="Ockham Park, the cellar",
-            labels={"hidden-label": "cellar"},
+            meters.create(
+                session,
+                asked.actor,
+                customer_id=asked.customer.id,
+                number=GAS,
+                description="in the cellar",
+                address="Ockham Park, the cellar",
+                labels={"hidden-label": "cellar"},
+            ),
         )
     await asked.approve(job_title="Countess")
     meter_id = (await recorded(world, asked.account_id, "hosted_consent.approved"))[0].data["meterIds"][0]
@@ -218,7 +224,9 @@ async def test_a_deleted_customer_leaves_ids_and_nothing_personal_in_any_event(w
 async def test_another_customer_and_another_account_keep_what_is_theirs(world: World) -> None:
     first = await story(world)
     async with world.database.transaction() as session:
-        await customers.create(session, first.actor, name="Grace Hopper", email="grace@example.com")
+        await run_script(
+            session, customers.create(session, first.actor, name="Grace Hopper", email="grace@example.com")
+        )
     second = await story(world)
     theirs = await recorded(world, second.account_id)
     await succeed(world, first, DELETE_CUSTOMER, {"customerId": first.customer.id})

@@ -1,7 +1,8 @@
 """Writers of the log for property tests, in this process or in one of their own; what they do is chosen by a seed.
 
-Every transaction changes rows and appends one event for each change, in several accounts, and some end badly: before or
-after the events, in a hook, by the database's own refusal, or cancelled at any moment.
+Every transaction, with a session or as a script, changes rows and appends one event for each change, in several
+accounts. Some end badly: before or after the events, in a hook, by the database's own refusal, or cancelled at any
+moment.
 """
 
 import asyncio
@@ -19,9 +20,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 import app.tables  # noqa: F401 - the rows refer to each other
 from app.core.ids import new_id
+from app.customers.actions import CUSTOMERS
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
 from app.db.database import Database, before_commit
+from app.db.raw_statements import Script
+from app.db.scripts import InTransaction, write_before_commit
 from app.events import log
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +85,8 @@ async def _writer(database: Database, account_ids: Sequence[str], seed: str, tra
         (ending,) = chance.choices(ENDINGS, WEIGHTS)
         rows = _rows(chance, account_ids, f"{seed}.{number}")
         made = [row.id for row in rows]
-        work = asyncio.create_task(_transaction(database, rows, ending))
+        transaction = chance.choice((_transaction, _script))
+        work = asyncio.create_task(transaction(database, rows, ending))
         if ending == "cancelled":
             for _ in range(chance.randrange(40)):
                 await asyncio.sleep(0)
@@ -130,6 +135,27 @@ async def _transaction(database: Database, rows: Sequence[Customer], ending: str
             before_commit(session, fail)
         if ending == "refused" and rows:
             await session.execute(insert(Customer).values(_values(rows[0])))
+
+
+async def _script(database: Database, rows: Sequence[Customer], ending: str) -> None:
+    def fail(_transaction: InTransaction) -> Script[None]:
+        raise Undone
+        yield
+
+    def act(transaction: InTransaction) -> Script[None]:
+        for row in rows:
+            yield from CUSTOMERS.insert([row])
+            if ending == "before":
+                raise Undone
+            log.append(transaction, row.account_id, CustomerCreated.of(row))
+        if ending == "after":
+            raise Undone
+        if ending == "hook":
+            write_before_commit(transaction, fail)
+        if ending == "refused":
+            yield from CUSTOMERS.insert(rows[:1])
+
+    await database.transact(act)
 
 
 def _values(row: Customer) -> dict[Any, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from app.db.idempotency import IdempotentMutation
-from app.graphql.mutations import IDEMPOTENCY_WINDOW
+from app.graphql.idempotency import IDEMPOTENCY_WINDOW
 from tests.accounts.state import events, mutation, refusals, state, unchanged
 from tests.consents.helpers import in_a_year
 from tests.meters.asking import make_consent, make_customer, make_meter, run

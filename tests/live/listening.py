@@ -11,6 +11,7 @@ import orjson
 from app.auth.actor import Actor
 from app.customers import actions as customers
 from app.customers.models import Customer
+from app.db.database import run_script
 from app.events.doorbell import Doorbell
 from app.events.publisher import Publisher
 from app.live.hub import Hub
@@ -107,7 +108,7 @@ class Listening:
         self.made.append(name)
         async with self.world.database.transaction() as session:
             email = f"{name.lower()}{len(self.made)}@example.com"
-            return await customers.create(session, actor, name=name, email=email)
+            return await run_script(session, customers.create(session, actor, name=name, email=email))
 
     async def customers(self, actor: Actor, count: int) -> None:
         """`count` events in one transaction."""
@@ -115,11 +116,13 @@ class Listening:
             for _ in range(count):
                 self.made.append("many")
                 email = f"many{len(self.made)}@example.com"
-                await customers.create(session, actor, name="Many", email=email)
+                await run_script(session, customers.create(session, actor, name="Many", email=email))
 
     async def meter(self, actor: Actor, customer: Customer, number: str = "2499999999991") -> Meter:
         async with self.world.database.transaction() as session:
-            return await meters.create(session, actor, customer_id=customer.id, number=number)
+            return await run_script(
+                session, meters.create(session, actor, customer_id=customer.id, number=number)
+            )
 
 
 @asynccontextmanager

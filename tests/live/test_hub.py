@@ -9,6 +9,7 @@ import pytest
 
 from app.auth.actor import Actor, Scope
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.events import cursors, log
 from app.graphql.failures import RequestErrors
 from app.live.subscription import Stage
@@ -249,7 +250,7 @@ async def test_what_is_nested_is_as_of_now(world: World) -> None:
         _, early = await live.subscribe(actor, NESTED, {"after": begin})
         await early.count(1)
         async with world.database.transaction() as session:
-            await customers.update(session, actor, customer.id, {"name": "Ada King"})
+            await run_script(session, customers.update(actor, customer.id, {"name": "Ada King"}))
         _, late = await live.subscribe(actor, NESTED, {"after": begin})
         (response,) = await late.count(1)
         assert early.responses[0]["data"]["events"]["customer"]["name"] == "Ada"

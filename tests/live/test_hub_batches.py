@@ -3,6 +3,7 @@
 import time
 
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.live.payload import BATCH_BYTES, Batch
 from app.live.viewer_groups import EVENTS_AT_ONCE
 from tests.live.listening import Collector, listening
@@ -46,7 +47,9 @@ async def test_long_payloads_are_handed_over_in_parts(world: World) -> None:
         await live.subscribe(actor, query, sink=sink)
         async with world.database.transaction() as session:
             for number in range(5):
-                await customers.create(session, actor, name="A" * 200, email=f"a{number}@example.com")
+                await run_script(
+                    session, customers.create(session, actor, name="A" * 200, email=f"a{number}@example.com")
+                )
         await sink.count(5)
         assert BATCH_BYTES / 3 < len(sink.payloads[0].body) < BATCH_BYTES / 2
         assert sink.sizes == [3, 2]
@@ -76,7 +79,7 @@ async def test_an_event_read_before_a_subscription_is_not_shown_to_it(world: Wor
         world.services.writing[actor.account_id] += 1
         customer = await live.customer(actor, "Bob")
         async with world.database.transaction() as session:
-            await customers.update(session, actor, customer.id, {"name": "Bob King"})
+            await run_script(session, customers.update(actor, customer.id, {"name": "Bob King"}))
         _, late = await live.subscribe(actor, NESTED, {"after": begin})
         (response,) = await late.count(1)
         assert response["data"]["events"]["customer"]["name"] == "Bob King"

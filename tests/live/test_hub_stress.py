@@ -7,6 +7,7 @@ import pytest
 
 from app.auth.actor import Actor
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.events import cursors, log
 from tests.live.listening import Collector, Listening, listening
 from tests.support import World
@@ -49,7 +50,7 @@ class Reader:
 
 async def roll_back(live: Listening, actor: Actor) -> None:
     async with live.world.database.transaction() as session:
-        await customers.create(session, actor, name="Nobody", email="nobody@example.com")
+        await run_script(session, customers.create(session, actor, name="Nobody", email="nobody@example.com"))
         raise Rollback
 
 

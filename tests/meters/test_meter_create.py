@@ -8,6 +8,7 @@ from app.auth.actor import Actor, Scope
 from app.consents.models import ConsentStatus
 from app.core.errors import ErrorCode, Refusal
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.meters import actions
 from tests.accounts.state import events, refusals, unchanged
 from tests.meters.asking import CREATE, NUMBERS, make_consent, make_customer, make_meter, meter_now, run
@@ -209,7 +210,7 @@ async def test_ensure_makes_only_what_is_missing(world: World) -> None:
     async with world.database.transaction() as session:
         customer = await customers.load(session, actor, customer_id, lock=True)
         asked = [NUMBERS[0], NUMBERS[1], f"00 111 222 {NUMBERS[0]}", "123456"]
-        found = await actions.find_or_create(session, account.id, customer, asked)
+        found = await run_script(session, actions.find_or_create(session, customer, asked))
     assert [one.number for one in found] == [NUMBERS[0], NUMBERS[1], "123456"]
     assert found[1].id == known["id"]
     made = (await events(world, account.id))[3:]
@@ -232,7 +233,7 @@ async def test_ensure_refuses_a_bad_number_by_its_index(world: World) -> None:
     async def find_or_create() -> None:
         async with world.database.transaction() as session:
             customer = await customers.load(session, actor, customer_id, lock=True)
-            await actions.find_or_create(session, account.id, customer, [NUMBERS[0], "12"])
+            await run_script(session, actions.find_or_create(session, customer, [NUMBERS[0], "12"]))
 
     async with unchanged(world):
         with pytest.raises(Refusal) as raised:

@@ -56,7 +56,7 @@ async def connection(
             ),
         )
         require_own(model, request)
-        return as_result(await _page(context, _read_context(context, info._raw_info), plan, request, filter))
+        return as_result(await _page(context, read_context(context, info._raw_info), plan, request, filter))
     except NotCompiled:
         pass
     if uncompiled is not None:
@@ -88,7 +88,7 @@ async def read_one(info: Info, model: Any, identifier: str) -> Any:
             model,
             lambda compiler, type_, nodes: compiler.rows(model, "id", type_, nodes),
         )
-        return await _row(context, _read_context(context, info._raw_info), plan, identifier)
+        return await _row(context, read_context(context, info._raw_info), plan, identifier)
     except NotCompiled:
         return await find_object(context, viewer, model, identifier)
 
@@ -104,18 +104,18 @@ async def read_selected(
     plan = _plan(context, info, model, lambda compiler, type_, nodes: compiler.rows(model, key, type_, nodes))
     if plan.is_partial:
         raise NotCompiled("partial")
-    viewer, read = context.viewer, _read_context(context, info)
+    viewer, read = context.viewer, read_context(context, info)
     found: Sequence[Any]
     if len(plan.tables) == 1 and not plan.children:
         found = [tuple([getattr(row, name) for _, name in plan.selected]) for row in rows]
     else:
-        statement = _cached(
+        statement = cached(
             context, plan, statements.shape_of(viewer), lambda: statements.several(plan, viewer)
         )
         keys = pad_to_power_of_two([getattr(row, key) for row in rows])
         parameters = statements.parameters(viewer, read.at) | {statements.KEYS: keys}
-        found = await context.rows(statement, parameters, alone=_is_alone(context, plan))
-    run = await _run(context, read, plan, found)
+        found = await context.rows(statement, parameters, alone=is_alone(context, plan))
+    run = await run_of(context, read, plan, found)
     return {row[plan.key_index]: plan.shape(row, run) for row in found}
 
 
@@ -150,7 +150,8 @@ def _plan(
     return plan
 
 
-def _read_context(context: Context, info: GraphQLResolveInfo[Any]) -> ReadContext:
+def read_context(context: Context, info: GraphQLResolveInfo[Any]) -> ReadContext:
+    """The context of a read that begins now."""
     return ReadContext(context.viewer, context.services, clock.now(), info.variable_values)
 
 
@@ -166,25 +167,25 @@ async def _page(
 
     is_long = sum(len(one) for one in values.values() if isinstance(one, list)) > LONGEST_FILTER
     is_long = is_long or len(values) > LONGEST_FILTER
-    statement = RebuiltStatement(build) if is_long else _cached(context, plan, shape, build)
+    statement = RebuiltStatement(build) if is_long else cached(context, plan, shape, build)
     await _begin(context, plan)
     parameters = statements.parameters(viewer, read.at) | statements.page_parameters(request)
     parameters |= statements.filter_parameters(values)
-    rows = list(await context.rows(statement, parameters, alone=_is_alone(context, plan)))
+    rows = list(await context.rows(statement, parameters, alone=is_alone(context, plan)))
     page = Page.cut(rows, request, id_cursor)
-    return plan.shape(page, await _run(context, read, plan, page.rows))
+    return plan.shape(page, await run_of(context, read, plan, page.rows))
 
 
 async def _row(context: Context, read: ReadContext, plan: Plan, identifier: str) -> Any:
     viewer = read.viewer
     shape = statements.shape_of(viewer)
-    statement = _cached(context, plan, shape, lambda: statements.single(plan, viewer))
+    statement = cached(context, plan, shape, lambda: statements.single(plan, viewer))
     await _begin(context, plan)
     parameters = statements.parameters(viewer, read.at) | {statements.ID: identifier}
-    rows = await context.rows(statement, parameters, alone=_is_alone(context, plan))
+    rows = await context.rows(statement, parameters, alone=is_alone(context, plan))
     if not rows:
         return None
-    return as_result(plan.shape(rows[0], await _run(context, read, plan, rows)))
+    return as_result(plan.shape(rows[0], await run_of(context, read, plan, rows)))
 
 
 async def _begin(context: Context, plan: Plan) -> None:
@@ -193,7 +194,7 @@ async def _begin(context: Context, plan: Plan) -> None:
         await context.begin()
 
 
-async def _run(context: Context, read: ReadContext, plan: Plan, rows: Sequence[Any]) -> PlanRun:
+async def run_of(context: Context, read: ReadContext, plan: Plan, rows: Sequence[Any]) -> PlanRun:
     """Reads the pages of all children of these rows."""
     run = PlanRun(read)
     for child in plan.children:
@@ -214,10 +215,10 @@ async def _children(context: Context, read: ReadContext, child: Child, rows: Seq
     for row in await context.rows(statement, parameters, alone=False):
         by_parent[row[-1]].append(row)
     if request is None:
-        run = await _run(context, read, plan, [row for found in by_parent.values() for row in found])
+        run = await run_of(context, read, plan, [row for found in by_parent.values() for row in found])
         return {parent: plan.shape(found, run) for parent, found in by_parent.items()}
     pages = {parent: Page.cut(found, request, id_cursor) for parent, found in by_parent.items()}
-    run = await _run(context, read, plan, [row for page in pages.values() for row in page.rows])
+    run = await run_of(context, read, plan, [row for page in pages.values() for row in page.rows])
     return {parent: plan.shape(page, run) for parent, page in pages.items()}
 
 
@@ -229,21 +230,22 @@ def _of_child(
     on_sqlite = context.services.database.is_sqlite
     shape = statements.shape_of(viewer, request)
     if isinstance(source, Listed):
-        return _cached(context, plan, shape, lambda: statements.of_parents(plan, source, viewer)), {}
+        return cached(context, plan, shape, lambda: statements.of_parents(plan, source, viewer)), {}
     assert request is not None  # noqa: S101 - a connection has one
 
     def build() -> Select[Any]:
         return statements.nested(plan, source, child.parent_model, viewer, request, on_sqlite=on_sqlite)
 
-    return _cached(context, plan, shape, build), statements.page_parameters(request)
+    return cached(context, plan, shape, build), statements.page_parameters(request)
 
 
-def _is_alone(context: Context, plan: Plan) -> bool:
+def is_alone(context: Context, plan: Plan) -> bool:
     """Whether the plan's first statement is the operation's only read."""
     return not plan.children and context.plan_cache is not None and context.plan_cache.has_one_root
 
 
-def _cached(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> RebuiltStatement:
+def cached(context: Context, plan: Plan, shape: Shape, build: Callable[[], Select[Any]]) -> RebuiltStatement:
+    """The plan's statement for requests of this shape."""
     cache: PlanCache | None = context.plan_cache
     return (
         RebuiltStatement(build) if cache is None else cache.statement(plan.number, shape, plan.columns, build)

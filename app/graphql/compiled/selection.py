@@ -69,7 +69,7 @@ class Compiler:
 
     def _value(self, type_: Any, nodes: list[FieldNode]) -> str:
         entries: dict[str, str] = {}
-        for key, (name, kind, below) in self._selected(type_, nodes):
+        for key, (name, kind, below) in self.selected(type_, nodes):
             leaf = get_named_type(kind)
             if name == "__typename":
                 entries[key] = repr(type_.name)
@@ -82,7 +82,7 @@ class Compiler:
                 raise NotCompiled(name)
         return dict_of(entries)
 
-    def _selected(
+    def selected(
         self, type_: GraphQLObjectType, nodes: list[FieldNode]
     ) -> list[tuple[str, tuple[str, Any, list[FieldNode]]]]:
         """Each response key with the field's name, type and nodes, in the order of the response."""
@@ -103,7 +103,7 @@ class Compiler:
 
     def _connection(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
         entries: dict[str, str] = {}
-        for key, (name, kind, below) in self._selected(type_, nodes):
+        for key, (name, kind, below) in self.selected(type_, nodes):
             if name == "nodes":
                 node = self._node(get_named_type(kind), below, plan.root)
                 entries[key] = _like(node, f"[{node} for row in page.rows]")
@@ -121,7 +121,7 @@ class Compiler:
 
     def _edge(self, type_: Any, nodes: list[FieldNode], plan: Plan) -> str:
         entries: dict[str, str] = {}
-        for key, (name, kind, below) in self._selected(type_, nodes):
+        for key, (name, kind, below) in self.selected(type_, nodes):
             if name == "node":
                 entries[key] = self._node(get_named_type(kind), below, plan.root)
             elif name == "cursor":
@@ -134,7 +134,7 @@ class Compiler:
         entries = {"hasNextPage": "page.has_next", "hasPreviousPage": "page.has_previous"}
         rows = {"startCursor": "page.rows[0]", "endCursor": "page.rows[-1]"}
         shape: dict[str, str] = {}
-        for key, (name, _, _) in self._selected(type_, nodes):
+        for key, (name, _, _) in self.selected(type_, nodes):
             if name in rows:
                 cursor = self._code.name(self._code.function("row, run", self._cursor(node_type, plan)))
                 shape[key] = f"({cursor}({rows[name]}, run) if page.rows else None)"
@@ -144,21 +144,21 @@ class Compiler:
 
     def _cursor(self, node_type: Any, plan: Plan) -> str:
         field = node_type.fields.get("cursor")
-        source = None if field is None else source_of(_definition(field))
+        source = None if field is None else source_of(definition_of(field))
         if isinstance(source, Computed):
             return self._computed(source, field.type, [], plan.root)
         return f"{self._code.name(id_cursor)}(row[{plan.key_index}])"
 
     def _node(self, type_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
-        known = row_type_of(_origin(type_))
+        known = row_type_of(origin_of(type_))
         if known is None and isinstance(type_, GraphQLInterfaceType):
             type_ = self._type_behind(type_, table.model)
-            known = row_type_of(_origin(type_))
+            known = row_type_of(origin_of(type_))
         if known is None or known.model is not table.model:
             raise NotCompiled(type_.name)
         if not isinstance(type_, GraphQLInterfaceType):
             return self._object(type_, nodes, table)
-        by_class = {_origin(one): one for one in self._schema.get_implementations(type_).objects}
+        by_class = {origin_of(one): one for one in self._schema.get_implementations(type_).objects}
         expressions: dict[str, str] = {}
         for value, cls in known.variants.items():
             if cls not in by_class:
@@ -182,7 +182,7 @@ class Compiler:
         """The type behind an interface, such as Node, that stands for a model."""
         behind = self._schema.get_implementations(type_)
         for one in (*behind.interfaces, *behind.objects):
-            known = row_type_of(_origin(one))
+            known = row_type_of(origin_of(one))
             if known is not None and known.model is model:
                 return one
         raise NotCompiled(type_.name)
@@ -190,7 +190,7 @@ class Compiler:
     def _object(self, type_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         entries: dict[str, str] = {}
         source_object = None
-        for key, (name, kind, below) in self._selected(type_, nodes):
+        for key, (name, kind, below) in self.selected(type_, nodes):
             if name == "__typename":
                 entries[key] = repr(type_.name)
                 continue
@@ -211,7 +211,7 @@ class Compiler:
 
     def _source(self, type_: Any, table: PlanTable) -> str:
         """The row's GraphQL object, on which the executor executes fields with resolvers of their own."""
-        if object_type(table.model) is not _origin(type_):
+        if object_type(table.model) is not origin_of(type_):
             raise NotCompiled(type_.name)
         names = tuple(table.model.__mapper__.columns.keys())
         values = "".join(f"row[{table.index(name)}], " for name in names)
@@ -234,7 +234,7 @@ class Compiler:
 
     def _one(self, source: One, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(kind)
-        target = row_type_of(_origin(type_))
+        target = row_type_of(origin_of(type_))
         if target is None:
             raise NotCompiled(type_.name)
         joined = table.joined(source, target.model)
@@ -245,7 +245,7 @@ class Compiler:
     def _many(self, source: Many, field_: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(field_.type)
         target_type = get_named_type(type_.fields["nodes"].type)
-        target = row_type_of(_origin(target_type))
+        target = row_type_of(origin_of(target_type))
         if target is None:
             raise NotCompiled(target_type.name)
         request = _requested(field_, nodes[0], target.model)
@@ -257,7 +257,7 @@ class Compiler:
 
     def _listed(self, source: Listed, kind: Any, nodes: list[FieldNode], table: PlanTable) -> str:
         type_ = get_named_type(kind)
-        target = row_type_of(_origin(type_))
+        target = row_type_of(origin_of(type_))
         if target is None:
             raise NotCompiled(type_.name)
         plan = Plan(target.model, source.key)
@@ -319,24 +319,26 @@ def _missing() -> Any:
     raise NotCompiled("missing")
 
 
-def _origin(type_: Any) -> Any:
+def origin_of(type_: Any) -> Any:
+    """The class that Strawberry made a type of."""
     return type_.extensions["strawberry-definition"].origin
 
 
 def _attribute(type_: Any, name: str) -> str:
     """The attribute of an object that holds the value of a field."""
-    definition = _definition(type_.fields[name])
+    definition = definition_of(type_.fields[name])
     source = source_of(definition)
     return source.attribute if isinstance(source, Column) else definition.python_name
 
 
-def _definition(field: Any) -> Any:
+def definition_of(field: Any) -> Any:
+    """Strawberry's definition of a field."""
     return field.extensions["strawberry-definition"]
 
 
 def _source(field: Any, model: Any) -> Source | None:
     """The source of a field; None where its own resolver must be executed."""
-    definition = _definition(field)
+    definition = definition_of(field)
     source = source_of(definition)
     if (
         source is None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import custom_headers, endpoints
 from app.delivery.destinations.webhook.models import WebhookEndpoint
@@ -101,7 +102,9 @@ async def test_a_body_about_a_deleted_customer_is_shown_no_more(scene: Scene, re
     await scene.endpoint(account.id, receiver.url())
     async with scene.worker():
         async with scene.database.transaction() as session:
-            ada = await customers.create(session, actor, name="Ada", email="ada@example.com")
+            ada = await run_script(
+                session, customers.create(session, actor, name="Ada", email="ada@example.com")
+            )
         await scene.settled()
         async with scene.database.transaction() as session:
             services = scene.services

@@ -18,6 +18,7 @@ from app.consents.models import ConsentFlowType, ConsentStatus, Evidence, Hosted
 from app.core import clock
 from app.customers import actions as customers
 from app.customers.models import Customer
+from app.db.database import run_script
 from app.delivery.destinations.email.models import EmailSubscription
 from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.queue.models import Delivery, Replay
@@ -88,29 +89,35 @@ async def random_account(world: World, chance: random.Random) -> Scene:
 
 async def _customer(world: World, admin: Actor, chance: random.Random, number: int) -> str:
     async with world.database.transaction() as session:
-        customer = await customers.create(
+        customer = await run_script(
             session,
-            admin,
-            name=f"Cüstomer {number}",
-            email=f"c{number}@example.com",
-            address=chance.choice([None, "1 High Street"]),
-            labels=chance.choice([{}, {"site": "a"}]),
+            customers.create(
+                session,
+                admin,
+                name=f"Cüstomer {number}",
+                email=f"c{number}@example.com",
+                address=chance.choice([None, "1 High Street"]),
+                labels=chance.choice([{}, {"site": "a"}]),
+            ),
         )
         made = []
         for at in range(chance.randint(2, 5)):
             digits = f"1{number}{at:010d}"
-            meter = await meters.create(
+            meter = await run_script(
                 session,
-                admin,
-                customer_id=customer.id,
-                number=digits + str(mpan_check_digit(digits)) if at % 4 else f"{number}{at}3456",
-                description=chance.choice([None, "Hall"]),
-                data_source=chance.choice(list(DataSource)),
-                labels=chance.choice([{}, {"site": "b", 'x"y': "1"}]),
+                meters.create(
+                    session,
+                    admin,
+                    customer_id=customer.id,
+                    number=digits + str(mpan_check_digit(digits)) if at % 4 else f"{number}{at}3456",
+                    description=chance.choice([None, "Hall"]),
+                    data_source=chance.choice(list(DataSource)),
+                    labels=chance.choice([{}, {"site": "b", 'x"y': "1"}]),
+                ),
             )
             made.append(meter)
             if chance.random() < 0.3:
-                await meters.disable(session, admin, meter.id)
+                await run_script(session, meters.disable(admin, meter.id))
     for _ in range(chance.randint(2, 5)):
         await _consent(world, admin, chance, customer.id, [one.number for one in made])
     async with world.database.transaction() as session:
@@ -120,7 +127,7 @@ async def _customer(world: World, admin: Actor, chance: random.Random, number: i
         (clock.start_of_uk_day(start) + n * clock.HALF_HOUR, n * 1_234_567, n % 7 == 0) for n in range(60)
     ]
     async with world.database.transaction() as session:
-        await readings.record(session, admin, made[0].id, half_hours)
+        await run_script(session, readings.record(session, admin, made[0].id, half_hours))
     return customer.id
 
 

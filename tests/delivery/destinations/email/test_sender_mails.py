@@ -8,6 +8,7 @@ import pytest
 
 from app.core import clock
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.delivery.destinations.email import link_actions, subscriptions
 from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
@@ -38,7 +39,10 @@ async def test_an_event_is_one_mail_to_each_subscription(scene: Scene, smtp_sink
     await scene.subscription(account, "bob@example.com", event_types=["meter.*"])
     async with scene.worker():
         async with scene.database.transaction() as session:
-            await customers.create(session, admin(account), name="Grace Hopper", email="grace@example.com")
+            await run_script(
+                session,
+                customers.create(session, admin(account), name="Grace Hopper", email="grace@example.com"),
+            )
         await scene.settled()
 
     (delivery,) = await scene.deliveries()
