@@ -52,7 +52,8 @@ def _fields(cls: Any, names: Any) -> tuple[dict[str, None], list[tuple[str, str,
 def _conversion(type_: Any, name: str) -> Convert | None:
     """The conversion of a type's values that are not null; None where they stay as they are."""
     if isinstance(type_, StrawberryMaybe | LazyType):
-        return lambda value, context: context.convert(value, type_, name)
+        whole: Any = type_
+        return lambda value, context: context.convert(value, whole, name)
     if isinstance(type_, StrawberryList):
         item = _conversion(type_.of_type, name)
         if item is None:
