@@ -143,10 +143,15 @@ class Writer:
             await connection.execute("COMMIT")
             failpoints.reach("transaction.committed")
         except BaseException as error:
-            if await _is_rolled_back(connection, error):
-                pooled.close()
-            else:
-                pooled.invalidate()
+            is_usable = False
+            try:
+                is_usable = await _is_rolled_back(connection, error)
+            finally:
+                # A task may be cancelled once more meanwhile.
+                if is_usable:
+                    pooled.close()
+                else:
+                    pooled.invalidate()
             raised = as_sqlalchemys(error, self._engine.dialect)
             if raised is error:
                 raise

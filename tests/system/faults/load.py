@@ -18,7 +18,8 @@ from tests.system.faults.rig import Tenant
 
 NUMBERS = ["1312345678907", "3938424403"]
 METER_NUMBER = "2499999999991"
-CLIENTS = 3
+# More than one commits in a group.
+CLIENTS = 6
 FIELDS = {
     "createCustomer": "customer { id }",
     "createMeter": "meter { id }",
