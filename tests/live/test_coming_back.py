@@ -7,6 +7,7 @@ import pytest
 
 from app.core.errors import ApiError
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.graphql.bounds.limits import Limits
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
@@ -116,7 +117,7 @@ async def test_a_page_that_was_just_read_is_not_shown_to_a_later_subscription(wo
         customer = await live.customer(actor)
         for number in range(5):
             async with world.database.transaction() as session:
-                await customers.update(session, actor, customer.id, {"name": f"Ada {number}"})
+                await run_script(session, customers.update(actor, customer.id, {"name": f"Ada {number}"}))
             joined = await asyncio.gather(
                 *(live.subscribe(actor, NESTED, {"after": begin}) for _ in range(10))
             )

@@ -10,7 +10,8 @@ from app.delivery.graphql.inputs import DeliveryFilter, ReplayEventsInput, Retry
 from app.delivery.graphql.shared import WITHOUT_BODIES
 from app.delivery.graphql.types import Delivery, Replay
 from app.delivery.queue import deliveries, models, replays
-from app.graphql.mutations import MutationContext, Result, mutation
+from app.graphql.idempotency import Result
+from app.graphql.mutations import MutationContext, mutation
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
 

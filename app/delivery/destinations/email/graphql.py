@@ -9,8 +9,9 @@ from app.delivery.destinations.email.models import Digest, EmailSubscriptionStat
 from app.delivery.destinations.email.models import EmailSubscription as EmailSubscriptionRow
 from app.delivery.graphql.shared import DestinationFilter, DestinationFilterInput, filter_rule
 from app.graphql.compiled.declare import computed
+from app.graphql.idempotency import Result
 from app.graphql.inputs import given
-from app.graphql.mutations import MutationContext, Result, mutation
+from app.graphql.mutations import MutationContext, mutation
 from app.graphql.nodes import Node, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages

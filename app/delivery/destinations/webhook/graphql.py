@@ -27,8 +27,9 @@ from app.graphql.compiled.declare import computed, to_many
 from app.graphql.context import Context, Info
 from app.graphql.engine import Engine
 from app.graphql.events import LazyEventType
+from app.graphql.idempotency import Result
 from app.graphql.inputs import given
-from app.graphql.mutations import MutationContext, Result, UserError, mutation
+from app.graphql.mutations import MutationContext, UserError, mutation
 from app.graphql.nodes import Node, RowsOf, row_type
 from app.graphql.pagination import Connection
 from app.graphql.root_fields import by_id, pages
