@@ -5,6 +5,8 @@ number of them. Words that the databases spell differently begin with `@`:
 
 - `@rows(id text, delay float8)`: the rows of the parameter `:rows` as a table named `given`. Types: text, bigint,
   float8.
+- `@lists(id text, delay float8)`: the same for rows that are given as lists of values, in this order. It takes two
+  thirds of the time, so it is for statements that are given a row for each delivery.
 - `@now`: the database's clock; in a comparison write `(SELECT @now)`, which an index can be searched with.
 - `@later(x)`: x seconds from now. `@instant(x)`: a time given as milliseconds since 1970.
 - `@ms(x)`: a stored time as milliseconds since 1970.
@@ -13,7 +15,7 @@ number of them. Words that the databases spell differently begin with `@`:
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -51,7 +53,7 @@ def is_sqlite(session: AsyncSession) -> bool:
     return session.get_bind().dialect.name == "sqlite"
 
 
-def rows(items: Iterable[Mapping[str, Any]]) -> str:
+def rows(items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> str:
     """The value of `:rows`."""
     return orjson.dumps(list(items)).decode()
 
@@ -70,8 +72,25 @@ def _sqlite_rows(columns: str) -> str:
     return f"(SELECT {values} FROM json_each(:rows)) AS given"  # noqa: S608 - our own column names
 
 
+def _sqlite_lists(columns: str) -> str:
+    values = (
+        f"json_extract(value, '$[{place}]') AS {column.split()[0]}"
+        for place, column in enumerate(columns.split(","))
+    )
+    return f"(SELECT {', '.join(values)} FROM json_each(:rows)) AS given"  # noqa: S608 - our own column names
+
+
+def _postgres_lists(columns: str) -> str:
+    values = (
+        f"CAST(value->>{place} AS {type_}) AS {name}"
+        for place, (name, type_) in enumerate(column.split() for column in columns.split(","))
+    )
+    return f"(SELECT {', '.join(values)} FROM jsonb_array_elements(CAST(:rows AS jsonb))) AS given"  # noqa: S608
+
+
 _SQLITE: Mapping[str, Callable[[str], str]] = {
     "rows": _sqlite_rows,
+    "lists": _sqlite_lists,
     "now": lambda _: SQLITE_NOW,
     "later": lambda seconds: f"({SQLITE_NOW} + CAST({seconds} * 1000 AS INTEGER))",
     "instant": lambda ms: ms,
@@ -82,6 +101,7 @@ _SQLITE: Mapping[str, Callable[[str], str]] = {
 }
 _POSTGRES: Mapping[str, Callable[[str], str]] = {
     "rows": lambda columns: f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS given({columns})",
+    "lists": _postgres_lists,
     "now": lambda _: POSTGRES_NOW,
     "later": lambda seconds: f"({POSTGRES_NOW} + CAST({seconds} AS double precision) * INTERVAL '1 second')",
     "instant": lambda ms: f"to_timestamp({ms} / 1000.0)",

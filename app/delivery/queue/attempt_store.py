@@ -1,7 +1,7 @@
 """The attempt store: writes attempts and the state of their deliveries, many at once, under the lease still held."""
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ _FINISH = Sql(
         finished_at = CASE WHEN KEPT THEN deliveries.finished_at
             WHEN given.status = 'FAILED' THEN NULL ELSE @now END
     FROM (
-        SELECT given.* FROM @rows(id text, fence bigint, attempt bigint, schedule_start bigint, status text,
+        SELECT given.* FROM @lists(id text, fence bigint, attempt bigint, schedule_start bigint, status text,
             lane bigint, delay float8)
         JOIN deliveries AS held ON held.id = given.id AND held.fence = given.fence
             AND held.attempts_made < given.attempt
@@ -48,7 +48,7 @@ _ATTEMPT = Sql("""
         request_digest)
     SELECT given.id, given.attempt, @instant(given.at), given.duration_ms, given.outcome, given.status, given.body,
         given.error, given.headers, given.digest
-    FROM @rows(id text, attempt bigint, at bigint, duration_ms bigint, outcome text, status bigint, body text,
+    FROM @lists(id text, attempt bigint, at bigint, duration_ms bigint, outcome text, status bigint, body text,
         error text, headers text, digest text)
 """)
 
@@ -101,32 +101,34 @@ def body_digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def _outcome(result: AttemptResult) -> Mapping[str, Any]:
+def _outcome(result: AttemptResult) -> Sequence[Any]:
+    """The row for `_FINISH`."""
     claim, verdict = result.claim, result.verdict
     # In order, a failed delivery goes before all others, also if it is part of a replay.
     tried_again = verdict.fate is Fate.FAILED and (claim.lane == Lane.FRESH or claim.ordered)
-    return {
-        "id": claim.id,
-        "fence": claim.fence,
-        "attempt": claim.attempt,
-        "schedule_start": claim.schedule_start,
-        "status": verdict.fate.value,
-        "lane": Lane.RETRY if tried_again else claim.lane,
-        "delay": verdict.delay,
-    }
+    return (
+        claim.id,
+        claim.fence,
+        claim.attempt,
+        claim.schedule_start,
+        verdict.fate.value,
+        Lane.RETRY if tried_again else claim.lane,
+        verdict.delay,
+    )
 
 
-def _attempt(result: AttemptResult) -> Mapping[str, Any]:
+def _attempt(result: AttemptResult) -> Sequence[Any]:
+    """The row for `_ATTEMPT`."""
     attempt = result.attempt
-    return {
-        "id": result.claim.id,
-        "attempt": result.claim.attempt,
-        "at": attempt.started_at,
-        "duration_ms": attempt.duration_ms,
-        "outcome": attempt.outcome.value,
-        "status": attempt.status,
-        "body": attempt.response_body,
-        "error": attempt.error,
-        "headers": attempt.request_headers,
-        "digest": attempt.request_digest,
-    }
+    return (
+        result.claim.id,
+        result.claim.attempt,
+        attempt.started_at,
+        attempt.duration_ms,
+        attempt.outcome.value,
+        attempt.status,
+        attempt.response_body,
+        attempt.error,
+        attempt.request_headers,
+        attempt.request_digest,
+    )

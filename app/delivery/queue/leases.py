@@ -130,7 +130,7 @@ _PICK_HEAD = Sql(
 _LEASE = Sql("""
     UPDATE deliveries SET leased_until = @later(:seconds), fence = deliveries.fence + 1,
         body = COALESCE(deliveries.body, @bytes(given.body))
-    FROM @rows(id text, body text) WHERE deliveries.id = given.id
+    FROM @lists(id text, body text) WHERE deliveries.id = given.id
 """)
 _KEEP = Sql("""
     UPDATE deliveries SET body = @bytes(given.body)
@@ -299,8 +299,7 @@ async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds
     Gives the end of the lease on the monotonic clock, a little early rather than late.
     """
     ends_at = time.monotonic() + seconds
-    given = [{"id": key, "body": body} for key, body in bodies.items()]
-    await session.execute(_LEASE.on(session), {"rows": rows(given), "seconds": seconds})
+    await session.execute(_LEASE.on(session), {"rows": rows(bodies.items()), "seconds": seconds})
     return ends_at
 
 
