@@ -5,10 +5,11 @@ from typing import Any
 import orjson
 from sqlalchemy import Row
 
+from app.delivery.queue.leases import PickedDelivery
 from app.events.models import EventRecord
 
 
-def event_of(row: Row[Any]) -> EventRecord:
+def event_of(row: PickedDelivery | Row[Any]) -> EventRecord:
     """The delivery's event, which must still be in the log."""
     return EventRecord(
         account_id=row.account_id,

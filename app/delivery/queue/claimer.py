@@ -8,9 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import failpoints
@@ -18,7 +16,7 @@ from app.core.outages import breaks_transaction, report
 from app.core.periodic import Loop
 from app.delivery.queue import leases
 from app.delivery.queue.cancellation import cancel_if_inactive
-from app.delivery.queue.leases import Claim, Wanted
+from app.delivery.queue.leases import Claim, PickedDelivery, Wanted
 from app.delivery.queue.models import Lane
 from app.delivery.queue.provider import LATER, OF_EVENT, Target
 from app.delivery.queue.rate_holds import RateHolds
@@ -59,7 +57,7 @@ class _Batch:
 
     lanes: Sequence[Wanted]
     targets: Mapping[str, Target]
-    picked: Sequence[Row[Any]]
+    picked: Sequence[PickedDelivery]
     bodies: _Bodies
     ends_at: float
 
@@ -198,7 +196,7 @@ class Claimer:
             is_full = taken[one.destination_id, one.lane] >= one.count
             if is_full and not batch.targets[one.destination_id].ordered:
                 self._scheduler.mark_due(one.destination_id, one.lane)
-        late: dict[str, list[tuple[Claim, Row[Any]]]] = defaultdict(list)
+        late: dict[str, list[tuple[Claim, PickedDelivery]]] = defaultdict(list)
         for row in batch.picked:
             has_failed = row.id in batch.bodies.failed
             body = LATER if has_failed else batch.bodies.made.get(row.id)
@@ -217,7 +215,9 @@ class Claimer:
         for some in late.values():
             self._begin_writing(some, batch.targets)
 
-    def _begin_writing(self, late: Sequence[tuple[Claim, Row[Any]]], targets: Mapping[str, Target]) -> None:
+    def _begin_writing(
+        self, late: Sequence[tuple[Claim, PickedDelivery]], targets: Mapping[str, Target]
+    ) -> None:
         waiting = [claim for claim, _ in late]
         write = self._write(waiting, [row for _, row in late], targets)
         writing = asyncio.create_task(write, name="write bodies")
@@ -248,7 +248,7 @@ class Claimer:
 
     async def _pick(
         self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
-    ) -> list[Row[Any]]:
+    ) -> list[PickedDelivery]:
         """Deliveries that are due, free, and not held by this worker, whose own leases may have run out."""
         picked = await self._pick_free(session, wanted, targets)
         if not any(row.id in self._held for row in picked):
@@ -257,7 +257,7 @@ class Claimer:
         held = Counter(self._held.values())
         more = [replace(one, count=one.count + held[one.destination_id]) for one in wanted]
         most = {(one.destination_id, one.lane): one.count for one in wanted}
-        taken: dict[tuple[str, int], list[Row[Any]]] = defaultdict(list)
+        taken: dict[tuple[str, int], list[PickedDelivery]] = defaultdict(list)
         for row in await self._pick_free(session, more, targets):
             if row.id not in self._held:
                 taken[row.destination_id, row.lane].append(row)
@@ -266,7 +266,7 @@ class Claimer:
 
     async def _pick_free(
         self, session: AsyncSession, wanted: Sequence[Wanted], targets: Mapping[str, Target]
-    ) -> list[Row[Any]]:
+    ) -> list[PickedDelivery]:
         ordered = {one.destination_id for one in wanted if targets[one.destination_id].ordered}
         free = [one for one in wanted if one.destination_id not in ordered]
         picked = await leases.pick(session, free) if free else []
@@ -287,7 +287,7 @@ class Claimer:
         return True
 
     async def _make_bodies(
-        self, session: AsyncSession, picked: Sequence[Row[Any]], targets: Mapping[str, Target]
+        self, session: AsyncSession, picked: Sequence[PickedDelivery], targets: Mapping[str, Target]
     ) -> _Bodies:
         bodies = _Bodies()
         for row in picked:
@@ -316,7 +316,7 @@ class Claimer:
         return body if self._provider.keeps_bodies else OF_EVENT
 
     async def _write(
-        self, waiting: Sequence[Claim], picked: Sequence[Row[Any]], targets: Mapping[str, Target]
+        self, waiting: Sequence[Claim], picked: Sequence[PickedDelivery], targets: Mapping[str, Target]
     ) -> None:
         """Make the bodies that were not made within the claim, keep them before anything is sent, and send."""
         try:

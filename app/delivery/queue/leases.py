@@ -5,10 +5,12 @@ it takes and with the number of destinations, never with the number of waiting d
 endpoint slow nobody down.
 """
 
+import itertools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from datetime import datetime
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -55,7 +57,7 @@ _DUE = Sql(
     {"now": UtcDateTime(), "due_at": UtcDateTime()},
 )
 
-# An event's data is given as text, because a driver would parse it in Python only.
+# The columns of `PickedDelivery`. An event's data is given as text, because a driver would parse it in Python only.
 _CLAIMED = """
     SELECT picked.id, picked.account_id, picked.event_id, picked.event_sequence, picked.event_type,
         picked.test_event, picked.destination_id, picked.replay_id, picked.lane, picked.body, picked.attempts_made,
@@ -196,6 +198,31 @@ class Wanted:
     count: int
 
 
+class PickedDelivery(NamedTuple):
+    """A picked delivery and, if it keeps no body, its event; read several times faster than a row of SQLAlchemy."""
+
+    id: str
+    account_id: str
+    event_id: str
+    # None for a test, which brings its event along.
+    event_sequence: Any
+    event_type: str
+    test_event: Any
+    destination_id: str
+    replay_id: str
+    lane: int
+    body: bytes | None
+    attempts_made: int
+    schedule_start: int
+    fence: int
+    created_at: datetime
+    # Of the event; None if it is gone, or was not needed.
+    occurred_at: Any
+    data: Any
+    subject_id: Any
+    customer_id: str | None
+
+
 @dataclass(slots=True)
 class Claim:
     """A delivery that this worker holds. `target` is its destination as it was in the claiming transaction."""
@@ -217,7 +244,7 @@ class Claim:
     ordered: bool = False
 
     @classmethod
-    def of(cls, row: Row[Any], body: bytes | str, target: Any, expires_at: float) -> Self:
+    def of(cls, row: PickedDelivery | Row[Any], body: bytes | str, target: Any, expires_at: float) -> Self:
         """The claim on a delivery that was picked and leased."""
         return cls(
             id=row.id,
@@ -271,26 +298,26 @@ def _range(prefix: str) -> dict[str, str]:
     return {"first": f"{prefix}_", "beyond": f"{prefix}`"}
 
 
-async def pick(session: AsyncSession, wanted: Sequence[Wanted]) -> list[Row[Any]]:
+async def pick(session: AsyncSession, wanted: Sequence[Wanted]) -> list[PickedDelivery]:
     """Due deliveries with their events, locked until the transaction ends: now `lease` or leave them."""
     given = [{"destination_id": one.destination_id, "lane": one.lane, "count": one.count} for one in wanted]
     values: dict[str, Any] = {"rows": rows(given)}
     if not is_sqlite(session):
-        return list((await session.execute(_PICK.on(session), values)).all())
+        return [PickedDelivery(*row) for row in await session.execute(_PICK.on(session), values)]
     values["most"] = max(one.count for one in wanted)
     left = {(one.destination_id, one.lane): one.count for one in wanted}
     picked = []
-    for row in await session.execute(_PICK.on(session), values):
+    for row in itertools.starmap(PickedDelivery, await session.execute(_PICK.on(session), values)):
         if left[row.destination_id, row.lane] > 0:
             left[row.destination_id, row.lane] -= 1
             picked.append(row)
     return picked
 
 
-async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) -> list[Row[Any]]:
+async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) -> list[PickedDelivery]:
     """Like `pick`, at most one for each destination: the next in its order, if that is due and free."""
     given = rows({"destination_id": one} for one in sorted(destination_ids))
-    return list((await session.execute(_PICK_HEAD.on(session), {"rows": given})).all())
+    return [PickedDelivery(*row) for row in await session.execute(_PICK_HEAD.on(session), {"rows": given})]
 
 
 async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:
@@ -303,7 +330,9 @@ async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds
     return ends_at
 
 
-async def keep(session: AsyncSession, claimed: Sequence[Row[Any]], bodies: Mapping[str, str]) -> set[str]:
+async def keep(
+    session: AsyncSession, claimed: Sequence[PickedDelivery], bodies: Mapping[str, str]
+) -> set[str]:
     """Keep bodies that were made after the claim; gives the ids of the deliveries that are still held."""
     given = [
         {"id": row.id, "body": bodies[row.id], "fence": row.fence + 1} for row in claimed if row.id in bodies

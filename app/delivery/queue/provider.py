@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Row
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.delivery.queue.attempt_store import AttemptResult
-from app.delivery.queue.leases import Claim
+from app.delivery.queue.leases import Claim, PickedDelivery
 from app.outbound import retry
 from app.outbound.attempt import Attempt
 from app.outbound.retry import Verdict, parse_retry_after
@@ -53,14 +52,14 @@ class Provider(ABC):
         """The active ones of these destinations."""
 
     @abstractmethod
-    async def body(self, session: AsyncSession, row: Row[Any], target: Any) -> str | None:
+    async def body(self, session: AsyncSession, row: PickedDelivery, target: Any) -> str | None:
         """The body for a picked delivery that keeps none; None if its event is gone, `LATER` if it takes long."""
 
     @abstractmethod
     async def send(self, claim: Claim) -> Attempt:
         """Make one attempt, with no session open."""
 
-    async def bodies(self, rows: Sequence[Row[Any]], targets: Mapping[str, Any]) -> Mapping[str, str]:
+    async def bodies(self, rows: Sequence[PickedDelivery], targets: Mapping[str, Any]) -> Mapping[str, str]:
         """The bodies that `body` put off, by the deliveries' ids, as far as they can be made; no session is open."""
         return {}
 

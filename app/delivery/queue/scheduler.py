@@ -130,7 +130,7 @@ class Scheduler:
 
     def next_rate_slot(self) -> float | None:
         """When the first of the destinations that wait for their rate may be sent to."""
-        return min((queue.next_at for queue in self._early), default=None)
+        return min(queue.next_at for queue in self._early) if self._early else None
 
     def next_sends(self, now: float) -> Iterator[Claim]:
         """The deliveries to send now; each counts as in flight from here on, until `finished` or `abandoned`."""
@@ -190,9 +190,10 @@ class Scheduler:
         _less(self._in_flight_of, claim.account_id)
         queue = self[claim.destination_id]
         queue.in_flight -= 1
-        over, self._over = self._over, {}
-        for account_id, queues in over.items():
-            self._turns.setdefault(account_id, {}).update(queues)
+        if self._over:
+            over, self._over = self._over, {}
+            for account_id, queues in over.items():
+                self._turns.setdefault(account_id, {}).update(queues)
         if claim.id in self._suspects_in_flight:
             self._suspects_in_flight.discard(claim.id)
             aside, self._aside = self._aside, []

@@ -133,8 +133,11 @@ class Sender:
         if self._rate_timer is not None:
             self._rate_timer.cancel()
         at = self._scheduler.next_rate_slot()
-        wait = None if at is None else max(at - time.monotonic(), 0.001)
-        self._rate_timer = None if wait is None else asyncio.get_running_loop().call_later(wait, self._send)
+        if at is None:
+            self._rate_timer = None
+            return
+        wait = max(at - time.monotonic(), 0.001)
+        self._rate_timer = asyncio.get_running_loop().call_later(wait, self._send)
 
     async def _attempt(self, claim: Claim) -> None:
         failpoints.reach("send.before_request")

@@ -158,9 +158,7 @@ def _head(method: str, url: RequestUrl, headers: Iterable[tuple[str, str]], size
     lines = [f"{method} {url.target} HTTP/1.1"]
     given = set()
     for name, value in headers:
-        if not _is_token(name):
-            raise ValueError("The name of a header holds a character that it may not have")
-        given.add(name.lower())
+        given.add(_lower(name))
         lines.append(f"{name}: {value}")
     if "host" not in given:
         lines.append(f"host: {url.authority}")
@@ -174,8 +172,11 @@ def _head(method: str, url: RequestUrl, headers: Iterable[tuple[str, str]], size
 
 
 @lru_cache(maxsize=1024)
-def _is_token(name: str) -> bool:
-    return _TOKEN.fullmatch(name) is not None
+def _lower(name: str) -> str:
+    """A header's name in lower case. Raises ValueError for one that HTTP does not allow."""
+    if _TOKEN.fullmatch(name) is None:
+        raise ValueError("The name of a header holds a character that it may not have")
+    return name.lower()
 
 
 def _judge_status(answer: Answer) -> tuple[AttemptOutcome, str | None]:

@@ -3,11 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -18,7 +17,7 @@ from app.delivery.destinations.email.mails import Wordings
 from app.delivery.destinations.email.models import EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.attempt_store import AttemptResult
 from app.delivery.queue.cancellation import end_deliveries
-from app.delivery.queue.leases import Claim
+from app.delivery.queue.leases import Claim, PickedDelivery
 from app.delivery.queue.provider import Provider
 from app.events.models import EventRecord
 from app.outbound.attempt import Attempt
@@ -68,7 +67,7 @@ class EmailProvider(Provider):
         )
         return {one.id: self._target(one) for one in (await session.execute(statement)).scalars()}
 
-    async def body(self, session: AsyncSession, row: Row[Any], target: EmailTarget) -> str | None:
+    async def body(self, session: AsyncSession, row: PickedDelivery, target: EmailTarget) -> str | None:
         """The mail for a delivery's first attempt as JSON; None if its event is gone."""
         if row.occurred_at is None:
             return None

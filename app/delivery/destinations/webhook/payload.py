@@ -10,12 +10,12 @@ from app import __version__
 from app.core import clock
 from app.delivery.destinations.claimed_event import json_value
 from app.delivery.destinations.webhook import custom_headers, signing
-from app.delivery.queue.leases import Claim
+from app.delivery.queue.leases import Claim, PickedDelivery
 
 USER_AGENT = f"Voltwire/{__version__}"
 
 
-def event_json(row: Row[Any]) -> str | None:
+def event_json(row: PickedDelivery | Row[Any]) -> str | None:
     """The body for a picked delivery: type, timestamp, id, sequence, data, in this order; None if its event is gone.
 
     A test event, which has no place in the log, brings its data along in `test_event`.
@@ -26,7 +26,7 @@ def event_json(row: Row[Any]) -> str | None:
     return orjson.dumps(body_of(row, json_value(row.test_event if is_test else row.data))).decode()
 
 
-def body_of(row: Row[Any], data: Any) -> dict[str, Any]:
+def body_of(row: PickedDelivery | Row[Any], data: Any) -> dict[str, Any]:
     """The body as an object, with this data; a test event carries `"test": true`."""
     is_test = row.event_sequence is None
     content = {

@@ -15,12 +15,12 @@ from graphql import (
     OperationType,
     parse,
 )
-from sqlalchemy import Row
 
 from app.auth.actor import Actor, Scope
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.delivery.destinations.claimed_event import event_of, json_value
 from app.delivery.destinations.webhook.payload import body_of
+from app.delivery.queue.leases import PickedDelivery
 from app.events import log
 from app.events.models import EventRecord
 from app.graphql.bounds.secret_fields import secret_fields
@@ -65,14 +65,14 @@ class PayloadSelection:
         self._services = services
         self._engine = engine
 
-    async def bodies(self, picked: Sequence[tuple[Row[Any], str]]) -> dict[str, str]:
+    async def bodies(self, picked: Sequence[tuple[PickedDelivery, str]]) -> dict[str, str]:
         """The bodies of picked deliveries with the selections of their endpoints, by the deliveries' ids.
 
         Every event is there. What cannot be found is in `errors` beside `data`, as a subscription would tell it. Where
         the fault is ours, such as a database that is away, there is no body: a later attempt makes it.
         """
         bodies: dict[str, str] = {}
-        accounts: dict[str, list[tuple[Row[Any], str]]] = {}
+        accounts: dict[str, list[tuple[PickedDelivery, str]]] = {}
         for row, selection in picked:
             accounts.setdefault(row.account_id, []).append((row, selection))
         for account_id, rows in accounts.items():
@@ -83,7 +83,7 @@ class PayloadSelection:
                 bodies.update(await self._some(account_id, some))
         return bodies
 
-    async def _some(self, account_id: str, rows: Sequence[tuple[Row[Any], str]]) -> dict[str, str]:
+    async def _some(self, account_id: str, rows: Sequence[tuple[PickedDelivery, str]]) -> dict[str, str]:
         actor = Actor(account_id, frozenset([Scope.READ]))
         async with self._services.database.reading() as session:
             epoch = (await log.stream(session, account_id)).epoch
@@ -97,7 +97,7 @@ class PayloadSelection:
                 refusals[selection] = error
         jobs = [(requests[selection], _event(row)) for row, selection in rows if selection in requests]
         answers = iter(await respond(self._services, self._engine(), actor, epoch, jobs))
-        results: list[tuple[Row[Any], EventResponse]] = [
+        results: list[tuple[PickedDelivery, EventResponse]] = [
             (row, {"errors": refusals[one].errors, "data": None} if one in refusals else next(answers))
             for row, one in rows
         ]
@@ -109,7 +109,7 @@ class PayloadSelection:
         return SubscriptionRequest.of(engine, prepared, None)
 
 
-def _event(row: Row[Any]) -> EventRecord:
+def _event(row: PickedDelivery) -> EventRecord:
     """The event of a picked delivery; a test's has the example as its data, and what that names is not there."""
     if row.event_sequence is not None:
         return event_of(row)
@@ -125,7 +125,7 @@ def _event(row: Row[Any]) -> EventRecord:
     )
 
 
-def _body(row: Row[Any], result: Mapping[str, Any]) -> str:
+def _body(row: PickedDelivery, result: Mapping[str, Any]) -> str:
     content = body_of(row, (result["data"] or {}).get("events"))
     if result.get("errors"):
         content["errors"] = result["errors"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import Row, select, update
+from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -19,7 +19,7 @@ from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndp
 from app.delivery.destinations.webhook.payload import attempt_headers, event_json, shown_headers
 from app.delivery.destinations.webhook.payload_selection import PayloadSelection
 from app.delivery.queue.attempt_store import AttemptResult, body_digest
-from app.delivery.queue.leases import Claim
+from app.delivery.queue.leases import Claim, PickedDelivery
 from app.delivery.queue.provider import LATER, Provider
 from app.outbound.attempt import Attempt
 from app.outbound.http.transport import Transport
@@ -85,7 +85,7 @@ class WebhookProvider(Provider):
         )
         return {one.id: self._target(one, now) for one, now in (await session.execute(statement)).all()}
 
-    async def body(self, session: AsyncSession, row: Row[Any], target: EndpointTarget) -> str | None:
+    async def body(self, session: AsyncSession, row: PickedDelivery, target: EndpointTarget) -> str | None:
         """The body for a picked delivery; None if its event is gone, `LATER` if it is for a selection.
 
         A delivery whose first attempt was before the endpoint had a selection stays as it was then.
@@ -96,7 +96,7 @@ class WebhookProvider(Provider):
         return event_json(row)
 
     async def bodies(
-        self, rows: Sequence[Row[Any]], targets: Mapping[str, EndpointTarget]
+        self, rows: Sequence[PickedDelivery], targets: Mapping[str, EndpointTarget]
     ) -> Mapping[str, str]:
         """The results of the endpoints' selections on the events."""
         return await self._selection.bodies(
