@@ -13,7 +13,7 @@ import orjson
 
 from app import __version__
 from app.cli.client import Address, Api, ClientError
-from app.cli.stream import Stream, StreamEvent, chosen_types
+from app.cli.stream import ResumingStream, StreamEvent, chosen_types
 from app.core import clock
 from app.core.ids import new_id
 from app.delivery.destinations.webhook import signing
@@ -44,7 +44,7 @@ async def listen(address: Address, key: str | None, options: ListenOptions, *, o
         forwarder = None
         if options.forward_to is not None:
             forwarder = await stack.enter_async_context(Forwarder(options.forward_to, options.secret))
-        stream = Stream(api, after=options.after, types=types, notice=notice)
+        stream = ResumingStream(api, after=options.after, types=types, notice=notice)
         await stream.begin()
         if forwarder is not None:
             notice(f"Forwarding to {forwarder.url}, signed with {forwarder.secret}")

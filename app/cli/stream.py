@@ -70,7 +70,7 @@ def chosen_types(patterns: str | None) -> list[str] | None:
     ]
 
 
-class Stream:
+class ResumingStream:
     """The events of an account from a cursor on, over as many connections as it takes, none missing, none twice."""
 
     def __init__(

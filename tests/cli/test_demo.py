@@ -19,7 +19,7 @@ from playwright.async_api import Browser
 from standardwebhooks import Webhook
 
 from app.cli.demo.board import Board, Way
-from app.cli.demo.consumers import Consumers, Hook, Mail, why_not_signed
+from app.cli.demo.consumers import Consumers, ReceivedMail, ReceivedWebhook, why_not_signed
 from app.cli.demo.story import STORIES
 from app.delivery.destinations.webhook.signing import new_secret
 from app.events.catalogue import event_names
@@ -196,8 +196,8 @@ CONTRASTS = """() => {
 async def test_the_inbox_can_be_read_in_light_and_dark(browser: Browser, scheme: Any) -> None:
     consumers = Consumers()
     at = datetime.now(UTC)
-    consumers.hooks.append(Hook("evt_1", "meter.created", {"id": "evt_1"}, None, at))
-    consumers.mails.append(Mail("ada@example.com", "New meter", "", "", None, at))
+    consumers.hooks.append(ReceivedWebhook("evt_1", "meter.created", {"id": "evt_1"}, None, at))
+    consumers.mails.append(ReceivedMail("ada@example.com", "New meter", "", "", None, at))
     async with consumers.running():
         context = await browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
         page = await context.new_page()

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 from app.cli.client import Address, Api, ClientError
 from app.cli.features import whole_catalogue
 from app.cli.listen import as_line, facts
-from app.cli.stream import Stream, StreamEvent, chosen_types
+from app.cli.stream import ResumingStream, StreamEvent, chosen_types
 from tests.operators import fresh_key, run, start
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Receiver
@@ -198,7 +198,7 @@ async def test_another_server_is_told(receiver: Receiver) -> None:
 
 async def test_a_cursor_of_another_account_ends_it(served: Deployment, api: Api) -> None:
     async with Api(api.address, await fresh_key(served)) as other:
-        stream = Stream(api, after=await other.latest_cursor())
+        stream = ResumingStream(api, after=await other.latest_cursor())
     with pytest.raises(ClientError, match="cursor"):
         await anext(stream.events())
 
@@ -208,7 +208,7 @@ async def test_a_key_that_is_revoked_meanwhile_ends_it(served: Deployment, api: 
     served.secrets.append(made["secret"])
     connected = asyncio.Event()
     async with Api(api.address, made["secret"]) as reader:
-        stream = Stream(reader, notice=lambda _: connected.set())
+        stream = ResumingStream(reader, notice=lambda _: connected.set())
         waiting = asyncio.ensure_future(anext(stream.events()))
         await connected.wait()
         await api.change("revokeApiKey", "apiKey { id }", apiKeyId=made["apiKey"]["id"])

@@ -38,7 +38,7 @@ PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
-class Hook:
+class ReceivedWebhook:
     """A webhook that arrived; `wrong` is the reason why its signature does not count, None where it does."""
 
     event_id: str
@@ -53,7 +53,7 @@ class Hook:
 
 
 @dataclass(frozen=True)
-class Mail:
+class ReceivedMail:
     """A mail that arrived; `event_id` is None where it is not about an event."""
 
     recipient: str
@@ -69,10 +69,10 @@ class Consumers:
     """The receiver and the mailbox, with all that arrived; `on_hook` and `on_mail` are called for each arrival."""
 
     secret: str = ""
-    on_hook: Callable[[Hook], None] = lambda _: None
-    on_mail: Callable[[Mail], None] = lambda _: None
-    hooks: list[Hook] = field(default_factory=list)
-    mails: list[Mail] = field(default_factory=list)
+    on_hook: Callable[[ReceivedWebhook], None] = lambda _: None
+    on_mail: Callable[[ReceivedMail], None] = lambda _: None
+    hooks: list[ReceivedWebhook] = field(default_factory=list)
+    mails: list[ReceivedMail] = field(default_factory=list)
     web_port: int = 0
     smtp_port: int = 0
     _confirm: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
@@ -124,10 +124,10 @@ class Consumers:
         body, at = await request.body(), datetime.now().astimezone()
         wrong = why_not_signed(self.secret, request.headers, body)
         if wrong is not None:
-            hook = Hook(request.headers.get("webhook-id", ""), "", {}, wrong, at)
+            hook = ReceivedWebhook(request.headers.get("webhook-id", ""), "", {}, wrong, at)
         else:
             content = json.loads(body)
-            hook = Hook(content["id"], content["type"], content, None, at)
+            hook = ReceivedWebhook(content["id"], content["type"], content, None, at)
         _keep(self.hooks, hook)
         self.on_hook(hook)
         return Response(status_code=204 if wrong is None else 401)
@@ -138,7 +138,7 @@ class Consumers:
         message = email.message_from_bytes(content, policy=email.policy.default)
         text = _part(message, "plain")
         about = EVENT_ID.search(text)
-        mail = Mail(
+        mail = ReceivedMail(
             recipient=", ".join(envelope.rcpt_tos),
             subject=str(message["subject"]),
             text=text,

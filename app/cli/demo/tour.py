@@ -17,10 +17,10 @@ from rich.text import Text
 from app.cli.client import Address, Api
 from app.cli.demo import server, story
 from app.cli.demo.board import Board, Way
-from app.cli.demo.consumers import Consumers, Hook, Mail
+from app.cli.demo.consumers import Consumers, ReceivedMail, ReceivedWebhook
 from app.cli.demo.server import DemoError
 from app.cli.listen import facts
-from app.cli.stream import Stream, StreamEvent
+from app.cli.stream import ResumingStream, StreamEvent
 
 # For all events together; a missing one does not keep the next from being played.
 ARRIVE_WITHIN: Final = 30.0
@@ -57,7 +57,7 @@ class Tour:
             process, at = await self._start(stack, folder)
             api = await stack.enter_async_context(Api(at, self._key))
             await self._subscribe(api)
-            stream = Stream(api)
+            stream = ResumingStream(api)
             await stream.begin()
             listening = await stack.enter_async_context(_in_background(self._listen(stream)))
             async with self._shown() as show:
@@ -101,7 +101,7 @@ class Tour:
         self._say(f"A webhook endpoint is there, and {story.MAILBOX} wants mails.")
         self._say("")
 
-    async def _listen(self, stream: Stream) -> None:
+    async def _listen(self, stream: ResumingStream) -> None:
         async for event in stream.events():
             self._on_event(event)
 
@@ -137,13 +137,13 @@ class Tour:
         if not self._board.arrived(Way.SOCKET, event.id, event.name) and self.is_over:
             self._later(Way.SOCKET, event.name, facts(event.name, event.data))
 
-    def _on_hook(self, hook: Hook) -> None:
+    def _on_hook(self, hook: ReceivedWebhook) -> None:
         if hook.wrong is not None:
             self._later(Way.WEBHOOK, hook.event_id, f"refused: {hook.wrong}")
         elif not self._board.arrived(Way.WEBHOOK, hook.event_id, hook.name) and self.is_over:
             self._later(Way.WEBHOOK, hook.name, f"✓ signed, #{hook.body['sequence']}")
 
-    def _on_mail(self, mail: Mail) -> None:
+    def _on_mail(self, mail: ReceivedMail) -> None:
         known = mail.event_id is not None and self._board.arrived(Way.EMAIL, mail.event_id)
         if not known and self.is_over:
             self._later(Way.EMAIL, mail.subject)
