@@ -23,6 +23,7 @@ from app.events.event_type_filter import checked_event_types
 from app.outbound.http.ssrf_guard import Networks, UrlRefused, check_url
 from app.outbound.mail.mail_queue import forget_mails_about
 
+PLAIN: Final = frozenset({"description", "event_types", "selection", "filter", "rate_limit"})
 MAX_ENDPOINTS: Final = 100
 MAX_RATE: Final = 1000
 DISABLED_BY_ACCOUNT: Final = "Disabled by the account."
@@ -52,15 +53,13 @@ async def create(
     endpoint = WebhookEndpoint(
         account_id=actor.account_id,
         url=checked["url"],
-        description=checked["description"],
-        event_types=checked["event_types"],
         # Under the log's lock two creations count the endpoints one after the other.
         first_sequence=await log.lock_position(session, actor.account_id),
         secret_encrypted=keyring.encrypt(secret),
         signing_key_encrypted=keyring.encrypt(signing_key),
         public_key=public_key,
     )
-    _set_options(endpoint, keyring, checked)
+    _set(endpoint, keyring, checked)
     await _require_room(session, actor)
     session.add(endpoint)
     await session.flush()
@@ -86,11 +85,7 @@ async def update_endpoint(
     if "url" in checked:
         endpoint.url = checked["url"]
         _begin_anew(endpoint)
-    if "description" in checked:
-        endpoint.description = checked["description"]
-    if "event_types" in checked:
-        endpoint.event_types = checked["event_types"]
-    _set_options(endpoint, keyring, checked)
+    _set(endpoint, keyring, checked)
     if "status" in checked:
         await _set_status(session, endpoint, checked["status"])
     endpoint.updated_at = clock.now()
@@ -192,19 +187,16 @@ def _begin_anew(endpoint: WebhookEndpoint) -> None:
     endpoint.failures = 0
 
 
-def _set_options(endpoint: WebhookEndpoint, keyring: Keyring, options: dict[str, Any]) -> None:
-    if "selection" in options:
-        endpoint.selection = options["selection"]
-    if "filter" in options:
-        endpoint.filter = options["filter"]
-    if "headers" in options:
-        headers = options["headers"]
+def _set(endpoint: WebhookEndpoint, keyring: Keyring, values: dict[str, Any]) -> None:
+    """Sets the attributes that were given and need no further step."""
+    for name in PLAIN & values.keys():
+        setattr(endpoint, name, values[name])
+    if "headers" in values:
+        headers = values["headers"]
         endpoint.headers = custom_headers.masked(headers)
         endpoint.headers_encrypted = keyring.encrypt(orjson.dumps(headers).decode()) if headers else None
-    if "ordered" in options:
-        endpoint.ordered = bool(options["ordered"])
-    if "rate_limit" in options:
-        endpoint.rate_limit = options["rate_limit"]
+    if "ordered" in values:
+        endpoint.ordered = bool(values["ordered"])
 
 
 def _rules(allow_networks: Networks) -> dict[str, validation.Rule]:
