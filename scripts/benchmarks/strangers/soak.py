@@ -58,7 +58,7 @@ async def run_soak(run: Run) -> None:
         Api(product) as api,
     ):
         visitors = await Visitors.prepared(api, product, receiver, run.sizes.soak_customers)
-        run.report.progress(f"{visitors.sentence()}, for {minutes:g} minutes")
+        run.report.progress(f"{visitors.sentence()}, for {minutes:.3g} minutes")
         try:
             looks = await observed(product, visitors, minutes)
         except BenchError as error:
@@ -117,7 +117,7 @@ class Trend:
 
 
 def report(run: Run, looks: Sequence[Look], minutes: float) -> None:
-    heading = f"soak · {minutes:g} minutes; medians of the quarters, and the slope of the last half"
+    heading = f"soak · {minutes:.3g} minutes; medians of the quarters, and the slope of the last half"
     table = Table(title=heading, title_justify="left", header_style="bold")
     table.add_column("figure")
     for column in ("1st quarter", "2nd", "3rd", "4th", "a minute"):
