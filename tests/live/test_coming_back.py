@@ -1,6 +1,7 @@
 """Many subscriptions at once share what they read, and each is as exact as one that reads alone."""
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -41,6 +42,8 @@ async def test_no_commit_of_another_process_is_missed_while_many_subscribe(world
 
         async def join() -> None:
             for _ in range(25):
+                # At any moment of a read that others wait for.
+                await asyncio.sleep(random.uniform(0, 0.01))
                 before = committed
                 _, sink = await live.subscribe(actor)
                 # The writer may know of its latest commit a moment later.
