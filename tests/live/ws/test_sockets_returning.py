@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import logging
 from contextlib import AsyncExitStack
 
+import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
@@ -50,6 +52,18 @@ async def test_each_of_many_sockets_gets_all_that_it_missed_in_order(
         assert served.connections.hub.groups == 1
         # Nothing is read for each of them.
         assert len(statements) < SOCKETS
+
+
+async def test_a_socket_writes_no_line_to_the_log(
+    small_world: World, holder: TestAccount, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(small_world) as served:
+        with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, "uvicorn.error"):
+            async with served.connect(holder.key) as client:
+                await client.subscribe()
+                await client.settled()
+            await becomes(lambda: len(served.connections) == 0)
+        assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 async def test_a_key_that_is_revoked_while_many_come_back_ends_all_its_sockets(
