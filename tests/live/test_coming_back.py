@@ -2,18 +2,22 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Executable
 
 from app.core.errors import ApiError
 from app.customers import actions as customers
-from app.db.database import run_script
+from app.db.database import Database, run_script
+from app.db.raw_statements import Rows
 from app.graphql.bounds.limits import Limits
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
 from app.live.subscription_request import SubscriptionRequest, shared_request
 from tests.accounts.state import reads
+from tests.events.broadcasters import becomes
 from tests.live.listening import SEQUENCES, Collector, Listening, listening
 from tests.live.test_hub import NESTED, cursor_at, owner
 from tests.support import World, the_schema
@@ -60,6 +64,46 @@ async def test_no_commit_of_another_process_is_missed_while_many_subscribe(world
             first = sink.sequences[0]
             assert before < first <= after + 1
             assert sink.sequences == list(range(first, last + 1))
+
+
+class Distant(Database):
+    """A database whose answers to reads are on their way until `arrives` is set."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.arrives = asyncio.Event()
+        self.arrives.set()
+        self.under_way = 0
+
+    async def read(self, statement: Executable, parameters: dict[str, Any]) -> Rows:
+        rows = await super().read(statement, parameters)
+        self.under_way += 1
+        await self.arrives.wait()
+        self.under_way -= 1
+        return rows
+
+
+@pytest.mark.both_databases
+async def test_a_read_that_has_begun_is_not_shared_with_later_subscriptions(world: World) -> None:
+    actor = await owner(world)
+    distant = Distant(str(world.services.settings.database_url))
+    far = replace(world, services=replace(world.services, database=distant))
+    async with listening(far, poll_interval=60) as live:
+        await live.subscribe(actor)
+        distant.arrives.clear()
+        early = asyncio.create_task(live.subscribe(actor))
+        await becomes(lambda: distant.under_way == 1)
+        await live.customer(actor)
+        late = asyncio.create_task(live.subscribe(actor))
+        # The later one asks while the answer to the earlier one is on its way.
+        await asyncio.sleep(0)
+        distant.arrives.set()
+        (_, before), (_, after) = await asyncio.gather(early, late)
+        await live.customer(actor)
+        await before.count(2)
+        await after.count(1)
+        assert (before.sequences, after.sequences) == ([2, 3], [3])
+    await distant.dispose()
 
 
 @pytest.mark.both_databases
