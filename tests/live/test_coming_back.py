@@ -86,7 +86,7 @@ class Distant(Database):
 @pytest.mark.both_databases
 async def test_a_read_that_has_begun_is_not_shared_with_later_subscriptions(world: World) -> None:
     actor = await owner(world)
-    distant = Distant(str(world.services.settings.database_url))
+    distant = Distant(world.services.settings.database)
     far = replace(world, services=replace(world.services, database=distant))
     async with listening(far, poll_interval=60) as live:
         await live.subscribe(actor)
