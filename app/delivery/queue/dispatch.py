@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable
@@ -68,11 +69,14 @@ _INSERT = Sql("""
     SELECT given.id, given.account_id, given.event_id, given.event_sequence, given.event_type, given.destination_id,
         :replay_id, 'PENDING', COALESCE(given.lane, :lane), 0, 0, COALESCE(@instant(given.due_at), clock.now), 0,
         clock.now
-    FROM @rows(id text, account_id text, event_id text, event_sequence bigint, event_type text, destination_id text,
+    FROM @lists(id text, account_id text, event_id text, event_sequence bigint, event_type text, destination_id text,
         lane bigint, due_at bigint),
         (SELECT @now AS now) AS clock
     WHERE TRUE ON CONFLICT DO NOTHING
 """)
+_GIVEN = itemgetter(
+    "id", "account_id", "event_id", "event_sequence", "event_type", "destination_id", "lane", "due_at"
+)
 # The position that was read is the fence: had it moved, the deliveries would be rolled back.
 _ADVANCE = Sql("""
     UPDATE dispatch SET sequence = given.reached
@@ -242,6 +246,9 @@ def delivery_row(account_id: str, event: Any, destination_id: str) -> dict[str, 
         "event_sequence": event.sequence,
         "event_type": event.type,
         "destination_id": destination_id,
+        # Those of the insert, unless they are replaced.
+        "lane": None,
+        "due_at": None,
     }
 
 
@@ -250,8 +257,8 @@ async def insert_deliveries(
 ) -> None:
     """Insert deliveries that are due now; those that are there already stay as they are."""
     for start in range(0, len(made), DELIVERIES_AT_ONCE):
-        part = made[start : start + DELIVERIES_AT_ONCE]
-        await session.execute(_INSERT.on(session), {"rows": rows(part), "replay_id": replay_id, "lane": lane})
+        given = rows(map(_GIVEN, made[start : start + DELIVERIES_AT_ONCE]))
+        await session.execute(_INSERT.on(session), {"rows": given, "replay_id": replay_id, "lane": lane})
 
 
 def _wants(candidate: Candidate, event: LoggedEvent, subjects: Subjects) -> bool:
