@@ -52,8 +52,17 @@ from app.graphql.bounds.validation import parse_document, validate_document
 from app.graphql.compiled.executor import CompiledExecutor
 from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.context import Context
-from app.graphql.document_cache import ACCOUNTS_BOUNDS, STRANGERS_BOUNDS, DocumentCache
+from app.graphql.document_cache import (
+    ACCOUNTS_BOUNDS,
+    LONGEST,
+    STRANGERS_BOUNDS,
+    DocumentCache,
+    FormState,
+    OperationTemplate,
+)
 from app.graphql.failures import RequestErrors, document_errors, format_error, internal_error
+from app.graphql.literals import Literals, literals_of
+from app.graphql.operation_template import Template
 from app.graphql.prepared_operation import PreparedOperation
 
 # Root fields that need no credentials.
@@ -74,7 +83,8 @@ SEND_A_KEY = "Send an API key in x-api-key or Authorization: Bearer to ask for t
 class Engine:
     """`allowed`: the only documents that are executed, by their hashes; None allows any.
 
-    `compiled=False` executes everything field by field, with the same responses.
+    `compiled=False` executes everything field by field, and `templates=False` prepares each document that differs in
+    its literals, with the same responses.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class Engine:
         allowed: Mapping[str, str] | None = None,
         *,
         compiled: bool = True,
+        templates: bool = True,
     ) -> None:
         self.schema: GraphQLSchema = schema._schema
         # Counted at the start, because the first request would wait for it.
@@ -95,6 +106,9 @@ class Engine:
         self._hint_limits = replace(limits, tokens=min(limits.tokens, 2 * self._stranger_limits.tokens))
         self._introspections: WeightedLru[tuple[str, str | None], Any] = WeightedLru(*CACHE_BOUNDS)
         self._allowed = None if allowed is None else frozenset(allowed.values())
+        # Documents of a list come again to the letter.
+        self._templates = templates and allowed is None
+        self._longest = min(LONGEST, limits.characters)
         self._cache = DocumentCache(ACCOUNTS_BOUNDS, allowed)
         self._stranger_cache = DocumentCache(STRANGERS_BOUNDS, allowed)
 
@@ -118,15 +132,16 @@ class Engine:
         if prepared is None:
             if before_parsing is not None:
                 before_parsing()
-            try:
-                prepared = self._prepare(query, operation_name, cache)
-            except QueryTooComplex as error:
-                raise RequestErrors.of(
-                    error if authenticated else self._refuse_stranger(error, query, operation_name)
-                ) from None
-            except ApiError as error:
-                raise RequestErrors.of(error) from None
-            cache.put(query, operation_name, prepared)
+            # Documents of strangers are few, and persisted ones come again to the letter.
+            may_differ = self._templates and authenticated and document_hash is None
+            literals = literals_of(query) if may_differ and len(query) <= self._longest else None
+            prepared = None if literals is None else cache.filled(literals, operation_name)
+            if prepared is None:
+                prepared = self._checked(query, operation_name, cache)
+                if literals is not None:
+                    prepared = self._learned(literals, prepared, operation_name, cache)
+                if prepared.parameters is None:
+                    cache.put(query, operation_name, prepared)
         cache.persisted.learn(query, document_hash)
         return prepared
 
@@ -139,6 +154,49 @@ class Engine:
         for one in document.definitions:
             if isinstance(one, OperationDefinitionNode):
                 self.prepare(query, one.name.value if one.name else None, authenticated=True)
+
+    def _checked(self, query: str, operation_name: str | None, cache: DocumentCache) -> PreparedOperation:
+        """Raises RequestErrors."""
+        try:
+            return self._prepare(query, operation_name, cache)
+        except QueryTooComplex as error:
+            is_stranger = cache is self._stranger_cache
+            raise RequestErrors.of(
+                self._refuse_stranger(error, query, operation_name) if is_stranger else error
+            ) from None
+        except ApiError as error:
+            raise RequestErrors.of(error) from None
+
+    def _learned(
+        self,
+        literals: Literals,
+        prepared: PreparedOperation,
+        operation_name: str | None,
+        cache: DocumentCache,
+    ) -> PreparedOperation:
+        """The operation, by a template that its form gets at its second document: most forms come once.
+
+        Equal subscriptions share the operation of their document, and introspection is cached with its literals.
+        """
+        if prepared.operation_type == "subscription" or prepared.executor is IntrospectingExecutor:
+            return prepared
+        known = cache.templates.get((operation_name, literals.form))
+        if known is None:
+            cache.put_template(literals, operation_name, FormState.ONCE)
+        if known is not FormState.ONCE:
+            return prepared
+        template = Template.of(self.schema, prepared.document, literals)
+        if template is None:
+            cache.put_template(literals, operation_name, FormState.UNFIT)
+            return prepared
+        operation = _operation(template.document, operation_name)
+        plans = prepared.plan_cache and PlanCache(template.document, operation, prepared.plan_cache.lru)
+        costs = Costs(self.schema, template.document, operation, is_template=True)
+        made = replace(
+            prepared, document=template.document, operation=operation, costs=costs, plan_cache=plans
+        )
+        cache.put_template(literals, operation_name, OperationTemplate(made, template))
+        return cache.filled(literals, operation_name) or prepared
 
     def _prepare(self, query: str, operation_name: str | None, cache: DocumentCache) -> PreparedOperation:
         if self._allowed is not None and query not in self._allowed:
@@ -218,7 +276,7 @@ class Engine:
                 result = await result
         finally:
             await context.end()
-        response = _response(result, prepared.document)
+        response = _response(result, prepared)
         if prepared.tells_cost:
             response["extensions"] = {"cost": cost}
         return response
@@ -268,8 +326,13 @@ class Engine:
             prepared.operation_name,
             hide_suggestions=True,
         )
+        parameters = prepared.parameters
         if isinstance(executor, list):
+            if parameters is not None:
+                parameters.locate(executor)
             raise document_errors(executor, prepared.document, self.schema)
+        if parameters is not None:
+            executor.variable_values.coerced.update(parameters.values)
         try:
             cost = prepared.costs.of(executor.variable_values.coerced)
         except QueryTooComplex as error:
@@ -297,11 +360,14 @@ def _too_costly(prepared: PreparedOperation, variables: Mapping[str, Any], cost:
     )
 
 
-def _response(result: Any, document: DocumentNode) -> dict[str, Any]:
+def _response(result: Any, prepared: PreparedOperation) -> dict[str, Any]:
     if not isinstance(result, ExecutionResult):
         return {"data": None, "errors": [internal_error(TypeError("incremental result"))]}
     if result.errors:
-        return {"errors": [format_error(error, document) for error in result.errors], "data": result.data}
+        if prepared.parameters is not None:
+            prepared.parameters.locate(result.errors)
+        errors = [format_error(error, prepared.document) for error in result.errors]
+        return {"errors": errors, "data": result.data}
     return {"data": result.data}
 
 

@@ -7,6 +7,7 @@ from graphql import DocumentNode, OperationDefinitionNode
 from app.graphql.bounds.costs import Costs
 from app.graphql.compiled.executor import CompiledExecutor
 from app.graphql.compiled.plan_cache import PlanCache
+from app.graphql.operation_template import Parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +27,14 @@ class PreparedOperation:
     executor: type[CompiledExecutor] = CompiledExecutor
     # Whether its response is always the same: introspection without variables.
     is_constant: bool = False
+    # Of a document that is executed by the template of its form.
+    parameters: Parameters | None = None
 
     @property
     def text(self) -> str:
         """The document as it was sent."""
+        if self.parameters is not None:
+            return self.parameters.text
         assert self.document.loc is not None  # noqa: S101 - it was parsed with locations
         return self.document.loc.source.body
 

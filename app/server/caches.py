@@ -30,9 +30,11 @@ def bounds() -> dict[str, int]:
 
 
 def _documents() -> int:
-    """Parsed documents and their plans, of accounts and of strangers, and answers to introspection."""
+    """Parsed documents, their plans and templates, of accounts and of strangers, and answers to introspection."""
     sides = (document_cache.ACCOUNTS_BOUNDS, document_cache.STRANGERS_BOUNDS)
-    limits = [limit for side in sides for _, limit in (side.operations, side.plans, side.persisted)]
+    limits = [
+        limit for side in sides for _, limit in (side.operations, side.plans, side.persisted, side.templates)
+    ]
     return sum(limits) + introspection.CACHE_BOUNDS[1]
 
 

@@ -186,3 +186,25 @@ async def test_what_things_weigh_is_about_what_they_take(small_world: World, que
         (executed - prepared, engine._cache.plans.weight - plans),
     ):
         assert taken * 0.7 < weighed < taken * 3
+
+
+@pytest.mark.parametrize("query", DOCUMENTS)
+def test_what_templates_weigh_is_about_what_they_take(query: str) -> None:
+    engine = Engine(the_schema(), WIDE)
+    form = query.replace("nodes {", "nodes { %s: id", 1).replace("{", '{ a: meter(id: "%s") { id }', 1)
+
+    def prepare(first: int, last: int) -> None:
+        for number in range(first, last):
+            for value in range(3):
+                engine.prepare(form % (number, f"x{value}", f"a{number}"), None, authenticated=True)
+
+    prepare(0, 5)
+    weight = engine._cache.templates.weight
+    with traced():
+        before = used()
+        prepare(10, 20)
+        # The first document of each form is cached by itself.
+        engine._cache.operations = WeightedLru(*document_cache.ACCOUNTS_BOUNDS.operations)
+        taken = used() - before
+    assert taken * 0.7 < engine._cache.templates.weight - weight < taken * 3
+    assert sum(isinstance(one, document_cache.OperationTemplate) for one in engine._cache.templates) == 15

@@ -53,7 +53,7 @@ CACHED_COSTS = 16
 class Costs:
     """The costs of one operation of a valid document, by the values of the variables that decide over them.
 
-    `intervals` is the cost of the readings of one meter.
+    `intervals` is the cost of the readings of one meter. `is_template`: the document has variables without definitions.
     """
 
     def __init__(
@@ -63,12 +63,13 @@ class Costs:
         operation: OperationDefinitionNode,
         *,
         intervals: int = INTERVALS_COST,
+        is_template: bool = False,
     ) -> None:
         self._schema, self._operation, self._intervals = schema, operation, intervals
         self._fragments = {
             one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
         }
-        self._deciding = _deciding(document) if operation.variable_definitions else ()
+        self._deciding = _deciding(document) if operation.variable_definitions or is_template else ()
         self._cache: WeightedLru[tuple[Any, ...], int] = WeightedLru(CACHED_COSTS, CACHED_COSTS)
 
     def of(self, variables: Mapping[str, Any]) -> int:
