@@ -27,8 +27,9 @@ from app.graphql.scalars import Metadata
 from app.meters import models, numbers
 from app.meters.enums import DataSource, MeterStatus, MeterType
 from app.meters.events import MeterCreated, ValidityState
-from app.readings.arguments import From, Length, Lookback, To
-from app.readings.enums import Granularity
+from app.readings import graphql_history
+from app.readings.arguments import Channel, CoverageFrom, CoverageTo, From, Length, Lookback, To
+from app.readings.enums import Granularity, ReadingChannel
 
 if TYPE_CHECKING:
     from app.consents.graphql import HostedConsent
@@ -139,13 +140,40 @@ class Meter(Node):
         to: To = None,
         lookback: Lookback = None,
         granularity: Length = Granularity.HALF_HOUR,
+        channel: Channel = ReadingChannel.IMPORT,
     ) -> LazyIntervalData:
         """The meter's consumption over a period, by the lookback or from and to; by default its last day with
         data."""
         # By name, as lazy types are found, because features' GraphQL modules do not import each other.
         readings = import_module("app.readings.graphql")
-        period = (from_, to, lookback, granularity)
+        period = (from_, to, lookback, granularity, channel)
         return await readings.interval_data(info, self.viewer, self, self.row.id, *period)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def coverage(
+        self,
+        info: Info,
+        from_: CoverageFrom = None,
+        to: CoverageTo = None,
+        channel: Channel = ReadingChannel.IMPORT,
+    ) -> graphql_history.ReadingCoverage:
+        """The half-hours that have a reading, estimated ones and missing ones; by default from the first reading to
+        the start of today in the UK."""
+        return await graphql_history.coverage(info, self.viewer, self.row.id, from_, to, channel)
+
+    @strawberry.field
+    async def revisions(
+        self,
+        info: Info,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+        channel: Channel = ReadingChannel.IMPORT,
+    ) -> Connection[graphql_history.ReadingRevision]:
+        """Values that a correction replaced, newest first."""
+        page = (first, after, last, before)
+        return await graphql_history.revisions(info, self.viewer, self.row.id, *page, channel)
 
 
 @event_type(MeterCreated)

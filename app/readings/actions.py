@@ -110,14 +110,18 @@ def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[Ne
 
 
 def record(
-    transaction: InTransaction, actor: Actor, meter_id: str, readings: Sequence[tuple[datetime, int, bool]]
+    transaction: InTransaction,
+    actor: Actor,
+    meter_id: str,
+    readings: Sequence[tuple[datetime, int, bool]],
+    channel: ReadingChannel = ReadingChannel.IMPORT,
 ) -> Script[tuple[Meter, Recorded]]:
-    """Records the readings of one meter, given as (UTC start, micro-kWh, estimated)."""
+    """Records the readings of one meter's channel, given as (UTC start, micro-kWh, estimated)."""
     new = validate_readings(readings)
     meters = yield from lock_meters(actor, [meter_id])
     if not meters:
         raise not_found("meter", "meterId")
-    recorded = yield from write(transaction, meters, {meters[0].id: new})
+    recorded = yield from write(transaction, meters, {meters[0].id: new}, channel)
     return meters[0], recorded
 
 
@@ -131,35 +135,58 @@ def lock_meters(actor: Actor, meter_ids: Iterable[str]) -> Script[list[Meter]]:
 
 
 def write(
-    transaction: InTransaction, meters: Sequence[Meter], readings: Mapping[str, Sequence[NewReading]]
+    transaction: InTransaction,
+    meters: Sequence[Meter],
+    readings: Mapping[str, Sequence[NewReading]],
+    channel: ReadingChannel = ReadingChannel.IMPORT,
 ) -> Script[Recorded]:
-    """Writes validated readings of locked meters of one account. Raises CONSENT_REQUIRED before anything is written."""
+    """Writes validated readings of one channel of locked meters; see `write_channels`."""
+    return (yield from write_channels(transaction, meters, {channel: readings}))
+
+
+def write_channels(
+    transaction: InTransaction,
+    meters: Sequence[Meter],
+    readings: Mapping[ReadingChannel, Mapping[str, Sequence[NewReading]]],
+) -> Script[Recorded]:
+    """Writes validated readings of locked meters of one account, by channel and meter.
+
+    Raises CONSENT_REQUIRED before anything is written.
+    """
     now = clock.now()
     for chunk in _chunks(meters):
         consented = yield from meters_with_valid_consent([meter.id for meter in chunk], now)
         refusals: list[Refusal] = [ConsentRequired(meter) for meter in chunk if meter.id not in consented]
         if refusals:
             raise Refusals(refusals[:MAX_REFUSALS])
+    accepted = changed = 0
+    for channel, of_channel in readings.items():
+        changes = yield from _write_days(is_on_sqlite(transaction), channel, of_channel, clock.to_ms(now))
+        for meter in meters:
+            if of_meter := changes.get(meter.id):
+                event = _received(meter, channel, of_meter)
+                log.append(transaction, meter.account_id, event)
+                changed += event.interval_count
+        accepted += sum(map(len, of_channel.values()))
+    return Recorded(accepted, changed)
+
+
+def _write_days(
+    on_sqlite: bool, channel: ReadingChannel, readings: Mapping[str, Sequence[NewReading]], now_ms: int
+) -> Script[dict[str, list[Change]]]:
     new = {
-        MeterDay(meter.id, day): half_hours
-        for meter in meters
-        for day, half_hours in _days(readings[meter.id]).items()
+        MeterDay(meter_id, day): half_hours
+        for meter_id, of_meter in readings.items()
+        for day, half_hours in _days(of_meter).items()
     }
     changes: dict[str, list[Change]] = {}
     unwritten = iter(new.items())
-    on_sqlite, now_ms = is_on_sqlite(transaction), clock.to_ms(now)
     # In parts, so that a large upload does not block live streams and other requests.
     while part := dict(islice(unwritten, DAYS_PER_STATEMENT)):
-        written = yield from write_days(on_sqlite, part, ReadingChannel.IMPORT, ReadingReason.PUSH, now_ms)
+        written = yield from write_days(on_sqlite, part, channel, ReadingReason.PUSH, now_ms)
         for change in written:
             changes.setdefault(change.of.meter_id, []).append(change)
-    changed = 0
-    for meter in meters:
-        if of_meter := changes.get(meter.id):
-            event = _received(meter, of_meter)
-            log.append(transaction, meter.account_id, event)
-            changed += event.interval_count
-    return Recorded(sum(len(readings[meter.id]) for meter in meters), changed)
+    return changes
 
 
 def _days(readings: Sequence[NewReading]) -> dict[int, Day]:
@@ -170,7 +197,7 @@ def _days(readings: Sequence[NewReading]) -> dict[int, Day]:
     )
 
 
-def _received(meter: Meter, changes: Sequence[Change]) -> MeterDataReceived:
+def _received(meter: Meter, channel: ReadingChannel, changes: Sequence[Change]) -> MeterDataReceived:
     days = sorted((change.of.day, change.changed) for change in changes)
     (first, starts), (last, ends) = days[0], days[-1]
     low = first * SLOTS + (starts & -starts).bit_length() - 1
@@ -181,6 +208,9 @@ def _received(meter: Meter, changes: Sequence[Change]) -> MeterDataReceived:
         start=clock.from_ms(low * HALF_HOUR_MS),
         to=clock.from_ms(high * HALF_HOUR_MS),
         interval_count=sum(changed.bit_count() for _, changed in days),
+        channel=channel,
+        reason=ReadingReason.PUSH,
+        estimated_count=sum(change.estimated.bit_count() for change in changes),
     )
 
 

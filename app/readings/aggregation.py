@@ -57,7 +57,7 @@ def half_hour_of(instant: datetime) -> int:
 def count_readings(days: Iterable[PackedDay], start: datetime, end: datetime) -> int:
     """How many half-hours of `[start, end)` the days hold."""
     first, last = half_hour_of(start), half_hour_of(end)
-    return sum((summary(packed).present & _within(day, first, last)).bit_count() for day, packed in days)
+    return sum((summary(packed).present & within(day, first, last)).bit_count() for day, packed in days)
 
 
 def aggregate(
@@ -81,8 +81,8 @@ def _half_hours(days: Iterable[PackedDay], first: int, last: int, over: int) -> 
     end_at, end = 0, from_ms(0)
     for day, packed in days:
         found = unpack(packed)
-        present = found.present & _within(day, first, last)
-        present_over += (present & _within(day, first, over)).bit_count()
+        present = found.present & within(day, first, last)
+        present_over += (present & within(day, first, over)).bit_count()
         for slot in slots(present):
             at = day * SLOTS + slot
             # Most half-hours begin where the previous one ends, so that one datetime serves both.
@@ -114,7 +114,7 @@ def _sums(days: Iterable[PackedDay], granularity: Granularity, first: int, last:
                 present, part = found.present, found.total
             else:
                 amounts = amounts or unpack(packed).amounts
-                present = found.present & _within(day, low, high)
+                present = found.present & within(day, low, high)
                 part = sum(amounts[low - begin : high - begin])
             if present:
                 micro += part
@@ -122,7 +122,7 @@ def _sums(days: Iterable[PackedDay], granularity: Granularity, first: int, last:
                 count += present.bit_count()
                 estimated |= found.estimated & present
                 # The current half-hour may have a reading already, which must not compensate for a missing one.
-                at_end = present if begin + SLOTS <= over else present & _within(day, low, over)
+                at_end = present if begin + SLOTS <= over else present & within(day, low, over)
                 bucket_over += at_end.bit_count()
                 present_over += at_end.bit_count()
             low = high
@@ -141,7 +141,7 @@ def _missing(low: int, high: int, over: int, present: int) -> int:
     return max(min(high, over) - low, 0) - present
 
 
-def _within(day: int, low: int, high: int) -> int:
+def within(day: int, low: int, high: int) -> int:
     """The bitmap of a day's half-hours in `[low, high)`."""
     begin = day * SLOTS
     if low <= begin and high >= begin + SLOTS:

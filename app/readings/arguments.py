@@ -5,7 +5,7 @@ from typing import Annotated
 
 import strawberry
 
-from app.readings.enums import Granularity
+from app.readings.enums import Granularity, ReadingChannel
 
 From = Annotated[
     datetime | None,
@@ -27,4 +27,15 @@ Lookback = Annotated[
 ]
 Length = Annotated[
     Granularity, strawberry.argument(description="The length of each interval; HALF_HOUR unless given.")
+]
+Channel = Annotated[
+    ReadingChannel, strawberry.argument(description="The channel of the meter; IMPORT unless given.")
+]
+CoverageFrom = Annotated[
+    datetime | None,
+    strawberry.argument(name="from", description="The period's start, inclusive; null: the first reading."),
+]
+CoverageTo = Annotated[
+    datetime | None,
+    strawberry.argument(description="The period's end, exclusive; null: the start of today in the UK."),
 ]

@@ -27,6 +27,7 @@ from app.graphql.mutations import run_once
 from app.meters.models import Meter
 from app.readings import actions, rows
 from app.readings.actions import ConsentRequired, NewReading
+from app.readings.enums import ReadingChannel
 from app.readings.rows import RowProblem, Upload, UploadRefused
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -121,12 +122,14 @@ def _gunzip(content: bytes) -> bytes:
 
 
 def _write(transaction: InTransaction, actor: Actor, upload: Upload) -> Script[Result]:
-    by_meter, lines = yield from _resolve(actor, upload)
-    meters = yield from actions.lock_meters(actor, by_meter)
+    by_channel, lines = yield from _resolve(actor, upload)
+    meters = yield from actions.lock_meters(actor, lines)
+    readings = {
+        channel: {one: list(new.values()) for one, new in by_meter.items()}
+        for channel, by_meter in by_channel.items()
+    }
     try:
-        recorded = yield from actions.write(
-            transaction, meters, {one: list(new.values()) for one, new in by_meter.items()}
-        )
+        recorded = yield from actions.write_channels(transaction, meters, readings)
     except Refusals as refusals:
         raise UploadRefused(
             sorted(
@@ -141,27 +144,32 @@ def _write(transaction: InTransaction, actor: Actor, upload: Upload) -> Script[R
     return {"accepted": recorded.accepted, "changed": recorded.changed, "meters": len(meters)}
 
 
-def _resolve(actor: Actor, upload: Upload) -> Script[tuple[dict[str, dict[int, NewReading]], dict[str, int]]]:
-    """Readings and first lines by meter id. Raises UploadRefused for unknown meters and ambiguous numbers."""
+def _resolve(
+    actor: Actor, upload: Upload
+) -> Script[tuple[dict[ReadingChannel, dict[str, dict[int, NewReading]]], dict[str, int]]]:
+    """Readings by channel and meter id, and first lines by meter id.
+
+    Raises UploadRefused for unknown meters and ambiguous numbers.
+    """
     ids = yield from _known(
         actor,
         _BY_ID,
-        [text for kind, text in upload.readings if kind == "id" and is_id(text, "mtr")],
+        [text for kind, text, _ in upload.readings if kind == "id" and is_id(text, "mtr")],
     )
     by_number = yield from _known(
-        actor, _BY_NUMBER, [text for kind, text in upload.readings if kind == "number"]
+        actor, _BY_NUMBER, [text for kind, text, _ in upload.readings if kind == "number"]
     )
-    by_meter: dict[str, dict[int, NewReading]] = {}
+    by_channel: dict[ReadingChannel, dict[str, dict[int, NewReading]]] = {}
     lines: dict[str, int] = {}
     problems: list[RowProblem] = []
-    for (kind, text), readings in upload.readings.items():
-        line = upload.lines[kind, text]
+    for (kind, text, channel), readings in upload.readings.items():
+        line = upload.lines[kind, text, channel]
         found = (ids if kind == "id" else by_number).get(text, [])
         if len(found) != 1:
             problems.append(_unresolved(line, found))
             continue
         meter_id = found[0]
-        known = by_meter.setdefault(meter_id, {})
+        known = by_channel.setdefault(channel, {}).setdefault(meter_id, {})
         if known.keys() & readings.keys():
             problems.append(
                 RowProblem(
@@ -172,7 +180,7 @@ def _resolve(actor: Actor, upload: Upload) -> Script[tuple[dict[str, dict[int, N
         lines[meter_id] = min(line, lines.get(meter_id, line))
     if problems:
         raise UploadRefused(sorted(problems, key=lambda one: one.line))
-    return by_meter, lines
+    return by_channel, lines
 
 
 def _unresolved(line: int, found: list[str]) -> RowProblem:
@@ -185,6 +193,7 @@ def _unresolved(line: int, found: list[str]) -> RowProblem:
 
 def _known(actor: Actor, statement: Scoped, texts: list[str]) -> Script[dict[str, list[str]]]:
     """Ids of the actor's meters by their value of a column."""
+    texts = list(dict.fromkeys(texts))
     known: dict[str, list[str]] = {}
     for index in range(0, len(texts), actions.METERS_PER_STATEMENT):
         chunk = texts[index : index + actions.METERS_PER_STATEMENT]

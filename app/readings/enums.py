@@ -66,6 +66,10 @@ class ReadingReason(enum.Enum):
         """The reason in the database; codes of stored readings never change."""
         return _REASONS.index(self)
 
+    @classmethod
+    def of_code(cls, code: int) -> "ReadingReason":
+        return _REASONS[code]
+
 
 _CHANNELS = (ReadingChannel.IMPORT, ReadingChannel.EXPORT, ReadingChannel.GENERATION)
 _REASONS = (

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from app.events.catalogue import EventData, Instant
+from app.readings.enums import ReadingChannel, ReadingReason
 
 
 class MeterDataReceived(EventData):
@@ -14,7 +15,8 @@ class MeterDataReceived(EventData):
     summary: ClassVar = "readings of a meter were recorded or changed"
     description: ClassVar = (
         "Readings of a meter were recorded or changed. from and to (exclusive) span the half-hours that changed, "
-        "intervalCount counts them; ask intervalData for the readings."
+        "intervalCount counts them, estimatedCount the estimated among them; ask intervalData for the readings. "
+        "One event tells of one channel, for one reason."
     )
     example: ClassVar = {
         "meterId": "mtr_01jdf3w8q2k7c9v5m1x0a4b6d8",
@@ -22,6 +24,12 @@ class MeterDataReceived(EventData):
         "from": "2026-11-23T00:00:00.000Z",
         "to": "2026-11-24T00:00:00.000Z",
         "intervalCount": 48,
+        "channel": "IMPORT",
+        "reason": "PUSH",
+        "estimatedCount": 0,
+        "backfillId": None,
+        "part": None,
+        "parts": None,
     }
 
     meter_id: str
@@ -30,6 +38,13 @@ class MeterDataReceived(EventData):
     start: Instant = Field(serialization_alias="from")
     to: Instant
     interval_count: int = Field(ge=1)
+    channel: ReadingChannel = ReadingChannel.IMPORT
+    reason: ReadingReason = ReadingReason.PUSH
+    # None in events of versions that did not count them.
+    estimated_count: int | None = Field(default=None, ge=0)
+    backfill_id: str | None = None
+    part: int | None = None
+    parts: int | None = None
 
     def subject_id(self) -> str:
         return self.meter_id

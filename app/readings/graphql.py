@@ -22,8 +22,8 @@ from app.meters import numbers
 from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
 from app.readings.aggregation import Bucket
-from app.readings.arguments import From, Length, Lookback, To
-from app.readings.enums import EnergyUnit, Granularity, ReadingQuality
+from app.readings.arguments import Channel, From, Length, Lookback, To
+from app.readings.enums import EnergyUnit, Granularity, ReadingChannel, ReadingQuality, ReadingReason
 from app.readings.events import MeterDataReceived
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LazyMeter = Annotated["Meter", strawberry.lazy("app.meters.graphql")]
 LazyCustomer = Annotated["Customer", strawberry.lazy("app.customers.graphql")]
 
-for _kind in (EnergyUnit, Granularity, ReadingQuality):
+for _kind in (EnergyUnit, Granularity, ReadingChannel, ReadingQuality, ReadingReason):
     strawberry.enum(_kind)
 
 
@@ -64,6 +64,8 @@ class IntervalData:
 
     meter: LazyMeter
     """The meter that was read."""
+    channel: ReadingChannel
+    """The channel that was read."""
     from_: datetime = strawberry.field(name="from")
     """The period's start, inclusive."""
     to: datetime
@@ -90,15 +92,17 @@ async def interval_data(
     to: datetime | None,
     lookback: str | None,
     granularity: Granularity,
+    channel: ReadingChannel,
 ) -> IntervalData:
     """Loads the intervals of a meter that the viewer sees; `meter` is its GraphQL object."""
     if viewer.consent_id is not None:
         raise Forbidden("A consent token shows the consent, not readings.")
     now = clock.now()
     period = intervals.parse_period(from_, to, lookback, granularity, now)
-    found = await intervals.read(info.context, meter_id, period, now)
+    found = await intervals.read(info.context, meter_id, channel, period, now)
     return IntervalData(
         meter=meter,
+        channel=channel,
         from_=found.start,
         to=found.end,
         granularity=granularity,
@@ -124,6 +128,20 @@ class MeterDataReceivedEvent(Event):
     """The end of the last half-hour that is new or changed; exclusive."""
     interval_count: int = computed(lambda _, data: data["intervalCount"], "data")
     """How many half-hours are new or changed."""
+    channel: ReadingChannel = computed(
+        lambda _, data: ReadingChannel[data.get("channel", ReadingChannel.IMPORT.name)], "data"
+    )
+    """The channel that they are of."""
+    reason: ReadingReason = computed(
+        lambda _, data: ReadingReason[data.get("reason", ReadingReason.PUSH.name)], "data"
+    )
+    """Why they changed."""
+    estimated_count: int | None = computed(lambda _, data: data.get("estimatedCount"), "data")
+    """How many of them are estimated; null where that was not counted."""
+    part: int | None = computed(lambda _, data: data.get("part"), "data")
+    """Which part of a backfill this is, from 1; null outside a backfill."""
+    parts: int | None = computed(lambda _, data: data.get("parts"), "data")
+    """How many parts the backfill has; null outside a backfill."""
 
 
 @strawberry.type
@@ -141,6 +159,7 @@ class ReadingQueries:
         to: To = None,
         lookback: Lookback = None,
         granularity: Length = Granularity.HALF_HOUR,
+        channel: Channel = ReadingChannel.IMPORT,
     ) -> IntervalData | None:
         """A meter's consumption: by meterId, or by meterNumber and customerId. lookback: 1d, 1w, 3m, 1y."""
         viewer = info.context.viewer
@@ -148,7 +167,7 @@ class ReadingQueries:
         if row is None:
             return None
         meter = shown(row, viewer)
-        return await interval_data(info, viewer, meter, row.id, from_, to, lookback, granularity)
+        return await interval_data(info, viewer, meter, row.id, from_, to, lookback, granularity, channel)
 
 
 async def _meter(
@@ -182,6 +201,8 @@ class ReadingInput:
 @strawberry.input
 class RecordReadingsInput:
     meter_id: strawberry.ID
+    channel: ReadingChannel = ReadingChannel.IMPORT
+    """The channel that the readings are of."""
     readings: list[ReadingInput]
     """1 to 20,000 readings, each half-hour once."""
     idempotency_key: str | None = None
@@ -208,6 +229,6 @@ class ReadingMutations:
             for one in input.readings
         ]
         meter, recorded = yield from actions.record(
-            context.transaction, context.actor, input.meter_id, readings
+            context.transaction, context.actor, input.meter_id, readings, input.channel
         )
         return {"meter": meter, "accepted": recorded.accepted, "changed": recorded.changed}

@@ -12,11 +12,15 @@ from app.core import clock, json_decimals
 from app.core.decimals import to_micro
 from app.meters import numbers
 from app.readings.actions import MAX_REFUSALS, NewReading, validation_error
-from app.readings.enums import ReadingQuality
+from app.readings.enums import ReadingChannel, ReadingQuality
 
-COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality")
+COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality", "channel")
 MAX_ROWS = 100_000
 MAX_NAMES_SHOWN, MAX_NAME_SHOWN = 5, 60
+
+
+Key = tuple[str, str, ReadingChannel]
+"""`id` or `number`, its text, and the channel."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,10 @@ class UploadRefused(Exception):
 
 @dataclass
 class Upload:
-    """Readings by meter, and each meter's first line. A key is ("id" or "number", text)."""
+    """Readings by meter and channel, and the first line of each."""
 
-    readings: dict[tuple[str, str], dict[int, NewReading]]
-    lines: dict[tuple[str, str], int]
+    readings: dict[Key, dict[int, NewReading]]
+    lines: dict[Key, int]
     count: int
 
 
@@ -108,8 +112,8 @@ def _check_header(header: list[str]) -> None:
     faults += [f"{name} is missing" for name in ("start_at", "consumption") if not times[name]]
     if faults:
         sentence = (
-            "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality if you "
-            f"have it: {', '.join(faults)}."
+            "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality and "
+            f"channel if you have them: {', '.join(faults)}."
         )
         raise UploadRefused([RowProblem(1, "INVALID", sentence)])
 
@@ -161,16 +165,22 @@ def _add_row(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> R
         return RowProblem(line, "INVALID_METER_NUMBER", f"meter_number: {error}")
     except ValueError as error:
         return RowProblem(line, "INVALID", f"{column}: {error}")
-    quality = row.get("quality")
+    quality = row.get("quality", "channel")
     if quality is None:
         quality = ReadingQuality.ACTUAL.name
     if not isinstance(quality, str) or quality not in ReadingQuality.__members__:
         return RowProblem(line, "INVALID", "quality must be ACTUAL or ESTIMATED.")
+    channel = row.get("channel")
+    if channel is None:
+        channel = ReadingChannel.IMPORT.name
+    if not isinstance(channel, str) or channel not in ReadingChannel.__members__:
+        return RowProblem(line, "INVALID", "channel must be IMPORT, EXPORT or GENERATION.")
     found = validation_error(start, micro_kwh, now)
     if found is not None:
         name, code, sentence = found
         return RowProblem(line, code.value, f"{'start_at' if name == 'startAt' else name} {sentence}.")
-    key = ("id", identifier) if identifier is not None else ("number", str(number))
+    kind, text = ("id", identifier) if identifier is not None else ("number", str(number))
+    key = kind, text, ReadingChannel[channel]
     of_meter = upload.readings.setdefault(key, {})
     upload.lines.setdefault(key, line)
     start_ms = clock.to_ms(start)

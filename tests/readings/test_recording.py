@@ -44,6 +44,12 @@ async def test_readings_are_recorded_told_once_and_read_back(world: World) -> No
         "from": "2024-05-01T09:00:00.000Z",
         "to": "2024-05-01T13:00:00.000Z",
         "intervalCount": 3,
+        "channel": "IMPORT",
+        "reason": "PUSH",
+        "estimatedCount": 1,
+        "backfillId": None,
+        "part": None,
+        "parts": None,
     }
     assert (event.subject_id, event.customer_id) == (meter.meter_id, meter.customer_id)
 

@@ -8,8 +8,10 @@ import pytest
 
 from app.core.clock import to_ms
 from app.readings.actions import NewReading
+from app.readings.enums import ReadingChannel
 from app.readings.rows import MAX_ROWS, Upload, UploadRefused, parse
 
+IMPORT = ReadingChannel.IMPORT
 NOW = datetime(2026, 11, 24, 12, 15, tzinfo=UTC)
 HEADER = "meter_id,start_at,consumption,quality\n"
 START = to_ms(datetime(2024, 5, 1, tzinfo=UTC))
@@ -42,17 +44,17 @@ def test_columns_come_in_any_order_and_the_quality_may_be_missing() -> None:
         '"0",2024-05-01T00:30Z,00 111 222 2499999999991\r\n'
     )
     assert upload.readings == {
-        ("number", "2499999999991"): {
+        ("number", "2499999999991", IMPORT): {
             START: NewReading(START, 1_500_000, False),
             START + 1_800_000: NewReading(START + 1_800_000, 0, False),
         }
     }
-    assert (upload.lines, upload.count) == ({("number", "2499999999991"): 2}, 2)
+    assert (upload.lines, upload.count) == ({("number", "2499999999991", IMPORT): 2}, 2)
 
 
 def test_a_byte_order_mark_and_no_last_line_end_are_fine() -> None:
     upload = from_csv(b"\xef\xbb\xbf" + HEADER.encode() + b"mtr_1,2024-05-01T00:00:00Z,1,ESTIMATED")
-    assert upload.readings == {("id", "mtr_1"): {START: NewReading(START, 1_000_000, True)}}
+    assert upload.readings == {("id", "mtr_1", IMPORT): {START: NewReading(START, 1_000_000, True)}}
 
 
 def test_both_meter_columns_may_be_there_with_one_of_them_filled() -> None:
@@ -60,8 +62,8 @@ def test_both_meter_columns_may_be_there_with_one_of_them_filled() -> None:
         "meter_id,meter_number,start_at,consumption\n"
         "mtr_1,,2024-05-01T00:00:00Z,1\n,3938424403,2024-05-01T00:00:00Z,2\n"
     )
-    assert list(upload.readings) == [("id", "mtr_1"), ("number", "3938424403")]
-    assert upload.lines == {("id", "mtr_1"): 2, ("number", "3938424403"): 3}
+    assert list(upload.readings) == [("id", "mtr_1", IMPORT), ("number", "3938424403", IMPORT)]
+    assert upload.lines == {("id", "mtr_1", IMPORT): 2, ("number", "3938424403", IMPORT): 3}
 
 
 def test_ndjson_keeps_the_digits_of_numbers() -> None:
@@ -103,7 +105,7 @@ def test_a_wrong_header_is_told_by_the_names_in_it(header: str, fault: str) -> N
     (problem,) = refused.value.problems
     assert (problem.line, problem.code) == (1, "INVALID")
     assert problem.message == (
-        "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality if you "
+        "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality and "
         f"have it: {fault}."
     )
 
@@ -247,3 +249,18 @@ def test_at_most_a_hundred_thousand_rows() -> None:
     many = HEADER + "".join(f"mtr_{at},2024-05-01T00:00:00Z,1,\n" for at in range(MAX_ROWS))
     assert from_csv(many).count == MAX_ROWS
     assert faults(many + row) == [(MAX_ROWS + 2, "LIMIT_REACHED")]
+
+
+def test_a_channel_has_readings_of_its_own() -> None:
+    upload = from_csv(
+        "meter_id,start_at,consumption,channel\nmtr_1,2024-05-01T00:00:00Z,1,EXPORT\nmtr_1,2024-05-01T00:00:00Z,2,\n"
+    )
+    assert {key: found[START].micro_kwh for key, found in upload.readings.items()} == {
+        ("id", "mtr_1", ReadingChannel.EXPORT): 1_000_000,
+        ("id", "mtr_1", IMPORT): 2_000_000,
+    }
+    twice = "meter_id,start_at,consumption,channel\n" + "mtr_1,2024-05-01T00:00:00Z,1,GENERATION\n" * 2
+    assert faults(twice) == [(3, "INVALID")]
+    assert faults("meter_id,start_at,consumption,channel\nmtr_1,2024-05-01T00:00:00Z,1,export\n") == [
+        (2, "INVALID")
+    ]

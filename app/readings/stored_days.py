@@ -1,0 +1,117 @@
+"""Reads of days, for any number of meters at once.
+
+Half-hours that a version before days stored count beside the days, until the worker has carried them over.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from app.core import clock
+from app.db.sql import Sql, rows
+from app.graphql.context import Context
+from app.readings.aggregation import PackedDay, half_hour_of
+from app.readings.buckets import HALF_HOUR_MS
+from app.readings.enums import ReadingChannel
+from app.readings.merging import add_half_hours
+from app.readings.packing import SLOTS, slots, summary
+
+_DAYS = Sql("""
+    SELECT given.meter_id, reading_days.day, reading_days.packed, NULL AS start_ms, NULL AS micro_kwh,
+        NULL AS estimated
+    FROM @rows(meter_id text, first_day bigint, last_day bigint, first_ms bigint, end_ms bigint)
+    JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+    JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
+        AND reading_days.day >= given.first_day AND reading_days.day <= given.last_day
+    UNION ALL
+    SELECT given.meter_id, NULL, NULL, readings.start_ms, readings.micro_kwh, readings.estimated
+    FROM @rows(meter_id text, first_day bigint, last_day bigint, first_ms bigint, end_ms bigint)
+    JOIN readings ON readings.meter_id = given.meter_id AND :channel = 0
+        AND readings.start_ms >= given.first_ms AND readings.start_ms < given.end_ms
+    LIMIT :limit
+""")
+
+
+def _outermost(end: str) -> Sql:
+    """The day that holds the first (`min`) or the last (`max`) half-hour of each meter."""
+    return Sql(f"""
+        SELECT given.meter_id, reading_days.day, reading_days.packed, NULL AS start_ms
+        FROM @rows(meter_id text)
+        JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+        JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
+            AND reading_days.day = (
+                SELECT {end}(others.day) FROM reading_days AS others
+                WHERE others.meter_key = meter_keys.key AND others.channel = :channel
+            )
+        UNION ALL
+        SELECT given.meter_id, NULL, NULL, (
+            SELECT {end}(start_ms) FROM readings WHERE meter_id = given.meter_id AND :channel = 0
+        )
+        FROM @rows(meter_id text)
+    """)  # noqa: S608 - our own names
+
+
+_FIRST, _LAST = _outermost("min"), _outermost("max")
+
+
+async def read_days(
+    context: Context, spans: Mapping[str, tuple[datetime, datetime]], channel: ReadingChannel, at_most: int
+) -> dict[str, list[PackedDay]]:
+    """The days of each meter that its span touches, in order; more than so many half-hours are not all read."""
+    given = [
+        {
+            "meter_id": meter_id,
+            "first_day": half_hour_of(start) // SLOTS,
+            "last_day": (half_hour_of(end) - 1) // SLOTS,
+            "first_ms": clock.to_ms(start),
+            "end_ms": clock.to_ms(end),
+        }
+        for meter_id, (start, end) in spans.items()
+    ]
+    # Of each meter two days at most have no half-hour inside its span.
+    limit = at_most + 1 + 2 * len(given)
+    parameters = {"rows": rows(given), "channel": channel.code, "limit": limit}
+    days: dict[str, dict[int, bytes]] = {one: {} for one in spans}
+    half_hours: dict[str, list[tuple[int, int, bool]]] = {}
+    for meter_id, day, packed, start_ms, micro_kwh, estimated in await _fetch(context, _DAYS, parameters):
+        if packed is None:
+            reading = start_ms // HALF_HOUR_MS, micro_kwh, bool(estimated)
+            half_hours.setdefault(meter_id, []).append(reading)
+        else:
+            days[meter_id][day] = packed
+    for meter_id, found in half_hours.items():
+        add_half_hours(days[meter_id], found)
+    return {meter_id: sorted(of_meter.items()) for meter_id, of_meter in days.items()}
+
+
+async def first_half_hours(
+    context: Context, meter_ids: Sequence[str], channel: ReadingChannel
+) -> dict[str, int]:
+    """The first half-hour with a reading, counted from 1970, of each meter that has any."""
+    return await _outermost_half_hours(context, _FIRST, meter_ids, channel)
+
+
+async def last_half_hours(
+    context: Context, meter_ids: Sequence[str], channel: ReadingChannel
+) -> dict[str, int]:
+    """The last half-hour with a reading, counted from 1970, of each meter that has any."""
+    return await _outermost_half_hours(context, _LAST, meter_ids, channel)
+
+
+async def _outermost_half_hours(
+    context: Context, statement: Sql, meter_ids: Sequence[str], channel: ReadingChannel
+) -> dict[str, int]:
+    at = 0 if statement is _FIRST else -1
+    given = {"rows": rows({"meter_id": one} for one in meter_ids), "channel": channel.code}
+    found: dict[str, list[int]] = {}
+    for meter_id, day, packed, start_ms in await _fetch(context, statement, given):
+        if packed is not None:
+            found.setdefault(meter_id, []).append(day * SLOTS + slots(summary(packed).present)[at])
+        elif start_ms is not None:
+            found.setdefault(meter_id, []).append(start_ms // HALF_HOUR_MS)
+    return {meter_id: sorted(half_hours)[at] for meter_id, half_hours in found.items()}
+
+
+async def _fetch(context: Context, statement: Sql, parameters: dict[str, Any]) -> Sequence[Any]:
+    found = await context.execute(statement.of(context.services.database.is_sqlite), parameters)
+    return found.all()

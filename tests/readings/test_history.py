@@ -1,0 +1,177 @@
+"""Coverage of meters by readings, and revisions, beside plain counts."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core import clock
+from app.core.clock import HALF_HOUR, format_utc, parse_utc
+from app.readings.coverage import _coverage
+from app.readings.merging import days_of
+from app.readings.packing import pack
+from tests.accounts.state import reads
+from tests.meters.asking import NUMBERS, make_meter
+from tests.readings.metered import Metered, metered, reading
+from tests.support import World
+
+COVERAGE = """
+query ($id: ID!, $from: DateTime, $to: DateTime) { meter(id: $id) { coverage(from: $from, to: $to) {
+  channel from to expected present estimated missing complete latestAt gaps { from to halfHours cause }
+} } }
+"""
+REVISIONS = """
+query ($id: ID!, $first: Int, $after: String, $last: Int, $before: String) {
+  meter(id: $id) { revisions(first: $first, after: $after, last: $last, before: $before) {
+    nodes { startAt consumption quality reason recordedAt replacedAt }
+    edges { cursor } pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
+  } }
+}
+"""
+
+
+async def ask(meter: Metered, query: str, **variables: Any) -> Any:
+    variables["id"] = meter.meter_id
+    return (await meter.world.data(query, variables, key=meter.account.key))["meter"]
+
+
+@pytest.mark.both_databases
+async def test_coverage_counts_what_is_there_and_lists_the_gaps(world: World) -> None:
+    meter = await metered(world)
+    await meter.record(reading("23:30", "1"), reading("2024-05-02T00:00:00Z", "1", "ESTIMATED"))
+    await meter.record(reading("2024-05-02T01:00:00Z", "1"), reading("2024-05-04T12:00:00Z", "1"))
+    period = {"from": "2024-05-01T23:00:00Z", "to": "2024-05-02T01:31:00Z"}
+    found = (await ask(meter, COVERAGE, **period))["coverage"]
+    assert found == {
+        "channel": "IMPORT",
+        "from": "2024-05-01T23:00:00.000Z",
+        "to": "2024-05-02T02:00:00.000Z",
+        "expected": 6,
+        "present": 3,
+        "estimated": 1,
+        "missing": 3,
+        "complete": False,
+        "latestAt": "2024-05-04T12:00:00.000Z",
+        "gaps": [
+            {
+                "from": "2024-05-01T23:00:00.000Z",
+                "to": "2024-05-01T23:30:00.000Z",
+                "halfHours": 1,
+                "cause": None,
+            },
+            {
+                "from": "2024-05-02T00:30:00.000Z",
+                "to": "2024-05-02T01:00:00.000Z",
+                "halfHours": 1,
+                "cause": None,
+            },
+            {
+                "from": "2024-05-02T01:30:00.000Z",
+                "to": "2024-05-02T02:00:00.000Z",
+                "halfHours": 1,
+                "cause": None,
+            },
+        ],
+    }
+    whole = {"from": "2024-05-01T23:30:00Z", "to": "2024-05-02T00:30:00Z"}
+    found = (await ask(meter, COVERAGE, **whole))["coverage"]
+    assert (found["expected"], found["missing"], found["complete"], found["gaps"]) == (2, 0, True, [])
+    found = (await ask(meter, COVERAGE))["coverage"]
+    today = clock.start_of_uk_day(clock.uk_date(clock.now()))
+    expected = (today - parse_utc("2024-05-01T23:30:00Z")) // HALF_HOUR
+    assert (found["from"], found["to"]) == ("2024-05-01T23:30:00.000Z", format_utc(today))
+    assert (found["expected"], found["present"], len(found["gaps"])) == (expected, 4, 3)
+
+
+@pytest.mark.both_databases
+async def test_a_meter_without_readings_is_not_complete(world: World) -> None:
+    meter = await metered(world)
+    found = (await ask(meter, COVERAGE))["coverage"]
+    assert found["from"] is found["latestAt"] is None
+    assert (found["expected"], found["complete"], found["gaps"]) == (0, False, [])
+    found = (await ask(meter, COVERAGE, **{"from": "2024-05-01T00:00:00Z", "to": "2024-05-02T00:00:00Z"}))[
+        "coverage"
+    ]
+    assert (found["expected"], found["missing"], len(found["gaps"])) == (48, 48, 1)
+    response = await world.ask(
+        COVERAGE,
+        {"id": meter.meter_id, "from": "2024-05-02T00:00:00Z", "to": "2024-05-02T00:00:00Z"},
+        key=meter.account.key,
+    )
+    assert [one["extensions"] for one in response["errors"]] == [{"code": "BAD_USER_INPUT", "field": ["to"]}]
+
+
+@given(st.sets(st.integers(0, 150)), st.integers(0, 150), st.integers(1, 100))
+def test_gaps_and_readings_make_up_the_period(present: set[int], low: int, length: int) -> None:
+    high = low + length
+    days = days_of(present, [1] * len(present), [False] * len(present))
+    packed = [(day, pack(days[day])) for day in sorted(days)]
+    found = _coverage(packed, (low, high), None, None, None)
+    missing = [one for begin, end in found.gaps for one in range(begin, end)]
+    assert missing == sorted(set(range(low, high)) - present)
+    assert all(end < begin for (_, end), (begin, _) in zip(found.gaps, found.gaps[1:], strict=False))
+    assert (found.expected, found.missing) == (length, len(missing))
+
+
+@pytest.mark.both_databases
+async def test_revisions_come_newest_first_page_by_page(world: World) -> None:
+    meter = await metered(world)
+    times = ["2024-05-01T23:00:00Z", "2024-05-01T23:30:00Z", "2024-05-02T00:00:00Z"]
+    for kwh in ("1", "2", "3"):
+        await meter.record(*(reading(time, kwh) for time in times))
+    await meter.record(reading(times[1], "3", "ESTIMATED"))
+    whole = (await ask(meter, REVISIONS))["revisions"]
+    shown = [
+        (one["startAt"][11:16], one["consumption"], one["quality"], one["reason"]) for one in whole["nodes"]
+    ]
+    assert shown == [
+        ("23:30", "3", "ACTUAL", "PUSH"),
+        *((time, kwh, "ACTUAL", "PUSH") for kwh in ("2", "1") for time in ("00:00", "23:30", "23:00")),
+    ]
+    newest, *_, oldest = whole["nodes"]
+    assert oldest["recordedAt"] < oldest["replacedAt"] <= newest["recordedAt"] < newest["replacedAt"]
+    # The value that replaced another was recorded when it did.
+    assert whole["nodes"][5]["replacedAt"] == whole["nodes"][2]["recordedAt"]
+    for size in (1, 2, 3, 6, 7):
+        for limit, cursor, place, more in (
+            ("first", "after", "endCursor", "hasNextPage"),
+            ("last", "before", "startCursor", "hasPreviousPage"),
+        ):
+            pages: list[Any] = []
+            arguments: dict[str, Any] = {}
+            while not pages or pages[-1]["pageInfo"][more]:
+                pages.append((await ask(meter, REVISIONS, **{limit: size}, **arguments))["revisions"])
+                arguments = {cursor: pages[-1]["pageInfo"][place]}
+            ordered = pages if limit == "first" else pages[::-1]
+            assert [one for page in ordered for one in page["nodes"]] == whole["nodes"]
+    response = await world.ask(
+        REVISIONS, {"id": meter.meter_id, "after": "bm9uc2Vuc2U"}, key=meter.account.key
+    )
+    assert [one["extensions"] for one in response["errors"]] == [
+        {"code": "BAD_USER_INPUT", "field": ["after"]}
+    ]
+
+
+@pytest.mark.both_databases
+async def test_the_histories_of_many_meters_are_read_together(world: World) -> None:
+    meter = await metered(world)
+    made = [await make_meter(world, meter.account, meter.customer_id, number) for number in NUMBERS]
+    for at, meter_id in enumerate([meter.meter_id, *(one["id"] for one in made)]):
+        one = Metered(world, meter.account, meter.customer_id, meter_id)
+        await one.record(reading("00:00", str(at)))
+        await one.record(reading("00:00", str(at + 1)))
+    for field, statements, shown in (
+        (
+            'coverage(from: "2024-05-01T00:00:00Z", to: "2024-05-01T00:30:00Z") { complete }',
+            3,
+            {"complete": True},
+        ),
+        ("revisions { nodes { quality } }", 2, {"nodes": [{"quality": "ACTUAL"}]}),
+    ):
+        with reads(world.database) as sent:
+            nodes = (await world.data(f"{{ meters {{ nodes {{ {field} }} }} }}", key=meter.account.key))[
+                "meters"
+            ]["nodes"]
+        assert [next(iter(one.values())) for one in nodes] == [shown] * 6
+        assert len([one for one in sent if "FROM api_keys" not in one]) == statements
