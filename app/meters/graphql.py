@@ -27,7 +27,6 @@ from app.graphql.scalars import Metadata
 from app.meters import models, numbers
 from app.meters.enums import DataSource, MeterStatus, MeterType
 from app.meters.events import MeterCreated, ValidityState
-from app.readings import graphql_history
 from app.readings.arguments import Channel, CoverageFrom, CoverageTo, From, Length, Lookback, To
 from app.readings.enums import Granularity, ReadingChannel
 
@@ -35,9 +34,12 @@ if TYPE_CHECKING:
     from app.consents.graphql import HostedConsent
     from app.customers.graphql import Customer
     from app.readings.graphql import IntervalData
+    from app.readings.graphql_history import ReadingCoverage, ReadingRevision
 
 LazyCustomer = Annotated["Customer", strawberry.lazy("app.customers.graphql")]
 LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.graphql")]
+LazyReadingCoverage = Annotated["ReadingCoverage", strawberry.lazy("app.readings.graphql_history")]
+LazyReadingRevision = Annotated["ReadingRevision", strawberry.lazy("app.readings.graphql_history")]
 LazyIntervalData = Annotated["IntervalData", strawberry.lazy("app.readings.graphql")]
 
 for _kind in (MeterType, MeterStatus, DataSource):
@@ -156,10 +158,12 @@ class Meter(Node):
         from_: CoverageFrom = None,
         to: CoverageTo = None,
         channel: Channel = ReadingChannel.IMPORT,
-    ) -> graphql_history.ReadingCoverage:
+    ) -> LazyReadingCoverage:
         """The half-hours that have a reading, estimated ones and missing ones; by default from the first reading to
         the start of today in the UK."""
-        return await graphql_history.coverage(info, self.viewer, self.row.id, from_, to, channel)
+        history = import_module("app.readings.graphql_history")
+        period = (from_, to, channel)
+        return await history.coverage(info, self.viewer, self.row.id, *period)  # type: ignore[no-any-return]
 
     @strawberry.field
     async def revisions(
@@ -170,10 +174,11 @@ class Meter(Node):
         last: int | None = None,
         before: str | None = None,
         channel: Channel = ReadingChannel.IMPORT,
-    ) -> Connection[graphql_history.ReadingRevision]:
+    ) -> Connection[LazyReadingRevision]:
         """Values that a correction replaced, newest first."""
-        page = (first, after, last, before)
-        return await graphql_history.revisions(info, self.viewer, self.row.id, *page, channel)
+        history = import_module("app.readings.graphql_history")
+        page = (first, after, last, before, channel)
+        return await history.revisions(info, self.viewer, self.row.id, *page)  # type: ignore[no-any-return]
 
 
 @event_type(MeterCreated)

@@ -165,7 +165,7 @@ def _add_row(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> R
         return RowProblem(line, "INVALID_METER_NUMBER", f"meter_number: {error}")
     except ValueError as error:
         return RowProblem(line, "INVALID", f"{column}: {error}")
-    quality = row.get("quality", "channel")
+    quality = row.get("quality")
     if quality is None:
         quality = ReadingQuality.ACTUAL.name
     if not isinstance(quality, str) or quality not in ReadingQuality.__members__:

@@ -80,15 +80,15 @@ async def test_channels_are_kept_apart(world: World) -> None:
 
 async def test_writers_of_two_channels_of_one_day_meet(world: World) -> None:
     meter = await metered(world)
-    times = [f"{hour:02}:00" for hour in range(24)]
+    times = [f"{hour:02}:00" for hour in range(23)]
     await asyncio.gather(
         *(meter.record(reading(time, "1")) for time in times[::2]),
         *(meter.record(reading(time, "1"), reading("12:00", "1")) for time in times[1::2]),
         *(meter.record(reading(time, "2"), channel="EXPORT") for time in times),
     )
     data = await ask(meter, BY_CHANNEL)
-    assert [data["meter"][one]["total"] for one in "ab"] == ["24", "48"]
-    assert sum(one.data["intervalCount"] for one in await meter.received()) == 48
+    assert [data["meter"][one]["total"] for one in "ab"] == ["23", "46"]
+    assert sum(one.data["intervalCount"] for one in await meter.received()) == 46
     assert data["meter"]["revisions"]["nodes"] == []
 
 
@@ -102,9 +102,9 @@ EVENT = """
 async def test_an_event_of_a_version_before_channels_is_of_import_by_push(world: World) -> None:
     meter = await metered(world)
     await meter.record(reading("00:00", "1", "ESTIMATED"), channel="GENERATION")
-    shown = (await ask(meter, EVENT.replace("{ events", "query ($id: ID) { node(id: $id) { id } events", 1)))[
-        "events"
-    ]
+    shown = (
+        await ask(meter, EVENT.replace("{ events", "query ($id: ID!) { node(id: $id) { id } events", 1))
+    )["events"]
     told = {"channel": "GENERATION", "reason": "PUSH", "estimatedCount": 1, "part": None, "parts": None}
     assert shown["nodes"] == [told]
     [event] = await meter.received()
@@ -113,7 +113,7 @@ async def test_an_event_of_a_version_before_channels_is_of_import_by_push(world:
         await session.execute(
             update(EventRecord).where(col(EventRecord.sequence) == event.sequence).values(data=older)
         )
-    shown = (await ask(meter, EVENT.replace("{ events", "query ($id: ID) { node(id: $id) { id } events", 1)))[
-        "events"
-    ]
+    shown = (
+        await ask(meter, EVENT.replace("{ events", "query ($id: ID!) { node(id: $id) { id } events", 1))
+    )["events"]
     assert shown["nodes"] == [told | {"channel": "IMPORT", "estimatedCount": None}]

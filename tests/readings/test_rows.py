@@ -106,7 +106,7 @@ def test_a_wrong_header_is_told_by_the_names_in_it(header: str, fault: str) -> N
     assert (problem.line, problem.code) == (1, "INVALID")
     assert problem.message == (
         "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality and "
-        f"have it: {fault}."
+        f"channel if you have them: {fault}."
     )
 
 
@@ -121,7 +121,7 @@ def test_a_wrong_header_is_told_by_the_names_in_it(header: str, fault: str) -> N
 def test_a_wrong_object_is_told_by_the_names_in_it(line: str, message: str) -> None:
     with pytest.raises(UploadRefused) as refused:
         parse(line.encode(), "application/x-ndjson", NOW)
-    known = "meter_id, meter_number, start_at, consumption, quality"
+    known = "meter_id, meter_number, start_at, consumption, quality, channel"
     assert [one.message for one in refused.value.problems] == [
         f"Each line must be a JSON object with the keys {known}{message}"
     ]
