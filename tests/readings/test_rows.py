@@ -73,7 +73,7 @@ def test_ndjson_keeps_the_digits_of_numbers() -> None:
         {**ROW, "start_at": "2024-05-01T00:30:00Z", "consumption": 7, "quality": None, "meter_number": None},
         {**ROW, "start_at": "2024-05-01T01:00:00Z", "quality": "ESTIMATED"},
     )
-    assert [*upload.readings["id", "mtr_1"].values()] == [
+    assert [*upload.readings["id", "mtr_1", IMPORT].values()] == [
         NewReading(START, 123_456_789_012_123_456, False),
         NewReading(START + 1_800_000, 7_000_000, False),
         NewReading(START + 3_600_000, 1_500_000, True),
