@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from app.events.catalogue import EventData, Instant
 from app.readings.enums import ReadingChannel, ReadingReason
@@ -31,6 +31,9 @@ class MeterDataReceived(EventData):
         "part": None,
         "parts": None,
     }
+
+    # Receivers may count on every key.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     meter_id: str
     customer_id: str
