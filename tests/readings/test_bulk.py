@@ -89,6 +89,12 @@ async def test_a_generated_year_goes_in_as_csv_and_comes_out_exactly(world: Worl
         "from": "2024-01-01T00:00:00.000Z",
         "to": "2024-12-02T00:00:00.000Z",
         "intervalCount": HALF_HOURS,
+        "channel": "IMPORT",
+        "reason": "PUSH",
+        "estimatedCount": 190,
+        "backfillId": None,
+        "part": None,
+        "parts": None,
     }
 
 
