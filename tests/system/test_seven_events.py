@@ -48,7 +48,8 @@ SUBJECTS = [
     "API key “Reporting” has a new secret",
 ]
 DATA_KEYS = {
-    "meter_data.received": {"meterId", "customerId", "from", "to", "intervalCount"},
+    "meter_data.received": {"meterId", "customerId", "from", "to", "intervalCount"}
+    | {"channel", "reason", "estimatedCount", "backfillId", "part", "parts"},
     "api_keys.rotated": {"apiKeyId", "prefix", "previousPrefix", "overlapUntil"},
 }
 DELIVERIES = """
