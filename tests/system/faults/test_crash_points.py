@@ -52,7 +52,13 @@ POINTS = {
     "replay.committed": REPLAYS,
 }
 DIGESTS = {"digest.picked", "digest.claimed", "digest.sent", "digest.recorded"}
-BELOW = {"housekeeping.before_commit", "cancellation.page", "cancellation.counted", *DIGESTS}
+BELOW = {
+    "housekeeping.before_commit",
+    "carry_over.before_commit",
+    "cancellation.page",
+    "cancellation.counted",
+    *DIGESTS,
+}
 """Points that do not come up all the time have tests of their own."""
 
 
