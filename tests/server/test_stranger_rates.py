@@ -7,7 +7,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.core.ids import new_id
 from app.core.settings import Settings
 from app.graphql.http.rates import Rates
 from app.server.main import create_app
@@ -41,7 +40,7 @@ async def strangers(folder: Path) -> AsyncIterator[Client]:
     [
         ("GET", "/", 200),
         ("HEAD", "/", 200),
-        ("GET", f"/?event={new_id('evt')}", 200),
+        ("GET", "/?event=evt_01hzy3v7q8r9s0t1v2w3x4y5z6", 200),
         ("GET", "/schema.graphql", 200),
         ("GET", "/static/start.css", 200),
         ("GET", "/static/nowhere.css", 404),
@@ -51,8 +50,8 @@ async def strangers(folder: Path) -> AsyncIterator[Client]:
         ("DELETE", "/static/start.css", 405),
         ("GET", "/readings", 405),
         ("POST", "/readings", 401),
-        ("GET", f"/hosted-consents/{new_id('hc')}/evidence", 401),
-        ("PUT", f"/hosted-consents/{new_id('hc')}/evidence", 401),
+        ("GET", "/hosted-consents/hc_01hzy3v7q8r9s0t1v2w3x4y5z6/evidence", 401),
+        ("PUT", "/hosted-consents/hc_01hzy3v7q8r9s0t1v2w3x4y5z6/evidence", 401),
     ],
 )
 async def test_a_stranger_is_told_to_wait(tmp_path: Path, method: str, path: str, status: int) -> None:
