@@ -23,6 +23,7 @@ _DAYS = Sql("""
     JOIN meter_keys ON meter_keys.meter_id = given.meter_id
     JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
         AND reading_days.day >= given.first_day AND reading_days.day <= given.last_day
+        AND reading_days.day >= :first_day AND reading_days.day <= :last_day
     UNION ALL
     SELECT given.meter_id, NULL, NULL, readings.start_ms, readings.micro_kwh, readings.estimated
     FROM @rows(meter_id text, first_day bigint, last_day bigint, first_ms bigint, end_ms bigint)
@@ -70,7 +71,14 @@ async def read_days(
     ]
     # Of each meter two days at most have no half-hour inside its span.
     limit = at_most + 1 + 2 * len(given)
-    parameters = {"rows": rows(given), "channel": channel.code, "limit": limit}
+    parameters = {
+        "rows": rows(given),
+        "channel": channel.code,
+        "limit": limit,
+        # PostgreSQL chooses partitions and searches the index by bounds that it knows beforehand only.
+        "first_day": min((half_hour_of(start) // SLOTS for start, _ in spans.values()), default=0),
+        "last_day": max(((half_hour_of(end) - 1) // SLOTS for _, end in spans.values()), default=0),
+    }
     days: dict[str, dict[int, bytes]] = {one: {} for one in spans}
     half_hours: dict[str, list[tuple[int, int, bool]]] = {}
     for meter_id, day, packed, start_ms, micro_kwh, estimated in await _fetch(context, _DAYS, parameters):
