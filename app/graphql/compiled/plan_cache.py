@@ -24,7 +24,7 @@ from app.graphql.compiled.values import NotCompiled
 
 # Measured bytes: of a plan, of a statement's text, of a key of either, of each column in a plan, in a text, and in the
 # objects that SQLAlchemy builds a text of.
-PLAN_WEIGHT, STATEMENT_WEIGHT, KEY_WEIGHT = 2000, 2000, 500
+PLAN_WEIGHT, STATEMENT_WEIGHT, KEY_WEIGHT = 2000, 3500, 500
 COLUMN_WEIGHT, TEXT_WEIGHT, BUILT_WEIGHT = 700, 200, 10_000
 _NOT_COMPILED: Final = object()
 """Stands in the cache for a field that cannot be compiled."""

@@ -30,6 +30,7 @@ COLOCATED = f"""{{ ...A ...B ...C }}
     fragment A on Query {{ {METERS % ("id", "id")} }}
     fragment B on Query {{ {METERS % ("number", "number")} }}
     fragment C on Query {{ {METERS % ("status", "type")} }}"""
+LISTS = ("attempts", "gaps")
 DELIVERIES = "... on WebhookEndpoint { deliveries(first: 30) { nodes { id } } }"
 
 
@@ -123,7 +124,7 @@ class Reference:
             return 50 + below
         if node.name.value == "apiKeys":
             return 100 * (1 + below)
-        return 10 * (1 + below) if node.name.value == "attempts" else below
+        return 10 * (1 + below) if node.name.value in LISTS else below
 
     def _below(self, kind: Any, details: list[FieldDetails]) -> Any:
         below = collect_subfields(SCHEMA, self.fragments, self.variables, self.operation, kind, details)
