@@ -20,6 +20,7 @@ from scripts.benchmarks.harness.report import Report
 from scripts.benchmarks.harness.run import AGAINST, FULL, QUICK, QUICK_AGAINST, Revision, Run, Sizes
 from scripts.benchmarks.harness.servers import Checkout
 from scripts.benchmarks.live.fan_out import live_against, run_live
+from scripts.benchmarks.reads.documents import run_documents
 from scripts.benchmarks.reads.lists import reads_against, run_reads
 from scripts.benchmarks.reads.readings import readings_against, run_readings
 from scripts.benchmarks.strangers.hostile import run_hostile
@@ -38,8 +39,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "readings": run_readings,
     "writes": run_writes,
 }
-# Run when they are named: they take long, and have no baseline.
-NAMED: dict[str, Benchmark] = {"soak": run_soak, "hostile": run_hostile}
+# Run when they are named: they take long, or have no baseline.
+NAMED: dict[str, Benchmark] = {"soak": run_soak, "hostile": run_hostile, "documents": run_documents}
 AGAINST_REVISION: dict[str, Comparison] = {
     "live": live_against,
     "delivery": delivery_against,
