@@ -24,6 +24,7 @@ from app.graphql.compiled.reads import connection, narrowed
 from app.graphql.compiled.sources import Computed, One, ReadContext, sourced
 from app.graphql.context import Context, Info
 from app.graphql.filters import Filter, compared, values
+from app.graphql.lazy_types import FoundOnce
 from app.graphql.nodes import Node, find, row_type
 from app.graphql.pagination import Connection, PageRequest, page_of, page_request
 from app.graphql.root_fields import by_id
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=type)
 # The enum is made with the schema, when every feature has declared its events.
-LazyEventType = Annotated["EventType", strawberry.lazy("app.graphql.event_types")]
+LazyEventType = Annotated["EventType", FoundOnce(strawberry.lazy("app.graphql.event_types"))]
 
 _types: dict[str, type["Event"]] = {}
 
