@@ -140,13 +140,11 @@ class Authenticator:
         """Accepts an API key or stream token. Raises Unauthenticated.
 
         `before_reading` is called before the database is read for a key that this process has not accepted before; if
-        it raises, nothing is read.
+        it raises, nothing is read. It is not called for a caller that shares the read of another.
         """
         if _API_KEY.fullmatch(credential):
             secret_hash = digest(credential)
-            if before_reading is not None and secret_hash not in self._accepted:
-                before_reading()
-            return await self._api_key(secret_hash)
+            return await self._api_key(secret_hash, None if secret_hash in self._accepted else before_reading)
         return await self._stream_token(credential)
 
     async def ended(self, credentials: Collection[Credential]) -> list[Credential]:
@@ -183,10 +181,10 @@ class Authenticator:
         """Waits for the pending writes of last use."""
         await asyncio.gather(*self._notes)
 
-    async def _api_key(self, secret_hash: str) -> Credential:
+    async def _api_key(self, secret_hash: str, before_reading: Callable[[], None] | None) -> Credential:
         at = clock.now()
         key: _Key | None = await self._recent(
-            secret_hash, lambda: self._read_key(_BY_SECRET, {"hash": secret_hash})
+            secret_hash, lambda: self._read_key(_BY_SECRET, {"hash": secret_hash}), before_reading
         )
         if key is None or not key.state.accepts(secret_hash, at):
             self._accepted.pop(secret_hash, None)
@@ -221,12 +219,19 @@ class Authenticator:
         )
         return Credential(actor, key.state.id, key.state.end_of(token), token=token)
 
-    async def _recent(self, name: str, read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def _recent(
+        self,
+        name: str,
+        read: Callable[[], Coroutine[Any, Any, Any]],
+        before_reading: Callable[[], None] | None = None,
+    ) -> Any:
         """The result of a read of at most `remembered_for` seconds ago; concurrent callers share one read."""
         # The age counts from before the read: its result may be as old as that.
         now = time.monotonic()
         since, task = self._remembered.get(name, (0.0, None))
         if task is None or now - since >= self._remembered_for or _failed(task):
+            if before_reading is not None:
+                before_reading()
             task = asyncio.create_task(read())
             self._remembered.pop(name, None)
             self._forget_old(now)

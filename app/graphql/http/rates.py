@@ -91,7 +91,8 @@ class Rates:
         """The credential, checked. Raises Unauthenticated, or TooManyRequests for an address that sent many wrong ones.
 
         The address's bucket comes before the database. Keys that this process has accepted before, and signed tokens,
-        need no read and so pass, whatever others send from the same address.
+        need no read and so pass, whatever others send from the same address. Of the callers that share one read of a
+        key, the first counts until it returns; if the key is wrong, the others count then.
         """
         counted = False
 
