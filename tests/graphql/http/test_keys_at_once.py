@@ -46,7 +46,9 @@ async def answers(world: World, rates: Rates, key: str) -> Counter[type[Credenti
 
 
 @pytest.mark.both_databases
-async def test_callers_with_one_valid_key_share_its_read_and_count_for_one(world: World, rates: Rates) -> None:
+async def test_callers_with_one_valid_key_share_its_read_and_count_for_one(
+    world: World, rates: Rates
+) -> None:
     key = (await world.account()).key
     for _ in range(STRANGERS - 1):
         rates.require_stranger(CLIENT)
