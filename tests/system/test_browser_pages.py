@@ -143,7 +143,7 @@ async def test_a_refused_page_is_told_of_the_setting_and_logged_once(
             refused = await client.options("/graphql", headers=preflight)
             assert (refused.status_code, refused.text) == (
                 403,
-                "This origin is not in VOLTWIRE_ALLOWED_ORIGINS.",
+                "This origin is not in VOLTWIRE_ALLOWED_ORIGINS.\n",
             )
             assert "access-control-allow-origin" not in refused.headers
         # Our own pages are of no other origin, and the form of a page without a referrer names none.

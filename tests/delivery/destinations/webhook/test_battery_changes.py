@@ -367,7 +367,7 @@ async def test_postgresql_is_killed_and_comes_back_while_deliveries_are_under_wa
     postgres: Postgres, receiver: Receiver
 ) -> None:
     url = await postgres.create_database()
-    async with open_scene(url, webhook_timeout=1) as scene:
+    async with open_scene(url, webhook_timeout=4) as scene:
         accounts = [await scene.account() for _ in range(2)]
         homes = {account: await scene.endpoint(account, receiver.url(f"/{account}")) for account in accounts}
         async with scene.worker() as worker, scene.worker() as other:
