@@ -3,25 +3,34 @@
 A COMMIT waits for the disk, and each round trip to the writer's thread costs more than most statements. So one round
 trip runs the scripts of all waiting transactions, each in a savepoint, and ends with one COMMIT. A script that fails
 undoes its own savepoint alone. Nothing is announced and nobody is answered before the COMMIT; if it fails, all fail.
+A script that takes long ends its group: sessions and other processes write before the next one.
 """
 
 import asyncio
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Dialect
 
 from app.core import failpoints
+from app.core.outages import DatabaseAway
 from app.db.scripts import Act, Transaction, as_sqlalchemys, whole
 from app.db.sqlite import Connection, StatementRunner
 
 T = TypeVar("T")
 
-MOST: Final = 64
-"""Transactions in one COMMIT; other writers wait so long."""
+MOST, LONGEST = 64, 0.05
+"""Transactions in one COMMIT, and seconds after which it takes no more of them; other writers wait so long."""
+
+PAUSE, LONGEST_PAUSE = 0.05, 0.12
+"""After a longer group other processes get this part of its time, and at most these seconds.
+
+A process that waits for SQLite's lock asks for it each tenth of a second, and would find it taken each time.
+"""
 
 
 class Member:
@@ -41,6 +50,19 @@ class Member:
 
     def fail(self, error: BaseException) -> None:
         self.error, self.announced = error, ()
+
+
+class Group:
+    """Transactions that are committed together; those that it has no time for are `left`, and not begun."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.left: list[Member] = []
+        self.seconds = 0.0
+        """The time for which it kept other writers waiting."""
+
+    def leave_from(self, at: int) -> None:
+        self.members, self.left = self.members[:at], self.members[at:]
 
 
 class GroupCommit:
@@ -63,9 +85,12 @@ class GroupCommit:
         self._runner = StatementRunner(dialect)
         self._waiting: deque[Member] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def run(self, act: Act[T]) -> T:
         """Runs a transaction. If the caller is cancelled, it is either kept whole, or not begun at all."""
+        if self._is_closed:
+            raise _closed()
         answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(Member(act, answered))
         if self._writing is None:
@@ -74,7 +99,9 @@ class GroupCommit:
         return await answered
 
     async def close(self) -> None:
-        """Waits for the transactions that were begun."""
+        """Waits for the transactions that were begun; those that wait fail as in an outage."""
+        self._is_closed = True
+        self._fail_waiting()
         if self._writing is not None:
             await self._writing
 
@@ -82,26 +109,40 @@ class GroupCommit:
         try:
             while self._waiting:
                 async with self._lock:
-                    await self._write_group()
+                    seconds = await self._write_group()
+                if self._is_closed:
+                    self._fail_waiting()
+                elif self._waiting and seconds > LONGEST:
+                    await asyncio.sleep(min(PAUSE * seconds, LONGEST_PAUSE))
         finally:
             self._writing = None
 
-    async def _write_group(self) -> None:
-        group: list[Member] = []
-        while self._waiting and len(group) < MOST:
+    def _fail_waiting(self) -> None:
+        while self._waiting:
+            member = self._waiting.popleft()
+            member.fail(_closed())
+            self._answer(member)
+
+    async def _write_group(self) -> float:
+        """Gives the seconds that the group kept other writers waiting."""
+        members: list[Member] = []
+        while self._waiting and len(members) < MOST:
             member = self._waiting.popleft()
             # Callers that were cancelled meanwhile want nothing.
             if not member.answered.done():
-                group.append(member)
-        if not group:
-            return
+                members.append(member)
+        if not members:
+            return 0.0
+        group = Group(members)
         try:
             await (await self._connection()).run(partial(self._commit_all, group))
         except Exception as error:
-            for member in group:
+            for member in group.members:
                 member.fail(error)
-        for member in group:
+        self._waiting.extendleft(reversed(group.left))
+        for member in group.members:
             self._answer(member)
+        return group.seconds
 
     def _answer(self, member: Member) -> None:
         if member.announced:
@@ -113,25 +154,33 @@ class GroupCommit:
         else:
             member.answered.set_exception(as_sqlalchemys(member.error, self._dialect))
 
-    def _commit_all(self, group: list[Member], connection: sqlite3.Connection) -> None:
+    def _commit_all(self, group: Group, connection: sqlite3.Connection) -> None:
         try:
             self._commit(group, connection)
         except _Undone as undone:
             # The database undid the whole transaction for the sake of one member: the others are run by themselves.
-            for member in group:
-                if member is not undone.member:
-                    member.error = None
-                    self._commit_all([member], connection)
+            group.leave_from(group.members.index(undone.member) + 1)
+            for member in group.members[:-1]:
+                member.error = None
+                alone = Group([member])
+                self._commit_all(alone, connection)
+                group.seconds += alone.seconds
 
-    def _commit(self, group: list[Member], connection: sqlite3.Connection) -> None:
+    def _commit(self, group: Group, connection: sqlite3.Connection) -> None:
+        begun_at = time.monotonic()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            if len(group) == 1:
-                group[0].run(connection, self._runner)
+            # It may have waited for another process.
+            begun_at = time.monotonic()
+            if len(group.members) == 1:
+                group.members[0].run(connection, self._runner)
             else:
-                for member in group:
+                for at, member in enumerate(group.members):
+                    if at and time.monotonic() - begun_at > LONGEST:
+                        group.leave_from(at)
+                        break
                     self._run_in_savepoint(member, connection)
-                if all(member.error for member in group):
+                if all(member.error for member in group.members):
                     connection.rollback()
                     return
             failpoints.reach("transaction.before_commit")
@@ -141,9 +190,11 @@ class GroupCommit:
             raise
         except BaseException as error:
             connection.rollback()
-            for member in group:
+            for member in group.members:
                 # A member that failed before has told why.
                 member.fail(member.error or error)
+        finally:
+            group.seconds = time.monotonic() - begun_at
 
     def _run_in_savepoint(self, member: Member, connection: sqlite3.Connection) -> None:
         connection.execute("SAVEPOINT member")
@@ -156,6 +207,10 @@ class GroupCommit:
                 raise _Undone(member) from error
             connection.execute("ROLLBACK TO member")
         connection.execute("RELEASE member")
+
+
+def _closed() -> DatabaseAway:
+    return DatabaseAway("this process ends, and began no such transaction")
 
 
 class _Undone(Exception):

@@ -31,6 +31,8 @@ Result = dict[str, Any]
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
 MAX_KEY = 255
+CLAIMS: Final = 5
+"""Attempts to insert the row of a key, each after another transaction had deleted the row in its way."""
 
 _ROWS: Final = Table(IdempotentMutation)
 _PLACE: Final = ("account_id", "mutation", "key")
@@ -90,10 +92,16 @@ class Once:
         now = clock.now()
         yield _FORGET, {**self._place, "expired_at": now - IDEMPOTENCY_WINDOW}
         given = {**self._place, "input_hash": self.input_hash, "now": clock.to_ms(now)}
-        if (yield _CLAIM, given):
-            return None
-        [found] = yield _FIND, self._place
-        row = _ROWS.row(found)
+        for _ in range(CLAIMS):
+            if (yield _CLAIM, given):
+                return None
+            if found := (yield _FIND, self._place):
+                break
+        else:
+            raise Refusal(
+                ErrorCode.CONFLICT, "This was changed by another request at the same time; try again."
+            )
+        row = _ROWS.row(found[0])
         if not row.has_input(self.keyring, self.input_hash):
             raise Refusal(
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,

@@ -1,8 +1,9 @@
 """Ids are prefixed, sort by creation time and are unique."""
 
 import re
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 from hypothesis import given
@@ -46,6 +47,18 @@ def test_ids_keep_their_order_across_milliseconds() -> None:
         made.append(new_id("mtr"))
         time.sleep(0.0003)
     assert made == sorted(set(made))
+
+
+def test_threads_make_different_ids_each_in_its_order() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(make, [10_000] * 4))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(one == sorted(one) for one in made)
+    assert len({identifier for one in made for identifier in one}) == 40_000
 
 
 def test_processes_make_different_ids() -> None:

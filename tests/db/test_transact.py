@@ -1,6 +1,8 @@
 """Transactions that are one script, and their group commit on SQLite."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -11,8 +13,9 @@ from sqlalchemy import bindparam, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from app.core import failpoints
-from app.core.outages import is_database_away
+from app.core.outages import DatabaseAway, is_database_away
 from app.db.database import Database
+from app.db.group_commit import LONGEST
 from app.db.raw_statements import Script
 from app.db.scripts import Act, InTransaction, announce, write_before_commit
 from app.db.sql import Sql
@@ -41,6 +44,19 @@ def adding(by: int = 1, name: str | None = None) -> Act[int]:
 def refused(_transaction: InTransaction) -> Script[None]:
     yield ADD, {"by": 100}
     raise Undone
+
+
+def lingering(by: int = 1) -> Act[int]:
+    """Adds to the counter, and takes longer than a group may."""
+
+    def act(transaction: InTransaction) -> Script[int]:
+        ends_at = time.monotonic() + LONGEST
+        value = yield from adding(by)(transaction)
+        while time.monotonic() <= ends_at:
+            yield select(COUNTERS.c.value), {}
+        return value
+
+    return act
 
 
 def orphan(transaction: InTransaction) -> Script[None]:
@@ -164,6 +180,79 @@ async def test_writers_that_wait_together_are_committed_together_on_sqlite(datab
     # One is that of the transaction that held them.
     commits = 2 if database.is_sqlite else 7
     assert [reached.count(f"transaction.{one}") for one in ("before_commit", "committed")] == [commits] * 2
+
+
+async def test_a_writer_that_takes_long_ends_its_group(database: Database) -> None:
+    told: list[Any] = []
+    database.on_commit(told.extend)
+    with points() as reached:
+        acts = (adding(1), lingering(2), adding(4), refused, adding(8), lingering(16), adding(32))
+        values = await together(database, *acts)
+    assert isinstance(values.pop(3), Undone)
+    if database.is_sqlite:
+        # In the order of arrival, and none without its place: the groups are 1-2, 4-16 and 32.
+        assert (values, told) == ([1, 3, 7, 15, 31, 63], [1, 2, 4, 8, 16, 32])
+        assert reached.count("transaction.committed") == 1 + 3
+    assert (max(values), sorted(told)) == (63, [1, 2, 4, 8, 16, 32])
+
+
+async def test_a_session_has_its_turn_between_groups(database: Database) -> None:
+    told: list[Any] = []
+    database.on_commit(told.extend)
+
+    async def write() -> None:
+        async with database.transaction() as transaction:
+            announce(transaction, ["session"])
+            await transaction.execute(update(COUNTERS).values(value=COUNTERS.c.value + 1))
+
+    async with held(database):
+        waiting = [asyncio.create_task(database.transact(act)) for act in (lingering(2), adding(4))]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        session = asyncio.create_task(write())
+        for _ in range(5):
+            await asyncio.sleep(0)
+    await asyncio.gather(session, *waiting)
+    if database.is_sqlite:
+        assert told == [2, "session", 4]
+    assert await counter(database) == 7
+
+
+async def test_closing_ends_the_present_writer_and_begins_no_other(
+    database_url: str, database: Database
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("each transaction has its own connection")
+    told: list[Any] = []
+    database.on_commit(told.extend)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def present(transaction: InTransaction) -> Script[int]:
+        value = yield from lingering(1)(transaction)
+        begun.set()
+        may_end.wait()
+        return value
+
+    async with held(database):
+        kept, *others = (
+            asyncio.create_task(database.transact(act)) for act in (present, adding(2), adding(4))
+        )
+        for _ in range(5):
+            await asyncio.sleep(0)
+    await asyncio.to_thread(begun.wait)
+    others.append(asyncio.create_task(database.transact(adding(8))))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(database.dispose())
+    await asyncio.wait(others[-1:])
+    others.append(asyncio.create_task(database.transact(adding(16))))
+    may_end.set()
+    await closing
+    assert await kept == 1
+    errors = await asyncio.gather(*others, return_exceptions=True)
+    assert [type(error) for error in errors] == [DatabaseAway] * 4
+    again = Database(database_url)
+    assert (told, await counter(again)) == ([1], 1)
+    await again.dispose()
 
 
 async def test_writers_that_all_fail_commit_nothing(database: Database) -> None:

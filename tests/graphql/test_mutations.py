@@ -5,11 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 
 from app.db.idempotency import IdempotentMutation
-from app.graphql.idempotency import IDEMPOTENCY_WINDOW
+from app.db.raw_statements import Script
+from app.db.scripts import InTransaction
+from app.graphql.idempotency import IDEMPOTENCY_WINDOW, Once
 from tests.accounts.state import events, mutation, refusals, state, unchanged
 from tests.consents.helpers import in_a_year
 from tests.meters.asking import make_consent, make_customer, make_meter, run
@@ -267,3 +269,30 @@ async def test_every_mutation_takes_an_idempotency_key(world: World) -> None:
         assert str(field.type).rstrip("!") == f"{name[0].upper()}{name[1:]}Payload"
         payload: Any = getattr(field.type, "of_type", field.type)
         assert str(payload.fields["userErrors"].type) == "[UserError!]!"
+
+
+async def test_a_key_whose_row_is_deleted_once_found_taken_is_claimed_again(world: World) -> None:
+    account = await world.account()
+    await run(world, account, CREATE, **ADA, idempotencyKey="k")
+    once = Once(world.services.keyring, account.id, "createCustomer", "k", "other input")
+
+    def result() -> Script[dict[str, Any]]:
+        yield from ()
+        return {"deletedId": "new"}
+
+    def whole(_transaction: InTransaction) -> Script[dict[str, Any]]:
+        script, rows, statements = once.run(result), None, 0
+        try:
+            while True:
+                rows = yield next(script) if rows is None else script.send(rows)
+                statements += 1
+                # The second one has found that the key is taken.
+                if statements == 2:
+                    yield delete(IdempotentMutation), {}
+        except StopIteration as end:
+            value: dict[str, Any] = end.value
+            return value
+
+    assert await world.database.transact(whole) == {"deletedId": "new"}
+    assert await world.database.transact(lambda _: once.run(result)) == {"deletedId": "new"}
+    assert await kept(world) == 1
