@@ -147,6 +147,11 @@ class Context:
             self._loaders[key] = _Loader(load)
         return self._loaders[key]
 
+    async def turn(self) -> None:
+        """Fields that have long lists to complete go on one at a time, and other work gets its turn between them."""
+        async with self._lock:
+            await asyncio.sleep(0)
+
     def _require_running(self) -> None:
         if self._is_over:
             raise asyncio.CancelledError

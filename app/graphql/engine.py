@@ -37,7 +37,7 @@ from app.core.errors import (
     Unauthenticated,
 )
 from app.core.lru import WeightedLru
-from app.graphql.bounds.costs import INTERVALS_COST, REFUSED_INTERVALS_COST, Costs
+from app.graphql.bounds.costs import READINGS_COSTS, REFUSED_READINGS_COSTS, Costs
 from app.graphql.bounds.introspection import (
     CACHE_BOUNDS,
     INTROSPECTION_FIELDS,
@@ -224,7 +224,7 @@ class Engine:
                 self.schema,
                 document,
                 operation,
-                intervals=REFUSED_INTERVALS_COST if is_stranger else INTERVALS_COST,
+                readings=REFUSED_READINGS_COSTS if is_stranger else READINGS_COSTS,
             ),
             cost_limit=limits.cost,
             plan_cache=PlanCache(document, operation, cache.plans_for(query)) if self._compiled else None,

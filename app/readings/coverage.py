@@ -1,6 +1,7 @@
 """Coverage of a period by readings: what is present, estimated and missing."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -9,12 +10,12 @@ from app.core.errors import BadUserInput
 from app.graphql.context import Context
 from app.readings.aggregation import PackedDay, half_hour_of, within
 from app.readings.buckets import HALF_HOUR_MS, LAST_YEAR
+from app.readings.budget import COVERED_DAY
 from app.readings.enums import ReadingChannel
 from app.readings.packing import SLOTS, summary
-from app.readings.stored_days import first_half_hours, last_half_hours, read_days
+from app.readings.stored_days import TURN, first_half_hours, last_half_hours, read_days
 
 MOST_GAPS: Final = 1000
-MOST_DAYS: Final = 200_000
 
 Gap = tuple[int, int]
 """A run of missing half-hours `[first, end)`, counted from 1970."""
@@ -44,7 +45,10 @@ async def read_coverage(
     end: datetime | None,
     now: datetime,
 ) -> Coverage:
-    """The coverage of a meter's channel; the meters of one operation are read together. Raises BadUserInput."""
+    """The coverage of a meter's channel; the meters of one operation are read together.
+
+    Raises BadUserInput, and QueryTooComplex.
+    """
     if start is not None and end is not None and end <= start:
         raise BadUserInput("to must be after from.", field=["to"])
     for name, instant in (("from", start), ("to", end)):
@@ -60,8 +64,15 @@ async def read_coverage(
             if start is not None or one in first
         }
         spans = {one: (_instant(low), _instant(high)) for one, (low, high) in bounds.items() if low < high}
-        days = await read_days(context, spans, channel, MOST_DAYS) if spans else {}
-        return [_coverage(days.get(one, []), bounds.get(one), last.get(one), start, end) for one in meter_ids]
+        days = await read_days(context, spans, channel, COVERED_DAY) if spans else {}
+        found = []
+        for one in meter_ids:
+            latest_at = _instant(last[one]) if one in last else None
+            if one in bounds:
+                found.append((await _counted(days.get(one, []), *bounds[one])).coverage(latest_at))
+            else:
+                found.append(Coverage(start, end, 0, 0, 0, [], latest_at))
+        return found
 
     return await context.loader(("coverage", channel, start, end), load).load(meter_id)
 
@@ -75,34 +86,44 @@ def _bounds(
     return low, max(low, -(-clock.to_ms(end) // HALF_HOUR_MS))
 
 
-def _coverage(
-    days: Iterable[PackedDay],
-    bounds: tuple[int, int] | None,
-    last: int | None,
-    start: datetime | None,
-    end: datetime | None,
-) -> Coverage:
-    latest_at = None if last is None else _instant(last)
-    if bounds is None:
-        return Coverage(start, end, 0, 0, 0, [], latest_at)
-    low, high = bounds
-    present = estimated = 0
-    gaps: list[Gap] = []
-    covered = low
-    for day, packed in days:
-        found = summary(packed)
-        inside = found.present & within(day, low, high)
-        present += inside.bit_count()
-        estimated += (found.estimated & inside).bit_count()
-        for begin, behind in _runs(inside):
-            if day * SLOTS + begin > covered:
-                gaps.append((covered, day * SLOTS + begin))
-            covered = day * SLOTS + behind
-    if covered < high:
-        gaps.append((covered, high))
-    return Coverage(
-        _instant(low), _instant(high), high - low, present, estimated, gaps[:MOST_GAPS], latest_at
-    )
+async def _counted(days: Sequence[PackedDay], low: int, high: int) -> "_Count":
+    """Counts days in parts, between which other work gets its turn."""
+    count = _Count(low, high)
+    for at in range(0, len(days), TURN):
+        count.add(days[at : at + TURN])
+        await asyncio.sleep(0)
+    return count
+
+
+class _Count:
+    """Counts the half-hours of `[low, high)` that ascending days hold."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low, self._high = low, high
+        self._present = self._estimated = 0
+        self._gaps: list[Gap] = []
+        self._covered = low
+
+    def add(self, days: Iterable[PackedDay]) -> None:
+        for day, packed in days:
+            found = summary(packed)
+            inside = found.present & within(day, self._low, self._high)
+            self._present += inside.bit_count()
+            self._estimated += (found.estimated & inside).bit_count()
+            for begin, behind in _runs(inside):
+                self._gap(day * SLOTS + begin)
+                self._covered = day * SLOTS + behind
+
+    def _gap(self, end: int) -> None:
+        if self._covered < end and len(self._gaps) < MOST_GAPS:
+            self._gaps.append((self._covered, end))
+
+    def coverage(self, latest_at: datetime | None) -> Coverage:
+        self._gap(self._high)
+        low, high = self._low, self._high
+        return Coverage(
+            _instant(low), _instant(high), high - low, self._present, self._estimated, self._gaps, latest_at
+        )
 
 
 def _runs(bitmap: int) -> Iterable[Gap]:

@@ -102,6 +102,8 @@ async def coverage(
     """Loads the coverage of a meter that the viewer sees."""
     _require_readings(viewer)
     found = await read_coverage(info.context, meter_id, channel, start, end, clock.now())
+    if found.gaps:
+        await info.context.turn()
     return ReadingCoverage(
         channel=channel,
         from_=found.start,

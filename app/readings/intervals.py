@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.core import clock
-from app.core.errors import BadUserInput, QueryTooComplex
+from app.core.errors import BadUserInput
 from app.graphql.context import Context
 from app.readings import buckets
 from app.readings.aggregation import Bucket, PackedDay, aggregate, count_readings
 from app.readings.buckets import HALF_HOUR_MS
+from app.readings.budget import spend
 from app.readings.enums import Granularity, ReadingChannel
 from app.readings.stored_days import last_half_hours, read_days
-
-MAX_READ = 200_000
-"""Readings that one operation may read: a year of ten meters, or a month of a hundred."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,8 @@ async def read(
 
     async def load(meter_ids: list[str]) -> list[Intervals]:
         spans = await _spans(context, meter_ids, channel, asked, now)
-        days = await read_days(context, spans, channel, MAX_READ - context.readings_read)
-        _count(context, days, spans)
+        days = await read_days(context, spans, channel)
+        spend(context, sum(count_readings(days[one], *span) for one, span in spans.items()))
         return [_intervals(days[one], *spans[one], asked.granularity, now) for one in meter_ids]
 
     return await context.loader(("intervals", channel, asked), load).load(meter_id)
@@ -105,18 +103,6 @@ async def _spans(
 def _day(instant: datetime, granularity: Granularity) -> tuple[datetime, datetime]:
     day = clock.uk_date(instant)
     return _widened(clock.start_of_uk_day(day), clock.end_of_uk_day(day), granularity)
-
-
-def _count(
-    context: Context, days: dict[str, list[PackedDay]], spans: dict[str, tuple[datetime, datetime]]
-) -> None:
-    """Counts what the operation reads. Raises QueryTooComplex."""
-    context.readings_read += sum(count_readings(days[one], *span) for one, span in spans.items())
-    if context.readings_read > MAX_READ:
-        raise QueryTooComplex(
-            f"This reads more than {MAX_READ} readings; ask for fewer meters or a shorter period at once.",
-            limit=MAX_READ,
-        )
 
 
 def _intervals(

@@ -3,18 +3,25 @@
 Half-hours that a version before days stored count beside the days, until the worker has carried them over.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+from sqlalchemy import Result
 
 from app.core import clock
 from app.db.sql import Sql, rows
 from app.graphql.context import Context
 from app.readings.aggregation import PackedDay, half_hour_of
 from app.readings.buckets import HALF_HOUR_MS
+from app.readings.budget import MAX_READ, readings_left, spend
 from app.readings.enums import ReadingChannel
 from app.readings.merging import add_half_hours
 from app.readings.packing import SLOTS, slots, summary
+
+TURN: Final = 2000
+"""Days or half-hours that are worked on before other work gets its turn."""
 
 _DAYS = Sql("""
     SELECT given.meter_id, reading_days.day, reading_days.packed, NULL AS start_ms, NULL AS micro_kwh,
@@ -56,9 +63,16 @@ _FIRST, _LAST = _outermost("min"), _outermost("max")
 
 
 async def read_days(
-    context: Context, spans: Mapping[str, tuple[datetime, datetime]], channel: ReadingChannel, at_most: int
+    context: Context,
+    spans: Mapping[str, tuple[datetime, datetime]],
+    channel: ReadingChannel,
+    each_day: int = 0,
 ) -> dict[str, list[PackedDay]]:
-    """The days of each meter that its span touches, in order; more than so many half-hours are not all read."""
+    """The days of each meter that its span touches, in order.
+
+    `each_day`: the readings that a day counts as in the operation's budget; otherwise the caller counts its half-hours.
+    Raises QueryTooComplex where the budget does not hold all days.
+    """
     given = [
         {
             "meter_id": meter_id,
@@ -70,7 +84,7 @@ async def read_days(
         for meter_id, (start, end) in spans.items()
     ]
     # Of each meter two days at most have no half-hour inside its span.
-    limit = at_most + 1 + 2 * len(given)
+    limit = readings_left(context) + 1 + 2 * len(given)
     parameters = {
         "rows": rows(given),
         "channel": channel.code,
@@ -81,14 +95,26 @@ async def read_days(
     }
     days: dict[str, dict[int, bytes]] = {one: {} for one in spans}
     half_hours: dict[str, list[tuple[int, int, bool]]] = {}
-    for meter_id, day, packed, start_ms, micro_kwh, estimated in await _fetch(context, _DAYS, parameters):
-        if packed is None:
-            reading = start_ms // HALF_HOUR_MS, micro_kwh, bool(estimated)
-            half_hours.setdefault(meter_id, []).append(reading)
-        else:
-            days[meter_id][day] = packed
+    count = 0
+    for part in (await _fetch(context, _DAYS, parameters)).partitions(TURN):
+        if count:
+            await asyncio.sleep(0)
+        count += len(part)
+        if each_day:
+            spend(context, sum(1 if row[2] is None else each_day for row in part))
+        for meter_id, day, packed, start_ms, micro_kwh, estimated in part:
+            if packed is None:
+                reading = start_ms // HALF_HOUR_MS, micro_kwh, bool(estimated)
+                half_hours.setdefault(meter_id, []).append(reading)
+            else:
+                days[meter_id][day] = packed
+    if count == limit:
+        # There may be more that was not read.
+        spend(context, MAX_READ + 1)
     for meter_id, found in half_hours.items():
-        add_half_hours(days[meter_id], found)
+        for at in range(0, len(found), TURN):
+            add_half_hours(days[meter_id], found[at : at + TURN])
+            await asyncio.sleep(0)
     return {meter_id: sorted(of_meter.items()) for meter_id, of_meter in days.items()}
 
 
@@ -120,6 +146,5 @@ async def _outermost_half_hours(
     return {meter_id: sorted(half_hours)[at] for meter_id, half_hours in found.items()}
 
 
-async def _fetch(context: Context, statement: Sql, parameters: dict[str, Any]) -> Sequence[Any]:
-    found = await context.execute(statement.of(context.services.database.is_sqlite), parameters)
-    return found.all()
+async def _fetch(context: Context, statement: Sql, parameters: dict[str, Any]) -> Result[*tuple[Any, ...]]:
+    return await context.execute(statement.of(context.services.database.is_sqlite), parameters)

@@ -1,16 +1,22 @@
 """Coverage of meters by readings, and revisions, beside plain counts."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import insert, select
 
 from app.core import clock
 from app.core.clock import HALF_HOUR, format_utc, parse_utc
-from app.readings.coverage import _coverage
+from app.graphql.context import Context
+from app.readings.budget import COVERED_DAY, MAX_READ
+from app.readings.coverage import _Count, _counted
 from app.readings.merging import days_of
-from app.readings.packing import pack
+from app.readings.models import HalfHour, MeterKey, ReadingDay
+from app.readings.packing import ALL, SLOTS, Day, pack
+from app.readings.stored_days import TURN
 from tests.accounts.state import reads
 from tests.meters.asking import NUMBERS, make_meter
 from tests.readings.metered import Metered, metered, reading
@@ -107,7 +113,10 @@ def test_gaps_and_readings_make_up_the_period(present: set[int], low: int, lengt
     high = low + length
     days = days_of(present, [1] * len(present), [False] * len(present))
     packed = [(day, pack(days[day])) for day in sorted(days)]
-    found = _coverage(packed, (low, high), None, None, None)
+    count = _Count(low, high)
+    for one in packed:
+        count.add([one])
+    found = count.coverage(None)
     missing = [one for begin, end in found.gaps for one in range(begin, end)]
     assert missing == sorted(set(range(low, high)) - present)
     assert all(end < begin for (_, end), (begin, _) in zip(found.gaps, found.gaps[1:], strict=False))
@@ -175,3 +184,111 @@ async def test_the_histories_of_many_meters_are_read_together(world: World) -> N
             ]["nodes"]
         assert [next(iter(one.values())) for one in nodes] == [shown] * 6
         assert len([one for one in sent if "FROM api_keys" not in one]) == statements
+
+
+WHOLE = pack(Day(ALL, 0, [1000] * SLOTS))
+FIRST = (parse_utc("2020-01-01T00:00:00Z") - parse_utc("1970-01-01T00:00:00Z")).days
+
+
+async def store_days(world: World, meter_ids: list[str], days: range) -> None:
+    """Stores whole days."""
+    async with world.database.transaction() as session:
+        await session.execute(insert(MeterKey), [{"meter_id": one} for one in meter_ids])
+        keys = await session.execute(select(MeterKey.key).where(MeterKey.meter_id.in_(meter_ids)))  # type: ignore[attr-defined]
+        given = [
+            {"meter_key": key, "channel": 0, "reason": 0, "recorded_ms": 0, "day": day, "packed": WHOLE}
+            for key in keys.scalars()
+            for day in days
+        ]
+        await session.execute(insert(ReadingDay), given)
+
+
+def period(first: int, end: int) -> str:
+    low, high = (format_utc(clock.from_ms(day * 86_400_000)) for day in (first, end))
+    return f'(from: "{low}", to: "{high}")'
+
+
+@pytest.mark.both_databases
+async def test_a_page_of_meters_has_room_for_a_year(world: World) -> None:
+    meter = await metered(world)
+    numbers = [str(1_000_000 + at) for at in range(99)]
+    made = [await make_meter(world, meter.account, meter.customer_id, one) for one in numbers]
+    days = range(FIRST, FIRST + 366)
+    await store_days(world, [meter.meter_id, *(one["id"] for one in made)], days)
+    field = f"coverage{period(days.start, days.stop)} {{ expected present complete gaps {{ from }} }}"
+    data = await world.data(f"{{ meters(first: 100) {{ nodes {{ {field} }} }} }}", key=meter.account.key)
+    half_hours = 366 * SLOTS
+    whole = {"expected": half_hours, "present": half_hours, "complete": True, "gaps": []}
+    assert [one["coverage"] for one in data["meters"]["nodes"]] == [whole] * 100
+
+
+@pytest.mark.both_databases
+async def test_coverage_is_refused_and_never_cut(world: World) -> None:
+    meter = await metered(world)
+    most = MAX_READ // COVERED_DAY
+    await store_days(world, [meter.meter_id], range(most + 1))
+
+    async def answer(*periods: str) -> Any:
+        fields = " ".join(f"f{at}: coverage{one} {{ complete present }}" for at, one in enumerate(periods))
+        response = await world.ask(
+            f'{{ meter(id: "{meter.meter_id}") {{ {fields} }} }}', key=meter.account.key
+        )
+        if "errors" in response:
+            return {tuple(one["extensions"].items()) for one in response["errors"]}
+        return [response["data"]["meter"][f"f{at}"]["complete"] for at in range(len(periods))]
+
+    refused = {(("code", "QUERY_TOO_COMPLEX"), ("limit", MAX_READ))}
+    assert await answer(period(0, most)) == [True]
+    assert await answer(period(0, most + 1)) == refused
+    # Periods of one operation share the bound, and so do intervals.
+    assert await answer(period(0, most // 2), period(most // 2, most)) == [True, True]
+    assert await answer(period(0, most // 2), period(most // 2, most + 1)) == refused
+    assert await answer(*[period(0, most + at) for at in range(5)]) == refused
+    intervals = f"intervalData{period(0, 1)[:-1]}, granularity: YEAR) {{ total }}"
+    query = f'{{ meter(id: "{meter.meter_id}") {{ coverage{period(0, most)} {{ missing }} {intervals} }} }}'
+    [error] = (await world.ask(query, key=meter.account.key))["errors"]
+    assert error["extensions"] == {"code": "QUERY_TOO_COMPLEX", "limit": MAX_READ}
+
+
+@pytest.mark.both_databases
+async def test_half_hours_of_before_days_count_and_are_not_cut_either(world: World) -> None:
+    meter = await metered(world)
+    row = {"meter_id": meter.meter_id, "micro_kwh": 1, "estimated": 0}
+    rows = [{**row, "start_ms": at * 1_800_000} for at in range(MAX_READ + SLOTS)]
+    async with world.database.transaction() as session:
+        for at in range(0, len(rows), 20_000):
+            await session.execute(insert(HalfHour), rows[at : at + 20_000])
+    query = '{{ meter(id: "{}") {{ coverage{} {{ complete present }} }} }}'
+    within = query.format(meter.meter_id, period(0, MAX_READ // SLOTS))
+    found = (await world.data(within, key=meter.account.key))["meter"]["coverage"]
+    assert found == {"complete": True, "present": MAX_READ // SLOTS * SLOTS}
+    beyond = query.format(meter.meter_id, period(0, MAX_READ // SLOTS + 1))
+    [error] = (await world.ask(beyond, key=meter.account.key))["errors"]
+    assert error["extensions"] == {"code": "QUERY_TOO_COMPLEX", "limit": MAX_READ}
+
+
+async def turns_while(work: Any) -> int:
+    """How many turns of the loop others get while something runs that waits for nothing else."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await work
+    task.cancel()
+    return turns
+
+
+async def test_others_get_their_turns_while_many_days_are_counted() -> None:
+    days = [(day, WHOLE) for day in range(5 * TURN)]
+    assert await turns_while(_counted(days, 0, 5 * TURN * SLOTS)) >= 5
+
+
+async def test_fields_with_long_lists_go_on_one_in_a_turn() -> None:
+    nothing: Any = None
+    context = Context(nothing, None)
+    assert await turns_while(asyncio.gather(*[context.turn() for _ in range(20)])) >= 20

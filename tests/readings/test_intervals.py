@@ -18,7 +18,7 @@ from app.core.clock import (
 )
 from app.db.database import run_script
 from app.readings.actions import NewReading, lock_meters, write
-from app.readings.intervals import MAX_READ
+from app.readings.budget import MAX_READ
 from tests.accounts.state import reads
 from tests.meters.asking import NUMBERS, make_customer, make_meter
 from tests.readings.generated_year import (

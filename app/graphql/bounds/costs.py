@@ -40,10 +40,10 @@ from app.graphql.bounds.page_sizes import DEFAULT_PAGE, MAX_PAGE, page_size
 MAX_COST = 2**53 - 1
 # Lists that are not connections are short, but an account may have a page full of keys.
 LIST_COST, LISTS = 10, {"apiKeys": MAX_PAGE}
-# For every period, because the readings of one operation have a bound of their own.
-INTERVALS_COST = 50
+# By type, for every period, because the readings of one operation have a bound of their own.
+READINGS_COSTS = {"IntervalData": 50, "ReadingCoverage": 20}
 # Strangers get an error, and nothing is read.
-REFUSED_INTERVALS_COST = 1
+REFUSED_READINGS_COSTS = dict.fromkeys(READINGS_COSTS, 1)
 # Merged, a document selects at as many places as there are paths through it. Real documents take some hundred steps.
 MAX_STEPS = 20_000
 # Costs of one operation are cached for so many values of its variables.
@@ -53,7 +53,8 @@ CACHED_COSTS = 16
 class Costs:
     """The costs of one operation of a valid document, by the values of the variables that decide over them.
 
-    `intervals` is the cost of the readings of one meter. `is_template`: the document has variables without definitions.
+    `readings` are the costs of types that read the readings of a meter. `is_template`: the document has variables
+    without definitions.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class Costs:
         document: DocumentNode,
         operation: OperationDefinitionNode,
         *,
-        intervals: int = INTERVALS_COST,
+        readings: Mapping[str, int] = READINGS_COSTS,
         is_template: bool = False,
     ) -> None:
-        self._schema, self._operation, self._intervals = schema, operation, intervals
+        self._schema, self._operation, self._readings = schema, operation, readings
         self._fragments = {
             one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
         }
@@ -78,7 +79,7 @@ class Costs:
         cost = self._cache.get(key)
         if cost is None:
             root: Any = self._schema.get_root_type(self._operation.operation)
-            count = _Count(self._schema, self._fragments, variables, self._intervals)
+            count = _Count(self._schema, self._fragments, variables, self._readings)
             try:
                 cost = count.at(root, [self._operation.selection_set])
             except RecursionError:
@@ -96,10 +97,10 @@ class _Count:
         schema: GraphQLSchema,
         fragments: Mapping[str, FragmentDefinitionNode],
         variables: Mapping[str, Any],
-        intervals: int,
+        readings: Mapping[str, int],
     ) -> None:
         self._schema, self._fragments, self._variables = schema, fragments, variables
-        self._intervals = intervals
+        self._readings = readings
         # Many paths lead to the same selections, which are counted once.
         self._counted: dict[tuple[str, frozenset[int]], int] = {}
         self._steps = 0
@@ -130,8 +131,8 @@ class _Count:
             return 0
         named = get_named_type(field.type)
         below = self.at(named, [one.selection_set for one in nodes if one.selection_set])
-        if named.name == "IntervalData":
-            return self._intervals + below
+        if named.name in self._readings:
+            return self._readings[named.name] + below
         if named.name.endswith("Connection"):
             return self._page_size(nodes[0]) * (1 + below)
         bare = field.type.of_type if is_non_null_type(field.type) else field.type

@@ -67,6 +67,10 @@ def of(kind: str, size: int) -> str:
         ('{ node(id: "1") { ... on Event { id } ... on Node { ... on Account { id } } } }', 0),
         # A list without pages.
         ("{ apiKeys { name } }", 100),
+        # Readings are charged by the meter.
+        ("{ meters { nodes { intervalData { total } } } }", 1020),
+        ("{ meters { nodes { a: coverage { missing } b: coverage { missing } } } }", 820),
+        ("{ meters(first: 100) { nodes { coverage { complete gaps { from to } } } } }", 3100),
         ("{ eventTypes { name } __schema { types { name } } }", 10),
     ],
 )  # fmt: skip
@@ -120,8 +124,8 @@ class Reference:
             page = get_argument_values(field, node, self.variables)
             size = next((page[one] for one in ("first", "last") if page[one] is not None), 20)
             return min(max(size, 0), 100) * (1 + below)
-        if named.name == "IntervalData":
-            return 50 + below
+        if named.name in ("IntervalData", "ReadingCoverage"):
+            return (50 if named.name == "IntervalData" else 20) + below
         if node.name.value == "apiKeys":
             return 100 * (1 + below)
         return 10 * (1 + below) if node.name.value in LISTS else below

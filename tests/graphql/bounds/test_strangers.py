@@ -293,9 +293,10 @@ async def test_what_is_too_much_and_no_key_would_help_is_told_so(world: World, q
     await refused(world, query)
 
 
-async def test_readings_are_an_error_each_to_a_stranger(world: World) -> None:
+@pytest.mark.parametrize("field", ["intervalData { total }", "coverage { missing }"])
+async def test_readings_are_an_error_each_to_a_stranger(world: World, field: str) -> None:
     """They are never read, so they cost no more than the meters."""
-    readings = "meters(first: 100) { nodes { intervalData { total } } }"
+    readings = f"meters(first: 100) {{ nodes {{ {field} }} }}"
     below = f"customer {{ meters(first: 3) {{ nodes {{ customer {{ {readings} }} }} }} }}"
     query = '{ hostedConsentByToken(token: "x") { %s } }'
     assert await world.data(query % readings) == {"hostedConsentByToken": None}
