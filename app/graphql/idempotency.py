@@ -78,7 +78,7 @@ class Once:
         if stored is not None:
             return stored
         result = await act()
-        # What the database fills in is read before it is stored.
+        # Values that the database fills in are read before the result is stored.
         await session.flush()
         await run_script(session, self._store(result))
         return result

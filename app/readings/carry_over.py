@@ -70,7 +70,7 @@ def _moving(on_sqlite: bool, after: Position, at_once: int) -> Script[Position |
     last = page[-1][0], page[-1][1]
     meters = rows({"meter_id": one} for one in sorted({meter_id for meter_id, _ in page}))
     yield _LOCK.of(on_sqlite), {"rows": meters}
-    # What the locks were waited for may have changed.
+    # While this waited for the locks, others may have changed the rows.
     end = {"last_id": last[0], "last_ms": last[1]}
     taken = yield _TAKE.of(on_sqlite), {"rows": meters, **start, **end}
     if taken:

@@ -144,7 +144,7 @@ async def test_different_cursors_share_a_read_where_one_page_has_them_all(world:
         actor = await owner(world)
         await live.customers(actor, 400)
         places = [(number * 7) % MISSED for number in range(200)]
-        # One that is far behind delays nobody.
+        # A subscription that is far behind delays nobody.
         begins = {place: await cursor_at(world, actor, 381 + place) for place in range(MISSED)}
         far = live.subscribe(actor, variables={"after": await cursor_at(world, actor, 0)})
         near = [live.subscribe(actor, variables={"after": begins[place]}) for place in places]

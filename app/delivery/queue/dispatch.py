@@ -246,7 +246,7 @@ def delivery_row(account_id: str, event: Any, destination_id: str) -> dict[str, 
         "event_sequence": event.sequence,
         "event_type": event.type,
         "destination_id": destination_id,
-        # Those of the insert, unless they are replaced.
+        # The insert sets them, unless they are replaced.
         "lane": None,
         "due_at": None,
     }

@@ -72,7 +72,7 @@ async def test_a_key_that_is_revoked_while_many_come_back_ends_all_its_sockets(
     """By another process, of which this one hears nothing; sockets of other keys stay."""
     url = str(small_world.services.settings.database_url)
     async with (
-        # Those that come too late are told that their key is wrong, however many they are.
+        # Sockets that come too late are told that their key is wrong, however many they are.
         serving(small_world, timing=Timing(check=0.05), rates=Rates(10 * SOCKETS)) as served,
         open_world(url) as other,
         AsyncExitStack() as stack,
