@@ -1,9 +1,7 @@
 """Helpers for tests of the operators' commands: accounts without a command each, and running the program."""
 
-import asyncio
-from asyncio.subprocess import PIPE, Process
-
-from tests.system.deployment import PROGRAM, Deployment
+from tests.services.forked import VOLTWIRE, Piped
+from tests.system.deployment import Deployment
 
 
 async def fresh_key(served: Deployment) -> str:
@@ -11,12 +9,10 @@ async def fresh_key(served: Deployment) -> str:
     return (await served.account()).key
 
 
-async def start(served: Deployment, *arguments: str, key: str | None = None) -> Process:
+async def start(served: Deployment, *arguments: str, key: str | None = None) -> Piped:
     """`voltwire …`, its key in the environment."""
     environment = served.environment | ({"VOLTWIRE_API_KEY": key} if key else {})
-    return await asyncio.create_subprocess_exec(
-        PROGRAM, *arguments, env=environment, stdout=PIPE, stderr=PIPE
-    )
+    return await Piped.start(VOLTWIRE, *arguments, environment=environment)
 
 
 async def run(served: Deployment, *arguments: str, key: str | None = None) -> tuple[int | None, str, str]:

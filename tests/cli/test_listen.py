@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import signal
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from app.cli.features import whole_catalogue
 from app.cli.listen import as_line, facts
 from app.cli.stream import ResumingStream, StreamEvent, chosen_types
 from tests.operators import fresh_key, run, start
+from tests.services.forked import Piped
 from tests.services.patience import PATIENCE
 from tests.services.receiver import Receiver
 from tests.system.deployment import Deployment, deployed
@@ -44,11 +44,10 @@ async def add_customers(api: Api, *names: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(served: Deployment, api: Api, *arguments: str) -> AsyncIterator[Process]:
+async def listening(served: Deployment, api: Api, *arguments: str) -> AsyncIterator[Piped]:
     """`voltwire listen` that is connected; it is ended with the block."""
     process = await start(served, "listen", "--url", served.apis[0].url, *arguments, key=api.key)
     try:
-        assert process.stderr is not None
         async for line in process.stderr:
             if line.startswith(b"Listening at"):
                 break
@@ -59,8 +58,7 @@ async def listening(served: Deployment, api: Api, *arguments: str) -> AsyncItera
         await process.communicate()
 
 
-async def lines(process: Process, count: int) -> list[str]:
-    assert process.stdout is not None
+async def lines(process: Piped, count: int) -> list[str]:
     async with asyncio.timeout(PATIENCE):
         return [(await process.stdout.readline()).decode().rstrip("\n") for _ in range(count)]
 
@@ -114,7 +112,6 @@ async def test_forwarded_events_are_signed_as_webhooks(
         await add_customers(api, "a", "b")
         events = [json.loads(one) for one in await lines(process, 2)]
         first, second = await receiver.wait_for(2)
-        assert process.stderr is not None
         assert "HTTP 500 in" in (await process.stderr.readline()).decode()
     for event, request in ((events[0], first), (events[1], second)):
         Webhook(secret).verify(request.body, request.headers)
@@ -136,7 +133,6 @@ async def test_a_consumer_that_is_not_there_does_not_end_it(
     async with listening(served, api, "--json", "--forward-to", receiver.url("/hooks")) as process:
         await add_customers(api, "a", "b")
         assert [json.loads(one)["sequence"] for one in await lines(process, 2)] == [2, 3]
-        assert process.stderr is not None
         assert ": failed, " in (await process.stderr.readline()).decode()
 
 
@@ -147,7 +143,6 @@ async def test_the_secret_that_is_made_up_is_printed(
         served, "listen", "--url", served.apis[0].url, "--forward-to", receiver.url("/hooks"), key=api.key
     )
     try:
-        assert process.stderr is not None
         line = (await process.stderr.readline()).decode()
     finally:
         process.kill()

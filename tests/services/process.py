@@ -12,9 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 
+from tests.services.forked import Forked
 from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 
@@ -91,7 +93,7 @@ class Service:
         self.log = self.folder / "server.log"
         self.environment: dict[str, str] | None = None
         """The server's environment variables; None: ours."""
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self._watch: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
 
@@ -107,6 +109,18 @@ class Service:
     def command(self) -> Sequence[str | Path]:
         """The server's command line, for `self.port` and `self.folder`."""
         raise NotImplementedError
+
+    def launch(self, log: IO[bytes]) -> "subprocess.Popen[bytes] | Forked":
+        """Start the server's process, which writes into this log."""
+        # A session of its own: a Ctrl-C at the terminal is for the tests, which then stop it in order.
+        return subprocess.Popen(
+            self.command(),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **self._as_user(),
+        )
 
     def is_ready(self) -> bool:
         """Whether the server answers."""
@@ -132,15 +146,7 @@ class Service:
         if self.process is not None:
             return
         with self.log.open("ab") as log:
-            # A session of its own: a Ctrl-C at the terminal is for the tests, which then stop it in order.
-            self.process = subprocess.Popen(
-                self.command(),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                **self._as_user(),
-            )
+            self.process = self.launch(log)
         self._watch = subprocess.Popen(
             ["/bin/sh", "-c", WATCH, str(self.process.pid), *self.folders],
             stdin=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -10,13 +11,12 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from urllib.parse import quote
-
-import httpx
 
 from app.accounts import actions as accounts
 from app.db.database import Database
+from tests.services.forked import VOLTWIRE, Forked, Piped
 from tests.services.process import Service, ServiceError
 
 PROGRAM = Path(sys.executable).with_name("voltwire")
@@ -43,6 +43,7 @@ class Process(Service):
     """A process of the product; `start()`, `stop()` and `kill()` keep port and data."""
 
     name = "voltwire"
+    entry_point = VOLTWIRE
 
     def __init__(self, role: Role, environment: dict[str, str]) -> None:
         super().__init__()
@@ -59,18 +60,40 @@ class Process(Service):
     def socket_url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/graphql"
 
+    def arguments(self) -> list[str]:
+        """The arguments of `voltwire`."""
+        return [self.role] if self.role == "worker" else [self.role, "--port", str(self.port)]
+
     def command(self) -> Sequence[str | Path]:
-        port = [] if self.role == "worker" else ["--port", str(self.port)]
-        return [PROGRAM, self.role, *port]
+        return [PROGRAM, *self.arguments()]
+
+    def launch(self, log: IO[bytes]) -> Forked:
+        assert self.environment is not None
+        return Forked(
+            self.entry_point,
+            *self.arguments(),
+            environment=self.environment,
+            stdout=log,
+            stderr=log,
+            folder=self.folder,
+        )
 
     def is_ready(self) -> bool:
         if self.role == "worker":
             # It listens on nothing; its log says when it has begun.
             return any(record.get("event") == "worker_started" for record in self.records())
+        return self.readiness() == 200
+
+    def readiness(self) -> int | None:
+        """The status that /readyz answers; None while nothing listens."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
         try:
-            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
 
     def records(self) -> list[dict[str, Any]]:
         """The log, each line a JSON object; a line that is none counts as an error."""
@@ -94,6 +117,12 @@ class Process(Service):
         return self.exit_code
 
 
+class Executed(Process):
+    """Started as by an operator, from the installed program; this takes seconds."""
+
+    launch = Service.launch
+
+
 @dataclass
 class Deployment:
     """Processes over one database and broadcaster."""
@@ -114,10 +143,7 @@ class Deployment:
 
     async def command(self, *arguments: str) -> str:
         """Run `voltwire …` and give its output. Raises `ServiceError` when it fails."""
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM, *arguments,
-            env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        process = await Piped.start(VOLTWIRE, *arguments, environment=self.environment)
         output, errors = await process.communicate()
         if process.returncode:
             raise ServiceError(f"voltwire {arguments[0]} ended with {process.returncode}: {errors.decode()}")

@@ -21,9 +21,7 @@ async def node_script(
     script: str, folder: Path, *arguments: str, package: str = "graphql-ws"
 ) -> AsyncIterator[Process]:
     """A running script that may import the package, its output in a pipe. Skips the test where it cannot run."""
-    node, modules = shutil.which("node"), _modules(package)
-    if node is None or modules is None:
-        pytest.skip(f"needs node, and the {package} package in node_modules or on NODE_PATH")
+    node, modules = require_node(package)
     (folder / "node_modules").symlink_to(modules, target_is_directory=True)
     file = folder / "client.mjs"
     file.write_text(PREAMBLE + script)
@@ -36,6 +34,14 @@ async def node_script(
         if running.returncode is None:
             running.kill()
         await running.communicate()
+
+
+def require_node(package: str) -> tuple[str, Path]:
+    """The program, and a `node_modules` that holds the package; where there is none, the test is skipped."""
+    node, modules = shutil.which("node"), _modules(package)
+    if node is None or modules is None:
+        pytest.skip(f"needs node, and the {package} package in node_modules or on NODE_PATH")
+    return node, modules
 
 
 def _modules(package: str) -> Path | None:

@@ -4,10 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import os
 import re
-import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +28,7 @@ from app.delivery.queue.models import Delivery, DeliveryStatus, Replay
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
 from app.outbound.mail.models import TransactionalMail
+from tests.services.forked import Forked
 from tests.services.patience import PATIENCE
 from tests.services.ports import free_port
 from tests.services.receiver import Receiver, Request
@@ -77,9 +75,9 @@ class CountingReceiver(Receiver):
 
 @dataclass
 class Victim:
-    """A server that is to die. `ended` is its wait status once it has."""
+    """A server that is to die. `ended` is its exit code once it has."""
 
-    pid: int
+    process: Forked
     port: int
     ended: asyncio.Future[int]
 
@@ -97,14 +95,13 @@ class Victim:
         return False
 
     def kill(self) -> None:
-        if not self.ended.done():
-            os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
 
     async def terminate(self) -> int:
         """SIGTERM; the exit code."""
-        os.kill(self.pid, signal.SIGTERM)
+        self.process.terminate()
         async with asyncio.timeout(PATIENCE):
-            return os.waitstatus_to_exitcode(await self.ended)
+            return await self.ended
 
 
 @dataclass
@@ -183,10 +180,7 @@ class Rig:
         self.tenants: list[Tenant] = []
         self.log = folder / "victims.log"
         self._url = url
-        self._nursery: asyncio.subprocess.Process | None = None
-        self._ended: asyncio.Future[int] | None = None
-        self._answers: asyncio.Queue[int] = asyncio.Queue()
-        self._hearing: asyncio.Task[None] | None = None
+        self._environment: dict[str, str] = {}
 
     @property
     def http_url(self) -> str:
@@ -194,7 +188,7 @@ class Rig:
 
     async def open(self) -> None:
         await migrate(self.database)
-        environment = clean_environment() | {
+        self._environment = clean_environment() | {
             "VOLTWIRE_DATABASE_URL": self._url,
             "VOLTWIRE_BROADCAST_URL": self._url if self._url.startswith("postgresql") else "memory://",
             "VOLTWIRE_SECRET_KEY": SECRET_KEY,
@@ -204,37 +198,26 @@ class Rig:
             "VOLTWIRE_RATE_LIMIT": "100000",
         }
         if self.sink is not None:
-            environment["VOLTWIRE_SMTP_URL"] = self.sink.url
-        with self.log.open("ab") as log_file:
-            self._nursery = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "ignore", "-m", "tests.system.faults.victim", str(self.port)),
-                cwd=ROOT,
-                env=environment,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log_file,
-            )
-        self._hearing = asyncio.create_task(self._hear())
+            self._environment["VOLTWIRE_SMTP_URL"] = self.sink.url
 
     async def close(self) -> None:
-        if self._nursery is not None and self._nursery.stdin is not None:
-            self._nursery.stdin.close()
-            await self._nursery.wait()
-        if self._hearing is not None:
-            await self._hearing
         for tenant in self.tenants:
             await tenant.api.__aexit__()
         await self.database.dispose()
 
     async def start(self, point: str | None = None, arrival: int = 1) -> Victim:
         """A server that dies at this arrival at the point, or when it is killed."""
-        assert self._nursery is not None
-        assert self._nursery.stdin is not None
-        assert self._ended is None
-        self._ended = asyncio.get_running_loop().create_future()
-        self._nursery.stdin.write(json.dumps({"point": point, "arrival": arrival}).encode())
-        async with asyncio.timeout(PATIENCE):
-            return Victim(await self._answers.get(), self.port, self._ended)
+        doom = [] if point is None else [point, str(arrival)]
+        with self.log.open("ab") as log_file:
+            process = await asyncio.to_thread(
+                Forked,
+                "tests.system.faults.victim:main",
+                *(str(self.port), *doom),
+                environment=self._environment,
+                stdout=log_file,
+                stderr=log_file,
+            )
+        return Victim(process, self.port, asyncio.create_task(asyncio.to_thread(process.wait)))
 
     async def kill_after(self, victim: Victim, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -243,16 +226,15 @@ class Rig:
     async def bury(self, victim: Victim) -> Incarnation:
         """Wait until the server has ended and all that it sent has arrived; gives its traces."""
         async with asyncio.timeout(PATIENCE):
-            status = await victim.ended
+            exit_code = await victim.ended
             while self.receiver.open or (self.sink is not None and self.sink.open):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
-        self._ended = None
         done = select(col(Delivery.id)).where(col(Delivery.status) == DeliveryStatus.SUCCEEDED.value)
         async with self.database.reading() as session:
             recorded = set((await session.execute(done)).scalars())
         requests = self.receiver.requests[sum(len(one.requests) for one in self.incarnations) :]
         mails = self._mails()[sum(len(one.mails) for one in self.incarnations) :]
-        self.incarnations.append(Incarnation(requests, mails, recorded, os.WIFSIGNALED(status)))
+        self.incarnations.append(Incarnation(requests, mails, recorded, exit_code < 0))
         return self.incarnations[-1]
 
     async def tenant(self) -> Tenant:
@@ -337,16 +319,6 @@ class Rig:
         known = [one for incarnation in self.incarnations for one in incarnation.mails]
         names = {path.name.partition("@")[0] for path in (self.folder / "data" / "mail").glob("*.eml")}
         return [*known, *sorted(names - set(known))]
-
-    async def _hear(self) -> None:
-        assert self._nursery is not None
-        assert self._nursery.stdout is not None
-        async for line in self._nursery.stdout:
-            told = json.loads(line)
-            if "pid" in told:
-                self._answers.put_nowait(told["pid"])
-            elif self._ended is not None:
-                self._ended.set_result(told["status"])
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""A worker that stops itself with SIGSTOP as it reaches a named point for the n-th time: `python -m … point n`."""
+"""A worker that stops itself with SIGSTOP as it reaches a named point for the n-th time: `POINT N`."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ class Stopper:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
 
-if __name__ == "__main__":
+def main() -> None:
     failpoints.watchers.append(Stopper(sys.argv[1], int(sys.argv[2])))
     configure_logs()
     run_worker(Settings())

@@ -2,21 +2,20 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.delivery.scene import PATIENCE, Scene
+from tests.services.forked import Forked
 from tests.support import SECRET
 from tests.system.deployment import clean_environment
 
-ROOT = Path(__file__).parents[3]
 # How soon PostgreSQL ends what a sleeper has begun, in milliseconds. Without it that takes longer; and one that stopped
 # as it was preparing a statement for the first time does not count as idle.
 LIMITS = "transaction_timeout=2000"
@@ -26,16 +25,16 @@ LIMITS = "transaction_timeout=2000"
 class Sleeper:
     """A worker in a process of its own."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     log: Path
 
     async def stopped(self) -> None:
         """Until it has stopped itself."""
-        flags = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+        observed = psutil.Process(self.process.pid)
         async with asyncio.timeout(PATIENCE):
-            found = await asyncio.to_thread(os.waitid, os.P_PID, self.process.pid, flags)
-        assert found is not None
-        assert found.si_status == signal.SIGSTOP, self.log.read_text()
+            while observed.status() != psutil.STATUS_STOPPED:
+                assert self.process.poll() is None, self.log.read_text()
+                await asyncio.sleep(0.005)
 
     def stand_still(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -82,11 +81,11 @@ def start_worker(scene: Scene, log: Path, point: str = "", arrival: int = 0) -> 
     if settings.smtp_url is not None:
         environment["VOLTWIRE_SMTP_URL"] = settings.smtp_url
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.system.faults.sleeper", point, str(arrival)],
-            cwd=ROOT,
-            env=environment,
+        process = Forked(
+            "tests.system.faults.sleeper:main",
+            *(point, str(arrival)),
+            environment=environment,
             stdout=file,
-            stderr=subprocess.STDOUT,
+            stderr=file,
         )
     return Sleeper(process, log)

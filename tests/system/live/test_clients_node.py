@@ -10,7 +10,7 @@ import pytest
 
 from tests.system.clients import Api
 from tests.system.deployment import Account, Deployment, deployed
-from tests.system.node import node_script
+from tests.system.node import node_script, require_node
 
 SUBSCRIPTION = "subscription ($after: String) { events(after: $after) { sequence cursor name } }"
 # Both make their next connections by themselves, with the variables as they are then.
@@ -85,6 +85,7 @@ async def make_customer(api: Api, number: int) -> None:
 async def test_a_client_follows_through_a_deploy(package: str, tmp_path: Path) -> None:
     """Told to come back, it does, and goes on where it was: nothing is missed, and nothing comes twice."""
     script = {"graphql-ws": GRAPHQL_WS, "graphql-sse": GRAPHQL_SSE}[package]
+    require_node(package)
     async with deployed(["serve"], tmp_path) as deployment:
         (process,) = deployment.processes
         account = await deployment.account()

@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import signal
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
 import httpx
 import pytest
@@ -26,9 +24,10 @@ numbers = count()
 class Doomed(Process):
     """An API process that dies between the commit of its first event and telling anyone."""
 
-    def command(self) -> Sequence[str | Path]:
-        program = Path(__file__).with_name("doomed.py")
-        return [sys.executable, program, "publish.before", *super().command()[1:]]
+    entry_point = "tests.system.live.doomed:main"
+
+    def arguments(self) -> list[str]:
+        return ["publish.before", *super().arguments()]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from app.core import descriptors
 from tests.system.clients import eventually
-from tests.system.deployment import SECRET_KEY, Process, clean_environment, deployed
+from tests.system.deployment import SECRET_KEY, Executed, Process, clean_environment, deployed
 
 NONE_LEFT = "no connection is accepted: the process may open no more files (ulimit -n)"
 UNFINISHED = b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx"
@@ -22,7 +22,7 @@ def test_so_many_are_for_connections() -> None:
     assert [descriptors.for_connections(limit) for limit in (1, 256, 1024, 65_536)] == [1, 192, 768, 63_488]
 
 
-class Limited(Process):
+class Limited(Executed):
     """May open 256 files, as a service often may."""
 
     def command(self) -> Sequence[str | Path]:

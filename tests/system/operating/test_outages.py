@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,23 +19,16 @@ QUERY = {"query": "{ viewer { scopes } }"}
 KEY = "vw_live_" + "a" * 43
 
 
-def ask(process: Process, path: str) -> httpx.Response:
-    return httpx.get(f"{process.url}{path}", trust_env=False)
-
-
 class Probed(Process):
     """Answers /readyz, workers too; it has started when it answers this status."""
 
     started_as = 200
 
-    def command(self) -> Sequence[str | Path]:
-        return [*super().command()[:2], "--port", str(self.port)]
+    def arguments(self) -> list[str]:
+        return [self.role, "--port", str(self.port)]
 
     def is_ready(self) -> bool:
-        try:
-            return ask(self, "/readyz").status_code == self.started_as
-        except httpx.TransportError:
-            return False
+        return self.readiness() == self.started_as
 
 
 class Waiting(Probed):
@@ -92,8 +85,8 @@ async def test_processes_start_without_database_and_broadcaster_and_come_up_by_t
             valkey.start()
 
             async def all_up() -> bool:
-                asked = [await asyncio.to_thread(ask, one, "/readyz") for one in deployment.processes]
-                return all(one.status_code == 200 for one in asked)
+                asked = [await asyncio.to_thread(one.readiness) for one in deployment.processes]
+                return all(status == 200 for status in asked)
 
             await eventually(all_up)
             account = await deployment.account()
@@ -169,7 +162,8 @@ async def test_every_metric_of_the_readme_is_scraped_where_it_says(
     roles: list[Role] = ["api", "api", "worker", "worker"]
     async with deployed(roles, tmp_path, postgres_url, valkey.url, kind=Probed) as deployment:
         for process in deployment.processes:
-            text = (await asyncio.to_thread(ask, process, "/metrics")).text
+            async with httpx.AsyncClient(base_url=process.url, trust_env=False) as http:
+                text = (await http.get("/metrics")).text
             told = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
             missing = (of_workers if process.role == "worker" else of_apis) - told
             assert missing == set(), process.role
