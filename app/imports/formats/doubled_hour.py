@@ -1,0 +1,71 @@
+"""The hour that UK clocks show twice in October: its readings wait until the file is known."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+from app.imports.formats.interface import refused
+from app.imports.formats.uk_days import SLOTS, UkDays, clock_change
+
+MAX_WAITING: Final = 200_000
+
+
+class Resolved(NamedTuple):
+    """A reading with its UTC half-hour, or the sentence why it has none."""
+
+    stream: int
+    half_hour: int
+    amount: int
+    estimated: bool
+    line: int
+    problem: str | None
+
+
+class _Waiting(NamedTuple):
+    amount: int
+    estimated: bool
+    line: int
+    before: int | None
+    """The half-hour that the stream had before this one, which tells whether the file is newest first."""
+
+
+class DoubledHours:
+    """Readings whose label has two instants. A file with both hours gives each label twice, in its own order."""
+
+    def __init__(self, uk: UkDays) -> None:
+        self._uk = uk
+        self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
+        self._count = 0
+
+    def add(
+        self, stream: int, label: int, amount: int, estimated: bool, line: int, before: int | None
+    ) -> None:
+        self._count += 1
+        if self._count > MAX_WAITING:
+            raise refused(
+                "LIMIT_REACHED",
+                f"A file has at most {MAX_WAITING:,} readings in the hour that comes twice.",
+                line,
+            )
+        self._waiting.setdefault((stream, label), []).append(_Waiting(amount, estimated, line, before))
+
+    def resolve(self, last: Mapping[int, int], ended: int = 0) -> Iterator[Resolved]:
+        """All that waits, in the order in which it came. `last` is each stream's last half-hour of the file."""
+        for (stream, label), waiting in self._waiting.items():
+            early, late = self._uk.instants(label)
+            day = label // SLOTS
+            first = waiting[0]
+            if len(waiting) != 2:
+                hour = f"{label % SLOTS // 2:02}:{label % 2 * 30:02}"
+                said = "once" if len(waiting) == 1 else f"{len(waiting)} times"
+                problem = clock_change(day, 50, f"this file has {hour} {said} instead of twice")
+                for one in waiting:
+                    yield Resolved(stream, early, one.amount, one.estimated, one.line, problem)
+                continue
+            if first.before is not None and first.before >= 0:
+                newest_first = first.before > late
+            else:
+                newest_first = last.get(stream, late) < early
+            pair = (late, early) if newest_first else (early, late)
+            for half_hour, one in zip(pair, waiting, strict=True):
+                yield Resolved(stream, half_hour - ended, one.amount, one.estimated, one.line, None)
+        self._waiting = {}

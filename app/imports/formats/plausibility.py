@@ -1,0 +1,66 @@
+"""Values that cannot be true: those that devices send for "no value", and half-hours far above all others."""
+
+from array import array
+from collections.abc import Sequence
+from statistics import median_low
+from typing import Final
+
+from app.core.decimals import to_micro
+
+SENTINELS: Final = frozenset(
+    map(
+        to_micro,
+        (
+            "4294967.295", "2147483.647", "16777.215", "8590.017", "8590.041", "34364.271", "4295.103",
+            "4295.084",
+            "8590.119", "8590.063", "8591.484", "8590.421", "38655.37", "186227.0865",
+        ),
+    )
+)  # fmt: skip
+"""In millionths of the meter's own unit."""
+LOWEST_SENTINEL: Final = min(SENTINELS)
+
+TIMES: Final = 100
+"""A half-hour of more than so many medians of its meter is impossible."""
+ORDINARY: Final = 12_000_000
+"""A single-phase supply of 100 A gives 11.5 kWh in half an hour, however little its house uses otherwise."""
+ORDINARY_GAS: Final = 35_000_000
+"""A domestic gas meter passes 6 m³ an hour, 33 kWh in half an hour, and hardly anything in summer."""
+
+_SAMPLES: Final = 48
+
+
+class Medians:
+    """The typical half-hour of each meter's channel, from a sample of 48 that moves along with its days."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, array[int]] = {}
+
+    def suspects(self, stream: int, amounts: Sequence[int], ordinary: int) -> list[int]:
+        """Adds the half-hours of a day. Returns the positions of those that may be impossible."""
+        samples = self._samples.get(stream)
+        if samples is None:
+            self._samples[stream] = array("q", [*amounts[:_SAMPLES], 0])
+        else:
+            turn = samples[-1]
+            samples[turn % (len(samples) - 1)] = amounts[turn * 7 % len(amounts)]
+            samples[-1] = turn + 1
+        top = max(amounts)
+        if top <= ordinary:
+            return []
+        limit = max(ordinary, TIMES * min(_median(amounts), self.median(stream)))
+        if top <= limit:
+            return []
+        return [at for at, amount in enumerate(amounts) if amount > limit]
+
+    def median(self, stream: int) -> int:
+        """Of what is above zero: export and generation are zero at night."""
+        return _median(self._samples[stream][:-1])
+
+    def is_impossible(self, stream: int, amount: int, ordinary: int) -> bool:
+        """Decides once the file is known."""
+        return amount > max(ordinary, TIMES * self.median(stream))
+
+
+def _median(amounts: Sequence[int]) -> int:
+    return median_low([amount for amount in amounts if amount > 0] or [0])
