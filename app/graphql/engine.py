@@ -13,14 +13,9 @@ from typing import Any
 import orjson
 import strawberry
 from graphql import (
-    DocumentNode,
     ExecutionResult,
-    FieldNode,
-    FragmentDefinitionNode,
-    FragmentSpreadNode,
     GraphQLResolveInfo,
     GraphQLSchema,
-    InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
 )
@@ -52,18 +47,12 @@ from app.graphql.bounds.validation import parse_document, validate_document
 from app.graphql.compiled.executor import CompiledExecutor
 from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.context import Context
-from app.graphql.document_cache import (
-    ACCOUNTS_BOUNDS,
-    LONGEST,
-    STRANGERS_BOUNDS,
-    DocumentCache,
-    FormState,
-    OperationTemplate,
-)
+from app.graphql.document_cache import ACCOUNTS_BOUNDS, LONGEST, STRANGERS_BOUNDS, DocumentCache
+from app.graphql.documents import operation_of, root_fields
 from app.graphql.failures import RequestErrors, document_errors, format_error, internal_error
-from app.graphql.literals import Literals, literals_of
-from app.graphql.operation_template import Template
+from app.graphql.literals import literals_of
 from app.graphql.prepared_operation import PreparedOperation
+from app.graphql.template_maker import by_template
 
 # Root fields that need no credentials.
 OPEN_FIELDS = frozenset(
@@ -84,7 +73,7 @@ class Engine:
     """`allowed`: the only documents that are executed, by their hashes; None allows any.
 
     `compiled=False` executes everything field by field, and `templates=False` prepares each document that differs in
-    its literals, with the same responses.
+    its literals. Tests compare their responses, which are the same.
     """
 
     def __init__(
@@ -139,7 +128,7 @@ class Engine:
             if prepared is None:
                 prepared = self._checked(query, operation_name, cache)
                 if literals is not None:
-                    prepared = self._learned(literals, prepared, operation_name, cache)
+                    prepared = by_template(self.schema, literals, prepared, operation_name, cache)
                 if prepared.parameters is None:
                     cache.put(query, operation_name, prepared)
         cache.persisted.learn(query, document_hash)
@@ -167,37 +156,6 @@ class Engine:
         except ApiError as error:
             raise RequestErrors.of(error) from None
 
-    def _learned(
-        self,
-        literals: Literals,
-        prepared: PreparedOperation,
-        operation_name: str | None,
-        cache: DocumentCache,
-    ) -> PreparedOperation:
-        """The operation, by a template that its form gets at its second document: most forms come once.
-
-        Equal subscriptions share the operation of their document, and introspection is cached with its literals.
-        """
-        if prepared.operation_type == "subscription" or prepared.executor is IntrospectingExecutor:
-            return prepared
-        known = cache.templates.get((operation_name, literals.form))
-        if known is None:
-            cache.put_template(literals, operation_name, FormState.ONCE)
-        if known is not FormState.ONCE:
-            return prepared
-        template = Template.of(self.schema, prepared.document, literals)
-        if template is None:
-            cache.put_template(literals, operation_name, FormState.UNFIT)
-            return prepared
-        operation = _operation(template.document, operation_name)
-        plans = prepared.plan_cache and PlanCache(template.document, operation, prepared.plan_cache.lru)
-        costs = Costs(self.schema, template.document, operation, is_template=True)
-        made = replace(
-            prepared, document=template.document, operation=operation, costs=costs, plan_cache=plans
-        )
-        cache.put_template(literals, operation_name, OperationTemplate(made, template))
-        return cache.filled(literals, operation_name) or prepared
-
     def _prepare(self, query: str, operation_name: str | None, cache: DocumentCache) -> PreparedOperation:
         if self._allowed is not None and query not in self._allowed:
             raise OperationNotAllowed(
@@ -208,8 +166,8 @@ class Engine:
         document = parse_document(query, limits)
         require_plain_literals(document)
         validate_document(self.schema, document, limits)
-        operation = _operation(document, operation_name)
-        roots = list(_root_fields(document, operation).values())
+        operation = operation_of(document, operation_name)
+        roots = root_fields(document, operation)
         if is_stranger and not OPEN_FIELDS.issuperset(roots):
             raise Unauthenticated(SEND_A_KEY)
         if roots.count("__schema") > 1:
@@ -248,12 +206,12 @@ class Engine:
         try:
             document = parse_document(query, self._hint_limits)
             check_shape(document, self._limits)
-            operation = _operation(document, operation_name)
+            operation = operation_of(document, operation_name)
         except (ApiError, RequestErrors):
             return False
         root = self.schema.get_root_type(operation.operation)
         known = root.fields.keys() if root else frozenset()
-        return not known.isdisjoint(set(_root_fields(document, operation).values()) - OPEN_FIELDS)
+        return not known.isdisjoint(set(root_fields(document, operation)) - OPEN_FIELDS)
 
     async def execute(
         self,
@@ -369,39 +327,3 @@ def _response(result: Any, prepared: PreparedOperation) -> dict[str, Any]:
         errors = [format_error(error, prepared.document) for error in result.errors]
         return {"errors": errors, "data": result.data}
     return {"data": result.data}
-
-
-def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
-    operations = [one for one in document.definitions if isinstance(one, OperationDefinitionNode)]
-    if name is None and len(operations) > 1:
-        raise BadUserInput("The document has several operations: say which in operationName.")
-    for operation in operations:
-        if name is None or (operation.name and operation.name.value == name):
-            return operation
-    raise BadUserInput(
-        "The document has no operation."
-        if not operations
-        else "The document has no operation of this operationName."
-    )
-
-
-def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> dict[str, str]:
-    """The names of the root fields by their response keys."""
-    fragments = {
-        one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
-    }
-    names: dict[str, str] = {}
-    seen: set[str] = set()
-    pending = list(operation.selection_set.selections)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, FieldNode):
-            names[(node.alias or node.name).value] = node.name.value
-        elif isinstance(node, InlineFragmentNode):
-            pending.extend(node.selection_set.selections)
-        elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
-            seen.add(node.name.value)
-            # Without validation it may be missing.
-            if fragment := fragments.get(node.name.value):
-                pending.extend(fragment.selection_set.selections)
-    return names

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphql import (
-    ArgumentNode,
     BooleanValueNode,
     DocumentNode,
     FieldNode,
@@ -23,18 +22,16 @@ from graphql import (
     SelectionSetNode,
     ValueNode,
     VariableNode,
-    Visitor,
     get_named_type,
     is_abstract_type,
     is_list_type,
     is_non_null_type,
-    visit,
 )
-from graphql.language import SKIP
 
 from app.core.errors import QueryTooComplex
 from app.core.lru import WeightedLru
 from app.graphql.bounds.page_sizes import DEFAULT_PAGE, MAX_PAGE, page_size
+from app.graphql.documents import fragments_of, variables_of
 
 # Pages multiply beyond any number. All clients read numbers up to this one from JSON exactly.
 MAX_COST = 2**53 - 1
@@ -46,6 +43,8 @@ READINGS_COSTS = {"IntervalData": 50, "ReadingCoverage": 20}
 REFUSED_READINGS_COSTS = dict.fromkeys(READINGS_COSTS, 1)
 # Merged, a document selects at as many places as there are paths through it. Real documents take some hundred steps.
 MAX_STEPS = 20_000
+# Arguments of page sizes and of directives, whose values decide over the cost.
+DECIDING = ("if", "first", "last")
 # Costs of one operation are cached for so many values of its variables.
 CACHED_COSTS = 16
 
@@ -67,10 +66,9 @@ class Costs:
         is_template: bool = False,
     ) -> None:
         self._schema, self._operation, self._readings = schema, operation, readings
-        self._fragments = {
-            one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
-        }
-        self._deciding = _deciding(document) if operation.variable_definitions or is_template else ()
+        self._fragments = fragments_of(document)
+        has_variables = operation.variable_definitions or is_template
+        self._deciding = variables_of(document, DECIDING) if has_variables else ()
         self._cache: WeightedLru[tuple[Any, ...], int] = WeightedLru(CACHED_COSTS, CACHED_COSTS)
 
     def of(self, variables: Mapping[str, Any]) -> int:
@@ -198,21 +196,3 @@ class _Count:
         if isinstance(value, VariableNode):
             return bool(self._variables.get(value.name.value))
         return isinstance(value, BooleanValueNode) and value.value
-
-
-def _deciding(document: DocumentNode) -> tuple[str, ...]:
-    """The names of the variables of page sizes and directives."""
-    finder = _Finder()
-    visit(document, finder)
-    return tuple(sorted(finder.names))
-
-
-class _Finder(Visitor):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
-        if node.name.value in ("if", "first", "last") and isinstance(node.value, VariableNode):
-            self.names.add(node.value.name.value)
-        return SKIP

@@ -6,7 +6,6 @@ from typing import Final
 from graphql import (
     DocumentNode,
     FieldNode,
-    FragmentDefinitionNode,
     FragmentSpreadNode,
     InlineFragmentNode,
     OperationDefinitionNode,
@@ -15,6 +14,7 @@ from graphql import (
 
 from app.core.errors import QueryTooComplex
 from app.core.settings import Settings
+from app.graphql.documents import fragments_of
 
 # Tools introspect deeper than any query needs; graphql-core bounds how lists are nested in it.
 INTROSPECTION_DEPTH = 20
@@ -69,9 +69,7 @@ def check_shape(document: DocumentNode, limits: Limits) -> None:
             operations=operations,
             limit=limits.operations,
         )
-    fragments = {
-        one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
-    }
+    fragments = fragments_of(document)
     depths: dict[str, int] = {}
     aliases = 0
 

@@ -5,22 +5,13 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-from graphql import (
-    DocumentNode,
-    FieldNode,
-    GraphQLResolveInfo,
-    OperationDefinitionNode,
-    Undefined,
-    VariableNode,
-    Visitor,
-    visit,
-)
-from graphql.language import SKIP, ArgumentNode
+from graphql import DocumentNode, FieldNode, GraphQLResolveInfo, OperationDefinitionNode, Undefined
 from sqlalchemy import Select
 
 from app.core.lru import WeightedLru
 from app.db.raw_statements import RebuiltStatement
 from app.graphql.compiled.values import NotCompiled
+from app.graphql.documents import variables_of
 
 # Measured bytes: of a plan, of a statement's text, of a key of either, of each column in a plan, in a text, and in the
 # objects that SQLAlchemy builds a text of.
@@ -40,9 +31,8 @@ class PlanCache:
     def __init__(
         self, document: DocumentNode, operation: OperationDefinitionNode, lru: WeightedLru[Any, Any]
     ) -> None:
-        finder = _DirectiveVariables()
-        visit(document, finder)
-        self._variables = tuple(sorted(finder.names))
+        # Those of directives: all others are parameters of statements.
+        self._variables = variables_of(document, ("if",))
         roots = operation.selection_set.selections
         # The document must live as long as this cache: keys hold ids of its nodes.
         self._document = document
@@ -84,16 +74,3 @@ class PlanCache:
             column = TEXT_WEIGHT if self.has_one_root else BUILT_WEIGHT
             self.lru.put(key, statement, weight + (COLUMN_WEIGHT + column) * columns)
         return statement
-
-
-class _DirectiveVariables(Visitor):
-    """Collects the variables of directives. All others are parameters of statements."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def enter_argument(self, node: ArgumentNode, *_: Any) -> Any:
-        if node.name.value == "if" and isinstance(node.value, VariableNode):
-            self.names.add(node.value.name.value)
-        return SKIP
