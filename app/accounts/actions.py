@@ -5,20 +5,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlmodel import col, func, select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.accounts import confirmation
 from app.accounts.events import ApiKeysRotated, UserCreated
 from app.accounts.models import Account, User, UserRole
 from app.auth import stream_tokens
-from app.auth.actor import Actor, Scope, visible
+from app.auth.actor import FOR_NO_KEY_UPDATE, Actor, Scope, load_visible, visible
 from app.auth.api_keys import ApiKey
 from app.auth.authenticate import CredentialsChanged
 from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
-from app.core.errors import ErrorCode, Forbidden, Refusal, not_found
+from app.core.errors import ErrorCode, Forbidden, Refusal
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.db.scripts import announce
 from app.events import log
 from app.outbound.mail import addresses
@@ -51,12 +52,10 @@ class NewAccount:
     secret: str
 
 
-async def create_account(
-    session: AsyncSession, *, name: str, email: str, user_name: str | None = None
-) -> NewAccount:
+async def create_account(session: AsyncSession, *, name: str, email: str) -> NewAccount:
     """Creates an account, its log, an ADMIN user and a key with all scopes; the user is the log's event 1.
 
-    Without `user_name` the user's name is the part of the address before the @. Raises Refusal on `name` or `email`.
+    The user's name is the part of the address before the @. Raises Refusal on `name` or `email`.
     """
     account = Account(name=validation.required_text(name, "name"))
     address = addresses.checked_address(email)
@@ -66,7 +65,7 @@ async def create_account(
     user = User(
         account_id=account.id,
         email=address,
-        name=validation.required_text(user_name or address.partition("@")[0], "userName"),
+        name=address.partition("@")[0],
         role=UserRole.ADMIN.value,
     )
     key, secret = ApiKey.issue(account.id, "First key", list(Scope))
@@ -102,7 +101,7 @@ async def create_user(
             name=lambda: validation.required_text(name, "name"),
         ),
     )
-    await _require_unique_email(session, user)
+    await run_script(session, addresses.require_unique(user, "user", user.email))
     # The log is locked before the mailbox, as when a subscription is created, so that the two cannot deadlock.
     await log.lock_position(session, actor.account_id)
     session.add(user)
@@ -121,15 +120,17 @@ async def update_user(
     mails refuse the update, because the mail is all that it asks for.
     """
     await _lock_account(session, actor)
-    user = await _load_user(session, actor, user_id)
+    user = await load_visible(session, actor, User, user_id, "user", "userId", lock=FOR_NO_KEY_UPDATE)
     before = user.email
     if changes.get("role") is UserRole.MEMBER:
         await _require_another_admin(session, user, "role")
-    for attribute, value in validation.validate_changes(_USER_CHANGES, changes).items():
+    valid = validation.validate_changes(_USER_CHANGES, changes)
+    if "email" in valid:
+        await run_script(session, addresses.require_unique(user, "user", valid["email"]))
+    for attribute, value in valid.items():
         setattr(user, attribute, value)
     user.updated_at = clock.now()
-    if "email" in changes:
-        await _require_unique_email(session, user)
+    if "email" in valid:
         if user.email.casefold() != before.casefold():
             user.email_confirmed_at = None
             await forget_mails_about(session, user.id)
@@ -142,7 +143,7 @@ async def update_user(
 async def delete_user(session: AsyncSession, actor: Actor, user_id: str) -> str:
     """Deletes a user. The last ADMIN of an account stays, because nobody else is in charge of it."""
     await _lock_account(session, actor)
-    user = await _load_user(session, actor, user_id)
+    user = await load_visible(session, actor, User, user_id, "user", "userId", lock=FOR_NO_KEY_UPDATE)
     await _require_another_admin(session, user, "userId")
     await forget_mails_about(session, user.id)
     await session.delete(user)
@@ -174,7 +175,9 @@ async def rotate_api_key(
 ) -> tuple[ApiKey, str]:
     """Gives a key a new secret. The old secret works until the overlap ends, any older secret no longer."""
     overlap = rotation.overlap(overlap_seconds)
-    key = await _load_key(session, actor, api_key_id)
+    key = await load_visible(
+        session, actor, ApiKey, api_key_id, "API key", "apiKeyId", lock=FOR_NO_KEY_UPDATE
+    )
     at = clock.now()
     if not key.is_live(at):
         raise Refusal(
@@ -198,7 +201,9 @@ async def revoke_api_key(session: AsyncSession, actor: Actor, api_key_id: str) -
     with `overlapSeconds: 0`.
     """
     await _lock_account(session, actor)
-    key = await _load_key(session, actor, api_key_id)
+    key = await load_visible(
+        session, actor, ApiKey, api_key_id, "API key", "apiKeyId", lock=FOR_NO_KEY_UPDATE
+    )
     if key.revoked_at is not None:
         return key
     at = clock.now()
@@ -237,7 +242,7 @@ async def create_stream_token(
     if actor.api_key_id is None or actor.is_stream_token:
         raise Forbidden("Only an API key makes stream tokens.")
     if customer_id is not None:
-        await customers.load(session, actor, customer_id, "customerId")
+        await run_script(session, customers.find(actor, customer_id, "customerId"))
     key = await session.get_one(ApiKey, actor.api_key_id)
     at = clock.now()
     mark = stream_tokens.mark_of(actor.secret_hash or key.secret_hash)
@@ -252,26 +257,9 @@ async def create_stream_token(
 
 async def _lock_account(session: AsyncSession, actor: Actor) -> Account:
     """Locks the account, so that two changes cannot both remove, say, one of the last two administrators."""
-    statement = visible(select(Account), actor).with_for_update(key_share=True)
+    statement = visible(select(Account), actor).with_for_update(**FOR_NO_KEY_UPDATE)
     account: Account = (await session.execute(statement)).scalar_one()
     return account
-
-
-async def _load_user(session: AsyncSession, actor: Actor, user_id: str) -> User:
-    statement = visible(select(User).where(col(User.id) == user_id), actor).with_for_update(key_share=True)
-    user: User | None = (await session.execute(statement)).scalar_one_or_none()
-    if user is None:
-        raise not_found("user", "userId")
-    return user
-
-
-async def _load_key(session: AsyncSession, actor: Actor, api_key_id: str) -> ApiKey:
-    statement = visible(select(ApiKey).where(col(ApiKey.id) == api_key_id), actor)
-    statement = statement.with_for_update(key_share=True)
-    key: ApiKey | None = (await session.execute(statement)).scalar_one_or_none()
-    if key is None:
-        raise not_found("API key", "apiKeyId")
-    return key
 
 
 async def _require_another_admin(session: AsyncSession, user: User, *field: str) -> None:
@@ -285,19 +273,6 @@ async def _require_another_admin(session: AsyncSession, user: User, *field: str)
         raise Refusal(
             ErrorCode.CONFLICT, "This is the account's last ADMIN user: make another one ADMIN first.", *field
         )
-
-
-async def _require_unique_email(session: AsyncSession, user: User) -> None:
-    taken = select(col(User.id)).where(
-        col(User.account_id) == user.account_id,
-        func.lower(col(User.email)) == user.email.lower(),
-        col(User.id) != user.id,
-    )
-    with session.no_autoflush:
-        if (await session.execute(taken)).first() is not None:
-            raise Refusal(
-                ErrorCode.TAKEN, "Another user of this account has this email; use another.", "email"
-            )
 
 
 def _scopes(scopes: Sequence[Scope] | None) -> list[Scope]:

@@ -5,12 +5,14 @@ row counts as missing: the answer has the same words and takes the same time.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Select, bindparam, false
+from sqlalchemy import ColumnElement, Select, bindparam, false, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.core.errors import Forbidden
+from app.core.errors import Forbidden, not_found
 
 
 class Scope(enum.Enum):
@@ -25,6 +27,7 @@ class Scope(enum.Enum):
 
 
 S = TypeVar("S", bound=Select[Any])
+M = TypeVar("M")
 
 _RANK = {scope: rank for rank, scope in enumerate(Scope)}
 
@@ -109,3 +112,29 @@ def visible(statement: S, actor: Actor) -> S:
     """The statement, limited to those rows of its first entity that the actor may see."""
     entity = statement.column_descriptions[0]["entity"]
     return statement.where(entity.seen_by(actor))
+
+
+FOR_UPDATE: Final[Mapping[str, Any]] = {}
+"""Holds off concurrent changes to the row."""
+FOR_NO_KEY_UPDATE: Final[Mapping[str, Any]] = {"key_share": True}
+"""The same, but others may still write rows that refer to it."""
+
+
+async def load_visible(
+    session: AsyncSession,
+    actor: Actor,
+    model: type[M],
+    row_id: str,
+    noun: str,
+    *field: str,
+    lock: Mapping[str, Any] | None = None,
+) -> M:
+    """The row with this id, locked if a lock is given. Raises NOT_FOUND at `field` if the actor sees none."""
+    table: Any = model
+    statement = visible(select(model).where(table.id == row_id), actor)
+    if lock is not None:
+        statement = statement.with_for_update(**lock)
+    row: M | None = (await session.execute(statement)).scalar_one_or_none()
+    if row is None:
+        raise not_found(noun, *field)
+    return row

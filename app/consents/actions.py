@@ -16,6 +16,7 @@ from app.core.crypto import Keyring, digest, random_token
 from app.core.errors import ErrorCode, Refusal, Refusals, not_found
 from app.core.ids import is_id
 from app.customers import actions as customers
+from app.db.database import run_script
 from app.meters import numbers
 
 TOKEN_PREFIX: Final = "vw_consent_"  # noqa: S105 - a prefix, not a token
@@ -41,7 +42,7 @@ async def create(
 ) -> HostedConsent:
     """Creates a consent request; only the token in the link to its page can approve it."""
     # The lock makes sure that a meter created at the same time is linked, by this action or by the meter's.
-    customer = await customers.load(session, actor, customer_id, "customerId", lock=True)
+    customer = await run_script(session, customers.find(actor, customer_id, "customerId", lock=True))
     method = consent_method or ConsentMethod.DIGITAL_CONSENT
     valid = validation.validate_all(
         expiry=lambda: validate_expiry(expiry),
@@ -109,7 +110,7 @@ async def lock_undecided(session: AsyncSession, actor: Actor) -> HostedConsent:
 
     The customer is locked first, as everywhere, because deleting a customer deletes its consents.
     """
-    await customers.load(session, actor, actor.customer_id or "", "token", lock=True)
+    await run_script(session, customers.find(actor, actor.customer_id or "", "token", lock=True))
     consent = await load(session, actor, actor.consent_id, "token", lock=True)
     consent.require_undecided(clock.now())
     return consent
@@ -155,17 +156,18 @@ async def operator_of(session: AsyncSession, consent_id: str) -> Actor:
     return Actor(account_id=account_id, scopes=frozenset({Scope.WRITE}))
 
 
-def parse_meter_numbers(values: Sequence[str], *field: str) -> list[str]:
+def parse_meter_numbers(values: Sequence[str]) -> list[str]:
     """Normalizes meter numbers and drops repeats. Raises INVALID_METER_NUMBER for each wrong number, by its index."""
-    path = field or ("meterNumbers",)
     if len(values) > MAX_METER_NUMBERS:
-        raise Refusal(ErrorCode.LIMIT_REACHED, f"Give at most {MAX_METER_NUMBERS} meter numbers.", *path)
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED, f"Give at most {MAX_METER_NUMBERS} meter numbers.", "meterNumbers"
+        )
     found, wrong = [], []
     for index, value in enumerate(values):
         try:
             found.append(numbers.parse(value).core)
         except numbers.InvalidMeterNumber as error:
-            wrong.append(Refusal(ErrorCode.INVALID_METER_NUMBER, str(error), *path, str(index)))
+            wrong.append(Refusal(ErrorCode.INVALID_METER_NUMBER, str(error), "meterNumbers", str(index)))
     if wrong:
         raise Refusals(wrong)
     return list(dict.fromkeys(found))

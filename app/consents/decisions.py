@@ -114,7 +114,7 @@ async def approve_by_document(
     is no longer pending.
     """
     known = await actions.load(session, actor, consent_id)
-    await customers.load(session, actor, known.customer_id, lock=True)
+    await run_script(session, customers.find(actor, known.customer_id, lock=True))
     consent = await actions.load(session, actor, consent_id, lock=True)
     if consent.consent_method == ConsentMethod.DIGITAL_CONSENT.value:
         raise Refusal(
@@ -171,7 +171,8 @@ def _agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list
 async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) -> None:
     """Creates missing meters, approves, links the meters and appends the event, in this order."""
     await session.flush()
-    customer = await customers.load(session, actions.token_holder(consent), consent.customer_id)
+    holder = actions.token_holder(consent)
+    customer = await run_script(session, customers.find(holder, consent.customer_id))
     await run_script(session, meters.find_or_create(session, customer, consent.meter_numbers))
     consent.approve(at)
     await session.flush()

@@ -5,16 +5,16 @@ Most are scripts, which take their transaction; `delete` takes a session.
 
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor, Scoped, visible
+from app.auth.actor import FOR_NO_KEY_UPDATE, Actor, Scoped, load_visible
 from app.auth.authenticate import CredentialsChanged
 from app.consents.models import HostedConsent
 from app.core import clock, validation
 from app.core.crypto import Keyring
-from app.core.errors import ErrorCode, Refusal, not_found
+from app.core.errors import not_found
 from app.customers.events import CustomerCreated
 from app.customers.models import Customer
 from app.db.database import secure_delete
@@ -25,6 +25,7 @@ from app.db.scripts import InTransaction, announce
 from app.delivery.queue import erasure
 from app.events import log
 from app.meters.models import Meter
+from app.outbound.mail.addresses import require_unique
 from app.outbound.mail.mail_files import MailFiles
 
 _PERSONAL: Final = {model.__name__: model.personal for model in (Customer, HostedConsent, Meter)}
@@ -39,14 +40,8 @@ _CHANGES: dict[str, Any] = {
 
 CUSTOMERS: Final = Table(Customer)
 _FIND: Final = Scoped(select(*CUSTOMERS.columns).where(col(Customer.id) == bindparam("wanted_id")))
-# Transactions that do not lock the customer may still write rows that refer to it.
-_LOCK: Final = Scoped(_FIND.statement.with_for_update(key_share=True))
+_LOCK: Final = Scoped(_FIND.statement.with_for_update(**FOR_NO_KEY_UPDATE))
 _UPDATE: Final = CUSTOMERS.updating(*_CHANGES, "updated_at")
-_OTHER_WITH_EMAIL: Final = select(col(Customer.id)).where(
-    col(Customer.account_id) == bindparam("account_id"),
-    func.lower(col(Customer.email)) == bindparam("email"),
-    col(Customer.id) != bindparam("id"),
-)
 
 
 def create(
@@ -62,7 +57,7 @@ def create(
     given = {"name": name, "email": email, "address": address, "logo_url": logo_url, "labels": labels}
     valid = validation.validate_changes(_CHANGES, given)
     customer = CUSTOMERS.new(account_id=actor.account_id, **valid)
-    yield from _require_unique_email(customer)
+    yield from require_unique(customer, "customer", customer.email)
     yield from CUSTOMERS.insert([customer])
     log.append(transaction, actor.account_id, CustomerCreated.of(customer))
     return customer
@@ -74,7 +69,7 @@ def update(actor: Actor, customer_id: str, changes: dict[str, Any]) -> Script[Cu
     for attribute, value in validation.validate_changes(_CHANGES, changes).items():
         setattr(customer, attribute, value)
     if "email" in changes:
-        yield from _require_unique_email(customer)
+        yield from require_unique(customer, "customer", customer.email)
     customer.updated_at = clock.now()
     yield from _UPDATE(customer)
     return customer
@@ -88,7 +83,9 @@ async def delete(
     Mails among `mail_files` are deleted as well. Stream tokens that are bound to the customer end. Hashed counts of
     mails to the customer's addresses remain, which the mail limits need for a day at most.
     """
-    customer = await load(session, actor, customer_id, "customerId", lock=True)
+    customer = await load_visible(
+        session, actor, Customer, customer_id, "customer", "customerId", lock=FOR_NO_KEY_UPDATE
+    )
     theirs = select(HostedConsent).where(col(HostedConsent.customer_id) == customer_id)
     consents = (await session.execute(theirs)).scalars().all()
     consent_ids = [consent.id for consent in consents]
@@ -115,24 +112,3 @@ def find(actor: Actor, customer_id: str, *field: str, lock: bool = False) -> Scr
     if not found:
         raise not_found("customer", *field)
     return CUSTOMERS.row(found[0])
-
-
-async def load(
-    session: AsyncSession, actor: Actor, customer_id: str, *field: str, lock: bool = False
-) -> Customer:
-    """Finds a customer as `find` does, and attaches it to the session."""
-    statement = visible(select(Customer).where(col(Customer.id) == customer_id), actor)
-    if lock:
-        statement = statement.with_for_update(key_share=True)
-    customer: Customer | None = (await session.execute(statement)).scalar_one_or_none()
-    if customer is None:
-        raise not_found("customer", *field)
-    return customer
-
-
-def _require_unique_email(customer: Customer) -> Script[None]:
-    mine = {"account_id": customer.account_id, "email": customer.email.lower(), "id": customer.id}
-    if (yield _OTHER_WITH_EMAIL, mine):
-        raise Refusal(
-            ErrorCode.TAKEN, "Another customer of this account has this email; use another.", "email"
-        )

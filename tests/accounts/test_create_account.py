@@ -46,14 +46,6 @@ async def test_an_account_begins_with_a_user_a_key_and_event_1(world: World) -> 
     }
 
 
-async def test_the_first_user_may_have_a_name_of_its_own(world: World) -> None:
-    async with world.database.transaction() as session:
-        new = await actions.create_account(
-            session, name="Bright", email="ada@example.com", user_name="Ada Lovelace"
-        )
-    assert new.user.name == "Ada Lovelace"
-
-
 @pytest.mark.parametrize(
     ("name", "email", "code", "field"),
     [

@@ -208,7 +208,7 @@ async def test_ensure_makes_only_what_is_missing(world: World) -> None:
     blanket = await make_consent(world, account, customer_id)
     actor = Actor(account.id, frozenset(Scope))
     async with world.database.transaction() as session:
-        customer = await customers.load(session, actor, customer_id, lock=True)
+        customer = await run_script(session, customers.find(actor, customer_id, lock=True))
         asked = [NUMBERS[0], NUMBERS[1], f"00 111 222 {NUMBERS[0]}", "123456"]
         found = await run_script(session, actions.find_or_create(session, customer, asked))
     assert [one.number for one in found] == [NUMBERS[0], NUMBERS[1], "123456"]
@@ -232,7 +232,7 @@ async def test_ensure_refuses_a_bad_number_by_its_index(world: World) -> None:
 
     async def find_or_create() -> None:
         async with world.database.transaction() as session:
-            customer = await customers.load(session, actor, customer_id, lock=True)
+            customer = await run_script(session, customers.find(actor, customer_id, lock=True))
             await run_script(session, actions.find_or_create(session, customer, [NUMBERS[0], "12"]))
 
     async with unchanged(world):

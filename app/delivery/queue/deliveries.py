@@ -7,8 +7,8 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor, visible
-from app.core.errors import ErrorCode, Refusal, not_found
+from app.auth.actor import Actor, load_visible, visible
+from app.core.errors import ErrorCode, Refusal
 from app.core.ids import new_id
 from app.db.types import database_now
 from app.delivery.queue.kinds import DestinationKind, DestinationKinds
@@ -31,10 +31,7 @@ async def send_again(
     Raises NOT_FOUND, and CONFLICT where it waits for its first try or is under way, its destination takes nothing, or
     its event is past retention.
     """
-    found = visible(select(Delivery).where(col(Delivery.id) == delivery_id), actor)
-    delivery: Delivery | None = (await session.execute(found)).scalar_one_or_none()
-    if delivery is None:
-        raise not_found("delivery", "deliveryId")
+    delivery = await load_visible(session, actor, Delivery, delivery_id, "delivery", "deliveryId")
     # The destination before its deliveries, as everywhere, so that two transactions cannot deadlock.
     await _wake_destination(session, actor, kinds.of(delivery.destination_id), delivery.destination_id)
     await session.refresh(delivery, with_for_update=True)

@@ -1,11 +1,15 @@
-"""Mail addresses: their check, and the keyed hashes by which they are compared and stored."""
+"""Mail addresses: their checks, and the keyed hashes by which they are compared and stored."""
 
 from dataclasses import dataclass
-from typing import Final, Self
+from functools import cache
+from typing import Any, Final, Self
+
+from sqlalchemy import Select, bindparam, func, select
 
 from app.core import validation
 from app.core.crypto import Keyring
 from app.core.errors import ErrorCode, Refusal
+from app.db.raw_statements import Script
 from app.outbound.mail.mime import plain_address
 
 _ADDRESS, _MAILBOX = "mail address", "mailbox"
@@ -33,6 +37,26 @@ def checked_address(value: str) -> str:
         return plain_address(address)
     except ValueError as error:
         raise Refusal(ErrorCode.INVALID, str(error), "email") from None
+
+
+def require_unique(row: Any, noun: str, email: str) -> Script[None]:
+    """Raises TAKEN if another row of this kind and account has the address, whatever its case."""
+    model: Any = type(row)
+    mine = {"account_id": row.account_id, "email": email.lower(), "id": row.id}
+    if (yield _others(model), mine):
+        raise Refusal(
+            ErrorCode.TAKEN, f"Another {noun} of this account has this email; use another.", "email"
+        )
+
+
+@cache
+def _others(model: Any) -> Select[Any]:
+    table = model.__table__.c
+    return select(table.id).where(
+        table.account_id == bindparam("account_id"),
+        func.lower(table.email) == bindparam("email"),
+        table.id != bindparam("id"),
+    )
 
 
 def address_hashes(keyring: Keyring, address: str) -> list[str]:

@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor, visible
+from app.auth.actor import FOR_UPDATE, Actor, load_visible, visible
 from app.core import clock, validation
 from app.core.crypto import digest
-from app.core.errors import ErrorCode, Refusal, not_found
+from app.core.errors import ErrorCode, Refusal
 from app.delivery.destinations.email import mails
 from app.delivery.destinations.email.models import Digest, EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.cancellation import cancel_all_pending
@@ -151,12 +151,8 @@ async def _ask(session: AsyncSession, links: MailLinks, subscription: EmailSubsc
 
 
 async def _load(session: AsyncSession, actor: Actor, subscription_id: str) -> EmailSubscription:
-    statement = visible(select(EmailSubscription).where(col(EmailSubscription.id) == subscription_id), actor)
-    found = (await session.execute(statement.with_for_update())).scalar_one_or_none()
-    subscription: EmailSubscription | None = found
-    if subscription is None:
-        raise not_found("email subscription", "emailSubscriptionId")
-    return subscription
+    place = ("email subscription", "emailSubscriptionId")
+    return await load_visible(session, actor, EmailSubscription, subscription_id, *place, lock=FOR_UPDATE)
 
 
 def _require_patience(subscription: EmailSubscription, now: datetime) -> None:

@@ -6,13 +6,12 @@ from typing import Any, Final
 
 import orjson
 from sqlalchemy import func, select
-from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.auth.actor import Actor, visible
+from app.auth.actor import FOR_UPDATE, Actor, load_visible, visible
 from app.core import clock, rotation, validation
 from app.core.crypto import Keyring
-from app.core.errors import ErrorCode, Refusal, not_found
+from app.core.errors import ErrorCode, Refusal
 from app.delivery.destinations.webhook import custom_headers
 from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.destinations.webhook.signing import new_key_pair, new_secret
@@ -80,7 +79,7 @@ async def update_endpoint(
     `changes` holds only the attributes that were given: url, description, event_types, status, and the options of
     `create`, each of which null takes back.
     """
-    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    endpoint = await _lock(session, actor, endpoint_id)
     checked = validation.validate_changes({**_rules(allow_networks), **checks}, changes)
     if "url" in checked:
         endpoint.url = checked["url"]
@@ -94,7 +93,7 @@ async def update_endpoint(
 
 async def delete(session: AsyncSession, actor: Actor, endpoint_id: str) -> str:
     """Delete the endpoint and its replays, and cancel what waits for it; its deliveries stay to be looked at."""
-    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    endpoint = await _lock(session, actor, endpoint_id)
     await end_deliveries(session, endpoint.id)
     await replays.delete_replays(session, endpoint.id)
     await forget_mails_about(session, endpoint.id)
@@ -114,7 +113,7 @@ async def rotate_secret(
     The old ones sign as well until the overlap ends, older ones no longer.
     """
     overlap = rotation.overlap(overlap_seconds)
-    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    endpoint = await _lock(session, actor, endpoint_id)
     secret, (signing_key, public_key), now = new_secret(), new_key_pair(), clock.now()
     endpoint.previous_secret_encrypted = endpoint.secret_encrypted if overlap else None
     endpoint.previous_signing_key_encrypted = endpoint.signing_key_encrypted if overlap else None
@@ -135,22 +134,9 @@ async def disable(session: AsyncSession, endpoint: WebhookEndpoint, reason: str)
     await end_deliveries(session, endpoint.id)
 
 
-async def load(
-    session: AsyncSession, actor: Actor, endpoint_id: str, *field: str, lock: bool = False
-) -> WebhookEndpoint:
-    """The endpoint, locked against concurrent changes if asked. Raises NOT_FOUND."""
-    statement = visible(select(WebhookEndpoint).where(col(WebhookEndpoint.id) == endpoint_id), actor)
-    if lock:
-        statement = statement.with_for_update()
-    endpoint: WebhookEndpoint | None = (await session.execute(statement)).scalar_one_or_none()
-    if endpoint is None:
-        raise not_found("webhook endpoint", *field)
-    return endpoint
-
-
 async def load_enabled(session: AsyncSession, actor: Actor, endpoint_id: str) -> WebhookEndpoint:
     """The endpoint, locked. Raises NOT_FOUND, and CONFLICT for a disabled one."""
-    endpoint = await load(session, actor, endpoint_id, "webhookEndpointId", lock=True)
+    endpoint = await _lock(session, actor, endpoint_id)
     if endpoint.status != EndpointStatus.ENABLED.value:
         raise Refusal(
             ErrorCode.CONFLICT,
@@ -158,6 +144,12 @@ async def load_enabled(session: AsyncSession, actor: Actor, endpoint_id: str) ->
             "webhookEndpointId",
         )
     return endpoint
+
+
+async def _lock(session: AsyncSession, actor: Actor, endpoint_id: str) -> WebhookEndpoint:
+    """The endpoint, locked against concurrent changes. Raises NOT_FOUND."""
+    place = ("webhook endpoint", "webhookEndpointId")
+    return await load_visible(session, actor, WebhookEndpoint, endpoint_id, *place, lock=FOR_UPDATE)
 
 
 async def _set_status(session: AsyncSession, endpoint: WebhookEndpoint, status: EndpointStatus) -> None:
