@@ -52,17 +52,11 @@ class Verdict:
 
 
 _DONE = Verdict(Fate.SUCCEEDED)
-_SYSTEM_RANDOM = random.SystemRandom()
+_RANDOM = random.SystemRandom()
 
 
-def verdict(
-    attempt: Attempt,
-    attempt_number: int,
-    schedule: Sequence[float],
-    rng: random.Random = _SYSTEM_RANDOM,
-    now: float | None = None,
-) -> Verdict:
-    """Judge attempt `attempt_number` (the first is 1). `now` is epoch seconds, for a Retry-After date.
+def verdict(attempt: Attempt, attempt_number: int, schedule: Sequence[float]) -> Verdict:
+    """Judges attempt `attempt_number` (the first is 1).
 
     2xx: done. 410, or a mail refused because its recipient does not exist: given up, destination disabled. Another
     permanent SMTP reply: given up. Everything else, redirects included, is tried again by the schedule, or after
@@ -75,24 +69,27 @@ def verdict(
     if _refused_for_good(attempt):
         return Verdict(Fate.EXHAUSTED, reason=attempt.error)
     slow_down = attempt.outcome is AttemptOutcome.HTTP_STATUS and attempt.status in SLOW_DOWN_STATUSES
-    delay = next_delay(attempt_number, schedule, rng)
+    delay = next_delay(attempt_number, schedule)
     if delay is None:
         return Verdict(Fate.EXHAUSTED, slow_down=slow_down, reason=attempt.error)
-    asked = parse_retry_after(attempt.retry_after, time.time() if now is None else now)
+    asked = parse_retry_after(attempt.retry_after, time.time())
     if asked is not None:
-        delay = max(delay, _spread_after(asked, rng))
+        delay = max(delay, _spread_after(asked))
     return Verdict(Fate.FAILED, delay=delay, slow_down=slow_down, reason=attempt.error)
 
 
-def next_delay(attempt_number: int, schedule: Sequence[float], rng: random.Random) -> float | None:
+def next_delay(attempt_number: int, schedule: Sequence[float]) -> float | None:
     """Seconds to wait after failed attempt `attempt_number` (from 1), ±20 %; None after the last one."""
     if attempt_number > len(schedule):
         return None
-    return schedule[attempt_number - 1] * rng.uniform(1 - JITTER, 1 + JITTER)
+    return schedule[attempt_number - 1] * _RANDOM.uniform(1 - JITTER, 1 + JITTER)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """The seconds of a Retry-After header: 0 for a past date, a day at most, None for none or garbage."""
+    """The seconds of a Retry-After header, as of `now` in epoch seconds: 0 for a past date, a day at most.
+
+    None for no header, and for one that cannot be read.
+    """
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         # Compared by length first: Python refuses to convert digits by the thousand.
@@ -108,9 +105,9 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     return min(max(seconds, 0.0), float(RETRY_AFTER_LIMIT))
 
 
-def _spread_after(seconds: float, rng: random.Random) -> float:
+def _spread_after(seconds: float) -> float:
     """A little later than asked, never earlier, since many deliveries are told the same moment."""
-    return min(seconds * rng.uniform(1, 1 + JITTER), float(RETRY_AFTER_LIMIT))
+    return min(seconds * _RANDOM.uniform(1, 1 + JITTER), float(RETRY_AFTER_LIMIT))
 
 
 def _destination_gone(attempt: Attempt) -> bool:

@@ -1,6 +1,5 @@
 """Verdicts, delays and Retry-After."""
 
-import random
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -37,7 +36,7 @@ def mail_refused(status: int, enhanced: str | None = None, *, recipient: bool = 
 
 
 def judge(exchange: Attempt, attempt: int = 1, schedule: tuple[float, ...] = (100, 200)) -> Verdict:
-    return verdict(exchange, attempt, schedule, random.Random(7), NOW.timestamp())
+    return verdict(exchange, attempt, schedule)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -83,17 +82,16 @@ def test_an_empty_schedule_means_one_attempt() -> None:
 
 @pytest.mark.parametrize("status", [429, 503, 500, 301, 404])
 def test_a_later_retry_after_wins_and_never_comes_early(status: int) -> None:
-    delays = [
-        verdict(answered(status, "1000"), 1, (100,), random.Random(seed), NOW.timestamp()).delay
-        for seed in range(50)
-    ]
+    delays = [verdict(answered(status, "1000"), 1, (100,)).delay for _ in range(50)]
     assert all(delay is not None and 1000 <= delay <= 1200 for delay in delays)
     assert len(set(delays)) == 50  # told the same moment, they do not come back at the same moment
 
 
 @pytest.mark.parametrize("value", ["1", "0", "garbage", "-5", "", None, "Tue, 24 Nov 2020 00:00:00 GMT"])
 def test_an_earlier_or_unreadable_retry_after_leaves_the_schedule(value: str | None) -> None:
-    assert judge(answered(503, value)).delay == judge(answered(503)).delay
+    delay = judge(answered(503, value)).delay
+    assert delay is not None
+    assert 80 <= delay <= 120
 
 
 def test_retry_after_is_at_most_a_day() -> None:
@@ -136,14 +134,13 @@ def test_the_same_codes_about_anything_else_suspend_nobody(enhanced: str) -> Non
 
 
 def test_delays_are_the_schedule_with_a_fifth_of_jitter() -> None:
-    rng = random.Random(1)
     for number, base in enumerate(RETRY_SCHEDULE, start=1):
-        delays = [next_delay(number, RETRY_SCHEDULE, rng) for _ in range(500)]
+        delays = [next_delay(number, RETRY_SCHEDULE) for _ in range(500)]
         found = [delay for delay in delays if delay is not None]
         assert len(found) == 500
         assert base * 0.8 <= min(found) < base * 0.82
         assert base * 1.18 < max(found) <= base * 1.2
-    assert next_delay(len(RETRY_SCHEDULE) + 1, RETRY_SCHEDULE, rng) is None
+    assert next_delay(len(RETRY_SCHEDULE) + 1, RETRY_SCHEDULE) is None
 
 
 def test_the_schedule_is_three_days() -> None:
