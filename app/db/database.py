@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import CursorResult, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,9 +23,11 @@ from app.core.outages import DatabaseAway, report
 from app.db import postgres, sqlite
 from app.db.engine import connect_postgres, postgres_engine, sqlite_engine
 from app.db.group_commit import GroupCommit
-from app.db.raw_statements import Readable, ReadPool, RebuiltStatement, Rows, Script, Snapshot
-from app.db.scripts import Act, ended
+from app.db.postgres import PostgresReader
+from app.db.raw_statements import Readable, RebuiltStatement, Rows, Script, Snapshot
+from app.db.scripts import Act, as_sqlalchemys, ended
 from app.db.sql import Sql
+from app.db.sqlite import SqliteReader
 
 SQLITE_READERS: Final = 4
 """Connections of sessions that read; one more writes."""
@@ -41,7 +43,7 @@ class Database:
     `read()` runs one reading statement, `snapshot()` a few, both without ORM objects.
     """
 
-    def __init__(self, url: str, pool_size: int = 10) -> None:
+    def __init__(self, url: str) -> None:
         self.is_sqlite = url.startswith("sqlite")
         self.awaits_migration = False
         """While true the database counts as away: it does not have this version's tables yet."""
@@ -53,18 +55,18 @@ class Database:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.engine = sqlite_engine(path, begin="BEGIN IMMEDIATE", pool_size=1)
             self._readers = sqlite_engine(path, begin="BEGIN", pool_size=SQLITE_READERS, reads_only=True)
-            self.reads: ReadPool = sqlite.ReadPool(path, self.engine.dialect)
+            self.reads: SqliteReader | PostgresReader = SqliteReader(path, self.engine.dialect)
             self._writer = asyncio.Lock()
             # The pool's one connection, until it is closed: asking the pool costs as much as a transaction.
             self._driver: sqlite.Connection | None = None
             event.listen(self.engine.sync_engine, "close", self._forget_driver)
             self._group = GroupCommit(self._writer, self._raw_writer, self.engine.dialect, self._notify)
         else:
-            self.engine = postgres_engine(url, pool_size)
+            self.engine = postgres_engine(url)
             self._readers = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-            self.reads = postgres.ReadPool(partial(connect_postgres, url), self.engine.dialect)
+            self.reads = PostgresReader(partial(connect_postgres, url), self.engine.dialect)
             self._scripts = postgres.Writer(self.engine)
 
     def on_commit(self, listener: CommitListener) -> None:
@@ -161,7 +163,7 @@ class Database:
         self, session: AsyncSession, statement: RebuiltStatement, parameters: dict[str, Any]
     ) -> Rows:
         """The rows of one statement in the state that the session sees, without ORM objects."""
-        if isinstance(self.reads, sqlite.ReadPool):
+        if isinstance(self.reads, SqliteReader):
             return await self.reads.fetch_by(await _sqlite_connection(session), statement, parameters)
         rows: Rows = (await (await session.connection()).execute(statement.keep(), parameters)).all()
         return rows
@@ -200,11 +202,11 @@ async def run_script(session: AsyncSession, script: Script[T]) -> T:
         try:
             return await driver.run_script(script, dialect)
         except sqlite3.Error as error:
-            raise DBAPIError.instance(None, None, error, sqlite3.Error, dialect=dialect) from error
-    rows: Rows | None = None
+            raise as_sqlalchemys(error, dialect) from error
+    rows: Any = None
     try:
         while True:
-            statement, parameters = next(script) if rows is None else script.send(rows)
+            statement, parameters = script.send(rows)
             rows = []
             if isinstance(statement, Sql):
                 statement = statement.on(session)

@@ -17,6 +17,9 @@ from app.db import sqlite
 CONNECT_SECONDS: Final = 5
 """A server that has not accepted a connection within so many seconds is away."""
 
+POSTGRES_CONNECTIONS: Final = 10
+"""Connections of sessions and scripts."""
+
 IDLE_SECONDS: Final = 5
 """PostgreSQL ends a transaction that is idle for so many seconds, and releases its locks.
 
@@ -57,12 +60,12 @@ async def connect_postgres(url: str) -> asyncpg.Connection:
     return connection
 
 
-def postgres_engine(url: str, pool_size: int) -> AsyncEngine:
+def postgres_engine(url: str) -> AsyncEngine:
     # The driver reads the URL itself, so that libpq's options (?sslmode=require) mean what they always do.
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=partial(connect_postgres, url),
-        pool_size=pool_size,
+        pool_size=POSTGRES_CONNECTIONS,
         max_overflow=0,
         hide_parameters=True,
         query_cache_size=COMPILED_SIZE,

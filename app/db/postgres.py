@@ -38,8 +38,8 @@ BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 T = TypeVar("T")
 
 
-class ReadPool:
-    """A few connections that read; `connect` opens one."""
+class PostgresReader:
+    """A few connections that read; `connect` opens one. `on_statement` is called with the text of each statement."""
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], dialect: Dialect) -> None:
         self._connect = connect
@@ -160,10 +160,10 @@ class Writer:
         return value, transaction.info.get("announced", ())
 
     async def _run_script(self, connection: asyncpg.Connection, script: Script[T]) -> T:
+        rows: Any = None
         try:
-            statement, parameters = next(script)
             while True:
-                statement, parameters = script.send(await self._execute(connection, statement, parameters))
+                rows = await self._execute(connection, *script.send(rows))
         except StopIteration as end:
             value: T = end.value
             return value

@@ -6,10 +6,9 @@ and scripts consist of them.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Executable, Select
@@ -67,27 +66,11 @@ class Snapshot:
     fetch: Callable[[Readable, Parameters], Awaitable[Rows]]
 
 
-class ReadPool(Protocol):
-    """A few connections that read. `on_statement` is called with the text of each statement."""
-
-    on_statement: StatementListener
-
-    async def fetch(self, statement: Readable, parameters: Parameters) -> Rows:
-        """The rows of one statement, which sees one state of the database by itself."""
-
-    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """A single state of the database for several statements."""
-
-    async def dispose(self) -> None:
-        """Closes the idle connections."""
-
-
 class CompiledStatement:
     """A statement's text, its positional arguments from named parameters, and conversions of its rows' values.
 
-    There are `conversions` where the driver does not convert them.
-
-    Lists among the parameters have the same lengths each time: every one of their values is an argument.
+    There are `conversions` where the driver does not convert them. Lists among the parameters have the same lengths
+    each time: every one of their values is an argument.
     """
 
     def __init__(self, statement: Any, parameters: Parameters, dialect: Dialect, *, converts: bool) -> None:

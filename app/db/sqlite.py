@@ -203,10 +203,10 @@ class StatementRunner:
 
     def run(self, connection: sqlite3.Connection, script: Script[T]) -> T:
         """Executes a script's statements. Raises sqlite3.Error."""
+        rows: Any = None
         try:
-            statement, parameters = next(script)
             while True:
-                statement, parameters = script.send(self.execute(connection, statement, parameters))
+                rows = self.execute(connection, *script.send(rows))
         except StopIteration as end:
             value: T = end.value
             return value
@@ -247,8 +247,8 @@ def truncate_wal(path: str) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-class ReadPool:
-    """A few connections that read, past SQLAlchemy (see `raw_statements`)."""
+class SqliteReader:
+    """A few connections that read, past SQLAlchemy (see `raw_statements`), as `PostgresReader` does."""
 
     def __init__(self, path: str, dialect: Dialect) -> None:
         self._path = path
