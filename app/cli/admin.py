@@ -26,7 +26,7 @@ from app.core.telemetry import configure_logs
 from app.db.database import Database
 from app.db.migrations import is_ours
 from app.db.migrations import migrate as migrate_database
-from app.outbound.mail.dkim import load_dkim
+from app.outbound.mail.dkim import signer_of
 from app.outbound.mail.smtp_url import parse_smtp_url
 
 T = TypeVar("T")
@@ -107,13 +107,7 @@ def _settings() -> Settings:
         ) from None
     _try_setting("VOLTWIRE_SMTP_URL", lambda: settings.smtp_url and parse_smtp_url(settings.smtp_url))
     _try_setting("VOLTWIRE_OPERATIONS_FILE", lambda: _read_operations(settings.operations_file))
-    _try_setting(
-        "VOLTWIRE_DKIM_KEY",
-        lambda: (
-            settings.dkim_key
-            and load_dkim(str(settings.dkim_domain), str(settings.dkim_selector), settings.dkim_key)
-        ),
-    )
+    _try_setting("VOLTWIRE_DKIM_KEY", lambda: signer_of(settings))
     return settings
 
 

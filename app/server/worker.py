@@ -14,7 +14,6 @@ import structlog
 
 from app.core import failpoints
 from app.core.periodic import Loop, wait_at_most
-from app.core.settings import Settings
 from app.delivery.destinations.email.provider import suspend_unconfirmed
 from app.delivery.destinations.worker_parts import WorkerParts
 from app.delivery.metadata import METADATA
@@ -29,7 +28,7 @@ from app.graphql.bounds.limits import limits_of
 from app.graphql.context import Services
 from app.graphql.engine import Engine
 from app.outbound.http.transport import Transport
-from app.outbound.mail.dkim import Dkim, load_dkim
+from app.outbound.mail.dkim import signer_of
 from app.outbound.mail.mailer import Mailer, open_mailer
 from app.outbound.mail.sender import MailSender
 from app.outbound.mail.transactional import TransactionalSender
@@ -80,7 +79,7 @@ class Worker:
         self._doorbell = doorbell
         self._drain_seconds = drain_seconds
         transport = transport or Transport(settings.webhook_allow_networks)
-        mailer = open_mailer(settings.smtp_url, settings.mail_folder, _signer(settings))
+        mailer = open_mailer(settings.smtp_url, settings.mail_folder, signer_of(settings))
         self._to_close: tuple[Transport, Mailer] = transport, mailer
         parts = WorkerParts(
             self.id,
@@ -208,9 +207,3 @@ class Worker:
 
     async def _carry_over_readings(self) -> float:
         return CARRY_OVER_PAUSE if await self._carry_over.step() else HOUSEKEEPING_EVERY
-
-
-def _signer(settings: Settings) -> Dkim | None:
-    if settings.dkim_domain is None or settings.dkim_selector is None or settings.dkim_key is None:
-        return None
-    return load_dkim(settings.dkim_domain, settings.dkim_selector, settings.dkim_key)

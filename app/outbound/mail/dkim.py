@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from app.core.settings import Settings
+
 SIGNED_HEADERS: Final = (
     "from",
     "to",
@@ -76,6 +78,13 @@ class Dkim:
             f" s={self.selector}; t={int(time.time())};\r\n"
             f" h={names};\r\n bh={digest};\r\n b="
         )
+
+
+def signer_of(settings: Settings) -> Dkim | None:
+    """The signer that the settings name, if they name one: all three of them, or none. Raises DkimError."""
+    if settings.dkim_domain is None or settings.dkim_selector is None or settings.dkim_key is None:
+        return None
+    return load_dkim(settings.dkim_domain, settings.dkim_selector, settings.dkim_key)
 
 
 def load_dkim(domain: str, selector: str, key: str) -> Dkim:
