@@ -6,9 +6,9 @@ No real customer is touched: all changes are made to one demo customer, who is f
 import math
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import date, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from app.cli.client import Api, ClientError
 from app.cli.features import unknown_event, whole_catalogue
@@ -19,19 +19,6 @@ MADE_BY: Final = {"made-by": "voltwire trigger"}
 KEY_NAME: Final = "voltwire trigger"
 DOMAIN: Final = "customers.example.com"
 Say = Callable[[str], None]
-C = TypeVar("C", bound=Callable[..., Awaitable[object]])
-
-_changes: dict[str, Callable[..., Awaitable[object]]] = {}
-
-
-def makes(name: str) -> Callable[[C], C]:
-    """Register the change behind an event."""
-
-    def register(change: C) -> C:
-        _changes[name] = change
-        return change
-
-    return register
 
 
 def checked_event(name: str) -> str:
@@ -39,8 +26,8 @@ def checked_event(name: str) -> str:
     names = [event.type for event in whole_catalogue()]
     if name not in names:
         raise unknown_event(name, f"choose one of {', '.join(names)}")
-    if name not in _changes:
-        known = ", ".join(one for one in names if one in _changes)
+    if name not in _CHANGES:
+        known = ", ".join(one for one in names if one in _CHANGES)
         raise ClientError(
             f"No change that makes {name} happen is known here: make it through the API. Known are {known}."
         )
@@ -49,7 +36,7 @@ def checked_event(name: str) -> str:
 
 async def trigger(api: Api, name: str, say: Say) -> None:
     """Make the change behind an event; `say` gets a line for each thing that was done. Raises ClientError."""
-    await _changes[checked_event(name)](_Changes(api, say))
+    await _CHANGES[checked_event(name)](_Changes(api, say))
 
 
 def meter_number() -> str:
@@ -99,13 +86,11 @@ class _Changes:
         self._api = api
         self._say = say
 
-    @makes("user.created")
     async def create_user(self) -> None:
         email = f"colleague-{secrets.token_hex(3)}@example.com"
         made = await self._api.change("createUser", "user { id }", name="Robin Example", email=email)
         self._say(f"Created user {made['user']['id']}: Robin Example, {email}.")
 
-    @makes("customer.created")
     async def create_customer(self) -> str:
         """Returns the customer's id."""
         email = f"sam-{secrets.token_hex(3)}@{DOMAIN}"
@@ -121,7 +106,6 @@ class _Changes:
         self._say(f"Created customer {identifier}: Sam Example, {email}.")
         return identifier
 
-    @makes("meter.created")
     async def create_meter(self) -> None:
         number, customer = meter_number(), await self._customer()
         made = await self._api.change(
@@ -129,7 +113,6 @@ class _Changes:
         )
         self._say(f"Created meter {made['meter']['id']} with number {number}.")
 
-    @makes("hosted_consent.approved")
     async def approve_consent(self) -> str:
         """Returns the consent's id."""
         number = meter_number()
@@ -152,7 +135,6 @@ class _Changes:
         self._say(f"Approved consent {identifier} as the end customer would, which made the meter too.")
         return identifier
 
-    @makes("hosted_consent.revoked")
     async def revoke_consent(self) -> None:
         valid = {"customerIds": [await self._customer()], "valid": True}
         identifier = await self._first("hostedConsents", "HostedConsentFilter", valid)
@@ -165,7 +147,6 @@ class _Changes:
         )
         self._say(f"Revoked consent {identifier}.")
 
-    @makes("meter_data.received")
     async def record_readings(self) -> None:
         active = {"customerIds": [await self._customer()], "statuses": ["ACTIVE"]}
         meter = await self._first("meters", "MeterFilter", active)
@@ -185,7 +166,6 @@ class _Changes:
             f"{recorded['changed']} of them are new or changed."
         )
 
-    @makes("api_keys.rotated")
     async def rotate_key(self) -> None:
         # A key for this alone: the one in use goes on working for everyone who has it.
         keys = (await self._api.ask("{ apiKeys { id name revokedAt expiresAt } }"))["apiKeys"]
@@ -220,3 +200,15 @@ class _Changes:
             {"filter": filter},
         )
         return next((str(one["id"]) for one in found[field]["nodes"]), None)
+
+
+# The change behind each event.
+_CHANGES: Final = {
+    "user.created": _Changes.create_user,
+    "customer.created": _Changes.create_customer,
+    "meter.created": _Changes.create_meter,
+    "hosted_consent.approved": _Changes.approve_consent,
+    "hosted_consent.revoked": _Changes.revoke_consent,
+    "meter_data.received": _Changes.record_readings,
+    "api_keys.rotated": _Changes.rotate_key,
+}
