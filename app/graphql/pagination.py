@@ -55,7 +55,7 @@ class Connection(Generic[T]):
     """How the page lies in the list."""
 
     @classmethod
-    def of(cls, page: "Page", node: Callable[[Any], T]) -> "Connection[T]":
+    def of(cls, page: "RowPage", node: Callable[[Any], T]) -> "Connection[T]":
         """The page's rows as nodes; each row is converted once and shared by `edges` and `nodes`."""
         nodes, cursors = [node(row) for row in page.rows], page.cursors
         return cls(
@@ -81,7 +81,7 @@ class PageRequest:
 
 
 @dataclass(frozen=True)
-class Page:
+class RowPage:
     rows: Sequence[Any]
     cursor: Callable[[Any], str]
     has_next: bool
@@ -92,7 +92,7 @@ class Page:
         return [self.cursor(row) for row in self.rows]
 
     @classmethod
-    def cut(cls, rows: list[Any], request: PageRequest, cursor: Callable[[Any], str]) -> "Page":
+    def cut(cls, rows: list[Any], request: PageRequest, cursor: Callable[[Any], str]) -> "RowPage":
         """Makes a page, in the order of the connection, of at most limit + 1 rows in reading direction."""
         more = len(rows) > request.limit
         page_rows = rows[: request.limit]
@@ -203,13 +203,13 @@ async def page_of(
     key: Any,
     cursor: Callable[[Any], str] = lambda row: id_cursor(row.id),
     descending: bool = False,
-) -> Page:
+) -> RowPage:
     """A page of a statement over one entity, in the order of its key."""
     require_own(statement.column_descriptions[0]["entity"], request)
     narrowed = narrow(statement, key, request, descending)
     narrowed = narrowed.order_by(direction(key, request, descending)).limit(request.limit + 1)
     rows = list((await context.execute(narrowed)).scalars())
-    return Page.cut(rows, request, cursor)
+    return RowPage.cut(rows, request, cursor)
 
 
 async def nested_pages(
@@ -220,7 +220,7 @@ async def nested_pages(
     parent: Any,
     parents: Sequence[str],
     descending: bool = False,
-) -> list[Page]:
+) -> list[RowPage]:
     """The same page of each parent, in the parents' order, with one statement.
 
     `parent` is the column, of the entity or of a joined table, that holds the parent's id.
@@ -241,4 +241,4 @@ async def nested_pages(
     by_parent: dict[str, list[Any]] = {one: [] for one in parents}
     for row, of in rows:
         by_parent[of].append(row)
-    return [Page.cut(by_parent[one], request, lambda row: id_cursor(row.id)) for one in parents]
+    return [RowPage.cut(by_parent[one], request, lambda row: id_cursor(row.id)) for one in parents]

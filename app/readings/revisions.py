@@ -11,7 +11,7 @@ from app.core import clock
 from app.core.errors import BadUserInput
 from app.db.sql import Sql, rows
 from app.graphql.context import Context
-from app.graphql.pagination import Page, PageRequest
+from app.graphql.pagination import PageRequest, RowPage
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.enums import ReadingChannel, ReadingQuality, ReadingReason
 from app.readings.packing import SLOTS, slots, unpack, unpack_origins
@@ -61,10 +61,10 @@ _NEWEST, _OLDEST = _ranked("DESC"), _ranked("ASC")
 
 async def read_revisions(
     context: Context, meter_id: str, channel: ReadingChannel, request: PageRequest
-) -> Page:
+) -> RowPage:
     """A page of a meter's revisions; those of the meters of one operation are read together."""
 
-    async def load(meter_ids: list[str]) -> list[Page]:
+    async def load(meter_ids: list[str]) -> list[RowPage]:
         newest, oldest = request.after or LAST, request.before or FIRST
         parameters: dict[str, Any] = {
             "rows": rows({"meter_id": one} for one in meter_ids),
@@ -82,7 +82,7 @@ async def read_revisions(
             found[of] += (one for one in _half_hours(*row) if oldest < one.key < newest)
         for of_meter in found.values():
             of_meter.sort(key=lambda one: one.key, reverse=not request.backwards)
-        return [Page.cut(found[one][: request.limit + 1], request, _cursor) for one in meter_ids]
+        return [RowPage.cut(found[one][: request.limit + 1], request, _cursor) for one in meter_ids]
 
     key = ("revisions", channel, request)
     return await context.loader(key, load).load(meter_id)

@@ -57,7 +57,7 @@ class PlanRun:
 class Plan:
     """Reads rows of one model, shaped by `shape`; children are nested connections and lists, read for all rows at once.
 
-    `shape` makes the response of a row, a `Page` or a list of rows, and a `PlanRun`.
+    `shape` makes the response of a row, a `RowPage` or a list of rows, and a `PlanRun`.
     """
 
     def __init__(self, model: Any, key: str, *, descending: bool = False) -> None:

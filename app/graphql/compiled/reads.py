@@ -23,7 +23,7 @@ from app.graphql.compiled.values import NotCompiled
 from app.graphql.context import Context, Info
 from app.graphql.filters import Filter
 from app.graphql.nodes import column_values, find_object, is_id_of, shown
-from app.graphql.pagination import Connection, Page, PageRequest, id_cursor, page_of, require_own
+from app.graphql.pagination import Connection, PageRequest, RowPage, id_cursor, page_of, require_own
 
 # Statements for filters of more values are not cached.
 LONGEST_FILTER = 64
@@ -172,7 +172,7 @@ async def _page(
     parameters = statements.parameters(viewer, read.at) | statements.page_parameters(request)
     parameters |= statements.filter_parameters(values)
     rows = list(await context.rows(statement, parameters, alone=is_alone(context, plan)))
-    page = Page.cut(rows, request, id_cursor)
+    page = RowPage.cut(rows, request, id_cursor)
     return plan.shape(page, await run_of(context, read, plan, page.rows))
 
 
@@ -217,7 +217,7 @@ async def _children(context: Context, read: ReadContext, child: Child, rows: Seq
     if request is None:
         run = await run_of(context, read, plan, [row for found in by_parent.values() for row in found])
         return {parent: plan.shape(found, run) for parent, found in by_parent.items()}
-    pages = {parent: Page.cut(found, request, id_cursor) for parent, found in by_parent.items()}
+    pages = {parent: RowPage.cut(found, request, id_cursor) for parent, found in by_parent.items()}
     run = await run_of(context, read, plan, [row for page in pages.values() for row in page.rows])
     return {parent: plan.shape(page, run) for parent, page in pages.items()}
 
