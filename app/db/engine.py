@@ -15,19 +15,19 @@ from app.core.outages import LOST_CONNECTION, DatabaseAway, DatabaseRefuses
 from app.db import sqlite
 
 CONNECT_SECONDS: Final = 5
-"""A server that has not accepted a connection within so many seconds is away."""
+"""Seconds within which a server accepts a connection, or else is away."""
 
 POSTGRES_CONNECTIONS: Final = 10
 """Connections of sessions and scripts."""
 
 IDLE_SECONDS: Final = 5
-"""PostgreSQL ends a transaction that is idle for so many seconds, and releases its locks.
+"""Seconds after which PostgreSQL ends an idle transaction and releases its locks.
 
 Else a process that stands still, or a machine that the network has lost, would block all others for as long.
 """
 
 TRUSTED_SECONDS: Final = 1.0
-"""Pooled connections that were used within so many seconds are not pinged before their next use."""
+"""Pooled connections that were used within these seconds are not pinged before their next use."""
 
 COMPILED_SIZE: Final = 256
 """Statements that SQLAlchemy keeps compiled; at half as many more it drops the oldest."""

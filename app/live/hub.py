@@ -29,7 +29,7 @@ from app.live.subscription import Subscription
 from app.live.subscription_request import shared_request
 
 POLL_INTERVAL: Final = 1.0
-# A poll without an answer for so long is given up: the next one goes over another connection.
+# A poll without an answer after this is given up: the next one goes over another connection.
 POLL_TIMEOUT: Final = 5.0
 
 

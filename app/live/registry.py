@@ -47,19 +47,19 @@ class Timing:
     init: float = 10
     # Between two checks of all credentials, and of the connections.
     check: float = 0.75
-    # Each connection is maintained once in so many checks.
+    # Checks between two rounds of maintenance of one connection.
     rounds: int = 4
-    # A read of the keys without an answer for so long is given up: the next one goes over another connection.
+    # A read of the keys without an answer after this is given up: the next one goes over another connection.
     answer: float = 5
     # After this an idle subscription is told how far it has read; the contract's 20 s less what a round takes.
     idle: float = 14
-    # A peer that takes no byte for so long, with its send queue full, cannot keep up.
+    # A peer with a full send queue that takes no byte for this time cannot keep up.
     stalled: float = 30
     # A closed socket whose peer has not taken the close after this is given up.
     close: float = 10
-    # A deploy waits so long for the operations in flight,
+    # A deploy waits this time for the operations in flight,
     finish: float = 4
-    # and then so long for the connections to be gone.
+    # and then this time for the connections to be gone.
     drain: float = 5
 
 

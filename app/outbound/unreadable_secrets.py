@@ -4,7 +4,7 @@ import hashlib
 from typing import Any, Final
 
 REMEMBERED, REMEMBERED_WEIGHT = 1000, 150
-"""Secrets that were reported, and the bytes of each, as measured; beyond so many all are reported again."""
+"""Secrets that were reported, and the bytes of each, as measured; beyond that number all are reported again."""
 
 _MARK: Final = 16
 

@@ -39,7 +39,7 @@ from app.server.wording import WORDING
 
 POLL_EVERY = 1.0
 GATHER_SECONDS = 0.02
-"""Events that are committed within so many seconds are dispatched together, in one transaction."""
+"""Seconds within which committed events are dispatched together, in one transaction."""
 
 MOST_RUNG = 1000
 """With more accounts to dispatch for than this, polling all accounts costs no more."""

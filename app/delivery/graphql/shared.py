@@ -71,8 +71,8 @@ async def filter_rule(
 ) -> Rule:
     """The rule that gives an input's `filter` as it is stored.
 
-    It raises what `stored_filter` raises, and NOT_FOUND for each customer and meter that does not exist. Those that the
-    filter of the model's row `destination_id` names may stay, as they may be deleted by now.
+    It raises what `stored_filter` raises, and NOT_FOUND for each customer and meter that does not exist. A
+    customer or meter that the filter of the model's row `destination_id` names already may be deleted by now.
     """
     asked = {name: list(map(str, _ids(input.filter, part))) for name, (part, _, _) in _SUBJECTS.items()}
     # Longer lists are refused by their length.

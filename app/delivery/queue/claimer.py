@@ -27,7 +27,7 @@ from app.outbound.lease_times import lease_seconds
 CLAIMED_AT_ONCE = 400
 MOST_HELD = 1250
 LEAST_ROOM = 250
-"""Nothing is claimed until so many more may be held: claims are batches, also over many destinations."""
+"""Room for deliveries below which nothing is claimed: claims are batches, also over many destinations."""
 
 CHECK_EVERY = 1.0
 """Seconds between two checks for due deliveries that this worker was not told of."""
@@ -100,7 +100,7 @@ class Claimer:
         self._loop.bell.ring()
 
     def check_within(self, seconds: float) -> None:
-        """Check the queue in so many seconds at the latest."""
+        """Check the queue within `seconds`."""
         self._next_check = min(self._next_check, time.monotonic() + seconds)
         self.ring()
 

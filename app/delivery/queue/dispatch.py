@@ -218,7 +218,7 @@ class Dispatcher:
 
 
 def read_after(on_sqlite: bool, positions: Mapping[str, int], page: int) -> Script[list[LoggedEvent]]:
-    """The next events after the positions of some accounts, at most so many of each."""
+    """The next events after the positions of some accounts, at most `page` of each."""
     of = rows({"account_id": key, "sequence": value} for key, value in positions.items())
     found = yield _EVENTS.of(on_sqlite), {"rows": of, "most": page}
     return [LoggedEvent(*row) for row in found]

@@ -27,7 +27,7 @@ class BackgroundSender(Protocol):
     async def run(self) -> None: ...
 
     def stop(self, seconds: float) -> None:
-        """Claim nothing more; attempts in flight get so many seconds, then `run` ends."""
+        """Claim nothing more; `run` ends when the attempts in flight have ended, or after `seconds`."""
 
     def check_soon(self) -> None:
         """Look at the queue before long: something may be due."""

@@ -182,7 +182,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class DueLane:
-    """A lane of a destination whose first free delivery is due in so many seconds; 0 or less: now."""
+    """A lane of a destination, and the seconds until its first free delivery is due; 0 or less: now."""
 
     destination_id: str
     lane: int
@@ -321,7 +321,7 @@ async def pick_heads(session: AsyncSession, destination_ids: Collection[str]) ->
 
 
 async def lease(session: AsyncSession, bodies: Mapping[str, str | None], seconds: float) -> float:
-    """Hold these deliveries for so long; a body (as text, by id; None: later) is kept if there was none before.
+    """Hold these deliveries for `seconds`; a body (as text, by id; None: later) is kept if there was none before.
 
     Gives the end of the lease on the monotonic clock, a little early rather than late.
     """

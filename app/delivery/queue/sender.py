@@ -143,7 +143,7 @@ class Sender:
         failpoints.reach("send.before_request")
         started = time.monotonic()
         if is_too_late(claim.expires_at, self._provider.timeout):
-            # It has waited for so long, or this process stood still, that it might be on its way twice.
+            # After a long wait, or because this process stood still, it might be on its way twice.
             self._scheduler.abandoned(claim)
             self._recorder.give_back([claim])
             return

@@ -76,7 +76,7 @@ class Link(ABC):
 class LinkedBackend(Backend, ABC):
     """The common half of the network backends; a subclass makes the link and publishes.
 
-    Tests wait shorter for a silent broadcaster, or so long that only a broken connection can be what is noticed.
+    Tests wait shorter for a silent broadcaster, or far longer, so that they notice a broken connection only.
     """
 
     def __init__(self, url: str, *, deadline: float = DEADLINE, heartbeat: float = HEARTBEAT) -> None:

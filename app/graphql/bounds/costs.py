@@ -45,7 +45,7 @@ REFUSED_READINGS_COSTS = dict.fromkeys(READINGS_COSTS, 1)
 MAX_STEPS = 20_000
 # Arguments of page sizes and of directives, whose values decide over the cost.
 DECIDING = ("if", "first", "last")
-# Costs of one operation are cached for so many values of its variables.
+# Values of its variables for which the costs of one operation are cached.
 CACHED_COSTS = 16
 
 

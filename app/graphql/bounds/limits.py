@@ -28,7 +28,7 @@ STRANGERS_BODY: Final = 32 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one document. Validation ends after so many `errors`."""
+    """Limits of one document; `errors` is the number after which validation ends."""
 
     tokens: int
     depth: int

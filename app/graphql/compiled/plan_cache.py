@@ -31,7 +31,7 @@ class PlanCache:
     def __init__(
         self, document: DocumentNode, operation: OperationDefinitionNode, lru: WeightedLru[Any, Any]
     ) -> None:
-        # Those of directives: all others are parameters of statements.
+        # Variables of directives; all others are parameters of statements.
         self._variables = variables_of(document, ("if",))
         roots = operation.selection_set.selections
         # The document must live as long as this cache: keys hold ids of its nodes.

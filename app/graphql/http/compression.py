@@ -7,13 +7,13 @@ from typing import Final
 from app.graphql.http.negotiation import parts_of, quality_of
 
 SHORTEST: Final = 1024
-"""From so many bytes on, compression saves a packet."""
+"""Bytes from which on compression saves a packet."""
 
 LEVEL: Final = 1
 """Rows of one shape repeat so much that higher levels take twice the time for a tenth less."""
 
 BESIDE: Final = 256 * 1024
-"""From so many bytes on, a thread compresses them beside the event loop."""
+"""Bytes from which on a thread compresses them beside the event loop."""
 
 
 def takes_gzip(accept_encoding: str | None) -> bool:

@@ -24,7 +24,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> float | None:
-        """Takes a request. None: it may go on; else it is not taken, and may be tried again after so many seconds."""
+        """Takes a request and returns None, or refuses it and returns the seconds after which it may be tried again."""
         now = self._clock()
         left = self._left(client, now)
         if left < 1:

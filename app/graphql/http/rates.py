@@ -1,6 +1,6 @@
 """Rate limits of accounts, of their stream tokens, and of addresses without a credential.
 
-Each process counts for itself: a deployment of several processes allows so many times the rate.
+Each process counts for itself: a deployment of three processes allows three times the rate.
 """
 
 import time

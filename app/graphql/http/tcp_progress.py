@@ -33,7 +33,7 @@ class TcpProgress(NamedTuple):
 
 
 class StallTimer:
-    """Runs out when a peer that is behind has acknowledged nothing for so many seconds."""
+    """Runs out when a peer that is behind has acknowledged nothing for `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -137,7 +137,7 @@ class TransactionalSender:
             await asyncio.gather(*self._sending, return_exceptions=True)
 
     def stop(self, seconds: float) -> None:
-        """Claim nothing more; `run` ends when the mails in flight have ended, or after so many seconds."""
+        """Claim nothing more; `run` ends when the mails in flight have ended, or after `seconds`."""
         self._grace = seconds
         self._loop.stop()
 

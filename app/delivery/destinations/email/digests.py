@@ -126,7 +126,7 @@ class Digests:
         await self._loop.run()
 
     def stop(self, seconds: float) -> None:
-        """Claim nothing more; `run` ends when the mails in flight have ended, or after so many seconds."""
+        """Claim nothing more; `run` ends when the mails in flight have ended, or after `seconds`."""
         self._is_stopping = True
         self._loop.stop()
         if self._sending is not None:

@@ -68,8 +68,8 @@ class PayloadSelection:
     async def bodies(self, picked: Sequence[tuple[PickedDelivery, str]]) -> dict[str, str]:
         """The bodies of picked deliveries with the selections of their endpoints, by the deliveries' ids.
 
-        Every event is there. What cannot be found is in `errors` beside `data`, as a subscription would tell it. Where
-        the fault is ours, such as a database that is away, there is no body: a later attempt makes it.
+        Every event is there. `errors` beside `data` names what cannot be found, as in a subscription. Where the fault
+        is ours, such as a database that is away, there is no body: a later attempt makes it.
         """
         bodies: dict[str, str] = {}
         accounts: dict[str, list[tuple[PickedDelivery, str]]] = {}
