@@ -121,27 +121,24 @@ class Connection(aiosqlite.Connection):
 
     async def fetch(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
-        rows: list[tuple[Any, ...]] = []
-        await self.run(lambda connection: rows.extend(connection.execute(sql, parameters)))
-        return rows
+        return await self.run(lambda connection: connection.execute(sql, parameters).fetchall())
 
     async def run_script(self, script: Script[T], dialect: Dialect) -> T:
         """Runs a script inside the transaction, in one round trip to the thread. Raises sqlite3.Error."""
-        results: list[T] = []
         runner = self._runner = self._runner or StatementRunner(dialect)
-        await self.run(lambda connection: results.append(runner.run(connection, script)))
-        return results[0]
+        return await self.run(lambda connection: runner.run(connection, script))
 
-    async def run(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Does the work in the connection's thread, after the BEGIN that was asked for."""
         begin, self._begin = self._begin, None
 
-        def whole() -> None:
+        def whole() -> T:
             if begin is not None:
                 self._conn.execute(begin)
-            work(self._conn)
+            return work(self._conn)
 
-        await self._execute(whole)  # type: ignore[no-untyped-call]
+        value: T = await self._execute(whole)  # type: ignore[no-untyped-call]
+        return value
 
     def cursor(self) -> Cursor:  # type: ignore[override]
         return Cursor(self)
