@@ -14,6 +14,7 @@ import orjson
 import strawberry
 from graphql import (
     ExecutionResult,
+    GraphQLError,
     GraphQLResolveInfo,
     GraphQLSchema,
     OperationDefinitionNode,
@@ -50,6 +51,7 @@ from app.graphql.context import Context
 from app.graphql.document_cache import ACCOUNTS_BOUNDS, LONGEST, STRANGERS_BOUNDS, DocumentCache
 from app.graphql.documents import operation_of, root_fields
 from app.graphql.failures import RequestErrors, document_errors, format_error, internal_error
+from app.graphql.list_inputs import ListVariables
 from app.graphql.literals import literals_of
 from app.graphql.prepared_operation import PreparedOperation
 from app.graphql.template_maker import by_template
@@ -185,6 +187,7 @@ class Engine:
                 readings=REFUSED_READINGS_COSTS if is_stranger else READINGS_COSTS,
             ),
             cost_limit=limits.cost,
+            lists=ListVariables.of(self.schema, operation),
             plan_cache=PlanCache(document, operation, cache.plans_for(query)) if self._compiled else None,
             executor=IntrospectingExecutor if introspects else CompiledExecutor,
             is_constant=introspects
@@ -266,6 +269,19 @@ class Engine:
                 return executor.build_resolve_info(field, nodes, root, Path(None, key, root.name))
         raise RequestErrors.of(BadUserInput("The subscription selects no field: select events."))
 
+    def _build(
+        self, prepared: PreparedOperation, variables: dict[str, Any], context: Context | None, root_value: Any
+    ) -> Executor[Any] | list[GraphQLError]:
+        return prepared.executor.build(
+            self.schema,
+            prepared.document,
+            root_value,
+            context,
+            variables,
+            prepared.operation_name,
+            hide_suggestions=True,
+        )
+
     def _executor(
         self,
         prepared: PreparedOperation,
@@ -275,15 +291,15 @@ class Engine:
     ) -> tuple[Executor[Any], int]:
         """The executor of the operation, and its cost."""
         require_storable(variables)
-        executor = prepared.executor.build(
-            self.schema,
-            prepared.document,
-            root_value,
-            context,
-            variables or {},
-            prepared.operation_name,
-            hide_suggestions=True,
-        )
+        given = variables or {}
+        converted = prepared.lists.convert(given) if prepared.lists is not None else None
+        executor = self._build(prepared, given if converted is None else converted.rest, context, root_value)
+        if converted is not None:
+            if isinstance(executor, list):
+                # Errors show the values that were sent.
+                executor = self._build(prepared, given, context, root_value)
+            else:
+                converted.put_into(executor.variable_values.coerced)
         parameters = prepared.parameters
         if isinstance(executor, list):
             if parameters is not None:

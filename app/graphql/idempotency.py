@@ -25,6 +25,7 @@ from app.db.idempotency import IdempotentMutation
 from app.db.raw_statements import Script
 from app.db.rows import Table
 from app.db.sql import Sql
+from app.graphql.list_inputs import ConvertedList
 from app.graphql.nodes import model_named, prefix_of
 
 Result = dict[str, Any]
@@ -140,6 +141,8 @@ def hash_of(input: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ConvertedList):
+        return value.plain()
     if dataclasses.is_dataclass(value):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
         return {

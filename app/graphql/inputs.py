@@ -10,6 +10,8 @@ from strawberry.types.arguments import InputContext
 from strawberry.types.base import StrawberryContainer, StrawberryList, StrawberryMaybe, StrawberryOptional
 from strawberry.types.lazy_type import LazyType
 
+from app.graphql.list_inputs import ConvertedList
+
 Convert = Callable[[Any, InputContext], Any]
 _MISSING: Final = object()
 
@@ -58,7 +60,11 @@ def _conversion(type_: Any, name: str) -> Convert | None:
         item = _conversion(type_.of_type, name)
         if item is None:
             return lambda value, _: list(value)
-        return lambda value, context: [None if one is None else item(one, context) for one in value]
+        return lambda value, context: (
+            value
+            if isinstance(value, ConvertedList)
+            else [None if one is None else item(one, context) for one in value]
+        )
     if isinstance(type_, StrawberryOptional | StrawberryContainer):
         return _conversion(type_.of_type, name)
     definition = getattr(type_, "__strawberry_definition__", None)

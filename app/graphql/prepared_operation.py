@@ -7,6 +7,7 @@ from graphql import DocumentNode, OperationDefinitionNode
 from app.graphql.bounds.costs import Costs
 from app.graphql.compiled.executor import CompiledExecutor
 from app.graphql.compiled.plan_cache import PlanCache
+from app.graphql.list_inputs import ListVariables
 from app.graphql.operation_template import Parameters
 
 
@@ -18,6 +19,8 @@ class PreparedOperation:
     operation: OperationDefinitionNode
     costs: Costs
     cost_limit: int
+    # None where no list among its variables may be converted as a whole.
+    lists: ListVariables | None = None
     # Whether a query selects or names a secret: its response must not be cached nor compressed.
     is_secret: bool = False
     # None where everything is executed field by field.

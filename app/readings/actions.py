@@ -19,11 +19,11 @@ from app.db.scripts import InTransaction, is_on_sqlite
 from app.events import log
 from app.meters.models import Meter
 from app.readings.buckets import HALF_HOUR_MS
+from app.readings.columns import Columns, packed_days
 from app.readings.day_rows import Change, MeterDay, write_days
 from app.readings.enums import ReadingChannel, ReadingReason
 from app.readings.events import MeterDataReceived
-from app.readings.merging import days_of
-from app.readings.packing import SLOTS, Day
+from app.readings.packing import SLOTS
 
 MAX_READINGS = 20_000
 MAX_REFUSALS = 100
@@ -39,14 +39,6 @@ _LOCK: Final = Scoped(
     .order_by(col(Meter.id))
     .with_for_update()
 )
-
-
-class NewReading(NamedTuple):
-    """A half-hour by its UTC start in milliseconds, with its consumption in millionths of a kWh."""
-
-    start_ms: int
-    micro_kwh: int
-    estimated: bool
 
 
 class Recorded(NamedTuple):
@@ -81,16 +73,12 @@ def validation_error(start: datetime, micro_kwh: int, now: datetime) -> tuple[st
     return None
 
 
-def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[NewReading]:
-    """Validates the readings of one mutation. Raises Refusals, at most a hundred."""
-    if not readings:
-        raise Refusal(ErrorCode.REQUIRED, "Send at least one reading.", "readings")
-    if len(readings) > MAX_READINGS:
-        raise Refusal(
-            ErrorCode.LIMIT_REACHED,
-            f"Send at most {MAX_READINGS} readings at once, got {len(readings)}; POST /readings takes more.",
-            "readings",
-        )
+def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> Columns:
+    """Validates the readings of one mutation, as (UTC start, micro-kWh, estimated).
+
+    Raises Refusals, at most a hundred.
+    """
+    _require_count(len(readings))
     now = clock.now()
     seen: set[datetime] = set()
     refusals: list[Refusal] = []
@@ -106,23 +94,51 @@ def validate_readings(readings: Sequence[tuple[datetime, int, bool]]) -> list[Ne
         seen.add(start)
     if refusals:
         raise Refusals(refusals)
-    return [NewReading(clock.to_ms(start), micro, estimated) for start, micro, estimated in readings]
+    return Columns(
+        [clock.to_ms(start) // HALF_HOUR_MS for start, _, _ in readings],
+        [micro_kwh for _, micro_kwh, _ in readings],
+        [estimated for _, _, estimated in readings],
+    )
+
+
+def validate_columns(readings: Columns) -> Columns:
+    """Validates the readings of one mutation, whose starts are half-hours and whose amounts are not negative.
+
+    Raises Refusals, at most a hundred.
+    """
+    starts = readings.starts
+    _require_count(len(starts))
+    if len(set(starts)) == len(starts) and max(starts) * HALF_HOUR_MS < clock.to_ms(clock.now()):
+        return readings
+    instants = [clock.from_ms(start * HALF_HOUR_MS) for start in starts]
+    return validate_readings(list(zip(instants, readings.amounts, readings.estimated, strict=True)))
+
+
+def _require_count(count: int) -> None:
+    if not count:
+        raise Refusal(ErrorCode.REQUIRED, "Send at least one reading.", "readings")
+    if count > MAX_READINGS:
+        raise Refusal(
+            ErrorCode.LIMIT_REACHED,
+            f"Send at most {MAX_READINGS} readings at once, got {count}; POST /readings takes more.",
+            "readings",
+        )
 
 
 def record(
     transaction: InTransaction,
     actor: Actor,
     meter_id: str,
-    readings: Sequence[tuple[datetime, int, bool]],
+    readings: Columns,
     channel: ReadingChannel = ReadingChannel.IMPORT,
 ) -> Script[tuple[Meter, Recorded]]:
-    """Records the readings of one meter's channel, given as (UTC start, micro-kWh, estimated)."""
-    new = validate_readings(readings)
+    """Records validated readings of one meter's channel."""
+    days = packed_days(readings)
     meters = yield from lock_meters(actor, [meter_id])
     if not meters:
         raise not_found("meter", "meterId")
-    recorded = yield from write(transaction, meters, {meters[0].id: new}, channel)
-    return meters[0], recorded
+    changed = yield from write_channels(transaction, meters, {channel: {meters[0].id: days}})
+    return meters[0], Recorded(len(readings.starts), changed)
 
 
 def lock_meters(actor: Actor, meter_ids: Iterable[str]) -> Script[list[Meter]]:
@@ -134,24 +150,14 @@ def lock_meters(actor: Actor, meter_ids: Iterable[str]) -> Script[list[Meter]]:
     return meters
 
 
-def write(
-    transaction: InTransaction,
-    meters: Sequence[Meter],
-    readings: Mapping[str, Sequence[NewReading]],
-    channel: ReadingChannel = ReadingChannel.IMPORT,
-) -> Script[Recorded]:
-    """Writes validated readings of one channel of locked meters; see `write_channels`."""
-    return (yield from write_channels(transaction, meters, {channel: readings}))
-
-
 def write_channels(
     transaction: InTransaction,
     meters: Sequence[Meter],
-    readings: Mapping[ReadingChannel, Mapping[str, Sequence[NewReading]]],
-) -> Script[Recorded]:
-    """Writes validated readings of locked meters of one account, by channel and meter.
+    days: Mapping[ReadingChannel, Mapping[str, Mapping[int, bytes]]],
+) -> Script[int]:
+    """Writes validated readings of locked meters of one account, given as packed days by channel, meter and day.
 
-    Raises CONSENT_REQUIRED before anything is written.
+    Gives how many half-hours changed. Raises CONSENT_REQUIRED before anything is written.
     """
     now = clock.now()
     for chunk in _chunks(meters):
@@ -159,42 +165,32 @@ def write_channels(
         refusals: list[Refusal] = [ConsentRequired(meter) for meter in chunk if meter.id not in consented]
         if refusals:
             raise Refusals(refusals[:MAX_REFUSALS])
-    accepted = changed = 0
-    for channel, of_channel in readings.items():
+    changed = 0
+    for channel, of_channel in days.items():
         changes = yield from _write_days(is_on_sqlite(transaction), channel, of_channel, clock.to_ms(now))
         for meter in meters:
             if of_meter := changes.get(meter.id):
                 event = _received(meter, channel, of_meter)
                 log.append(transaction, meter.account_id, event)
                 changed += event.interval_count
-        accepted += sum(map(len, of_channel.values()))
-    return Recorded(accepted, changed)
+    return changed
 
 
 def _write_days(
-    on_sqlite: bool, channel: ReadingChannel, readings: Mapping[str, Sequence[NewReading]], now_ms: int
+    on_sqlite: bool, channel: ReadingChannel, days: Mapping[str, Mapping[int, bytes]], now_ms: int
 ) -> Script[dict[str, list[Change]]]:
-    new = {
-        MeterDay(meter_id, day): half_hours
-        for meter_id, of_meter in readings.items()
-        for day, half_hours in _days(of_meter).items()
-    }
     changes: dict[str, list[Change]] = {}
-    unwritten = iter(new.items())
+    unwritten = (
+        (MeterDay(meter_id, day), packed)
+        for meter_id, of_meter in days.items()
+        for day, packed in of_meter.items()
+    )
     # In parts, so that a large upload does not block live streams and other requests.
     while part := dict(islice(unwritten, DAYS_PER_STATEMENT)):
         written = yield from write_days(on_sqlite, part, channel, ReadingReason.PUSH, now_ms)
         for change in written:
             changes.setdefault(change.of.meter_id, []).append(change)
     return changes
-
-
-def _days(readings: Sequence[NewReading]) -> dict[int, Day]:
-    return days_of(
-        [one.start_ms // HALF_HOUR_MS for one in readings],
-        [one.micro_kwh for one in readings],
-        [one.estimated for one in readings],
-    )
 
 
 def _received(meter: Meter, channel: ReadingChannel, changes: Sequence[Change]) -> MeterDataReceived:

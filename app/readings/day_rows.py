@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from app.db.raw_statements import Rows, Script
 from app.db.sql import Sql, rows
 from app.readings.buckets import HALF_HOUR_MS
+from app.readings.columns import days_of
 from app.readings.enums import ReadingChannel, ReadingReason
-from app.readings.merging import Revision, StoredDay, days_of, merge
-from app.readings.packing import SLOTS, Day
+from app.readings.merging import Revision, StoredDay, merge
+from app.readings.packing import SLOTS, pack
 
 _DAY_MS = SLOTS * HALF_HOUR_MS
 
@@ -94,16 +95,16 @@ _WRITE_REVISIONS = _inserting("reading_revisions", _REVISED)
 
 def write_days(
     on_sqlite: bool,
-    new: Mapping[MeterDay, Day],
+    new: Mapping[MeterDay, bytes],
     channel: ReadingChannel,
     reason: ReadingReason,
     now_ms: int,
 ) -> Script[list[Change]]:
-    """Merges half-hours of locked meters into their days; gives what that changed."""
+    """Merges packed days of locked meters into those that are stored; gives what that changed."""
     days = _TouchedDays(on_sqlite, channel)
     yield from days.load(new)
     changes = [
-        change for of, day in new.items() if (change := days.merge(of, day, now_ms, reason)) is not None
+        change for of, packed in new.items() if (change := days.merge(of, packed, now_ms, reason)) is not None
     ]
     yield from days.write()
     return changes
@@ -146,8 +147,8 @@ class _TouchedDays:
             taken = yield _TAKE_HALF_HOURS.of(self._on_sqlite), {"rows": rows(older)}
             self.merge_half_hours(taken)
 
-    def merge(self, of: MeterDay, day: Day, recorded_ms: int, reason: ReadingReason) -> Change | None:
-        merged = merge(self._stored.get(of), day, (recorded_ms, reason.code))
+    def merge(self, of: MeterDay, packed: bytes, recorded_ms: int, reason: ReadingReason) -> Change | None:
+        merged = merge(self._stored.get(of), packed, (recorded_ms, reason.code))
         if merged is None:
             return None
         self._stored[of] = merged.stored
@@ -163,8 +164,8 @@ class _TouchedDays:
             reading = start_ms // HALF_HOUR_MS, micro_kwh, bool(estimated)
             by_origin.setdefault((recorded_ms, meter_id), []).append(reading)
         for (recorded_ms, meter_id), readings in sorted(by_origin.items()):
-            for day, new in days_of(*zip(*readings, strict=True)).items():
-                self.merge(MeterDay(meter_id, day), new, recorded_ms, ReadingReason.PUSH)
+            for day, new in days_of(*zip(*readings, strict=True)):
+                self.merge(MeterDay(meter_id, day), pack(new), recorded_ms, ReadingReason.PUSH)
 
     def write(self) -> Script[None]:
         yield from _insert(

@@ -25,6 +25,7 @@ from app.readings.aggregation import Bucket
 from app.readings.arguments import Channel, From, Length, Lookback, To
 from app.readings.enums import EnergyUnit, Granularity, ReadingChannel, ReadingQuality, ReadingReason
 from app.readings.events import MeterDataReceived
+from app.readings.reading_lists import ReadingList
 
 if TYPE_CHECKING:
     from app.customers.graphql import Customer
@@ -197,6 +198,8 @@ class ReadingInput:
     quality: ReadingQuality | None = None
     """Where the value comes from; ACTUAL unless ESTIMATED is given."""
 
+    converted_list = staticmethod(ReadingList.of)
+
 
 @strawberry.input
 class RecordReadingsInput:
@@ -224,11 +227,21 @@ class ReadingMutations:
     def record_readings(self, context: ScriptContext, input: RecordReadingsInput) -> Script[Result]:
         """Record readings of one meter, all or none; those that are there are replaced. Needs a valid
         consent."""
-        readings = [
-            (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
-            for one in input.readings
-        ]
+        given: Any = input.readings
+        if isinstance(given, ReadingList):
+            readings = actions.validate_columns(given.columns)
+        else:
+            readings = actions.validate_readings(
+                [
+                    (one.start_at, int(one.consumption), one.quality is ReadingQuality.ESTIMATED)
+                    for one in given
+                ]
+            )
         meter, recorded = yield from actions.record(
-            context.transaction, context.actor, input.meter_id, readings, input.channel
+            context.transaction,
+            context.actor,
+            input.meter_id,
+            readings,
+            input.channel,
         )
         return {"meter": meter, "accepted": recorded.accepted, "changed": recorded.changed}

@@ -1,15 +1,19 @@
 """Merging of new half-hours into a stored day, and the revision of those that they replace."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import compress
+from operator import ne
 from typing import NamedTuple
 
+from app.readings.columns import days_of
 from app.readings.packing import (
-    SLOTS,
+    BITS,
     Day,
     Origin,
     pack,
     pack_origins,
     slots,
+    summary,
     unpack,
     unpack_origins,
 )
@@ -40,15 +44,18 @@ class Merged(NamedTuple):
     revision: Revision | None
 
 
-def merge(stored: StoredDay | None, new: Day, origin: Origin) -> Merged | None:
-    """The stored day with the new half-hours in it; None if that changes nothing.
+def merge(stored: StoredDay | None, packed: bytes, origin: Origin) -> Merged | None:
+    """The stored day with the half-hours of a packed one in it; None if that changes nothing.
 
     A replacement is recorded later than all that the day held before, whatever this process's clock says, so that
     revisions of a half-hour have an order.
     """
     if stored is None:
-        return Merged(StoredDay(pack(new), origin, None), new.present, new.estimated, None)
-    old = unpack(stored.packed)
+        added = summary(packed)
+        return Merged(StoredDay(packed, origin, None), added.present, added.estimated, None)
+    if stored.packed == packed:
+        return None
+    old, new = unpack(stored.packed), unpack(packed)
     changed = _difference(old, new)
     if not changed:
         return None
@@ -70,38 +77,19 @@ def merge(stored: StoredDay | None, new: Day, origin: Origin) -> Merged | None:
     )
 
 
-def days_of(starts: Iterable[int], amounts: Iterable[int], estimated: Iterable[bool]) -> dict[int, Day]:
-    """Groups half-hours, counted from 1970, by their days."""
-    days: dict[int, tuple[list[int], list[int]]] = {}
-    for start, amount, is_estimated in zip(starts, amounts, estimated, strict=True):
-        day, slot = divmod(start, SLOTS)
-        found = days.get(day)
-        if found is None:
-            found = days[day] = [0, 0], [0] * SLOTS
-        found[1][slot] = amount
-        found[0][0] |= 1 << slot
-        if is_estimated:
-            found[0][1] |= 1 << slot
-    return {day: Day(bitmaps[0], bitmaps[1], values) for day, (bitmaps, values) in days.items()}
-
-
 def add_half_hours(days: dict[int, bytes], half_hours: Sequence[tuple[int, int, bool]]) -> None:
     """Puts half-hours, as (half-hour counted from 1970, amount, estimated), into packed days."""
-    for day, new in days_of(*zip(*half_hours, strict=True)).items():
+    for day, new in days_of(*zip(*half_hours, strict=True)):
         stored = StoredDay(days[day], (0, 0), None) if day in days else None
-        merged = merge(stored, new, (0, 0))
+        merged = merge(stored, pack(new), (0, 0))
         if merged is not None:
             days[day] = merged.stored.packed
 
 
 def _difference(old: Day, new: Day) -> int:
     """The bitmap of new half-hours that the old day does not have just so."""
-    changed = new.present & (~old.present | (old.estimated ^ new.estimated))
-    before, after = old.amounts, new.amounts
-    for slot in slots(new.present & ~changed):
-        if before[slot] != after[slot]:
-            changed |= 1 << slot
-    return changed
+    differing = sum(compress(BITS, map(ne, old.amounts, new.amounts)))
+    return new.present & (~old.present | (old.estimated ^ new.estimated) | differing)
 
 
 def _revision(old: Day, replaced: int, was: dict[int, Origin], at: int) -> Revision:

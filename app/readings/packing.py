@@ -26,6 +26,7 @@ where the pair beside the day stands before the first run.
 
 from collections.abc import Iterable, Sequence
 from math import gcd
+from operator import add
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -33,6 +34,8 @@ VERSION: Final = 1
 SLOTS: Final = 48
 ALL: Final = (1 << SLOTS) - 1
 """The bitmap of all half-hours."""
+BITS: Final = tuple(1 << slot for slot in range(SLOTS))
+"""The bitmap of each half-hour."""
 
 MOST_SCALE: Final = 6
 
@@ -64,7 +67,6 @@ _STRUCTS: Final = {
     for count in range(1, SLOTS + 1)
 }
 _UNITS: Final = tuple(10**scale for scale in range(MOST_SCALE + 1))
-_BITS: Final = tuple(1 << slot for slot in range(SLOTS))
 
 
 def pack(day: Day) -> bytes:
@@ -130,9 +132,17 @@ def summary(packed: bytes) -> Summary:
     return _head(packed)[0]
 
 
+def unite(one: Day, other: Day) -> Day:
+    """The half-hours of both days. Raises ValueError if they have one in common."""
+    if one.present & other.present:
+        raise ValueError("A half-hour is in both days.")
+    amounts = list(map(add, one.amounts, other.amounts))
+    return Day(one.present | other.present, one.estimated | other.estimated, amounts)
+
+
 def slots(bitmap: int) -> list[int]:
     """The numbers of the half-hours in a bitmap, in order."""
-    return [slot for slot, bit in enumerate(_BITS) if bitmap & bit]
+    return [slot for slot, bit in enumerate(BITS) if bitmap & bit]
 
 
 def pack_origins(origins: Iterable[Origin], latest: Origin) -> bytes | None:

@@ -1,22 +1,28 @@
-"""Parsing of bulk uploads: CSV with a header, or NDJSON. Every problem is reported with its line."""
+"""Bulk uploads row by row: this accepts every form of a row, and finds every fault with its line."""
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from app.core import clock, json_decimals
 from app.core.decimals import to_micro
 from app.meters import numbers
-from app.readings.actions import MAX_REFUSALS, NewReading, validation_error
+from app.readings.actions import MAX_REFUSALS, validation_error
+from app.readings.buckets import HALF_HOUR_MS
+from app.readings.columns import Columns, days_of
 from app.readings.enums import ReadingChannel, ReadingQuality
+from app.readings.packing import pack
 
-COLUMNS = ("meter_id", "meter_number", "start_at", "consumption", "quality", "channel")
-MAX_ROWS = 100_000
+COLUMNS: Final = ("meter_id", "meter_number", "start_at", "consumption", "quality", "channel")
+MAX_ROWS: Final = 100_000
 MAX_NAMES_SHOWN, MAX_NAME_SHOWN = 5, 60
+
+ROWS_AT_ONCE, DAYS_AT_ONCE = 100, 200
+"""Rows that are parsed, and days that are packed, in about a millisecond: other requests get their turn then."""
 
 
 Key = tuple[str, str, ReadingChannel]
@@ -40,15 +46,43 @@ class UploadRefused(Exception):
 
 @dataclass
 class Upload:
-    """Readings by meter and channel, and the first line of each."""
+    """The packed days of each meter's channel, and the first line of each."""
 
-    readings: dict[Key, dict[int, NewReading]]
+    days: dict[Key, dict[int, bytes]]
     lines: dict[Key, int]
     count: int
 
 
-def parse(content: bytes, media_type: str, now: datetime) -> Upload:
-    """Parses all rows of an upload. Raises UploadRefused."""
+@dataclass
+class Collected:
+    """Half-hours of each meter's channel as they are read, the first line of each, and how many rows there are."""
+
+    columns: dict[Key, Columns] = field(default_factory=dict)
+    lines: dict[Key, int] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, key: Key, line: int, new: Columns) -> None:
+        known = self.columns.get(key)
+        if known is None:
+            self.columns[key] = new
+            self.lines[key] = line
+        else:
+            known.extend(new)
+
+    def upload(self) -> Generator[None, None, Upload]:
+        """The upload with its days packed. Raises ValueError if a half-hour is given twice."""
+        days: dict[Key, dict[int, bytes]] = {}
+        for key, columns in self.columns.items():
+            of_meter = days[key] = {}
+            for day, half_hours in days_of(*columns):
+                of_meter[day] = pack(half_hours)
+                if not len(of_meter) % DAYS_AT_ONCE:
+                    yield
+        return Upload(days, self.lines, self.count)
+
+
+def parse_rows(content: bytes, media_type: str, now: datetime) -> Generator[None, None, Upload]:
+    """Parses all rows of an upload, with pauses for other work. Raises UploadRefused."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,29 +90,31 @@ def parse(content: bytes, media_type: str, now: datetime) -> Upload:
         line = error.object[: error.start].count(b"\n") + 1
         raise UploadRefused([RowProblem(line, "INVALID", "This line is not UTF-8.")]) from None
     rows = _csv(text) if media_type == "text/csv" else _ndjson(text)
-    upload = Upload({}, {}, 0)
+    collected = Collected()
+    starts: dict[Key, set[int]] = {}
     problems: list[RowProblem] = []
     for line, row in rows:
-        upload.count += 1
-        if upload.count > MAX_ROWS:
+        collected.count += 1
+        if collected.count > MAX_ROWS:
             raise UploadRefused([RowProblem(line, "LIMIT_REACHED", f"Send at most {MAX_ROWS} rows at once.")])
-        found = row if isinstance(row, RowProblem) else _add_row(upload, line, row, now)
+        found = row if isinstance(row, RowProblem) else _add_row(collected, starts, line, row, now)
         if found is not None:
             problems.append(found)
             if len(problems) == MAX_REFUSALS:
                 break
+        if not collected.count % ROWS_AT_ONCE:
+            yield
     if problems:
         raise UploadRefused(problems)
-    if not upload.count:
+    if not collected.count:
         raise UploadRefused([RowProblem(1, "REQUIRED", "Send at least one reading.")])
-    return upload
+    return (yield from collected.upload())
 
 
 def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header)
+        header = read_header(reader)
         for cells in reader:
             if not cells:
                 continue
@@ -100,8 +136,9 @@ def _csv(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
         raise UploadRefused([RowProblem(reader.line_num, "INVALID", f"This is not CSV: {error}.")]) from None
 
 
-def _check_header(header: list[str]) -> None:
-    """Raises UploadRefused with everything that is wrong with the names."""
+def read_header(reader: Iterator[list[str]]) -> list[str]:
+    """The names in the first line. Raises UploadRefused with everything that is wrong with them."""
+    header = [name.strip() for name in next(reader, [])]
     times, faults = Counter(header), []
     if unknown := [name for name in times if name not in COLUMNS]:
         faults.append(f"there is no column {_quoted(unknown)}")
@@ -116,6 +153,7 @@ def _check_header(header: list[str]) -> None:
             f"channel if you have them: {', '.join(faults)}."
         )
         raise UploadRefused([RowProblem(1, "INVALID", sentence)])
+    return header
 
 
 def _quoted(names: list[str]) -> str:
@@ -144,7 +182,9 @@ def _ndjson(text: str) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
         yield number, RowProblem(number, "INVALID", f"{sentence}.")
 
 
-def _add_row(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> RowProblem | None:
+def _add_row(
+    collected: Collected, starts: dict[Key, set[int]], line: int, row: dict[str, Any], now: datetime
+) -> RowProblem | None:
     identifier, number = row.get("meter_id"), row.get("meter_number")
     if (identifier is None) == (number is None):
         return RowProblem(line, "REQUIRED", "Give meter_id or meter_number, one of them.")
@@ -181,10 +221,10 @@ def _add_row(upload: Upload, line: int, row: dict[str, Any], now: datetime) -> R
         return RowProblem(line, code.value, f"{'start_at' if name == 'startAt' else name} {sentence}.")
     kind, text = ("id", identifier) if identifier is not None else ("number", str(number))
     key = kind, text, ReadingChannel[channel]
-    of_meter = upload.readings.setdefault(key, {})
-    upload.lines.setdefault(key, line)
-    start_ms = clock.to_ms(start)
-    if start_ms in of_meter:
+    half_hour = clock.to_ms(start) // HALF_HOUR_MS
+    of_meter = starts.setdefault(key, set())
+    if half_hour in of_meter:
         return RowProblem(line, "INVALID", "This half-hour of this meter is given twice.")
-    of_meter[start_ms] = NewReading(start_ms, micro_kwh, quality == ReadingQuality.ESTIMATED.name)
+    of_meter.add(half_hour)
+    collected.add(key, line, Columns([half_hour], [micro_kwh], [quality == ReadingQuality.ESTIMATED.name]))
     return None

@@ -12,9 +12,8 @@ from app.core.decimals import format_micro, to_micro
 from app.readings import aggregation, buckets
 from app.readings.aggregation import Bucket, PackedDay
 from app.readings.buckets import HALF_HOUR_MS
+from app.readings.columns import Columns, packed_days
 from app.readings.enums import Granularity, ReadingQuality
-from app.readings.merging import days_of
-from app.readings.packing import pack
 from tests.readings import generated_year as year
 from tests.readings.calendar_names import label
 
@@ -39,12 +38,12 @@ def reading(start: str, micro_kwh: int = 1, quality: ReadingQuality = ACTUAL) ->
 
 def packed(rows: Sequence[Row]) -> list[PackedDay]:
     """The days that hold these readings."""
-    days = days_of(
+    columns = Columns(
         [start_ms // HALF_HOUR_MS for start_ms, _, _ in rows],
         [micro for _, micro, _ in rows],
         [quality is ESTIMATED for _, _, quality in rows],
     )
-    return [(day, pack(days[day])) for day in sorted(days)]
+    return list(packed_days(columns).items())
 
 
 def aggregate(

@@ -12,8 +12,8 @@ from app.core import clock
 from app.core.clock import HALF_HOUR, format_utc, parse_utc
 from app.graphql.context import Context
 from app.readings.budget import COVERED_DAY, MAX_READ
+from app.readings.columns import Columns, packed_days
 from app.readings.coverage import _Count, _counted
-from app.readings.merging import days_of
 from app.readings.models import HalfHour, MeterKey, ReadingDay
 from app.readings.packing import ALL, SLOTS, Day, pack
 from app.readings.stored_days import TURN
@@ -111,8 +111,8 @@ async def test_a_meter_without_readings_is_not_complete(world: World) -> None:
 @given(st.sets(st.integers(0, 150)), st.integers(0, 150), st.integers(1, 100))
 def test_gaps_and_readings_make_up_the_period(present: set[int], low: int, length: int) -> None:
     high = low + length
-    days = days_of(present, [1] * len(present), [False] * len(present))
-    packed = [(day, pack(days[day])) for day in sorted(days)]
+    columns = Columns(list(present), [1] * len(present), [False] * len(present))
+    packed = list(packed_days(columns).items())
     count = _Count(low, high)
     for one in packed:
         count.add([one])

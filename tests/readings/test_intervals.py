@@ -17,8 +17,10 @@ from app.core.clock import (
     uk_date,
 )
 from app.db.database import run_script
-from app.readings.actions import NewReading, lock_meters, write
+from app.readings.actions import lock_meters, write_channels
 from app.readings.budget import MAX_READ
+from app.readings.columns import Columns, packed_days
+from app.readings.enums import ReadingChannel
 from tests.accounts.state import reads
 from tests.meters.asking import NUMBERS, make_customer, make_meter
 from tests.readings.generated_year import (
@@ -322,11 +324,13 @@ async def test_the_intervals_of_many_meters_are_read_together(world: World) -> N
 async def test_one_operation_reads_so_many_readings_and_no_more(world: World) -> None:
     meter = await metered(world)
     actor = (await world.authenticator.authenticate(meter.account.key)).actor
-    first = clock.to_ms(datetime(2000, 1, 1, tzinfo=UK))
-    new = [NewReading(first + index * 1_800_000, 1_000_000, False) for index in range(MAX_READ // 2 + 1)]
+    first = clock.to_ms(datetime(2000, 1, 1, tzinfo=UK)) // 1_800_000
+    count = MAX_READ // 2 + 1
+    days = packed_days(Columns(list(range(first, first + count)), [1_000_000] * count, [False] * count))
     async with world.database.transaction() as session:
         meters = await run_script(session, lock_meters(actor, [meter.meter_id]))
-        await run_script(session, write(session, meters, {meter.meter_id: new}))
+        new = {ReadingChannel.IMPORT: {meter.meter_id: days}}
+        await run_script(session, write_channels(session, meters, new))
     once = '(from: "2000-01-01T00:00:00Z", to: "2010-01-01T00:00:00Z", granularity: YEAR) { total }'
     data = await world.data(f"{{ meters {{ nodes {{ intervalData{once} }} }} }}", key=meter.account.key)
     assert data["meters"]["nodes"] == [{"intervalData": {"total": str(MAX_READ // 2 + 1)}}]

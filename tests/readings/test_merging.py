@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.readings.merging import StoredDay, add_half_hours, days_of, merge
+from app.readings.columns import days_of
+from app.readings.merging import StoredDay, add_half_hours, merge
 from app.readings.packing import SLOTS, Day, pack, slots, unpack, unpack_origins
 
 
@@ -26,12 +26,12 @@ WRITES = st.lists(st.tuples(NEW, st.integers(0, 5), st.integers(0, 5)), min_size
 
 
 def day_of(readings: dict[int, tuple[int, bool]]) -> Day:
-    (day,) = days_of(
+    (found,) = days_of(
         readings,
         [amount for amount, _ in readings.values()],
         [estimated for _, estimated in readings.values()],
-    ).values()
-    return day
+    )
+    return found[1]
 
 
 def meaning(stored: StoredDay) -> dict[int, Known]:
@@ -51,7 +51,7 @@ def test_writes_leave_the_latest_value_and_keep_what_they_replace(
     model: dict[int, Known] = {}
     replaced_at: list[int] = []
     for new, now_ms, reason in writes:
-        merged = merge(stored, day_of(new), (now_ms, reason))
+        merged = merge(stored, pack(day_of(new)), (now_ms, reason))
         differing = {slot: value for slot, value in new.items() if model.get(slot, ())[:2] != value}
         if merged is None:
             assert not differing
@@ -81,22 +81,9 @@ def test_writes_leave_the_latest_value_and_keep_what_they_replace(
 
 def test_a_day_that_is_replaced_as_a_whole_has_one_origin() -> None:
     stored = StoredDay(pack(day_of(dict.fromkeys(range(SLOTS), (1, False)))), (5, 0), None)
-    merged = merge(stored, day_of(dict.fromkeys(range(SLOTS), (2, False))), (9, 5))
+    merged = merge(stored, pack(day_of(dict.fromkeys(range(SLOTS), (2, False)))), (9, 5))
     assert merged is not None
     assert (merged.stored.latest, merged.stored.origins) == ((9, 5), None)
-
-
-@pytest.mark.parametrize("first", [-48, 0, 19_700 * 48])
-def test_half_hours_are_grouped_by_their_days(first: int) -> None:
-    starts = [first + 47, first + 48, first, first + 96]
-    days = days_of(starts, [1, 2, 3, 4], [True, False, False, True])
-    day = first // 48
-    assert {at: (one.present, one.estimated) for at, one in days.items()} == {
-        day: (1 << 47 | 1, 1 << 47),
-        day + 1: (1, 0),
-        day + 2: (1, 1),
-    }
-    assert [days[day].amounts[slot] for slot in (0, 1, 47)] == [3, 0, 1]
 
 
 def test_half_hours_take_the_place_of_those_in_a_packed_day() -> None:

@@ -12,7 +12,9 @@ from app.consents.models import ConsentStatus
 from app.core import clock, json_decimals
 from app.core.clock import HALF_HOUR
 from app.db.database import run_script
-from app.readings.actions import MAX_READINGS, NewReading, lock_meters, write
+from app.readings.actions import MAX_READINGS, lock_meters, write_channels
+from app.readings.columns import Columns, packed_days
+from app.readings.enums import ReadingChannel
 from tests.accounts.state import events, refusals, unchanged
 from tests.meters.asking import NUMBERS, make_consent, make_customer, make_meter, run
 from tests.readings.metered import RECORD, metered, reading
@@ -132,8 +134,9 @@ async def test_writers_of_several_meters_in_any_order_do_not_block_each_other(wo
     async def both(order: list[str], kwh: int) -> int:
         async with world.database.transaction() as session:
             meters = await run_script(session, lock_meters(actor, order))
-            new = {one: [NewReading(0, kwh, False)] for one in ids}
-            return (await run_script(session, write(session, meters, new))).changed
+            days = packed_days(Columns([0], [kwh], [False]))
+            new = {ReadingChannel.IMPORT: dict.fromkeys(ids, days)}
+            return await run_script(session, write_channels(session, meters, new))
 
     orders = [ids, ids[::-1]] * 4
     assert await asyncio.gather(*(both(order, at) for at, order in enumerate(orders))) == [2] * 8

@@ -1,16 +1,28 @@
-"""Parsing of bulk uploads: the forms of a row, and every fault with its line."""
+"""Parsing of bulk uploads: the forms of a row, and every fault with its line.
 
-from datetime import UTC, datetime
-from typing import Any
+Every upload is parsed column by column, where it can be, and row by row as well, with the same result.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.clock import to_ms
-from app.readings.actions import NewReading
 from app.readings.enums import ReadingChannel
-from app.readings.rows import MAX_ROWS, Upload, UploadRefused, parse
+from app.readings.packing import SLOTS, slots, unpack
+from app.readings.rows import MAX_ROWS, Key, RowProblem, Upload, UploadRefused, parse_rows
+from app.readings.uploads import UNUSUAL, parse, parse_columns
 
+CSV, NDJSON = "text/csv", "application/x-ndjson"
 IMPORT = ReadingChannel.IMPORT
 NOW = datetime(2026, 11, 24, 12, 15, tzinfo=UTC)
 HEADER = "meter_id,start_at,consumption,quality\n"
@@ -19,21 +31,78 @@ MISSING = "meter_id or meter_number is missing, start_at is missing, consumption
 ROW: dict[str, Any] = {"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": "1.5"}
 
 
+HALF_HOUR = 1_800_000
+
+
+class Reading(NamedTuple):
+    start_ms: int
+    micro_kwh: int
+    is_estimated: bool
+
+
+def finished(work: Generator[None, None, Upload]) -> Upload:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            upload: Upload = end.value
+            return upload
+
+
+def outcome(work: Generator[None, None, Upload]) -> Upload | list[RowProblem]:
+    try:
+        return finished(work)
+    except UploadRefused as refused:
+        return refused.problems
+
+
+def parsed(content: str | bytes, media_type: str = CSV) -> Upload | list[RowProblem]:
+    content = content if isinstance(content, bytes) else content.encode()
+    found = outcome(parse(content, media_type, NOW))
+    assert found == outcome(parse_rows(content, media_type, NOW))
+    return found
+
+
 def from_csv(text: str | bytes) -> Upload:
-    return parse(text if isinstance(text, bytes) else text.encode(), "text/csv", NOW)
+    upload = parsed(text)
+    assert isinstance(upload, Upload)
+    return upload
 
 
 def from_ndjson(*rows: Any) -> Upload:
     lines = (row if isinstance(row, str) else orjson.dumps(row).decode() for row in rows)
-    return parse("\n".join(lines).encode(), "application/x-ndjson", NOW)
+    upload = parsed("\n".join(lines), NDJSON)
+    assert isinstance(upload, Upload)
+    return upload
 
 
-def faults(content: str | bytes, media_type: str = "text/csv") -> list[tuple[int, str]]:
+def problems(content: str | bytes, media_type: str = CSV) -> list[RowProblem]:
+    found = parsed(content, media_type)
+    assert isinstance(found, list)
+    return found
+
+
+def faults(content: str | bytes, media_type: str = CSV) -> list[tuple[int, str]]:
     """Line and code of each problem."""
-    with pytest.raises(UploadRefused) as caught:
-        parse(content if isinstance(content, bytes) else content.encode(), media_type, NOW)
-    assert all(one.message.endswith(".") for one in caught.value.problems)
-    return [(one.line, one.code) for one in caught.value.problems]
+    found = problems(content, media_type)
+    assert all(one.message.endswith(".") for one in found)
+    return [(one.line, one.code) for one in found]
+
+
+def readings(upload: Upload) -> dict[Key, list[Reading]]:
+    return {
+        key: [
+            Reading(
+                (day * SLOTS + slot) * HALF_HOUR,
+                half_hours.amounts[slot],
+                bool(half_hours.estimated >> slot & 1),
+            )
+            for day, packed in sorted(days.items())
+            for half_hours in [unpack(packed)]
+            for slot in slots(half_hours.present)
+        ]
+        for key, days in upload.days.items()
+    }
 
 
 def test_columns_come_in_any_order_and_the_quality_may_be_missing() -> None:
@@ -43,18 +112,18 @@ def test_columns_come_in_any_order_and_the_quality_may_be_missing() -> None:
         "\r\n"
         '"0",2024-05-01T00:30Z,00 111 222 2499999999991\r\n'
     )
-    assert upload.readings == {
-        ("number", "2499999999991", IMPORT): {
-            START: NewReading(START, 1_500_000, False),
-            START + 1_800_000: NewReading(START + 1_800_000, 0, False),
-        }
+    assert readings(upload) == {
+        ("number", "2499999999991", IMPORT): [
+            Reading(START, 1_500_000, False),
+            Reading(START + HALF_HOUR, 0, False),
+        ]
     }
     assert (upload.lines, upload.count) == ({("number", "2499999999991", IMPORT): 2}, 2)
 
 
 def test_a_byte_order_mark_and_no_last_line_end_are_fine() -> None:
     upload = from_csv(b"\xef\xbb\xbf" + HEADER.encode() + b"mtr_1,2024-05-01T00:00:00Z,1,ESTIMATED")
-    assert upload.readings == {("id", "mtr_1", IMPORT): {START: NewReading(START, 1_000_000, True)}}
+    assert readings(upload) == {("id", "mtr_1", IMPORT): [Reading(START, 1_000_000, True)]}
 
 
 def test_both_meter_columns_may_be_there_with_one_of_them_filled() -> None:
@@ -62,7 +131,7 @@ def test_both_meter_columns_may_be_there_with_one_of_them_filled() -> None:
         "meter_id,meter_number,start_at,consumption\n"
         "mtr_1,,2024-05-01T00:00:00Z,1\n,3938424403,2024-05-01T00:00:00Z,2\n"
     )
-    assert list(upload.readings) == [("id", "mtr_1", IMPORT), ("number", "3938424403", IMPORT)]
+    assert list(upload.days) == [("id", "mtr_1", IMPORT), ("number", "3938424403", IMPORT)]
     assert upload.lines == {("id", "mtr_1", IMPORT): 2, ("number", "3938424403", IMPORT): 3}
 
 
@@ -73,10 +142,10 @@ def test_ndjson_keeps_the_digits_of_numbers() -> None:
         {**ROW, "start_at": "2024-05-01T00:30:00Z", "consumption": 7, "quality": None, "meter_number": None},
         {**ROW, "start_at": "2024-05-01T01:00:00Z", "quality": "ESTIMATED"},
     )
-    assert [*upload.readings["id", "mtr_1", IMPORT].values()] == [
-        NewReading(START, 123_456_789_012_123_456, False),
-        NewReading(START + 1_800_000, 7_000_000, False),
-        NewReading(START + 3_600_000, 1_500_000, True),
+    assert readings(upload)["id", "mtr_1", IMPORT] == [
+        Reading(START, 123_456_789_012_123_456, False),
+        Reading(START + HALF_HOUR, 7_000_000, False),
+        Reading(START + 2 * HALF_HOUR, 1_500_000, True),
     ]
 
 
@@ -100,9 +169,7 @@ def test_ndjson_keeps_the_digits_of_numbers() -> None:
     ],
 )
 def test_a_wrong_header_is_told_by_the_names_in_it(header: str, fault: str) -> None:
-    with pytest.raises(UploadRefused) as refused:
-        parse((header + "mtr_1,2024-05-01T00:00:00Z,1\n").encode(), "text/csv", NOW)
-    (problem,) = refused.value.problems
+    (problem,) = problems(header + "mtr_1,2024-05-01T00:00:00Z,1\n")
     assert (problem.line, problem.code) == (1, "INVALID")
     assert problem.message == (
         "The first line must name the columns meter_id or meter_number, start_at, consumption, and quality and "
@@ -119,24 +186,20 @@ def test_a_wrong_header_is_told_by_the_names_in_it(header: str, fault: str) -> N
     ],
 )
 def test_a_wrong_object_is_told_by_the_names_in_it(line: str, message: str) -> None:
-    with pytest.raises(UploadRefused) as refused:
-        parse(line.encode(), "application/x-ndjson", NOW)
     known = "meter_id, meter_number, start_at, consumption, quality, channel"
-    assert [one.message for one in refused.value.problems] == [
+    assert [one.message for one in problems(line, NDJSON)] == [
         f"Each line must be a JSON object with the keys {known}{message}"
     ]
 
 
 def test_an_endless_integer_is_told() -> None:
     line = '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": ' + "9" * 5000 + "}"
-    with pytest.raises(UploadRefused) as refused:
-        parse(line.encode(), "application/x-ndjson", NOW)
-    assert [one.message for one in refused.value.problems] == ["This line has a number that is out of range."]
+    assert [one.message for one in problems(line, NDJSON)] == ["This line has a number that is out of range."]
 
 
 def test_an_upload_without_rows_is_refused() -> None:
     assert faults(HEADER) == [(1, "REQUIRED")]
-    assert faults(b"", "application/x-ndjson") == [(1, "REQUIRED")]
+    assert faults(b"", NDJSON) == [(1, "REQUIRED")]
 
 
 @pytest.mark.parametrize(
@@ -184,9 +247,8 @@ def test_a_wrong_row_is_told_with_its_line(row: str, code: str) -> None:
     ],
 )
 def test_a_wrong_cell_is_told_with_its_column(row: str, message: str) -> None:
-    with pytest.raises(UploadRefused) as caught:
-        from_csv(f"meter_number,start_at,consumption,quality\n{row}\n")
-    assert [one.message for one in caught.value.problems] == [message]
+    found = problems(f"meter_number,start_at,consumption,quality\n{row}\n")
+    assert [one.message for one in found] == [message]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +278,7 @@ def test_a_wrong_cell_is_told_with_its_column(row: str, message: str) -> None:
 def test_a_wrong_line_of_ndjson_is_told(row: Any, code: str) -> None:
     good = orjson.dumps({**ROW, "start_at": "2024-04-30T00:00:00Z"}).decode()
     line = row if isinstance(row, str) else orjson.dumps(row).decode()
-    assert faults(f"{good}\n\n{line}\n", "application/x-ndjson") == [(3, code)]
+    assert faults(f"{good}\n\n{line}\n", NDJSON) == [(3, code)]
 
 
 def test_all_faults_are_told_up_to_a_hundred() -> None:
@@ -255,7 +317,7 @@ def test_a_channel_has_readings_of_its_own() -> None:
     upload = from_csv(
         "meter_id,start_at,consumption,channel\nmtr_1,2024-05-01T00:00:00Z,1,EXPORT\nmtr_1,2024-05-01T00:00:00Z,2,\n"
     )
-    assert {key: found[START].micro_kwh for key, found in upload.readings.items()} == {
+    assert {key: found[0].micro_kwh for key, found in readings(upload).items()} == {
         ("id", "mtr_1", ReadingChannel.EXPORT): 1_000_000,
         ("id", "mtr_1", IMPORT): 2_000_000,
     }
@@ -264,3 +326,140 @@ def test_a_channel_has_readings_of_its_own() -> None:
     assert faults("meter_id,start_at,consumption,channel\nmtr_1,2024-05-01T00:00:00Z,1,export\n") == [
         (2, "INVALID")
     ]
+
+
+STARTS = st.integers(-60, 60).map(
+    lambda number: datetime(2024, 5, 1, tzinfo=UTC) + number * timedelta(minutes=30)
+)
+START_TEXTS = st.builds(
+    lambda start, form: start.strftime(form),
+    STARTS,
+    st.sampled_from(
+        ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%dT%H:%M:%S.000Z", "%Y-%m-%dT%H:%M:%S+00:00"]
+    ),
+)
+AMOUNTS = st.decimals(0, 10**9 - 1, places=6).map(lambda amount: f"{amount:f}") | st.sampled_from(
+    ["0", "1.5", "0.25", "12", "007.10", "999999999.999999", "1000000000", "0.000001"]
+)
+METERS = st.sampled_from(["mtr_1", "mtr_2"])
+NUMBERS = st.sampled_from(["2499999999991", "00 111 222 2499999999991", "3938424403"])
+USUAL = {
+    "meter_id": METERS,
+    "start_at": START_TEXTS,
+    "consumption": AMOUNTS,
+    "quality": st.sampled_from(["ACTUAL", "ESTIMATED"]),
+    "channel": st.sampled_from(["IMPORT", "EXPORT"]),
+}
+ODD = st.sampled_from(
+    ["", " ", " 1.5 ", "x", "-1", "-0", "+1", "1.", ".5", "1e3", "1,5", "1_000", "1.0000000", "1" * 13, "1.2.3",
+     "\u0661", "nan", "inf", "2024-05-01T00:15:00Z", "2024-05-01T00:00:00.0009Z", "2024-05-01T00:00:00.001Z",
+     "2024-02-30T00:00:00Z", "2024-05-01T24:00:00Z", "2027-01-01T00:00:00Z", "1899-01-01T00:00:00Z", "2024-05-01",
+     "2024-05-01T00:00:00", "actual", " ACTUAL", "export", "mtr_1\n", "24\u00a099999999991", '"', "\r"]
+)  # fmt: skip
+ROWS = st.lists(st.fixed_dictionaries(USUAL), max_size=12)
+OPTIONAL = st.sets(st.sampled_from(["quality", "channel"]))
+
+
+def changed(rows: list[dict[str, Any]], changes: list[tuple[int, str, Any]]) -> list[dict[str, Any]]:
+    """The rows with some cells replaced."""
+    rows = [dict(row) for row in rows]
+    for at, name, value in changes:
+        if at < len(rows):
+            rows[at][name] = value
+    return rows
+
+
+def changes_of(*values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[int, str, Any]]]:
+    names = st.sampled_from([*USUAL, "meter_number"])
+    return st.lists(st.tuples(st.integers(0, 11), names, st.one_of(*values)), max_size=3)
+
+
+@given(ROWS, changes_of(ODD, NUMBERS), OPTIONAL, st.sampled_from(["\n", "\r\n", "\r", "\n\n"]), st.booleans())
+def test_any_csv_has_the_same_result_by_columns_and_by_rows(
+    rows: list[dict[str, Any]],
+    changes: list[tuple[int, str, Any]],
+    left_out: set[str],
+    line_end: str,
+    is_quoted: bool,
+) -> None:
+    names = [name for name in (*USUAL, "meter_number") if name not in left_out]
+    text = io.StringIO()
+    quoting = csv.QUOTE_ALL if is_quoted else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator=line_end, quoting=quoting)
+    writer.writeheader()
+    writer.writerows(changed(rows, changes))
+    parsed(text.getvalue())
+
+
+JSON_ODD = (
+    st.none() | st.booleans() | st.integers(-3, 10**13) | st.floats() | st.just([]) | st.just({"a": []})
+)
+
+
+@given(
+    ROWS,
+    changes_of(ODD, NUMBERS, JSON_ODD, st.decimals(0, 99)),
+    OPTIONAL,
+    st.sampled_from(["\n", "\r\n", "\n\n"]),
+)
+def test_any_ndjson_has_the_same_result_by_columns_and_by_rows(
+    rows: list[dict[str, Any]], changes: list[tuple[int, str, Any]], left_out: set[str], line_end: str
+) -> None:
+    kept = [{name: one for name, one in row.items() if name not in left_out} for row in rows]
+    lines = (json.dumps(row, default=Digits) for row in changed(kept, changes))
+    parsed("".join(line + line_end for line in lines), NDJSON)
+
+
+class Digits(float):
+    """A decimal that JSON shows with its digits."""
+
+    def __init__(self, value: Decimal) -> None:
+        self._text = f"{value:f}"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "meter_id,start_at,consumption\nmtr_1,2024-05-01T00:00:00Z,1.5\n",
+        "meter_id,start_at,consumption,quality,channel\r\nmtr_1,2024-05-01T00:00:00.000Z,1.5,,EXPORT\r\n\r\n",
+        (
+            '"channel","quality","consumption","start_at","meter_number"\n'
+            '"IMPORT","ESTIMATED","0","2024-05-01T00:30+00:00","2499999999991"\n'
+            '"","ACTUAL","1.000001","2024-05-01T00:00Z","00111222 2499999999991"'
+        ),
+    ],
+)
+def test_usual_csv_is_parsed_by_columns(text: str) -> None:
+    assert finished(parse_columns(text.encode(), CSV, NOW)) == from_csv(text)
+
+
+@pytest.mark.parametrize("consumption", ["1.5", 2, Decimal("0.25")])
+def test_usual_ndjson_is_parsed_by_columns(consumption: Any) -> None:
+    text = json.dumps({**ROW, "consumption": consumption}, default=Digits)
+    assert finished(parse_columns(text.encode(), NDJSON, NOW)) == from_ndjson(text)
+
+
+def test_rows_in_any_order_are_parsed_by_columns() -> None:
+    text = HEADER + "".join(
+        f"mtr_{at % 3},2024-05-0{at % 4 + 1}T0{at % 7}:00:00Z,{at},{'ESTIMATED' if at % 5 else ''}\n"
+        for at in range(84)
+    )
+    assert finished(parse_columns(text.encode(), CSV, NOW)) == from_csv(text)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "mtr_1,2024-05-01T00:00:00Z,1000000000,",
+        "mtr_1, 2024-05-01T00:00:00Z,1,",
+        "mtr_1,2024-05-01T00:00:00Z,-0,",
+        'mtr_1,2024-05-01T00:00:00Z,1,"ACTUAL\n"',
+    ],
+)
+def test_unusual_rows_are_accepted_row_by_row(row: str) -> None:
+    with pytest.raises(UNUSUAL):
+        finished(parse_columns(f"{HEADER}{row}\n".encode(), CSV, NOW))
+    assert from_csv(f"{HEADER}{row}\n").count == 1

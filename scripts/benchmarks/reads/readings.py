@@ -1,7 +1,11 @@
-"""Readings: how many half-hours a second go in, by mutation and by file."""
+"""Readings: how many half-hours a second go in, by mutation and by file, and what files cost others."""
 
+import csv
+import gzip
+import io
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +16,12 @@ from scripts.benchmarks.harness.machine import BenchError
 from scripts.benchmarks.harness.report import Figure
 from scripts.benchmarks.harness.run import Revision, Run, interleaved
 from scripts.benchmarks.harness.servers import Product, uvicorn, voltwire
+from scripts.benchmarks.reads.beside_uploads import beside_uploads
 
 IDIOMATIC = "idiomatic Strawberry + SQLModel"
+LOOP = "csv.DictReader + Decimal, nothing stored"
 APP = "scripts.benchmarks.baselines.readings_app:app"
+BARS, LOOP_BAR = (8.0, 20.0), 0.4
 
 
 async def run_readings(run: Run) -> None:
@@ -57,8 +64,18 @@ class Stretches:
         return await rate(self.readings, lambda: self.api.record(body))
 
     async def by_file(self) -> float:
-        file = csv_gzip(self.meters, next(self.by_rows), self.rows_each)
+        file = self.next_file()
         return await rate(self.rows_each * len(self.meters), lambda: self.api.upload(file))
+
+    async def by_loop(self) -> float:
+        """Rows a second of the plainest loop over such a file, in this process."""
+        text = gzip.decompress(self.next_file()).decode()
+        started = time.perf_counter()
+        done = sum(1 for row in csv.DictReader(io.StringIO(text)) if Decimal(row["consumption"]))
+        return done / (time.perf_counter() - started)
+
+    def next_file(self) -> bytes:
+        return csv_gzip(self.meters, next(self.by_rows), self.rows_each)
 
 
 async def on_database(run: Run, database: str, database_url: str | None, baseline_url: str) -> None:
@@ -77,10 +94,13 @@ async def on_database(run: Run, database: str, database_url: str | None, baselin
             body = record_body("mtr_1", next(theirs), sizes.baseline_readings)
             return await rate(sizes.baseline_readings, lambda: plain.record(body))
 
-        by_mutation, by_file, base = await interleaved(
-            sizes.rounds, ours.by_mutation, ours.by_file, by_baseline
+        by_mutation, by_file, base, by_loop = await interleaved(
+            sizes.rounds, ours.by_mutation, ours.by_file, by_baseline, ours.by_loop
         )
-    report(run, database, IDIOMATIC, (by_mutation, base), (by_file, base))
+        report(run, database, IDIOMATIC, (by_mutation, base), (by_file, base), bars=BARS)
+        title = f"readings a second by POST /readings, {database}"
+        run.report.add(Figure("readings", title, "", "higher", by_file, LOOP, by_loop, bar=LOOP_BAR))
+        await beside_uploads(run, database, product, ours.next_file, api.upload)
 
 
 async def on_database_against(
@@ -98,10 +118,17 @@ async def on_database_against(
     report(run, database, other.name, by_mutation, by_file)
 
 
-def report(run: Run, database: str, beside: str, *sides: Sequence[list[float]]) -> None:
-    for name, (ours, theirs) in zip(("recordReadings", "POST /readings"), sides, strict=True):
+def report(
+    run: Run,
+    database: str,
+    beside: str,
+    *sides: Sequence[list[float]],
+    bars: Sequence[float | None] = (None, None),
+) -> None:
+    names = ("recordReadings", "POST /readings")
+    for name, (ours, theirs), bar in zip(names, sides, bars, strict=True):
         title = f"readings a second by {name}, {database}"
-        run.report.add(Figure("readings", title, "", "higher", ours, beside, theirs))
+        run.report.add(Figure("readings", title, "", "higher", ours, beside, theirs, bar=bar))
 
 
 async def rate(expected: int, send: Callable[[], Awaitable[int]]) -> float:

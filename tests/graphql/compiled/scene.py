@@ -127,7 +127,9 @@ async def _customer(world: World, admin: Actor, chance: random.Random, number: i
         (clock.start_of_uk_day(start) + n * clock.HALF_HOUR, n * 1_234_567, n % 7 == 0) for n in range(60)
     ]
     async with world.database.transaction() as session:
-        await run_script(session, readings.record(session, admin, made[0].id, half_hours))
+        await run_script(
+            session, readings.record(session, admin, made[0].id, readings.validate_readings(half_hours))
+        )
     return customer.id
 
 
