@@ -1,5 +1,5 @@
 """Checks what linters do not: circles of files, modules named in strings, modules outside the layers, full folders,
-and how docstrings begin.
+long files, and how docstrings begin.
 
 `python scripts/house.py [ROOT]` prints each finding as `file:line: what is wrong; what to do`, and exits with 1 if
 there is any.
@@ -18,6 +18,9 @@ PACKAGE: Final = "app"
 READ: Final = ("app", "tests", "scripts")
 FULL: Final = 25
 """Files that a folder may hold."""
+LONGEST: Final = 400
+"""Lines that a file may have; a migration, which is never changed, may have more."""
+MIGRATIONS: Final = "versions"
 
 BEGINNING: Final = re.compile(r"\W*(what|who|whoever|one|those)\b", re.IGNORECASE)
 LAZY: Final = re.compile(rf"{PACKAGE}\.(\w+)\.graphql\w*")
@@ -74,6 +77,7 @@ def findings(root: Path) -> list[Finding]:
     shown = _descriptions(root)
     for path in _files(root):
         found += _beginnings(root, path, shown)
+        found += _long_file(root, path)
     return sorted(found)
 
 
@@ -238,6 +242,13 @@ def _full_folders(root: Path) -> Iterator[Finding]:
                 place = str(folder.relative_to(root))
                 text = f"{count} files in one folder, more than {FULL}; divide it by what its files are about"
                 yield Finding(place, 1, text)
+
+
+def _long_file(root: Path, path: Path) -> Iterator[Finding]:
+    count = path.read_bytes().count(b"\n")
+    if count > LONGEST and path.parent.name != MIGRATIONS:
+        text = f"{count} lines in one file, more than {LONGEST}; give each of its ideas a file"
+        yield Finding(str(path.relative_to(root)), LONGEST + 1, text)
 
 
 def _descriptions(root: Path) -> set[str]:

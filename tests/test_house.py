@@ -147,6 +147,14 @@ def test_a_full_folder_is_found(tree: Path, folder: str) -> None:
     )
 
 
+def test_a_long_file_is_found(tree: Path) -> None:
+    write(tree, {"app/core/clock.py": "NOW = 1\n" * 400, "app/db/versions/first.py": "\n" * 500})
+    assert house(tree) == (0, [])
+    write(tree, {"tests/test_clock.py": "NOW = 1\n" * 401})
+    told = "tests/test_clock.py:401: 401 lines in one file, more than 400; give each of its ideas a file"
+    assert house(tree) == (1, [told])
+
+
 @pytest.mark.parametrize(
     ("source", "line", "word"),
     [
