@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from app.core.settings import Network
 from app.graphql.http.addresses import network_of
+from app.server.refusals import refusal
 
 LOGGED_EVERY: Final = 60.0
 """Seconds between two lines in the log about the same limit."""
@@ -22,17 +23,15 @@ LOGGED_EVERY: Final = 60.0
 log = structlog.get_logger(__name__)
 
 
-class LimitReached(NamedTuple):
-    """The answer to a connection beyond a limit."""
-
-    status: bytes
-    sentence: bytes
-
-
-ADDRESS_IS_FULL: Final = LimitReached(
-    b"429 Too Many Requests", b"Too many connections from this address; close some, or wait.\n"
+RETRY_LATER: Final = b"retry-after: 30\r\n"
+ADDRESS_IS_FULL: Final = refusal(
+    b"429 Too Many Requests",
+    b"Too many connections from this address; close some, or wait.\n",
+    RETRY_LATER,
 )
-PROCESS_IS_FULL: Final = LimitReached(b"503 Service Unavailable", b"Too many connections; try again.\n")
+PROCESS_IS_FULL: Final = refusal(
+    b"503 Service Unavailable", b"Too many connections; try again.\n", RETRY_LATER
+)
 
 
 class Connections:
@@ -47,14 +46,14 @@ class Connections:
         self._total = total
         self._by_network: Counter[str] = Counter()
         self._open = 0
-        self._logged_at: dict[LimitReached, float] = {}
+        self._logged_at: dict[bytes, float] = {}
         self._is_exempt = lru_cache(4096)(lambda host: _is_in(host, exempt))
 
     def __len__(self) -> int:
         return self._open
 
-    def enter(self, host: str) -> LimitReached | None:
-        """Counts one more connection from this address, or gives the limit that it exceeds."""
+    def enter(self, host: str) -> bytes | None:
+        """Counts one more connection from this address, or gives the answer to one that exceeds a limit."""
         limit = self._limit_reached(host)
         if limit is None:
             self._open += 1
@@ -71,14 +70,14 @@ class Connections:
         if not self._by_network[network]:
             del self._by_network[network]
 
-    def _limit_reached(self, host: str) -> LimitReached | None:
+    def _limit_reached(self, host: str) -> bytes | None:
         if self._open >= self._total:
             return PROCESS_IS_FULL
         if self._by_network[network_of(host)] >= self._per_address and not self._is_exempt(host):
             return ADDRESS_IS_FULL
         return None
 
-    def _log(self, limit: LimitReached, host: str) -> None:
+    def _log(self, limit: bytes, host: str) -> None:
         """Logs once in a while: a flood of connections must not flood the log."""
         now = time.monotonic()
         if now - self._logged_at.get(limit, -LOGGED_EVERY) < LOGGED_EVERY:

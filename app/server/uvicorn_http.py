@@ -5,7 +5,7 @@ uvicorn bounds idle connections only: see `./scripts/bench hostile`. It leans on
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from app.graphql.http.tcp_progress import StallTimer, tcp_progress
 from app.live.scope_extensions import TRANSPORT
-from app.server.connections import Connections, LimitReached
+from app.server.connections import Connections
 from app.server.refusals import INVALID, NOT_ONE_HOST, TOO_LONG, TOO_SLOW, refusal
 from app.server.upgrade import usual_upgrade
 from app.server.uvicorn_websockets import FrameProtocol
@@ -106,7 +106,8 @@ class HttpProtocol(HttpToolsProtocol):
     _dropped = 0
     # The answer to the last request, when those before it are answered.
     _refusal: bytes | None = None
-    _counted_host: str | None = None
+    # Ends the count of this connection, if it is counted.
+    _uncount: Callable[[], None] | None = None
     # The request that is being answered; uvicorn's `cycle` is the latest one.
     _running: RequestResponseCycle | None = None
 
@@ -127,11 +128,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow: _Flow = _Flow(transport)
         host = self.client[0] if self.client else ""
-        limit = None if self._counter is None else self._counter.enter(host)
-        if limit is not None:
-            self._reject(limit)
-            return
-        self._counted_host = host
+        if self._counter is not None:
+            refused = self._counter.enter(host)
+            if refused is not None:
+                self.transport.write(refused)
+                self.transport.close()
+                return
+            self._uncount = partial(self._counter.leave, host)
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -161,8 +164,8 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         self._stop_check_timer()
-        if self._counted_host is not None:
-            self._left(self._counted_host)
+        if self._uncount is not None:
+            self._uncount()
         if self._is_answering():
             # uvicorn tells only the latest request.
             self._disconnect()
@@ -183,13 +186,9 @@ class HttpProtocol(HttpToolsProtocol):
         # The parser and this object refer to each other, and would wait for the garbage collector.
         self.parser = None  # type: ignore[assignment]
         successor = self.transport.get_protocol()
-        if (
-            isinstance(successor, FrameProtocol)
-            and self._counter is not None
-            and self._counted_host is not None
-        ):
+        if isinstance(successor, FrameProtocol):
             # Nothing of this protocol, or it would live with its request as long as the socket.
-            successor.on_lost = partial(self._counter.leave, self._counted_host)
+            successor.on_lost = self._uncount
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -349,14 +348,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.pipeline.popleft()
         self._begin(in_head=False, in_body=False)
         self._refusal, self._drops_input = answer, True
-
-    def _reject(self, limit: LimitReached) -> None:
-        self.transport.write(refusal(limit.status, limit.sentence, b"retry-after: 30\r\n"))
-        self.transport.close()
-
-    def _left(self, host: str) -> None:
-        if self._counter is not None:
-            self._counter.leave(host)
 
     def _close_later(self) -> None:
         """Closes an answered connection after a while.

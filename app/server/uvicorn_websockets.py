@@ -119,8 +119,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def _read_on(self) -> None:
         """Takes the next part of the unread input, unless the application still has a message to take."""
-        if self.disconnected or self._has_message():
-            # `receive` goes on.
+        if self.disconnected or self.read_paused:
+            # uvicorn reads nothing while the application has a message to take, after which `receive` goes on.
             return
         if self.conn.parser_exc is not None:
             # Left unread, what comes behind would reset the connection, and the peer would not see why it is closed.
@@ -131,17 +131,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         super().data_received(part)
         if self._unread:
             self.loop.call_soon(self._read_on)
-        elif not self._has_message():
+        elif not self.read_paused:
             self._resume_reading()
 
     def _resume_reading(self) -> None:
         # A transport that is closed refuses it.
         if not self.transport.is_closing():
             self.transport.resume_reading()
-
-    def _has_message(self) -> bool:
-        """Whether a message waits for the application, until which uvicorn reads nothing."""
-        return self.read_paused
 
     async def receive(self) -> "ASGIReceiveEvent":
         message = await self.queue.get()
@@ -208,15 +204,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         """Closes, whether or not the peer takes anything now."""
         if self.is_over:
             return
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+        self._end(code, reason)
         self._close_later()
-        self._abort_later()
 
     def handle_connect(self, event: "Request") -> None:
         super().handle_connect(event)
@@ -264,15 +254,19 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             return
         close = self.conn.close_sent
         assert close is not None  # noqa: S101 - whatever is broken was answered with one
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
+        self._end(close.code, close.reason)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    def _end(self, code: int, reason: str) -> None:
+        """Sends the close that websockets has made, tells the application, and reads on for the peer's answer."""
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
         self._abort_later()
 
     def pause_writing(self) -> None:
