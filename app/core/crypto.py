@@ -47,10 +47,7 @@ class Keyring:
     def verifies(self, purpose: str, message: bytes, signature: bytes) -> bool:
         """Whether one of the keys made this signature; in constant time for each key."""
         return len(signature) >= 16 and any(
-            hmac.compare_digest(
-                hmac.digest(_derive(key, purpose), message, "sha256")[: len(signature)], signature
-            )
-            for key in self._keys
+            hmac.compare_digest(one, signature) for one in self.signatures(purpose, message, len(signature))
         )
 
     def seal(self, purpose: str, message: bytes, context: bytes) -> bytes:

@@ -26,7 +26,7 @@ from app.graphql.context import Context, Info
 from app.graphql.filters import Filter, compared, values
 from app.graphql.lazy_types import FoundOnce
 from app.graphql.nodes import Node, find, row_type
-from app.graphql.pagination import Connection, PageRequest, page_of, page_request
+from app.graphql.pagination import Connection, PageRequest, page_of, page_request, paged
 from app.graphql.root_fields import by_id
 from app.graphql.scalars import Long
 
@@ -154,6 +154,27 @@ async def _page_of_events(
     return Connection.of(page, lambda row: show_event(context, row, epoch, viewer))
 
 
+async def _events(self: Any, info: Info, filter: EventFilter | None = None, **page: Any) -> Any:
+    context, viewer, keyring = info.context, info.context.viewer, info.context.services.keyring
+    # The beginning and end of the log decide whether a cursor is valid.
+    has_cursor = page["after"] is not None or page["before"] is not None
+    stream = await stream_of(context, viewer) if has_cursor else None
+
+    def decoded(cursor: str, argument: str) -> int:
+        assert stream is not None  # noqa: S101 - read above for any cursor
+        return cursors.decode(keyring, stream, cursor, argument)
+
+    request = page_request(**page, key=decoded)
+    return await connection(
+        info,
+        EventRecord,
+        request,
+        filter,
+        key="sequence",
+        uncompiled=lambda: _page_of_events(context, viewer, request, filter),
+    )
+
+
 @strawberry.type
 class EventStream:
     """The ends of the account's event log."""
@@ -200,34 +221,8 @@ class EventQueries:
     event: Event | None = by_id(EventRecord)
     """The event with this id; null if there is none, or it is past retention."""
 
-    @strawberry.field
-    async def events(
-        self,
-        info: Info,
-        first: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        before: str | None = None,
-        filter: EventFilter | None = None,
-    ) -> Connection[Event]:
-        """The log, oldest first."""
-        context, viewer, keyring = info.context, info.context.viewer, info.context.services.keyring
-        # The beginning and end of the log decide whether a cursor is valid.
-        stream = None if after is None and before is None else await stream_of(context, viewer)
-
-        def decoded(cursor: str, argument: str) -> int:
-            assert stream is not None  # noqa: S101 - read above for any cursor
-            return cursors.decode(keyring, stream, cursor, argument)
-
-        request = page_request(first, after, last, before, decoded)
-        return await connection(  # type: ignore[no-any-return]
-            info,
-            EventRecord,
-            request,
-            filter,
-            key="sequence",
-            uncompiled=lambda: _page_of_events(context, viewer, request, filter),
-        )
+    events: Connection[Event] = strawberry.field(resolver=paged(_events, EventFilter))
+    """The log, oldest first."""
 
     @strawberry.field
     async def event_stream(self, info: Info) -> EventStream:

@@ -111,14 +111,14 @@ class Once:
             )
         if row.payload_encrypted is None:
             return None
-        return _restore(orjson.loads(self.keyring.decrypt(row.payload_encrypted)))
+        stored = orjson.loads(self.keyring.decrypt(row.payload_encrypted))
+        return {name: _restored(value) for name, value in stored.items()}
 
     def _store(self, result: Result) -> Script[None]:
-        payload = self.keyring.encrypt(orjson.dumps(_snapshot(result)).decode())
-        yield (
-            _STORE,
-            {**self._place, "payload_encrypted": payload, "customer_id": _customer_of(result)},
-        )
+        stored = {name: _stored(value) for name, value in result.items()}
+        payload = self.keyring.encrypt(orjson.dumps(stored).decode())
+        values = {"payload_encrypted": payload, "customer_id": _customer_of(result)}
+        yield _STORE, self._place | values
 
 
 def key_of(input: Any) -> str | None:
@@ -157,10 +157,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _snapshot(result: Result) -> dict[str, Any]:
-    return {name: _stored(value) for name, value in result.items()}
-
-
 def _customer_of(result: Result) -> str | None:
     """The id of the customer that a row of the result is, or belongs to."""
     rows = [value for value in result.values() if isinstance(value, SQLModel)]
@@ -176,10 +172,6 @@ def _stored(value: Any) -> Any:
     if isinstance(value, date | enum.Enum):
         raise TypeError(f"a payload cannot store {value!r}")
     return value
-
-
-def _restore(stored: dict[str, Any]) -> Result:
-    return {name: _restored(value) for name, value in stored.items()}
 
 
 def _restored(value: Any) -> Any:

@@ -1,12 +1,13 @@
 """The request of a subscription to `events`: where it begins, its filter, and the key that equal requests share."""
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from graphql import FieldNode, GraphQLResolveInfo, NameNode, VariableNode, Visitor, visit
+from graphql import FieldNode, GraphQLResolveInfo, VariableNode, Visitor, visit
 from graphql.execution.values import get_argument_values
 from strawberry.utils.str_converters import to_snake_case
 
@@ -16,8 +17,6 @@ from app.graphql.engine import Engine
 from app.graphql.filters import require_few
 from app.graphql.prepared_operation import PreparedOperation
 
-# How often a document names each of its variables: the definition counts as one.
-_uses: WeakKeyDictionary[PreparedOperation, dict[str, int]] = WeakKeyDictionary()
 # The variable of the cursor, of documents that have been subscribed to.
 _cursor_variables: WeakKeyDictionary[PreparedOperation, str | None] = WeakKeyDictionary()
 
@@ -43,9 +42,9 @@ class SubscriptionRequest:
         arguments = get_argument_values(root.parent_type.fields[root.field_name], node, root.variable_values)
         kept = dict(root.variable_values.coerced)
         # The same whatever the variables are: validation refuses a root field under a condition.
-        cursor_variable = _cursor_variables[prepared] = _only_cursor(prepared, node)
-        if cursor_variable is not None:
-            kept.pop(cursor_variable, None)
+        if prepared not in _cursor_variables:
+            _cursor_variables[prepared] = _only_cursor(prepared, node)
+        kept.pop(_cursor_variables[prepared] or "", None)
         wanted = arguments.get("filter") or {}
         for name, values in wanted.items():
             require_few(name, values)
@@ -118,27 +117,22 @@ def _only_cursor(prepared: PreparedOperation, node: FieldNode) -> str | None:
     for argument in node.arguments or ():
         if argument.name.value == "after" and isinstance(argument.value, VariableNode):
             name = argument.value.name.value
-            return name if _uses_of(prepared).get(name) == 2 else None
+            counter = _Counter()
+            visit(prepared.document, counter)
+            # The definition of a variable names it as well.
+            return name if counter.uses[name] == 2 else None
     return None
 
 
-def _uses_of(prepared: PreparedOperation) -> dict[str, int]:
-    uses = _uses.get(prepared)
-    if uses is None:
-        counter = _Counter()
-        visit(prepared.document, counter)
-        uses = _uses[prepared] = counter.uses
-    return uses
-
-
 class _Counter(Visitor):
+    """Counts how often a document names each of its variables."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.uses: dict[str, int] = {}
+        self.uses: Counter[str] = Counter()
 
     def enter_variable(self, node: VariableNode, *_: Any) -> None:
-        name: NameNode = node.name
-        self.uses[name.value] = self.uses.get(name.value, 0) + 1
+        self.uses[node.name.value] += 1
 
 
 def _set(values: list[Any] | None) -> frozenset[str] | None:

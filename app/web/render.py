@@ -43,19 +43,15 @@ def page(
     """
     allowed = image and exact_source(image)
     html = render(template, image=image if allowed else None, **values)
-    return HTMLResponse(html, status, headers=page_headers(form_target, allowed))
+    targets = "'self'" if form_target is None else f"'self' {source(form_target)}"
+    images = f"; img-src {allowed}" if allowed else ""
+    return HTMLResponse(html, status, headers=_headers(f"form-action {targets}{images}"))
 
 
 def page_with_scripts(html: bytes) -> HTMLResponse:
     """A page that runs this server's scripts, which may call this server alone; its forms lead nowhere."""
     policy = "script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'none'"
     return HTMLResponse(html, headers=_headers(policy))
-
-
-def page_headers(form_target: str | None = None, image: str | None = None) -> dict[str, str]:
-    targets = "'self'" if form_target is None else f"'self' {source(form_target)}"
-    images = f"; img-src {image}" if image else ""
-    return _headers(f"form-action {targets}{images}")
 
 
 def _headers(policy: str) -> dict[str, str]:

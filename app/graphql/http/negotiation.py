@@ -13,13 +13,9 @@ def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
     if not accept:
         return offers[0]
     ranges = [_range(part) for part in parts_of(accept) if part.strip()]
-    best: tuple[float, int] = (0.0, 0)
-    chosen = None
-    for order, offer in enumerate(offers):
-        quality = _quality(offer, ranges)
-        if (quality > 0 and (quality, -order) > best) or (chosen is None and quality > 0):
-            chosen, best = offer, (quality, -order)
-    return chosen
+    qualities = [_quality(offer, ranges) for offer in offers]
+    best = max(qualities)
+    return offers[qualities.index(best)] if best > 0 else None
 
 
 def parts_of(header: str) -> list[str]:

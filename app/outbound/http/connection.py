@@ -21,6 +21,7 @@ LONGEST_HEAD = 64 * 1024
 WIRE_SHARE = 8
 """Bytes on the wire for each byte of a body that is kept: framing, such as chunks of one byte, counts as well."""
 
+INVALID = "The receiver did not answer in valid HTTP."
 _SWITCHING_PROTOCOLS = 101
 
 
@@ -145,13 +146,16 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             self.is_reusable = False
             if not self._is_complete:
-                self._break_off(NoAnswer("The receiver did not answer in valid HTTP."))
+                self._break_off(NoAnswer(INVALID))
+        answer = self._answer
         if self._is_complete:
             self._settle()
-        elif len(self._answer.body) > self._most or self._received > WIRE_SHARE * self._most + LONGEST_HEAD:
-            self._cut()
-        elif not self._answer.status and self._received > LONGEST_HEAD:
-            self._break_off(NoAnswer("The receiver did not answer in valid HTTP."))
+        elif not answer.status:
+            if self._received > LONGEST_HEAD:
+                self._break_off(NoAnswer(INVALID))
+        elif len(answer.body) > self._most or self._received > WIRE_SHARE * self._most + LONGEST_HEAD:
+            answer.is_cut = True
+            self._break_off(ExchangeFailed(f"The answer is longer than {self._most} bytes."))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_reusable = False
@@ -202,14 +206,6 @@ class HttpConnection(asyncio.Protocol):
             self.is_reusable = self._parser.should_keep_alive()
 
     # The end of an exchange
-
-    def _cut(self) -> None:
-        answer = self._answer
-        if not answer.status:
-            self._break_off(NoAnswer("The receiver did not answer in valid HTTP."))
-            return
-        answer.is_cut = True
-        self._break_off(ExchangeFailed(f"The answer is longer than {self._most} bytes."))
 
     def _break_off(self, reason: Exception) -> None:
         """End the exchange: with the answer so far if its head is complete, else with the reason as an error."""
