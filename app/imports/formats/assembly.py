@@ -84,11 +84,11 @@ class Assembly:
         self._refused_line = -1
 
     def refuse(self, line: int, code: str, message: str, column: int | None = None) -> None:
-        """A problem of a row, or of the value in a column, which counts from 1."""
+        """A problem of a row, or of the value in a column, which counts from 1; 0 is none."""
         if line != self._refused_line and line:
             self._refused_line = line
             self.counts.refused += 1
-        self.ready.append(Problem(line, column, self.file, code, message))
+        self.ready.append(Problem(line, column or None, self.file, code, message))
 
     def begins_in_time(self, line: int, first: int, present: int, column: int | None = None) -> bool:
         """Whether all half-hours of a row have begun; else it is refused."""

@@ -8,7 +8,7 @@ from app.imports.formats.assembly import Assembly
 from app.imports.formats.interface import MeterKey, Options, refused
 from app.imports.formats.meters import InvalidMeter, of_file
 from app.imports.formats.plausibility import LOWEST_SENTINEL, SENTINELS
-from app.imports.formats.values import BLANK, Amounts, converter, read_odd
+from app.imports.formats.values import BLANK, ODD, Amounts, converter, read_odd
 from app.imports.profiles.columns import Columns
 from app.imports.profiles.layouts import Layout
 from app.readings.enums import ReadingChannel
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
     category: str = ""
     is_estimated: bool = False
     filtered: str | None = None
-    problem: tuple[str, str, int] | None = None
+    problem: tuple[str, str, int | None] | None = None
 
 
 class Flags(dict[str, bool]):
@@ -87,20 +87,41 @@ class CellReader:
             self.assembly.refuse(line, error.code, str(error), at + 1)
             return -1
 
+    def named(self, line: int, column: int, cell: str) -> int:
+        """The number of a meter outside of a table; -1 where that is a problem, which is added."""
+        try:
+            return self.assembly.meters.number(cell, is_serial=False, is_number=self._layout.meter_is_number)
+        except InvalidMeter as error:
+            self.assembly.refuse(line, error.code, str(error), column + 1)
+            return -1
+
+    def amount(self, line: int, column: int, cell: str, kind: Kind) -> int:
+        """Millionths of a kWh in a cell; BLANK where it is blank or a problem, which is added."""
+        amount = self.amounts[cell]
+        if amount == ODD:
+            amount = self.odd(line, column, cell)
+        if amount >= 0 and self.needs_check(amount, kind):
+            amount = self.kwh(line, column, amount, kind)
+        return amount
+
     def kind(self, line: int, cells: Sequence[str]) -> Kind | None:
         """The meaning of the row; None where it is left out, which is counted, or a problem, which is added."""
         columns = self._columns
         if columns.quantity is None and columns.unit is None:
             return self.plain
-        key = (
+        return self.kind_of(
+            line,
             cells[columns.quantity] if columns.quantity is not None else "",
             cells[columns.unit] if columns.unit is not None else "",
         )
-        kind = self._kinds.get(key)
+
+    def kind_of(self, line: int, what: str, unit: str) -> Kind | None:
+        """The meaning of a quantity and a unit, as `kind`."""
+        kind = self._kinds.get((what, unit))
         if kind is None:
-            kind = self._kind(*key)
+            kind = self._kind(what, unit)
             if len(self._kinds) < _MAX_KINDS:
-                self._kinds[key] = kind
+                self._kinds[what, unit] = kind
         if kind.filtered is not None:
             filtered = self.assembly.counts.filtered
             name = kind.filtered if len(filtered) < _MAX_KINDS else "other"
@@ -166,20 +187,22 @@ class CellReader:
         return found
 
     def _kind(self, what: str, unit: str) -> Kind:
-        columns = self._columns
         channel, name, estimated = self.channel, self._unit, False
-        for at, text in ((columns.quantity, what), (columns.unit, unit)):
-            if at is None or not text.strip():
+        for said, text, at in (
+            ("quantity", what, self._columns.quantity),
+            ("unit", unit, self._columns.unit),
+        ):
+            if not text.strip():
                 continue
             found = quantities.quantity(text)
-            if found is None and at == columns.quantity and not self._layout.strict:
+            if found is None and said == "quantity" and not self._layout.strict:
                 flag = text.strip().lower()
                 estimated = estimated or flag in _ESTIMATED
                 continue
             if found is None:
-                code, said = ("UNKNOWN_UNIT", "unit") if at == columns.unit else ("INVALID", "quantity")
+                code = "UNKNOWN_UNIT" if said == "unit" else "INVALID"
                 message = f'There is no {said} "{text.strip()[:40]}" that is known here.'
-                return Kind(problem=(code, message, at + 1))
+                return Kind(problem=(code, message, None if at is None else at + 1))
             if found.filtered is not None:
                 return Kind(filtered=found.filtered)
             channel = found.channel.code if found.channel is not None else channel

@@ -33,11 +33,15 @@ class Unpacked:
 
     def __init__(self, limit: int = MAX_UNPACKED) -> None:
         self._limit = limit
-        self._bytes = 0
+        self._bytes: dict[str | None, int] = {}
+
+    def begin(self, name: str | None = None) -> None:
+        """A member is read from its beginning, perhaps once more."""
+        self._bytes[name] = 0
 
     def count(self, chunk: bytes, name: str | None = None) -> bytes:
-        self._bytes += len(chunk)
-        if self._bytes > self._limit:
+        self._bytes[name] += len(chunk)
+        if sum(self._bytes.values()) > self._limit:
             raise refused("LIMIT_REACHED", f"A file has at most {self._limit >> 20} MiB, unpacked.", 0, name)
         return chunk
 
@@ -76,6 +80,7 @@ def members(file: BinaryIO, unpacked: Unpacked) -> Iterator[Member]:
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, unpacked: Unpacked) -> Iterator[bytes]:
     """The bytes of a zip's member. Raises FileRefused where they are damaged, encrypted or too many."""
     name = shown(info.filename)
+    unpacked.begin(name)
     try:
         with archive.open(info) as member:
             while chunk := member.read(CHUNK):
@@ -93,12 +98,14 @@ def shown(name: str) -> str:
 
 def _plain(file: BinaryIO, unpacked: Unpacked) -> Iterator[bytes]:
     file.seek(0)
+    unpacked.begin()
     while chunk := file.read(CHUNK):
         yield unpacked.count(chunk)
 
 
 def _gunzip(file: BinaryIO, unpacked: Unpacked) -> Iterator[bytes]:
     file.seek(0)
+    unpacked.begin()
     packed = file.read(CHUNK)
     begin = True
     for _ in range(MAX_GZIP_MEMBERS):

@@ -1,4 +1,4 @@
-"""The hour that UK clocks show twice in October: its readings wait until the file is known."""
+"""October's day of 25 hours in rows: its readings wait until the file shows how it counts them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from app.imports.formats.interface import refused
 from app.imports.formats.uk_days import SLOTS, UkDays, clock_change
 
-MAX_WAITING: Final = 200_000
+MAX_WAITING: Final = 500_000
 
 
 class Resolved(NamedTuple):
@@ -69,3 +69,45 @@ class DoubledHours:
             for half_hour, one in zip(pair, waiting, strict=True):
                 yield Resolved(stream, half_hour - ended, one.amount, one.estimated, one.line, None)
         self._waiting = {}
+
+
+class LongDays:
+    """Settlement periods of days of 50. A file that has 48 of them and not the last two counts otherwise."""
+
+    def __init__(self, uk: UkDays) -> None:
+        self._uk = uk
+        self._waiting: dict[int, dict[int, Resolved]] = {}
+        self._days: dict[int, int] = {}
+        self._count = 0
+
+    def __contains__(self, stream: int) -> bool:
+        return stream in self._waiting
+
+    def add(self, stream: int, day: int, reading: Resolved) -> list[Resolved]:
+        """Keeps a reading. Returns those that wait no longer: of another day, or given twice."""
+        ready = self.resolve(stream) if self._days.get(stream, day) != day else []
+        self._days[stream] = day
+        waiting = self._waiting.setdefault(stream, {})
+        if reading.half_hour in waiting:
+            return [*ready, *self.resolve(stream), reading]
+        self._count += 1
+        if self._count > MAX_WAITING:
+            raise refused(
+                "LIMIT_REACHED", f"A file has at most {MAX_WAITING:,} readings that wait.", reading.line
+            )
+        waiting[reading.half_hour] = reading
+        return ready
+
+    def resolve(self, stream: int) -> list[Resolved]:
+        """The readings of a stream, with the sentence about them if its day has 48."""
+        waiting = self._waiting.pop(stream)
+        self._count -= len(waiting)
+        day = self._days.pop(stream)
+        first, count = self._uk.bounds(day)
+        if len(waiting) != SLOTS or max(waiting) >= first + SLOTS:
+            return list(waiting.values())
+        problem = clock_change(day, count, "this file has 48 of them")
+        return [one._replace(problem=problem) for one in waiting.values()]
+
+    def streams(self) -> list[int]:
+        return list(self._waiting)

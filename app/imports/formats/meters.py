@@ -79,6 +79,11 @@ def read(cell: str, is_serial: bool, is_number: bool) -> MeterKey:
     try:
         parsed = numbers.parse(text)
     except numbers.InvalidMeterNumber as error:
+        if is_number and not re.search("[0-9]{6}", re.sub("[ \u00a0-]", "", text)):
+            raise InvalidMeter(
+                "INVALID_METER_NUMBER",
+                f'"{text[:40]}" is no meter number: an MPAN has 13 digits, an MPRN 6 to 10.',
+            ) from None
         if is_number:
             raise InvalidMeter("INVALID_METER_NUMBER", f'"{text[:40]}": {error}') from None
         return MeterKey("serial", text)

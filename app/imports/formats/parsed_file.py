@@ -1,78 +1,29 @@
 """Opens a file of readings, whatever it is packed in, and reads it day by day."""
 
-from collections.abc import Iterator
-from itertools import chain
-from typing import BinaryIO, Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
 
 from app.imports.formats import containers
 from app.imports.formats.assembly import Assembly
 from app.imports.formats.containers import Member, Unpacked
-from app.imports.formats.day_table import DayTable
-from app.imports.formats.interface import Counts, MeterReadings, Options, Problem, refused
-from app.imports.formats.quantities import is_volume, unit
-from app.imports.formats.row_table import RowTable
-from app.imports.formats.tables import Row, Table
-from app.imports.formats.text import lines
+from app.imports.formats.interface import Counts, FileRefused, MeterReadings, Options, Problem, refused
+from app.imports.formats.sources import Source, TableSource, open_member
+from app.imports.formats.xlsx import Sheet, Workbook
 from app.imports.profiles.catalogue import PROFILES
-from app.imports.profiles.columns import DayColumns, RowColumns
-from app.imports.profiles.detection import detect, volumes, zone_of
-from app.imports.profiles.layouts import Days, Rows
 
+_NAMES: Final = tuple(one.name for one in PROFILES)
+_OTHER_FORMATS: Final = ("UNKNOWN_FORMAT", "AMBIGUOUS_FORMAT")
 
-class Rowwise(Protocol):
-    """A reader that takes one row after the other."""
-
-    def add(self, line: int, cells: list[str]) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class Source(Protocol):
-    """The opened content of a member: steps through it, while readings and problems appear in the assembly."""
-
-    profile: str
-    detection: str
-
-    def steps(self) -> Iterator[None]: ...
-
-
-class TableSource:
-    """A delimited text or a sheet whose header is known."""
-
-    def __init__(
-        self, rows: Iterator[Row], separator: str, name: str | None, options: Options, assembly: Assembly
-    ) -> None:
-        self._rows = rows
-        found = detect(rows, options, name)
-        self.profile = found.profile.name
-        self.detection = found.why
-        zone = options.timezone or zone_of(found)
-        comma = separator != ","
-        self._reader: Rowwise
-        if isinstance(found.layout, Days) and isinstance(found.columns, DayColumns):
-            self._reader = DayTable(
-                assembly, options, found.layout, found.columns, zone or "settlement", comma
-            )
-        elif isinstance(found.layout, Rows) and isinstance(found.columns, RowColumns):
-            self._reader = RowTable(assembly, options, found.layout, found.columns, zone, comma)
-        named = options.unit or found.columns.header_unit or found.layout.unit
-        if found.columns.unit is not None or is_volume(unit(named) or ""):
-            self.detection += f" {volumes(options)}"
-
-    def steps(self) -> Iterator[None]:
-        add = self._reader.add
-        for line, cells in self._rows:
-            add(line, cells)
-            yield
-        self._reader.finish()
-        yield
+Opener = tuple[str | None, Callable[[], Source]]
+"""The name of a part of the file, and its opening."""
 
 
 class ParsedFile:
     """A file whose format is known.
 
-    `profile` is its name and `detection` a sentence that says why it was taken; `counts` grow with the iteration, which
-    is possible once.
+    `profile` is its name and `detection` sentences that say why it was taken; `counts` grow with the iteration, which
+    is possible once. Of a workbook, the sheets without readings are passed over; of an archive, each file that cannot
+    be read is a problem.
     """
 
     def __init__(self, file: BinaryIO, options: Options) -> None:
@@ -82,8 +33,18 @@ class ParsedFile:
             )
         self._options = options
         self._assembly = Assembly(options)
-        self._members = containers.members(file, Unpacked())
-        self._name, self._source = self._open(next(self._members))
+        self._is_workbook = False
+        self._parts = self._openers(file)
+        self._refusals: list[Problem] = []
+        self._name: str | None = None
+        self._source = self._next()
+        if self._source is None:
+            first = (
+                self._refusals[0]
+                if self._refusals
+                else Problem(0, None, None, "UNKNOWN_FORMAT", "The file is empty.")
+            )
+            raise FileRefused(first)
         self.profile = self._source.profile
         self.detection = self._source.detection
 
@@ -93,33 +54,55 @@ class ParsedFile:
 
     def __iter__(self) -> Iterator[MeterReadings | Problem]:
         assembly, ready = self._assembly, self._assembly.ready
-        while True:
+        while self._source is not None:
+            yield from self._take_refusals()
             assembly.start(self._name)
             for _ in self._source.steps():
                 if ready:
                     yield from ready
                     ready.clear()
             assembly.flush()
-            following = next(self._members, None)
-            if following is None:
-                break
-            self._name, self._source = self._open(following)
+            self._source = self._next()
+        yield from self._take_refusals()
         assembly.finish()
         yield from ready
         ready.clear()
 
-    def _open(self, member: Member) -> tuple[str | None, Source]:
-        table = Table(lines(member.chunks(), member.name), member.name)
-        rows = iter(table)
-        first = next(rows, None)
-        if first is None:
-            raise refused("UNKNOWN_FORMAT", "The file is empty.", 0, member.name)
-        return member.name, TableSource(
-            chain([first], rows), table.separator, member.name, self._options, self._assembly
-        )
+    def _openers(self, file: BinaryIO) -> Iterator[Opener]:
+        unpacked = Unpacked()
+        archive = containers.workbook(file)
+        if archive is not None:
+            self._is_workbook = True
+            for sheet in Workbook(archive, unpacked).sheets():
+                yield sheet.name, self._sheet_opener(sheet)
+        else:
+            for member in containers.members(file, unpacked):
+                yield member.name, self._member_opener(member)
 
+    def _sheet_opener(self, sheet: Sheet) -> Callable[[], Source]:
+        return lambda: TableSource(sheet.rows(), ",", sheet.name, self._options, self._assembly)
 
-_NAMES: Final = tuple(one.name for one in PROFILES)
+    def _member_opener(self, member: Member) -> Callable[[], Source]:
+        return lambda: open_member(member, self._options, self._assembly)
+
+    def _next(self) -> Source | None:
+        """The next part that can be read; those before it are refused."""
+        for name, opened in self._parts:
+            try:
+                source = opened()
+            except FileRefused as error:
+                if error.problem.code not in _OTHER_FORMATS or name is None:
+                    raise
+                self._refusals.append(error.problem)
+                continue
+            self._name = name
+            return source
+        return None
+
+    def _take_refusals(self) -> Iterator[Problem]:
+        refusals, self._refusals = self._refusals, []
+        if not self._is_workbook:
+            yield from refusals
 
 
 def open_file(file: BinaryIO, options: Options) -> ParsedFile:

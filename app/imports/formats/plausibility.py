@@ -40,11 +40,9 @@ class Medians:
         """Adds the half-hours of a day. Returns the positions of those that may be impossible."""
         samples = self._samples.get(stream)
         if samples is None:
-            self._samples[stream] = array("q", [*amounts[:_SAMPLES], 0])
+            self._samples[stream] = array("q", [*amounts[:_SAMPLES], 0, 1])
         else:
-            turn = samples[-1]
-            samples[turn % (len(samples) - 1)] = amounts[turn * 7 % len(amounts)]
-            samples[-1] = turn + 1
+            self._sample(samples, amounts)
         top = max(amounts)
         if top <= ordinary:
             return []
@@ -53,9 +51,19 @@ class Medians:
             return []
         return [at for at, amount in enumerate(amounts) if amount > limit]
 
+    def _sample(self, samples: "array[int]", amounts: Sequence[int]) -> None:
+        """Replaces the oldest samples: a half of them on the second day, a third on the third, and at least one."""
+        place, days = samples[-2], samples[-1] + 1
+        size, length = len(samples) - 2, len(amounts)
+        taken = size // days or 1
+        for number in range(taken):
+            samples[place] = amounts[(number * length // taken + days * 7) % length]
+            place = (place + 1) % size
+        samples[-2], samples[-1] = place, days
+
     def median(self, stream: int) -> int:
         """Of what is above zero: export and generation are zero at night."""
-        return _median(self._samples[stream][:-1])
+        return _median(self._samples[stream][:-2])
 
     def is_impossible(self, stream: int, amount: int, ordinary: int) -> bool:
         """Decides once the file is known."""

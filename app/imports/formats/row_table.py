@@ -1,16 +1,17 @@
 """Reads tables with a row per half-hour of a meter."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from app.imports.formats.assembly import Assembly
 from app.imports.formats.cells import CellReader, Kind
 from app.imports.formats.dates import MAX_KNOWN, DateReader, Stamp, time_of_day
-from app.imports.formats.doubled_hour import DoubledHours
+from app.imports.formats.doubled_hour import DoubledHours, LongDays, Resolved
 from app.imports.formats.interface import Options, Zone
 from app.imports.formats.tables import MalformedLine
 from app.imports.formats.uk_days import UkDays, clock_change
-from app.imports.formats.values import BLANK, ODD
+from app.imports.formats.values import BLANK
 from app.imports.profiles.columns import RowColumns
 from app.imports.profiles.layouts import Rows
 from app.readings.packing import ALL, SLOTS
@@ -56,6 +57,7 @@ class RowTable:
         self._known: dict[str | tuple[str, str], int] = {}
         self._parts: dict[int, _Part] = {}
         self._doubled = DoubledHours(self._uk)
+        self._long = LongDays(self._uk)
         self._values = tuple(
             (channel.code if channel is not None else None, ats) for channel, ats in columns.values
         )
@@ -97,7 +99,12 @@ class RowTable:
                 columns.row_flag is not None and reader.flags[cells[columns.row_flag]]
             )
             stream = meter << 2 | (kind.channel if channel is None else channel)
-            if stamp is not None:
+            if stream in self._long and stamp is None:
+                self._take(self._long.resolve(stream))
+            if stamp is not None and columns.period is not None:
+                reading = Resolved(stream, half_hour, amount, estimated, line, None)
+                self._take(self._long.add(stream, stamp.label // SLOTS, reading))
+            elif stamp is not None:
                 last = self._parts[stream].last if stream in self._parts else None
                 self._doubled.add(stream, stamp.label, amount, estimated, line, last)
             elif self._assembly.begins_in_time(line, half_hour, 1, (columns.stamp or columns.date or 0) + 1):
@@ -105,17 +112,22 @@ class RowTable:
 
     def finish(self) -> None:
         """Ends the days that are open, and decides about the hour that comes twice in October."""
+        for stream in self._long.streams():
+            self._take(self._long.resolve(stream))
         for stream in list(self._parts):
             self._end_day(stream, self._parts[stream])
         last = {stream: part.last for stream, part in self._parts.items()}
-        for found in self._doubled.resolve(last, 1 if self._columns.ends else 0):
+        self._take(self._doubled.resolve(last, 1 if self._columns.ends else 0))
+        for stream, part in self._parts.items():
+            self._end_day(stream, part)
+        self._parts = {}
+
+    def _take(self, resolved: Iterable[Resolved]) -> None:
+        for found in resolved:
             if found.problem is not None:
                 self._assembly.refuse(found.line, "CLOCK_CHANGE", found.problem, self._stamp_column())
             elif self._assembly.begins_in_time(found.line, found.half_hour, 1, self._stamp_column()):
                 self._put(found.stream, found.half_hour, found.amount, found.estimated, found.line)
-        for stream, part in self._parts.items():
-            self._end_day(stream, part)
-        self._parts = {}
 
     def _put(self, stream: int, half_hour: int, amount: int, estimated: bool, line: int) -> None:
         day, slot = divmod(half_hour, SLOTS)
@@ -186,13 +198,9 @@ class RowTable:
         reader = self._cells
         total, found = 0, False
         for at in ats:
-            amount = reader.amounts[cells[at]]
-            if amount == BLANK:
+            if reader.amounts[cells[at]] == BLANK:
                 continue
-            if amount == ODD:
-                amount = reader.odd(line, at, cells[at])
-            if amount >= 0 and reader.needs_check(amount, kind):
-                amount = reader.kwh(line, at, amount, kind)
+            amount = reader.amount(line, at, cells[at], kind)
             if amount < 0:
                 return None
             total += amount
@@ -264,6 +272,8 @@ class RowTable:
         if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= 50:
             raise ValueError(f'has no settlement period from 1 to 50: "{cell.strip()[:20]}"')
         period = int(text)
+        if period <= count == 50:
+            return first + period - 1, Stamp(day * SLOTS, None)
         if period <= count:
             return self._remember(key, first + period - 1), None
         self._assembly.refuse(
@@ -292,4 +302,5 @@ class RowTable:
     def _stamp_column(self) -> int:
         columns = self._columns
         at = columns.stamp if columns.stamp is not None else columns.time
+        at = columns.period if columns.period is not None else at
         return (at if at is not None else columns.date or 0) + 1

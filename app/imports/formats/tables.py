@@ -31,11 +31,12 @@ class Table:
 
     def __init__(self, lines: Iterable[tuple[int, str]], name: str | None = None) -> None:
         rest = iter(lines)
-        sample = list(islice(rest, SAMPLE))
+        sample = list(islice((one for one in rest if one[1].strip()), SAMPLE))
         named = _NAMED.fullmatch(sample[0][1]) if sample else None
         if named is not None:
             del sample[0]
         self.separator = named[1] if named is not None else _separator([line for _, line in sample])
+        self.first_line = sample[0][1] if sample else ""
         self._name = name
         self._lines = chain(sample, rest)
 

@@ -16,6 +16,7 @@ from app.imports.profiles.layouts import Layout, Profile
 HEADER_LINES: Final = 15
 """Lines among which the header is looked for; the longest preamble known has nine."""
 _SHOWN, _SHOWN_LENGTH = 8, 40
+_SPOKEN: Final = {"kwh": "kWh", "wh": "Wh", "mwh": "MWh", "m3": "m³", "ft3": "ft³"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _why(found: Found, options: Options) -> str:
     units = (
         f'units as in column "{found.header.cells[columns.unit][:40]}"'
         if columns.unit is not None
-        else f"in {unit}"
+        else f"in {_SPOKEN.get(unit, unit)}"
     )
     return f"{said}, {units}."
 
