@@ -125,7 +125,7 @@ def _imports(module: Module, modules: dict[str, Module]) -> Iterator[Import]:
 
 
 def _absolute(module: Module, level: int, name: str) -> str:
-    """The full name of what the module calls by so many dots and a name."""
+    """The full name of a module that another one imports by `level` dots and a name."""
     if not level:
         return name
     parts = module.name.split(".")

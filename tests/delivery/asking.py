@@ -77,7 +77,7 @@ async def deliveries_of(world: World, destination_id: str) -> list[Delivery]:
 
 
 async def end_delivery(world: World, delivery_id: str, status: DeliveryStatus, attempts: int = 1) -> None:
-    """Set a delivery to a state after so many attempts."""
+    """Set a delivery to a state after `attempts` attempts."""
     at = clock.now()
     waits = status is DeliveryStatus.FAILED
     async with world.database.transaction() as session:

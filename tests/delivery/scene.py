@@ -54,7 +54,7 @@ class Points:
             self.on[name]()
 
     async def wait_for(self, name: str, count: int = 1) -> None:
-        """Wait until the failpoint was reached so many times."""
+        """Wait until the failpoint was reached `count` times."""
         async with asyncio.timeout(PATIENCE):
             while self.counts[name] < count:
                 await self.next()
@@ -130,7 +130,7 @@ class Scene:
         return subscription.id
 
     async def happen(self, account_id: str, count: int = 1, **data: Any) -> list[EventRecord]:
-        """Append the events of so many new customers."""
+        """Append the events of `count` new customers."""
         async with self.database.transaction() as session:
             for _ in range(count):
                 content = {**CUSTOMER_EXAMPLE, **data, "id": new_id("cus")}

@@ -31,7 +31,7 @@ async def test_redaction_reaches_every_event_of_the_customer_and_no_other(world:
 
 
 async def old_events(world: World, account_id: str, old: int, young: int) -> None:
-    """So many events past retention, then so many within it; beside the account's first, which is old as well."""
+    """Appends `old` events past retention, one of which is the account's first, then `young` events within it."""
     customer_id = new_id("cus")
     await append(world, account_id, *(received(customer_id, new_id("mtr")) for _ in range(old + young - 1)))
     async with world.database.transaction() as session:

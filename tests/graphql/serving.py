@@ -60,7 +60,7 @@ class Client:
         assert await self.hear() == {"type": "pong"}
 
     async def events(self, count: int) -> list[int]:
-        """The sequences of the next so many `next` messages."""
+        """The sequences of the next `count` messages."""
         return [(await self.hear())["payload"]["data"]["events"]["sequence"] for _ in range(count)]
 
     async def closed(self) -> tuple[int, str]:
@@ -108,7 +108,7 @@ class Serving:
             yield client
 
     async def subscriptions(self, count: int) -> None:
-        """Waits until so many are open."""
+        """Waits until `count` are open."""
         while self.connections.hub.subscriptions != count:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
 

@@ -98,7 +98,7 @@ class Receiver:
     async def wait_for(
         self, wanted: int | Callable[[Request], object], timeout: float = PATIENCE
     ) -> list[Request]:
-        """The requests, once there are so many, or those that match once one does. Raises `TimeoutError`."""
+        """The requests, once there are `wanted`, or those that match once one does. Raises `TimeoutError`."""
         return await self.requests.wait_for(wanted, timeout)
 
     def to(self, path: str) -> list[Request]:

@@ -93,7 +93,7 @@ class SmtpSink:
         self._thread.loop.call_soon_threadsafe(self._released.set)
 
     async def wait_for(self, wanted: int | Callable[[Mail], object], timeout: float = PATIENCE) -> list[Mail]:
-        """The mails, once there are so many, or those that match once one does. Raises `TimeoutError`."""
+        """The mails, once there are `wanted`, or those that match once one does. Raises `TimeoutError`."""
         return await self.mails.wait_for(wanted, timeout)
 
     def to(self, recipient: str) -> list[Mail]:

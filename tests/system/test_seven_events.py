@@ -107,7 +107,7 @@ class Scene:
         return next(self._next)
 
     async def deliveries(self, count: int, **which: Any) -> list[dict[str, Any]]:
-        """The deliveries that a filter takes, oldest first, once there are so many and none is waiting."""
+        """The deliveries that a filter takes, oldest first, once there are `count` and none is waiting."""
 
         async def look() -> list[dict[str, Any]] | None:
             nodes = (await self.api.data(DELIVERIES, filter=which))["deliveries"]["nodes"]

@@ -34,7 +34,7 @@ class Backlog(Copies):
         super().__init__(installation.database_url)
 
     async def commit_events(self, account_ids: Sequence[str], count: int) -> None:
-        """So many events of 1 KB in one commit, as many of each account. Nobody is told."""
+        """Commits `count` events of 1 KB of each account at once, without a notice to anybody."""
         async with self.engine.begin() as connection:
             for number, account_id in enumerate(sorted(account_ids)):
                 share = count // len(account_ids) + (number < count % len(account_ids))
@@ -54,7 +54,7 @@ class Backlog(Copies):
         await copy(connection, "events", count, changed, where, {"account_id": account_id})
 
     async def add_waiting(self, endpoint_id: str, count: int) -> None:
-        """So many deliveries to the endpoint that are due, copies of the one it has."""
+        """Adds `count` due deliveries to the endpoint, copies of the one it has."""
         changed = {
             "id": some_ids("dlv"),
             "event_id": some_ids("evt"),

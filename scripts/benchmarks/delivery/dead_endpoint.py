@@ -103,7 +103,7 @@ async def beside_dead(run: Run, checkout: Checkout, database_url: str) -> AsyncI
 
 
 async def delays(api: Api, receiver: Receiver, events: int) -> list[float]:
-    """For each of so many events, one after the other: the milliseconds from its commit to its receiver."""
+    """The milliseconds from the commit of each of some events to its receiver, one event after the other."""
     found = []
     for _ in range(events):
         receiver.expect(1)

@@ -13,7 +13,7 @@ from scripts.benchmarks.harness.run import Run, interleaved
 from scripts.benchmarks.harness.servers import Voltwire
 
 PAGE = 100
-# So many meters belong to one customer.
+# Meters of one customer.
 SHARED = 10
 
 QUERY = """query ($after: String) { meters(first: 100, after: $after) {
@@ -65,7 +65,7 @@ async def filled(run: Run, product: Voltwire) -> tuple[Target, str]:
 
 
 async def multiply(url: str, customer_id: str, meter_id: str, meters: int) -> None:
-    """So many meters more, each ten of one more customer, written straight into the database."""
+    """Writes more meters straight into the database, each ten of one more customer."""
     customers = some_ids("cus")
     stem = nth_id(customers, 0).removesuffix(str(FIRST))
     async with Copies(url) as copies:

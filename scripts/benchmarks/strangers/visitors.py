@@ -23,7 +23,7 @@ from scripts.benchmarks.harness.servers import Product
 from tests.services.ports import free_port
 
 SOCKETS, STREAMS = 60, 15
-# Of each kind, so many a second.
+# Requests of each kind in a second.
 CHANGES, QUERIES, STRANGERS = 5, 10, 10
 # As many read at once as the server has connections that read.
 READERS = 12

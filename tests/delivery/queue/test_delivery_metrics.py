@@ -87,7 +87,7 @@ async def test_attempts_are_timed_and_what_is_due_is_counted(tmp_path: Path, rec
 
 
 async def wait_for_an_hour(scene: Scene, receiver: Receiver, kind: str, count: int) -> None:
-    """Make so many deliveries of this kind that have been due for an hour."""
+    """Make `count` deliveries of this kind that have been due for an hour."""
     account = await scene.account()
     if kind == "transactional":
         mail = Mail("Your code", "It is 123456.", "<p>It is 123456.</p>")

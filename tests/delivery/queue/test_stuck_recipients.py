@@ -52,7 +52,7 @@ async def came(inbox: Inbox, *recipients: str) -> None:
 
 
 async def make_digests_due(scene: Scene, count: int) -> None:
-    """Wait until so many deliveries wait for a destination."""
+    """Make digests due, once `count` deliveries wait for one."""
 
     async def wait() -> bool:
         return len(await scene.deliveries(lane=Lane.DIGEST)) == count

@@ -41,7 +41,7 @@ PAGES: list[tuple[str, Callable[[list[str]], Any]]] = [
 async def customer_with(
     world: World, account: TestAccount, admin: Actor, count: int
 ) -> tuple[str, str, list[str]]:
-    """Makes a customer with so many meters, all covered by a consent; returns the ids."""
+    """Makes a customer with `count` meters, all covered by a consent; returns the ids."""
     customer = await make_customer(world, account, email=f"c{count}@example.com")
     ids = sorted(new_id("mtr") for _ in range(count))
     now = clock.now()

@@ -17,7 +17,7 @@ from tests.graphql.serving import Serving, serving
 from tests.support import TestAccount, World
 
 AT_ONCE = 320
-# So many requests an address may send at once.
+# Requests that an address may send at once.
 STRANGERS = 5
 CLIENT = HTTPConnection({"type": "http", "client": ("192.0.2.7", 1), "headers": []})
 

@@ -18,7 +18,7 @@ from tests.system.faults.rig import Incarnation, Rig, Victim
 async def live(
     rig: Rig, loads: Sequence[Load], victim: Victim, *, answers: int = 0, after: float | None = None
 ) -> Incarnation:
-    """Keep a server busy until it dies: by itself, or so many seconds after so many answers."""
+    """Keep a server busy until it dies: by itself, or `after` seconds after `answers` answers."""
     async with buried(rig, victim):
         if await victim.ready():
             using = [asyncio.create_task(load.run()) for load in loads]
@@ -64,7 +64,7 @@ async def buried(rig: Rig, victim: Victim) -> AsyncIterator[None]:
 
 
 async def _answered(loads: Sequence[Load], count: int) -> None:
-    """Until so many more mutations are answered."""
+    """Wait until `count` more mutations are answered."""
     wanted = sum(load.answers for load in loads) + count
     async with asyncio.timeout(PATIENCE):
         while sum(load.answers for load in loads) < wanted:  # noqa: ASYNC110 - several loads, no event of all

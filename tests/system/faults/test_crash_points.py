@@ -109,7 +109,7 @@ async def test_a_server_killed_while_it_trims_leaves_the_log_whole(rig: Rig) -> 
 
 
 async def happen(rig: Rig, tenant: Tenant, count: int) -> list[EventRecord]:
-    """So many customers are created, as far as the log is concerned; gives their events."""
+    """Append the events of `count` new customers, without their rows; gives the events."""
     async with rig.database.transaction() as session:
         for _ in range(count):
             content = {**CUSTOMER_EXAMPLE, "id": new_id("cus")}

@@ -82,7 +82,7 @@ class Audience:
     made: int = 0
 
     async def happen(self, events: int) -> None:
-        """So many events, by all processes in turn."""
+        """Make events by all processes in turn."""
         for number in range(events):
             await make_customer(self.apis[number % len(self.apis)])
         self.made += events

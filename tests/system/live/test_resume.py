@@ -65,7 +65,7 @@ class Writers:
         self._writing = [asyncio.create_task(self._write(api)) for api in apis]
 
     async def more(self, wanted: int = MEANWHILE) -> None:
-        """Return when so many more events were made."""
+        """Wait until `wanted` more events were made."""
         await self.made.wait_for(len(self.made) + wanted)
 
     async def stop(self) -> None:

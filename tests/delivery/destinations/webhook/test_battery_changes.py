@@ -66,7 +66,7 @@ class Beside:
         return beside
 
     async def happen(self, count: int = 1) -> list[EventRecord]:
-        """So many events in both accounts; those of the first, once the healthy endpoints have recorded theirs."""
+        """Events in both accounts; gives the first one's, once the healthy endpoints have recorded theirs."""
         for path, account in self.accounts.items():
             self.events[path] += await self.scene.happen(account, count)
         await self.scene.until(self._arrived)
@@ -85,7 +85,7 @@ class Beside:
 
 
 def having(scene: Scene, count: int, **values: Any) -> Callable[[], Any]:
-    """Whether there are so many deliveries with these values."""
+    """Whether there are `count` deliveries with these values."""
 
     async def condition() -> bool:
         return len(await scene.deliveries(**values)) >= count

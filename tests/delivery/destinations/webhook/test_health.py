@@ -32,7 +32,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 async def mails(scene: Scene, count: int) -> list[tuple[str, str]]:
-    """Subject and text of the mails that were sent, once there are so many."""
+    """Subject and text of the mails that were sent, once there are `count`."""
     await scene.points.wait_for("mail.sent", count)
     files = sorted((scene.services.settings.data_dir / "mail").glob("*.eml"))
     found: list[Any] = [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]
