@@ -26,6 +26,7 @@ from app.graphql.events import (
 )
 from app.graphql.nodes import Node, model_of
 from app.graphql.scalars import SCALARS
+from app.imports.graphql import ImportMutations, ImportQueries
 from app.meters.graphql import MeterQueries
 from app.meters.graphql_mutations import MeterMutations
 from app.readings.graphql import ReadingMutations, ReadingQueries
@@ -38,6 +39,7 @@ class Query(
     MeterQueries,
     ConsentQueries,
     ReadingQueries,
+    ImportQueries,
     EventQueries,
     WebhookQueries,
     EmailSubscriptionQueries,
@@ -59,6 +61,7 @@ class Mutation(
     MeterMutations,
     ConsentMutations,
     ReadingMutations,
+    ImportMutations,
     WebhookMutations,
     EmailSubscriptionMutations,
     DeliveryMutations,

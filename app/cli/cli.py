@@ -188,6 +188,55 @@ def trigger(
     _as_client(run)
 
 
+@app.command("import")
+def import_files(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Files of readings, folders of them, or patterns.")
+    ],
+    profile: Annotated[
+        str | None, typer.Option(metavar="P", help="The files' format; found from the content if left out.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be written, and what is wrong.")
+    ] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Write the good rows of a file that has wrong ones.")
+    ] = False,
+    customer: Annotated[
+        str | None, typer.Option(metavar="ID", help="The customer whose meters the files are of.")
+    ] = None,
+    create_missing: Annotated[
+        bool, typer.Option("--create-missing", help="Create the customer's meters that are not there.")
+    ] = False,
+    url: ServerUrl = "http://127.0.0.1:8000",
+    key: WritingKey = None,
+) -> None:
+    """Send files of readings and wait until they are in; exits with 0 only if everything is."""
+    from rich.console import Console
+
+    from app.cli.client import Address, Api
+    from app.cli.import_files import Importer, files_of
+
+    options = {
+        "profile": profile,
+        "dryRun": "true" if dry_run else None,
+        "onProblem": "skip" if skip else None,
+        "customerId": customer,
+        "createMissing": "true" if create_missing else None,
+    }
+    all_in = False
+
+    async def run() -> None:
+        nonlocal all_in
+        given = {name: value for name, value in options.items() if value is not None}
+        async with Api(Address.parse(url), key) as api:
+            all_in = await Importer(api, given).run(files_of(files), Console(), Console(stderr=True))
+
+    _as_client(run)
+    if not all_in:
+        sys.exit(1)
+
+
 @app.command(hidden=True)
 def schema(
     check: Annotated[

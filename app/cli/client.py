@@ -4,6 +4,7 @@
 """
 
 import ipaddress
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -82,19 +83,8 @@ class Api:
 
     async def ask(self, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
         """The data of an answer without errors. Raises ClientError for any other answer."""
-        try:
-            response = await self._http.post(
-                self.address.graphql, json={"query": query, "variables": variables or {}}
-            )
-        except httpx.TimeoutException:
-            raise ClientError(
-                f"{self.address.base} took longer than {ANSWER_WITHIN:.0f} s to answer; try again."
-            ) from None
-        except httpx.HTTPError as error:
-            raise ClientError(
-                f"Nothing answers at {self.address.base} ({str(error) or type(error).__name__}): start the server with "
-                "./scripts/serve, or say where it is with --url."
-            ) from None
+        content = {"query": query, "variables": variables or {}}
+        response = await self._send("POST", self.address.graphql, json=content)
         return self._data(response)
 
     async def change(self, mutation: str, selection: str, **values: Any) -> dict[str, Any]:
@@ -110,30 +100,72 @@ class Api:
             raise ClientError(f"{mutation} was refused: {reasons}")
         return payload
 
+    async def upload(self, content: bytes | AsyncIterator[bytes], **parameters: str) -> str:
+        """POST a file of readings; returns the id of its import. Raises ClientError."""
+        headers = {"content-type": "application/octet-stream"}
+        answer = await self._plain("POST", "/imports", content=content, params=parameters, headers=headers)
+        return str(answer["fileImportId"])
+
+    async def report_of(self, import_id: str, wait: int) -> dict[str, Any]:
+        """How an import stands, at the latest after so many seconds. Raises ClientError."""
+        return await self._plain("GET", f"/imports/{import_id}", params={"wait": wait})
+
+    async def _plain(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """The JSON of a plain route. Raises ClientError."""
+        response = await self._send(method, f"{self.address.base}{path}", **request)
+        answer = _json(response)
+        if not isinstance(answer, dict):
+            raise self._is_another(response)
+        if response.is_error:
+            raise ClientError(str(answer.get("message", f"HTTP {response.status_code}")))
+        return answer
+
+    async def _send(self, method: str, url: str, **request: Any) -> httpx.Response:
+        """The answer to a request with a good key and within the rate. Raises ClientError."""
+        try:
+            response = await self._http.request(method, url, **request)
+        except httpx.TimeoutException:
+            raise ClientError(
+                f"{self.address.base} took longer than {ANSWER_WITHIN:.0f} s to answer; try again."
+            ) from None
+        except httpx.HTTPError as error:
+            raise ClientError(
+                f"Nothing answers at {self.address.base} ({str(error) or type(error).__name__}): start the server with "
+                "./scripts/serve, or say where it is with --url."
+            ) from None
+        if response.status_code == 401:
+            raise ClientError(WRONG_KEY)
+        if response.status_code == 429:
+            wait = response.headers.get("retry-after", "a few")
+            raise ClientError(f"Too many requests with this account's keys: try again in {wait} seconds.")
+        return response
+
+    def _is_another(self, response: httpx.Response) -> ClientError:
+        return ClientError(
+            f"What answers at {self.address.graphql} is not Voltwire (HTTP {response.status_code}): "
+            "check the address given with --url."
+        )
+
     async def latest_cursor(self) -> str:
         """The cursor of the event log's end."""
         answer = await self.ask("{ eventStream { latestCursor } }")
         return str(answer["eventStream"]["latestCursor"])
 
     def _data(self, response: httpx.Response) -> dict[str, Any]:
-        if response.status_code == 401:
-            raise ClientError(WRONG_KEY)
-        if response.status_code == 429:
-            wait = response.headers.get("retry-after", "a few")
-            raise ClientError(f"Too many requests with this account's keys: try again in {wait} seconds.")
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
+        answer = _json(response)
         if not isinstance(answer, dict) or not {"data", "errors"} & answer.keys():
-            raise ClientError(
-                f"What answers at {self.address.graphql} is not Voltwire (HTTP {response.status_code}): "
-                "check the address given with --url."
-            )
+            raise self._is_another(response)
         if answer.get("errors"):
             raise ClientError(sentences(answer["errors"]))
         data: dict[str, Any] = answer["data"]
         return data
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def _sendable(key: str | None) -> str:

@@ -166,6 +166,32 @@ class _Changes:
             f"{recorded['changed']} of them are new or changed."
         )
 
+    async def import_file(self) -> None:
+        number = await self._number_with_consent()
+        day = clock.uk_date(clock.now()) - timedelta(days=2)
+        lines = [f"{number},{one['startAt']},{one['consumption']}" for one in half_hours(day)]
+        text = "\n".join(["meter_number,start_at,consumption", *lines, ""])
+        import_id = await self._api.upload(text.encode(), fileName=f"{day}.csv")
+        self._say(
+            f"Sent a file with {len(lines)} half-hours of {day} for meter {number}: import {import_id}."
+        )
+        while (report := await self._api.report_of(import_id, wait=10))["status"] == "RUNNING":
+            pass
+        self._say(
+            f"Import {import_id} is {report['status'].lower()}: {report['readingsChanged']} half-hours changed."
+        )
+
+    async def _number_with_consent(self) -> str:
+        """The number of a meter of the demo customer that takes readings."""
+        active = {"customerIds": [await self._customer()], "statuses": ["ACTIVE"]}
+        query = "query ($filter: MeterFilter!) { meters(first: 1, filter: $filter) { nodes { number } } }"
+        for _ in range(2):
+            found = (await self._api.ask(query, {"filter": active}))["meters"]["nodes"]
+            if found:
+                return str(found[0]["number"])
+            await self.approve_consent()
+        raise ClientError("The meter just made is not active: its consent was revoked meanwhile; try again.")
+
     async def rotate_key(self) -> None:
         # A key for this alone: the one in use goes on working for everyone who has it.
         keys = (await self._api.ask("{ apiKeys { id name revokedAt expiresAt } }"))["apiKeys"]
@@ -211,4 +237,5 @@ _CHANGES: Final = {
     "hosted_consent.revoked": _Changes.revoke_consent,
     "meter_data.received": _Changes.record_readings,
     "api_keys.rotated": _Changes.rotate_key,
+    "import.completed": _Changes.import_file,
 }

@@ -24,6 +24,7 @@ from app.db.rows import Table
 from app.db.scripts import InTransaction, announce
 from app.delivery.queue import erasure
 from app.events import log
+from app.imports import erasure as imports
 from app.meters.models import Meter
 from app.outbound.mail.addresses import require_unique
 from app.outbound.mail.mail_files import MailFiles
@@ -42,6 +43,8 @@ CUSTOMERS: Final = Table(Customer)
 _FIND: Final = Scoped(select(*CUSTOMERS.columns).where(col(Customer.id) == bindparam("wanted_id")))
 _LOCK: Final = Scoped(_FIND.statement.with_for_update(**FOR_NO_KEY_UPDATE))
 _UPDATE: Final = CUSTOMERS.updating(*_CHANGES, "updated_at")
+
+_NUMBERS: Final = select(col(Meter.number)).where(col(Meter.customer_id) == bindparam("customer_id"))
 
 
 def create(
@@ -91,6 +94,8 @@ async def delete(
     consent_ids = [consent.id for consent in consents]
     addresses = {customer.email}.union(*(consent.addresses for consent in consents))
     async with secure_delete(session):
+        numbers = (await session.execute(_NUMBERS, {"customer_id": customer_id})).scalars().all()
+        await imports.redact(session, actor.account_id, numbers)
         await session.delete(customer)
         # The rows are deleted first, which waits for concurrent changes, so that their events are redacted as well.
         await session.flush()

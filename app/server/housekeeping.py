@@ -18,6 +18,7 @@ from app.db.idempotency import IdempotentMutation
 from app.delivery.queue.models import Delivery
 from app.events import log as event_log
 from app.events.models import Dispatch, EventRecord, Stream
+from app.imports import leftovers as imports
 from app.outbound.mail import unconfirmed
 from app.outbound.mail.models import TransactionalMail, UnconfirmedMail
 
@@ -44,6 +45,7 @@ class Housekeeping:
         await self._remove(
             TransactionalMail, _old(TransactionalMail, MAILS_KEPT), col(TransactionalMail.due_at).is_(None)
         )
+        await imports.keep_house(self._database)
         for kind in unconfirmed.Kind:
             await self._remove(UnconfirmedMail, unconfirmed.is_uncounted(kind))
 

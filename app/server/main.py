@@ -26,6 +26,7 @@ from app.graphql.http.plain_json import plain_error
 from app.graphql.http.rates import Rates
 from app.graphql.http.request import JSON
 from app.graphql.http.view import HTML, GraphQLView
+from app.imports import http as imports
 from app.live.sse import SseResponder
 from app.live.ws.endpoint import SocketEndpoint
 from app.readings import bulk
@@ -104,6 +105,7 @@ def _routes(process: Process, sockets: SocketEndpoint) -> list[BaseRoute]:
         # For a server with a root path, which `Application` does not look at.
         WebSocketRoute(SOCKETS, sockets),
         *bulk.routes(services, authenticator, process.rates),
+        *imports.routes(services, authenticator, process.rates),
         *evidence.routes(services, authenticator, process.rates),
         *consent_pages.routes(services, process.rates),
         *delivery_pages.routes(services, process.rates),
@@ -138,7 +140,7 @@ def _on_http_error(rates: Rates) -> Callable[[Request, Exception], Awaitable[Res
 def _advice(status: int, error: Exception, headers: Mapping[str, str]) -> str:
     """The error as a sentence that tells a developer what to do."""
     if status == 404:
-        return "There is nothing at this path: GraphQL is at /graphql, bulk readings at /readings."
+        return "There is nothing at this path: GraphQL is at /graphql, bulk readings at /readings, files at /imports."
     if status == 405:
         return f"This path does not take the method: use {headers.get('Allow', 'GET')}."
     return str(getattr(error, "detail", ""))

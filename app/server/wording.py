@@ -6,6 +6,7 @@ from app.accounts import emails as accounts
 from app.consents import emails as consents
 from app.customers import emails as customers
 from app.delivery.destinations.email.mails import Wordings
+from app.imports import emails as imports
 from app.meters import emails as meters
 from app.readings import emails as readings
 
@@ -15,4 +16,5 @@ WORDING: Final[Wordings] = {
     **meters.WORDING,
     **consents.WORDING,
     **readings.WORDING,
+    **imports.WORDING,
 }

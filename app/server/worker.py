@@ -27,6 +27,7 @@ from app.events.publisher import DISPATCH_CHANNEL
 from app.graphql.bounds.limits import limits_of
 from app.graphql.context import Services
 from app.graphql.engine import Engine
+from app.imports.worker import ImportWorker
 from app.outbound.http.transport import Transport
 from app.outbound.mail.dkim import signer_of
 from app.outbound.mail.mailer import Mailer, open_mailer
@@ -103,12 +104,16 @@ class Worker:
         self._cancellation = Cancellation(database, kinds)
         self._housekeeping = Housekeeping(database, settings.event_retention_days)
         self._carry_over = CarryOver(database)
+        self._imports = ImportWorker(database)
+        importing = Loop("imports", self._import_files)
+        self._imports.bell = importing.bell
         self._loops = [
             Loop("dispatch", self._dispatch),
             Loop("replays", self._replay),
             Loop("cancellation", self._cancel_inactive),
             Loop("housekeeping", self._keep_house),
             Loop("readings", self._carry_over_readings),
+            importing,
         ]
         # Accounts that rang since the last dispatch, and when to go through all of them.
         self._rung: set[str] = set()
@@ -135,6 +140,7 @@ class Worker:
                 await self._stopping.wait()
                 listening.cancel()
                 await self._end(background, BACKGROUND_SECONDS)
+                await self._imports.aclose()
                 await self._end(sending, self._drain_seconds + RECORD_SECONDS)
         finally:
             for part in self._to_close:
@@ -204,6 +210,9 @@ class Worker:
     async def _keep_house(self) -> float:
         await self._housekeeping.run()
         return HOUSEKEEPING_EVERY
+
+    async def _import_files(self) -> float:
+        return 0 if await self._imports.turn() else POLL_EVERY
 
     async def _carry_over_readings(self) -> float:
         return CARRY_OVER_PAUSE if await self._carry_over.step() else HOUSEKEEPING_EVERY

@@ -25,6 +25,7 @@ from scripts.benchmarks.reads.lists import reads_against, run_reads
 from scripts.benchmarks.reads.readings import readings_against, run_readings
 from scripts.benchmarks.strangers.hostile import run_hostile
 from scripts.benchmarks.strangers.soak import run_soak
+from scripts.benchmarks.writes.imports import run_imports
 from scripts.benchmarks.writes.mutations import run_writes, writes_against
 
 WIDTH = 120
@@ -40,7 +41,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "writes": run_writes,
 }
 # Run when they are named: they take long, or have no baseline.
-NAMED: dict[str, Benchmark] = {"soak": run_soak, "hostile": run_hostile, "documents": run_documents}
+NAMED: dict[str, Benchmark] = {
+    "soak": run_soak,
+    "hostile": run_hostile,
+    "documents": run_documents,
+    "imports": run_imports,
+}
 AGAINST_REVISION: dict[str, Comparison] = {
     "live": live_against,
     "delivery": delivery_against,

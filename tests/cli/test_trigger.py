@@ -39,9 +39,13 @@ MADE_FROM_NOTHING = {
     "meter_data.received": [
         "customer.created", "meter.created", "hosted_consent.approved", "meter_data.received",
     ],
+    "import.completed": [
+        "customer.created", "meter.created", "hosted_consent.approved", "meter_data.received", "import.completed",
+    ],
     "api_keys.rotated": ["api_keys.rotated"],
 }  # fmt: skip
 MADE_AGAIN = {
+    "import.completed": ["meter_data.received", "import.completed"],
     "hosted_consent.approved": ["meter.created", "hosted_consent.approved"],
     "hosted_consent.revoked": ["meter.created", "hosted_consent.approved", "hosted_consent.revoked"],
 }

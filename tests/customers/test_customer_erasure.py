@@ -17,7 +17,8 @@ from tests.accounts.state import mutation, state
 from tests.consents.helpers import ELECTRICITY, in_a_year
 from tests.delivery.asking import outgoing_done
 from tests.delivery.scene import Scene, open_scene
-from tests.meters.asking import run
+from tests.imports.importing import csv, imported
+from tests.meters.asking import make_consent, run
 from tests.services.receiver import Answer, Receiver
 from tests.support import TestAccount
 
@@ -122,6 +123,25 @@ async def test_nothing_of_a_deleted_customer_is_found(
     assert (mails, len(kept)) == (3, 1)
     assert "Ann Other" in kept[0]
     assert other["customer"]["id"] in repr(await state(scene.world))
+
+
+async def test_imports_lose_a_deleted_customers_meters(scene: Scene, tmp_path: Path) -> None:
+    world, account = scene.world, await scene.world.account()
+    made = await run(world, account, CREATE, **PERSON)
+    customer_id = made["customer"]["id"]
+    await make_consent(world, account, customer_id)
+    await run(world, account, ADD, customerId=customer_id, number=ELECTRICITY)
+    content = csv(ELECTRICITY, "1", "-2")
+    for query in ({"dryRun": "true"}, {"onProblem": "skip"}, {}, {"fileName": f"{ELECTRICITY}.csv"}):
+        await imported(world, account.key, content, **query)
+    await imported(world, account.key, csv(ELECTRICITY, "1"), customerId=customer_id)
+    folders = (tmp_path, scene.services.settings.data_dir)
+    assert await in_tables(scene) != []
+    await run(world, account, DELETE, customerId=customer_id)
+    assert await in_tables(scene) == []
+    assert in_files(*folders) == []
+    imports = await world.data("{ fileImports { nodes { status problemCount } } }", key=account.key)
+    assert len(imports["fileImports"]["nodes"]) == 5
 
 
 async def test_repeated_requests_are_answered_as_before_without_personal_data(scene: Scene) -> None:

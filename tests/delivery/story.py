@@ -1,4 +1,4 @@
-"""An account in which all seven events happen, and the mails about them."""
+"""An account in which all events happen, and the mails about them."""
 
 from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
@@ -18,6 +18,7 @@ from app.outbound.mail.sender import MailSender
 from app.server.wording import WORDING
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import Asked, ask_for_consent
+from tests.imports.importing import ended_import
 from tests.meters.asking import run
 from tests.support import TestAccount, World
 
@@ -41,7 +42,7 @@ class Story:
         return cls(world, TestAccount(asked.account_id, "", asked.key), asked, subscription)
 
     async def go_on(self) -> None:
-        """Data arrives, a key is rotated, the consent is revoked."""
+        """Data arrives, a key is rotated, the consent is revoked, an import ends."""
         meter_id = (await self.event("meter.created")).subject_id
         readings = [{"startAt": at, "consumption": "0.125"} for at in HALF_HOURS]
         await run(
@@ -60,6 +61,7 @@ class Story:
             overlapSeconds=3600,
         )
         await self.asked.revoke("Ada moved out.")
+        await ended_import(self.world, self.account.id)
 
     async def event(self, name: str) -> EventRecord:
         found = [one for one in await events(self.world, self.account.id) if one.type == name]

@@ -16,13 +16,14 @@ from app.events.models import EventMeter, EventRecord
 from app.meters import actions as meters
 from tests.accounts.state import mutation
 from tests.consents.helpers import ELECTRICITY, GAS, OTHER, Asked, ask_for_consent
+from tests.imports.importing import ended_import
 from tests.readings.metered import RECORD, reading
 from tests.support import World
 
 ALL = catalogue()
 ROTATE = mutation("rotateApiKey", "secret")
 DELETE_CUSTOMER = mutation("deleteCustomer", "deletedId")
-ID = re.compile(r"(acc|usr|key|cus|mtr|hc|evd|evt)_[0-9a-z]{26}")
+ID = re.compile(r"(acc|usr|key|cus|mtr|hc|evd|evt|imp)_[0-9a-z]{26}")
 
 # Whatever of a person is written anywhere in this story.
 PERSONAL = [
@@ -73,6 +74,7 @@ def test_the_events_are_there_in_their_order() -> None:
         "api_keys.rotated",
         "hosted_consent.approved",
         "hosted_consent.revoked",
+        "import.completed",
     ]
     for kind in ALL:
         assert event_class(kind.type) is kind
@@ -156,6 +158,7 @@ async def story(world: World) -> Asked:
     meter_id = (await recorded(world, asked.account_id, "hosted_consent.approved"))[0].data["meterIds"][0]
     await succeed(world, asked, RECORD, {"meterId": meter_id, "readings": [reading("00:00", "1.5")]})
     await asked.revoke("She moved to Ealing.")
+    await ended_import(world, asked.account_id)
     await succeed(world, asked, ROTATE, {"apiKeyId": asked.actor.api_key_id})
     return asked
 
@@ -186,6 +189,7 @@ async def test_what_real_events_record_is_as_the_catalogue_says(world: World) ->
         "hosted_consent.approved",
         "meter_data.received",
         "hosted_consent.revoked",
+        "import.completed",
         "api_keys.rotated",
     ]
     assert {event.type for event in events} == set(event_names())

@@ -44,6 +44,9 @@ class Sizes:
     write_seconds: float = 0.6
     write_meters: int = 100
     single_events: int = 40
+    # Of a thousand meters: 208 days of 48 half-hours, and a thousand half-hours each.
+    wide_half_hours: int = 9_984_000
+    import_rows: int = 1_000_000
     soak_minutes: float = 7
     soak_customers: int = 10_000
 
@@ -75,6 +78,8 @@ QUICK = Sizes(
     write_seconds=0.1,
     write_meters=10,
     single_events=5,
+    wide_half_hours=96_000,
+    import_rows=10_000,
     soak_minutes=1 / 3,
     soak_customers=200,
 )

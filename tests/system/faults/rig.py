@@ -27,6 +27,7 @@ from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.queue.models import Delivery, DeliveryStatus, Replay
 from app.events import cursors, log
 from app.events.models import Dispatch, Stream
+from app.imports.models import FileImport
 from app.outbound.mail.models import TransactionalMail
 from tests.services.forked import Forked
 from tests.services.patience import PATIENCE
@@ -281,7 +282,7 @@ class Rig:
         """As if the time of every lease had passed; nobody is left who holds one."""
         past = clock.from_ms(0)
         async with self.database.transaction() as session:
-            for model in (Delivery, TransactionalMail):
+            for model in (Delivery, TransactionalMail, FileImport):
                 leased = col(model.leased_until)  # type: ignore[attr-defined]
                 await session.execute(update(model).where(leased.is_not(None)).values(leased_until=past))
             held = col(WebhookEndpoint.held_until).is_not(None)

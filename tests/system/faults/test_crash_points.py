@@ -23,6 +23,8 @@ from tests.system.faults.load import Load
 from tests.system.faults.oracle import rows
 from tests.system.faults.rig import ROOT, Rig, Tenant
 from tests.system.faults.running import buried, live, recover
+from tests.system.faults.test_import_crashes import POINTS as IMPORT_POINTS
+from tests.system.faults.test_import_crashes import UNDO_POINTS
 
 CHANGES = {"createCustomer": 4, "createMeter": 2, "createHostedConsent": 1}
 MAILS = {"createCustomer": 2, "createEmailSubscription": 1}
@@ -58,6 +60,10 @@ BELOW = {
     "cancellation.page",
     "cancellation.counted",
     *DIGESTS,
+    *IMPORT_POINTS,
+    *UNDO_POINTS,
+    "import.file_kept",
+    "import.meters_created",
 }
 """Points that do not come up all the time have tests of their own."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from graphql import GraphQLObjectType
 
+from app.events.catalogue import event_names
 from app.graphql.failures import RequestErrors
 from tests.accounts.state import mutation, unchanged
 from tests.live.listening import listening
@@ -37,6 +38,7 @@ BY_ID = {
     "emailSubscription": ("mail",),
     "delivery": ("delivery",),
     "replay": ("replay",),
+    "fileImport": ("import", "preview"),
 }
 # Lists of all that the viewer may see of a kind; connections but for the keys.
 LISTS = {
@@ -48,6 +50,7 @@ LISTS = {
     "webhookEndpoints": BY_ID["webhookEndpoint"],
     "emailSubscriptions": BY_ID["emailSubscription"],
     "deliveries": BY_ID["delivery"],
+    "fileImports": BY_ID["fileImport"],
     "apiKeys": ("key",),
 }
 # The remaining fields have tests of their own below.
@@ -59,6 +62,7 @@ OTHERS = {
     "intervalData",
     "eventStream",
     "eventTypes",
+    "importProfiles",
 }
 
 # What may hang on each other, to the depth that is allowed.
@@ -78,6 +82,7 @@ NESTED = {
         "... on MeterCreatedEvent { meter { id customer { id } } customer { id } } "
         "... on MeterDataReceivedEvent { meter { id hostedConsent { id } } customer { id } } "
         "... on HostedConsentApprovedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
+        "... on ImportCompletedEvent { fileImport { id } } "
         "... on UserCreatedEvent { user { id } } ... on ApiKeysRotatedEvent { apiKey { id } }"
     ),
     "webhookEndpoints": "id deliveries(first: 3) { nodes { id event { id } endpoint { id } } }",
@@ -278,7 +283,10 @@ async def test_what_is_open_and_where_the_log_stands(stage: Stage) -> None:
         response = await stage.ask(viewer, "{ eventTypes { name } }")
         return codes(response) or len(response["data"]["eventTypes"])
 
-    assert await table(stage, types) == {**dict.fromkeys(VIEWERS, 7), "bearer": {"UNAUTHENTICATED"}}
+    assert await table(stage, types) == {
+        **dict.fromkeys(VIEWERS, len(event_names())),
+        "bearer": {"UNAUTHENTICATED"},
+    }
 
     async def stands(viewer: str) -> Any:
         response = await stage.ask(viewer, "{ eventStream { oldestCursor latestCursor } }")

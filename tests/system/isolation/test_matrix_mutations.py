@@ -133,6 +133,12 @@ MUTATIONS: dict[str, tuple[str, Callable[[dict[str, str]], dict[str, Any]], list
         lambda ids: {"webhookEndpointId": ids["endpoint"], "failedSince": an_hour_ago()},
         ["NOT_FOUND webhookEndpointId"],
     ),
+    "confirmFileImport": (
+        "WRITE",
+        lambda ids: {"fileImportId": ids["preview"]},
+        ["NOT_FOUND fileImportId"],
+    ),
+    "undoFileImport": ("WRITE", lambda ids: {"fileImportId": ids["import"]}, ["NOT_FOUND fileImportId"]),
     "createEmailSubscription": ("WRITE", lambda ids: {"email": "new@example.com"}, None),
     "updateEmailSubscription": (
         "WRITE",

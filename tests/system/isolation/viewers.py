@@ -11,8 +11,10 @@ from app.core import clock
 from app.core.errors import Unauthenticated
 from app.delivery.queue.models import Delivery
 from app.events.models import EventRecord
+from app.imports.enums import ImportStatus
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import in_a_year
+from tests.imports.importing import ended_import
 from tests.meters.asking import NUMBERS, make_customer, make_meter, run
 from tests.readings.metered import RECORD, reading
 from tests.support import TestAccount, World
@@ -121,6 +123,8 @@ async def _fill(stage: Stage, account: TestAccount, prefix: str, customers: tupl
         email="ops@example.com",
     )
     ids["mail"] = made["emailSubscription"]["id"]
+    ids["import"] = await ended_import(world, account.id)
+    ids["preview"] = await ended_import(world, account.id, ImportStatus.PREVIEW)
     log = await events(world, account.id)
     made = await run(
         world,

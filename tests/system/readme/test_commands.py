@@ -139,6 +139,23 @@ async def test_first_meter_and_readings(newcomer: Newcomer, tmp_path: Path) -> N
     ]
 
 
+async def test_importing_files(newcomer: Newcomer, tmp_path: Path) -> None:
+    """After the meter and its consent, which `test_first_meter_and_readings` makes."""
+    heading = "Importing files"
+    assert len(commands(heading)) == 4
+    file = {"november.csv": str(tmp_path / "november.csv")}
+    written = await asyncio.create_subprocess_shell(newcomer.command(heading, 0, **file))
+    assert await written.wait() == 0
+    for number, status, changed in ((1, "PREVIEW", 0), (2, "COMPLETED", 1)):
+        command = f"{newcomer.command(heading, number, **file)} --url {newcomer.url}"
+        async with newcomer.running(command) as process:
+            output, _ = await process.communicate()
+        assert process.returncode == 0, output
+        assert [status, "1", "1", str(changed), "0"] == output.decode().splitlines()[1].split()[2:]
+    command = newcomer.command(heading, 3).replace("@november.csv", f"@{tmp_path / 'november.csv'}")
+    assert list(await newcomer.output(command)) == ["fileImportId"]
+
+
 async def make_meter(newcomer: Newcomer, email: str) -> dict[str, Any]:
     async with Api(newcomer.url, newcomer.key) as api:
         customer = await api.mutate("createCustomer", "customer { id }", name="Bea", email=email)

@@ -84,6 +84,7 @@ async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
         "api_keys.rotated": "API key “First key” has a new secret",
         "hosted_consent.approved": f"Ada Lovelace approved access to 1 meter until {expiry}",
         "hosted_consent.revoked": "Consent of Ada Lovelace revoked: no more new data for 1 meter",
+        "import.completed": "The import of may.csv is complete: 1 meter",
     }
 
 
@@ -92,6 +93,7 @@ async def test_each_event_tells_its_facts(world: World) -> None:
     await story.go_on()
     expiry = rendering.uk_day(story.asked.consent.expiry.isoformat())
     rotated = (await story.event("api_keys.rotated")).data
+    rows = (await story.event("import.completed")).data
     told = {kind: timeless(await story.mail(kind)) for kind in event_names()}
     assert told == {
         "meter_data.received": {
@@ -134,6 +136,14 @@ async def test_each_event_tells_its_facts(world: World) -> None:
             "Consent": "Residential, for these meters",
             "Reason": "Ada moved out.",
             "Given": "then",
+            "When": "then",
+        },
+        "import.completed": {
+            "Import": rows["fileImportId"],
+            "Status": "Completed",
+            "Meters": "1",
+            "Half-hours": "48",
+            "New or changed": "48",
             "When": "then",
         },
     }

@@ -1,0 +1,112 @@
+"""Leftovers of imports: waiting days, meters with what an undo needs, and kept files. Each goes in small parts."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import bindparam, select
+from sqlmodel import col
+
+from app.core import clock
+from app.db.database import Database
+from app.db.raw_statements import Script
+from app.db.scripts import InTransaction
+from app.db.sql import Sql
+from app.imports import kept_files
+from app.imports.enums import ImportStatus
+from app.imports.models import FileImport
+
+PREVIEW_KEPT: Final = timedelta(days=1)
+UNDO_KEPT: Final = timedelta(days=30)
+UPLOAD_KEPT: Final = timedelta(hours=2)
+"""Longer than a request may take; then a file without an import is one whose upload was cut off."""
+ROWS_AT_ONCE: Final = 200
+
+_FORGET_DAYS: Final = Sql("""
+    DELETE FROM file_import_days WHERE import_id = :id AND (place, channel, number) IN (
+        SELECT place, channel, number FROM file_import_days WHERE import_id = :id
+        ORDER BY place, channel, number LIMIT :most
+    ) RETURNING 1
+""")
+_FORGET_CHANGES: Final = Sql("""
+    DELETE FROM file_import_changes WHERE import_id = :id AND (place, channel, number) IN (
+        SELECT place, channel, number FROM file_import_changes WHERE import_id = :id
+        ORDER BY place, channel, number LIMIT :most
+    ) RETURNING 1
+""")
+_FORGET_METERS: Final = Sql("""
+    DELETE FROM file_import_meters WHERE import_id = :id AND place IN (
+        SELECT place FROM file_import_meters WHERE import_id = :id ORDER BY place LIMIT :most
+    ) RETURNING 1
+""")
+_OVER: Final = Sql("""
+    SELECT file_imports.id, file_imports.status FROM file_imports
+    WHERE file_imports.queued_at IS NULL AND (
+        file_imports.status IN ('FAILED', 'UNDONE')
+        OR (file_imports.status = 'PREVIEW' AND file_imports.completed_at < @instant(:preview_ms))
+        OR (file_imports.status = 'COMPLETED' AND file_imports.completed_at < @instant(:undo_ms))
+    ) AND EXISTS (SELECT 1 FROM file_import_meters WHERE file_import_meters.import_id = file_imports.id)
+    UNION ALL
+    SELECT file_imports.id, 'DAYS' FROM file_imports
+    WHERE file_imports.queued_at IS NULL AND file_imports.status = 'COMPLETED'
+        AND EXISTS (SELECT 1 FROM file_import_days WHERE file_import_days.import_id = file_imports.id)
+""")
+_ENDED: Final = select(col(FileImport.status)).where(
+    col(FileImport.id) == bindparam("id"), col(FileImport.queued_at).is_(None)
+)
+_UNUSED_FILES: Final = Sql("""
+    SELECT DISTINCT chunks.import_id FROM file_import_chunks AS chunks
+    LEFT JOIN file_imports ON file_imports.id = chunks.import_id
+    WHERE file_imports.stage <> 'READ' OR file_imports.queued_at IS NULL AND file_imports.id IS NOT NULL
+        OR (file_imports.id IS NULL AND chunks.created_at < @instant(:upload_ms))
+""")
+
+
+async def forget(
+    database: Database,
+    import_id: str,
+    status: ImportStatus | None = None,
+    *,
+    require: Callable[[], Script[Any]] | None = None,
+) -> None:
+    """Deletes what an import with this status needs no more; without one, everything but its kept file.
+
+    Each transaction begins with `require`, which may raise.
+    """
+    statements = [_FORGET_DAYS]
+    if status is not ImportStatus.COMPLETED:
+        statements += [_FORGET_CHANGES, _FORGET_METERS]
+    for statement in statements:
+
+        def act(_: InTransaction, statement: Sql = statement) -> Script[int]:
+            if require is not None:
+                yield from require()
+            return len((yield statement, {"id": import_id, "most": ROWS_AT_ONCE}))
+
+        while await database.transact(act) == ROWS_AT_ONCE:
+            pass
+
+
+async def tidy(database: Database, import_id: str) -> None:
+    """Deletes what an import needs no more, if it has ended."""
+    found = await database.read(_ENDED, {"id": import_id})
+    for (status,) in found:
+        if status != ImportStatus.PREVIEW.name:
+            await forget(database, import_id, ImportStatus[status])
+        await kept_files.drop(database, [import_id])
+
+
+async def keep_house(database: Database) -> None:
+    """Deletes previews after a day, what undos need after 30 days, and files that nothing reads any more."""
+    now = clock.now()
+    ages = {
+        "preview_ms": clock.to_ms(now - PREVIEW_KEPT),
+        "undo_ms": clock.to_ms(now - UNDO_KEPT),
+    }
+    for import_id, what in await database.read(_OVER.of(database.is_sqlite), ages):
+        await forget(database, import_id, ImportStatus.COMPLETED if what == "DAYS" else None)
+    unused = await database.read(
+        _UNUSED_FILES.of(database.is_sqlite), {"upload_ms": clock.to_ms(now - UPLOAD_KEPT)}
+    )
+    if unused:
+        await kept_files.drop(database, [import_id for (import_id,) in unused])

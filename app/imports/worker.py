@@ -1,0 +1,138 @@
+"""The worker of imports: claims waiting ones by lease and takes each through its stages.
+
+A worker that dies leaves its leases to expire, and another goes on from what is committed.
+"""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import structlog
+
+from app.core import failpoints
+from app.core.outages import error_name, is_transient
+from app.core.periodic import Bell
+from app.db.database import Database
+from app.db.raw_statements import Script
+from app.db.scripts import InTransaction
+from app.imports import leases, leftovers
+from app.imports.enums import ImportStage
+from app.imports.leases import Claim, LeaseLost, held
+from app.imports.models import FileImport
+from app.imports.stages.checking import check_meters
+from app.imports.stages.ending import fail
+from app.imports.stages.reading import read_file
+from app.imports.stages.undoing import take_back
+from app.imports.stages.work import SAVE, Work
+from app.imports.stages.writing import begin_to_write, write_meters
+
+AT_ONCE: Final = 3
+"""Imports that a worker works on at the same time; more than one account may have at once."""
+RENEW_EVERY: Final = 1.0
+REST_SECONDS: Final = 1.0
+MOST_TRIES: Final = 5
+"""Claims of an import without any progress, after which it fails: its file may be what ends the workers."""
+BROKEN: Final = "Voltwire could not finish this import: tell the people who run it, and send the file again."
+
+log = structlog.get_logger(__name__)
+
+
+class ImportWorker:
+    """`turn` begins as many imports as there is room for; `bell` rings when there is room again."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.bell = Bell()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def turn(self) -> bool:
+        """Claims one import if there is room and one waits; False if not."""
+        if len(self._running) >= AT_ONCE:
+            return False
+        claim = await leases.claim_next(self._database, tuple(self._running))
+        if claim is None:
+            return False
+        failpoints.reach("import.claimed")
+        task = asyncio.create_task(self._run(claim), name=f"import {claim.id}")
+        self._running[claim.id] = task
+        return True
+
+    async def aclose(self) -> None:
+        """Gives the imports that are under way back, for another worker."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self, claim: Claim) -> None:
+        work = Work(self._database, claim, claim.row.progress)
+        renewing = asyncio.create_task(self._renew(work))
+        working = asyncio.create_task(self._work(work))
+        try:
+            await asyncio.wait([renewing, working], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (renewing, working):
+                task.cancel()
+            results = await asyncio.gather(renewing, working, return_exceptions=True)
+            await self._give_back(claim, results[1])
+            self._running.pop(claim.id, None)
+            self.bell.ring()
+
+    async def _renew(self, work: Work) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            await leases.renew(self._database, work.claim, work.progress)
+
+    async def _give_back(self, claim: Claim, outcome: BaseException | None) -> None:
+        if outcome is None or isinstance(outcome, LeaseLost):
+            return
+        if isinstance(outcome, Exception):
+            if is_transient(outcome):
+                log.warning("import_interrupted", import_id=claim.id, error=error_name(outcome))
+            else:
+                log.error("import_failed", import_id=claim.id, exc_info=outcome)
+        # If the database is away, the lease expires.
+        with contextlib.suppress(Exception):
+            has_failed = isinstance(outcome, Exception)
+            rest_seconds = REST_SECONDS if has_failed else 0.0
+            await leases.release(self._database, claim, rest_seconds, has_failed=has_failed)
+
+    async def _work(self, work: Work) -> None:
+        if work.claim.row.tries > MOST_TRIES:
+            await self._database.transact(lambda transaction: _give_up(transaction, work))
+        while True:
+            row = await self._database.transact(lambda _: held_or_none(work))
+            if row is None:
+                break
+            work.claim = Claim(row, work.claim.fence)
+            stage = ImportStage[row.stage]
+            if stage is ImportStage.READ:
+                await read_file(work)
+            elif stage is ImportStage.CHECK:
+                await check_meters(work)
+            elif not await begin_to_write(work):
+                await leases.release(self._database, work.claim, REST_SECONDS)
+                return
+            elif stage is ImportStage.WRITE:
+                await write_meters(work)
+            else:
+                await take_back(work)
+        await leftovers.tidy(self._database, work.id)
+
+
+def held_or_none(work: Work) -> Script[FileImport | None]:
+    try:
+        return (yield from held(work.claim))
+    except LeaseLost:
+        return None
+
+
+def _give_up(transaction: InTransaction, work: Work) -> Script[None]:
+    row = yield from held(work.claim)
+    row.tries = 0
+    if row.writes_meters or row.stage in (ImportStage.UNDO.name, ImportStage.FAIL.name):
+        row.error, row.stage = BROKEN, ImportStage.FAIL.name
+        yield from SAVE(row)
+    else:
+        yield from fail(transaction, row, BROKEN)
