@@ -2,7 +2,7 @@
 
 Without `--all` a run is a bounded sample, the same each time: `@pytest.mark.long(keep=N)` keeps N cases of a test,
 which the test's name chooses (with `of="turn"`, N values of that parameter for each combination of the others), and
-the `seed` fixture is made of that name. In CI that holds for property tests too.
+the `seed` fixture is made of that name. In CI that holds for property tests too; `examples(N)` is for long examples.
 Tests that take a database run on SQLite, and a sample of them on PostgreSQL; where the code differs by database
 `@pytest.mark.both_databases` has each run on both.
 With `--all` every case runs, seeds are fresh and property tests try many more examples.
@@ -32,6 +32,12 @@ REPEATED_EVERY: Final = 1.0
 """Seconds between two attempts to end a test that takes too long."""
 SEED: Final = "VOLTWIRE_TEST_SEED"
 """The environment variable that repeats a seed."""
+
+
+def examples(few: int) -> settings:
+    """For a property test with long examples, of which a run without `--all` tries few."""
+    every = settings().max_examples
+    return settings(max_examples=every if every == EXAMPLES else few)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,6 +14,7 @@ from playwright.async_api import Browser, Page
 from app.auth.actor import Actor
 from app.db.database import Database
 from app.db.migrations import migrate
+from app.server.server import GC_THRESHOLDS
 from tests.graphql.compiled.scene import Scene, random_account
 from tests.graphql.serving import Serving, serving
 from tests.services.browser import chromium, find_chromium
@@ -35,10 +36,18 @@ structlog.configure(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """Load the tests without collecting garbage, of which there is little."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Freeze all loaded objects: they stay to the end, and collecting garbage among them takes long."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 LINES_SHOWN = 40

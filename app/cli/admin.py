@@ -20,6 +20,7 @@ from app.consents import actions as consents
 from app.consents import decisions
 from app.core.crypto import Keyring
 from app.core.errors import CommandError, Refusal, Refusals
+from app.core.loading import uncollected
 from app.core.outages import DatabaseRefuses, is_database_away
 from app.core.settings import Settings, unknown_variables
 from app.core.telemetry import configure_logs
@@ -36,14 +37,16 @@ log = structlog.get_logger(__name__)
 
 def serve(host: str, port: int, *, with_worker: bool) -> None:
     """Migrate, then serve until a signal."""
-    from app.server.server import run_server
+    with uncollected():
+        from app.server.server import run_server
 
     run_server(_ready(), host, port, with_worker=with_worker)
 
 
 def work(host: str, port: int | None) -> None:
     """Migrate, then work until a signal."""
-    from app.server.server import run_worker
+    with uncollected():
+        from app.server.server import run_worker
 
     run_worker(_ready(), host, port)
 

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from app.core.errors import CommandError
+from app.core.loading import uncollected
 
 INTERRUPTED = 130  # as shells count: 128 and the number of SIGINT
 SCHEMA_FILE = Path(__file__).parents[2] / "schema.graphql"
@@ -145,9 +146,10 @@ def listen(
     ] = None,
 ) -> None:
     """Follow an account's events until Ctrl-C, over lost connections too."""
-    from app.cli.client import Address
-    from app.cli.listen import ListenOptions
-    from app.cli.listen import listen as follow
+    with uncollected():
+        from app.cli.client import Address
+        from app.cli.listen import ListenOptions
+        from app.cli.listen import listen as follow
 
     options = ListenOptions(types, after, as_json, forward_to, secret)
 
@@ -176,9 +178,10 @@ def trigger(
     key: WritingKey = None,
 ) -> None:
     """Make an event happen by a real change, to a demo customer of its own."""
-    from app.cli.client import Address, Api
-    from app.cli.trigger import checked_event
-    from app.cli.trigger import trigger as make
+    with uncollected():
+        from app.cli.client import Address, Api
+        from app.cli.trigger import checked_event
+        from app.cli.trigger import trigger as make
 
     async def run() -> None:
         name = checked_event(event)
@@ -260,7 +263,8 @@ def schema(
 
 
 def _admin() -> ModuleType:
-    from app.cli import admin
+    with uncollected():
+        from app.cli import admin
 
     return admin
 

@@ -7,11 +7,11 @@ moment.
 
 import asyncio
 import json
+import os
 import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert
@@ -27,8 +27,8 @@ from app.db.database import Database, before_commit
 from app.db.raw_statements import Script
 from app.db.scripts import InTransaction, write_before_commit
 from app.events import log
+from tests.services.forked import Piped
 
-ROOT = Path(__file__).parents[2]
 ENDINGS = ("commit", "before", "after", "hook", "refused", "cancelled")
 WEIGHTS = (10, 1, 1, 1, 1, 2)
 
@@ -68,11 +68,7 @@ async def write_elsewhere(
 ) -> Outcome:
     """The same in another process."""
     arguments = json.dumps([url, list(account_ids), seed, tasks, transactions])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "ignore", "-m", "tests.events.writing", arguments),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    process = await Piped.start("tests.events.writing:main", arguments, environment=os.environ)
     told, _ = await process.communicate()
     assert process.returncode == 0
     return Outcome(**json.loads(told))
@@ -171,5 +167,5 @@ async def _main(url: str, account_ids: list[str], seed: str, tasks: int, transac
     print(json.dumps(vars(outcome)))
 
 
-if __name__ == "__main__":
+def main() -> None:
     asyncio.run(_main(*json.loads(sys.argv[1])))

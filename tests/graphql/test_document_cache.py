@@ -37,7 +37,7 @@ DOCUMENTS = (
     f"query Q%d {{ meters {{ nodes {{ {METER} customer {{ id name }} }} pageInfo {{ endCursor }} }} }}",
     f"query Q%d {{ {NESTED} }}",
     "query Q%d { meters(filter: {statuses: [ACTIVE]}) { nodes { id } } }",
-    f"query Q%d {{ meters {{ nodes {{ {' '.join([METER] * 100)} }} }} }}",
+    f"query Q%d {{ meters {{ nodes {{ {' '.join([METER] * 30)} }} }} }}",
 )
 LONG = "#" + "x" * document_cache.LONGEST
 

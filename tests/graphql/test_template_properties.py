@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from app.auth.actor import Actor, Scope
 from app.graphql.literals import literals_of
+from tests.batteries import examples
 from tests.graphql.compiled.documents import Documents, Known, dropping
 from tests.graphql.compiled.scene import Scene
 from tests.graphql.templates import NOBODY, answer, engines
@@ -87,7 +88,7 @@ def varied(data: st.DataObject, text: str, known: Known) -> str:
 
 
 @dropping
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 async def test_random_documents_have_the_same_answer_with_templates_and_without(
     twins: tuple[World, World], scene: Scene, data: st.DataObject
@@ -124,7 +125,7 @@ DECIMALS = ("1.234", "30411275102.207999", '"0.1"', "1e-3", "7", "0.0000001", "1
 
 
 @dropping
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 async def test_random_mutations_do_and_answer_the_same_with_templates_and_without(
     twins: tuple[World, World], scene: Scene, data: st.DataObject

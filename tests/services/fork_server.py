@@ -106,6 +106,7 @@ def _run(entry_point: str, arguments: list[str], environment: dict[str, str], fo
 if __name__ == "__main__":
     for loaded in LOADED:
         importlib.import_module(loaded)
+    importlib.import_module("app.schema").build_schema()
     # All programs share these, and none looks at them again.
     gc.collect()
     gc.freeze()

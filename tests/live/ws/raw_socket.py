@@ -29,7 +29,8 @@ def frame(
     head += b"" if size < 126 else struct.pack("!H" if short == 126 else "!Q", size)
     if not masked:
         return head + payload
-    return head + MASK + bytes(one ^ MASK[at % 4] for at, one in enumerate(payload))
+    key = (MASK * (size // 4 + 1))[:size]
+    return head + MASK + (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)
 
 
 def text(message: object, **options: bool) -> bytes:
