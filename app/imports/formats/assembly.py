@@ -77,11 +77,12 @@ class Assembly:
         self._medians = Medians()
         self._held: list[_Held] = []
         self._refused_line = -1
+        self._duplicate_line = -1
 
     def start(self, file: str | None) -> None:
         """Begins a file of an archive."""
         self.file = file
-        self._refused_line = -1
+        self._refused_line = self._duplicate_line = -1
 
     def refuse(self, line: int, code: str, message: str, column: int | None = None) -> None:
         """A problem of a row, or of the value in a column, which counts from 1; 0 is none."""
@@ -297,6 +298,10 @@ class Assembly:
         return half_hour if self.counts.first is None else min(self.counts.first, half_hour)
 
     def _duplicate(self, stream: int, day: int, line: int) -> None:
+        if line == self._duplicate_line:
+            # A local day is in two days of UTC.
+            return
+        self._duplicate_line = line
         self.refuse(
             line,
             "DUPLICATE",

@@ -11,6 +11,7 @@ from app.imports.formats.plausibility import LOWEST_SENTINEL, SENTINELS
 from app.imports.formats.values import BLANK, ODD, Amounts, converter, read_odd
 from app.imports.profiles.columns import Columns
 from app.imports.profiles.layouts import Layout
+from app.meters.numbers import CORE_DIGITS, FULL_CHARACTERS
 from app.readings.enums import ReadingChannel
 
 _ACTUAL: Final = frozenset(
@@ -89,8 +90,11 @@ class CellReader:
 
     def named(self, line: int, column: int, cell: str) -> int:
         """The number of a meter outside of a table; -1 where that is a problem, which is added."""
+        is_number = self._layout.meter_is_number
+        # An Australian meter's ten digits are no MPRN.
+        is_serial = not is_number and len(cell.strip()) not in (CORE_DIGITS, FULL_CHARACTERS)
         try:
-            return self.assembly.meters.number(cell, is_serial=False, is_number=self._layout.meter_is_number)
+            return self.assembly.meters.number(cell, is_serial, is_number)
         except InvalidMeter as error:
             self.assembly.refuse(line, error.code, str(error), column + 1)
             return -1

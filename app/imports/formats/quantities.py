@@ -70,7 +70,7 @@ def unit(text: str) -> str | None:
 def factor(unit: str, calorific_value: str | None = None) -> Fraction:
     """kWh in one of a unit. Gas: volume × 1.02264 × calorific value / 3.6.
 
-    Raises ValueError with a sentence for a calorific value that is no number from 30 to 50.
+    Raises ValueError with a sentence for a calorific value that is no number from 20 to 60.
     """
     if unit in _ENERGY:
         return _ENERGY[unit]
@@ -79,8 +79,8 @@ def factor(unit: str, calorific_value: str | None = None) -> Fraction:
         value = Decimal(text) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) else Decimal("NaN")
     except InvalidOperation:
         value = Decimal("NaN")
-    if not 30 <= value <= 50:
-        raise ValueError(f"A calorific value is 30 to 50 MJ/m³, got {text[:20]}.")
+    if not 20 <= value <= 60:
+        raise ValueError(f"A calorific value is 20 to 60 MJ/m³, got {text[:20]}.")
     return _CUBIC_METRES[unit] * _CORRECTION * Fraction(value) / _MJ_PER_KWH
 
 

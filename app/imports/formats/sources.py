@@ -54,6 +54,7 @@ class TableSource:
         found = detect(rows, options, name)
         self.profile = found.profile.name
         self.detection = found.why
+        self._header = found.header.given
         zone = options.timezone or zone_of(found)
         has_comma = separator != ","
         self._reader: Rowwise
@@ -68,10 +69,12 @@ class TableSource:
             self.detection += f" {volumes(options)}"
 
     def steps(self) -> Iterator[None]:
-        add = self._reader.add
+        add, header = self._reader.add, self._header
         for line, cells in self._rows:
-            add(line, cells)
-            yield
+            # Files that were put together have their header several times.
+            if cells != header:
+                add(line, cells)
+                yield
         self._reader.finish()
         yield
 

@@ -2,11 +2,13 @@
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Final
 
 from app.imports.formats.interface import refused
+from app.imports.formats.text import MAX_LINE
 
 Row = tuple[int, list[str]]
 """A line's number, and its cells."""
@@ -14,7 +16,7 @@ Row = tuple[int, list[str]]
 SAMPLE: Final = 30
 """Lines from which the separator is found; at most ten stand before the header."""
 MAX_CELLS: Final = 2_000
-MAX_LINES_OF_A_CELL: Final = 20
+MAX_LINES_OF_A_CELL: Final = 5
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _NAMED: Final = re.compile(r"\s*\"?sep=(.)\"?\s*[,;\t|]*", re.IGNORECASE)
@@ -39,42 +41,59 @@ class Table:
         self.first_line = sample[0][1] if sample else ""
         self._name = name
         self._lines = chain(sample, rest)
+        self._next = next(self._lines, None)
+        self._back: deque[tuple[int, str]] = deque()
+        self._width = self._count = 0
 
     def __iter__(self) -> Iterator[Row]:
         separator = self.separator
-        for number, line in self._lines:
-            if '"' in line:
-                cells = self._quoted(number, line)
-            else:
-                cells = line.split(separator)
+        while self._next is not None or self._back:
+            number, line = self._back.popleft() if self._back else self._taken()
+            cells = self._quoted(number, line) if '"' in line else line.split(separator)
             if len(cells) > MAX_CELLS:
                 raise refused("TOO_LONG", f"A line has at most {MAX_CELLS:,} cells.", number, self._name)
-            if len(cells) > 1 or cells[0].strip():
-                if len(cells) > 1 and not any(map(str.strip, cells)):
-                    continue
+            if any(map(str.strip, cells)):
+                self._width = len(cells)
+                self._count += 1
                 yield number, cells
 
     def _quoted(self, number: int, line: str) -> list[str]:
-        for _ in range(MAX_LINES_OF_A_CELL):
-            if line.count('"') % 2 == 0:
+        """The cells of a line with quotes; a quoted cell may go on in the next lines."""
+        cells = self._parsed(line)
+        if cells is not None:
+            return cells
+        whole, following = line, list[tuple[int, str]]()
+        while len(following) < MAX_LINES_OF_A_CELL:
+            if self._back:
+                following.append(self._back.popleft())
+            elif self._next is not None:
+                following.append(self._taken())
+            else:
                 break
-            # A quoted cell goes on in the next line.
-            following = next(self._lines, None)
-            if following is None:
-                return MalformedLine(line.split(self.separator))
-            line += "\n" + following[1]
-        else:
-            return MalformedLine(line[:200].split(self.separator))
+            whole += "\n" + following[-1][1]
+            cells = self._parsed(whole) if len(whole) <= MAX_LINE else None
+            if cells is not None and self._is_likely(len(cells)):
+                return cells
+        self._back.extendleft(reversed(following))
+        return MalformedLine(line.split(self.separator))
+
+    def _is_likely(self, width: int) -> bool:
+        """A stray quote may find another one further down: only a row like the one before counts, or a header."""
+        return width == self._width or (width > self._width and self._count < SAMPLE)
+
+    def _parsed(self, line: str) -> list[str] | None:
+        if line.count('"') % 2:
+            return None
         try:
-            [cells] = csv.reader(
-                line.split("\n") if "\n" not in line else [line],
-                delimiter=self.separator,
-                strict=True,
-                skipinitialspace=True,
-            )
+            [cells] = csv.reader([line], delimiter=self.separator, strict=True, skipinitialspace=True)
         except (csv.Error, ValueError):
-            return MalformedLine(line.split(self.separator))
+            return None
         return cells
+
+    def _taken(self) -> tuple[int, str]:
+        """Takes the next line."""
+        line, self._next = self._next, next(self._lines, None)
+        return line or (0, "")
 
 
 def _separator(lines: list[str]) -> str:

@@ -37,6 +37,7 @@ class Header:
 
     def __init__(self, line: int, cells: list[str]) -> None:
         self.line = line
+        self.given = cells
         self.cells = [" ".join(cell.split()) for cell in cells]
         self.names = [plain(cell) for cell in cells]
         self.width = len(cells)
