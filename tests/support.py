@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import orjson
+
 from app.accounts import actions as accounts
 from app.auth.authenticate import Authenticator
 from app.core.settings import Settings
@@ -16,7 +18,7 @@ from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue.kinds import DestinationKinds
 from app.graphql.bounds.limits import Limits
 from app.graphql.context import Context, Services
-from app.graphql.engine import Engine
+from app.graphql.engine import Engine, dumps
 from app.graphql.failures import RequestErrors
 from app.schema import build_schema
 from app.server.services import services_of
@@ -63,9 +65,11 @@ class World:
         actor = (await self.authenticator.authenticate(key)).actor if key is not None else None
         try:
             prepared = self.engine.prepare(query, None, authenticated=actor is not None)
-            return await self.engine.execute(prepared, variables, Context(self.services, actor))
+            response = await self.engine.execute(prepared, variables, Context(self.services, actor))
         except RequestErrors as error:
             return {"errors": error.errors}
+        told: dict[str, Any] = orjson.loads(dumps(response))
+        return told
 
     async def data(
         self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None

@@ -1,6 +1,7 @@
 """Exact decimals: kWh in the API, whole micro-kWh in the database, so that sums are exact on every database."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 
 INTEGER_DIGITS = 12
@@ -9,6 +10,13 @@ MICRO = 1_000_000
 
 _TOO_LARGE = 1_000_000_000_000
 _PLAIN = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
+
+_LAST = {
+    digits: tuple([f"{value:0{digits}}".rstrip("0") for value in range(10**digits)]) for digits in (1, 2, 3)
+}
+"""The texts of so many digits without trailing zeros."""
+_FRACTIONS = {digits: tuple([text and f".{text}" for text in texts]) for digits, texts in _LAST.items()}
+_FIRST_THREE = tuple([f".{value:03}" for value in range(1000)])
 
 
 def to_micro(value: object) -> int:
@@ -40,6 +48,23 @@ def format_micro(micro: int) -> str:
     if fraction == 0:
         return f"{sign}{whole}"
     return f"{sign}{whole}.{fraction:06}".rstrip("0")
+
+
+def format_units(values: Iterable[int], digits: int) -> list[str]:
+    """The same for many values of 0 or more, in units of 10**-digits, of which there are 6 at most."""
+    if digits == 0:
+        return [str(value) for value in values]
+    unit = 10**digits
+    if digits <= 3:
+        fractions = _FRACTIONS[digits]
+        return [f"{value // unit}{fractions[value % unit]}" for value in values]
+    fractions, first, last, low = _FRACTIONS[3], _FIRST_THREE, _LAST[digits - 3], 10 ** (digits - 3)
+    return [
+        f"{value // unit}{first[value // low % 1000]}{last[value % low]}"
+        if value % low
+        else f"{value // unit}{fractions[value // low % 1000]}"
+        for value in values
+    ]
 
 
 def _from_text(text: str) -> int:

@@ -159,13 +159,12 @@ class Database:
         self._require_tables()
         return await self.reads.fetch(statement, parameters)
 
-    async def read_in(
-        self, session: AsyncSession, statement: RebuiltStatement, parameters: dict[str, Any]
-    ) -> Rows:
+    async def read_in(self, session: AsyncSession, statement: Readable, parameters: dict[str, Any]) -> Rows:
         """The rows of one statement in the state that the session sees, without ORM objects."""
         if isinstance(self.reads, SqliteReader):
             return await self.reads.fetch_by(await _sqlite_connection(session), statement, parameters)
-        rows: Rows = (await (await session.connection()).execute(statement.keep(), parameters)).all()
+        kept = statement.keep() if isinstance(statement, RebuiltStatement) else statement
+        rows: Rows = (await (await session.connection()).execute(kept, parameters)).all()
         return rows
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:

@@ -21,7 +21,7 @@ from app.core.crypto import Keyring
 from app.core.errors import Unauthenticated
 from app.core.settings import Settings
 from app.db.database import Database
-from app.db.raw_statements import RebuiltStatement, Rows, Snapshot
+from app.db.raw_statements import Readable, Rows, Snapshot
 from app.delivery.queue.kinds import DestinationKinds
 from app.graphql.compiled.plan_cache import PlanCache
 from app.outbound.mail.link_tokens import MailLinks
@@ -120,13 +120,13 @@ class Context:
         async with self._lock:
             await self._open_session()
 
-    async def rows(self, statement: RebuiltStatement, parameters: dict[str, Any], *, alone: bool) -> Rows:
+    async def rows(self, statement: Readable, parameters: dict[str, Any], *, alone: bool) -> Rows:
         """The rows of a statement without ORM objects. `alone`: it is the operation's only read."""
         if alone and self._session is None:
             return await self.services.database.read(statement, parameters)
         return await asyncio.shield(self._rows(statement, parameters))
 
-    async def _rows(self, statement: RebuiltStatement, parameters: dict[str, Any]) -> Rows:
+    async def _rows(self, statement: Readable, parameters: dict[str, Any]) -> Rows:
         async with self._lock:
             # A compiled root field reads only by this method; without others, no session is needed.
             if self._session is None and self.plan_cache is not None and self.plan_cache.has_one_root:

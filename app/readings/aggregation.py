@@ -4,14 +4,14 @@ Only days that a bucket's boundary cuts are decoded; the others give their total
 """
 
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from app.core.clock import HALF_HOUR, from_ms, to_ms, uk_date
 from app.readings.buckets import HALF_HOUR_MS, HOUR_MS, calendar_bucket, widen
 from app.readings.enums import Granularity, ReadingQuality
-from app.readings.packing import ALL, SLOTS, slots, summary, unpack
+from app.readings.packing import ALL, SLOTS, UNITS, slots, summary, unpack, unpack_stored
 
 CACHED_BUCKETS: Final = 1024
 """Calendar buckets whose bounds are kept; half a megabyte at most."""
@@ -33,11 +33,13 @@ class Bucket(NamedTuple):
 
 
 class Aggregate(NamedTuple):
-    """The buckets of a period that have a reading, in order, and the sums of the period."""
+    """The sums of a period, and its buckets that have a reading, in order; None for half-hours."""
 
-    buckets: list[Bucket]
+    buckets: list[Bucket] | None
     micro_kwh: int
     missing_count: int
+    present_count: int
+    """How many half-hours of the period have a reading."""
 
 
 class _Bounds(NamedTuple):
@@ -54,86 +56,96 @@ def half_hour_of(instant: datetime) -> int:
     return to_ms(instant) // HALF_HOUR_MS
 
 
-def count_readings(days: Iterable[PackedDay], start: datetime, end: datetime) -> int:
-    """How many half-hours of `[start, end)` the days hold."""
-    first, last = half_hour_of(start), half_hour_of(end)
-    return sum((summary(packed).present & within(day, first, last)).bit_count() for day, packed in days)
-
-
 def aggregate(
     days: Iterable[PackedDay], granularity: Granularity, start: datetime, end: datetime, now: datetime
 ) -> Aggregate:
     """Aggregates the widened `[start, end)` of ascending days.
 
-    `missing_count` of a bucket: its half-hours that are over by now and have no reading; always 0 for HALF_HOUR. The
-    period's counts them for every granularity. Raises ValueError as `widen`.
+    `missing_count` of a bucket: its half-hours that are over by now and have no reading. The period's counts them for
+    every granularity. Raises ValueError as `widen`.
     """
     start, end = widen(start, end, granularity)
     first, last, over = half_hour_of(start), half_hour_of(end), half_hour_of(now)
     if granularity is Granularity.HALF_HOUR:
-        return _half_hours(days, first, last, over)
+        return _whole(days, first, last, over)
     return _sums(days, granularity, first, last, over)
 
 
-def _half_hours(days: Iterable[PackedDay], first: int, last: int, over: int) -> Aggregate:
+def half_hours(days: Iterable[PackedDay], start: datetime, end: datetime) -> list[Bucket]:
+    """The half-hours of the widened `[start, end)` that have a reading."""
     buckets = []
-    total = present_over = 0
+    first, last = half_hour_of(start), half_hour_of(end)
     end_at, end = 0, from_ms(0)
     for day, packed in days:
         found = unpack(packed)
-        present = found.present & within(day, first, last)
-        present_over += (present & within(day, first, over)).bit_count()
-        for slot in slots(present):
+        for slot in slots(found.present & within(day, first, last)):
             at = day * SLOTS + slot
             # Most half-hours begin where the previous one ends, so that one datetime serves both.
             start = end if at == end_at else from_ms(at * HALF_HOUR_MS)
             end_at, end = at + 1, start + HALF_HOUR
-            micro = found.amounts[slot]
-            total += micro
-            buckets.append(Bucket(start, end, micro, _QUALITIES[found.estimated >> slot & 1], 0))
-    return Aggregate(buckets, total, _missing(first, last, over, present_over))
+            quality = _QUALITIES[found.estimated >> slot & 1]
+            buckets.append(Bucket(start, end, found.amounts[slot], quality, 0))
+    return buckets
+
+
+def _whole(days: Iterable[PackedDay], first: int, last: int, over: int) -> Aggregate:
+    total = count = present_over = 0
+    for day, packed in days:
+        found = summary(packed)
+        inside = within(day, first, last)
+        if inside == ALL:
+            total += found.total
+        else:
+            amounts = unpack(packed).amounts
+            total += sum([amounts[slot] for slot in slots(inside)])
+        present = found.present & inside
+        count += present.bit_count()
+        present_over += (present & within(day, first, over)).bit_count()
+    return Aggregate(None, total, _missing(first, last, over, present_over), count)
 
 
 def _sums(days: Iterable[PackedDay], granularity: Granularity, first: int, last: int, over: int) -> Aggregate:
     buckets: list[Bucket] = []
     bounds = _Bounds(from_ms(0), from_ms(0), first, first)
-    total = micro = count = estimated = present_over = bucket_over = 0
+    # Of the period up to here, and up to the beginning of the bucket.
+    total = count = present_over = 0
+    total_before = count_before = over_before = estimated = 0
+
+    def close() -> None:
+        if count > count_before:
+            missing = _missing(bounds.low, bounds.high, over, present_over - over_before)
+            quality = _QUALITIES[bool(estimated)]
+            buckets.append(Bucket(bounds.start, bounds.end, total - total_before, quality, missing))
+
     for day, packed in days:
         begin = day * SLOTS
-        low, end = max(begin, first), min(begin + SLOTS, last)
+        low, behind = max(begin, first), min(begin + SLOTS, last)
         found = summary(packed)
-        amounts = None
-        while low < end:
+        amounts, unit = None, 1
+        while low < behind:
             if low >= bounds.high:
-                if count:
-                    buckets.append(_bucket(bounds, micro, estimated, bucket_over, over))
+                close()
                 bounds = _bounds(low, granularity)
-                micro = count = estimated = bucket_over = 0
-            high = min(end, bounds.high)
+                total_before, count_before, over_before, estimated = total, count, present_over, 0
+            high = min(behind, bounds.high)
             if high - low == SLOTS:
                 present, part = found.present, found.total
             else:
-                amounts = amounts or unpack(packed).amounts
-                present = found.present & within(day, low, high)
-                part = sum(amounts[low - begin : high - begin])
+                if amounts is None:
+                    stored = unpack_stored(packed)
+                    amounts, unit = stored.by_slot(), UNITS[stored.scale]
+                present = found.present & (1 << high - begin) - (1 << low - begin)
+                part = sum(amounts[low - begin : high - begin]) * unit
             if present:
-                micro += part
                 total += part
                 count += present.bit_count()
                 estimated |= found.estimated & present
                 # The current half-hour may have a reading already, which must not compensate for a missing one.
-                at_end = present if begin + SLOTS <= over else present & within(day, low, over)
-                bucket_over += at_end.bit_count()
+                at_end = present if high <= over else present & within(day, low, over)
                 present_over += at_end.bit_count()
             low = high
-    if count:
-        buckets.append(_bucket(bounds, micro, estimated, bucket_over, over))
-    return Aggregate(buckets, total, _missing(first, last, over, present_over))
-
-
-def _bucket(bounds: _Bounds, micro: int, estimated: int, present: int, over: int) -> Bucket:
-    missing = _missing(bounds.low, bounds.high, over, present)
-    return Bucket(bounds.start, bounds.end, micro, _QUALITIES[bool(estimated)], missing)
+    close()
+    return Aggregate(buckets, total, _missing(first, last, over, present_over), count)
 
 
 def _missing(low: int, high: int, over: int, present: int) -> int:
@@ -154,10 +166,12 @@ def _bounds(half_hour: int, granularity: Granularity) -> _Bounds:
     if granularity is Granularity.HOUR:
         start = from_ms(half_hour // 2 * HOUR_MS)
         return _Bounds(start, start + 2 * HALF_HOUR, half_hour // 2 * 2, half_hour // 2 * 2 + 2)
-    return _calendar_bounds(uk_date(from_ms(half_hour * HALF_HOUR_MS)), granularity)
+    return _calendar_bounds(half_hour, granularity.value)
 
 
 @lru_cache(CACHED_BUCKETS)
-def _calendar_bounds(day: date, granularity: Granularity) -> _Bounds:
-    start, end = calendar_bucket(day, granularity)
+def _calendar_bounds(half_hour: int, granularity: str) -> _Bounds:
+    # The value, because a member's hash takes as long as all the rest.
+    day = uk_date(from_ms(half_hour * HALF_HOUR_MS))
+    start, end = calendar_bucket(day, Granularity(granularity))
     return _Bounds(start, end, half_hour_of(start), half_hour_of(end))

@@ -11,20 +11,21 @@ from app.core import clock
 from app.core.errors import BadUserInput, Forbidden
 from app.db.raw_statements import Script
 from app.graphql.compiled.declare import column, computed, to_one
-from app.graphql.compiled.reads import values
+from app.graphql.compiled.reads import json_writer
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
 from app.graphql.idempotency import Result
 from app.graphql.mutations import ScriptContext, UserError, mutation
-from app.graphql.nodes import find, shown
+from app.graphql.nodes import column_values, find, shown
 from app.graphql.scalars import MicroKwh
 from app.meters import numbers
 from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
-from app.readings.aggregation import Bucket
 from app.readings.arguments import Channel, From, Length, Lookback, To
 from app.readings.enums import EnergyUnit, Granularity, ReadingChannel, ReadingQuality, ReadingReason
 from app.readings.events import MeterDataReceived
+from app.readings.interval_json import IntervalWriter
+from app.readings.intervals import Intervals
 from app.readings.reading_lists import ReadingList
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ class Interval:
 
 
 def _intervals(root: "IntervalData", info: Info) -> list[Interval]:
-    return values(info, root.buckets, Interval)  # type: ignore[no-any-return]
+    found = root.found
+    writer = json_writer(info, IntervalWriter)
+    if writer is not None:
+        return intervals.written(info.context, writer, found)  # type: ignore[return-value]
+    return [Interval(**column_values(Interval, one)) for one in found.buckets()]
 
 
 @strawberry.type
@@ -81,7 +86,7 @@ class IntervalData:
     """The intervals that have a reading, the oldest first."""
     missing_count: int
     """Half-hours without a reading up to now."""
-    buckets: strawberry.Private[list[Bucket]]
+    found: strawberry.Private[Intervals]
 
 
 async def interval_data(
@@ -108,9 +113,9 @@ async def interval_data(
         to=found.end,
         granularity=granularity,
         unit=EnergyUnit.KWH,
-        total=MicroKwh(found.total_micro_kwh),
-        missing_count=found.missing_count,
-        buckets=found.buckets,
+        total=MicroKwh(found.sums.micro_kwh),
+        missing_count=found.sums.missing_count,
+        found=found,
     )
 
 

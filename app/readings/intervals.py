@@ -1,17 +1,26 @@
 """Reads of intervals: parse the period, then load the buckets of many meters with two statements at most."""
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from app.core import clock
 from app.core.errors import BadUserInput
+from app.graphql.compiled.partial import ReadyValue, ready_json
 from app.graphql.context import Context
 from app.readings import buckets
-from app.readings.aggregation import Bucket, PackedDay, aggregate, count_readings
+from app.readings.aggregation import Aggregate, Bucket, PackedDay, aggregate, half_hour_of, half_hours
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.budget import spend
 from app.readings.enums import Granularity, ReadingChannel
-from app.readings.stored_days import last_half_hours, read_days
+from app.readings.interval_json import IntervalWriter
+from app.readings.packing import SLOTS
+from app.readings.stored_days import TURN, last_half_hours, read_days
+
+SHORT: Final = 384
+"""Intervals that are written at once: the half-hours of a week."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,12 @@ class Intervals:
 
     start: datetime
     end: datetime
-    buckets: list[Bucket]
-    total_micro_kwh: int
-    missing_count: int
+    sums: Aggregate
+    days: list[PackedDay]
+
+    def buckets(self) -> list[Bucket]:
+        buckets = self.sums.buckets
+        return half_hours(self.days, self.start, self.end) if buckets is None else buckets
 
 
 def parse_period(
@@ -82,10 +94,44 @@ async def read(
     async def load(meter_ids: list[str]) -> list[Intervals]:
         spans = await _spans(context, meter_ids, channel, asked, now)
         days = await read_days(context, spans, channel)
-        spend(context, sum(count_readings(days[one], *span) for one, span in spans.items()))
-        return [_intervals(days[one], *spans[one], asked.granularity, now) for one in meter_ids]
+        found, worked = [], 0
+        for one in meter_ids:
+            worked += len(days[one])
+            if worked > TURN:
+                worked = 0
+                await asyncio.sleep(0)
+            start, end = spans[one]
+            sums = aggregate(days[one], asked.granularity, start, end, now)
+            spend(context, sums.present_count)
+            found.append(Intervals(start, end, sums, days[one]))
+        return found
 
     return await context.loader(("intervals", channel, asked), load).load(meter_id)
+
+
+def written(context: Context, writer: IntervalWriter, found: Intervals) -> ReadyValue | Awaitable[ReadyValue]:
+    """The intervals as JSON. Long lists are written in parts, between which other work gets its turn."""
+    count = len(found.days) * SLOTS if found.sums.buckets is None else len(found.sums.buckets)
+    if count <= SHORT:
+        return ready_json(f"[{_text(writer, found, slice(None))}]")
+    return _written_in_parts(context, writer, found, count)
+
+
+async def _written_in_parts(
+    context: Context, writer: IntervalWriter, found: Intervals, count: int
+) -> ReadyValue:
+    each = TURN // SLOTS if found.sums.buckets is None else TURN
+    parts = []
+    for at in range(0, count, each):
+        await context.turn()
+        parts.append(_text(writer, found, slice(at, at + each)))
+    return ready_json(f"[{','.join(filter(None, parts))}]")
+
+
+def _text(writer: IntervalWriter, found: Intervals, part: slice) -> str:
+    if found.sums.buckets is not None:
+        return writer.buckets(found.sums.buckets[part])
+    return writer.half_hours(found.days[part], half_hour_of(found.start), half_hour_of(found.end))
 
 
 async def _spans(
@@ -103,10 +149,3 @@ async def _spans(
 def _day(instant: datetime, granularity: Granularity) -> tuple[datetime, datetime]:
     day = clock.uk_date(instant)
     return _widened(clock.start_of_uk_day(day), clock.end_of_uk_day(day), granularity)
-
-
-def _intervals(
-    days: list[PackedDay], start: datetime, end: datetime, granularity: Granularity, now: datetime
-) -> Intervals:
-    found = aggregate(days, granularity, start, end, now)
-    return Intervals(start, end, found.buckets, found.micro_kwh, found.missing_count)

@@ -59,6 +59,24 @@ class Summary(NamedTuple):
     total: int
 
 
+class Stored(NamedTuple):
+    """A day as it is packed: the amounts of its present half-hours in order, in units of 10**scale millionths."""
+
+    present: int
+    estimated: int
+    scale: int
+    amounts: Sequence[int]
+
+    def by_slot(self) -> Sequence[int]:
+        """48 amounts, 0 where a half-hour is missing."""
+        if self.present == ALL:
+            return self.amounts
+        found = [0] * SLOTS
+        for slot, amount in zip(slots(self.present), self.amounts, strict=True):
+            found[slot] = amount
+        return found
+
+
 _PARTS: Final = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 _LETTERS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _STRUCTS: Final = {
@@ -66,7 +84,8 @@ _STRUCTS: Final = {
     for size, letter in _LETTERS.items()
     for count in range(1, SLOTS + 1)
 }
-_UNITS: Final = tuple(10**scale for scale in range(MOST_SCALE + 1))
+UNITS: Final = tuple(10**scale for scale in range(MOST_SCALE + 1))
+"""Millionths of a kWh by the scale."""
 
 
 def pack(day: Day) -> bytes:
@@ -74,7 +93,7 @@ def pack(day: Day) -> bytes:
     present, estimated, amounts = day
     values = amounts if present == ALL else [amounts[slot] for slot in slots(present)]
     scale = _scale(values)
-    unit = _UNITS[scale]
+    unit = UNITS[scale]
     if scale:
         values = [value // unit for value in values]
     highest = max(values, default=0)
@@ -105,26 +124,27 @@ def pack(day: Day) -> bytes:
 
 def unpack(packed: bytes) -> Day:
     """The day of these bytes. Raises ValueError for a version that this program does not know."""
-    summary, unit, width, at = _head(packed)
-    present = summary.present
-    if not width:
-        return Day(present, summary.estimated, [0] * SLOTS)
+    stored = unpack_stored(packed)
+    amounts, unit = stored.by_slot(), UNITS[stored.scale]
+    return Day(
+        stored.present, stored.estimated, amounts if unit == 1 else [amount * unit for amount in amounts]
+    )
+
+
+def unpack_stored(packed: bytes) -> Stored:
+    """The same day as it is packed, without a multiplication for each amount."""
+    (present, estimated, _), scale, width, at = _head(packed)
     count = present.bit_count()
-    values: Sequence[int] = ()
+    if not width:
+        return Stored(present, estimated, scale, (0,) * count)
+    amounts: Sequence[int] = ()
     shift = 0
     for size in _PARTS[width]:
         part = _STRUCTS[size, count].unpack_from(packed, at)
-        values = [low | high << shift for low, high in zip(values, part, strict=True)] if shift else part
+        amounts = [low | high << shift for low, high in zip(amounts, part, strict=True)] if shift else part
         at += size * count
         shift += 8 * size
-    if unit != 1:
-        values = [value * unit for value in values]
-    if present != ALL:
-        amounts = [0] * SLOTS
-        for slot, value in zip(slots(present), values, strict=True):
-            amounts[slot] = value
-        values = amounts
-    return Day(present, summary.estimated, values)
+    return Stored(present, estimated, scale, amounts)
 
 
 def summary(packed: bytes) -> Summary:
@@ -190,7 +210,7 @@ def unpack_origins(packed: bytes | None, latest: Origin, present: int) -> dict[i
 
 
 def _head(packed: bytes) -> tuple[Summary, int, int, int]:
-    """The summary, the unit and the bytes of each amount, and where the amounts begin."""
+    """The summary, the scale and the bytes of each amount, and where the amounts begin."""
     if packed[0] != VERSION:
         raise ValueError(f"This version of Voltwire cannot read packed readings of version {packed[0]}.")
     layout, flags = packed[1], packed[2]
@@ -203,9 +223,9 @@ def _head(packed: bytes) -> tuple[Summary, int, int, int]:
         estimated = int.from_bytes(packed[at : at + 6], "little")
         at += 6
     end = at + (flags >> 2)
-    unit = _UNITS[layout & 7]
-    total = int.from_bytes(packed[at:end], "little") * unit
-    return Summary(present, estimated, total), unit, layout >> 3, end
+    scale = layout & 7
+    total = int.from_bytes(packed[at:end], "little") * UNITS[scale]
+    return Summary(present, estimated, total), scale, layout >> 3, end
 
 
 def _scale(values: Sequence[int]) -> int:
@@ -213,7 +233,7 @@ def _scale(values: Sequence[int]) -> int:
     if not divisor:
         return 0
     scale = 0
-    while scale < MOST_SCALE and divisor % _UNITS[scale + 1] == 0:
+    while scale < MOST_SCALE and divisor % UNITS[scale + 1] == 0:
         scale += 1
     return scale
 

@@ -5,12 +5,11 @@ Half-hours that a version before days stored count beside the days, until the wo
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
-from sqlalchemy import Result
-
 from app.core import clock
+from app.db.raw_statements import Rows
 from app.db.sql import Sql, rows
 from app.graphql.context import Context
 from app.readings.aggregation import PackedDay, half_hour_of
@@ -18,10 +17,13 @@ from app.readings.buckets import HALF_HOUR_MS
 from app.readings.budget import MAX_READ, readings_left, spend
 from app.readings.enums import ReadingChannel
 from app.readings.merging import add_half_hours
+from app.readings.models import PARTITION_YEARS
 from app.readings.packing import SLOTS, slots, summary
 
 TURN: Final = 2000
 """Days or half-hours that are worked on before other work gets its turn."""
+
+_EPOCH: Final = date(1970, 1, 1)
 
 _DAYS = Sql("""
     SELECT given.meter_id, reading_days.day, reading_days.packed, NULL AS start_ms, NULL AS micro_kwh,
@@ -40,9 +42,36 @@ _DAYS = Sql("""
 """)
 
 
+def _first_day(year: int) -> int:
+    return (date(year, 1, 1) - _EPOCH).days
+
+
 def _outermost(end: str) -> Sql:
     """The day that holds the first (`min`) or the last (`max`) half-hour of each meter."""
-    return Sql(f"""
+    half_hours = f"""
+        UNION ALL
+        SELECT given.meter_id, NULL, NULL, (
+            SELECT {end}(start_ms) FROM readings WHERE meter_id = given.meter_id AND :channel = 0
+        )
+        FROM @rows(meter_id text)
+    """  # noqa: S608 - our own names
+    order = "ASC" if end == "min" else "DESC"
+    parts = " UNION ALL ".join(
+        f"(SELECT day, packed FROM reading_days WHERE meter_key = meter_keys.key AND channel = :channel "  # noqa: S608
+        f"AND {years} ORDER BY day {order} LIMIT 1)"
+        for years in _YEARS
+    )
+    return Sql(
+        f"""
+        SELECT given.meter_id, outermost.day, outermost.packed, NULL AS start_ms
+        FROM @rows(meter_id text)
+        JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+        CROSS JOIN LATERAL (
+            SELECT day, packed FROM ({parts}) AS parts ORDER BY day {order} LIMIT 1
+        ) AS outermost
+        {half_hours}
+        """,  # noqa: S608
+        sqlite=f"""
         SELECT given.meter_id, reading_days.day, reading_days.packed, NULL AS start_ms
         FROM @rows(meter_id text)
         JOIN meter_keys ON meter_keys.meter_id = given.meter_id
@@ -51,14 +80,18 @@ def _outermost(end: str) -> Sql:
                 SELECT {end}(others.day) FROM reading_days AS others
                 WHERE others.meter_key = meter_keys.key AND others.channel = :channel
             )
-        UNION ALL
-        SELECT given.meter_id, NULL, NULL, (
-            SELECT {end}(start_ms) FROM readings WHERE meter_id = given.meter_id AND :channel = 0
-        )
-        FROM @rows(meter_id text)
-    """)  # noqa: S608 - our own names
+        {half_hours}
+        """,  # noqa: S608
+    )
 
 
+# PostgreSQL asks the partitions of years one after the other until one has a day; with the default partition, which has
+# all other years, among them it would ask them all.
+_YEARS: Final = (
+    f"day < {_first_day(PARTITION_YEARS.start)}",
+    f"day >= {_first_day(PARTITION_YEARS.start)} AND day < {_first_day(PARTITION_YEARS.stop)}",
+    f"day >= {_first_day(PARTITION_YEARS.stop)}",
+)
 _FIRST, _LAST = _outermost("min"), _outermost("max")
 
 
@@ -95,11 +128,11 @@ async def read_days(
     }
     days: dict[str, dict[int, bytes]] = {one: {} for one in spans}
     half_hours: dict[str, list[tuple[int, int, bool]]] = {}
-    count = 0
-    for part in (await _fetch(context, _DAYS, parameters)).partitions(TURN):
-        if count:
+    found = await _fetch(context, _DAYS, parameters)
+    for at in range(0, len(found), TURN):
+        if at:
             await asyncio.sleep(0)
-        count += len(part)
+        part = found[at : at + TURN]
         if each_day:
             spend(context, sum(1 if row[2] is None else each_day for row in part))
         for meter_id, day, packed, start_ms, micro_kwh, estimated in part:
@@ -108,12 +141,12 @@ async def read_days(
                 half_hours.setdefault(meter_id, []).append(reading)
             else:
                 days[meter_id][day] = packed
-    if count == limit:
+    if len(found) == limit:
         # There may be more that was not read.
         spend(context, MAX_READ + 1)
-    for meter_id, found in half_hours.items():
-        for at in range(0, len(found), TURN):
-            add_half_hours(days[meter_id], found[at : at + TURN])
+    for meter_id, readings in half_hours.items():
+        for at in range(0, len(readings), TURN):
+            add_half_hours(days[meter_id], readings[at : at + TURN])
             await asyncio.sleep(0)
     return {meter_id: sorted(of_meter.items()) for meter_id, of_meter in days.items()}
 
@@ -146,5 +179,5 @@ async def _outermost_half_hours(
     return {meter_id: sorted(half_hours)[at] for meter_id, half_hours in found.items()}
 
 
-async def _fetch(context: Context, statement: Sql, parameters: dict[str, Any]) -> Result[*tuple[Any, ...]]:
-    return await context.execute(statement.of(context.services.database.is_sqlite), parameters)
+async def _fetch(context: Context, statement: Sql, parameters: dict[str, Any]) -> Rows:
+    return await context.rows(statement.of(context.services.database.is_sqlite), parameters, alone=False)

@@ -56,7 +56,11 @@ def aggregate(
     over = [row for row in inside if row[0] + HALF_HOUR_MS <= to_ms(now)]
     assert found.micro_kwh == sum(row[1] for row in inside)
     assert found.missing_count == max((min(end, now) - start) // HALF_HOUR, 0) - len(over)
-    assert aggregation.count_readings(packed(rows), start, end) == len(inside)
+    assert found.present_count == len(inside)
+    if granularity is Granularity.HALF_HOUR:
+        assert found.buckets is None
+        return aggregation.half_hours(packed(rows), start, end)
+    assert found.buckets is not None
     return found.buckets
 
 

@@ -13,7 +13,7 @@ those of execution field by field.
   or list is one more statement for all its parents. Account, time, cursors, page size and values of filters are
   parameters.
 - `plan_cache.py`  Plans and statements are cached with their document.
-- `reads.py`  Resolvers call `connection`, `read_one` and `values`; subscriptions call `read_selected`.
+- `reads.py`  Resolvers call `connection`, `read_one` and `json_writer`; subscriptions call `read_selected`.
 - `partial.py`  Fields with resolvers of their own are left to the executor.
 - `executor.py`  The executor takes ready values as they are.
 

@@ -1,10 +1,10 @@
-"""The reads that resolvers call: a connection, one row, rows of events, or a long list of values.
+"""The reads that resolvers call: a connection, one row, rows of events, or a long list as JSON.
 
 Each is compiled where it can be, and otherwise executed field by field with the same response.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from graphql import FieldNode, GraphQLResolveInfo, get_named_type
 from sqlalchemy import Select, select
@@ -13,7 +13,7 @@ from app.auth.actor import Actor, visible
 from app.core import clock
 from app.db.raw_statements import RebuiltStatement, pad_to_power_of_two
 from app.graphql.compiled import statements
-from app.graphql.compiled.partial import ReadyValue, as_result
+from app.graphql.compiled.partial import as_result
 from app.graphql.compiled.plan import Child, Plan, PlanRun
 from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.compiled.selection import Compiler
@@ -22,8 +22,10 @@ from app.graphql.compiled.statements import Shape
 from app.graphql.compiled.values import NotCompiled
 from app.graphql.context import Context, Info
 from app.graphql.filters import Filter
-from app.graphql.nodes import column_values, find_object, is_id_of, shown
+from app.graphql.nodes import find_object, is_id_of, shown
 from app.graphql.pagination import Connection, PageRequest, RowPage, id_cursor, page_of, require_own
+
+T = TypeVar("T")
 
 # Statements for filters of more values are not cached.
 LONGEST_FILTER = 64
@@ -119,17 +121,26 @@ async def read_selected(
     return {row[plan.key_index]: plan.shape(row, run) for row in found}
 
 
-def values(info: Info, items: Sequence[Any], type_: type[Any]) -> Any:
-    """A long list of objects; the fields of the GraphQL type are their attributes."""
+def json_writer(info: Info, make: Callable[[str, Mapping[str, str]], T]) -> T | None:
+    """Writes the objects of a long list as JSON; None where they are executed field by field.
+
+    `make` is given their type's name and their attributes by response keys. All requests of a document share what it
+    makes.
+    """
     cache, raw = info.context.plan_cache, info._raw_info
+    if cache is None:
+        return None
     kind: Any = get_named_type(raw.return_type)
+
+    def build() -> tuple[T, int]:
+        attributes = Compiler(raw).attributes(kind, raw.field_nodes)
+        return make(kind.name, attributes), len(attributes)
+
     try:
-        if cache is None:
-            raise NotCompiled
-        make = cache.plan(raw, kind.name, lambda: (Compiler(raw).values(kind, raw.field_nodes), 0))
+        writer: T = cache.plan(raw, make, build)
     except NotCompiled:
-        return [type_(**column_values(type_, item)) for item in items]
-    return ReadyValue(make(items))
+        return None
+    return writer
 
 
 def _plan(

@@ -1,6 +1,6 @@
 """Compiles a selection into a plan. Private methods of the compiler return expressions; see `values.py`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from graphql import (
@@ -59,28 +59,35 @@ class Compiler:
         self._shape(plan, "page, run", self._connection(type_, nodes, plan))
         return plan
 
-    def values(self, type_: Any, nodes: list[FieldNode]) -> Callable[[Iterable[Any]], list[Any]]:
-        """Makes dicts of objects that have an attribute for each field, all of them leaves. Raises NotCompiled."""
-        return self._code.function("values", f"[{self._value(type_, nodes)} for value in values]")
-
     def _shape(self, plan: Plan, parameters: str, expression: str) -> None:
         plan.shape = self._code.function(parameters, expression)
         plan.is_partial = isinstance(expression, Partial)
 
     def _value(self, type_: Any, nodes: list[FieldNode]) -> str:
         entries: dict[str, str] = {}
-        for key, (name, kind, below) in self.selected(type_, nodes):
-            leaf = get_named_type(kind)
+        for key, (name, kind) in self._leaves(type_, nodes):
             if name == "__typename":
                 entries[key] = repr(type_.name)
-            elif is_leaf_type(leaf) and not below[0].arguments:
-                value = f"value.{_attribute(type_, name)}"
-                entries[key] = self._code.shown(
-                    value, show_value(leaf), may_be_null=not is_non_null_type(kind)
-                )
-            else:
-                raise NotCompiled(name)
+                continue
+            value = f"value.{_attribute(type_, name)}"
+            show = show_value(get_named_type(kind))
+            entries[key] = self._code.shown(value, show, may_be_null=not is_non_null_type(kind))
         return dict_of(entries)
+
+    def attributes(self, type_: Any, nodes: list[FieldNode]) -> dict[str, str]:
+        """The attributes of an object's leaves by their response keys, in order. Raises NotCompiled."""
+        return {
+            key: name if name == "__typename" else _attribute(type_, name)
+            for key, (name, _) in self._leaves(type_, nodes)
+        }
+
+    def _leaves(self, type_: Any, nodes: list[FieldNode]) -> list[tuple[str, tuple[str, Any]]]:
+        found = []
+        for key, (name, kind, below) in self.selected(type_, nodes):
+            if name != "__typename" and (not is_leaf_type(get_named_type(kind)) or below[0].arguments):
+                raise NotCompiled(name)
+            found.append((key, (name, kind)))
+        return found
 
     def selected(
         self, type_: GraphQLObjectType, nodes: list[FieldNode]

@@ -15,7 +15,7 @@ from app.db.raw_statements import RebuiltStatement
 from app.graphql.bounds.limits import Limits
 from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
-from app.graphql.engine import Engine
+from app.graphql.engine import Engine, dumps
 from app.graphql.failures import RequestErrors
 from app.graphql.pagination import id_cursor
 from app.graphql.prepared_operation import PreparedOperation
@@ -76,7 +76,7 @@ async def answer(world: World, engine: Engine, document: Document, viewer: Actor
     # Errors are in the order in which fields happened to fail.
     if "errors" in response:
         response["errors"].sort(key=lambda error: orjson.dumps(error))
-    return orjson.dumps(response, option=orjson.OPT_INDENT_2).decode()
+    return dumps(response).decode()
 
 
 @dropping
