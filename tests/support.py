@@ -62,14 +62,20 @@ class World:
         self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None
     ) -> dict[str, Any]:
         """The response to a query or mutation, as over HTTP."""
-        actor = (await self.authenticator.authenticate(key)).actor if key is not None else None
         try:
-            prepared = self.engine.prepare(query, None, authenticated=actor is not None)
-            response = await self.engine.execute(prepared, variables, Context(self.services, actor))
+            response = await self.execute(query, variables, key=key)
         except RequestErrors as error:
             return {"errors": error.errors}
         told: dict[str, Any] = orjson.loads(dumps(response))
         return told
+
+    async def execute(
+        self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None
+    ) -> dict[str, Any]:
+        """The engine's response, of which parts may be JSON. Raises RequestErrors."""
+        actor = (await self.authenticator.authenticate(key)).actor if key is not None else None
+        prepared = self.engine.prepare(query, None, authenticated=actor is not None)
+        return await self.engine.execute(prepared, variables, Context(self.services, actor))
 
     async def data(
         self, query: str, variables: dict[str, Any] | None = None, *, key: str | None = None

@@ -13,7 +13,9 @@ from app.core.clock import HALF_HOUR, format_utc, parse_utc, to_ms
 from app.db.database import run_script
 from app.graphql.context import Context
 from app.graphql.engine import Engine, dumps
-from app.readings.actions import NewReading, lock_meters, write
+from app.readings.actions import lock_meters, write_channels
+from app.readings.buckets import HALF_HOUR_MS
+from app.readings.columns import Columns, packed_days
 from app.readings.enums import Granularity, ReadingChannel
 from tests.graphql.compiled.documents import dropping
 from tests.graphql.compiled.test_compiled import WIDE
@@ -45,18 +47,15 @@ async def stored(world: World, meter: Metered, chance: random.Random) -> list[st
         for meter_id in ids[:2]:
             share, unit = chance.choice([1, 1, 0.9, 0.1]), 10 ** chance.randint(0, 6)
             most, doubt = chance.choice([0, 9, 5000, 10**12 // unit]), chance.choice([0, 0, 0.2, 1])
-            readings = [
-                NewReading(
-                    to_ms(parse_utc(start) + slot * HALF_HOUR),
-                    chance.randint(0, most) * unit,
-                    chance.random() < doubt,
-                )
-                for slot in range(7 * 48)
-                if chance.random() < share
-            ]
+            first = to_ms(parse_utc(start)) // HALF_HOUR_MS
+            starts = [first + slot for slot in range(7 * 48) if chance.random() < share]
+            amounts = [chance.randint(0, most) * unit for _ in starts]
+            estimated = [chance.random() < doubt for _ in starts]
+            days = packed_days(Columns(starts, amounts, estimated))
             async with world.database.transaction() as session:
                 meters = await run_script(session, lock_meters(actor, [meter_id]))
-                await run_script(session, write(session, meters, {meter_id: readings}, ReadingChannel.IMPORT))
+                new = {ReadingChannel.IMPORT: {meter_id: days}}
+                await run_script(session, write_channels(session, meters, new))
     return ids
 
 

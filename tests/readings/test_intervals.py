@@ -17,7 +17,10 @@ from app.core.clock import (
     uk_date,
 )
 from app.db.database import run_script
+from app.meters import actions as meters
+from app.meters.numbers import mpan_check_digit
 from app.readings.actions import lock_meters, write_channels
+from app.readings.buckets import HALF_HOUR_MS
 from app.readings.budget import MAX_READ
 from app.readings.columns import Columns, packed_days
 from app.readings.enums import ReadingChannel
@@ -321,6 +324,59 @@ async def test_the_intervals_of_many_meters_are_read_together(world: World) -> N
         assert len([one for one in sent if "FROM api_keys" not in one]) == statements
 
 
+async def test_a_portfolio_of_a_hundred_meters_is_two_statements(world: World) -> None:
+    meter = await metered(world)
+    actor = (await world.authenticator.authenticate(meter.account.key)).actor
+    digits = [f"12{number:010d}" for number in range(99)]
+    async with world.database.transaction() as session:
+        made = [
+            await run_script(
+                session,
+                meters.create(
+                    session, actor, customer_id=meter.customer_id, number=one + str(mpan_check_digit(one))
+                ),
+            )
+            for one in digits
+        ]
+    yesterday = start_of_uk_day(uk_date(clock.now())) - timedelta(hours=12)
+    for number, meter_id in enumerate((made[0].id, made[98].id), 1):
+        one = Metered(world, meter.account, meter.customer_id, meter_id)
+        await one.record(reading(yesterday, str(number)), reading(yesterday + HALF_HOUR, "0.5"))
+    query = """{ meters(first: 100) { nodes { id
+        intervalData(lookback: "1m", granularity: DAY) { total intervals { consumption } } } } }"""
+    with reads(world.database) as sent:
+        nodes = (await world.data(query, key=meter.account.key))["meters"]["nodes"]
+    assert len([one for one in sent if "FROM api_keys" not in one]) == 2
+    totals = {one["id"]: one["intervalData"]["total"] for one in nodes}
+    expected = dict.fromkeys(totals, "0") | {made[0].id: "1.5", made[98].id: "2.5"}
+    assert (len(totals), totals) == (100, expected)
+    assert nodes[-1]["intervalData"]["intervals"] == [{"consumption": "2.5"}]
+
+
+async def test_the_first_and_the_last_day_are_found_in_any_year(world: World) -> None:
+    meter = await metered(world)
+    actor = (await world.authenticator.authenticate(meter.account.key)).actor
+    query = f"""{{ meter(id: "{meter.meter_id}") {{
+        intervalData {{ from }} coverage(to: "2050-01-01T00:00:00Z") {{ from latestAt }} }} }}"""
+    written = []
+    # Around the first and the last year that has a partition.
+    for at in (
+        *("2020-05-05T10:00:00.000Z", "2024-01-01T00:00:00.000Z", "2015-01-01T00:00:00.000Z"),
+        *("2014-12-31T23:30:00.000Z", "2035-12-31T23:30:00.000Z", "2036-01-01T00:00:00.000Z"),
+        *("1950-01-01T12:00:00.000Z", "2040-02-02T00:00:00.000Z"),
+    ):
+        written.append(at)
+        days = packed_days(Columns([clock.to_ms(clock.parse_utc(at)) // HALF_HOUR_MS], [1], [False]))
+        async with world.database.transaction() as session:
+            locked = await run_script(session, lock_meters(actor, [meter.meter_id]))
+            new = {ReadingChannel.IMPORT: {meter.meter_id: days}}
+            await run_script(session, write_channels(session, locked, new))
+        found = (await world.data(query, key=meter.account.key))["meter"]
+        assert found["coverage"] == {"from": min(written), "latestAt": max(written)}
+        latest = start_of_uk_day(uk_date(clock.parse_utc(max(written))))
+        assert found["intervalData"] == {"from": format_utc(latest)}
+
+
 async def test_one_operation_reads_so_many_readings_and_no_more(world: World) -> None:
     meter = await metered(world)
     actor = (await world.authenticator.authenticate(meter.account.key)).actor
@@ -328,9 +384,9 @@ async def test_one_operation_reads_so_many_readings_and_no_more(world: World) ->
     count = MAX_READ // 2 + 1
     days = packed_days(Columns(list(range(first, first + count)), [1_000_000] * count, [False] * count))
     async with world.database.transaction() as session:
-        meters = await run_script(session, lock_meters(actor, [meter.meter_id]))
+        locked = await run_script(session, lock_meters(actor, [meter.meter_id]))
         new = {ReadingChannel.IMPORT: {meter.meter_id: days}}
-        await run_script(session, write_channels(session, meters, new))
+        await run_script(session, write_channels(session, locked, new))
     once = '(from: "2000-01-01T00:00:00Z", to: "2010-01-01T00:00:00Z", granularity: YEAR) { total }'
     data = await world.data(f"{{ meters {{ nodes {{ intervalData{once} }} }} }}", key=meter.account.key)
     assert data["meters"]["nodes"] == [{"intervalData": {"total": str(MAX_READ // 2 + 1)}}]

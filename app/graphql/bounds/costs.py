@@ -38,7 +38,7 @@ MAX_COST = 2**53 - 1
 # Lists that are not connections are short, but an account may have a page full of keys.
 LIST_COST, LISTS = 10, {"apiKeys": MAX_PAGE}
 # By type, for every period, because the readings of one operation have a bound of their own.
-READINGS_COSTS = {"IntervalData": 50, "ReadingCoverage": 20}
+READINGS_COSTS = dict.fromkeys(("IntervalData", "ReadingCoverage"), 20)
 # Strangers get an error, and nothing is read.
 REFUSED_READINGS_COSTS = dict.fromkeys(READINGS_COSTS, 1)
 # Merged, a document selects at as many places as there are paths through it. Real documents take some hundred steps.

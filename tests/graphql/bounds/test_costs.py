@@ -68,7 +68,7 @@ def of(kind: str, size: int) -> str:
         # A list without pages.
         ("{ apiKeys { name } }", 100),
         # Readings are charged by the meter.
-        ("{ meters { nodes { intervalData { total } } } }", 1020),
+        ("{ meters { nodes { intervalData { total } } } }", 420),
         ("{ meters { nodes { a: coverage { missing } b: coverage { missing } } } }", 820),
         ("{ meters(first: 100) { nodes { coverage { complete gaps { from to } } } } }", 3100),
         ("{ eventTypes { name } __schema { types { name } } }", 10),
@@ -125,7 +125,7 @@ class Reference:
             size = next((page[one] for one in ("first", "last") if page[one] is not None), 20)
             return min(max(size, 0), 100) * (1 + below)
         if named.name in ("IntervalData", "ReadingCoverage"):
-            return (50 if named.name == "IntervalData" else 20) + below
+            return 20 + below
         if node.name.value == "apiKeys":
             return 100 * (1 + below)
         return 10 * (1 + below) if node.name.value in LISTS else below

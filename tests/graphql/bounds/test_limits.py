@@ -77,9 +77,9 @@ async def test_tokens(small: World) -> None:
         ("{ a: customers(first: 60) { nodes { id } } b: customers(first: 60) { nodes { id } } }", {}, 120),
         ("{ apiKeys { name } eventTypes { name } }", {}, 110),
         ("{ node(id: 1) { ... on Customer { meters(first: 100) { nodes { id } } } } }", {}, 100),
-        ('{ intervalData(meterId: "x") { total intervals { consumption } } }', {}, 50),
+        ('{ intervalData(meterId: "x") { total intervals { consumption } } }', {}, 20),
         # Selections below interval data count beside it.
-        ('{ intervalData(meterId: "x") { meter { customer { meters(first: 51) { nodes { id } } } } } }', {}, 101),
+        ('{ intervalData(meterId: "x") { meter { customer { meters(first: 51) { nodes { id } } } } } }', {}, 71),
         ("query ($no: Boolean!) { customers(first: 100) @skip(if: $no) { nodes { id } } }", {"no": True}, 0),
         ("query ($a: Boolean!) { customers { nodes { ...F @include(if: $a) } } } " + OF_METERS, {"a": True}, 420),
         ("query ($a: Boolean!) { customers { nodes { ...F @include(if: $a) } } } " + OF_METERS, {"a": False}, 20),

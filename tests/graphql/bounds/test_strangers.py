@@ -61,12 +61,12 @@ async def test_every_variant_of_the_standard_introspection_is_answered_as_graphq
 
 async def test_the_standard_introspection_is_answered_from_memory(world: World) -> None:
     query = get_introspection_query()
-    first = await world.data(query)
-    assert await world.data(query) is first
+    first = (await world.execute(query))["data"]
+    assert (await world.execute(query))["data"] is first
     account = await world.account()
-    assert await world.data(query, key=account.key) is first
+    assert (await world.execute(query, key=account.key))["data"] is first
     # Another text is another document with an equal response.
-    again = await world.data(query + " ")
+    again = (await world.execute(query + " "))["data"]
     assert again == first
     assert again is not first
 
@@ -242,7 +242,7 @@ async def test_so_many_parameters_of_an_address_count(world: World) -> None:
 
 async def test_the_catalogue_is_made_once(world: World) -> None:
     query = "{ eventTypes { schema } }"
-    first, second = [(await world.data(query))["eventTypes"] for _ in range(2)]
+    first, second = [(await world.execute(query))["data"]["eventTypes"] for _ in range(2)]
     assert len(first) == len(event_names())
     assert all(one["schema"] is other["schema"] for one, other in zip(first, second, strict=True))
 
