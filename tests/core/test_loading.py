@@ -1,4 +1,4 @@
-"""What commands load is exempt from garbage collection."""
+"""The modules that a command loads are exempt from garbage collection."""
 
 import subprocess
 import sys
