@@ -32,7 +32,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, visible
 from app.core import clock, failpoints
 from app.core.ids import new_id
-from app.db.raw_statements import Script
+from app.db.database import run_script
+from app.db.raw_statements import Script, pad_to_power_of_two
 from app.db.rows import Table as RowTable
 from app.db.scripts import InTransaction, announce, is_on_sqlite, write_before_commit
 from app.db.sql import rows
@@ -62,6 +63,10 @@ def _take() -> ReturningUpdate[tuple[int, datetime]]:
 _TAKE: Final = _take()
 _INSERT: Final = insert(_EVENTS)
 _INSERT_METERS: Final = insert(_METERS)
+_METERS_NAMED: Final = select(col(EventMeter.sequence), col(EventMeter.meter_id)).where(
+    col(EventMeter.account_id) == bindparam("account"),
+    col(EventMeter.sequence).in_(bindparam("sequences", expanding=True)),
+)
 _RECORDS: Final = RowTable(EventRecord)
 _NO_LOG: Final = "No row was found: the account has no log."
 # PostgreSQL alone takes writes within WITH. The UPDATE waits for the row's lock and then has its latest version.
@@ -209,12 +214,16 @@ async def meters_named(
     session: AsyncSession, account_id: str, sequences: Sequence[int]
 ) -> dict[int, list[str]]:
     """The meters that these events name, by sequence."""
-    statement = select(col(EventMeter.sequence), col(EventMeter.meter_id)).where(
-        col(EventMeter.account_id) == account_id, col(EventMeter.sequence).in_(sequences)
-    )
+    return await run_script(session, find_meters_named(account_id, sequences))
+
+
+def find_meters_named(account_id: str, sequences: Sequence[int]) -> Script[dict[int, list[str]]]:
+    """The meters that these events name, by sequence."""
     named: dict[int, list[str]] = {sequence: [] for sequence in sequences}
-    for sequence, meter_id in await session.execute(statement):
-        named[sequence].append(meter_id)
+    if sequences:
+        wanted = pad_to_power_of_two(list(sequences))
+        for sequence, meter_id in (yield _METERS_NAMED, {"account": account_id, "sequences": wanted}):
+            named[sequence].append(meter_id)
     return named
 
 

@@ -11,6 +11,7 @@ from app.auth.actor import Actor, visible
 from app.core.errors import Refusals, not_found
 from app.core.ids import is_id
 from app.core.validation import Rule
+from app.db.database import run_script
 from app.delivery.metadata import METADATA
 from app.delivery.queue import filters, models
 from app.graphql.scalars import Metadata
@@ -77,7 +78,7 @@ async def filter_rule(
     asked = {name: list(map(str, _ids(input.filter, part))) for name, (part, _, _) in _SUBJECTS.items()}
     # Longer lists are refused by their length.
     ids = {one for some in asked.values() for one in some[: filters.MAX_IDS]}
-    existing = await METADATA.of(session, actor.account_id, ids) if ids else {}
+    existing = await run_script(session, METADATA.of(actor.account_id, ids)) if ids else {}
     kept = await _filter_of(session, actor, model, destination_id) if ids and destination_id else None
 
     def checked(given: DestinationFilterInput | None) -> dict[str, Any] | None:

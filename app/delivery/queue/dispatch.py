@@ -11,14 +11,12 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable
-from sqlmodel.ext.asyncio.session import AsyncSession
-
 from app.core import clock, failpoints
 from app.core.ids import new_id
-from app.db.database import Database, run_script
+from app.db.database import Database
 from app.db.raw_statements import Script, pad_to_power_of_two
-from app.db.sql import Sql, is_sqlite, rows
+from app.db.scripts import is_on_sqlite
+from app.db.sql import Sql, rows
 from app.delivery.queue import filters
 from app.delivery.queue.filters import MetadataLookup, Subjects
 from app.delivery.queue.kinds import DestinationKinds, MarkDue
@@ -162,30 +160,39 @@ class Dispatcher:
 
         Gives the number of events, whether no page was full, and the last account if there may be more.
         """
-        async with self._database.transaction() as session:
-            positions, events, candidates, page = await run_script(
-                session, self._find_backlog(is_sqlite(session), among, after)
-            )
-            if not positions:
-                return 0, True, None
-            subjects = await filters.subjects(session, events, candidates, self._metadata)
-            now = clock.now()
-            made = [
-                delivery_row(event.account_id, event, candidate.id) | self._batched(candidate, now)
-                for event in events
-                for candidate in candidates[event.account_id]
-                if _wants(candidate, event, subjects)
-            ]
-            await insert_deliveries(session, made)
-            await run_script(session, _advance(_ADVANCE.on(session), positions, events))
-            failpoints.reach("dispatch.before_commit")
+        (positions, events, _, page), due = await self._database.transact(
+            lambda transaction: self._dispatch(is_on_sqlite(transaction), among, after)
+        )
+        if not positions:
+            return 0, True, None
         failpoints.reach("dispatch.committed")
         self.dispatched += len(events)
-        if made:
-            self._mark_due({row["destination_id"] for row in made}, Lane.FRESH)
+        if due:
+            self._mark_due(due, Lane.FRESH)
         pages = Counter(event.account_id for event in events)
         is_short = max(pages.values(), default=0) < page
         return len(events), is_short, max(positions) if len(positions) == ACCOUNTS_AT_ONCE else None
+
+    def _dispatch(
+        self, on_sqlite: bool, among: Collection[str] | None, after: str
+    ) -> Script[tuple[Backlog, set[str]]]:
+        """Makes the deliveries of some accounts, and gives their destinations."""
+        backlog = yield from self._find_backlog(on_sqlite, among, after)
+        positions, events, candidates, _ = backlog
+        if not positions:
+            return backlog, set()
+        subjects = yield from filters.subjects(events, candidates, self._metadata)
+        now = clock.now()
+        made = [
+            delivery_row(event.account_id, event, candidate.id) | self._batched(candidate, now)
+            for event in events
+            for candidate in candidates.get(event.account_id, ())
+            if _wants(candidate, event, subjects)
+        ]
+        yield from insert_deliveries(made)
+        yield from _advance(positions, events)
+        failpoints.reach("dispatch.before_commit")
+        return backlog, {row["destination_id"] for row in made}
 
     def _find_backlog(self, on_sqlite: bool, among: Collection[str] | None, after: str) -> Script[Backlog]:
         """Finds some accounts that are behind, in the order of their ids, and locks their positions."""
@@ -224,15 +231,13 @@ def read_after(on_sqlite: bool, positions: Mapping[str, int], page: int) -> Scri
     return [LoggedEvent(*row) for row in found]
 
 
-def _advance(
-    statement: Executable, positions: Mapping[str, int], events: Sequence[LoggedEvent]
-) -> Script[None]:
+def _advance(positions: Mapping[str, int], events: Sequence[LoggedEvent]) -> Script[None]:
     reached = {event.account_id: event.sequence for event in events}
     given = [
         {"account_id": account_id, "sequence": positions[account_id], "reached": sequence}
         for account_id, sequence in reached.items()
     ]
-    moved = yield statement, {"rows": rows(given)}
+    moved = yield _ADVANCE, {"rows": rows(given)}
     if len(moved) != len(given):
         raise PositionMoved
 
@@ -252,13 +257,11 @@ def delivery_row(account_id: str, event: Any, destination_id: str) -> dict[str, 
     }
 
 
-async def insert_deliveries(
-    session: AsyncSession, made: Sequence[Mapping[str, Any]], replay_id: str = "", lane: int = 0
-) -> None:
-    """Insert deliveries that are due now; those that are there already stay as they are."""
+def insert_deliveries(made: Sequence[Mapping[str, Any]], replay_id: str = "", lane: int = 0) -> Script[None]:
+    """Inserts deliveries that are due now; those that are there already stay as they are."""
     for start in range(0, len(made), DELIVERIES_AT_ONCE):
         given = rows(map(_GIVEN, made[start : start + DELIVERIES_AT_ONCE]))
-        await session.execute(_INSERT.on(session), {"rows": given, "replay_id": replay_id, "lane": lane})
+        yield _INSERT, {"rows": given, "replay_id": replay_id, "lane": lane}
 
 
 def _wants(candidate: Candidate, event: LoggedEvent, subjects: Subjects) -> bool:

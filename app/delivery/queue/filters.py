@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from sqlalchemy import ColumnElement, Select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.errors import ErrorCode, Refusal
+from app.db.raw_statements import Script
 from app.events import log
 from app.events.record_filter import RecordFilter
 
@@ -28,9 +28,7 @@ Filter = Mapping[str, Any]
 class MetadataLookup(Protocol):
     """Finds the metadata of customers and meters."""
 
-    async def of(
-        self, session: AsyncSession, account_id: str, ids: Collection[str]
-    ) -> Mapping[str, Mapping[str, str]]:
+    def of(self, account_id: str, ids: Collection[str]) -> Script[Mapping[str, Mapping[str, str]]]:
         """The metadata of these customers and meters of the account, by id."""
         ...
 
@@ -97,25 +95,22 @@ class Subjects:
         )
 
 
-async def subjects(
-    session: AsyncSession,
-    events: Sequence[Any],
-    destinations: Mapping[str, Sequence[Any]],
-    metadata: MetadataLookup,
-) -> Subjects:
-    """Load the subjects of these events, as far as the filters of these destinations, by account, need them."""
+def subjects(
+    events: Sequence[Any], destinations: Mapping[str, Sequence[Any]], metadata: MetadataLookup
+) -> Script[Subjects]:
+    """Reads the subjects of these events, as far as the filters of these destinations, by account, need them."""
     found = Subjects()
     for account_id, some in destinations.items():
         asked = {part for one in some if one.filter is not None for part in one.filter}
         if asked.isdisjoint({"meterIds", "metadata"}):
             continue
         here = [event for event in events if event.account_id == account_id]
-        named = await log.meters_named(session, account_id, [event.sequence for event in here])
+        named = yield from log.find_meters_named(account_id, [event.sequence for event in here])
         found.meters.update({(account_id, sequence): meters for sequence, meters in named.items()})
         if "metadata" in asked:
             ids = {event.customer_id for event in here if event.customer_id is not None}
             ids.update(*named.values())
-            found.labels.update(await metadata.of(session, account_id, ids))
+            found.labels.update((yield from metadata.of(account_id, ids)))
     return found
 
 

@@ -11,7 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import failpoints
-from app.db.database import Database
+from app.db.database import Database, run_script
 from app.delivery.queue import leases
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
 from app.delivery.queue.filters import MetadataLookup
@@ -78,7 +78,7 @@ class ReplayWorker:
         if replay.failed_since is not None:
             # Else the receiver would get them from the schedule once more.
             await leases.supersede(session, destination.id, [event.id for event in events])
-        await insert_deliveries(session, rows, replay.id, Lane.REPLAY)
+        await run_script(session, insert_deliveries(rows, replay.id, Lane.REPLAY))
         is_full = len(events) == EVENTS_AT_ONCE
         await _change(session, replay, position=events[-1].sequence if is_full else end)
         return len(rows)

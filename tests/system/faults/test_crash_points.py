@@ -12,6 +12,7 @@ from sqlmodel import col
 from app.core import clock
 from app.core.ids import new_id
 from app.customers.events import CUSTOMER_EXAMPLE, CustomerCreated
+from app.db.database import run_script
 from app.delivery.destinations.email.models import Digest, EmailSubscription, EmailSubscriptionStatus
 from app.delivery.queue.dispatch import delivery_row, insert_deliveries
 from app.delivery.queue.leases import CANCELLED_AT_ONCE
@@ -178,7 +179,7 @@ async def test_a_server_killed_while_it_sweeps_leaves_nothing_waiting(rig: Rig) 
         for number in range(2 * CANCELLED_AT_ONCE + 1)
     ]
     async with rig.database.transaction() as session:
-        await insert_deliveries(session, made)
+        await run_script(session, insert_deliveries(made))
         subscription = await session.get_one(EmailSubscription, tenant.subscription_id)
         subscription.status = EmailSubscriptionStatus.UNSUBSCRIBED.value
     left = await live(rig, [], await rig.start("cancellation.page"))

@@ -124,7 +124,7 @@ async def test_a_mail_that_cannot_be_written_is_given_up_and_holds_up_no_other(
     subscription = await scene.subscription(account, "ada@example.com")
     async with scene.database.transaction() as session:
         unknown = {"event_type": "nobody.knows"}
-        await insert_deliveries(session, [delivery_row(account, event, subscription) | unknown])
+        await run_script(session, insert_deliveries([delivery_row(account, event, subscription) | unknown]))
     async with scene.worker() as worker:
         (fresh,) = await scene.happen(account)
         await scene.settled()
