@@ -22,7 +22,7 @@ from app.core import failpoints
 from app.core.outages import DatabaseAway, report
 from app.db import postgres, sqlite
 from app.db.engine import connect_postgres, postgres_engine, sqlite_engine
-from app.db.group_commit import GroupCommit
+from app.db.group_commit import EarlyReading, GroupCommit
 from app.db.postgres import PostgresReader
 from app.db.raw_statements import Readable, RebuiltStatement, Rows, Script, Snapshot
 from app.db.scripts import Act, as_sqlalchemys, ended
@@ -35,6 +35,7 @@ SQLITE_READERS: Final = 4
 T = TypeVar("T")
 Hook = Callable[[AsyncSession], Awaitable[None]]
 CommitListener = Callable[[Sequence[Any]], None]
+EarlyRead = Callable[[Sequence[Any]], Script[bool]]
 
 
 class Database:
@@ -48,6 +49,8 @@ class Database:
         self.awaits_migration = False
         """While true the database counts as away: it does not have this version's tables yet."""
         self._listeners: list[CommitListener] = []
+        self._early_reads: list[EarlyRead] = []
+        self._preparing: list[CommitListener] = []
         # Rows of scripts need it, and they are made without a query of the ORM's.
         configure_mappers()
         if self.is_sqlite:
@@ -60,7 +63,13 @@ class Database:
             # The pool's one connection, until it is closed: asking the pool costs as much as a transaction.
             self._driver: sqlite.Connection | None = None
             event.listen(self.engine.sync_engine, "close", self._forget_driver)
-            self._group = GroupCommit(self._writer, self._raw_writer, self.engine.dialect, self._notify)
+            self._group = GroupCommit(
+                self._writer,
+                self._raw_writer,
+                self.engine.dialect,
+                self._notify,
+                EarlyReading(self._read_early, self._prepare),
+            )
         else:
             self.engine = postgres_engine(url)
             self._readers = self.engine.execution_options(
@@ -72,6 +81,16 @@ class Database:
     def on_commit(self, listener: CommitListener) -> None:
         """Calls `listener(items)` after every commit with announced items; its errors are logged."""
         self._listeners.append(listener)
+
+    def read_early(self, read: EarlyRead, prepare: CommitListener) -> None:
+        """Runs a script that only reads over the announced items of each `transact()`, before its COMMIT.
+
+        If it has read anything, `prepare` is called with them while the COMMIT is under way. This is so on SQLite only,
+        in the writer's thread: PostgreSQL reads as soon over another connection, and holds no lock meanwhile. Errors of
+        the script are logged and change nothing.
+        """
+        self._early_reads.append(read)
+        self._preparing.append(prepare)
 
     async def transact(self, act: Act[T]) -> T:
         """Runs a whole transaction, which `act` makes as a script: COMMIT at its end, ROLLBACK on any exception.
@@ -85,6 +104,16 @@ class Database:
         if announced:
             self._notify(announced)
         return value
+
+    def _read_early(self, announced: Sequence[Any]) -> Script[bool]:
+        has_read = False
+        for read in self._early_reads:
+            has_read = (yield from read(announced)) or has_read
+        return has_read
+
+    def _prepare(self, announced: Sequence[Any]) -> None:
+        for prepare in self._preparing:
+            prepare(announced)
 
     async def _raw_writer(self) -> sqlite.Connection:
         """The one connection that writes; the caller holds its lock."""
@@ -209,6 +238,8 @@ async def run_script(session: AsyncSession, script: Script[T]) -> T:
             rows = []
             if isinstance(statement, Sql):
                 statement = statement.on(session)
+            elif isinstance(statement, RebuiltStatement):
+                statement = statement.keep()
             if isinstance(parameters, Mapping) or parameters:
                 result = await session.execute(statement, parameters)
                 has_no_rows = isinstance(result, CursorResult) and not result.returns_rows

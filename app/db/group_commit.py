@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.engine import Dialect
 
 from app.core import failpoints
-from app.core.outages import DatabaseAway
+from app.core.outages import DatabaseAway, report
+from app.db.raw_statements import Script
 from app.db.scripts import Act, Transaction, as_sqlalchemys, whole
 from app.db.sqlite import Connection, StatementRunner
 
@@ -55,14 +56,26 @@ class Member:
 class Group:
     """Transactions that are committed together; those that it has no time for are `left`, and not begun."""
 
-    def __init__(self, members: list[Member]) -> None:
+    def __init__(self, members: list[Member], loop: asyncio.AbstractEventLoop) -> None:
         self.members = members
+        self.loop = loop
         self.left: list[Member] = []
         self.seconds = 0.0
         """The time for which it kept other writers waiting."""
 
     def leave_from(self, at: int) -> None:
         self.members, self.left = self.members[:at], self.members[at:]
+
+
+class EarlyReading(NamedTuple):
+    """The work for listeners before a COMMIT, over the announced items of its group.
+
+    `read` makes a script that only reads, and tells whether it has read anything. Then `prepare` is called in the loop,
+    while the COMMIT is under way.
+    """
+
+    read: Callable[[Sequence[Any]], Script[bool]]
+    prepare: Callable[[Sequence[Any]], None]
 
 
 class GroupCommit:
@@ -77,11 +90,13 @@ class GroupCommit:
         connection: Callable[[], Awaitable[Connection]],
         dialect: Dialect,
         notify: Callable[[Sequence[Any]], None],
+        early: EarlyReading,
     ) -> None:
         self._lock = lock
         self._connection = connection
         self._dialect = dialect
         self._notify = notify
+        self._early = early
         self._runner = StatementRunner(dialect)
         self._waiting: deque[Member] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -133,7 +148,7 @@ class GroupCommit:
                 members.append(member)
         if not members:
             return 0.0
-        group = Group(members)
+        group = Group(members, asyncio.get_running_loop())
         try:
             await (await self._connection()).run(partial(self._commit_all, group))
         except Exception as error:
@@ -142,11 +157,13 @@ class GroupCommit:
         self._waiting.extendleft(reversed(group.left))
         for member in group.members:
             self._answer(member)
+        # After the answers: what the listeners begin may take longer than these.
+        for member in group.members:
+            if member.announced:
+                self._notify(member.announced)
         return group.seconds
 
     def _answer(self, member: Member) -> None:
-        if member.announced:
-            self._notify(member.announced)
         if member.answered.done():
             return
         if member.error is None:
@@ -162,7 +179,7 @@ class GroupCommit:
             group.leave_from(group.members.index(undone.member) + 1)
             for member in group.members[:-1]:
                 member.error = None
-                alone = Group([member])
+                alone = Group([member], group.loop)
                 self._commit_all(alone, connection)
                 group.seconds += alone.seconds
 
@@ -183,6 +200,7 @@ class GroupCommit:
                 if all(member.error for member in group.members):
                     connection.rollback()
                     return
+            self._read_before_commit(group, connection)
             failpoints.reach("transaction.before_commit")
             connection.commit()
             failpoints.reach("transaction.committed")
@@ -195,6 +213,19 @@ class GroupCommit:
                 member.fail(member.error or error)
         finally:
             group.seconds = time.monotonic() - begun_at
+
+    def _read_before_commit(self, group: Group, connection: sqlite3.Connection) -> None:
+        announced = [item for member in group.members for item in member.announced]
+        if not announced:
+            return
+        try:
+            if self._runner.run(connection, self._early.read(announced)):
+                group.loop.call_soon_threadsafe(self._early.prepare, announced)
+        except Exception as error:
+            # SQLite undoes the whole transaction itself where memory is short, and a COMMIT would say nothing of it.
+            if not connection.in_transaction:
+                raise
+            report("reading before a commit failed, it will be read after it", error)
 
     def _run_in_savepoint(self, member: Member, connection: sqlite3.Connection) -> None:
         connection.execute("SAVEPOINT member")

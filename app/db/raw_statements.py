@@ -27,13 +27,6 @@ StatementListener = Callable[[str], None]
 
 T = TypeVar("T")
 
-Script = Generator[tuple[Executable | Sql, Parameters | Sequence[Parameters]], Rows, T]
-"""Statements in sequence: the generator yields each with its parameters, and receives its rows.
-
-With a list of parameters the statement is executed for each of them, in any order. A script may run in another thread,
-and again from its beginning where its transaction was undone.
-"""
-
 
 class RebuiltStatement:
     """A reading statement that is built anew for each compilation.
@@ -57,6 +50,13 @@ class RebuiltStatement:
 
 
 Readable = Executable | RebuiltStatement
+
+Script = Generator[tuple[Readable | Sql, Parameters | Sequence[Parameters]], Rows, T]
+"""Statements in sequence: the generator yields each with its parameters, and receives its rows.
+
+With a list of parameters the statement is executed for each of them, in any order. A script may run in another thread,
+and again from its beginning where its transaction was undone.
+"""
 
 
 @dataclass(frozen=True, slots=True)

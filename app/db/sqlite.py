@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 import aiosqlite
-from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 from app.db.raw_statements import (
@@ -211,7 +210,7 @@ class StatementRunner:
     def execute(
         self,
         connection: sqlite3.Connection,
-        statement: Executable | Sql,
+        statement: Readable | Sql,
         parameters: Parameters | Sequence[Parameters],
     ) -> Rows:
         """The rows of a statement, or those of its executions with each of several parameters."""

@@ -7,7 +7,7 @@ transaction at a time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
@@ -100,6 +100,15 @@ class Appended:
 
     record: EventRecord
     meter_ids: tuple[str, ...]
+    # What listeners have read of it in its transaction and made of that, each by a key of its own.
+    early: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    payloads: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def is_seen_by(self, actor: Actor) -> bool:
+        """The same rule as `EventRecord.seen_by`, for an event that is at hand."""
+        if self.record.account_id != actor.account_id:
+            return False
+        return actor.sees_whole_account or self.record.customer_id == actor.customer_id
 
 
 async def open_stream(session: AsyncSession, account_id: str) -> None:

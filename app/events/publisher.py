@@ -165,9 +165,10 @@ class Publisher:
             elif isinstance(item, WorkDue):
                 self._notify_workers(item.account_id)
         for account_id, events in by_account.items():
+            # Rung first: this process's own sockets may keep it busy for a while.
+            self._add(account_id, events)
             if self._local is not None:
                 self._local.committed(account_id, events)
-            self._add(account_id, events)
 
     def _add(self, account_id: str, events: list[Appended]) -> None:
         sequence = events[0].record.sequence

@@ -5,7 +5,6 @@ loader's cache outlives its operation.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from app.db.database import Database
 from app.db.raw_statements import Readable, Rows, Snapshot
 from app.delivery.queue.kinds import DestinationKinds
 from app.graphql.compiled.plan_cache import PlanCache
+from app.graphql.writing import Writing
 from app.outbound.mail.link_tokens import MailLinks
 
 K = TypeVar("K", bound=Hashable)
@@ -40,8 +40,10 @@ class Services:
     mail_links: MailLinks
     # The kinds of destinations that events are delivered to.
     kinds: DestinationKinds
-    # Mutations that this process executes now, by account: the fan-out may wait for their events.
-    writing: Counter[str] = field(default_factory=Counter)
+    writing: Writing = field(default_factory=Writing)
+
+    def __post_init__(self) -> None:
+        self.database.on_commit(self.writing.note_commit)
 
     @property
     def public_url(self) -> str:

@@ -18,18 +18,19 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor, Scope
 from app.core.errors import ErrorCode, Refusal, Refusals
 from app.db.raw_statements import Script
-from app.db.scripts import Act, InTransaction
+from app.db.scripts import Act, InTransaction, announce
 from app.graphql.compiled.partial import ReadyValue
 from app.graphql.compiled.payloads import compiled_payload
 from app.graphql.context import Info, Services
 from app.graphql.idempotency import Once, Result, hash_of, key_of
 from app.graphql.inputs import convert_directly
 from app.graphql.nodes import shown
+from app.graphql.writing import Begun
 
 P = TypeVar("P")
 T = TypeVar("T")
 Run = Callable[[AsyncSession, Actor], Awaitable[Result]]
-Attempt = Callable[[], Awaitable[tuple[Actor, Result]]]
+Attempt = Callable[[Begun], Awaitable[tuple[Actor, Result]]]
 
 TRIES = 3
 # PostgreSQL: serialization failure, deadlock.
@@ -178,8 +179,8 @@ def _as_script(info: Info, input: Any, script: Callable[[InTransaction, Actor], 
             return script(transaction, actor)
         return once.run(lambda: script(transaction, actor))
 
-    async def attempt() -> tuple[Actor, Result]:
-        return actor, await services.database.transact(act)
+    async def attempt(begun: Begun) -> tuple[Actor, Result]:
+        return actor, await services.database.transact(_announcing(begun, act))
 
     return attempt
 
@@ -190,8 +191,9 @@ def _in_session(
     # Without a key nothing is known of the actor before the transaction.
     key_of(input)
 
-    async def attempt() -> tuple[Actor, Result]:
+    async def attempt(begun: Begun) -> tuple[Actor, Result]:
         async with info.context.services.database.transaction() as session:
+            announce(session, [begun])
             actor = info.context.viewer if by is None else await by(session)
             once = _once(info, actor, input)
             if once is None:
@@ -218,15 +220,27 @@ async def run_once(
             return act(transaction)
         return Once(services.keyring, actor.account_id, name, key, input_hash).run(lambda: act(transaction))
 
-    return await _retried(services, actor.account_id, lambda: services.database.transact(whole))
+    return await _retried(
+        services, actor.account_id, lambda begun: services.database.transact(_announcing(begun, whole))
+    )
 
 
-async def _retried(services: Services, account_id: str, attempt: Callable[[], Awaitable[T]]) -> T:
+def _announcing(begun: Begun, act: Act[T]) -> Act[T]:
+    """The action of a transaction that announces its attempt."""
+
+    def announcing(transaction: InTransaction) -> Script[T]:
+        announce(transaction, [begun])
+        return act(transaction)
+
+    return announcing
+
+
+async def _retried(services: Services, account_id: str, attempt: Callable[[Begun], Awaitable[T]]) -> T:
     """Makes an attempt at one transaction, again after a conflict with another one."""
     for tries_left in range(TRIES - 1, -1, -1):
-        services.writing[account_id] += 1
+        begun = services.writing.begin(account_id)
         try:
-            return await attempt()
+            return await attempt(begun)
         except IntegrityError:
             # The second run sees the rows of the other transaction, and can say what is wrong.
             if not tries_left:
@@ -237,7 +251,5 @@ async def _retried(services: Services, account_id: str, attempt: Callable[[], Aw
             if not tries_left or getattr(error.orig, "sqlstate", "") not in RETRIED_STATES:
                 raise
         finally:
-            services.writing[account_id] -= 1
-            if not services.writing[account_id]:
-                del services.writing[account_id]
+            begun.end()
     raise AssertionError("unreachable")

@@ -5,6 +5,7 @@ An announced event that continues the feed's head is taken as it is; where somet
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ from app.events.log import Appended
 from app.events.models import StreamBounds
 from app.events.publisher import Growth, channel_of
 from app.events.stream_bounds import read_bounds
+from app.live.early_reads import MOST_GROUPS, EarlyRead
 from app.live.group import Group, GroupsOfViewer
 from app.live.group_index import GroupIndex
 from app.live.log_head import LogHead
@@ -61,6 +63,8 @@ class AccountFeed:
         self._reader: asyncio.Task[None] | None = None
         self._latest: asyncio.Task[StreamBounds] | None = None
         self._latest_lock = asyncio.Lock()
+        # Whether the groups are those for which early reads were prepared.
+        self._has_same_groups = False
         # Reads the whole account's log; each group checks what its viewer may see of it.
         self._whole = Actor(account_id, frozenset())
         self._listener = runtime.spawn(self._listen(), "feed")
@@ -126,8 +130,11 @@ class AccountFeed:
         """The group of a viewer's subscriptions that are equal to this one."""
         of_actor = self.viewer_groups.get(actor)
         if of_actor is None:
-            of_actor = ViewerGroups(self._runtime, self.head, self._index, actor, self._left)
+            of_actor = ViewerGroups(
+                self._runtime, self.head, self._index, actor, self._prepare_early_reads, self._left
+            )
             self.viewer_groups[actor] = of_actor
+        self._has_same_groups = False
         return of_actor.group(request)
 
     def close(self) -> None:
@@ -135,9 +142,25 @@ class AccountFeed:
         for task in (self._listener, self._reader, self._latest):
             if task is not None:
                 task.cancel()
+        self._runtime.early_reads.put(self.account_id, ())
+
+    def _prepare_early_reads(self) -> None:
+        """Lets later events be read within their transactions, for the groups that are there now."""
+        if self._has_same_groups or not self._runtime.services.database.is_sqlite:
+            return
+        self._has_same_groups = True
+        groups = list(islice(self.groups, MOST_GROUPS + 1))
+        if len(groups) > MOST_GROUPS:
+            groups = []
+        for group in groups:
+            if group.early_read is None:
+                group.early_read = EarlyRead.of(self._runtime.services, group.actor, self.head, group.request)
+        reads = [group.early_read for group in groups if group.early_read is not None]
+        self._runtime.early_reads.put(self.account_id, reads)
 
     def _left(self, groups: ViewerGroups) -> None:
         """A subscription of the viewer has ended."""
+        self._has_same_groups = False
         if not groups.groups and self.viewer_groups.get(groups.actor) is groups:
             del self.viewer_groups[groups.actor]
         self._on_left(self)

@@ -5,7 +5,7 @@ sinks' direct writers. The others are given the batch one by one.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from app.live.payload import Batch
@@ -19,11 +19,27 @@ PUSHES_PER_TURN: Final = 500
 class _EqualWriters:
     """Subscriptions whose direct writers have one key."""
 
-    __slots__ = ("encode", "writes")
+    __slots__ = ("_members", "encode", "writes")
 
     def __init__(self, encode: Callable[[Batch], bytes]) -> None:
         self.encode = encode
         self.writes: dict[Subscription, Write] = {}
+        self._members: Sequence[tuple[Subscription, Write]] | None = None
+
+    def add(self, subscription: Subscription, write: Write) -> None:
+        self.writes[subscription] = write
+        self._members = None
+
+    def remove(self, subscription: Subscription) -> None:
+        del self.writes[subscription]
+        self._members = None
+
+    @property
+    def members(self) -> Sequence[tuple[Subscription, Write]]:
+        """All of them as they are now; a later change makes another list."""
+        if self._members is None:
+            self._members = list(self.writes.items())
+        return self._members
 
 
 class FanOut:
@@ -61,7 +77,7 @@ class FanOut:
     async def deliver(self, batch: Batch) -> None:
         """Hand a batch to every subscription that is live now; a later one does not get it."""
         self._has_changed = False
-        direct = [(equal, list(equal.writes.items())) for equal in self._direct.values()]
+        direct = [(equal, equal.members) for equal in self._direct.values()]
         indirect = list(self._indirect)
         served = 0
         for equal, members in direct:
@@ -95,7 +111,7 @@ class FanOut:
         equal = self._direct.get(writer.key)
         if equal is None:
             equal = self._direct[writer.key] = _EqualWriters(writer.encode)
-        equal.writes[subscription] = writer.write
+        equal.add(subscription, writer.write)
 
     def _displace(self, subscription: Subscription) -> None:
         self._has_changed = True
@@ -104,6 +120,6 @@ class FanOut:
             del self._indirect[subscription]
             return
         equal = self._direct[writer.key]
-        del equal.writes[subscription]
+        equal.remove(subscription)
         if not equal.writes:
             del self._direct[writer.key]

@@ -11,6 +11,7 @@ from app.auth.actor import Actor
 from app.core.errors import ApiError
 from app.events.log import Appended
 from app.live import log_pages
+from app.live.early_reads import EarlyRead
 from app.live.failed_events import EventFailed, Retry
 from app.live.fan_out import FanOut
 from app.live.log_head import LogHead
@@ -54,6 +55,8 @@ class Group:
         self.actor = siblings.actor
         self.request = request
         self.filter = request.filter
+        # Events are read by it early, where that is possible.
+        self.early_read: EarlyRead | None = None
         self.members: set[Subscription] = set()
         self.live = FanOut()
         self.ahead: dict[Subscription, None] = {}
@@ -74,7 +77,7 @@ class Group:
 
     def takes(self, event: Appended) -> bool:
         """Whether its viewer may see the event and its filter takes it."""
-        return may_see(self.actor, event) and self.filter.takes(event.record, event.meter_ids)
+        return event.is_seen_by(self.actor) and self.filter.takes(event.record, event.meter_ids)
 
     @property
     def has_listeners(self) -> bool:
@@ -260,10 +263,3 @@ class Group:
                 self.pages.popleft()
 
         self.runtime.recent.add(time.monotonic(), page.retain(), evict)
-
-
-def may_see(actor: Actor, event: Appended) -> bool:
-    """The same rule as `EventRecord.seen_by`, for an event that is at hand."""
-    if event.record.account_id != actor.account_id:
-        return False
-    return actor.sees_whole_account or event.record.customer_id == actor.customer_id

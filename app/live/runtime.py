@@ -11,6 +11,7 @@ from app.core.outages import report
 from app.events.doorbell import Doorbell
 from app.graphql.context import Services
 from app.graphql.engine import Engine
+from app.live.early_reads import EarlyReads
 from app.live.eviction_queue import EvictionQueue
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class Runtime:
         self.engine = engine
         self.doorbell = doorbell
         self.recent = EvictionQueue()
+        self.early_reads = EarlyReads()
+        services.database.read_early(self.early_reads.run, self.early_reads.prepare)
         self.stats = HubStats()
         self.live_slots = asyncio.Semaphore(LIVE_SLOTS)
         self.page_slots = asyncio.Semaphore(PAGE_SLOTS)

@@ -29,7 +29,10 @@ MAX_GATHERING: Final = 0.02
 
 
 class ViewerGroups:
-    """Made for the viewer's first subscription; `on_left` is called for each that ends."""
+    """Made for the viewer's first subscription.
+
+    `on_handed_out` is called after each hand-out of events, `on_left` for each subscription that ends.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class ViewerGroups:
         head: LogHead,
         index: GroupIndex,
         actor: Actor,
+        on_handed_out: Callable[[], None],
         on_left: Callable[["ViewerGroups"], None],
     ) -> None:
         self.runtime = runtime
@@ -44,6 +48,7 @@ class ViewerGroups:
         self.actor = actor
         self.groups: dict[object, Group] = {}
         self._index = index
+        self._on_handed_out = on_handed_out
         self._on_left = on_left
         self._pending: deque[tuple[Appended, list[Group]]] = deque()
         # Once events were left out: the sequence before the first of them.
@@ -140,12 +145,13 @@ class ViewerGroups:
         for _ in range(count):
             event, _ = self._pending.popleft()
             self.runtime.stats.record_lag(event.record.occurred_at)
+        self._on_handed_out()
 
     async def _next_comes(self, latest: float) -> bool:
         """Whether another event comes by then; at once False where none is expected."""
-        writing = self.runtime.services.writing
+        services = self.runtime.services
         until = min(time.monotonic() + self._hand_out_time, latest)
-        while writing[self.head.account_id] and time.monotonic() < until:
+        while services.writing.is_expected(self.head.account_id) and time.monotonic() < until:
             self._added.clear()
             try:
                 async with asyncio.timeout_at(until):
@@ -168,9 +174,16 @@ class ViewerGroups:
                     jobs.append((group, event))
                 else:
                     group.forget_through(event.record.sequence)
-        requests = [(group.request, event.record) for group, event in jobs]
-        outcomes = await log_pages.execute(self.runtime, self.head, self.actor, requests)
-        for (group, _), outcome in zip(jobs, outcomes, strict=True):
+        ready = [event.payloads.get(group.early_read) for group, event in jobs]
+        requests = [
+            (group.request, event.record)
+            for (group, event), payload in zip(jobs, ready, strict=True)
+            if payload is None
+        ]
+        self.runtime.stats.executions += len(jobs) - len(requests)
+        executed = iter(await log_pages.execute(self.runtime, self.head, self.actor, requests))
+        for (group, _), payload in zip(jobs, ready, strict=True):
+            outcome = payload or next(executed)
             if isinstance(outcome, EventFailed):
                 failed.setdefault(group, outcome.sequence)
             elif group not in failed:

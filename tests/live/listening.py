@@ -20,6 +20,7 @@ from app.live.sink import DirectWriter
 from app.live.subscription import Subscription
 from app.meters import actions as meters
 from app.meters.models import Meter
+from tests.events.broadcasters import becomes
 from tests.support import World
 
 SEQUENCES = "subscription($after: String, $filter: EventFilter) { events(after: $after, filter: $filter) { sequence } }"
@@ -123,6 +124,11 @@ class Listening:
             return await run_script(
                 session, meters.create(session, actor, customer_id=customer.id, number=number)
             )
+
+    async def settled(self) -> None:
+        """Return when no event is being handed out."""
+        running = [one for feed in self.hub._feeds.values() for one in feed.viewer_groups.values()]
+        await becomes(lambda: not any(one._running for one in running))
 
 
 @asynccontextmanager

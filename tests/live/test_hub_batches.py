@@ -2,6 +2,7 @@
 
 import time
 
+from app.core import failpoints
 from app.customers import actions as customers
 from app.db.database import run_script
 from app.live.payload import BATCH_BYTES, Batch
@@ -62,11 +63,11 @@ async def test_an_event_waits_for_the_next_only_for_a_moment(world: World) -> No
         await live.customer(actor)
         await sink.count(1)
         # A mutation that never ends, such as one that waits for a lock.
-        world.services.writing[actor.account_id] += 1
+        begun = world.services.writing.begin(actor.account_id)
         await live.customer(actor)
         await sink.count(2)
         assert sink.sequences == [2, 3]
-        del world.services.writing[actor.account_id]
+        begun.end()
 
 
 async def test_an_event_read_before_a_subscription_is_not_shown_to_it(world: World) -> None:
@@ -76,7 +77,7 @@ async def test_an_event_read_before_a_subscription_is_not_shown_to_it(world: Wor
         await live.customer(actor)
         await early.count(1)
         begin = await cursor_at(world, actor, 2)
-        world.services.writing[actor.account_id] += 1
+        begun = world.services.writing.begin(actor.account_id)
         customer = await live.customer(actor, "Bob")
         async with world.database.transaction() as session:
             await run_script(session, customers.update(actor, customer.id, {"name": "Bob King"}))
@@ -85,18 +86,28 @@ async def test_an_event_read_before_a_subscription_is_not_shown_to_it(world: Wor
         assert response["data"]["events"]["customer"]["name"] == "Bob King"
         await early.count(2)
         assert early.sequences == [2, 3]
-        del world.services.writing[actor.account_id]
+        begun.end()
 
 
 async def test_mutations_say_that_they_are_under_way(world: World) -> None:
     account = await world.account()
-    seen: list[dict[str, int]] = []
-    world.database.on_commit(lambda _: seen.append(dict(world.services.writing)))
+    writing, told = world.services.writing, list[bool]()
+    during: set[bool] = set()
+    world.database.on_commit(lambda _: told.append(writing.is_expected(account.id)))
     create = """mutation($email: String!) {
       createCustomer(input: {name: "Ada", email: $email}) { userErrors { code } }
     }"""
-    for _ in range(2):
-        await world.data(create, {"email": "ada@example.com"}, key=account.key)
-    # The hub was told within the first commit, and nothing of the second mutation, which was refused.
-    assert seen == [{account.id: 1}]
-    assert world.services.writing == {}
+
+    def look(point: str) -> None:
+        if point == "log.written":
+            during.add(writing.is_expected(account.id))
+
+    failpoints.watchers.append(look)
+    try:
+        for _ in range(2):
+            await world.data(create, {"email": "ada@example.com"}, key=account.key)
+    finally:
+        failpoints.watchers.remove(look)
+    # The hub is told when the first one makes no event any more, and nothing of the second one, which was refused.
+    assert (during, told) == ({True}, [False])
+    assert not writing.is_expected(account.id)

@@ -18,7 +18,6 @@ from app.events.models import EventRecord
 from app.events.record_filter import RecordFilter
 from app.graphql.document_cache import ACCOUNTS_BOUNDS, LONGEST
 from app.graphql.failures import RequestErrors
-from app.live.group import may_see
 from app.live.group_index import GroupIndex
 from app.live.subscription import Subscription
 from app.live.subscription_request import hashable
@@ -180,7 +179,7 @@ async def test_a_viewer_without_a_scope_is_refused(world: World) -> None:
 @pytest.mark.long(keep=1, of="turn")
 @pytest.mark.parametrize("turn", range(20))
 async def test_live_and_log_agree_on_every_filter_and_viewer(world: World, turn: int, seed: str) -> None:
-    """`takes` and `may_see` over events at hand are the same as `narrow` and `visible` in SQL."""
+    """`takes` and `is_seen_by` over events at hand are the same as `narrow` and `visible` in SQL."""
     chance = random.Random(seed)
     async with listening(world) as live:
         actor, other = await owner(world), await owner(world)
@@ -206,7 +205,7 @@ async def test_live_and_log_agree_on_every_filter_and_viewer(world: World, turn:
                 taken = [
                     event.record.id
                     for event in events
-                    if may_see(viewer, event) and wanted.takes(event.record, event.meter_ids)
+                    if event.is_seen_by(viewer) and wanted.takes(event.record, event.meter_ids)
                 ]
                 assert [record.id for record in found] == taken
 
@@ -227,7 +226,7 @@ class Watcher:
 
     def takes(self, event: Appended) -> bool:
         self.asked.append(event.record.id)
-        return may_see(self.actor, event) and self.filter.takes(event.record, event.meter_ids)
+        return event.is_seen_by(self.actor) and self.filter.takes(event.record, event.meter_ids)
 
 
 def event(kind: str, customer_id: str | None = None, meter_ids: tuple[str, ...] = ()) -> Appended:

@@ -4,6 +4,7 @@ Each is compiled where it can be, and otherwise executed field by field with the
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from graphql import FieldNode, GraphQLResolveInfo, get_named_type
@@ -103,22 +104,37 @@ async def read_selected(
     The rows are read again, with their relations, unless only their own columns are selected; rows that are gone are
     left out. `info` is of any execution of the field. Raises NotCompiled, also for partial objects.
     """
-    plan = _plan(context, info, model, lambda compiler, type_, nodes: compiler.rows(model, key, type_, nodes))
-    if plan.is_partial:
-        raise NotCompiled("partial")
+    plan, statement = selected_plan(context, info, model, key)
     viewer, read = context.viewer, read_context(context, info)
     found: Sequence[Any]
-    if len(plan.tables) == 1 and not plan.children:
+    if statement is None:
         found = [tuple([getattr(row, name) for _, name in plan.selected]) for row in rows]
     else:
-        statement = cached(
-            context, plan, statements.shape_of(viewer), lambda: statements.several(plan, viewer)
-        )
-        keys = pad_to_power_of_two([getattr(row, key) for row in rows])
-        parameters = statements.parameters(viewer, read.at) | {statements.KEYS: keys}
+        parameters = selected_parameters(viewer, read.at, [getattr(row, key) for row in rows])
         found = await context.rows(statement, parameters, alone=is_alone(context, plan))
     run = await run_of(context, read, plan, found)
     return {row[plan.key_index]: plan.shape(row, run) for row in found}
+
+
+def selected_plan(
+    context: Context, info: GraphQLResolveInfo[Any], model: Any, key: str
+) -> tuple[Plan, RebuiltStatement | None]:
+    """The plan of a root field for rows with a key, and its statement unless only columns of the rows are selected.
+
+    Raises NotCompiled, also for partial objects.
+    """
+    plan = _plan(context, info, model, lambda compiler, type_, nodes: compiler.rows(model, key, type_, nodes))
+    if plan.is_partial:
+        raise NotCompiled("partial")
+    if len(plan.tables) == 1 and not plan.children:
+        return plan, None
+    viewer = context.viewer
+    return plan, cached(context, plan, statements.shape_of(viewer), lambda: statements.several(plan, viewer))
+
+
+def selected_parameters(viewer: Actor, at: datetime, keys: list[Any]) -> dict[str, Any]:
+    """The parameters of a selected plan's statement for the rows with these keys."""
+    return statements.parameters(viewer, at) | {statements.KEYS: pad_to_power_of_two(keys)}
 
 
 def json_writer(info: Info, make: Callable[[str, Mapping[str, str]], T]) -> T | None:
