@@ -1,12 +1,20 @@
 """The outermost middleware turns an unexpected exception into a 500 with a logged id, and an outage into a 503."""
 
 import asyncio
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.outages import RETRY_AFTER
 from app.graphql.failures import internal_error, is_outage
 from app.graphql.http.plain_json import PlainJson
+
+SHUTTING_DOWN: Final = "The server is shutting down; send this again."
+OUTCOME_UNKNOWN: Final = (
+    "The server is shutting down. If this was to change something, the change may have been made: send it again with "
+    "the same idempotency key, which makes it only once, or look before you send it without one."
+)
+_CHANGES_NOTHING: Final = ("GET", "HEAD", "OPTIONS")
 
 
 class ErrorMiddleware:
@@ -32,7 +40,8 @@ class ErrorMiddleware:
             # Only the server cancels a request, at the end of a shutdown.
             if has_begun:
                 raise
-            body = {"code": "INTERNAL", "message": "The server is shutting down; send this again."}
+            message = SHUTTING_DOWN if scope["method"] in _CHANGES_NOTHING else OUTCOME_UNKNOWN
+            body = {"code": "INTERNAL", "message": message}
             await PlainJson(body, 503, {"Connection": "close"})(scope, receive, send)
         except Exception as fault:
             if has_begun:
