@@ -17,6 +17,7 @@ from rich.console import Console
 
 from scripts.benchmarks.harness.machine import Cores, describe
 from scripts.benchmarks.harness.report import Figure, Report
+from scripts.benchmarks.reads import documents
 from scripts.benchmarks.strangers.shapes import CARRIERS, PARTS, Shape, first_shapes, mutated
 from scripts.benchmarks.strangers.soak import Look, Trend
 
@@ -131,6 +132,25 @@ async def test_writes_are_measured_on_both_databases(checkout: Path, tmp_path: P
         for connections in ("1 connection", "16 connections")
     ]
     assert all(one["product_median"] > 0 and one["baseline_median"] > 0 for one in figures)
+
+
+@pytest.mark.long
+async def test_new_documents_are_measured_beside_seen_ones_on_both_databases(
+    checkout: Path, tmp_path: Path
+) -> None:
+    written = tmp_path / "figures.json"
+    process = await bench(checkout, tmp_path / "temporary", "documents", "--json", str(written))
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    figures = json.loads(written.read_bytes())["figures"]
+    shapes = [one.name for one in documents.shapes((), ())]
+    assert [one["name"] for one in figures] == [
+        f"{shape}, {database}" for database in ("SQLite", "PostgreSQL") for shape in shapes
+    ]
+    for figure in figures:
+        assert figure["product_median"] > 0
+        assert figure["baseline_name"] == "seen"
+        assert figure["baseline_median"] > 0
 
 
 @pytest.mark.long
