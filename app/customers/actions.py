@@ -83,8 +83,8 @@ async def delete(
 ) -> str:
     """Deletes a customer with its meters, readings, consents and evidence. Redacts its events and stored payloads.
 
-    Mails among `mail_files` are deleted as well. Stream tokens that are bound to the customer end. Hashed counts of
-    mails to the customer's addresses remain, which the mail limits need for a day at most.
+    Its mails among `mail_files` are noted, to be removed after the commit. Stream tokens that are bound to the customer
+    end. Hashed counts of mails to the customer's addresses remain, which the mail limits need for a day at most.
     """
     customer = await load_visible(
         session, actor, Customer, customer_id, "customer", "customerId", lock=FOR_NO_KEY_UPDATE

@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, Scope
 from app.consents.models import HostedConsent as HostedConsentRow
+from app.core.outages import report
 from app.customers import actions, models
 from app.customers.events import CustomerCreated
 from app.db.raw_statements import Script
@@ -152,11 +153,20 @@ class CustomerMutations:
         info.context.viewer.require(Scope.WRITE)
         keyring = info.context.services.keyring
         files = MailFiles(info.context.services.settings.mail_folder)
-        await files.find()
+
+        deleted: list[str] = []
 
         async def run(session: AsyncSession, actor: Actor) -> dict[str, Any]:
-            return {"deleted_id": await actions.delete(session, actor, keyring, input.customer_id, files)}
+            # It may be run again after a conflict.
+            deleted.clear()
+            deleted.append(await actions.delete(session, actor, keyring, input.customer_id, files))
+            return {"deleted_id": deleted[0]}
 
         payload = await mutate(info, input, DeleteCustomerPayload, run)
-        await files.remove_late()
+        for customer_id in deleted:
+            try:
+                await files.remove(customer_id)
+            except OSError as error:
+                # The customer is deleted all the same.
+                report("mails about a deleted customer were not removed, housekeeping will try again", error)
         return payload

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_
 from sqlmodel import col
 
 from app.core import clock, failpoints
+from app.customers.models import Customer
 from app.db.database import Database
 from app.db.idempotency import IdempotentMutation
 from app.delivery.queue.models import Delivery
@@ -20,6 +21,7 @@ from app.events import log as event_log
 from app.events.models import Dispatch, EventRecord, Stream
 from app.imports import leftovers as imports
 from app.outbound.mail import unconfirmed
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.models import TransactionalMail, UnconfirmedMail
 
 EVENTS_AT_ONCE = 2000
@@ -33,11 +35,13 @@ log = structlog.get_logger(__name__)
 class Housekeeping:
     """Trims all growing tables. Several workers may do it at once."""
 
-    def __init__(self, database: Database, retention_days: int) -> None:
+    def __init__(self, database: Database, retention_days: int, mail_files: MailFiles) -> None:
         self._database = database
+        self._mail_files = mail_files
         self._retention = timedelta(days=retention_days)
 
     async def run(self) -> None:
+        await self._finish_erasures()
         for account_id in await self._accounts_to_trim():
             await self._trim(account_id)
         await self._remove(Delivery, _old(Delivery, self._retention), _is_finished_test())
@@ -48,6 +52,13 @@ class Housekeeping:
         await imports.keep_house(self._database)
         for kind in unconfirmed.Kind:
             await self._remove(UnconfirmedMail, unconfirmed.is_uncounted(kind))
+
+    async def _finish_erasures(self) -> None:
+        """Removes the mails of customers whose deletion was committed by a process that then died."""
+        for customer_id in await self._mail_files.noted():
+            async with self._database.reading() as session:
+                is_there = await session.get(Customer, customer_id) is not None
+            await (self._mail_files.forget if is_there else self._mail_files.remove)(customer_id)
 
     async def _accounts_to_trim(self) -> list[str]:
         """The accounts whose oldest event is past retention."""

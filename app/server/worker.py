@@ -30,6 +30,7 @@ from app.graphql.engine import Engine
 from app.imports.worker import ImportWorker
 from app.outbound.http.transport import Transport
 from app.outbound.mail.dkim import signer_of
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.mailer import Mailer, open_mailer
 from app.outbound.mail.sender import MailSender
 from app.outbound.mail.transactional import TransactionalSender
@@ -102,7 +103,9 @@ class Worker:
         self.dispatcher = Dispatcher(database, kinds, METADATA, self._mark_due)
         self._replay_worker = ReplayWorker(database, kinds, METADATA, self._mark_due)
         self._cancellation = Cancellation(database, kinds)
-        self._housekeeping = Housekeeping(database, settings.event_retention_days)
+        self._housekeeping = Housekeeping(
+            database, settings.event_retention_days, MailFiles(settings.mail_folder)
+        )
         self._carry_over = CarryOver(database)
         self._imports = ImportWorker(database)
         importing = Loop("imports", self._import_files)

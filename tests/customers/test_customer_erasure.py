@@ -1,5 +1,6 @@
 """`deleteCustomer` leaves nothing of the person in any table or in any file of the data folder."""
 
+import os
 from collections.abc import AsyncIterator
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -10,9 +11,12 @@ from sqlmodel import col, select
 
 from app.consents import actions as consents
 from app.consents import codes
+from app.customers import actions as customers
 from app.customers.models import Customer
 from app.db.idempotency import IdempotentMutation
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.models import UnconfirmedMail
+from app.server.housekeeping import Housekeeping
 from tests.accounts.state import mutation, state
 from tests.consents.helpers import ELECTRICITY, in_a_year
 from tests.delivery.asking import outgoing_done
@@ -142,6 +146,59 @@ async def test_imports_lose_a_deleted_customers_meters(scene: Scene, tmp_path: P
     assert in_files(*folders) == []
     imports = await world.data("{ fileImports { nodes { status problemCount } } }", key=account.key)
     assert len(imports["fileImports"]["nodes"]) == 5
+
+
+async def with_a_mail(scene: Scene) -> tuple[TestAccount, str, list[str]]:
+    """An account, a customer of it, and the names of the files of mails about the customer."""
+    account = await scene.world.account()
+    await scene.subscription(account.id, "reader@example.com")
+    async with scene.worker():
+        made = await run(scene.world, account, CREATE, **PERSON)
+        await scene.settled()
+    files = sorted(path.name for path in scene.services.settings.mail_folder.iterdir())
+    assert len(files) == 1
+    return account, made["customer"]["id"], files
+
+
+def files_of(scene: Scene) -> list[str]:
+    return sorted(path.name for path in scene.services.settings.mail_folder.iterdir())
+
+
+async def keep_house(scene: Scene) -> None:
+    await Housekeeping(scene.database, 90, MailFiles(scene.services.settings.mail_folder)).run()
+
+
+async def test_a_deletion_whose_commit_fails_loses_no_mail(scene: Scene) -> None:
+    account, customer_id, files = await with_a_mail(scene)
+
+    def fail() -> None:
+        raise RuntimeError("the disk is full")
+
+    scene.points.on["transaction.before_commit"] = fail
+    failed = await scene.world.ask(DELETE, {"input": {"customerId": customer_id}}, key=account.key)
+    del scene.points.on["transaction.before_commit"]
+    assert failed["errors"]
+    assert [name for name in files_of(scene) if name.endswith(".eml")] == files
+    # The note of it stays for as long as the transaction might be under way.
+    await keep_house(scene)
+    (note,) = (path for path in scene.services.settings.mail_folder.iterdir() if path.name not in files)
+    os.utime(note, (0, 0))
+    await keep_house(scene)
+    assert files_of(scene) == files
+    await run(scene.world, account, DELETE, customerId=customer_id)
+    assert files_of(scene) == []
+
+
+async def test_mails_of_a_deletion_that_was_cut_off_after_its_commit_are_swept(scene: Scene) -> None:
+    account, customer_id, _ = await with_a_mail(scene)
+    actor = (await scene.world.authenticator.authenticate(account.key)).actor
+    async with scene.database.transaction() as session:
+        files = MailFiles(scene.services.settings.mail_folder)
+        await customers.delete(session, actor, scene.services.keyring, customer_id, files)
+    # The process died before it removed them.
+    assert len(files_of(scene)) == 2
+    await keep_house(scene)
+    assert files_of(scene) == []
 
 
 async def test_repeated_requests_are_answered_as_before_without_personal_data(scene: Scene) -> None:

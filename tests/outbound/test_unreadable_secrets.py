@@ -17,6 +17,7 @@ from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.destinations.webhook.provider import UNREADABLE_HEADERS, UNREADABLE_SIGNATURE
 from app.delivery.destinations.webhook.signing import new_secret
 from app.events.models import EventRecord, Stream
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.models import TransactionalMail
 from app.outbound.mail.transactional import UNREADABLE
 from app.server.housekeeping import Housekeeping
@@ -70,7 +71,7 @@ async def test_a_delivery_without_its_secret_is_given_up(
     long_ago = update(EventRecord).values(occurred_at=clock.now() - timedelta(days=100))
     async with scene.database.transaction() as session:
         await session.execute(long_ago.where(col(EventRecord.account_id) == account))
-    await Housekeeping(scene.database, retention_days=90).run()
+    await Housekeeping(scene.database, 90, MailFiles(scene.services.settings.mail_folder)).run()
     stream = await scene.row(Stream, account)
     assert stream.first_sequence == stream.last_sequence + 1
     assert await scene.deliveries() == []

@@ -12,6 +12,7 @@ from app.core import clock
 from app.db.idempotency import IdempotentMutation
 from app.delivery.queue.models import Delivery, DeliveryAttempt, DeliveryStatus
 from app.events.models import EventRecord, Stream
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.models import TransactionalMail
 from app.server.housekeeping import EVENTS_AT_ONCE, Housekeeping
 from tests.delivery.scene import Scene, open_scene
@@ -29,7 +30,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 async def keep_house(scene: Scene) -> None:
-    await Housekeeping(scene.database, retention_days=90).run()
+    await Housekeeping(scene.database, 90, MailFiles(scene.services.settings.mail_folder)).run()
 
 
 async def age(scene: Scene, account_id: str, through: int) -> None:

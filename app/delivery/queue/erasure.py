@@ -27,8 +27,8 @@ async def forget_customer(
     """Let nothing about a deleted customer go out any more, nor be kept.
 
     Bodies are made anew from the redacted log if they are sent once more, and receivers' answers go, since these may
-    have repeated them. The mails with codes for the customer's consents go, and the files of all mails about the
-    customer, where mails are files.
+    have repeated them. The mails with codes for the customer's consents go. Where mails are files, those about the
+    customer are noted, for `MailFiles.remove` after the commit.
     """
     about = select(col(EventRecord.sequence)).where(
         col(EventRecord.account_id) == account_id, col(EventRecord.customer_id) == customer_id
@@ -46,9 +46,10 @@ async def forget_customer(
         # A file has the id of a delivery or of a digest; deliveries of other kinds have no file.
         for row in await session.execute(select(col(Delivery.id), col(Delivery.digest_id)).where(*theirs)):
             mail_ids.update(filter(None, row))
-        # Before the commit: a customer that is gone leaves no file behind, even if the process dies then.
-        before_commit(session, partial(_remove_files, mail_files, mail_ids))
+        before_commit(session, partial(_note_files, mail_files, customer_id, mail_ids))
 
 
-async def _remove_files(mail_files: MailFiles, mail_ids: Collection[str], _session: AsyncSession) -> None:
-    await mail_files.remove(mail_ids)
+async def _note_files(
+    mail_files: MailFiles, customer_id: str, mail_ids: Collection[str], _session: AsyncSession
+) -> None:
+    await mail_files.note(customer_id, mail_ids)

@@ -28,7 +28,7 @@ class FolderMailer:
         name = _FILE_CHARACTERS.sub("_", str(message["Message-ID"]).strip("<>")).lstrip(".")[:200]
         content = await asyncio.to_thread(file_bytes, message, self._signer)
         try:
-            await asyncio.to_thread(_write_whole, self._folder / f"{name}.eml", content)
+            await asyncio.to_thread(write_whole, self._folder / f"{name}.eml", content)
         except OSError as error:
             return timer.ended(AttemptOutcome.CONNECTION, f"The mail could not be written: {error.strerror}.")
         return timer.ended(AttemptOutcome.SUCCEEDED)
@@ -37,7 +37,8 @@ class FolderMailer:
         """Nothing to release."""
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file durably, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

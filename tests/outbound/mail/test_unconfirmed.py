@@ -11,6 +11,7 @@ from sqlmodel import col
 from app.consents import actions as consents
 from app.consents import codes
 from app.core.errors import ErrorCode, Refusal
+from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.models import UnconfirmedMail
 from app.server.housekeeping import Housekeeping
 from tests.accounts.state import mutation, refusals, unchanged
@@ -163,7 +164,7 @@ async def test_no_address_is_kept_in_the_count(world: World) -> None:
 async def test_the_count_goes_when_no_limit_needs_it(world: World) -> None:
     await send_code(await ask_for_consent(world))
     await ask_and_delete(world, await world.account())
-    house = Housekeeping(world.database, retention_days=90)
+    house = Housekeeping(world.database, 90, MailFiles(world.services.settings.mail_folder))
     await later(world, timedelta(minutes=59))
     await house.run()
     assert await counted(world) == ["CODE", "INVITATION"]
