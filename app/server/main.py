@@ -20,7 +20,7 @@ from app.console import start
 from app.delivery.destinations.email import pages as delivery_pages
 from app.graphql.http.error_middleware import ErrorMiddleware
 from app.graphql.http.negotiation import preferred
-from app.graphql.http.origins import Origins, cors
+from app.graphql.http.origins import Origins, cors, has_origin
 from app.graphql.http.page_rates import WAIT, rate_limited, require_page_rate
 from app.graphql.http.plain_json import plain_error
 from app.graphql.http.rates import Rates
@@ -35,7 +35,8 @@ from app.server.process import Process
 from app.web.render import page
 from app.web.static import PageFiles
 
-SOCKETS = "/graphql"
+GRAPHQL = "/graphql"
+METHODS = ("GET", "POST")
 STATIC = Path(__file__).parents[1] / "web" / "static"
 ERROR_PAGES = {
     404: ("There is nothing here", "Check that you opened the whole link, or begin at the start page."),
@@ -46,18 +47,27 @@ ERROR_CODES = {404: "NOT_FOUND", 429: "RATE_LIMITED"}
 
 
 class Application(Starlette):
-    """Hands sockets at `SOCKETS` past middleware and routes, whose frames each socket would keep for its life."""
+    """Hands sockets and programs' requests at `GRAPHQL` past middleware and routes.
 
-    def __init__(self, sockets: ASGIApp, **options: Any) -> None:
+    Each socket would keep their frames for its life, and each request would spend a tenth of its time in them.
+    """
+
+    def __init__(self, sockets: ASGIApp, requests: ASGIApp, **options: Any) -> None:
         super().__init__(**options)
         self._sockets = sockets
+        self._requests = requests
 
     def build_middleware_stack(self) -> ASGIApp:
-        sockets, routed = self._sockets, super().build_middleware_stack()
+        sockets, requests, routed = self._sockets, self._requests, super().build_middleware_stack()
 
         def handle(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            is_socket = scope["type"] == "websocket" and scope["path"] == SOCKETS
-            return (sockets if is_socket else routed)(scope, receive, send)
+            app = routed
+            if scope["type"] != "lifespan" and scope["path"] == GRAPHQL:
+                if scope["type"] == "websocket":
+                    app = sockets
+                elif scope["method"] in METHODS and not has_origin(scope):
+                    app = requests
+            return app(scope, receive, send)
 
         return handle
 
@@ -66,9 +76,17 @@ def create_app(process: Process) -> Starlette:
     """The ASGI application of a process."""
     origins = Origins(process.services)
     sockets = SocketEndpoint(process.connections, origins)
+    view = GraphQLView(
+        process.services,
+        process.engine,
+        process.authenticator,
+        process.rates,
+        SseResponder(process.connections),
+    )
     return Application(
         sockets,
-        routes=_routes(process, sockets),
+        ErrorMiddleware(view.respond),
+        routes=_routes(process, sockets, view),
         middleware=[*cors(origins, process.settings.allowed_origins), Middleware(ErrorMiddleware)],
         exception_handlers={HTTPException: _on_http_error(process.rates)},
         lifespan=_lifespan(process),
@@ -94,16 +112,12 @@ def _lifespan(process: Process) -> Callable[[Starlette], AbstractAsyncContextMan
     return lifespan
 
 
-def _routes(process: Process, sockets: SocketEndpoint) -> list[BaseRoute]:
+def _routes(process: Process, sockets: SocketEndpoint, view: GraphQLView) -> list[BaseRoute]:
     services, authenticator = process.services, process.authenticator
-    view = GraphQLView(
-        services, process.engine, authenticator, process.rates, SseResponder(process.connections)
-    )
-
     return [
-        Route("/graphql", view.__call__, methods=["GET", "POST"]),
+        Route(GRAPHQL, view.__call__, methods=METHODS),
         # For a server with a root path, which `Application` does not look at.
-        WebSocketRoute(SOCKETS, sockets),
+        WebSocketRoute(GRAPHQL, sockets),
         *bulk.routes(services, authenticator, process.rates),
         *imports.routes(services, authenticator, process.rates),
         *evidence.routes(services, authenticator, process.rates),

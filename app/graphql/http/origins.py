@@ -65,7 +65,7 @@ class RefusedOrigins:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not any(name == b"origin" for name, _ in scope["headers"]):
+        if scope["type"] != "http" or not has_origin(scope):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -77,6 +77,11 @@ class RefusedOrigins:
             await PlainTextResponse(f"{REFUSAL}\n", 403, {"Vary": "Origin"})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def has_origin(scope: Scope) -> bool:
+    """Whether a browser's page sends the request; the headers of others mean nothing to the middleware here."""
+    return any(name == b"origin" for name, _ in scope["headers"])
 
 
 def cors(origins: Origins, allowed: Sequence[str]) -> list[Middleware]:

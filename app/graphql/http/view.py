@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from app.auth.actor import Actor
 from app.auth.authenticate import Authenticator, Credential
@@ -44,6 +45,11 @@ class GraphQLView:
         self._authenticator = authenticator
         self._rates = rates
         self._streams = streams
+
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The view as an ASGI application."""
+        response = await self(Request(scope, receive, send))
+        await response(scope, receive, send)
 
     async def __call__(self, request: Request) -> Response:
         accept = request.headers.get("accept")
