@@ -27,13 +27,15 @@ from app.readings.enums import ReadingChannel
 from app.readings.packing import Day, pack
 
 SLICE_SECONDS: Final = 0.02
-"""The thread parses for so long at a time: the interpreter's lock then goes to the live streams in between."""
+"""The thread parses for so long in one call."""
+GIVES_WAY_EVERY, GIVES_WAY = 0.001, 0.00005
+"""It lets other threads run so often, in seconds, and for so long: they would wait five milliseconds for their turn."""
 DAYS_GATHERED: Final = 8_000
 """Days that are gathered before they are written, so that a file in the order of days makes long runs of each meter."""
 PROBLEMS_GATHERED: Final = 2_000
 DAYS_IN_RUN: Final = 100
 """Days in one row, at most: one write takes whole rows."""
-ROWS_AT_ONCE: Final = 400
+ROWS_AT_ONCE: Final = 100
 SHARE: Final = 0.5
 """The part of the progress that parsing makes."""
 
@@ -84,7 +86,8 @@ class _Parser:
         return len(self.days) >= DAYS_GATHERED or len(self.problems) >= PROBLEMS_GATHERED
 
     def parse_slice(self) -> None:
-        until = time.monotonic() + SLICE_SECONDS
+        now = time.monotonic()
+        until, gives_way = now + SLICE_SECONDS, now + GIVES_WAY_EVERY
         for piece in self._pieces:
             if isinstance(piece, Problem):
                 self.problems.append(_problem(piece))
@@ -93,8 +96,12 @@ class _Parser:
                     piece.day, piece.line, pack(Day(piece.present, piece.estimated, piece.amounts))
                 )
                 self.days.append((piece.meter, piece.channel, day, piece.file))
-            if time.monotonic() > until or self.is_full:
+            now = time.monotonic()
+            if now > until or self.is_full:
                 return
+            if now > gives_way:
+                time.sleep(GIVES_WAY)
+                gives_way = now + GIVES_WAY_EVERY
         self.has_ended = True
 
     def take(self) -> tuple[list[Piece], list[ImportProblem]]:
