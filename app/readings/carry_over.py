@@ -10,9 +10,10 @@ from typing import Final
 import structlog
 
 from app.core import failpoints
-from app.db.database import Database, run_script
+from app.db.database import Database
 from app.db.raw_statements import Script
-from app.db.sql import Sql, is_sqlite, rows
+from app.db.scripts import InTransaction, is_on_sqlite
+from app.db.sql import Sql, rows
 from app.readings import day_rows
 
 HALF_HOURS_AT_ONCE: Final = 10_000
@@ -50,15 +51,17 @@ class CarryOver:
 
     async def step(self) -> bool:
         """Moves the next half-hours in one transaction; False once there are none left."""
-        async with self._database.transaction() as session:
-            moving = _moving(is_sqlite(session), self._position, self._at_once)
-            last = await run_script(session, moving)
-            failpoints.reach("carry_over.before_commit")
+        last = await self._database.transact(self._move)
         before, self._position = self._position, last or FIRST
         if last is None and before != FIRST:
             log.info("readings_carried_over")
         # At the end it looks once more from the beginning, where an older process may have written meanwhile.
         return last is not None or before != FIRST
+
+    def _move(self, transaction: InTransaction) -> Script[Position | None]:
+        last = yield from _moving(is_on_sqlite(transaction), self._position, self._at_once)
+        failpoints.reach("carry_over.before_commit")
+        return last
 
 
 def _moving(on_sqlite: bool, after: Position, at_once: int) -> Script[Position | None]:

@@ -36,27 +36,39 @@ class Replaced(NamedTuple):
     key: Key
 
 
-def _ranked(order: str) -> Sql:
-    return Sql(f"""
-        SELECT ranked.meter_id, ranked.day, ranked.replaced_ms, ranked.recorded_ms, ranked.reason, ranked.packed,
-            ranked.origins
-        FROM (
-            SELECT given.meter_id, revisions.day, revisions.replaced_ms, revisions.recorded_ms, revisions.reason,
-                revisions.packed, revisions.origins, row_number() OVER (
-                    PARTITION BY revisions.meter_key ORDER BY revisions.replaced_ms {order}, revisions.day {order}
-                ) AS place
+_COLUMNS = "day, replaced_ms, recorded_ms, reason, packed, origins"
+
+
+def _pages(order: str) -> Sql:
+    """The first revisions of each meter; PostgreSQL reads no others, and SQLite numbers those between the bounds."""
+    wanted = """
+        revisions.meter_key = meter_keys.key AND revisions.channel = :channel
+        AND (revisions.replaced_ms, revisions.day) <= (:newest_ms, :newest_day)
+        AND (revisions.replaced_ms, revisions.day) >= (:oldest_ms, :oldest_day)
+    """
+    ordered = f"ORDER BY revisions.replaced_ms {order}, revisions.day {order}"
+    return Sql(
+        f"""
+        SELECT given.meter_id, page.* FROM @rows(meter_id text)
+        JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+        CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM reading_revisions AS revisions WHERE {wanted} {ordered} LIMIT :limit
+        ) AS page
+        """,  # noqa: S608 - our own words
+        sqlite=f"""
+        SELECT meter_id, {_COLUMNS} FROM (
+            SELECT given.meter_id, revisions.*, row_number() OVER (
+                PARTITION BY revisions.meter_key {ordered}
+            ) AS place
             FROM @rows(meter_id text)
             JOIN meter_keys ON meter_keys.meter_id = given.meter_id
-            JOIN reading_revisions AS revisions ON revisions.meter_key = meter_keys.key
-                AND revisions.channel = :channel
-                AND (revisions.replaced_ms, revisions.day) <= (:newest_ms, :newest_day)
-                AND (revisions.replaced_ms, revisions.day) >= (:oldest_ms, :oldest_day)
-        ) AS ranked
-        WHERE ranked.place <= :limit
-    """)  # noqa: S608 - our own words
+            JOIN reading_revisions AS revisions ON {wanted}
+        ) WHERE place <= :limit
+        """,  # noqa: S608
+    )
 
 
-_NEWEST, _OLDEST = _ranked("DESC"), _ranked("ASC")
+_NEWEST, _OLDEST = _pages("DESC"), _pages("ASC")
 
 
 async def read_revisions(
