@@ -1,4 +1,4 @@
-"""Readings: how many half-hours a second go in, by mutation and by file, and what files cost others."""
+"""Readings: how many half-hours a second go in, what files of them cost others, and their bytes at rest."""
 
 import csv
 import gzip
@@ -16,6 +16,7 @@ from scripts.benchmarks.harness.machine import BenchError
 from scripts.benchmarks.harness.report import Figure
 from scripts.benchmarks.harness.run import Revision, Run, interleaved
 from scripts.benchmarks.harness.servers import Product, uvicorn, voltwire
+from scripts.benchmarks.reads.at_rest import run_at_rest
 from scripts.benchmarks.reads.beside_uploads import beside_uploads
 
 IDIOMATIC = "idiomatic Strawberry + SQLModel"
@@ -30,6 +31,7 @@ async def run_readings(run: Run) -> None:
     if await run.on_postgres():
         ours, theirs = await run.databases.create(), await run.databases.create()
         await on_database(run, "PostgreSQL", ours, async_url(theirs))
+    await run_at_rest(run)
     sizes = run.sizes
     run.report.print_table(
         "readings", f"readings · requests of {sizes.readings:,} readings, files of {sizes.rows:,} rows"
