@@ -180,7 +180,7 @@ class Rig:
         self.incarnations: list[Incarnation] = []
         self.tenants: list[Tenant] = []
         self.log = folder / "victims.log"
-        self._url = url
+        self.url = url
         self._environment: dict[str, str] = {}
 
     @property
@@ -190,8 +190,8 @@ class Rig:
     async def open(self) -> None:
         await migrate(self.database)
         self._environment = clean_environment() | {
-            "VOLTWIRE_DATABASE_URL": self._url,
-            "VOLTWIRE_BROADCAST_URL": self._url if self._url.startswith("postgresql") else "memory://",
+            "VOLTWIRE_DATABASE_URL": self.url,
+            "VOLTWIRE_BROADCAST_URL": self.url if self.url.startswith("postgresql") else "memory://",
             "VOLTWIRE_SECRET_KEY": SECRET_KEY,
             "VOLTWIRE_DATA_DIR": str(self.folder / "data"),
             "VOLTWIRE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
