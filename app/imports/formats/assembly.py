@@ -27,7 +27,7 @@ MAX_DAYS: Final = 750_000
 """Days of all meters, half-full ones included: what is known of them takes 120 bytes each."""
 MAX_HELD: Final = 100_000
 """Values that are held back until the file is known."""
-MAX_OPEN: Final = 20_000
+MAX_OPEN: Final = 45_000
 MAX_OPEN_OF_A_METER: Final = 6_000
 
 _HALF_HOUR_MS: Final = 30 * 60 * 1000

@@ -199,10 +199,12 @@ class CellReader:
             if not text.strip():
                 continue
             found = quantities.quantity(text)
-            if found is None and said == "quantity" and not self._layout.strict:
+            if found is None and said == "quantity":
+                # Columns named Type hold a quantity in some files, the quality in others.
                 flag = text.strip().lower()
-                estimated = estimated or flag in _ESTIMATED
-                continue
+                if flag in _ACTUAL or flag in _ESTIMATED or not self._layout.strict:
+                    estimated = estimated or flag in _ESTIMATED
+                    continue
             if found is None:
                 code = "UNKNOWN_UNIT" if said == "unit" else "INVALID"
                 message = f'There is no {said} "{text.strip()[:40]}" that is known here.'

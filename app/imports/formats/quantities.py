@@ -23,11 +23,13 @@ _UNITS: Final = {
     **dict.fromkeys(("hcf", "ccf", "hundredcubicfeet", "100ft3", "100cf", "imperial", "hcuft"), "hcf"),
 }
 _FILTERED: Final = re.compile(
-    r"lag|lead|lagging|leading|reactive.*|.*k?vah?|.*k?varh?|r[ie]\d*|pf|powerfactor|k?w|maxdemand|demand|md"
+    r".*(kvar|kvah|kva|reactive|lagging|leading).*|lag|lead|varh?|vah?|r[ie]|pf|powerfactor|k?w|max.*demand|demand|md"
 )
+_NUMBER: Final = re.compile(r"[0-9]+$")
 _IMPORT: Final = frozenset(
     (
-        "ai", "import", "activeimport", "active", "consumption", "gc", "generalconsumption", "general", "cl",
+        "ai", "import", "activeimport", "active", "activeenergy", "activepower",
+        "consumption", "gc", "generalconsumption", "general", "cl",
         "controlledload", "kwhimport", "importkwh", "kwhi", "del", "delivered", "gas", "electricity", "used", "usage",
     )
 )  # fmt: skip
@@ -50,14 +52,17 @@ def quantity(text: str) -> Quantity | None:
     name = plain(text)
     if name in _UNITS:
         return Quantity(unit=_UNITS[name])
-    for names, channel in (
-        (_IMPORT, ReadingChannel.IMPORT),
-        (_EXPORT, ReadingChannel.EXPORT),
-        (_GENERATION, ReadingChannel.GENERATION),
-    ):
-        if name in names:
-            return Quantity(channel=channel)
-    if _FILTERED.fullmatch(name):
+    # AI1 is the first of several meters' AI.
+    forms = (name, _NUMBER.sub("", name), name.removesuffix("kwh"), name.removeprefix("kwh"))
+    for form in forms:
+        for names, channel in (
+            (_IMPORT, ReadingChannel.IMPORT),
+            (_EXPORT, ReadingChannel.EXPORT),
+            (_GENERATION, ReadingChannel.GENERATION),
+        ):
+            if form in names:
+                return Quantity(channel=channel)
+    if _FILTERED.fullmatch(forms[1]):
         return Quantity(filtered=text.strip()[:20])
     return None
 

@@ -213,6 +213,10 @@ TABLES: Final = (
                     "readingdatetime",
                     "dateandtime", "utctimestamp", "from", "starttimeutc", "startutc",
                 ),
+                end=(
+                    "end", "endat", "endtime", "intervalend", "periodend", "enddatetime", "to", "intervalendutc",
+                    "endutc",
+                ),
                 date=_DATES,
                 time=("time", "readtime", "starttime", "readingtime"),
                 period=("period", "settperiod", "settlementperiod", "sp", "hh", "halfhour"),

@@ -115,6 +115,8 @@ def _rows(
     date = named.get("date", header.find(layout.date))
     time = named.get("time", header.find(layout.time))
     period = named.get("period", header.find(layout.period))
+    end = header.find(layout.end) if stamp is None and date is None else None
+    stamp = end if end is not None else stamp
     if "date" in named or (stamp is not None and stamp == time and date is not None):
         stamp = None
     value = named.get("value", header.find(layout.value))
@@ -142,7 +144,7 @@ def _rows(
         time=time,
         period=period,
         values=(*own, *others),
-        ends=layout.ends or "end" in named,
+        ends=layout.ends or "end" in named or end is not None,
         header_unit=_unit_of(header.names[first]),
         width=header.width,
         **_rest(layout, header, named, taken),

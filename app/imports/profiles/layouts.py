@@ -64,11 +64,13 @@ class Days(Layout):
 class Rows(Layout):
     """A row per reading: a timestamp, a date with a time, or a date with the number of the half-hour.
 
-    `ends`: the timestamp is the end of the half-hour. `zero_by_absence`: half-hours left out of a day are zero.
+    `end` is the timestamp of the half-hour's end, for files without `stamp`; `ends`: `stamp` is the end.
+    `zero_by_absence`: half-hours left out of a day are zero.
     """
 
     value: Names
     stamp: Names = ()
+    end: Names = ()
     date: Names = ()
     time: Names = ()
     period: Names = ()

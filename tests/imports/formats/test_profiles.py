@@ -2,8 +2,15 @@
 
 import pytest
 
+from app.imports.formats.assembly import Assembly
+from app.imports.formats.day_table import DayTable
+from app.imports.formats.interface import MeterReadings, Options
 from app.imports.formats.parsed_file import profiles
-from tests.imports.formats.reading import MPAN, MPRN, OTHER, Taken, at, refusal
+from app.imports.formats.quantities import quantity
+from app.imports.profiles.columns import DayColumns, resolve
+from app.imports.profiles.header import Header
+from app.imports.profiles.layouts import Days, Series
+from tests.imports.formats.reading import MPAN, MPRN, NOW, OTHER, Taken, at, refusal
 from tests.imports.formats.rendering import CLOCK_END, CLOCK_START, numbered, table
 from tests.imports.formats.workbooks import DATE, STAMP, TIME, workbook
 
@@ -304,3 +311,33 @@ def test_quarter_hours_and_export_of_green_button() -> None:
         (MPAN, "EXPORT"): {at("2026-03-01T00:00"): (50_000, False)},
     }
     assert taken.places == [("DUPLICATE", 2, None), ("INVALID", 2, None)]
+
+
+def test_layout_may_date_its_days_later_than_they_are() -> None:
+    header = Header(1, ["MPAN", "Date", *CLOCK_START])
+    layout = Days(meter=("mpan",), date=("date",), values=Series("clock"), zone="utc", delay_days=1)
+    columns = resolve(layout, header, {})
+    assert isinstance(columns, DayColumns)
+    assembly = Assembly(Options(now=NOW))
+    DayTable(assembly, Options(now=NOW), layout, columns, "utc").add(2, [MPAN, "02/03/2026", *DAY])
+    [day] = assembly.ready
+    assert isinstance(day, MeterReadings)
+    assert day.day == (at("2026-03-01T00:00") - at("1970-01-01T00:00")).days
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("AI1", ("IMPORT", None)), ("Active Import kWh", ("IMPORT", None)), ("kWh Export", ("EXPORT", None)),
+        ("RE02", (None, "RE02")), ("kVArh Lag", (None, "kVArh Lag")), ("Reactive Power", (None, "Reactive Power")),
+        ("Maximum Demand", (None, "Maximum Demand")), ("kW", (None, "kW")), ("Gross Generation", ("GENERATION", None)),
+    ],
+)  # fmt: skip
+def test_quantities_as_files_write_them(text: str, found: tuple[str | None, str | None]) -> None:
+    known = quantity(text)
+    assert known is not None
+    assert (known.channel.value if known.channel is not None else None, known.filtered) == found
+
+
+def test_other_quantities_are_unknown() -> None:
+    assert [quantity(text) for text in ("Temperature", "E", "variable", "walk")] == [None] * 4

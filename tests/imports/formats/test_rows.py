@@ -1,6 +1,7 @@
 """Tables with a row per reading."""
 
-from tests.imports.formats.reading import MPAN, Taken, at
+from app.readings.enums import ReadingChannel
+from tests.imports.formats.reading import MPAN, MPRN, Taken, at
 
 HEADER = "meter_number,start_at,consumption,quality,channel\n"
 
@@ -36,3 +37,41 @@ def test_rows_without_offset_in_the_hour_that_comes_twice_are_told_apart_by_thei
         taken = Taken("MPAN,Timestamp,kWh\n" + "".join(order), timezone="london")
         assert taken.problems == []
         assert taken.readings == {(MPAN, "IMPORT"): expected}
+
+
+def test_ends_of_half_hours_are_taken_as_ends() -> None:
+    for header, columns in (
+        ("MPAN,Interval End,kWh", {}),
+        ("A,B,C", {"meter": "A", "end": "B", "value": "C"}),
+    ):
+        taken = Taken(f"{header}\n{MPAN},01/03/2026 00:30,1\n{MPAN},01/03/2026 24:00,2\n", columns=columns)
+        assert taken.readings == {
+            (MPAN, "IMPORT"): {
+                at("2026-03-01T00:00"): (1_000_000, False),
+                at("2026-03-01T23:30"): (2_000_000, False),
+            }
+        }
+
+
+def test_channel_and_unit_of_the_caller_are_those_of_rows_that_name_none() -> None:
+    text = "Consumption (m³), Start, End\n1, 2026-03-01T00:00:00Z, 2026-03-01T00:30:00Z\n"
+    assert Taken(text, meter=MPRN).total(MPRN) == 11_220_633
+    assert (
+        Taken(text, meter=MPRN, unit="kWh", channel=ReadingChannel.EXPORT).total(MPRN, "EXPORT") == 1_000_000
+    )
+
+
+def test_headers_in_between_are_passed_over_and_rows_of_other_widths_are_not() -> None:
+    row = f"{MPAN},2026-03-01T00:00:00Z,1,,\n"
+    taken = Taken(HEADER + row + HEADER + f"{MPAN},2026-03-01T00:30:00Z,1\n{MPAN},2026-03-01T01:00:00Z\n")
+    assert taken.places == [("INVALID", 5, None)]
+    assert (taken.counts.rows, taken.total()) == (3, 2_000_000)
+
+
+def test_rows_that_wait_for_their_day_are_bounded_and_come_in_parts() -> None:
+    """Half-hours of one day, far apart in the file, are two parts of it."""
+    first = "".join(f"Site {number},2026-03-01 00:00,1\n" for number in range(20_001))
+    taken = Taken("Meter,Timestamp,kWh\n" + first + "Site 0,2026-03-01 00:30,2\nSite 0,2026-03-01 00:00,2\n")
+    assert [one.code for one in taken.problems] == ["DUPLICATE"]
+    assert taken.total("Site 0") == 3_000_000
+    assert sum(1 for day in taken.days if day.meter.text == "Site 0") == 2
