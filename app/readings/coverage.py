@@ -10,10 +10,9 @@ from app.core.errors import BadUserInput
 from app.graphql.context import Context
 from app.readings.aggregation import PackedDay, half_hour_of, within
 from app.readings.buckets import HALF_HOUR_MS, LAST_YEAR
-from app.readings.budget import COVERED_DAY
 from app.readings.enums import ReadingChannel
 from app.readings.packing import SLOTS, summary
-from app.readings.stored_days import TURN, first_half_hours, last_half_hours, read_days
+from app.readings.stored_days import COVERED_DAY, TURN, first_half_hours, last_half_hours, read_days
 
 MOST_GAPS: Final = 1000
 

@@ -13,11 +13,10 @@ from app.graphql.context import Context
 from app.readings import buckets
 from app.readings.aggregation import Aggregate, Bucket, PackedDay, aggregate, half_hour_of, half_hours
 from app.readings.buckets import HALF_HOUR_MS
-from app.readings.budget import spend
 from app.readings.enums import Granularity, ReadingChannel
 from app.readings.interval_json import IntervalWriter
 from app.readings.packing import SLOTS
-from app.readings.stored_days import TURN, last_half_hours, read_days
+from app.readings.stored_days import TURN, last_half_hours, read_days, spend
 
 SHORT: Final = 384
 """Intervals that are written at once: the half-hours of a week."""

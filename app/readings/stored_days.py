@@ -9,16 +9,22 @@ from datetime import date, datetime
 from typing import Any, Final
 
 from app.core import clock
+from app.core.errors import QueryTooComplex
 from app.db.raw_statements import Rows
 from app.db.sql import Sql, rows
 from app.graphql.context import Context
 from app.readings.aggregation import PackedDay, half_hour_of
 from app.readings.buckets import HALF_HOUR_MS
-from app.readings.budget import MAX_READ, readings_left, spend
 from app.readings.enums import ReadingChannel
 from app.readings.merging import add_half_hours
 from app.readings.models import PARTITION_YEARS
 from app.readings.packing import SLOTS, slots, summary
+
+MAX_READ: Final = 200_000
+"""Readings that one operation reads at most: the intervals of ten meters over a year, or of a hundred over a month."""
+
+COVERED_DAY: Final = 4
+"""The readings that a day counts as where its amounts are not decoded: a hundred meters have a year of coverage."""
 
 TURN: Final = 2000
 """Days or half-hours that are worked on before other work gets its turn."""
@@ -117,7 +123,7 @@ async def read_days(
         for meter_id, (start, end) in spans.items()
     ]
     # Of each meter two days at most have no half-hour inside its span.
-    limit = readings_left(context) + 1 + 2 * len(given)
+    limit = _readings_left(context) + 1 + 2 * len(given)
     parameters = {
         "rows": rows(given),
         "channel": channel.code,
@@ -177,6 +183,22 @@ async def _outermost_half_hours(
         elif start_ms is not None:
             found.setdefault(meter_id, []).append(start_ms // HALF_HOUR_MS)
     return {meter_id: sorted(half_hours)[at] for meter_id, half_hours in found.items()}
+
+
+def spend(context: Context, readings: int) -> None:
+    """Counts readings that the operation reads. Raises QueryTooComplex."""
+    context.readings_read += readings
+    if context.readings_read > MAX_READ:
+        raise QueryTooComplex(
+            f"This reads more than {MAX_READ} readings; ask for fewer meters or a shorter period at once.",
+            limit=MAX_READ,
+        )
+
+
+def _readings_left(context: Context) -> int:
+    """How many readings the operation may still read. Raises QueryTooComplex."""
+    spend(context, 0)
+    return MAX_READ - context.readings_read
 
 
 async def _fetch(context: Context, statement: Sql, parameters: dict[str, Any]) -> Rows:

@@ -11,12 +11,11 @@ from sqlalchemy import insert, select
 from app.core import clock
 from app.core.clock import HALF_HOUR, format_utc, parse_utc
 from app.graphql.context import Context
-from app.readings.budget import COVERED_DAY, MAX_READ
 from app.readings.columns import Columns, packed_days
 from app.readings.coverage import _Count, _counted
 from app.readings.models import HalfHour, MeterKey, ReadingDay
 from app.readings.packing import ALL, SLOTS, Day, pack
-from app.readings.stored_days import TURN
+from app.readings.stored_days import COVERED_DAY, MAX_READ, TURN
 from tests.accounts.state import reads
 from tests.meters.asking import NUMBERS, make_meter
 from tests.readings.metered import Metered, metered, reading

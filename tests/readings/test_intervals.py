@@ -21,9 +21,9 @@ from app.meters import actions as meters
 from app.meters.numbers import mpan_check_digit
 from app.readings.actions import lock_meters, write_channels
 from app.readings.buckets import HALF_HOUR_MS
-from app.readings.budget import MAX_READ
 from app.readings.columns import Columns, packed_days
 from app.readings.enums import ReadingChannel
+from app.readings.stored_days import MAX_READ
 from tests.accounts.state import reads
 from tests.meters.asking import NUMBERS, make_customer, make_meter
 from tests.readings.generated_year import (

@@ -8,9 +8,9 @@ the meter `mtr_1`. Kind to the baseline: no authentication, no pages, no rights,
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any
@@ -84,6 +84,12 @@ class ConsentStatus(Enum):
 
 
 @strawberry.enum
+class Granularity(Enum):
+    HALF_HOUR = "HALF_HOUR"
+    DAY = "DAY"
+
+
+@strawberry.enum
 class Quality(Enum):
     ACTUAL = "ACTUAL"
     ESTIMATED = "ESTIMATED"
@@ -108,6 +114,34 @@ class IntervalData:
     intervals: list[Interval]
 
 
+def by_half_hour(readings: Sequence[ReadingRow]) -> list[Interval]:
+    return [
+        Interval(
+            start_at=row.start_at.replace(tzinfo=UTC),
+            end_at=(row.start_at + HALF_HOUR).replace(tzinfo=UTC),
+            consumption=row.consumption,
+            quality=Quality(row.quality),
+        )
+        for row in readings
+    ]
+
+
+def by_day(readings: Sequence[ReadingRow]) -> list[Interval]:
+    days: defaultdict[date, list[ReadingRow]] = defaultdict(list)
+    for row in readings:
+        days[row.start_at.date()].append(row)
+    estimated = Quality.ESTIMATED
+    return [
+        Interval(
+            start_at=datetime(day.year, day.month, day.day, tzinfo=UTC),
+            end_at=datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1),
+            consumption=sum((row.consumption for row in rows), Decimal(0)),
+            quality=estimated if any(row.quality == estimated.value for row in rows) else Quality.ACTUAL,
+        )
+        for day, rows in days.items()
+    ]
+
+
 @strawberry.type
 class Meter:
     id: strawberry.ID
@@ -128,6 +162,7 @@ class Meter:
         self,
         start: Annotated[datetime, strawberry.argument(name="from")],
         end: Annotated[datetime, strawberry.argument(name="to")],
+        granularity: Granularity = Granularity.HALF_HOUR,
     ) -> IntervalData:
         async with AsyncSession(engine) as session:
             rows = await session.exec(
@@ -142,15 +177,7 @@ class Meter:
             found = rows.all()
         return IntervalData(
             total=sum((row.consumption for row in found), Decimal(0)),
-            intervals=[
-                Interval(
-                    start_at=row.start_at.replace(tzinfo=UTC),
-                    end_at=(row.start_at + HALF_HOUR).replace(tzinfo=UTC),
-                    consumption=row.consumption,
-                    quality=Quality(row.quality),
-                )
-                for row in found
-            ],
+            intervals=by_day(found) if granularity is Granularity.DAY else by_half_hour(found),
         )
 
 

@@ -1,4 +1,4 @@
-"""Three more nested reads beside their idiomatic counterparts: lists within lists, events, a year of half-hours."""
+"""More nested reads beside their idiomatic counterparts: lists within lists, events, a year by half-hour and by day."""
 
 from dataclasses import dataclass, replace
 
@@ -31,6 +31,7 @@ def reads(meter_id: str, half_hours: int) -> list[Read]:
     event = "id sequence occurredAt"
     intervals = "{ total intervals { startAt endAt consumption quality } }"
     span = f'from: "{half_hour(0)}", to: "{half_hour(half_hours)}"'
+    by_day = f"{span}, granularity: DAY"
     return [
         Read("20 customers, 10 meters each", listed, listed),
         Read(
@@ -44,6 +45,12 @@ def reads(meter_id: str, half_hours: int) -> list[Read]:
             f'{{ meter(id: "{meter_id}") {{ intervalData({span}) {intervals} }} }}',
             f'{{ meter(id: "mtr_1") {{ intervalData({span}) {intervals} }} }}',
             # Answers of megabytes: more would only wait for each other.
+            FEW,
+        ),
+        Read(
+            f"{half_hours:,} half-hours of a meter by day",
+            f'{{ meter(id: "{meter_id}") {{ intervalData({by_day}) {intervals} }} }}',
+            f'{{ meter(id: "mtr_1") {{ intervalData({by_day}) {intervals} }} }}',
             FEW,
         ),
     ]
