@@ -30,8 +30,8 @@ from app.readings.rows import (
     read_header,
 )
 
-ROWS_AT_ONCE: Final = 1000
-"""Rows that are converted together, in about a millisecond."""
+ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 1000, 65_536
+"""Rows, or characters of rows, that are converted together, in about a millisecond."""
 
 _KEY_COLUMNS: Final = ("meter_id", "meter_number", "channel")
 
@@ -96,8 +96,14 @@ def parse_columns(content: bytes, media_type: str, now: datetime) -> Generator[N
 
 def _csv(content: bytes) -> Iterator[tuple[int, Texts]]:
     """Columns of some rows each, with the line of the first one."""
-    reader = csv.reader(_lines(content, newline=""), strict=True)
+    source = _lines(content, newline="")
+    reader = csv.reader(source, strict=True)
     header = read_header(reader)
+    is_quoted = b'"' in content or content.count(b"\r") != content.count(b"\r\n")
+    return _quoted_csv(reader, header) if is_quoted else _unquoted_csv(source, header)
+
+
+def _quoted_csv(reader: Any, header: list[str]) -> Iterator[tuple[int, Texts]]:
     line = reader.line_num + 1
     while rows := list(islice(reader, ROWS_AT_ONCE)):
         if reader.line_num - line + 1 != len(rows):
@@ -108,14 +114,32 @@ def _csv(content: bytes) -> Iterator[tuple[int, Texts]]:
         line += len(rows)
 
 
+def _unquoted_csv(source: io.TextIOWrapper, header: list[str]) -> Iterator[tuple[int, Texts]]:
+    """Splits many lines at once, in a third of the time of a reader of CSV."""
+    line, width = 2, len(header) + 1
+    while text := source.read(CHARACTERS_AT_ONCE):
+        text = (text + source.readline()).replace("\r\n", "\n")
+        if len(text) > csv.field_size_limit():
+            raise Unusual
+        rows = text.rstrip("\n")
+        if rows:
+            # Each line's end becomes a cell of its own. If all have the same place, all lines have as many cells.
+            cells = rows.replace("\n", ",\n,").split(",")
+            ends = rows.count("\n")
+            if len(cells) != (ends + 1) * width - 1 or cells[width - 1 :: width].count("\n") != ends:
+                raise Unusual
+            yield line, {name: cells[at::width] for at, name in enumerate(header)}
+        line += text.count("\n")
+
+
 def _ndjson(content: bytes) -> Iterator[tuple[int, Texts]]:
     """Columns of some lines each, with the number of the first one."""
     source = _lines(content, newline="\n")
     line = 1
     names: set[str] = set()
     while lines := list(islice(source, ROWS_AT_ONCE)):
-        rows = [_object(one) for one in _without_last("\n", lines)]
-        if rows:
+        if some := _without_last("\n", lines):
+            rows = _objects(some)
             names = names or set(rows[0])
             if not names <= set(COLUMNS) or set(map(len, rows)) != {len(names)}:
                 raise Unusual
@@ -123,11 +147,13 @@ def _ndjson(content: bytes) -> Iterator[tuple[int, Texts]]:
         line += len(lines)
 
 
-def _object(line: str) -> dict[str, Any]:
-    found = _DECODER.decode(line)
-    if type(found) is not dict:
+def _objects(lines: list[str]) -> list[dict[str, Any]]:
+    """The objects of these lines, one of each, if no value in them is an object or an array."""
+    rows: list[Any] = _DECODER.decode(f"[{','.join(lines)}]")
+    # Each line begins an object, and none ends inside one. So where they are as many, none has two.
+    if {line[0] for line in lines} != {"{"} or len(rows) != len(lines) or set(map(type, rows)) != {dict}:
         raise Unusual
-    return found
+    return rows
 
 
 def _values(name: str, column: list[Any]) -> Sequence[Any]:

@@ -436,10 +436,37 @@ def test_usual_csv_is_parsed_by_columns(text: str) -> None:
     assert finished(parse_columns(text.encode(), CSV, NOW)) == from_csv(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        (
+            '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": 1}, '
+            '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:30:00Z", "consumption": 1}\n'
+        ),
+        '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z"\n"consumption": 1}\n',
+        '{"meter_id": [{"meter_id": "mtr_1"}\n{"meter_id": "mtr_1"}]}\n{}, {}\n',
+        '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": "1\n"}\n',
+        '{"meter_id": 1.5, "start_at": "2024-05-01T00:00:00Z", "consumption": 1}\n',
+        '{"meter_id": "mtr_1", "start_at": "2024-05-01T00:00:00Z", "consumption": 1, "quality": ""}\n',
+    ],
+)
+def test_lines_that_are_objects_only_together_are_refused(text: str) -> None:
+    assert {code for _, code in faults(text, NDJSON)} <= {"INVALID", "REQUIRED"}
+
+
 @pytest.mark.parametrize("consumption", ["1.5", 2, Decimal("0.25")])
 def test_usual_ndjson_is_parsed_by_columns(consumption: Any) -> None:
     text = json.dumps({**ROW, "consumption": consumption}, default=Digits)
     assert finished(parse_columns(text.encode(), NDJSON, NOW)) == from_ndjson(text)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_lines_are_told_behind_thousands_of_others(line_end: str) -> None:
+    rows = [f"mtr_{at // 4000},{2000 + at % 4000}-05-01T00:00:00Z,{at}.5," for at in range(0, 12_000, 2)]
+    text = line_end.join([HEADER.rstrip(), *rows, ""])
+    upload = finished(parse_columns(text.encode(), CSV, datetime(9999, 1, 1, tzinfo=UTC)))
+    assert upload == finished(parse_rows(text.encode(), CSV, datetime(9999, 1, 1, tzinfo=UTC)))
+    assert upload.lines == {("id", f"mtr_{at}", IMPORT): 2 + 2000 * at for at in range(3)}
 
 
 def test_rows_in_any_order_are_parsed_by_columns() -> None:

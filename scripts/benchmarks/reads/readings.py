@@ -55,7 +55,7 @@ class Stretches:
         self.rows_each = sizes.rows // len(meters)
         # One after the other: a stretch for the mutations, one behind it for the files.
         self.by_request = count(0, sizes.readings)
-        self.by_rows = count(20 * sizes.readings, self.rows_each)
+        self.by_rows = count(10 * sizes.readings, self.rows_each)
 
     @classmethod
     async def over(cls, run: Run, api: Api) -> "Stretches":
