@@ -63,18 +63,25 @@ def merge(stored: StoredDay | None, packed: bytes, origin: Origin) -> Merged | N
     at, reason = origin
     if replaced:
         at = max(at, stored.latest[0] + 1)
-    amounts = list(old.amounts)
-    for slot in slots(changed):
-        amounts[slot] = new.amounts[slot]
-    day = Day(old.present | changed, old.estimated & ~changed | new.estimated & changed, amounts)
-    known = unpack_origins(stored.origins, stored.latest, old.present)
-    was = dict(known)
-    known.update(dict.fromkeys(slots(changed), (at, reason)))
     latest = max(at, stored.latest[0]), reason
-    merged = StoredDay(pack(day), latest, pack_origins((known[slot] for slot in sorted(known)), latest))
-    return Merged(
-        merged, changed, new.estimated & changed, _revision(old, replaced, was, at) if replaced else None
-    )
+    was = unpack_origins(stored.origins, stored.latest, old.present)
+    if replaced == old.present and changed == new.present:
+        # Nothing of the old day is left.
+        merged = StoredDay(packed, latest, None)
+    else:
+        amounts = list(old.amounts)
+        for slot in slots(changed):
+            amounts[slot] = new.amounts[slot]
+        day = Day(old.present | changed, old.estimated & ~changed | new.estimated & changed, amounts)
+        known = was | dict.fromkeys(slots(changed), (at, reason))
+        origins = pack_origins([known[slot] for slot in slots(day.present)], latest)
+        merged = StoredDay(pack(day), latest, origins)
+    revision = None
+    if replaced == old.present:
+        revision = Revision(stored, at)
+    elif replaced:
+        revision = Revision(_part(old, replaced, was), at)
+    return Merged(merged, changed, new.estimated & changed, revision)
 
 
 def add_half_hours(days: dict[int, bytes], half_hours: Sequence[tuple[int, int, bool]]) -> None:
@@ -92,8 +99,9 @@ def _difference(old: Day, new: Day) -> int:
     return new.present & (~old.present | (old.estimated ^ new.estimated) | differing)
 
 
-def _revision(old: Day, replaced: int, was: dict[int, Origin], at: int) -> Revision:
-    kept = [was[slot] for slot in slots(replaced)]
+def _part(day: Day, present: int, origins: dict[int, Origin]) -> StoredDay:
+    """Some of a day's half-hours."""
+    kept = [origins[slot] for slot in slots(present)]
     latest = max(kept)
-    day = Day(replaced, old.estimated & replaced, old.amounts)
-    return Revision(StoredDay(pack(day), latest, pack_origins(kept, latest)), at)
+    part = Day(present, day.estimated & present, day.amounts)
+    return StoredDay(pack(part), latest, pack_origins(kept, latest))

@@ -25,6 +25,8 @@ where the pair beside the day stands before the first run.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
 from math import gcd
 from operator import add
 from struct import Struct
@@ -84,6 +86,7 @@ _STRUCTS: Final = {
     for size, letter in _LETTERS.items()
     for count in range(1, SLOTS + 1)
 }
+_BITMAPS_KEPT: Final = 1024
 UNITS: Final = tuple(10**scale for scale in range(MOST_SCALE + 1))
 """Millionths of a kWh by the scale."""
 
@@ -91,7 +94,7 @@ UNITS: Final = tuple(10**scale for scale in range(MOST_SCALE + 1))
 def pack(day: Day) -> bytes:
     """The bytes of a day. Raises ValueError for an amount that is negative or 64 bits long."""
     present, estimated, amounts = day
-    values = amounts if present == ALL else [amounts[slot] for slot in slots(present)]
+    values = amounts if present == ALL else [amounts[slot] for slot in _slots(present)]
     scale = _scale(values)
     unit = UNITS[scale]
     if scale:
@@ -162,17 +165,18 @@ def unite(one: Day, other: Day) -> Day:
 
 def slots(bitmap: int) -> list[int]:
     """The numbers of the half-hours in a bitmap, in order."""
-    return [slot for slot, bit in enumerate(BITS) if bitmap & bit]
+    return list(_slots(bitmap))
+
+
+@lru_cache(_BITMAPS_KEPT)
+def _slots(bitmap: int) -> tuple[int, ...]:
+    # The same half-hours of many meters come together.
+    return tuple([slot for slot, bit in enumerate(BITS) if bitmap & bit])
 
 
 def pack_origins(origins: Iterable[Origin], latest: Origin) -> bytes | None:
     """The origins of the present half-hours in order; None if all are `latest`."""
-    runs: list[tuple[Origin, int]] = []
-    for origin in origins:
-        if runs and runs[-1][0] == origin:
-            runs[-1] = origin, runs[-1][1] + 1
-        else:
-            runs.append((origin, 1))
+    runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
     if all(origin == latest for origin, _ in runs):
         return None
     packed = bytearray()

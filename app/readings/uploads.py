@@ -99,8 +99,7 @@ def _csv(content: bytes) -> Iterator[tuple[int, Texts]]:
     source = _lines(content, newline="")
     reader = csv.reader(source, strict=True)
     header = read_header(reader)
-    is_quoted = b'"' in content or content.count(b"\r") != content.count(b"\r\n")
-    return _quoted_csv(reader, header) if is_quoted else _unquoted_csv(source, header)
+    return _quoted_csv(reader, header) if b'"' in content else _unquoted_csv(source, header)
 
 
 def _quoted_csv(reader: Any, header: list[str]) -> Iterator[tuple[int, Texts]]:
@@ -119,7 +118,8 @@ def _unquoted_csv(source: io.TextIOWrapper, header: list[str]) -> Iterator[tuple
     line, width = 2, len(header) + 1
     while text := source.read(CHARACTERS_AT_ONCE):
         text = (text + source.readline()).replace("\r\n", "\n")
-        if len(text) > csv.field_size_limit():
+        # A line may also end with a return alone.
+        if "\r" in text or len(text) > csv.field_size_limit():
             raise Unusual
         rows = text.rstrip("\n")
         if rows:
