@@ -4,7 +4,7 @@ Half-hours that a version before days stored, and that the worker has not carrie
 that is touched, before anything newer.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from app.db.raw_statements import Rows, Script
@@ -33,17 +33,26 @@ class Change(NamedTuple):
     estimated: int
 
 
-_TOUCHED = Sql("""
-    SELECT given.meter_id, given.day, meter_keys.key, reading_days.packed, reading_days.recorded_ms,
-        reading_days.reason, reading_days.origins, EXISTS (
+_TOUCHING = """
+    SELECT given.meter_id, given.day, meter_keys.key, stored.packed, stored.recorded_ms, stored.reason, stored.origins,
+        EXISTS (
             SELECT 1 FROM readings WHERE readings.meter_id = given.meter_id
             AND readings.start_ms >= given.day * 86400000 AND readings.start_ms < (given.day + 1) * 86400000
         )
-    FROM @rows(meter_id text, day bigint)
-    LEFT JOIN meter_keys ON meter_keys.meter_id = given.meter_id
-    LEFT JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
-        AND reading_days.day = given.day
-""")
+    FROM @rows(meter_id text, day bigint) LEFT JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+"""
+# Each day is looked up by its whole key: a plain join on PostgreSQL may read all days of a meter for each of them. The
+# bounds leave out partitions.
+_TOUCHED = Sql(
+    f"""{_TOUCHING} LEFT JOIN LATERAL (
+        SELECT packed, recorded_ms, reason, origins FROM reading_days
+        WHERE meter_key = meter_keys.key AND channel = :channel AND day = CAST(given.day AS int)
+            AND day BETWEEN CAST(:first_day AS int) AND CAST(:last_day AS int) OFFSET 0
+    ) AS stored ON TRUE""",  # noqa: S608 - our own statement
+    sqlite=f"""{_TOUCHING} LEFT JOIN reading_days AS stored ON stored.meter_key = meter_keys.key
+        AND stored.channel = :channel AND stored.day = given.day
+        AND stored.day BETWEEN :first_day AND :last_day""",
+)
 _TAKE_HALF_HOURS = Sql("""
     DELETE FROM readings WHERE (meter_id, start_ms) IN (
         SELECT readings.meter_id, readings.start_ms FROM @rows(meter_id text, day bigint)
@@ -132,9 +141,16 @@ class _TouchedDays:
         self._merged: set[MeterDay] = set()
         self._revisions: list[tuple[MeterDay, Revision]] = []
 
-    def load(self, days: Iterable[MeterDay]) -> Script[None]:
-        given = rows({"meter_id": meter_id, "day": day} for meter_id, day in days)
-        found = yield _TOUCHED.of(self._on_sqlite), {"rows": given, "channel": self._channel.code}
+    def load(self, days: Collection[MeterDay]) -> Script[None]:
+        given = [{"meter_id": meter_id, "day": day} for meter_id, day in days]
+        touched = [one.day for one in days]
+        parameters = {
+            "rows": rows(given),
+            "channel": self._channel.code,
+            "first_day": min(touched, default=0),
+            "last_day": max(touched, default=0),
+        }
+        found = yield _TOUCHED.of(self._on_sqlite), parameters
         older = []
         for meter_id, day, key, packed, recorded_ms, reason, origins, has_half_hours in found:
             self._keys[meter_id] = key
