@@ -129,9 +129,10 @@ class FileImportDays(SQLModel, table=True):
 
 
 class FileImportChange(SQLModel, table=True):
-    """The half-hours of a meter's channel that one write changed, all recorded at `at_ms`: for an undo.
+    """The half-hours of a meter's channel that one write changed, at `at_ms` or later: for an undo.
 
-    The values before are the revisions that were replaced at that time; a half-hour without one was absent.
+    `packed` is by `app.imports.stages.packed_days`. The values before are the revisions that were replaced at the time
+    of a change; a half-hour without one was absent.
     """
 
     __tablename__ = "file_import_changes"

@@ -26,11 +26,12 @@ class MeterDay(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The half-hours of a meter's day that a write changed, as bitmaps."""
+    """The half-hours of a meter's day that a write changed, as bitmaps, and when it recorded them."""
 
     of: MeterDay
     changed: int
     estimated: int
+    recorded_ms: int
 
 
 _TOUCHING = """
@@ -171,7 +172,9 @@ class _TouchedDays:
         self._merged.add(of)
         if merged.revision is not None:
             self._revisions.append((of, merged.revision))
-        return Change(of, merged.changed, merged.estimated)
+        # A replacement may have to be recorded later than asked for.
+        at = recorded_ms if merged.revision is None else merged.revision.replaced_ms
+        return Change(of, merged.changed, merged.estimated, at)
 
     def merge_half_hours(self, half_hours: Rows) -> None:
         """Merges rows of meter id, start in milliseconds, micro-kWh, estimated, recorded; the oldest record first."""

@@ -146,6 +146,7 @@ class Worker:
                 await self._imports.aclose()
                 await self._end(sending, self._drain_seconds + RECORD_SECONDS)
         finally:
+            await self._imports.aclose()
             for part in self._to_close:
                 await part.aclose()
             self._ended.set()

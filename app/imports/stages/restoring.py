@@ -76,7 +76,7 @@ def restore_days(
         else:
             kept.append({**day, **_values(restored.stored)})
         revised.append({**day, **_values(restored.was), "replaced_ms": restored.replaced_ms})
-        changes.append(Change(one.of, restored.changed, restored.estimated))
+        changes.append(Change(one.of, restored.changed, restored.estimated, restored.replaced_ms))
     yield _KEEP.of(on_sqlite), kept
     yield _DELETE.of(on_sqlite), deleted
     yield _REVISE.of(on_sqlite), revised

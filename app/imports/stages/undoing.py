@@ -17,7 +17,7 @@ from app.events import log
 from app.imports.enums import ImportStage, ImportStatus
 from app.imports.leases import LEASE_SECONDS, LeaseLost, held
 from app.imports.stages.ending import end, fail
-from app.imports.stages.packed_days import unpack_changed
+from app.imports.stages.packed_days import ChangedDay, unpack_changed
 from app.imports.stages.restoring import Written, restore_days
 from app.imports.stages.summaries import Summary
 from app.imports.stages.work import Work
@@ -58,8 +58,7 @@ class Change(NamedTuple):
     place: int
     channel: int
     number: int
-    at_ms: int
-    days: list[tuple[int, int]]
+    days: list[ChangedDay]
     meter_id: str
     written: dict[str, list[int]]
 
@@ -90,11 +89,11 @@ def _part_of(found: Sequence[Sequence[Any]]) -> tuple[list[Change], tuple[int, i
     changes: list[Change] = []
     count = 0
     for place, channel, number, at_ms, packed, meter_id, written in found:
-        days = list(unpack_changed(packed))
+        days = list(unpack_changed(packed, at_ms))
         if changes and (len(changes) == ROWS_AT_ONCE or count + len(days) > DAYS_AT_ONCE):
             return changes, (place, channel) if (place, channel) == changes[-1].series else None
         count += len(days)
-        changes.append(Change(place, channel, number, at_ms, days, meter_id, orjson.loads(written)))
+        changes.append(Change(place, channel, number, days, meter_id, orjson.loads(written)))
     return changes, None
 
 
@@ -108,7 +107,10 @@ def _take_back(
     for one in changes:
         if one.meter_id not in meters:
             continue
-        written = [Written(MeterDay(one.meter_id, day), changed, one.at_ms) for day, changed in one.days]
+        written = [
+            Written(MeterDay(one.meter_id, day), changed, recorded_ms)
+            for day, changed, recorded_ms in one.days
+        ]
         restored = yield from restore_days(
             is_on_sqlite(transaction), written, _CHANNELS[one.channel], ReadingReason.IMPORT, now_ms
         )

@@ -7,7 +7,7 @@ of a meter's channel appends its event, which tells of all parts; until then the
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -27,7 +27,7 @@ from app.imports.models import FileImport, FileImportChange
 from app.imports.problems import add_problems
 from app.imports.stages.checking import ImportedMeter, consent_required, refusal
 from app.imports.stages.ending import end
-from app.imports.stages.packed_days import pack_changed, unpack_waiting
+from app.imports.stages.packed_days import ChangedDay, pack_changed, unpack_waiting
 from app.imports.stages.parts import Part, Series, Sums, WaitingDays
 from app.imports.stages.summaries import Summary
 from app.imports.stages.work import SAVE, Work
@@ -37,10 +37,20 @@ from app.readings.day_rows import Change, MeterDay, write_days
 from app.readings.enums import ReadingChannel, ReadingReason
 from app.readings.packing import summary as summary_of
 
-FIRST_PART, LEAST_PART, MOST_PART = 100, 20, 1_000
-"""Days of one part: at first, and at least and at most once the speed of the database is known."""
-PART_SECONDS: Final = 0.02
-"""A part takes about so long: the one writer of SQLite is everybody's."""
+
+class PartSizes(NamedTuple):
+    """Days of a part: at first, at least and at most; and the seconds that one is to take."""
+
+    first: int
+    least: int
+    most: int
+    seconds: float
+
+
+ON_SQLITE: Final = PartSizes(100, 50, 1_000, 0.02)
+"""The one writer is everybody's."""
+ON_POSTGRES: Final = PartSizes(300, 200, 600, 0.15)
+"""Round trips take most of the time, and nobody waits for them but writers of the same meters."""
 CREATED_AT_ONCE: Final = 20
 
 _CHANGES: Final = Table(FileImportChange)
@@ -60,12 +70,6 @@ _OTHERS: Final = Sql("""
         JOIN file_import_meters AS mine ON mine.customer_id = theirs.customer_id AND mine.number = theirs.number
         WHERE theirs.import_id = others.id AND mine.import_id = :id
     )) LIMIT 1
-""")
-_LATEST: Final = Sql("""
-    SELECT MAX(reading_days.recorded_ms) FROM @rows(meter_id text, day bigint)
-    JOIN meter_keys ON meter_keys.meter_id = given.meter_id
-    JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
-        AND reading_days.day = given.day
 """)
 _DONE: Final = Sql("""
     DELETE FROM file_import_days WHERE import_id = :id AND (place, channel, number) IN (
@@ -123,7 +127,8 @@ async def write_meters(work: Work) -> None:
     first_progress = work.claim.row.progress
     [[left]] = await database.read(_LEFT.of(database.is_sqlite), {"id": work.id})
     total = left = max(int(left), 1)
-    size, waiting = FIRST_PART, WaitingDays(work)
+    sizes = ON_SQLITE if database.is_sqlite else ON_POSTGRES
+    size, waiting = sizes.first, WaitingDays(work)
     while (part := await waiting.take(size)) is not None:
         if any(meter.meter_id is None for meter in part.meters.values()):
             await _create_meters(work, part.meters.values())
@@ -141,8 +146,8 @@ async def write_meters(work: Work) -> None:
         left -= part.day_count
         seconds = time.monotonic() - began_at
         if part.day_count >= size / 2:
-            wanted = int(size * min(max(PART_SECONDS / max(seconds, 0.001), 0.5), 1.5))
-            size = min(max(wanted, LEAST_PART), MOST_PART)
+            wanted = int(size * min(max(sizes.seconds / max(seconds, 0.001), 0.5), 1.5))
+            size = min(max(wanted, sizes.least), sizes.most)
         failpoints.reach("import.part_written")
     await database.transact(lambda transaction: _complete(transaction, work))
     failpoints.reach("import.completed")
@@ -209,12 +214,8 @@ def _write_channel(
         for series, meter_id in meter_ids.items()
         for day, value in part.days[series].items()
     }
-    given = rows({"meter_id": meter_id, "day": day} for meter_id, day in new)
-    [[latest]] = yield _LATEST, {"rows": given, "channel": channel.code}
-    # Later than all that the days hold: then this time tells these half-hours from all others of their days.
     now_ms = clock.to_ms(clock.now())
-    at_ms = now_ms if latest is None else max(now_ms, latest + 1)
-    changes = yield from write_days(is_on_sqlite(transaction), new, channel, ReadingReason.IMPORT, at_ms)
+    changes = yield from write_days(is_on_sqlite(transaction), new, channel, ReadingReason.IMPORT, now_ms)
     by_meter: dict[str, list[Change]] = {}
     for change in changes:
         by_meter.setdefault(change.of.meter_id, []).append(change)
@@ -225,14 +226,18 @@ def _write_channel(
                 place=place,
                 channel=code,
                 number=part.runs[place, code][0].number,
-                at_ms=at_ms,
-                packed=pack_changed((change.of.day, change.changed) for change in by_meter[meter_id]),
+                at_ms=now_ms,
+                packed=pack_changed(map(_changed_day, by_meter[meter_id]), now_ms),
             )
             for (place, code), meter_id in meter_ids.items()
             if meter_id in by_meter
         ]
     )
     return by_meter
+
+
+def _changed_day(change: Change) -> ChangedDay:
+    return ChangedDay(change.of.day, change.changed, change.recorded_ms)
 
 
 def _sum_up(import_id: str, place: int, written: Mapping[str, Sequence[int]]) -> Script[None]:
