@@ -165,7 +165,7 @@ async def test_long_imports_are_written_and_undone_in_parts_with_one_event_each(
     content = csv(METER_NUMBER, *(f"{at % 9}.5" for at in range(48 * 900)))
     found = await imported(world, meter.account.key, content)
     assert found["readingsChanged"] == 48 * 900
-    assert len((await state(world))["file_import_changes"]) > 3
+    assert len((await state(world))["file_import_changes"]) > 1
     await undo(meter, found["id"])
     await work(world)
     assert await readings_of(world) == []
