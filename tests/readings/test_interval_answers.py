@@ -6,21 +6,30 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
-from app.core.clock import HALF_HOUR, format_utc, parse_utc, to_ms
+from app.core.clock import HALF_HOUR, format_utc, from_ms, parse_utc, to_ms
 from app.db.database import run_script
 from app.graphql.context import Context
 from app.graphql.engine import Engine, dumps
+from app.readings import intervals
 from app.readings.actions import lock_meters, write_channels
+from app.readings.aggregation import aggregate
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.columns import Columns, packed_days
 from app.readings.enums import Granularity, ReadingChannel
+from app.readings.interval_json import IntervalWriter
+from app.readings.intervals import Intervals
+from app.readings.packing import ALL, SLOTS, Day, pack
 from tests.graphql.compiled.documents import dropping
 from tests.graphql.compiled.test_compiled import WIDE
+from tests.graphql.serving import serving
+from tests.live.event_streams import stream
 from tests.meters.asking import NUMBERS, make_meter
-from tests.readings.metered import Metered, metered
+from tests.readings.metered import Metered, metered, reading
+from tests.readings.test_history import turns_while
 from tests.support import World, the_schema
 
 pytestmark = pytest.mark.both_databases
@@ -132,3 +141,48 @@ async def test_a_lookback_of_days_without_readings_is_an_empty_list(world: World
     query = f'{{ meter(id: "{meter.meter_id}") {{ intervalData(lookback: "1y") {{ intervals {{ startAt }} }} }} }}'
     data = await world.data(query, key=meter.account.key)
     assert data == {"meter": {"intervalData": {"intervals": []}}}
+
+
+async def test_every_transport_sends_the_same_bytes(world: World) -> None:
+    meter, start = await metered(world), parse_utc("2024-10-26T22:00:00Z")
+    await meter.record(
+        *(
+            reading(start + slot * HALF_HOUR, f"{slot}.05", "ESTIMATED" if slot % 7 else None)
+            for slot in range(99)
+        )
+    )
+    period = 'from: "2024-10-26T23:00:00Z", to: "2024-11-27T00:00:00Z"'
+    query = f'{{ meter(id: "{meter.meter_id}") {{ intervalData({period}) {{ {SELECTIONS[0]} }} }} }}'
+    expected = await answer(world, Engine(the_schema(), WIDE, compiled=False), query, meter)
+    headers = {"x-api-key": meter.account.key}
+    async with serving(world) as served, httpx.AsyncClient(headers=headers) as client:
+        for coding in ("gzip", "identity"):
+            posted = await client.post(
+                served.http_url, json={"query": query}, headers={"accept-encoding": coding}
+            )
+            assert posted.headers.get("content-encoding", "identity") == coding
+            assert posted.content == expected
+        got = await client.get(served.http_url, params={"query": query})
+        assert got.content == expected
+        known = {"if-none-match": got.headers["etag"]}
+        assert (await client.get(served.http_url, params={"query": query}, headers=known)).status_code == 304
+        async with stream(served, meter.account.key, query) as reader:
+            block = await reader.block()
+            while block is not None and "data" not in block:
+                block = await reader.block()
+            assert block is not None
+            assert block["data"] == expected.decode()
+        async with served.connect(meter.account.key) as socket:
+            await socket.subscribe(query)
+            heard = await socket.connection.recv()
+            assert heard == f'{{"id":"1","type":"next","payload":{expected.decode()}}}'
+
+
+@pytest.mark.parametrize("granularity", [Granularity.HALF_HOUR, Granularity.HOUR])
+async def test_others_get_their_turns_while_many_intervals_are_written(granularity: Granularity) -> None:
+    days = [(day, pack(Day(ALL, 0, [1] * SLOTS))) for day in range(400)]
+    start, end = from_ms(0), from_ms(400 * SLOTS * HALF_HOUR_MS)
+    found = Intervals(start, end, aggregate(days, granularity, start, end, end), days)
+    nothing: Any = None
+    written = intervals.written(Context(nothing, None), IntervalWriter("Interval", {"at": "start"}), found)
+    assert await turns_while(written) >= (10 if granularity is Granularity.HALF_HOUR else 5)
