@@ -159,7 +159,7 @@ def check_solo_events(writers: Writers, events: list[Received]) -> None:
 def check_shared_events(
     writers: Writers, kept: list[Write], history: History, events: list[Received]
 ) -> None:
-    """One event for each channel that a write changed, in the order in which the writes were kept."""
+    """Each channel that a write changed has one event, in the order in which the writes were kept."""
     of_shared = [one for one in events if one.meter_id in writers.shared]
     tells = [write for write in kept if write not in writers.older]
     expected = [one for write in tells for one in received(write.given)]
