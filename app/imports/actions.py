@@ -20,22 +20,24 @@ from app.imports.stages.work import SAVE
 
 MOST_WAITING: Final = 50
 """Imports of one account that may wait or run."""
+MOST_WAITING_BYTES: Final = 1024 * 1024 * 1024
+"""Bytes of their files, beyond which no other file is taken."""
 
 _LOCK: Final = Scoped(
     select(*IMPORTS.columns).where(col(FileImport.id) == bindparam("wanted_id")).with_for_update()
 )
-_WAITING: Final = select(func.count()).where(
+_WAITING: Final = select(func.count(), func.coalesce(func.sum(col(FileImport.size)), 0)).where(
     col(FileImport.account_id) == bindparam("account_id"), col(FileImport.queued_at).is_not(None)
 )
 
 
 def require_room(actor: Actor) -> Script[None]:
     """Raises LIMIT_REACHED where the account has as many imports under way as it may."""
-    [[waiting]] = yield _WAITING, {"account_id": actor.account_id}
-    if waiting >= MOST_WAITING:
+    [[waiting, size]] = yield _WAITING, {"account_id": actor.account_id}
+    if waiting >= MOST_WAITING or size >= MOST_WAITING_BYTES:
         raise Refusal(
             ErrorCode.LIMIT_REACHED,
-            f"{MOST_WAITING} imports of this account are under way: wait until one of them has ended.",
+            "Too many files of this account are under way: wait until one of its imports has ended.",
         )
 
 

@@ -100,6 +100,20 @@ async def test_an_import_that_is_cut_off_goes_on_and_tells_once(world: World) ->
     assert [one.data["intervalCount"] for one in await meter.received()] == [LONG] * 5
 
 
+async def test_meters_that_were_made_before_a_crash_are_made_once(world: World) -> None:
+    meter = await metered(world)
+
+    async def nothing() -> None:
+        pass
+
+    asked = {"customerId": meter.customer_id, "createMissing": "true"}
+    point = "import.meters_created"
+    found = await interrupted(world, meter.account.key, two_files(2), point, nothing, **asked)
+    assert (found["status"], found["readingsChanged"]) == ("COMPLETED", 4)
+    log = [one.type for one in await events(world, meter.account.id)]
+    assert log.count("meter.created") == 2
+
+
 async def test_an_import_whose_consent_is_revoked_midway_is_taken_back(world: World) -> None:
     meter, _, consent = await two_meters(world)
     revoke = mutation("revokeHostedConsent", "hostedConsent { id }")

@@ -1,9 +1,17 @@
 """`POST /imports`: what is refused before a file is read, forms, idempotency, and what is left of a refused file."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
+from app.core import clock
+from app.imports import kept_files
+from app.imports.actions import MOST_WAITING
+from app.imports.leftovers import keep_house
+from app.imports.models import FileImportChunk
 from app.imports.upload import MAX_BYTES
 from tests.accounts.state import state, unchanged
 from tests.imports.importing import client, csv, post, report, work
@@ -112,6 +120,29 @@ async def test_a_repeated_request_makes_one_import(world: World) -> None:
     rows = await state(world)
     assert len(rows["file_imports"]) == 1
     assert {one["import_id"] for one in rows["file_import_chunks"]} == {first.json()["fileImportId"]}
+
+
+async def test_a_file_whose_request_was_cut_off_goes_after_two_hours(world: World) -> None:
+    meter = await metered(world)
+    response = await post(world, meter.account.key, CONTENT)
+    for import_id in ("imp_cut_off", "imp_under_way"):
+        await kept_files.keep(world.database, import_id, 0, CONTENT.encode())
+    async with world.database.transaction() as session:
+        old = update(FileImportChunk).where(col(FileImportChunk.import_id) != "imp_under_way")
+        await session.execute(old.values(created_at=clock.now() - timedelta(hours=3)))
+    await keep_house(world.database)
+    kept = {one["import_id"] for one in (await state(world))["file_import_chunks"]}
+    assert kept == {"imp_under_way", response.json()["fileImportId"]}
+
+
+async def test_an_account_has_fifty_imports_under_way_at_most(small_world: World) -> None:
+    account, other = await small_world.account(), await small_world.account()
+    for _ in range(MOST_WAITING):
+        assert (await post(small_world, account.key, CONTENT)).status_code == 202
+    response = await post(small_world, account.key, untouched())
+    assert (response.status_code, response.json()["code"]) == (429, "LIMIT_REACHED")
+    assert "retry-after" in response.headers
+    assert (await post(small_world, other.key, CONTENT)).status_code == 202
 
 
 async def test_others_imports_are_not_there(small_world: World) -> None:
