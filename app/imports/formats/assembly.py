@@ -63,7 +63,7 @@ class Assembly:
     kept until the next meter.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, max_days: int = MAX_DAYS) -> None:
         self.counts = Counts()
         self.meters = Meters()
         self.ready: list[MeterReadings | Problem] = []
@@ -71,6 +71,7 @@ class Assembly:
         self.holds = False
         self._end = -(-clock.to_ms(options.now) // _HALF_HOUR_MS)
         self._seen: dict[int, int] = {}
+        self._max_days = max_days
         self._open: dict[int, dict[int, _Part]] = {}
         self._open_count = 0
         self._meter = -1
@@ -174,9 +175,9 @@ class Assembly:
             present &= ~seen
         if not present:
             return
-        if not seen and len(self._seen) >= MAX_DAYS:
+        if not seen and len(self._seen) >= self._max_days:
             raise refused(
-                "LIMIT_REACHED", f"A file has at most {MAX_DAYS:,} days of all meters.", line, self.file
+                "LIMIT_REACHED", f"A file has at most {self._max_days:,} days of all meters.", line, self.file
             )
         self._seen[key] = seen | present if seen else (ALL if present == ALL else present)
         if present != ALL:

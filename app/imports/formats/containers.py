@@ -1,5 +1,7 @@
 """Files as they arrive: plain, gzip, or zip with several members; what they unpack to is bounded."""
 
+import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from app.imports.formats.interface import MAX_UNPACKED, refused
 
 CHUNK: Final = 256 * 1024
 MAX_MEMBERS: Final = 1_000
+MAX_DIRECTORY: Final = 1024 * 1024
 MAX_GZIP_MEMBERS: Final = 10_000
 
 GZIP: Final = b"\x1f\x8b"
@@ -17,7 +20,22 @@ ZIP: Final = b"PK\x03\x04"
 _EMPTY_ZIP: Final = b"PK\x05\x06"
 _WORKBOOK: Final = "xl/workbook.xml"
 _OLD_EXCEL: Final = b"\xd0\xcf\x11\xe0"
+_ZIP64: Final = b"PK\x06\x07"
 _ENCRYPTED: Final = 1
+_MAX_END: Final = 66_000
+"""The end of a zip has at most 65,535 bytes of comment."""
+_PACKED: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Other methods unpack a few bytes to hundreds of megabytes at one go."""
+_DAMAGED: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -81,11 +99,13 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, unpacked: Unpac
     """The bytes of a zip's member. Raises FileRefused where they are damaged, encrypted or too many."""
     name = shown(info.filename)
     unpacked.begin(name)
+    if info.compress_type not in _PACKED:
+        raise refused("UNKNOWN_FORMAT", "The archive is packed in a rare way: use deflate.", 0, name)
     try:
         with archive.open(info) as member:
             while chunk := member.read(CHUNK):
                 yield unpacked.count(chunk, name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
+    except _DAMAGED:
         raise refused(
             "UNKNOWN_FORMAT", "This member of the archive is damaged or encrypted.", 0, name
         ) from None
@@ -169,13 +189,29 @@ def _reader(
 
 def _archive(file: BinaryIO) -> zipfile.ZipFile:
     file.seek(0)
+    if _directory_bytes(file) > MAX_DIRECTORY:
+        raise refused("LIMIT_REACHED", f"An archive has at most {MAX_MEMBERS:,} files.")
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except _DAMAGED:
         raise refused("UNKNOWN_FORMAT", "The zip file is damaged.") from None
     if len(archive.filelist) > MAX_MEMBERS:
         raise refused("LIMIT_REACHED", f"An archive has at most {MAX_MEMBERS:,} files.")
     return archive
+
+
+def _directory_bytes(file: BinaryIO) -> int:
+    """The size of a zip's directory as its end says it, which the library reads whole, into objects."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _MAX_END))
+    tail = file.read(_MAX_END)
+    file.seek(0)
+    at = tail.rfind(_EMPTY_ZIP)
+    if at < 0 or at + 22 > len(tail):
+        return 0
+    if at >= 76 and tail[at - 20 : at - 16] == _ZIP64:
+        return int.from_bytes(tail[at - 36 : at - 28], "little")
+    return int.from_bytes(tail[at + 12 : at + 16], "little")
 
 
 def _nested(name: str | None) -> Exception:

@@ -14,7 +14,7 @@ from xml.parsers import expat
 from app.imports.formats.containers import Unpacked, read_member, shown
 from app.imports.formats.interface import refused
 from app.imports.formats.tables import MAX_CELLS, Row
-from app.imports.formats.xml_events import MAX_CHUNK, MAX_TEXT, Element, elements, refuse_doctype
+from app.imports.formats.xml_events import MAX_TEXT, Element, elements, fed
 
 MAX_SHARED: Final = 2_000_000
 MAX_SHARED_CHARACTERS: Final = 32 * 1024 * 1024
@@ -75,17 +75,10 @@ class Workbook:
             self._shared = self._read_shared()
         parser = expat.ParserCreate()
         cells = _Cells(parser, self._shared, self._styles, self._epoch)
-        refuse_doctype(parser, path)
-        try:
-            for chunk in read_member(self._archive, self._archive.getinfo(path), self._unpacked):
-                for at in range(0, len(chunk), MAX_CHUNK):
-                    parser.Parse(chunk[at : at + MAX_CHUNK], False)
-                    yield from cells.rows
-                    cells.rows.clear()
-            parser.Parse(b"", True)
-        except expat.ExpatError:
-            raise refused("UNKNOWN_FORMAT", "A sheet of this workbook is damaged.") from None
-        yield from cells.rows
+        chunks = read_member(self._archive, self._archive.getinfo(path), self._unpacked)
+        for _ in fed(parser, chunks, path):
+            yield from cells.rows
+            cells.rows.clear()
 
     def _read_shared(self) -> list[str]:
         texts: list[str] = []

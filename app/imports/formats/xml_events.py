@@ -32,7 +32,6 @@ class _Handlers:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
-        refuse_doctype(parser, file)
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
@@ -57,8 +56,11 @@ class _Handlers:
         return self._parser.CurrentLineNumber
 
 
-def refuse_doctype(parser: expat.XMLParserType, file: str | None) -> None:
-    """Ends the parsing with FileRefused at a document type, which alone can declare entities."""
+def fed(parser: expat.XMLParserType, chunks: Iterable[bytes], file: str | None) -> Iterator[None]:
+    """Feeds a parser in small pieces, between which its caller takes what the handlers have found.
+
+    Raises FileRefused where it is no XML, or has a document type, which alone can declare entities.
+    """
 
     def refuse(*_: object) -> None:
         raise refused(
@@ -69,22 +71,26 @@ def refuse_doctype(parser: expat.XMLParserType, file: str | None) -> None:
         )
 
     parser.StartDoctypeDeclHandler = refuse
-
-
-def elements(chunks: Iterable[bytes], file: str | None = None) -> Iterator[Element]:
-    """The elements in order. Raises FileRefused where it is no XML or has a document type."""
-    parser = expat.ParserCreate()
-    handlers = _Handlers(parser, file)
     try:
         for chunk in chunks:
             for at in range(0, len(chunk), MAX_CHUNK):
                 parser.Parse(chunk[at : at + MAX_CHUNK], False)
-                yield from handlers.found
-                handlers.found.clear()
+                yield
         parser.Parse(b"", True)
     except expat.ExpatError as error:
         raise _malformed(error, file) from None
-    yield from handlers.found
+    except (LookupError, ValueError):
+        raise refused("UNKNOWN_FORMAT", "The XML is in an encoding that nobody knows.", 1, file) from None
+    yield
+
+
+def elements(chunks: Iterable[bytes], file: str | None = None) -> Iterator[Element]:
+    """The elements in order. Raises FileRefused as `fed`."""
+    parser = expat.ParserCreate()
+    handlers = _Handlers(parser, file)
+    for _ in fed(parser, chunks, file):
+        yield from handlers.found
+        handlers.found.clear()
 
 
 def _malformed(error: expat.ExpatError, file: str | None) -> FileRefused:

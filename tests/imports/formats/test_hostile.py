@@ -8,8 +8,9 @@ import zlib
 
 import pytest
 
-from app.imports.formats import assembly, containers
-from app.imports.formats.interface import FileRefused, Options
+from app.imports.formats import containers
+from app.imports.formats.assembly import Assembly
+from app.imports.formats.interface import FileRefused, MeterReadings, Options
 from app.imports.formats.parsed_file import open_file
 from tests.imports.formats.reading import MPAN, NOW, Taken, refusal
 from tests.imports.formats.rendering import CLOCK_START, table
@@ -57,7 +58,7 @@ def test_bomb_of_gzip_ends_at_the_limit() -> None:
 
 def test_bomb_of_zip_is_refused_before_and_while_it_is_unpacked() -> None:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for number in range(5):
             archive.writestr(f"{number}.csv", b"0," * 32 * MIB)
     found = refusal(packed.getvalue())
@@ -87,6 +88,21 @@ def test_archives_in_archives_and_with_passwords_are_not_opened() -> None:
     assert refusal(inner[:-30]).message == "The zip file is damaged."
     assert refusal(gzip.compress(sse(ROW).encode())[:-20]).message == "The gzip file is cut off."
     assert refusal(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1").code == "UNKNOWN_FORMAT"
+
+
+def test_archives_of_many_files_or_rare_packing_are_refused() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(5_000):
+            archive.writestr(f"{number:0300}.csv", "")
+    assert refusal(packed.getvalue()).message == "An archive has at most 1,000 files."
+    assert peak(packed.getvalue()) < 4 * MIB
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", method) as archive:
+            archive.writestr("a.csv", b"0" * 16 * MIB)
+        assert refusal(packed.getvalue()).message == "The archive is packed in a rare way: use deflate."
+        assert peak(packed.getvalue()) < 4 * MIB
 
 
 def test_names_in_archives_are_no_paths() -> None:
@@ -140,6 +156,8 @@ def test_nested_cut_off_and_foreign_xml_is_refused() -> None:
     assert refusal("<a>" * 100_000).message == "The XML is nested more than 60 deep."
     assert refusal("<a><b></a>").message == "This is no well-formed XML: mismatched tag."
     assert refusal("<a>").message == "This is no well-formed XML: no element found."
+    sentence = "The XML is in an encoding that nobody knows."
+    assert refusal('<?xml version="1.0" encoding="UTS-8"?><a/>').message == sentence
     assert refusal("<a/>").message.startswith("This XML is no Green Button feed")
     assert peak(b"<a>" + b"x" * 20 * MIB + b"</a>") < 12 * MIB
 
@@ -157,35 +175,33 @@ def test_formulas_are_values_in_sheets_and_problems_in_text() -> None:
 
 def test_file_with_too_many_meters_is_refused() -> None:
     rows = "".join(f"site {number},2026-03-01 00:00,1\n" for number in range(50_001))
-    found = refusal("Meter,Timestamp,kWh\n" + rows)
+    with pytest.raises(FileRefused) as caught:
+        list(open_file(io.BytesIO(("Meter,Timestamp,kWh\n" + rows).encode()), Options(now=NOW)))
+    found = caught.value.problem
     assert (found.code, found.message) == ("LIMIT_REACHED", "A file has at most 50,000 meters.")
 
 
 def test_portfolio_of_20_000_meters_by_time_is_taken_in_little_memory() -> None:
-    header = "Meter,Timestamp,kWh\n"
     body = "".join(
-        f"site {number},2026-03-01 0{hour}:00,1\n" for hour in range(3) for number in range(20_000)
+        f"site {number},2026-03-01 0{hour}:00,1\n" for hour in range(2) for number in range(20_000)
     )
-    content = (header + body).encode()
-    assert Taken(content).counts.readings == 60_000
-    assert peak(content) < 90 * MIB
+    content = ("Meter,Timestamp,kWh\n" + body).encode()
+    file = open_file(io.BytesIO(content), Options(now=NOW))
+    assert all(isinstance(found, MeterReadings) and found.present == 5 for found in file)
+    assert (file.counts.readings, file.counts.meters) == (40_000, 20_000)
+    assert peak(content[: len(content) // 2]) < 60 * MIB
 
 
 def test_file_of_too_many_days_is_refused() -> None:
-    """Each half-hour of another day: the days that are known take memory, however empty they are."""
-    file = assembly.Assembly(Options(now=NOW))
+    """The days that are known take memory, however empty they are."""
+    file = Assembly(Options(now=NOW), max_days=100)
     stream = file.meters.number("1", is_serial=True, is_number=False) << 2
     amounts = [1] + [0] * 47
-
-    def add(days: range) -> None:
-        for day in days:
-            file.emit(stream, day, 1, 0, amounts, 1)
-            file.ready.clear()
-
-    add(range(-1, assembly.MAX_DAYS - 1))
+    for day in range(100):
+        file.emit(stream, day, 1, 0, amounts, 1)
     with pytest.raises(FileRefused) as caught:
-        add(range(assembly.MAX_DAYS - 1, assembly.MAX_DAYS))
-    assert caught.value.problem.message == "A file has at most 750,000 days of all meters."
+        file.emit(stream, 100, 1, 0, amounts, 1)
+    assert caught.value.problem.message == "A file has at most 100 days of all meters."
 
 
 def test_empty_files_are_refused() -> None:
