@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
+from sqlalchemy import text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -17,6 +18,8 @@ from app.db.raw_statements import Script
 from app.db.sql import is_sqlite
 
 T = TypeVar("T")
+
+_ERASE, _ERASE_IF_CHEAP = text("PRAGMA secure_delete=ON"), text("PRAGMA secure_delete=FAST")
 
 
 class InTransaction(Protocol):
@@ -52,6 +55,19 @@ def write_before_commit(transaction: InTransaction, ending: Ending) -> None:
     endings = transaction.info.setdefault("endings", [])
     if ending not in endings:
         endings.append(ending)
+
+
+def erasing(on_sqlite: bool, script: Script[T]) -> Script[T]:
+    """Runs a script whose deletions leave nothing of their rows in SQLite's file; on PostgreSQL this is vacuum's work.
+
+    A script that fails leaves the setting on, which costs its connection time only, until the next such script.
+    """
+    if not on_sqlite:
+        return (yield from script)
+    yield _ERASE, {}
+    value = yield from script
+    yield _ERASE_IF_CHEAP, {}
+    return value
 
 
 def announce(transaction: InTransaction, items: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ import structlog
 from app.core import failpoints
 from app.db.database import Database
 from app.db.raw_statements import Script
-from app.db.scripts import InTransaction, is_on_sqlite
+from app.db.scripts import InTransaction, erasing, is_on_sqlite
 from app.db.sql import Sql, rows
 from app.readings import day_rows
 
@@ -59,7 +59,8 @@ class CarryOver:
         return last is not None or before != FIRST
 
     def _move(self, transaction: InTransaction) -> Script[Position | None]:
-        last = yield from _moving(is_on_sqlite(transaction), self._position, self._at_once)
+        on_sqlite = is_on_sqlite(transaction)
+        last = yield from erasing(on_sqlite, _moving(on_sqlite, self._position, self._at_once))
         failpoints.reach("carry_over.before_commit")
         return last
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from app.db.raw_statements import Rows, Script
+from app.db.scripts import erasing
 from app.db.sql import Sql, rows
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.columns import days_of
@@ -161,8 +162,7 @@ class _TouchedDays:
                 older.append({"meter_id": meter_id, "day": day})
         yield from self._make_keys()
         if older and self._channel is ReadingChannel.IMPORT:
-            taken = yield _TAKE_HALF_HOURS.of(self._on_sqlite), {"rows": rows(older)}
-            self.merge_half_hours(taken)
+            self.merge_half_hours((yield from erasing(self._on_sqlite, _take(self._on_sqlite, rows(older)))))
 
     def merge(self, of: MeterDay, packed: bytes, recorded_ms: int, reason: ReadingReason) -> Change | None:
         merged = merge(self._stored.get(of), packed, (recorded_ms, reason.code))
@@ -209,6 +209,10 @@ class _TouchedDays:
             # Also a key that another writer of the meter has made since this transaction looked for it.
             made: Any = yield _KEYS.of(self._on_sqlite), {"rows": given}
             self._keys.update(dict(made))
+
+
+def _take(on_sqlite: bool, days: str) -> Script[Rows]:
+    return (yield _TAKE_HALF_HOURS.of(on_sqlite), {"rows": days})
 
 
 def _insert(

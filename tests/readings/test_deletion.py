@@ -3,13 +3,18 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
+from app.core import clock
+from app.core.clock import HALF_HOUR, parse_utc
 from app.readings.carry_over import CarryOver
+from app.readings.enums import ReadingQuality
 from app.readings.models import HalfHour, MeterKey, ReadingDay, ReadingRevision
 from app.tables import metadata
 from tests.accounts.state import mutation, state
@@ -120,3 +125,29 @@ async def test_meters_are_deleted_while_their_half_hours_are_carried_over(
     assert [await count(world, model) for model in STORED] == [0, 1, 0, 1]
     data = await stays.intervals(**{"from": "2024-05-01T00:00:00Z", "to": "2024-05-02T00:00:00Z"})
     assert (data["total"], data["missingCount"]) == ("48", 0)
+
+
+async def test_half_hours_that_became_days_are_in_no_file_of_a_deleted_customer(
+    small_world: World, tmp_path: Path
+) -> None:
+    meter = await metered(small_world)
+    start = parse_utc("2024-05-01T00:00:00Z")
+    values = [(start + at * HALF_HOUR, Decimal(at) / 1000, ReadingQuality.ACTUAL) for at in range(5000)]
+    await store_as_before(small_world, meter.meter_id, values)
+    # A row of an earlier version has the meter's id and the start one after the other.
+    rows = [meter.meter_id.encode() + clock.to_ms(at).to_bytes(6) for at, _, _ in values]
+    content = in_files(tmp_path)
+    assert all(row in content for row in rows)
+    carrying = CarryOver(small_world.database, 1000)
+    assert await carrying.step()
+    await meter.record(*(reading(at, "9") for at, _, _ in values[3000:4000:48]))
+    while await carrying.step():
+        pass
+    payload = await run(small_world, meter.account, DELETE_CUSTOMER, customerId=meter.customer_id)
+    assert payload["userErrors"] == []
+    content = in_files(tmp_path)
+    assert [row for row in rows if row in content] == []
+
+
+def in_files(folder: Path) -> bytes:
+    return b"".join(one.read_bytes() for one in folder.iterdir() if one.is_file())

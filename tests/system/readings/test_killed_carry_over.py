@@ -22,9 +22,9 @@ from tests.system.readings.old_half_hours import FIRST, RECORDED, OldHalfHours, 
 
 POINTS = ("carry_over.before_commit", "transaction.before_commit", "transaction.committed")
 SIZES = [
-    pytest.param((6, 10_000), id="60,000"),
-    pytest.param((30, 10_000), id="300,000", marks=pytest.mark.long),
-    pytest.param((500, 20_000), id="10,000,000", marks=pytest.mark.long),
+    pytest.param((6, 10_000), id="60-thousand"),
+    pytest.param((30, 10_000), id="300-thousand", marks=pytest.mark.long),
+    pytest.param((500, 20_000), id="10-million", marks=pytest.mark.long),
 ]
 
 
