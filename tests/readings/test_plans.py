@@ -232,13 +232,16 @@ async def test_a_write_reads_and_writes_the_days_that_it_touches(many: tuple[Wor
     async with world.database.transaction() as session:
         explained = Explained(session)
         await explained.run(record(session, actor, filled.meters[9], year))
-        touched = explained.of("LEFT JOIN reading_days")
+        touched = explained.of("stored.packed")
         expect_searched(touched)
         expect_searched(explained.of("INSERT INTO reading_days"))
         expect_searched(explained.of("INSERT INTO reading_revisions"))
-        if not world.database.is_sqlite:
+        if world.database.is_sqlite:
+            assert touched.searched["stored"] == ["(meter_key=? AND channel=? AND day=?)"]
+        else:
             assert touched.of("reading_days") == 366
             assert touched.of("readings") == 0
+            assert {name for name in touched.rows if name.startswith("reading_days")} == {"reading_days_2024"}
         await session.rollback()
 
 
