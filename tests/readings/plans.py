@@ -127,7 +127,9 @@ def _of_sqlite(lines: Sequence[Any]) -> Plan:
         how, _, rest = detail.partition(" ")
         if how == "SEARCH":
             table, _, columns = rest.partition(" USING ")
-            searched.setdefault(table.split()[0], []).append(columns[columns.find("(") : columns.rfind(")") + 1])
+            searched.setdefault(table.split()[0], []).append(
+                columns[columns.find("(") : columns.rfind(")") + 1]
+            )
         elif how == "SCAN" and "VIRTUAL TABLE" not in rest:
             scanned.add(rest.split()[0])
     return Plan({}, searched, scanned)
