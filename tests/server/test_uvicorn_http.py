@@ -29,6 +29,7 @@ class Impatient(HttpProtocol):
 
 class Patient(HttpProtocol):
     head_seconds = 600.0
+    linger_seconds = 0.3
 
 
 async def echo(request: Request) -> Response:
