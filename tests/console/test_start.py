@@ -79,7 +79,9 @@ async def test_a_browser_sees_a_page_where_there_is_nothing_and_a_program_json(
         ("/readings", 405, "Nothing to see here"),
     ):
         message = {
-            404: "There is nothing at this path: GraphQL is at /graphql, bulk readings at /readings.",
+            404: (
+                "There is nothing at this path: GraphQL is at /graphql, bulk readings at /readings, files at /imports."
+            ),
             405: "This path does not take the method: use POST.",
         }[status]
         shown = await http.get(path, headers=browser)
@@ -139,7 +141,7 @@ async def test_the_catalogue_is_there_without_a_script(page: Page, http: httpx.A
         card = page.locator(f'[data-event="{one.type}"]')
         assert one.description in await card.inner_text()
         assert json.loads(await card.locator("pre").text_content() or "") == one.example
-    assert await page.locator("[data-event]").count() == 7
+    assert await page.locator("[data-event]").count() == len(catalogue())
 
 
 async def test_the_schema_is_served(http: httpx.AsyncClient) -> None:
