@@ -49,7 +49,7 @@ ERROR_CODES = {404: "NOT_FOUND", 429: "RATE_LIMITED"}
 class Application(Starlette):
     """Hands sockets and programs' requests at `GRAPHQL` past middleware and routes.
 
-    Each socket would keep their frames for its life, and each request would spend a tenth of its time in them.
+    Each socket would keep their frames for its life, and each request would spend some of its time in them.
     """
 
     def __init__(self, sockets: ASGIApp, requests: ASGIApp, **options: Any) -> None:
