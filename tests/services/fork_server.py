@@ -62,6 +62,7 @@ class ForkServer:
                 os.read(self._ends, 1024)
                 self._tell_ends()
             if 0 in ready:
+                self._kill_programs()
                 return None
 
     def _tell_ends(self) -> None:
@@ -70,6 +71,10 @@ class ForkServer:
             if ended:
                 with self._programs.pop(pid) as connection, contextlib.suppress(OSError):
                     connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
+
+    def _kill_programs(self) -> None:
+        for pid in self._programs:
+            os.kill(pid, signal.SIGKILL)
 
     def _become_program(self, streams: list[int]) -> None:
         signal.set_wakeup_fd(-1)

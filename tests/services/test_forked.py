@@ -4,11 +4,14 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.services.forked import VOLTWIRE, Forked, Piped
+from tests.services.patience import PATIENCE
 
 pytestmark = pytest.mark.long
 
@@ -44,3 +47,21 @@ async def test_a_program_takes_signals_and_is_waited_for(tmp_path: Path) -> None
     ended.terminate()
     assert ended.wait() in (0, -signal.SIGTERM)
     ended.kill()
+
+
+async def test_no_program_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        f"import time\nENVIRONMENT = {{'VOLTWIRE_DATA_DIR': {str(tmp_path)!r}}}\n"
+        "from tests.services.forked import VOLTWIRE, Forked\n"
+        "program = Forked(VOLTWIRE, 'serve', '--port', '0', environment=ENVIRONMENT, stdout=2, stderr=2)\n"
+        "print(program.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert run.stdout is not None
+    program = psutil.Process(int(await run.stdout.readline()))
+    run.kill()
+    await run.wait()
+    assert await asyncio.to_thread(psutil.wait_procs, [program], PATIENCE) == ([program], [])
