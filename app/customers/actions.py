@@ -44,7 +44,13 @@ _FIND: Final = Scoped(select(*CUSTOMERS.columns).where(col(Customer.id) == bindp
 _LOCK: Final = Scoped(_FIND.statement.with_for_update(**FOR_NO_KEY_UPDATE))
 _UPDATE: Final = CUSTOMERS.updating(*_CHANGES, "updated_at")
 
-_NUMBERS: Final = select(col(Meter.number)).where(col(Meter.customer_id) == bindparam("customer_id"))
+# Meters are locked before imports, in the order of their ids, as by an import that writes their readings.
+_NUMBERS: Final = (
+    select(col(Meter.number))
+    .where(col(Meter.customer_id) == bindparam("customer_id"))
+    .order_by(col(Meter.id))
+    .with_for_update()
+)
 
 
 def create(

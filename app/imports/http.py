@@ -182,6 +182,8 @@ class _Endpoint:
         input_hash = hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
         def act(_: InTransaction) -> Script[Result]:
+            # Other files have come since this upload began.
+            yield from actions.require_room(actor)
             row = yield from actions.begin(actor, import_id, options, sha256, size)
             return {"fileImportId": row.id}
 

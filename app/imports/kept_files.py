@@ -37,14 +37,21 @@ async def keep(database: Database, import_id: str, number: int, content: bytes) 
     await database.transact(act)
 
 
-async def open_kept(database: Database, import_id: str) -> BinaryIO:
-    """The file as a temporary one, which goes when it is closed."""
+class FileIncomplete(Exception):
+    """Chunks of a kept file are missing."""
+
+
+async def open_kept(database: Database, import_id: str, size: int) -> BinaryIO:
+    """The file as a temporary one, which goes when it is closed. Raises FileIncomplete if it has not this size."""
     file: Any = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
         number = 0
         while found := await database.read(_CHUNK, {"import_id": import_id, "number": number}):
             await asyncio.to_thread(file.write, found[0][0])
             number += 1
+        # The first part of a file would be taken for all of it.
+        if file.tell() != size:
+            raise FileIncomplete(import_id)
         file.seek(0)
     except BaseException:
         file.close()

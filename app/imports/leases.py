@@ -54,9 +54,11 @@ _UNDER_WAY = """
 """
 # Those of accounts that have the fewest under way come first, then the longest waiting.
 _CANDIDATES: Final = Sql(f"""
-    SELECT waiting.id, waiting.account_id FROM (
-        SELECT id, account_id, queued_at, ({_UNDER_WAY}) AS under_way FROM file_imports WHERE {_FREE}
-    ) AS waiting WHERE waiting.under_way < :most ORDER BY waiting.under_way, waiting.queued_at, waiting.id LIMIT :limit
+    SELECT id, account_id FROM (
+        SELECT id, account_id, queued_at, leased_until,
+            COUNT(*) FILTER (WHERE leased_until > (SELECT @now)) OVER (PARTITION BY account_id) AS under_way
+        FROM file_imports WHERE queued_at IS NOT NULL
+    ) AS queued WHERE under_way < :most AND {_FREE} ORDER BY under_way, queued_at, id LIMIT :limit
 """)  # noqa: S608 - our own text
 _CLAIM: Final = Sql(f"""
     UPDATE file_imports SET leased_until = @later(:seconds), fence = fence + 1, tries = tries + 1

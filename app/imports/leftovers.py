@@ -19,7 +19,9 @@ from app.imports.models import FileImport
 PREVIEW_KEPT: Final = timedelta(days=1)
 UNDO_KEPT: Final = timedelta(days=30)
 UPLOAD_KEPT: Final = timedelta(hours=2)
-"""Longer than a request may take; then a file without an import is one whose upload was cut off."""
+"""Since the last chunk of a file that has no import: by then its upload was cut off."""
+GRACE: Final = timedelta(minutes=30)
+"""Kept beyond the time that is promised: a process whose clock is behind may still confirm or undo an import."""
 ROWS_AT_ONCE: Final = 200
 
 _FORGET_DAYS: Final = Sql("""
@@ -54,11 +56,15 @@ _OVER: Final = Sql("""
 _ENDED: Final = select(col(FileImport.status)).where(
     col(FileImport.id) == bindparam("id"), col(FileImport.queued_at).is_(None)
 )
+# The ids alone are read from the index of the key: SQLite finds `created_at` only behind the content of a chunk.
 _UNUSED_FILES: Final = Sql("""
-    SELECT DISTINCT chunks.import_id FROM file_import_chunks AS chunks
-    LEFT JOIN file_imports ON file_imports.id = chunks.import_id
-    WHERE file_imports.stage <> 'READ' OR file_imports.queued_at IS NULL AND file_imports.id IS NOT NULL
-        OR (file_imports.id IS NULL AND chunks.created_at < @instant(:upload_ms))
+    SELECT kept.import_id FROM (SELECT DISTINCT import_id FROM file_import_chunks) AS kept
+    LEFT JOIN file_imports ON file_imports.id = kept.import_id
+    WHERE file_imports.stage <> 'READ' OR (file_imports.queued_at IS NULL AND file_imports.id IS NOT NULL)
+        OR (file_imports.id IS NULL AND NOT EXISTS (
+            SELECT 1 FROM file_import_chunks AS young
+            WHERE young.import_id = kept.import_id AND young.created_at >= @instant(:upload_ms)
+        ))
 """)
 
 
@@ -100,8 +106,8 @@ async def keep_house(database: Database) -> None:
     """Deletes previews after a day, what undos need after 30 days, and files that nothing reads any more."""
     now = clock.now()
     ages = {
-        "preview_ms": clock.to_ms(now - PREVIEW_KEPT),
-        "undo_ms": clock.to_ms(now - UNDO_KEPT),
+        "preview_ms": clock.to_ms(now - PREVIEW_KEPT - GRACE),
+        "undo_ms": clock.to_ms(now - UNDO_KEPT - GRACE),
     }
     for import_id, what in await database.read(_OVER.of(database.is_sqlite), ages):
         await forget(database, import_id, ImportStatus.COMPLETED if what == "DAYS" else None)

@@ -37,6 +37,10 @@ BROKEN: Final = "Voltwire could not finish this import: tell the people who run 
 log = structlog.get_logger(__name__)
 
 
+class AnotherFirst(Exception):
+    """Another import of the same meters has to be written first."""
+
+
 class ImportWorker:
     """`turn` begins as many imports as there is room for; `bell` rings when there is room again."""
 
@@ -87,15 +91,15 @@ class ImportWorker:
     async def _give_back(self, claim: Claim, outcome: BaseException | None) -> None:
         if outcome is None or isinstance(outcome, LeaseLost):
             return
-        if isinstance(outcome, Exception):
+        has_failed = isinstance(outcome, Exception) and not isinstance(outcome, AnotherFirst)
+        if isinstance(outcome, Exception) and has_failed:
             if is_transient(outcome):
                 log.warning("import_interrupted", import_id=claim.id, error=error_name(outcome))
             else:
                 log.error("import_failed", import_id=claim.id, exc_info=outcome)
         # If the database is away, the lease expires.
         with contextlib.suppress(Exception):
-            has_failed = isinstance(outcome, Exception)
-            rest_seconds = REST_SECONDS if has_failed else 0.0
+            rest_seconds = REST_SECONDS if isinstance(outcome, Exception) else 0.0
             await leases.release(self._database, claim, rest_seconds, has_failed=has_failed)
 
     async def _work(self, work: Work) -> None:
@@ -112,8 +116,7 @@ class ImportWorker:
             elif stage is ImportStage.CHECK:
                 await check_meters(work)
             elif not await begin_to_write(work):
-                await leases.release(self._database, work.claim, REST_SECONDS)
-                return
+                raise AnotherFirst
             elif stage is ImportStage.WRITE:
                 await write_meters(work)
             else:

@@ -97,6 +97,15 @@ async def test_a_preview_is_kept_for_a_day(world: World) -> None:
     assert (await state(world))["file_import_days"] == []
 
 
+async def test_what_a_late_confirmation_needs_stays_for_clocks_that_differ(world: World) -> None:
+    meter = await metered(world)
+    found = await imported(world, meter.account.key, csv(METER_NUMBER, "1"), dryRun="true")
+    await age(world, found["id"], hours=24, minutes=1)
+    await keep_house(world.database)
+    assert len((await state(world))["file_import_days"]) == 1
+    assert refusals(await confirm(meter, found["id"])) == [("CONFLICT", ["fileImportId"])]
+
+
 async def test_undo_puts_back_values_and_absence(world: World) -> None:
     meter = await metered(world)
     await meter.record(reading("00:00", "7", "ESTIMATED"), reading("00:30", "8"))

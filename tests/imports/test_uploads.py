@@ -135,6 +135,42 @@ async def test_a_file_whose_request_was_cut_off_goes_after_two_hours(world: Worl
     assert kept == {"imp_under_way", response.json()["fileImportId"]}
 
 
+async def test_an_upload_that_goes_on_for_hours_is_kept(world: World) -> None:
+    for number in (0, 1):
+        await kept_files.keep(world.database, "imp_slow", number, b"x")
+    async with world.database.transaction() as session:
+        first = update(FileImportChunk).where(col(FileImportChunk.number) == 0)
+        await session.execute(first.values(created_at=clock.now() - timedelta(hours=3)))
+    await keep_house(world.database)
+    assert len((await state(world))["file_import_chunks"]) == 2
+
+
+async def test_a_kept_file_is_not_read_without_its_last_chunk(world: World) -> None:
+    await kept_files.keep(world.database, "imp_cut", 0, b"12345")
+    with await kept_files.open_kept(world.database, "imp_cut", 5) as file:
+        assert file.read() == b"12345"
+    with pytest.raises(kept_files.FileIncomplete):
+        await kept_files.open_kept(world.database, "imp_cut", 6)
+
+
+async def test_files_that_began_together_have_no_more_room(small_world: World) -> None:
+    account = await small_world.account()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield CONTENT.encode()
+        for _ in range(MOST_WAITING):
+            assert (await post(small_world, account.key, CONTENT)).status_code == 202
+
+    response = await post(small_world, account.key, body())
+    assert (response.status_code, response.json()["code"]) == (429, "LIMIT_REACHED")
+    rows = await state(small_world)
+    assert (
+        len(rows["file_imports"])
+        == len({one["import_id"] for one in rows["file_import_chunks"]})
+        == MOST_WAITING
+    )
+
+
 async def test_an_account_has_fifty_imports_under_way_at_most(small_world: World) -> None:
     account, other = await small_world.account(), await small_world.account()
     for _ in range(MOST_WAITING):

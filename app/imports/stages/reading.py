@@ -51,7 +51,7 @@ async def read_file(work: Work) -> None:
     """Parses the file to its end. Then the meters are checked, or the import has failed."""
     await leftovers.forget(work.database, work.id, require=lambda: held(work.claim))
     await work.database.transact(lambda _: _begin(work))
-    with await kept_files.open_kept(work.database, work.id) as file:
+    with await kept_files.open_kept(work.database, work.id, work.claim.row.size) as file:
         staging = _Staging(work)
         try:
             parsed = await asyncio.to_thread(

@@ -61,7 +61,7 @@ _LOCK_ACCOUNT: Final = Sql("SELECT id FROM accounts WHERE id = :id FOR NO KEY UP
 # Meters that are to be created have no id yet; two imports may both create one.
 _OTHERS: Final = Sql("""
     SELECT 1 FROM file_imports AS others WHERE others.account_id = :account_id AND others.id <> :id
-    AND (others.writes_meters OR (others.id < :id AND others.queued_at IS NOT NULL AND NOT others.dry_run))
+    AND others.queued_at IS NOT NULL AND (others.writes_meters OR (others.id < :id AND NOT others.dry_run))
     AND (others.stage = 'READ' OR EXISTS (
         SELECT 1 FROM file_import_meters AS theirs JOIN file_import_meters AS mine ON mine.meter_id = theirs.meter_id
         WHERE theirs.import_id = others.id AND mine.import_id = :id
@@ -247,6 +247,8 @@ def _sum_up(import_id: str, place: int, written: Mapping[str, Sequence[int]]) ->
 
 def _without_consent(transaction: InTransaction, work: Work, meters: Sequence[ImportedMeter]) -> Script[bool]:
     """Leaves the meters out, or fails the import: then it is False."""
+    # Meters before the import, as when a part is written.
+    yield from readings.lock_meters(work.actor, [meter.meter_id or "" for meter in meters])
     row = yield from held(work.claim)
     add_problems(row, [consent_required(meter) for meter in meters])
     if row.on_problem == ImportProblemRule.REFUSE.name:
@@ -282,8 +284,9 @@ async def _create_meters(work: Work, meters: Iterable[ImportedMeter]) -> None:
     customer_id = missing[0].customer_id or ""
 
     def act(transaction: InTransaction) -> Script[None]:
-        yield from held(work.claim)
+        # The customer before the import, as in a customer's deletion, so that the two cannot deadlock.
         customer = yield from customers.find(work.actor, customer_id, "customerId", lock=True)
+        yield from held(work.claim)
         numbers = [meter.number for meter in missing]
         created = yield from meter_actions.find_or_create(transaction, customer, numbers)
         ids = {meter.number: meter.id for meter in created}
