@@ -89,6 +89,7 @@ class WaitingDays:
 
     async def _read(self) -> None:
         database = self._work.database
+        # With no run left in memory, all before were written and deleted: the first that waits is the next.
         last = self._runs[-1] if self._runs else None
         after = (-1, -1, -1) if last is None else (*last.series, last.number)
         position = dict(zip(("place", "channel", "number"), after, strict=True))

@@ -1,15 +1,24 @@
 """Sums of the changed half-hours of a meter's channel, and the event that tells of them."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Self
+
+import orjson
 
 from app.core import clock
+from app.db.raw_statements import Script
+from app.db.sql import Sql
 from app.meters.models import Meter
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.day_rows import Change
 from app.readings.enums import ReadingChannel, ReadingReason
 from app.readings.events import MeterDataReceived
 from app.readings.packing import SLOTS
+
+_SUM_UP: Final = Sql(
+    "UPDATE file_import_meters SET written = CAST(:written AS jsonb) WHERE import_id = :id AND place = :place",
+    sqlite="UPDATE file_import_meters SET written = :written WHERE import_id = :id AND place = :place",
+)
 
 
 class Summary(NamedTuple):
@@ -43,3 +52,9 @@ class Summary(NamedTuple):
             reason=reason,
             estimated_count=self.estimated,
         )
+
+
+def sum_up(import_id: str, place: int, written: Mapping[str, Sequence[int]]) -> Script[None]:
+    """Writes a meter's sums of half-hours that no event tells of yet."""
+    sums = {channel: list(summary) for channel, summary in written.items()}
+    yield _SUM_UP, {"id": import_id, "place": place, "written": orjson.dumps(sums).decode()}

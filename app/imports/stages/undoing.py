@@ -4,7 +4,7 @@ Meters of which an event has told get another one, of a correction. What no even
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,7 +19,7 @@ from app.imports.leases import LEASE_SECONDS, LeaseLost, held
 from app.imports.stages.ending import end, fail
 from app.imports.stages.packed_days import ChangedDay, unpack_changed
 from app.imports.stages.restoring import Written, restore_days
-from app.imports.stages.summaries import Summary
+from app.imports.stages.summaries import Summary, sum_up
 from app.imports.stages.work import Work
 from app.readings import actions as readings
 from app.readings.day_rows import MeterDay
@@ -42,10 +42,6 @@ _DONE: Final = Sql("""
         SELECT given.place, given.channel, given.number FROM @lists(place bigint, channel bigint, number bigint)
     )
 """)
-_SUM_UP: Final = Sql(
-    "UPDATE file_import_meters SET written = CAST(:written AS jsonb) WHERE import_id = :id AND place = :place",
-    sqlite="UPDATE file_import_meters SET written = :written WHERE import_id = :id AND place = :place",
-)
 _HELD: Final = Sql("""
     UPDATE file_imports SET leased_until = @later(:seconds), progress = :progress, tries = 0
     WHERE id = :id AND fence = :fence AND queued_at IS NOT NULL RETURNING id
@@ -120,8 +116,10 @@ def _take_back(
         if str(one.channel) in one.written:
             continue
         if one.series == unfinished:
-            left = one.written if summary is None else {**one.written, _taken_back(one): list(summary)}
-            yield _SUM_UP, {"id": work.id, "place": one.place, "written": orjson.dumps(left).decode()}
+            left: Mapping[str, Sequence[int]] = (
+                one.written if summary is None else {**one.written, _taken_back(one): summary}
+            )
+            yield from sum_up(work.id, one.place, left)
         elif summary is not None:
             event = summary.event(meters[one.meter_id], _CHANNELS[one.channel], ReadingReason.CORRECTION)
             log.append(transaction, work.claim.account_id, event)

@@ -6,7 +6,6 @@ of a meter's channel appends its event, which tells of all parts; until then the
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 import orjson
@@ -29,7 +28,7 @@ from app.imports.stages.checking import ImportedMeter, consent_required, refusal
 from app.imports.stages.ending import end
 from app.imports.stages.packed_days import ChangedDay, pack_changed, unpack_waiting
 from app.imports.stages.parts import Part, Series, Sums, WaitingDays
-from app.imports.stages.summaries import Summary
+from app.imports.stages.summaries import Summary, sum_up
 from app.imports.stages.work import SAVE, Work
 from app.meters import actions as meter_actions
 from app.readings import actions as readings
@@ -81,10 +80,6 @@ _WRITTEN: Final = Sql(
     "SELECT CAST(written AS TEXT) FROM file_import_meters WHERE import_id = :id AND place = :place"
 )
 _LEAVE: Final = Sql("DELETE FROM file_import_days WHERE import_id = :id AND place = :place")
-_SUM_UP: Final = Sql(
-    "UPDATE file_import_meters SET written = CAST(:written AS jsonb) WHERE import_id = :id AND place = :place",
-    sqlite="UPDATE file_import_meters SET written = :written WHERE import_id = :id AND place = :place",
-)
 _NAME: Final = Sql(
     "UPDATE file_import_meters SET meter_id = :meter_id WHERE import_id = :id AND place = :place"
 )
@@ -192,7 +187,7 @@ def _write_part(transaction: InTransaction, work: Work, part: Part) -> Script[Su
                 log.append(transaction, meter.account_id, summary.event(meter, channel, ReadingReason.IMPORT))
     for place, of_meter in sums.items():
         if of_meter != part.sums[place]:
-            yield from _sum_up(work.id, place, of_meter)
+            yield from sum_up(work.id, place, of_meter)
     done = rows([run.meter.place, run.channel, run.number] for runs in part.runs.values() for run in runs)
     yield _DONE, {"id": work.id, "rows": done}
     values = {"id": work.id, "fence": work.claim.fence, "seconds": LEASE_SECONDS}
@@ -240,11 +235,6 @@ def _changed_day(change: Change) -> ChangedDay:
     return ChangedDay(change.of.day, change.changed, change.recorded_ms)
 
 
-def _sum_up(import_id: str, place: int, written: Mapping[str, Sequence[int]]) -> Script[None]:
-    sums = {channel: list(summary) for channel, summary in written.items()}
-    yield _SUM_UP, {"id": import_id, "place": place, "written": orjson.dumps(sums).decode()}
-
-
 def _without_consent(transaction: InTransaction, work: Work, meters: Sequence[ImportedMeter]) -> Script[bool]:
     """Leaves the meters out, or fails the import: then it is False."""
     # Meters before the import, as when a part is written.
@@ -275,7 +265,7 @@ def _drop_days(transaction: InTransaction, row: FileImport, imported: ImportedMe
         for code, summed_up in orjson.loads(written[0][0]).items():
             event = Summary(*summed_up).event(meter, _CHANNELS[int(code)], ReadingReason.IMPORT)
             log.append(transaction, row.account_id, event)
-    yield from _sum_up(row.id, imported.place, {})
+    yield from sum_up(row.id, imported.place, {})
 
 
 async def _create_meters(work: Work, meters: Iterable[ImportedMeter]) -> None:
@@ -285,7 +275,11 @@ async def _create_meters(work: Work, meters: Iterable[ImportedMeter]) -> None:
 
     def act(transaction: InTransaction) -> Script[None]:
         # The customer before the import, as in a customer's deletion, so that the two cannot deadlock.
-        customer = yield from customers.find(work.actor, customer_id, "customerId", lock=True)
+        try:
+            customer = yield from customers.find(work.actor, customer_id, "customerId", lock=True)
+        except Refusal:
+            # A customer that was deleted meanwhile has taken the meters along.
+            return
         yield from held(work.claim)
         numbers = [meter.number for meter in missing]
         created = yield from meter_actions.find_or_create(transaction, customer, numbers)
@@ -293,9 +287,7 @@ async def _create_meters(work: Work, meters: Iterable[ImportedMeter]) -> None:
         for meter in missing:
             yield _NAME, {"id": work.id, "place": meter.place, "meter_id": ids[meter.number]}
 
-    # A customer that was deleted meanwhile has taken the meters along.
-    with suppress(Refusal):
-        await work.database.transact(act)
+    await work.database.transact(act)
     failpoints.reach("import.meters_created")
 
 
