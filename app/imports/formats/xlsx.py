@@ -21,7 +21,8 @@ MAX_SHARED_CHARACTERS: Final = 32 * 1024 * 1024
 MAX_SHEETS: Final = 100
 
 _REFERENCE: Final = re.compile(r"([A-Z]{1,3})[0-9]{1,7}")
-_BUILT_IN_DATES: Final = frozenset((*range(14, 18), 22))
+_BUILT_IN_DATES: Final = frozenset(range(14, 18))
+_BUILT_IN_MOMENTS: Final = frozenset((22,))
 _BUILT_IN_TIMES: Final = frozenset((*range(18, 22), *range(45, 48)))
 _LITERALS: Final = re.compile(r'"[^"]*"|\\.|_.|\*.|\[[^\]hms]*\]', re.IGNORECASE)
 _EPOCH: Final = datetime(1899, 12, 30)  # noqa: DTZ001 - a spreadsheet's dates have no zone
@@ -101,7 +102,7 @@ class Workbook:
         return texts
 
     def _read_styles(self) -> list[str]:
-        """For each style of cells `date`, `time` or nothing."""
+        """For each style of cells `date`, `time`, `moment` of both, or nothing."""
         formats: dict[str, str] = {}
         styles: list[str] = []
         in_cells = False
@@ -154,10 +155,8 @@ class _Cells:
         elif name in ("v", "t"):
             self._takes = True
         elif name == "row":
-            given = attributes.get("r", "")
-            self._number = (
-                int(given) if given.isascii() and given.isdigit() and len(given) < 9 else self._number + 1
-            )
+            given = _number(attributes.get("r", ""))
+            self._number = self._number + 1 if given is None else given
             self._cells, self._column = [], -1
 
     def _end(self, name: str) -> None:
@@ -182,15 +181,12 @@ class _Cells:
 
     def _text(self, text: str) -> str:
         if self._type == "s":
-            at = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-            return self._shared[at] if 0 <= at < len(self._shared) else ""
+            at = _number(text)
+            return self._shared[at] if at is not None and at < len(self._shared) else ""
         if self._type != "n" or not text:
             return text
-        style = (
-            self._styles[int(self._style)]
-            if self._style.isdigit() and int(self._style) < len(self._styles)
-            else ""
-        )
+        at = _number(self._style)
+        style = self._styles[at] if at is not None and at < len(self._styles) else ""
         if style:
             return _moment(text, style, self._epoch)
         return _whole(text) if "E" in text or "e" in text else text
@@ -209,7 +205,10 @@ def _moment(text: str, style: str, epoch: datetime) -> str:
         return f"{seconds // 3600:02}:{seconds // 60 % 60:02}" + (
             f":{seconds % 60:02}" if seconds % 60 else ""
         )
-    when = epoch + timedelta(seconds=seconds)
+    try:
+        when = epoch + timedelta(seconds=seconds)
+    except OverflowError:
+        return text
     if not seconds % 86_400 and style == "date":
         return f"{when:%Y-%m-%d}"
     return f"{when:%Y-%m-%d %H:%M}" + (f":{when.second:02}" if when.second else "")
@@ -235,12 +234,18 @@ def _column(letters: str) -> int:
 
 def _kind(code: str) -> str:
     plain = _LITERALS.sub("", code).lower()
+    has_time = re.search(r"[hs]", plain) is not None
     if re.search(r"[dy]", plain):
-        return "date"
-    return "time" if re.search(r"[hs]", plain) else ""
+        return "moment" if has_time else "date"
+    return "time" if has_time else ""
 
 
 def _built_in(number: str) -> str:
-    if not number.isdigit() or len(number) > 5:
-        return ""
-    return "date" if int(number) in _BUILT_IN_DATES else "time" if int(number) in _BUILT_IN_TIMES else ""
+    code = _number(number)
+    if code in _BUILT_IN_MOMENTS:
+        return "moment"
+    return "date" if code in _BUILT_IN_DATES else "time" if code in _BUILT_IN_TIMES else ""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

@@ -15,7 +15,7 @@ from app.imports.formats.parsed_file import open_file
 from tests.imports.formats.reading import MPAN, NOW, Taken, refusal
 from tests.imports.formats.rendering import CLOCK_START, table
 from tests.imports.formats.test_faults import sse
-from tests.imports.formats.workbooks import workbook, zipped
+from tests.imports.formats.workbooks import STAMP, workbook, zipped
 
 ROW = [MPAN, "kWh", "01/03/2026", *["0.5"] * 48]
 MIB = 1 << 20
@@ -166,6 +166,16 @@ def test_cells_far_out_in_a_sheet_are_refused() -> None:
     sheet = '<worksheet><sheetData><row r="1"><c r="XFD1"><v>1</v></c></row></sheetData></worksheet>'
     found = refusal(workbook({"a": []}, {"xl/worksheets/sheet1.xml": sheet}))
     assert (found.code, found.message) == ("TOO_LONG", "A row has at most 2,000 cells.")
+
+
+def test_odd_styles_and_dates_beyond_the_calendar_are_problems_of_their_cells() -> None:
+    rows = [["MPAN", "Timestamp", "kWh"], [MPAN, (2958465.5, STAMP), 0.5]]
+    late = '<workbook xmlns:r="r"><workbookPr date1904="1"/><sheets><sheet name="a" r:id="rId1"/></sheets></workbook>'
+    for extra in ({"xl/workbook.xml": late}, {"xl/styles.xml": '<a><cellXfs><xf numFmtId="²"/></cellXfs></a>'}):
+        assert Taken(workbook({"a": rows}, extra)).places == [("BAD_DATE", 2, 2)]
+    sheet = '<worksheet><row r="²"><c t="str" s="²"><v>MPAN</v></c></row></worksheet>'
+    assert refusal(workbook({"a": []}, {"xl/worksheets/sheet1.xml": sheet})).code == "UNKNOWN_FORMAT"
+    assert "encoding" not in refusal(workbook({"a": []}, {"xl/worksheets/sheet1.xml": sheet})).message
 
 
 def test_formulas_are_values_in_sheets_and_problems_in_text() -> None:

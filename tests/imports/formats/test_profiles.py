@@ -204,6 +204,15 @@ def test_workbooks_are_read_by_sheet() -> None:
     assert refusal(workbook({"Notes": [["Dear all"]]})).code == "UNKNOWN_FORMAT"
 
 
+def test_moments_of_workbooks_keep_midnight() -> None:
+    rows = [["MPAN", "Timestamp", "kWh"], *[[MPAN, (46082 + at / 48, STAMP), 0.5] for at in (0, 1)]]
+    taken = Taken(workbook({"Rows": rows}))
+    assert taken.problems == []
+    assert list(taken.readings[MPAN, "IMPORT"]) == [at("2026-03-01T00:00"), at("2026-03-01T00:30")]
+    built_in = '<styleSheet><cellXfs><xf/><xf/><xf/><xf numFmtId="22"/></cellXfs></styleSheet>'
+    assert Taken(workbook({"Rows": rows}, {"xl/styles.xml": built_in})).readings == taken.readings
+
+
 @pytest.mark.parametrize(
     ("lines", "place"),
     [
