@@ -137,6 +137,7 @@ class _Cells:
         self._type = "n"
         self._style = ""
         self._texts: list[str] = []
+        self._room = 0
         self._takes = False
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -151,7 +152,7 @@ class _Cells:
                 raise refused("TOO_LONG", f"A row has at most {MAX_CELLS:,} cells.", self._number)
             self._type = attributes.get("t", "n")
             self._style = attributes.get("s", "")
-            self._texts = []
+            self._texts, self._room = [], MAX_TEXT
         elif name in ("v", "t"):
             self._takes = True
         elif name == "row":
@@ -176,8 +177,9 @@ class _Cells:
             self._cells = []
 
     def _characters(self, text: str) -> None:
-        if self._takes and len(self._texts) < MAX_TEXT:
-            self._texts.append(text[:MAX_TEXT])
+        if self._takes and self._room > 0:
+            self._texts.append(text[: self._room])
+            self._room -= len(text)
 
     def _text(self, text: str) -> str:
         if self._type == "s":

@@ -9,6 +9,8 @@ from app.imports.formats.interface import FileRefused, refused
 MAX_DEPTH: Final = 60
 MAX_TEXT: Final = 4_096
 MAX_CHUNK: Final = 64 * 1024
+MAX_TAG: Final = 128 * 1024
+"""Bytes of a tag or a comment: the parser keeps it whole, and begins it anew with each piece."""
 
 
 class Element(NamedTuple):
@@ -59,7 +61,7 @@ class _Handlers:
 def fed(parser: expat.XMLParserType, chunks: Iterable[bytes], file: str | None) -> Iterator[None]:
     """Feeds a parser in small pieces, between which its caller takes what the handlers have found.
 
-    Raises FileRefused where it is no XML, or has a document type, which alone can declare entities.
+    Raises FileRefused where it is no XML, has a document type, which alone can declare entities, or an endless tag.
     """
 
     def refuse(*_: object) -> None:
@@ -71,10 +73,16 @@ def fed(parser: expat.XMLParserType, chunks: Iterable[bytes], file: str | None) 
         )
 
     parser.StartDoctypeDeclHandler = refuse
+    size = 0
     try:
         for chunk in chunks:
             for at in range(0, len(chunk), MAX_CHUNK):
-                parser.Parse(chunk[at : at + MAX_CHUNK], False)
+                piece = chunk[at : at + MAX_CHUNK]
+                parser.Parse(piece, False)
+                size += len(piece)
+                if size - parser.CurrentByteIndex > MAX_TAG:
+                    line = parser.CurrentLineNumber
+                    raise refused("TOO_LONG", f"A tag of the XML has over {MAX_TAG >> 10} KiB.", line, file)
                 yield
         parser.Parse(b"", True)
     except expat.ExpatError as error:

@@ -162,6 +162,21 @@ def test_nested_cut_off_and_foreign_xml_is_refused() -> None:
     assert peak(b"<a>" + b"x" * 20 * MIB + b"</a>") < 12 * MIB
 
 
+@pytest.mark.parametrize("begin", ['<feed a="', "<!--", "<?a "])
+def test_endless_tags_are_refused(begin: str) -> None:
+    xml = f"{begin}{'x' * 4 * MIB}"
+    assert refusal(xml).message == "A tag of the XML has over 128 KiB."
+    found = refusal(workbook({"a": []}, {"xl/worksheets/sheet1.xml": xml}))
+    assert (found.code, found.message) == ("TOO_LONG", "A tag of the XML has over 128 KiB.")
+    assert peak(xml.encode()) < 2 * MIB
+
+
+def test_huge_cells_of_a_sheet_are_cut() -> None:
+    cell = '<c t="str"><v>' + "a" * MIB + "</v></c>"
+    sheet = f"<worksheet><sheetData><row>{cell * 10}</row></sheetData></worksheet>"
+    assert peak(workbook({"a": []}, {"xl/worksheets/sheet1.xml": sheet})) < 3 * MIB
+
+
 def test_cells_far_out_in_a_sheet_are_refused() -> None:
     sheet = '<worksheet><sheetData><row r="1"><c r="XFD1"><v>1</v></c></row></sheetData></worksheet>'
     found = refusal(workbook({"a": []}, {"xl/worksheets/sheet1.xml": sheet}))
