@@ -186,7 +186,10 @@ def test_cells_far_out_in_a_sheet_are_refused() -> None:
 def test_odd_styles_and_dates_beyond_the_calendar_are_problems_of_their_cells() -> None:
     rows = [["MPAN", "Timestamp", "kWh"], [MPAN, (2958465.5, STAMP), 0.5]]
     late = '<workbook xmlns:r="r"><workbookPr date1904="1"/><sheets><sheet name="a" r:id="rId1"/></sheets></workbook>'
-    for extra in ({"xl/workbook.xml": late}, {"xl/styles.xml": '<a><cellXfs><xf numFmtId="²"/></cellXfs></a>'}):
+    for extra in (
+        {"xl/workbook.xml": late},
+        {"xl/styles.xml": '<a><cellXfs><xf numFmtId="²"/></cellXfs></a>'},
+    ):
         assert Taken(workbook({"a": rows}, extra)).places == [("BAD_DATE", 2, 2)]
     sheet = '<worksheet><row r="²"><c t="str" s="²"><v>MPAN</v></c></row></worksheet>'
     assert refusal(workbook({"a": []}, {"xl/worksheets/sheet1.xml": sheet})).code == "UNKNOWN_FORMAT"
