@@ -41,18 +41,31 @@ _FORGET_METERS: Final = Sql("""
         SELECT place FROM file_import_meters WHERE import_id = :id ORDER BY place LIMIT :most
     ) RETURNING 1
 """)
-_OVER: Final = Sql("""
-    SELECT file_imports.id, file_imports.status FROM file_imports
-    WHERE file_imports.queued_at IS NULL AND (
-        file_imports.status IN ('FAILED', 'UNDONE')
-        OR (file_imports.status = 'PREVIEW' AND file_imports.completed_at < @instant(:preview_ms))
-        OR (file_imports.status = 'COMPLETED' AND file_imports.completed_at < @instant(:undo_ms))
-    ) AND EXISTS (SELECT 1 FROM file_import_meters WHERE file_import_meters.import_id = file_imports.id)
-    UNION ALL
-    SELECT file_imports.id, 'DAYS' FROM file_imports
-    WHERE file_imports.queued_at IS NULL AND file_imports.status = 'COMPLETED'
-        AND EXISTS (SELECT 1 FROM file_import_days WHERE file_import_days.import_id = file_imports.id)
+# It goes from one import with meters to the next: most imports of an account have nothing left.
+LEFT_OVER: Final = Sql("""
+    WITH RECURSIVE kept(import_id) AS (
+        SELECT MIN(import_id) FROM file_import_meters
+        UNION ALL
+        SELECT (SELECT MIN(later.import_id) FROM file_import_meters AS later WHERE later.import_id > kept.import_id)
+        FROM kept WHERE kept.import_id IS NOT NULL
+    )
+    SELECT import_id, what FROM (
+        SELECT kept.import_id, (
+            SELECT CASE
+                WHEN file_imports.status IN ('FAILED', 'UNDONE')
+                    OR (file_imports.status = 'PREVIEW' AND file_imports.completed_at < @instant(:preview_ms))
+                    OR (file_imports.status = 'COMPLETED' AND file_imports.completed_at < @instant(:undo_ms))
+                THEN 'ALL'
+                WHEN file_imports.status = 'COMPLETED'
+                    AND EXISTS (SELECT 1 FROM file_import_days AS days WHERE days.import_id = kept.import_id)
+                THEN 'DAYS'
+            END
+            FROM file_imports WHERE file_imports.id = kept.import_id AND file_imports.queued_at IS NULL
+        ) AS what
+        FROM kept WHERE kept.import_id IS NOT NULL
+    ) AS found WHERE what IS NOT NULL
 """)
+"""Ended imports that have something left, and whether ALL of it may go, or the DAYS."""
 _ENDED: Final = select(col(FileImport.status)).where(
     col(FileImport.id) == bindparam("id"), col(FileImport.queued_at).is_(None)
 )
@@ -109,7 +122,7 @@ async def keep_house(database: Database) -> None:
         "preview_ms": clock.to_ms(now - PREVIEW_KEPT - GRACE),
         "undo_ms": clock.to_ms(now - UNDO_KEPT - GRACE),
     }
-    for import_id, what in await database.read(_OVER.of(database.is_sqlite), ages):
+    for import_id, what in await database.read(LEFT_OVER.of(database.is_sqlite), ages):
         await forget(database, import_id, ImportStatus.COMPLETED if what == "DAYS" else None)
     unused = await database.read(
         _UNUSED_FILES.of(database.is_sqlite), {"upload_ms": clock.to_ms(now - UPLOAD_KEPT)}

@@ -8,12 +8,15 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from app.core import clock
-from app.imports.leftovers import keep_house
+from app.db.raw_statements import Rows, Script
+from app.imports.enums import ImportStatus
+from app.imports.leftovers import LEFT_OVER, keep_house
 from app.imports.models import FileImport
 from tests.accounts.state import refusals, state
 from tests.imports.importing import Shown, confirm, csv, imported, report, undo, values, work
 from tests.readings.generated_year import METER_NUMBER
 from tests.readings.metered import Metered, metered, reading
+from tests.readings.plans import Explained
 from tests.support import World
 
 pytestmark = pytest.mark.both_databases
@@ -180,3 +183,24 @@ async def test_long_imports_are_written_and_undone_in_parts_with_one_event_each(
     assert await readings_of(world) == []
     told = [(one.data["reason"], one.data["intervalCount"]) for one in await meter.received()]
     assert told == [("IMPORT", 48 * 900), ("CORRECTION", 48 * 900)]
+
+
+async def test_housekeeping_reads_imports_that_have_something_left(world: World) -> None:
+    meter = await metered(world)
+    found = await imported(world, meter.account.key, csv(METER_NUMBER, "1"))
+    ended = {"account_id": meter.account.id, "status": ImportStatus.FAILED.name, "queued_at": None}
+    async with world.database.transaction() as session:
+        session.add_all([FileImport(sha256="", size=1, **ended) for _ in range(500)])
+    await age(world, found["id"], days=31)
+
+    def script() -> Script[Rows]:
+        now_ms = clock.to_ms(clock.now())
+        given = {"preview_ms": now_ms, "undo_ms": now_ms - 30 * 86_400_000}
+        return (yield LEFT_OVER.of(world.database.is_sqlite), given)
+
+    async with world.database.transaction() as session:
+        explained = Explained(session)
+        assert [tuple(row) for row in await explained.run(script())] == [(found["id"], "ALL")]
+    plan = explained.of("file_import_meters")
+    assert "file_imports" not in plan.scanned
+    assert plan.rows.get("file_imports", 0) < 10
