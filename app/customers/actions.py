@@ -101,10 +101,10 @@ async def delete(
     addresses = {customer.email}.union(*(consent.addresses for consent in consents))
     async with secure_delete(session):
         numbers = (await session.execute(_NUMBERS, {"customer_id": customer_id})).scalars().all()
-        await imports.redact(session, actor.account_id, numbers)
         await session.delete(customer)
         # The rows are deleted first, which waits for concurrent changes, so that their events are redacted as well.
         await session.flush()
+        await imports.redact(session, actor.account_id, customer_id, numbers)
         await log.redact(session, actor.account_id, customer_id)
         await erasure.forget_customer(
             session, actor.account_id, customer_id, consent_ids, addresses, mail_files

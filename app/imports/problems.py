@@ -1,11 +1,17 @@
 """Problems of an import: each with its line and a sentence; the first hundred are kept."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from app.events.catalogue import REDACTED
 from app.imports.models import FileImport
 
 MOST_KEPT: Final = 100
+HIDES_NUMBERS: Final = "hidesNumbers"
+"""Set among an import's options when a customer is deleted while it runs: its file may name the customer's meters."""
+
+_NUMBERS: Final = re.compile(r"(?<=serial number )\S+|\d(?: ?\d){5,}")
 
 
 class ImportProblem(NamedTuple):
@@ -20,13 +26,23 @@ class ImportProblem(NamedTuple):
 
 def add_problems(row: FileImport, problems: Iterable[ImportProblem]) -> None:
     """Counts problems of an import, and keeps them in the file's order as long as there is room."""
-    new = [one._asdict() for one in problems]
+    new = [{**one._asdict(), "message": presentable(row, one.message)} for one in problems]
     if not new:
         return
     row.problem_count += len(new)
     room = MOST_KEPT - len(row.problems)
     if room > 0:
         row.problems = sorted([*row.problems, *new[:room]], key=_place)
+
+
+def presentable(row: FileImport, sentence: str) -> str:
+    """A sentence about an import, without numbers of meters if it has to hide them."""
+    return hide_numbers(sentence) if row.options.get(HIDES_NUMBERS) else sentence
+
+
+def hide_numbers(sentence: str) -> str:
+    """Replaces all that may be a meter's number."""
+    return _NUMBERS.sub(REDACTED, sentence)
 
 
 def _place(problem: dict[str, Any]) -> tuple[str, int, int]:

@@ -40,6 +40,7 @@ CONSENTEE = {
     "job_title": "Wobblegate occupier",
 }
 PERSONAL = ("zebed", "quillfeather", "wobblegate", "zebbo", ELECTRICITY)
+UNKNOWN = "9999999999995"
 CREATE = mutation("createCustomer", "customer { id }")
 ASK = mutation("createHostedConsent", "hostedConsent { id description redirectUrl meterNumbers }")
 ADD = mutation("createMeter", "meter { id number description address metadata }")
@@ -139,13 +140,16 @@ async def test_imports_lose_a_deleted_customers_meters(scene: Scene, tmp_path: P
     for query in ({"dryRun": "true"}, {"onProblem": "skip"}, {}, {"fileName": f"{ELECTRICITY}.csv"}):
         await imported(world, account.key, content, **query)
     await imported(world, account.key, csv(ELECTRICITY, "1"), customerId=customer_id)
+    await imported(world, account.key, csv(UNKNOWN, "1"), customerId=customer_id)
+    assert UNKNOWN in repr((await state(world))["file_imports"])
     folders = (tmp_path, scene.services.settings.data_dir)
     assert await in_tables(scene) != []
     await run(world, account, DELETE, customerId=customer_id)
     assert await in_tables(scene) == []
     assert in_files(*folders) == []
     imports = await world.data("{ fileImports { nodes { status problemCount } } }", key=account.key)
-    assert len(imports["fileImports"]["nodes"]) == 5
+    assert len(imports["fileImports"]["nodes"]) == 6
+    assert UNKNOWN not in repr((await state(world))["file_imports"])
 
 
 async def with_a_mail(scene: Scene) -> tuple[TestAccount, str, list[str]]:

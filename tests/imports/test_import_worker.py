@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from app.core import clock, failpoints
@@ -159,6 +159,34 @@ async def test_a_customer_who_is_deleted_midway_takes_everything_along(world: Wo
     await undo(meter, found["id"])
     await work(world)
     assert (await state(world))["reading_days"] == []
+
+
+@pytest.mark.parametrize("point", ["import.claimed", "import.read", "import.file_read"])
+async def test_an_import_names_no_meter_of_a_customer_who_was_deleted_midway(
+    world: World, point: str
+) -> None:
+    meter, second, _ = await two_meters(world)
+
+    async def act() -> None:
+        await run(world, meter.account, mutation("deleteCustomer", "deletedId"), customerId=meter.customer_id)
+
+    found = await interrupted(world, meter.account.key, two_files(2), point, act, onProblem="skip")
+    assert found["status"] == "COMPLETED"
+    assert METER_NUMBER not in repr((await state(world))["file_imports"])
+    assert [one.data["meterId"] for one in await meter.received()] == [second]
+
+
+async def test_imports_that_do_not_name_a_customer_who_is_deleted_are_not_waited_for(world: World) -> None:
+    if world.database.is_sqlite:
+        # Every writer waits there for every other.
+        return
+    meter, _, _ = await two_meters(world)
+    import_id = await sent(world, meter.account.key, csv(NUMBERS[0], "2"))
+    await work(world)
+    lock = select(FileImport).where(col(FileImport.id) == import_id).with_for_update()
+    async with world.database.transaction() as session:
+        await session.execute(lock)
+        await run(world, meter.account, mutation("deleteCustomer", "deletedId"), customerId=meter.customer_id)
 
 
 async def test_a_worker_that_was_taken_for_dead_writes_nothing_more(world: World) -> None:

@@ -18,11 +18,12 @@ from app.imports.formats.parsed_file import ParsedFile, open_file
 from app.imports.leases import held
 from app.imports.models import FileImport, FileImportDays, FileImportMeter
 from app.imports.options import format_options
-from app.imports.problems import ImportProblem, add_problems
+from app.imports.problems import ImportProblem, add_problems, presentable
 from app.imports.stages.ending import fail
 from app.imports.stages.packed_days import WaitingDay, pack_waiting
 from app.imports.stages.resolving import Found, MeterFinder, Named
 from app.imports.stages.work import SAVE, Work
+from app.readings import actions as readings
 from app.readings.enums import ReadingChannel
 from app.readings.packing import Day, pack
 
@@ -140,6 +141,8 @@ class _Staging:
         work = self._work
 
         def act(_: InTransaction) -> Script[None]:
+            # Meters before the import, as in a customer's deletion, so that the two cannot deadlock.
+            yield from readings.lock_meters(work.actor, [one.meter_id for one in meters if one.meter_id])
             row = yield from held(work.claim)
             add_problems(row, problems)
             yield from SAVE(row)
@@ -222,13 +225,14 @@ def _refuse(transaction: InTransaction, work: Work, problem: ImportProblem) -> S
     row = yield from held(work.claim)
     row.problems, row.problem_count = [], 0
     add_problems(row, [problem])
-    yield from fail(transaction, row, problem.message)
+    yield from fail(transaction, row, row.problems[0]["message"])
 
 
 def _finish(transaction: InTransaction, work: Work, staging: _Staging, parsed: ParsedFile) -> Script[None]:
     row: FileImport = yield from held(work.claim)
     counts = parsed.counts
-    row.profile, row.detection = parsed.profile, parsed.detection
+    row.profile = parsed.profile
+    row.detection = None if parsed.detection is None else presentable(row, parsed.detection)
     row.rows_read, row.rows_refused = counts.rows, counts.refused + staging.refused
     row.rounded_count = counts.rounded
     row.meter_count = staging.meter_count
