@@ -88,7 +88,7 @@ def undo(actor: Actor, import_id: str) -> Script[FileImport]:
         raise _conflict("Only an import that is COMPLETED can be undone.")
     if _is_over(row, UNDO_KEPT.total_seconds()):
         raise _conflict(f"An import can be undone for {UNDO_KEPT.days} days after its end.")
-    row.stage = ImportStage.UNDO.name
+    row.stage, row.error = ImportStage.UNDO.name, None
     yield from _queue(row)
     return row
 

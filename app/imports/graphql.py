@@ -83,7 +83,7 @@ class FileImport(Node):
     to: datetime | None = column("ends_at")
     """The end of its last half-hour; exclusive."""
     error: str | None
-    """The reason why it FAILED."""
+    """The reason why it FAILED, or why its undo could not be finished."""
     created_at: datetime
     completed_at: datetime | None
     """When it ended; null while it runs."""

@@ -16,11 +16,11 @@ from app.db.database import Database
 from app.db.raw_statements import Script
 from app.db.scripts import InTransaction
 from app.imports import leases, leftovers
-from app.imports.enums import ImportStage
+from app.imports.enums import ImportStage, ImportStatus
 from app.imports.leases import Claim, LeaseLost, held
 from app.imports.models import FileImport
 from app.imports.stages.checking import check_meters
-from app.imports.stages.ending import fail
+from app.imports.stages.ending import end, fail, stop_undo
 from app.imports.stages.reading import read_file
 from app.imports.stages.undoing import take_back
 from app.imports.stages.work import SAVE, Work
@@ -33,6 +33,10 @@ REST_SECONDS: Final = 1.0
 MOST_TRIES: Final = 5
 """Claims of an import without any progress, after which it fails: its file may be what ends the workers."""
 BROKEN: Final = "Voltwire could not finish this import: tell the people who run it, and send the file again."
+UNDO_BROKEN: Final = (
+    "Voltwire could not undo all of this import: tell the people who run it, and undo it again to go on."
+)
+STAYS: Final = "Voltwire could not take back what this import had written: tell the people who run it."
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +109,7 @@ class ImportWorker:
     async def _work(self, work: Work) -> None:
         if work.claim.row.tries > MOST_TRIES:
             await self._database.transact(lambda transaction: _give_up(transaction, work))
+            log.error("import_given_up", import_id=work.id, stage=work.claim.row.stage)
         while True:
             row = await self._database.transact(lambda _: held_or_none(work))
             if row is None:
@@ -132,10 +137,16 @@ def held_or_none(work: Work) -> Script[FileImport | None]:
 
 
 def _give_up(transaction: InTransaction, work: Work) -> Script[None]:
+    """Fails an import, after what it wrote is taken back. An undo ends where it is: the import stays COMPLETED."""
     row = yield from held(work.claim)
-    row.tries = 0
-    if row.writes_meters or row.stage in (ImportStage.UNDO.name, ImportStage.FAIL.name):
-        row.error, row.stage = BROKEN, ImportStage.FAIL.name
+    if row.stage == ImportStage.UNDO.name:
+        row.error = UNDO_BROKEN
+        yield from stop_undo(row)
+    elif row.stage == ImportStage.FAIL.name:
+        row.error = STAYS if row.error is None else f"{row.error} {STAYS}"
+        yield from end(transaction, row, ImportStatus.FAILED)
+    elif row.writes_meters:
+        row.error, row.stage, row.tries = BROKEN, ImportStage.FAIL.name, 0
         yield from SAVE(row)
     else:
         yield from fail(transaction, row, BROKEN)

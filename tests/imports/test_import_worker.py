@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from app.core import clock, failpoints
 from app.imports import leases
-from app.imports.models import FileImport
+from app.imports.models import FileImport, FileImportChange
 from app.imports.worker import ImportWorker
 from tests.accounts.state import events, mutation, state
 from tests.imports.importing import Shown, csv, post, report, undo, values, work
@@ -236,3 +236,52 @@ async def test_a_file_that_ends_its_workers_fails_at_last(world: World) -> None:
     found = await report(world, meter.account.key, import_id)
     assert (found["status"], found["problemCount"]) == ("FAILED", 0)
     assert found["error"].startswith("Voltwire could not finish this import")
+
+
+async def tried_in_vain(world: World, **values: Any) -> None:
+    """Makes every change of imports impossible to take back, as by a fault of our own, after some tries."""
+    async with world.database.transaction() as session:
+        await session.execute(update(FileImportChange).values(packed=b"!"))
+        await session.execute(update(FileImport).values(tries=5, leased_until=None, **values))
+
+
+async def told(world: World, account_id: str) -> list[str]:
+    """The statuses that events of imports have told."""
+    return [one.data["status"] for one in await events(world, account_id) if one.type == "import.completed"]
+
+
+async def test_an_undo_that_cannot_be_finished_leaves_its_import_completed(world: World) -> None:
+    meter = await metered(world)
+    import_id = await sent(world, meter.account.key, csv(METER_NUMBER, "1", "2"))
+    await work(world)
+    kept = (await state(world))["file_import_changes"]
+    await undo(meter, import_id)
+    await tried_in_vain(world)
+    await work(world)
+    found = await report(world, meter.account.key, import_id)
+    assert (found["status"], found["readingsChanged"]) == ("COMPLETED", 2)
+    assert found["error"].startswith("Voltwire could not undo all of this import")
+    assert await told(world, meter.account.id) == ["COMPLETED"]
+    assert await values(meter) == ["1", "2"]
+    # Once the fault is mended, the same undo goes on.
+    async with world.database.transaction() as session:
+        await session.execute(update(FileImportChange).values(packed=kept[0]["packed"]))
+    await undo(meter, import_id)
+    await work(world)
+    found = await report(world, meter.account.key, import_id)
+    assert (found["status"], found["error"], await values(meter)) == ("UNDONE", None, [])
+
+
+async def test_an_import_that_cannot_be_taken_back_fails_once_and_says_so(world: World) -> None:
+    meter = await metered(world)
+
+    async def act() -> None:
+        await tried_in_vain(world, stage="FAIL", error="It was wrong.")
+
+    content = csv(METER_NUMBER, *["1"] * LONG)
+    found = await interrupted(world, meter.account.key, content, "import.part_written", act)
+    assert found["status"] == "FAILED"
+    assert found["error"].startswith(
+        "It was wrong. Voltwire could not take back what this import had written"
+    )
+    assert await told(world, meter.account.id) == ["FAILED"]

@@ -11,7 +11,18 @@ from app.imports.stages.work import SAVE
 
 
 def end(transaction: InTransaction, row: FileImport, status: ImportStatus) -> Script[None]:
-    """Ends an import that the transaction has locked; its `leftovers` go afterwards."""
+    """Ends an import that the transaction has locked, and tells of it; its `leftovers` go afterwards."""
+    yield from _rest(row, status)
+    if status in (ImportStatus.COMPLETED, ImportStatus.FAILED) and not row.dry_run:
+        log.append(transaction, row.account_id, ImportCompleted.of(row))
+
+
+def stop_undo(row: FileImport) -> Script[None]:
+    """Leaves a locked import COMPLETED, of which it has told before; what an undo still needs stays."""
+    yield from _rest(row, ImportStatus.COMPLETED)
+
+
+def _rest(row: FileImport, status: ImportStatus) -> Script[None]:
     row.status = status.name
     row.completed_at = clock.now()
     row.queued_at = row.leased_until = None
@@ -19,8 +30,6 @@ def end(transaction: InTransaction, row: FileImport, status: ImportStatus) -> Sc
     row.progress = 1.0
     row.tries = 0
     yield from SAVE(row)
-    if status in (ImportStatus.COMPLETED, ImportStatus.FAILED) and not row.dry_run:
-        log.append(transaction, row.account_id, ImportCompleted.of(row))
 
 
 def fail(transaction: InTransaction, row: FileImport, error: str) -> Script[None]:
