@@ -40,6 +40,8 @@ LOST_CONNECTION: Final = (
 _CLASSES: Final = ("08", "53", "57", "58")
 _STATES: Final = ("25P03", "25006")
 _CANCELED: Final = "57014"
+# Serialization failure, deadlock.
+_CONFLICTS: Final = ("40001", "40P01")
 # BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
 _SQLITE_CODES: Final = (5, 6, 7, 8, 10, 13, 14, 15)
 # SQLSTATE classes: data exception, integrity constraint violation.
@@ -75,6 +77,11 @@ class DatabaseRefuses(DatabaseAway):
 def is_database_away(error: BaseException | None) -> bool:
     """Whether an error or one of its causes means that the database is away, and not that a statement is wrong."""
     return any(map(_means_away, _causes(error)))
+
+
+def is_conflict(error: BaseException | None) -> bool:
+    """Whether the database undid a transaction for the sake of another one, so that it may be run again."""
+    return any(getattr(one, "sqlstate", None) in _CONFLICTS for one in _causes(error))
 
 
 def is_transient(error: BaseException) -> bool:

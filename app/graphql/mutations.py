@@ -17,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.auth.actor import Actor, Scope
 from app.core.errors import ErrorCode, Refusal, Refusals
+from app.core.outages import is_conflict
 from app.db.raw_statements import Script
 from app.db.scripts import Act, InTransaction, announce
 from app.graphql.compiled.partial import ReadyValue
@@ -33,8 +34,6 @@ Run = Callable[[AsyncSession, Actor], Awaitable[Result]]
 Attempt = Callable[[Begun], Awaitable[tuple[Actor, Result]]]
 
 TRIES = 3
-# PostgreSQL: serialization failure, deadlock.
-RETRIED_STATES = ("40001", "40P01")
 
 strawberry.enum(ErrorCode)
 
@@ -248,7 +247,7 @@ async def _retried(services: Services, account_id: str, attempt: Callable[[Begun
                     ErrorCode.CONFLICT, "This was changed by another request at the same time; try again."
                 ) from None
         except DBAPIError as error:
-            if not tries_left or getattr(error.orig, "sqlstate", "") not in RETRIED_STATES:
+            if not tries_left or not is_conflict(error):
                 raise
         finally:
             begun.end()

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from app.core import failpoints
-from app.core.outages import error_name, is_transient
+from app.core.outages import error_name, is_conflict, is_database_away, is_transient
 from app.core.periodic import Bell
 from app.db.database import Database
 from app.db.raw_statements import Script
@@ -104,7 +104,8 @@ class ImportWorker:
         # If the database is away, the lease expires.
         with contextlib.suppress(Exception):
             rest_seconds = REST_SECONDS if isinstance(outcome, Exception) else 0.0
-            await leases.release(self._database, claim, rest_seconds, has_failed=has_failed)
+            counts = has_failed and not is_conflict(outcome) and not is_database_away(outcome)
+            await leases.release(self._database, claim, rest_seconds, has_failed=counts)
 
     async def _work(self, work: Work) -> None:
         if work.claim.row.tries > MOST_TRIES:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
+from structlog.testing import capture_logs
 
 from app.core import clock, failpoints
 from app.imports import leases
@@ -285,3 +288,21 @@ async def test_an_import_that_cannot_be_taken_back_fails_once_and_says_so(world:
         "It was wrong. Voltwire could not take back what this import had written"
     )
     assert await told(world, meter.account.id) == ["FAILED"]
+
+
+async def test_a_conflict_with_another_transaction_is_no_failed_try(world: World) -> None:
+    meter = await metered(world)
+    import_id = await sent(world, meter.account.key, csv(METER_NUMBER, "1"))
+    async with world.database.transaction() as session:
+        await session.execute(update(FileImport).values(tries=4))
+
+    def collide() -> None:
+        error = asyncpg.DeadlockDetectedError("deadlock detected")
+        raise DBAPIError(None, None, error)
+
+    with capture_logs() as logged, at("import.read", collide):
+        await work(world)
+    assert (await report(world, meter.account.key, import_id))["status"] == "COMPLETED"
+    assert [(one["event"], one["log_level"]) for one in logged if one["event"].startswith("import")] == [
+        ("import_interrupted", "warning")
+    ]
