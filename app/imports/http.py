@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import time
 from typing import Any, Final
 
 import orjson
@@ -33,6 +32,7 @@ from app.imports.kept_files import CHUNK_BYTES
 from app.imports.models import FileImport
 from app.imports.options import LONGEST, ImportOptions, parse_options
 from app.imports.upload import FORM, MAX_BYTES, Upload
+from app.imports.waiting import ImportWaits
 
 MEDIA_TYPES: Final = (
     "text/csv",
@@ -52,8 +52,6 @@ MEDIA_TYPES: Final = (
     FORM,
 )
 LONGEST_WAIT: Final = 60
-ASK_EVERY: Final = 0.25
-WAIT_MORE_SLOWLY: Final = 1.0
 _STATUSES: Final = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.LIMIT_REACHED: 429,
@@ -74,6 +72,7 @@ class _Endpoint:
         self._services = services
         self._authenticator = authenticator
         self._rates = rates
+        self._waits = ImportWaits(self._show)
 
     async def take_file(self, request: Request) -> Response:
         try:
@@ -98,17 +97,16 @@ class _Endpoint:
         text = parameters_of(request).get("wait", "0")
         if not text.isdecimal() or len(text) > 4:
             return plain_error(400, "INVALID", f"wait is a number of seconds, {LONGEST_WAIT} at most.")
-        until = time.monotonic() + min(int(text), LONGEST_WAIT)
-        pause = ASK_EVERY
-        while True:
-            shown = await self._show(actor, request.path_params["id"])
-            if shown is None:
-                return plain_error(404, "NOT_FOUND", "There is no such file import; check the id.")
-            left = until - time.monotonic()
-            if shown["status"] != ImportStatus.RUNNING.name or left <= 0:
-                return PlainJson(shown)
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.5, WAIT_MORE_SLOWLY)
+        seconds, import_id = min(int(text), LONGEST_WAIT), request.path_params["id"]
+        shown = await self._show(actor, import_id)
+        if seconds and shown is not None and shown["status"] == ImportStatus.RUNNING.name:
+            try:
+                shown = await self._waits.until_ended(actor, import_id, seconds)
+            except TooManyRequests as error:
+                return access_refused(error)
+        if shown is None:
+            return plain_error(404, "NOT_FOUND", "There is no such file import; check the id.")
+        return PlainJson(shown)
 
     async def _actor(self, request: Request) -> Actor:
         credential = self._rates.require_credential(
