@@ -22,7 +22,7 @@ from app.imports.models import FileImport
 from app.imports.stages.checking import check_meters
 from app.imports.stages.ending import end, fail, stop_undo
 from app.imports.stages.reading import read_file
-from app.imports.stages.undoing import take_back
+from app.imports.stages.undoing import take_back, tell_of_unfinished
 from app.imports.stages.work import SAVE, Work
 from app.imports.stages.writing import begin_to_write, write_meters
 
@@ -139,6 +139,9 @@ def held_or_none(work: Work) -> Script[FileImport | None]:
 
 def _give_up(transaction: InTransaction, work: Work) -> Script[None]:
     """Fails an import, after what it wrote is taken back. An undo ends where it is: the import stays COMPLETED."""
+    if work.claim.row.stage in (ImportStage.UNDO.name, ImportStage.FAIL.name):
+        # Meters before the import, as when a part is written.
+        yield from tell_of_unfinished(transaction, work)
     row = yield from held(work.claim)
     if row.stage == ImportStage.UNDO.name:
         row.error = UNDO_BROKEN

@@ -288,6 +288,7 @@ async def test_an_import_that_cannot_be_taken_back_fails_once_and_says_so(world:
         "It was wrong. Voltwire could not take back what this import had written"
     )
     assert await told(world, meter.account.id) == ["FAILED"]
+    assert [one.data["intervalCount"] for one in await meter.received()] == [found["readingsChanged"]]
 
 
 async def test_a_conflict_with_another_transaction_is_no_failed_try(world: World) -> None:

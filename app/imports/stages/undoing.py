@@ -37,6 +37,10 @@ _NEXT: Final = Sql("""
     WHERE changes.import_id = :id ORDER BY changes.place, changes.channel, changes.number LIMIT :limit
 """)
 _COUNT: Final = Sql("SELECT COUNT(*) FROM file_import_changes WHERE import_id = :id")
+_UNTOLD: Final = Sql("""
+    SELECT place, meter_id, CAST(written AS TEXT) FROM file_import_meters
+    WHERE import_id = :id AND CAST(written AS TEXT) <> '{}'
+""")
 _DONE: Final = Sql("""
     DELETE FROM file_import_changes WHERE import_id = :id AND (place, channel, number) IN (
         SELECT given.place, given.channel, given.number FROM @lists(place bigint, channel bigint, number bigint)
@@ -127,6 +131,22 @@ def _take_back(
     values = {"id": work.id, "fence": work.claim.fence, "seconds": LEASE_SECONDS, "progress": work.progress}
     if not (yield _HELD, values):
         raise LeaseLost(work.id)
+
+
+def tell_of_unfinished(transaction: InTransaction, work: Work) -> Script[None]:
+    """Tells of meters that stay as they are, between the parts of an import that ends before its time."""
+    found = yield _UNTOLD, {"id": work.id}
+    locked = yield from readings.lock_meters(work.actor, [meter_id for _, meter_id, _ in found if meter_id])
+    meters = {meter.id: meter for meter in locked}
+    for place, meter_id, written in found:
+        if meter_id not in meters:
+            continue
+        for key, summed_up in orjson.loads(written).items():
+            channel = _CHANNELS[int(key.lstrip("-"))]
+            reason = ReadingReason.CORRECTION if key.startswith("-") else ReadingReason.IMPORT
+            event = Summary(*summed_up).event(meters[meter_id], channel, reason)
+            log.append(transaction, work.claim.account_id, event)
+        yield from sum_up(work.id, place, {})
 
 
 def _taken_back(one: Change) -> str:
