@@ -104,12 +104,13 @@ async def delete(
         await session.delete(customer)
         # The rows are deleted first, which waits for concurrent changes, so that their events are redacted as well.
         await session.flush()
-        await imports.redact(session, actor.account_id, customer_id, numbers)
         await log.redact(session, actor.account_id, customer_id)
         await erasure.forget_customer(
             session, actor.account_id, customer_id, consent_ids, addresses, mail_files
         )
         await redact_successes(session, keyring, actor.account_id, customer_id, _PERSONAL)
+        # Last, since running imports wait for it.
+        await imports.redact(session, actor.account_id, customer_id, numbers)
     announce(session, [CredentialsChanged(actor.account_id)])
     return customer_id
 
