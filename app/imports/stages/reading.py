@@ -232,7 +232,7 @@ def _finish(transaction: InTransaction, work: Work, staging: _Staging, parsed: P
     row: FileImport = yield from held(work.claim)
     counts = parsed.counts
     row.profile = parsed.profile
-    row.detection = None if parsed.detection is None else presentable(row, parsed.detection)
+    row.detection = presentable(row, parsed.detection)
     row.rows_read, row.rows_refused = counts.rows, counts.refused + staging.refused
     row.rounded_count = counts.rounded
     row.meter_count = staging.meter_count
