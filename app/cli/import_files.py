@@ -54,7 +54,15 @@ class Importer:
                 def move(to: float, bar: TaskID = bar) -> None:
                     progress.update(bar, completed=to)
 
-                reports.append((path, await self._import(path, move)))
+                try:
+                    reports.append((path, await self._import(path, move)))
+                except ClientError as error:
+                    # What went in before has to be known.
+                    progress.stop()
+                    if not reports:
+                        raise
+                    show(reports, console)
+                    raise ClientError(f"{path.name}: {error}") from None
                 progress.remove_task(bar)
         show(reports, console)
         return all(is_in(report) for _, report in reports)

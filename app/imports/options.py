@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from app.core import clock
@@ -41,6 +42,7 @@ def parse_options(given: Mapping[str, str]) -> ImportOptions:
             )
         if name != "columns" and len(given[name]) > LONGEST:
             raise Refusal(ErrorCode.TOO_LONG, f"{name} has at most {LONGEST} characters.", name)
+        _require_storable(name, given[name])
     names = [name for name, _ in profiles()]
     customer_id = given.get("customerId")
     if customer_id is not None and not is_id(customer_id, "cus"):
@@ -123,4 +125,14 @@ def _columns(text: str | None) -> dict[str, str]:
             'columns must be a JSON object of roles and headers, {"date": "Day"}.',
             "columns",
         )
+    for text in chain.from_iterable(columns.items()):
+        _require_storable("columns", text)
     return columns
+
+
+def _require_storable(name: str, text: str) -> None:
+    """Refuses NUL and lone surrogates, which no database takes."""
+    if "\0" in text or any("\ud800" <= one <= "\udfff" for one in text):
+        raise Refusal(
+            ErrorCode.INVALID, f"{name} must be valid Unicode without the character U+0000; remove it.", name
+        )

@@ -12,6 +12,8 @@ from app.graphql.http.body import BodyCutOff, BodyTooLarge
 MAX_BYTES: Final = 256 * 1024 * 1024
 FORM_BYTES: Final = 64 * 1024
 """Bytes of a form around its file."""
+MAX_PARTS: Final = 100
+"""Parts of a form; each takes the event loop a moment."""
 FORM: Final = "multipart/form-data"
 _NO_FORM: Final = "This is no form: send the file as it is, or multipart/form-data with one file."
 
@@ -83,6 +85,7 @@ class _Form:
         self.has_ended = False
         self._field, self._value = b"", b""
         self._is_in_file = False
+        self._parts = 0
         self._pieces: list[bytes] = []
 
     def callbacks(self) -> dict[str, Any]:
@@ -101,6 +104,9 @@ class _Form:
 
     def _begin(self) -> None:
         self._is_in_file = False
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise Refusal(ErrorCode.INVALID, f"A form has at most {MAX_PARTS} parts: send one with one file.")
 
     def _name(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -114,7 +120,8 @@ class _Form:
             if b"filename" in options:
                 self.files += 1
                 self._is_in_file = self.files == 1
-                self.file_name = self.file_name or options[b"filename"].decode("utf-8", "replace") or None
+                name = options[b"filename"].decode("utf-8", "replace").replace("\0", "")
+                self.file_name = self.file_name or name or None
         self._field, self._value = b"", b""
 
     def _data(self, data: bytes, start: int, end: int) -> None:

@@ -67,6 +67,18 @@ async def test_a_problem_is_told_with_its_line_and_the_exit_code(served: Deploym
     assert "COMPLETED" in output
 
 
+async def test_a_file_that_is_not_taken_leaves_the_report_of_those_before(
+    served: Deployment, tmp_path: Path
+) -> None:
+    key, number = await consented(served)
+    (tmp_path / "a.csv").write_text(f"{HEADER}{number},2024-05-01T00:00:00Z,1.5\n")
+    (tmp_path / "b.csv").write_text("")
+    code, output, errors = await run(served, "import", str(tmp_path), "--url", served.apis[0].url, key=key)
+    assert code == 1
+    assert [line.split()[:3] for line in output.splitlines()[1:]] == [["a.csv", "voltwire", "COMPLETED"]]
+    assert errors.strip() == "b.csv: Send a file; this request has none."
+
+
 async def test_what_cannot_be_done_is_a_sentence(served: Deployment, tmp_path: Path) -> None:
     key, _ = await consented(served)
     url = served.apis[0].url

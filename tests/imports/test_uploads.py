@@ -40,6 +40,10 @@ async def untouched() -> AsyncIterator[bytes]:
         ({"calorificValue": "400"}, "OUT_OF_RANGE"),
         ({"calorificValue": "NaN"}, "OUT_OF_RANGE"),
         ({"columns": "[1]"}, "INVALID"),
+        ({"columns": '{"meter": "\\ud800"}'}, "INVALID"),
+        ({"columns": '{"meter": "\\u0000"}'}, "INVALID"),
+        ({"fileName": "a\0b"}, "INVALID"),
+        ({"meter": "\0"}, "INVALID"),
         ({"createMissing": "true"}, "REQUIRED"),
         ({"fileName": "x" * 256}, "TOO_LONG"),
     ],
@@ -103,6 +107,8 @@ async def test_a_file_may_come_in_a_form(small_world: World) -> None:
             for body in (
                 b"--b",
                 b"rubbish",
+                b"--b\r\nA: b\r\n\r\n\r\n" * 101
+                + b'--b\r\nContent-Disposition: form-data; filename="x"\r\n\r\n1\r\n--b--\r\n',
                 b'--b\r\nContent-Disposition: form-data; filename="x"\r\n\r\nhalf',
             ):
                 response = await opened.post("/imports", headers=form, content=body)
