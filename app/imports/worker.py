@@ -84,6 +84,9 @@ class ImportWorker:
                 task.cancel()
             results = await asyncio.gather(renewing, working, return_exceptions=True)
             await self._give_back(claim, results[1])
+            # Not under the lease, which ends with the import. If it is cut off, housekeeping goes on.
+            if results[1] is None:
+                await self._tidy(claim)
             self._running.pop(claim.id, None)
             self.bell.ring()
 
@@ -107,6 +110,12 @@ class ImportWorker:
             counts = has_failed and not is_conflict(outcome) and not is_database_away(outcome)
             await leases.release(self._database, claim, rest_seconds, has_failed=counts)
 
+    async def _tidy(self, claim: Claim) -> None:
+        try:
+            await leftovers.tidy(self._database, claim.id)
+        except Exception as error:
+            log.warning("import_not_tidied", import_id=claim.id, error=error_name(error))
+
     async def _work(self, work: Work) -> None:
         if work.claim.row.tries > MOST_TRIES:
             await self._database.transact(lambda transaction: _give_up(transaction, work))
@@ -127,7 +136,6 @@ class ImportWorker:
                 await write_meters(work)
             else:
                 await take_back(work)
-        await leftovers.tidy(self._database, work.id)
 
 
 def held_or_none(work: Work) -> Script[FileImport | None]:

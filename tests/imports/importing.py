@@ -81,6 +81,9 @@ async def work(world: World) -> None:
     running = asyncio.create_task(loop.run())
     try:
         await eventually(none_waits)
+        # An import that has ended is tidied by its task.
+        if tasks := [task for task in asyncio.all_tasks() if task.get_name().startswith("import ")]:
+            await asyncio.wait(tasks)
     finally:
         loop.stop()
         await running
