@@ -1,7 +1,7 @@
 """Events that are read within their transactions, and shown as those that are read after them."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,11 @@ def making(actor: Actor, *names: str) -> Act[list[Customer]]:
     return act
 
 
+def of_events(statements: Sequence[str]) -> list[str]:
+    """The reads of events alone: now and then the end of the log is read as well."""
+    return [one for one in statements if "page.sequence" in one]
+
+
 @contextmanager
 def failing(point: str) -> Iterator[None]:
     """Whatever reaches this point fails."""
@@ -75,7 +80,7 @@ async def test_events_take_no_read_of_their_own_on_sqlite(world: World) -> None:
             for name in ("Ada", "Bob"):
                 await world.database.transact(making(actor, name))
                 await sink.count(2 if name == "Ada" else 3)
-        assert len(statements) == (0 if world.database.is_sqlite else 2)
+        assert len(of_events(statements)) == (0 if world.database.is_sqlite else 2)
         assert [one["data"]["events"]["customer"]["name"] for one in sink.responses] == [
             "First",
             "Ada",
@@ -154,7 +159,7 @@ async def test_many_groups_and_many_events_are_read_after_the_commit(world: Worl
         with reads(world.database) as statements:
             await world.database.transact(making(actor, *(f"Many{n}" for n in range(MOST_EVENTS + 1))))
             await first.count(MOST_EVENTS + 2)
-        assert len(statements) == 2
+        assert len(of_events(statements)) == 2
         sinks = [first]
         for number in range(MOST_GROUPS):
             _, sink = await live.subscribe(actor, EVENTS.replace("subscription", f"subscription S{number}"))
@@ -166,7 +171,7 @@ async def test_many_groups_and_many_events_are_read_after_the_commit(world: Worl
                 await asyncio.gather(*(sink.count(n + 1) for sink, n in zip(sinks, before, strict=True)))
             await live.settled()
         # What was prepared before the other groups came is dropped after the first event.
-        assert len(statements) == MOST_GROUPS + 1
+        assert len(of_events(statements)) == MOST_GROUPS + 1
         assert all(sink.responses[-1]["data"]["events"]["customer"]["name"] == "Bob" for sink in sinks)
 
 
