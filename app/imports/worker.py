@@ -63,6 +63,8 @@ class ImportWorker:
         failpoints.reach("import.claimed")
         task = asyncio.create_task(self._run(claim), name=f"import {claim.id}")
         self._running[claim.id] = task
+        # A task that is cancelled before it has begun would keep its lease.
+        await asyncio.sleep(0)
         return True
 
     async def aclose(self) -> None:
