@@ -25,11 +25,12 @@ _NAMING: Final = """
         SELECT 1 FROM @rows(number text) WHERE CAST(problems AS TEXT) LIKE '%' || given.number || '%'
             OR file_name LIKE '%' || given.number || '%' OR detection LIKE '%' || given.number || '%'
             OR error LIKE '%' || given.number || '%'
+            OR replace(options {text}, ' ', '') LIKE '%' || given.number || '%'
     )) ORDER BY id LIMIT :limit
 """
 _NAMING_IMPORTS: Final = Sql(
-    _NAMING.format(customer="options ->> 'customerId'"),
-    sqlite=_NAMING.format(customer="json_extract(options, '$.customerId')"),
+    _NAMING.format(customer="options ->> 'customerId'", text="->> 'meter'"),
+    sqlite=_NAMING.format(customer="json_extract(options, '$.customerId')", text="->> '$.meter'"),
 )
 
 
@@ -75,6 +76,9 @@ def _redact(row: FileImport, replace: Callable[[str], str]) -> None:
         text = getattr(row, name)
         if text is not None and (replaced := replace(text)) != text:
             setattr(row, name, replaced)
+    meter = "".join(row.options.get("meter", "").split())
+    if (replaced := replace(meter)) != meter:
+        row.options = {**row.options, "meter": replaced}
     problems = [{**one, "message": replace(one["message"])} for one in row.problems]
     if problems != row.problems:
         row.problems = problems

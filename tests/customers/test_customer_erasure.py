@@ -14,6 +14,7 @@ from app.consents import codes
 from app.customers import actions as customers
 from app.customers.models import Customer
 from app.db.idempotency import IdempotentMutation
+from app.events.catalogue import REDACTED
 from app.outbound.mail.mail_files import MailFiles
 from app.outbound.mail.models import UnconfirmedMail
 from app.server.housekeeping import Housekeeping
@@ -139,6 +140,8 @@ async def test_imports_lose_a_deleted_customers_meters(scene: Scene, tmp_path: P
     content = csv(ELECTRICITY, "1", "-2")
     for query in ({"dryRun": "true"}, {"onProblem": "skip"}, {}, {"fileName": f"{ELECTRICITY}.csv"}):
         await imported(world, account.key, content, **query)
+    for number in (ELECTRICITY, f"00 801 902 {ELECTRICITY[:2]} {ELECTRICITY[2:]}"):
+        await imported(world, account.key, csv(ELECTRICITY, "1"), meter=number)
     await imported(world, account.key, csv(ELECTRICITY, "1"), customerId=customer_id)
     await imported(world, account.key, csv(UNKNOWN, "1"), customerId=customer_id)
     assert UNKNOWN in repr((await state(world))["file_imports"])
@@ -148,7 +151,9 @@ async def test_imports_lose_a_deleted_customers_meters(scene: Scene, tmp_path: P
     assert await in_tables(scene) == []
     assert in_files(*folders) == []
     imports = await world.data("{ fileImports { nodes { status problemCount } } }", key=account.key)
-    assert len(imports["fileImports"]["nodes"]) == 6
+    assert len(imports["fileImports"]["nodes"]) == 8
+    kept = [one["options"].get("meter") for one in (await state(world))["file_imports"]]
+    assert [one for one in kept if one is not None] == [REDACTED, f"00801902{REDACTED}"]
     assert UNKNOWN not in repr((await state(world))["file_imports"])
 
 
