@@ -80,7 +80,7 @@ async def test_a_meter_is_another_customers_for_a_file_of_this_one(world: World)
 
 async def test_a_meter_is_found_by_the_serial_number_in_its_metadata(world: World) -> None:
     meter = await metered(world)
-    labels = {"serialNumber": "E10BG00001"}
+    labels = {"serialNumber": "E10BG00001", "msn": "E10BG00001", "note": "E10BG00002"}
     made = await make_meter(world, meter.account, meter.customer_id, NUMBERS[0], metadata=labels)
     content = "serial_number,start_at,consumption\n"
     content += csv("E10BG00001", "1", header="") + csv("E10BG00002", "2", header="")

@@ -39,17 +39,25 @@ _ONLY_METERS: Final = (
     .order_by(Meter.id)
     .limit(2)
 )
-_BY_SERIAL: Final = Sql(
-    f"""
-    SELECT given.serial, meters.id, meters.customer_id, meters.number FROM @rows(serial text)
-    JOIN meters ON meters.account_id = :account_id
-        AND ({" OR ".join(f"meters.metadata ->> '{key}' = given.serial" for key in SERIALS)})
-    """,  # noqa: S608 - our own keys
-    sqlite=f"""
-    SELECT given.serial, meters.id, meters.customer_id, meters.number FROM @rows(serial text)
-    JOIN meters ON meters.account_id = :account_id
-        AND ({" OR ".join(f"json_extract(meters.metadata, '$.{key}') = given.serial" for key in SERIALS)})
-    """,  # noqa: S608
+_BY_SERIAL: Final = """
+    WITH known AS MATERIALIZED ({serials})
+    SELECT DISTINCT given.serial, known.id, known.customer_id, known.number FROM @rows(serial text)
+    JOIN known ON known.serial = given.serial
+"""
+# One pass over the account's meters, however many serial numbers are given.
+_KNOWN_BY_SERIAL: Final = Sql(
+    _BY_SERIAL.format(
+        serials=f"""
+        SELECT named.serial, meters.id, meters.customer_id, meters.number FROM meters
+        CROSS JOIN LATERAL (VALUES {", ".join(f"(meters.metadata ->> '{key}')" for key in SERIALS)}) AS named(serial)
+        WHERE meters.account_id = :account_id AND named.serial IS NOT NULL"""  # noqa: S608 - our own keys
+    ),
+    sqlite=_BY_SERIAL.format(
+        serials=f"""
+        SELECT CAST(named.value AS TEXT) AS serial, meters.id, meters.customer_id, meters.number
+        FROM meters, json_each(meters.metadata) AS named
+        WHERE meters.account_id = :account_id AND named.key IN ({", ".join(f"'{key}'" for key in SERIALS)})"""  # noqa: S608
+    ),
 )
 _CONSENTS: Final = Table(HostedConsent)
 _IN_FORCE: Final = select(*_CONSENTS.columns).where(
@@ -142,7 +150,7 @@ class MeterFinder:
         if not texts:
             return {}
         given = {"rows": rows({"serial": one} for one in texts), "account_id": self._actor.account_id}
-        return self._grouped(await self._database.read(_BY_SERIAL.of(self._database.is_sqlite), given))
+        return self._grouped(await self._database.read(_KNOWN_BY_SERIAL.of(self._database.is_sqlite), given))
 
     async def _only_meter(self) -> dict[str, list[Found]]:
         if self._customer_id is None:
