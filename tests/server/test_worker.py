@@ -72,7 +72,7 @@ async def test_a_crash_at_any_point_loses_nothing(scene: Scene, receiver: Receiv
 
 
 async def test_a_lease_that_runs_out_is_taken_over(migrated_url: str, receiver: Receiver) -> None:
-    async with open_scene(migrated_url, webhook_timeout=0.2) as scene:
+    async with open_scene(migrated_url, webhook_timeout=2) as scene:
         account = await scene.account()
         await scene.endpoint(account, receiver.url())
         (event,) = await scene.happen(account)
