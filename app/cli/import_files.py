@@ -57,7 +57,7 @@ class Importer:
                 try:
                     reports.append((path, await self._import(path, move)))
                 except ClientError as error:
-                    # What went in before has to be known.
+                    # The report tells of the files that went in before.
                     progress.stop()
                     if not reports:
                         raise

@@ -15,11 +15,11 @@ class ImportStatus(enum.Enum):
     FAILED = "FAILED"
     """Nothing of it is written; error says why."""
     UNDONE = "UNDONE"
-    """What it wrote was taken back."""
+    """Its readings were taken back."""
 
 
 class ImportProblemRule(enum.Enum):
-    """What an import does with a file that has wrong rows."""
+    """The treatment of a file that has wrong rows."""
 
     REFUSE = "REFUSE"
     """Nothing is written if a row is wrong."""

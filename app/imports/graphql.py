@@ -75,7 +75,7 @@ class FileImport(Node):
     rounded_count: int
     """Values written as spreadsheets do, taken to six decimals."""
     on_problem: ImportProblemRule
-    """What is done if a row is wrong."""
+    """The treatment of wrong rows."""
     detection: str | None
     """The format that was taken, and why."""
     from_: datetime | None = computed(lambda _, at: at, "starts_at", name="from")

@@ -52,7 +52,7 @@ _UNDER_WAY = """
     SELECT COUNT(*) FROM file_imports AS others WHERE others.account_id = file_imports.account_id
     AND others.queued_at IS NOT NULL AND others.leased_until > (SELECT @now)
 """
-# Those of accounts that have the fewest under way come first, then the longest waiting.
+# Imports of accounts that have the fewest under way come first, then the longest waiting.
 _CANDIDATES: Final = Sql(f"""
     SELECT id, account_id FROM (
         SELECT id, account_id, queued_at, leased_until,
