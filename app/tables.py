@@ -11,6 +11,7 @@ import app.delivery.destinations.email.models
 import app.delivery.destinations.webhook.models
 import app.delivery.queue.models
 import app.events.models
+import app.feeds.models
 import app.imports.models
 import app.meters.models
 import app.outbound.mail.models

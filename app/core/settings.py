@@ -63,6 +63,7 @@ class Settings(BaseSettings):
         5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400,
     ]  # fmt: skip
     webhook_timeout: float = Field(default=15, gt=0, le=300)
+    feed_allow_networks: Networks = []
     event_retention_days: int = Field(default=90, ge=1, le=36_500)
     max_body: int = Field(default=4_194_304, ge=1024)
     max_depth: int = Field(default=12, ge=1)
@@ -82,7 +83,9 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return _comma_list(value)
 
-    @field_validator("trusted_proxies", "webhook_allow_networks", "metrics_networks", mode="before")
+    @field_validator(
+        "trusted_proxies", "webhook_allow_networks", "feed_allow_networks", "metrics_networks", mode="before"
+    )
     @classmethod
     def _networks(cls, value: Any) -> Any:
         return [_network(part) for part in _comma_list(value)]

@@ -117,6 +117,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         "dkim_key": None,
         "privacy_contact": "privacy@localhost",
         "webhook_allow_networks": [],
+        "feed_allow_networks": [],
         "webhook_retry_schedule": [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400],
         "webhook_timeout": 15,
         "event_retention_days": 90,
