@@ -5,13 +5,13 @@ Only days that a bucket's boundary cuts are decoded; the others give their total
 
 from collections.abc import Iterable
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from app.core.clock import HALF_HOUR, from_ms, to_ms, uk_date
 from app.readings.buckets import HALF_HOUR_MS, HOUR_MS, calendar_bucket, widen
 from app.readings.enums import Granularity, ReadingQuality
-from app.readings.packing import ALL, SLOTS, UNITS, slots, summary, unpack, unpack_stored
+from app.readings.packing import ALL, SLOTS, read_head, slots, sum_between, summary, unpack
 
 CACHED_BUCKETS: Final = 1024
 """Calendar buckets whose bounds are kept; half a megabyte at most."""
@@ -106,45 +106,55 @@ def _whole(days: Iterable[PackedDay], first: int, last: int, over: int) -> Aggre
 
 def _sums(days: Iterable[PackedDay], granularity: Granularity, first: int, last: int, over: int) -> Aggregate:
     buckets: list[Bucket] = []
-    bounds = _Bounds(from_ms(0), from_ms(0), first, first)
+    bounds_of = partial(
+        _hour_bounds if granularity is Granularity.HOUR else _calendar_bounds, granularity.value
+    )
+    start = end = from_ms(0)
+    bucket_low = bucket_high = first
     # Of the period up to here, and up to the beginning of the bucket.
     total = count = present_over = 0
     total_before = count_before = over_before = estimated = 0
-
-    def close() -> None:
-        if count > count_before:
-            missing = _missing(bounds.low, bounds.high, over, present_over - over_before)
-            quality = _QUALITIES[bool(estimated)]
-            buckets.append(Bucket(bounds.start, bounds.end, total - total_before, quality, missing))
-
     for day, packed in days:
         begin = day * SLOTS
         low, behind = max(begin, first), min(begin + SLOTS, last)
-        found = summary(packed)
-        amounts, unit = None, 1
+        head = read_head(packed)
+        present_of_day = head.present
+        # Of the day from `low` on.
+        rest = head.total if low == begin else sum_between(packed, head, low - begin, SLOTS)
         while low < behind:
-            if low >= bounds.high:
-                close()
-                bounds = _bounds(low, granularity)
+            if low >= bucket_high:
+                if count > count_before:
+                    missing = _missing(bucket_low, bucket_high, over, present_over - over_before)
+                    buckets.append(
+                        Bucket(start, end, total - total_before, _QUALITIES[bool(estimated)], missing)
+                    )
+                start, end, bucket_low, bucket_high = bounds_of(low)
                 total_before, count_before, over_before, estimated = total, count, present_over, 0
-            high = min(behind, bounds.high)
-            if high - low == SLOTS:
-                present, part = found.present, found.total
+            if bucket_high >= begin + SLOTS <= last:
+                high, part = behind, rest
             else:
-                if amounts is None:
-                    stored = unpack_stored(packed)
-                    amounts, unit = stored.by_slot(), UNITS[stored.scale]
-                present = found.present & (1 << high - begin) - (1 << low - begin)
-                part = sum(amounts[low - begin : high - begin]) * unit
+                high = min(behind, bucket_high)
+                if 2 * (high - begin) > SLOTS + low - begin:
+                    # The other side is shorter.
+                    part = rest - sum_between(packed, head, high - begin, SLOTS)
+                else:
+                    part = sum_between(packed, head, low - begin, high - begin)
+                rest -= part
+            if high - low == SLOTS:
+                present = present_of_day
+            else:
+                present = present_of_day & (1 << high - begin) - (1 << low - begin)
             if present:
                 total += part
                 count += present.bit_count()
-                estimated |= found.estimated & present
+                estimated |= head.estimated & present
                 # The current half-hour may have a reading already, which must not compensate for a missing one.
                 at_end = present if high <= over else present & within(day, low, over)
                 present_over += at_end.bit_count()
             low = high
-    close()
+    if count > count_before:
+        missing = _missing(bucket_low, bucket_high, over, present_over - over_before)
+        buckets.append(Bucket(start, end, total - total_before, _QUALITIES[bool(estimated)], missing))
     return Aggregate(buckets, total, _missing(first, last, over, present_over), count)
 
 
@@ -162,15 +172,13 @@ def within(day: int, low: int, high: int) -> int:
     return (1 << min(max(high - begin, 0), SLOTS)) - 1 & ~below
 
 
-def _bounds(half_hour: int, granularity: Granularity) -> _Bounds:
-    if granularity is Granularity.HOUR:
-        start = from_ms(half_hour // 2 * HOUR_MS)
-        return _Bounds(start, start + 2 * HALF_HOUR, half_hour // 2 * 2, half_hour // 2 * 2 + 2)
-    return _calendar_bounds(half_hour, granularity.value)
+def _hour_bounds(_: str, half_hour: int) -> _Bounds:
+    start = from_ms(half_hour // 2 * HOUR_MS)
+    return _Bounds(start, start + 2 * HALF_HOUR, half_hour // 2 * 2, half_hour // 2 * 2 + 2)
 
 
 @lru_cache(CACHED_BUCKETS)
-def _calendar_bounds(half_hour: int, granularity: str) -> _Bounds:
+def _calendar_bounds(granularity: str, half_hour: int) -> _Bounds:
     # The value, because a member's hash takes as long as all the rest.
     day = uk_date(from_ms(half_hour * HALF_HOUR_MS))
     start, end = calendar_bucket(day, Granularity(granularity))

@@ -61,6 +61,17 @@ class Summary(NamedTuple):
     total: int
 
 
+class Head(NamedTuple):
+    """A summary with the layout of the packed amounts: their scale, the bytes of each, and where they begin."""
+
+    present: int
+    estimated: int
+    total: int
+    scale: int
+    width: int
+    at: int
+
+
 class Stored(NamedTuple):
     """A day as it is packed: the amounts of its present half-hours in order, in units of 10**scale millionths."""
 
@@ -136,7 +147,7 @@ def unpack(packed: bytes) -> Day:
 
 def unpack_stored(packed: bytes) -> Stored:
     """The same day as it is packed, without a multiplication for each amount."""
-    (present, estimated, _), scale, width, at = _head(packed)
+    present, estimated, _, scale, width, at = read_head(packed)
     count = present.bit_count()
     if not width:
         return Stored(present, estimated, scale, (0,) * count)
@@ -152,7 +163,28 @@ def unpack_stored(packed: bytes) -> Stored:
 
 def summary(packed: bytes) -> Summary:
     """The bitmaps and the total of a packed day, without decoding its amounts."""
-    return _head(packed)[0]
+    return Summary(*read_head(packed)[:3])
+
+
+def sum_between(packed: bytes, head: Head, low: int, high: int) -> int:
+    """The sum of the half-hours `[low, high)` of a day with this head; no others are decoded."""
+    present, _, _, scale, width, at = head
+    if present == ALL:
+        first, count, every = low, high - low, SLOTS
+    else:
+        first = (present & (1 << low) - 1).bit_count()
+        count = (present & (1 << high) - 1).bit_count() - first
+        every = present.bit_count()
+    if not width or not count:
+        return 0
+    total: int = 0
+    shift = 0
+    for size in _PARTS[width]:
+        total += sum(_STRUCTS[size, count].unpack_from(packed, at + size * first)) << shift
+        at += size * every
+        shift += 8 * size
+    unit: int = UNITS[scale]
+    return total * unit
 
 
 def unite(one: Day, other: Day) -> Day:
@@ -213,8 +245,8 @@ def unpack_origins(packed: bytes | None, latest: Origin, present: int) -> dict[i
     return dict(zip(slots(present), origins, strict=True))
 
 
-def _head(packed: bytes) -> tuple[Summary, int, int, int]:
-    """The summary, the scale and the bytes of each amount, and where the amounts begin."""
+def read_head(packed: bytes) -> Head:
+    """The head of a packed day. Raises ValueError for a version that this program does not know."""
     if packed[0] != VERSION:
         raise ValueError(f"This version of Voltwire cannot read packed readings of version {packed[0]}.")
     layout, flags = packed[1], packed[2]
@@ -229,7 +261,7 @@ def _head(packed: bytes) -> tuple[Summary, int, int, int]:
     end = at + (flags >> 2)
     scale = layout & 7
     total = int.from_bytes(packed[at:end], "little") * UNITS[scale]
-    return Summary(present, estimated, total), scale, layout >> 3, end
+    return Head(present, estimated, total, scale, layout >> 3, end)
 
 
 def _scale(values: Sequence[int]) -> int:

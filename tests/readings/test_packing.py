@@ -12,7 +12,9 @@ from app.readings.packing import (
     Origin,
     pack,
     pack_origins,
+    read_head,
     slots,
+    sum_between,
     summary,
     unpack,
     unpack_origins,
@@ -52,6 +54,13 @@ def meaning(packed: bytes) -> dict[int, Reading]:
     assert len(day.amounts) == SLOTS
     assert not any(day.amounts[slot] for slot in range(SLOTS) if not day.present >> slot & 1)
     return {slot: (day.amounts[slot], bool(day.estimated >> slot & 1)) for slot in slots(day.present)}
+
+
+@given(DAYS, st.integers(0, SLOTS), st.integers(0, SLOTS))
+def test_a_part_of_a_day_is_summed_up_exactly(readings: dict[int, Reading], low: int, high: int) -> None:
+    packed = pack(day_of(readings))
+    expected = sum(amount for slot, (amount, _) in readings.items() if low <= slot < high)
+    assert sum_between(packed, read_head(packed), min(low, high), high) == expected
 
 
 @given(DAYS)
