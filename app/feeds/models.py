@@ -49,9 +49,10 @@ class FeedCredential(SQLModel, table=True):
 
 
 class MeterFeed(SQLModel, table=True):
-    """The feed of a meter, and when it is to be fetched next; null while nothing is due without a valid consent.
+    """The feed of a meter, when it is to be fetched next, and when it is to be asked for its gaps again.
 
-    The source has no readings before `starts_at`; `error` is its last refusal of the meter.
+    Both are null while nothing is due without a valid consent. The worker sets them: `due_at` once a part of a backfill
+    is recorded. The source has no readings before `starts_at`; `error` is its last refusal of the meter.
     """
 
     __tablename__ = "meter_feeds"
@@ -64,6 +65,13 @@ class MeterFeed(SQLModel, table=True):
             postgresql_where=text("due_at IS NOT NULL"),
             sqlite_where=text("due_at IS NOT NULL"),
         ),
+        Index(
+            "ix_meter_feeds_repair",
+            "feed_id",
+            "repair_at",
+            postgresql_where=text("repair_at IS NOT NULL"),
+            sqlite_where=text("repair_at IS NOT NULL"),
+        ),
     )
 
     meter_id: str = Field(primary_key=True, foreign_key="meters.id", sa_type=Text, ondelete="CASCADE")
@@ -71,6 +79,7 @@ class MeterFeed(SQLModel, table=True):
     account_id: str = Field(foreign_key="accounts.id", sa_type=Text, ondelete="CASCADE")
     settings: dict[str, str] = Field(default_factory=dict, sa_type=Json)
     due_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    repair_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     fetched_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     starts_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     failures: int = 0
@@ -79,7 +88,10 @@ class MeterFeed(SQLModel, table=True):
 
 
 class Backfill(AccountWide, SQLModel, table=True):
-    """A backfill of a meter over `[starts_at, ends_at)`, newest part first. At most one of a meter is unfinished."""
+    """A backfill of a meter over `[starts_at, ends_at)`, newest part first. At most one of a meter is unfinished.
+
+    Its first unfinished part is fetched at `due_at`. After each part it queues behind those of other meters.
+    """
 
     __tablename__ = "backfills"
     __table_args__ = (
@@ -89,6 +101,13 @@ class Backfill(AccountWide, SQLModel, table=True):
             "ux_backfills_unfinished",
             "meter_id",
             unique=True,
+            postgresql_where=text("completed_at IS NULL"),
+            sqlite_where=text("completed_at IS NULL"),
+        ),
+        Index(
+            "ix_backfills_due",
+            "feed_id",
+            "due_at",
             postgresql_where=text("completed_at IS NULL"),
             sqlite_where=text("completed_at IS NULL"),
         ),
@@ -103,22 +122,15 @@ class Backfill(AccountWide, SQLModel, table=True):
     ends_at: datetime = Field(sa_type=UtcDateTime)
     status: str = Field(default=BackfillStatus.WAITING.name, sa_type=Text)
     readings_changed: int = 0
+    due_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     completed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class BackfillPart(SQLModel, table=True):
-    """A part of a backfill, counted from 1, the newest first. `due_at` is null once it has ended."""
+    """A part of a backfill, counted from 1, the newest first; `missing` counts half-hours that it did not get."""
 
     __tablename__ = "backfill_parts"
-    __table_args__ = (
-        Index(
-            "ix_backfill_parts_due",
-            "due_at",
-            postgresql_where=text("due_at IS NOT NULL"),
-            sqlite_where=text("due_at IS NOT NULL"),
-        ),
-    )
 
     backfill_id: str = Field(primary_key=True, foreign_key="backfills.id", sa_type=Text, ondelete="CASCADE")
     number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
@@ -126,26 +138,19 @@ class BackfillPart(SQLModel, table=True):
     ends_at: datetime = Field(sa_type=UtcDateTime)
     status: str = Field(default=BackfillStatus.WAITING.name, sa_type=Text)
     readings_changed: int = 0
+    missing: int = 0
     attempts: int = 0
     error: str | None = Field(default=None, sa_type=Text)
-    due_at: datetime | None = Field(default_factory=clock.now, sa_type=UtcDateTime)
 
 
 class FeedGap(SQLModel, table=True):
     """Half-hours `[first, after)` of a meter's channel, counted from 1970, that a source did not give.
 
-    It is asked for again at `due_at`; null once it stays for good. `cause` is what the source said.
+    It is asked for again at `due_at`, of which the meter's feed has the soonest; null once it stays for good. `cause`
+    is what the source said. Half-hours in between that have come since do not count.
     """
 
     __tablename__ = "feed_gaps"
-    __table_args__ = (
-        Index(
-            "ix_feed_gaps_due",
-            "due_at",
-            postgresql_where=text("due_at IS NOT NULL"),
-            sqlite_where=text("due_at IS NOT NULL"),
-        ),
-    )
 
     meter_id: str = Field(primary_key=True, foreign_key="meters.id", sa_type=Text, ondelete="CASCADE")
     channel: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})

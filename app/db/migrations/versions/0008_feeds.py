@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("account_id", Text, nullable=False),
         sa.Column("settings", Json, nullable=False),
         sa.Column("due_at", UtcDateTime(), nullable=True),
+        sa.Column("repair_at", UtcDateTime(), nullable=True),
         sa.Column("fetched_at", UtcDateTime(), nullable=True),
         sa.Column("starts_at", UtcDateTime(), nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
@@ -58,7 +59,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("meter_id"),
     )
     op.create_index("ix_meter_feeds_feed", "meter_feeds", ["feed_id", "meter_id"])
-    _create_due_index("meter_feeds", "feed_id", "due_at")
+    _create_due_index("ix_meter_feeds_due", "meter_feeds", "due_at", "due_at IS NOT NULL")
+    _create_due_index("ix_meter_feeds_repair", "meter_feeds", "repair_at", "repair_at IS NOT NULL")
     op.create_table(
         "backfills",
         sa.Column("id", Text, nullable=False),
@@ -69,6 +71,7 @@ def upgrade() -> None:
         sa.Column("ends_at", UtcDateTime(), nullable=False),
         sa.Column("status", Text, nullable=False),
         sa.Column("readings_changed", sa.Integer(), nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("completed_at", UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], ondelete="CASCADE"),
@@ -86,6 +89,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("completed_at IS NULL"),
         sqlite_where=sa.text("completed_at IS NULL"),
     )
+    _create_due_index("ix_backfills_due", "backfills", "due_at", "completed_at IS NULL")
     op.create_table(
         "backfill_parts",
         sa.Column("backfill_id", Text, nullable=False),
@@ -94,13 +98,12 @@ def upgrade() -> None:
         sa.Column("ends_at", UtcDateTime(), nullable=False),
         sa.Column("status", Text, nullable=False),
         sa.Column("readings_changed", sa.Integer(), nullable=False),
+        sa.Column("missing", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("error", Text, nullable=True),
-        sa.Column("due_at", UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["backfill_id"], ["backfills.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("backfill_id", "number"),
     )
-    _create_due_index("backfill_parts", "due_at")
     op.create_table(
         "feed_gaps",
         sa.Column("meter_id", Text, nullable=False),
@@ -114,12 +117,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["meter_id"], ["meters.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("meter_id", "channel", "first"),
     )
-    _create_due_index("feed_gaps", "due_at")
 
 
-def _create_due_index(table: str, *columns: str) -> None:
-    due = sa.text("due_at IS NOT NULL")
-    op.create_index(f"ix_{table}_due", table, [*columns], postgresql_where=due, sqlite_where=due)
+def _create_due_index(name: str, table: str, column: str, condition: str) -> None:
+    due = sa.text(condition)
+    op.create_index(name, table, ["feed_id", column], postgresql_where=due, sqlite_where=due)
 
 
 def downgrade() -> None:
