@@ -6,6 +6,7 @@ They bring the database's models along, which takes most of a second: commands i
 import app.accounts.events
 import app.consents.events
 import app.customers.events
+import app.delivery.destinations.webhook.events
 import app.imports.events
 import app.meters.events
 import app.readings.events

@@ -149,6 +149,10 @@ def facts(name: str, data: dict[str, Any]) -> str:
             )
         case "hosted_consent.revoked":
             text = f"{data['revocationReason'] or 'no reason given'}, for {_meters(data)}"
+        case "hosted_consent.declined":
+            text = f"by {data['customerId']}, asked for until {data['expiry']}"
+        case "webhook_endpoint.disabled":
+            text = f"{data['webhookEndpointId']}: {data['reason']}"
         case "api_keys.rotated":
             text = f"{data['previousPrefix']}… is now {data['prefix']}…"
         case _:

@@ -28,9 +28,7 @@ def checked_event(name: str) -> str:
         raise unknown_event(name, f"choose one of {', '.join(names)}")
     if name not in _CHANGES:
         known = ", ".join(one for one in names if one in _CHANGES)
-        raise ClientError(
-            f"No change that makes {name} happen is known here: make it through the API. Known are {known}."
-        )
+        raise ClientError(f"{name} cannot be triggered: Voltwire raises it by itself. Choose one of {known}.")
     return name
 
 
@@ -135,6 +133,19 @@ class _Changes:
         self._say(f"Approved consent {identifier} as the end customer would, which made the meter too.")
         return identifier
 
+    async def decline_consent(self) -> None:
+        number = meter_number()
+        identifier, token = await ask_for_consent(
+            self._api,
+            await self._customer(),
+            number,
+            redirectUrl="https://example.com/thanks",
+            description="Half-hourly data for a demonstration",
+        )
+        self._say(f"Asked for consent {identifier} to meter {number}.")
+        await self._api.change("declineHostedConsent", "hostedConsent { id }", token=token)
+        self._say(f"Declined consent {identifier} as the end customer would.")
+
     async def revoke_consent(self) -> None:
         valid = {"customerIds": [await self._customer()], "valid": True}
         identifier = await self._first("hostedConsents", "HostedConsentFilter", valid)
@@ -235,6 +246,7 @@ _CHANGES: Final = {
     "meter.created": _Changes.create_meter,
     "hosted_consent.approved": _Changes.approve_consent,
     "hosted_consent.revoked": _Changes.revoke_consent,
+    "hosted_consent.declined": _Changes.decline_consent,
     "meter_data.received": _Changes.record_readings,
     "api_keys.rotated": _Changes.rotate_key,
     "import.completed": _Changes.import_file,

@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.auth.actor import Actor
 from app.consents import actions, coverage, documents
 from app.consents.actions import parse_meter_numbers
-from app.consents.events import HostedConsentApproved, HostedConsentRevoked
+from app.consents.events import HostedConsentApproved, HostedConsentDeclined, HostedConsentRevoked
 from app.consents.models import ConsentMethod, ConsentStatus, Evidence, HostedConsent
 from app.consents.terms import PAGE_VERSION, Terms
 from app.core import clock, validation
@@ -87,6 +87,9 @@ async def decline(session: AsyncSession, actor: Actor, reason: str | None = None
     at = clock.now()
     consent.require_undecided(at)
     consent.decline(validation.optional_text(reason, "reason"), at)
+    asked_for = await coverage.covered_meters(session, consent.id)
+    event = HostedConsentDeclined.of(consent, ConsentStatus.DECLINED, asked_for)
+    log.append(session, consent.account_id, event)
     return consent
 
 

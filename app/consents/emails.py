@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.consents.events import HostedConsentApproved, HostedConsentRevoked
+from app.consents.events import HostedConsentApproved, HostedConsentDeclined, HostedConsentRevoked
+from app.consents.models import HostedConsent
 from app.core.clock import parse_utc
 from app.customers.emails import customer_name
 from app.events.catalogue import REDACTED
@@ -46,6 +48,22 @@ async def revoked(session: AsyncSession, event: EventRecord) -> MailFacts:
     return MailFacts(f"Consent of {customer} revoked: no more new data for {meters}", rows)
 
 
+async def declined(session: AsyncSession, event: EventRecord) -> MailFacts:
+    data, customer = event.data, await customer_name(session, event)
+    rows = [("Customer", customer), ("Consent", _FLOWS[data["flowType"]])]
+    if data["meterIds"]:
+        rows.insert(1, ("Meters", _numbers(data)))
+    if data["description"]:
+        rows.append(("Purpose", data["description"]))
+    # The reason is the end customer's own text, which events do not carry.
+    reason = select(HostedConsent.decline_reason).where(
+        col(HostedConsent.account_id) == event.account_id, col(HostedConsent.id) == event.subject_id
+    )
+    if given := (await session.exec(reason)).one_or_none():
+        rows.append(("Reason", given))
+    return MailFacts(f"{customer} declined the consent request", rows)
+
+
 def _numbers(data: dict[str, Any]) -> str:
     """The first meter numbers; their count where they were redacted."""
     numbers: list[str] = data["meterNumbers"]
@@ -58,4 +76,5 @@ def _numbers(data: dict[str, Any]) -> str:
 WORDING: Final[Mapping[str, Wording]] = {
     HostedConsentApproved.type: approved,
     HostedConsentRevoked.type: revoked,
+    HostedConsentDeclined.type: declined,
 }

@@ -122,3 +122,21 @@ class HostedConsentRevoked(HostedConsentData, EventData):
         "updatedAt": "2027-02-01T08:00:00.000Z",
     }
     personal: ClassVar = CONSENT_PERSONAL
+
+
+class HostedConsentDeclined(HostedConsentData, EventData):
+    type: ClassVar = "hosted_consent.declined"
+    place: ClassVar = 12
+    words: ClassVar = "Consent declined"
+    summary: ClassVar = "the end customer declined a consent request"
+    description: ClassVar = (
+        "The end customer declined a hosted consent; data is the consent and those meters of it that exist."
+    )
+    example: ClassVar = {
+        **CONSENT_EXAMPLE,
+        "status": "DECLINED",
+        "consenteeEmailVerified": False,
+        "pageVersion": None,
+        "consentedAt": None,
+    }
+    personal: ClassVar = CONSENT_PERSONAL

@@ -133,7 +133,7 @@ class ConsentMutations:
     async def decline_hosted_consent(
         self, context: MutationContext, input: DeclineHostedConsentInput
     ) -> Result:
-        """Refuse a consent by the end customer's token, which alone decides."""
+        """Refuse a consent by the end customer's token, which alone decides; with hosted_consent.declined."""
         return {"hosted_consent": await decisions.decline(context.session, context.actor, input.reason)}
 
     @mutation(hosted_consent=HostedConsent)

@@ -1,4 +1,4 @@
-"""The wording of every mail about an event, put together from the features."""
+"""The wording of every mail about an event, put together from the features and the kinds of destinations."""
 
 from typing import Final
 
@@ -6,6 +6,7 @@ from app.accounts import emails as accounts
 from app.consents import emails as consents
 from app.customers import emails as customers
 from app.delivery.destinations.email.mails import Wordings
+from app.delivery.destinations.webhook import emails as webhooks
 from app.imports import emails as imports
 from app.meters import emails as meters
 from app.readings import emails as readings
@@ -17,4 +18,5 @@ WORDING: Final[Wordings] = {
     **consents.WORDING,
     **readings.WORDING,
     **imports.WORDING,
+    **webhooks.WORDING,
 }

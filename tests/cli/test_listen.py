@@ -245,6 +245,7 @@ def test_types_are_names_and_wildcards() -> None:
         "USER_CREATED",
         "HOSTED_CONSENT_APPROVED",
         "HOSTED_CONSENT_REVOKED",
+        "HOSTED_CONSENT_DECLINED",
     ]
     with pytest.raises(ClientError, match='There is no event ""'):
         chosen_types("")
@@ -260,6 +261,10 @@ def test_types_are_names_and_wildcards() -> None:
         ("hosted_consent.approved",
          {"consenteeFullName": None, "meterNumbers": ["1", "2"], "expiry": "2027-11-24"},
          "by a document, for 2 meters, until 2027-11-24"),
+        ("hosted_consent.declined", {"customerId": "cus_1", "expiry": "2027-11-24"},
+         "by cus_1, asked for until 2027-11-24"),
+        ("webhook_endpoint.disabled", {"webhookEndpointId": "whe_1", "reason": "The receiver answered 410."},
+         "whe_1: The receiver answered 410."),
         ("api_keys.rotated", {"previousPrefix": "vw_live_a", "prefix": "vw_live_b"},
          "vw_live_a… is now vw_live_b…"),
         ("meter_data.received",

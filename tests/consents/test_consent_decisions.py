@@ -32,6 +32,7 @@ from tests.consents.helpers import (
 from tests.support import World
 
 APPROVED, REVOKED = "hosted_consent.approved", "hosted_consent.revoked"
+DECLINED = "hosted_consent.declined"
 
 
 async def test_approval_makes_the_meters_then_decides_and_records_both(world: World) -> None:
@@ -186,13 +187,43 @@ async def test_what_a_document_gives_the_token_can_only_decline(world: World, me
     assert (await asked.stored()).decision == "DECLINED"
 
 
-async def test_decline_records_no_event_and_is_final(world: World) -> None:
-    asked = await ask_for_consent(world)
+async def test_decline_is_recorded_without_its_reason_and_is_final(world: World) -> None:
+    asked = await ask_for_consent(world, description="A tariff")
+    async with world.database.transaction() as session:
+        meter = await run_script(
+            session,
+            meter_actions.create(session, asked.actor, customer_id=asked.customer.id, number=ELECTRICITY),
+        )
     await asked.decline(" Not now ")
     consent = await asked.stored()
     assert (consent.decision, consent.decline_reason, consent.consented_at) == ("DECLINED", "Not now", None)
     await _is_used(asked)
-    assert await event_names(world, asked.account_id) == ["customer.created"]
+    log = await events(world, asked.account_id)
+    assert [one.type for one in log] == ["customer.created", "meter.created", DECLINED]
+    assert log[-1].data == {
+        "id": consent.id,
+        "description": "A tariff",
+        "flowType": "GB_RESIDENTIAL_SPECIFIC",
+        "flowCode": "gb.residential.specific",
+        "status": "DECLINED",
+        "customerId": asked.customer.id,
+        "meterIds": [meter.id],
+        "meterNumbers": [ELECTRICITY],
+        "expiry": in_a_year().isoformat(),
+        "redirectUrl": "https://bright.example/done?ref=7",
+        "consentMethod": "DIGITAL_CONSENT",
+        "consenteeFullName": None,
+        "consenteeEmail": None,
+        "consenteeEmailVerified": False,
+        "consenteeJobTitle": None,
+        "pageVersion": None,
+        "consentedAt": None,
+        "revokedAt": None,
+        "revocationReason": None,
+        "createdAt": clock.format_utc(consent.created_at),
+        "updatedAt": clock.format_utc(consent.updated_at),
+    }
+    assert (log[-1].subject_id, log[-1].customer_id) == (consent.id, asked.customer.id)
 
 
 async def test_an_approved_consent_is_not_decided_again(world: World) -> None:
@@ -240,7 +271,8 @@ async def test_of_two_decisions_at_once_one_counts(world: World) -> None:
     )
     refused = [one for one in results if isinstance(one, Refusal)]
     assert [one.code for one in refused] == [ErrorCode.TOKEN_USED] * 7
-    assert len(await events(world, asked.account_id)) in (1, 3)
+    names = await event_names(world, asked.account_id)
+    assert names in (["customer.created", DECLINED], ["customer.created", "meter.created", APPROVED])
 
 
 @pytest.mark.both_databases

@@ -345,9 +345,13 @@ async def test_evidence_is_its_own_object(world: World) -> None:
 async def test_events_find_their_consent_as_it_is_now(world: World) -> None:
     asked = await ask_for_consent(world)
     await asked.approve()
+    again = await ask_again(world, asked.account_id, asked.key, asked.actor, asked.customer)
+    await again.decline()
     await asked.revoke()
     data = await world.data(
-        """{ events(filter: {types: [HOSTED_CONSENT_APPROVED, HOSTED_CONSENT_REVOKED]}) { nodes { name data
+        """{ events(filter: {types: [HOSTED_CONSENT_APPROVED, HOSTED_CONSENT_REVOKED, HOSTED_CONSENT_DECLINED]})
+            { nodes { name data
+            ... on HostedConsentDeclinedEvent { hostedConsent { id status } customer { name } }
             ... on HostedConsentApprovedEvent { hostedConsent { id status } customer { name } }
             ... on HostedConsentRevokedEvent { hostedConsent { id status } customer { name } } } } }""",
         key=asked.key,
@@ -356,5 +360,11 @@ async def test_events_find_their_consent_as_it_is_now(world: World) -> None:
     now = {"id": asked.consent.id, "status": "REVOKED"}
     assert [(one["name"], one["data"]["status"], one["hostedConsent"], one["customer"]) for one in nodes] == [
         ("hosted_consent.approved", "APPROVED", now, {"name": "Ada Lovelace"}),
+        (
+            "hosted_consent.declined",
+            "DECLINED",
+            {"id": again.consent.id, "status": "DECLINED"},
+            {"name": "Ada Lovelace"},
+        ),
         ("hosted_consent.revoked", "REVOKED", now, {"name": "Ada Lovelace"}),
     ]

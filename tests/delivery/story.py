@@ -17,7 +17,8 @@ from app.outbound.mail.rendering import Mail
 from app.outbound.mail.sender import MailSender
 from app.server.wording import WORDING
 from tests.accounts.state import events, mutation
-from tests.consents.helpers import Asked, ask_for_consent
+from tests.consents.helpers import OTHER, Asked, ask_again, ask_for_consent
+from tests.delivery.disabling import disabled_endpoint
 from tests.imports.importing import ended_import
 from tests.meters.asking import run
 from tests.support import TestAccount, World
@@ -42,7 +43,7 @@ class Story:
         return cls(world, TestAccount(asked.account_id, "", asked.key), asked, subscription)
 
     async def go_on(self) -> None:
-        """Data arrives, a key is rotated, the consent is revoked, an import ends."""
+        """Data arrives, a key is rotated, the consent is revoked, an import ends, and so on."""
         meter_id = (await self.event("meter.created")).subject_id
         readings = [{"startAt": at, "consumption": "0.125"} for at in HALF_HOURS]
         await run(
@@ -62,6 +63,12 @@ class Story:
         )
         await self.asked.revoke("Ada moved out.")
         await ended_import(self.world, self.account.id)
+        asked = self.asked
+        again = await ask_again(
+            self.world, asked.account_id, asked.key, asked.actor, asked.customer, meter_numbers=[OTHER]
+        )
+        await again.decline("Ada is content.")
+        await disabled_endpoint(self.world, self.account.id)
 
     async def event(self, name: str) -> EventRecord:
         found = [one for one in await events(self.world, self.account.id) if one.type == name]

@@ -15,7 +15,8 @@ from app.events.catalogue import EventData, catalogue, event_class, event_names
 from app.events.models import EventMeter, EventRecord
 from app.meters import actions as meters
 from tests.accounts.state import mutation
-from tests.consents.helpers import ELECTRICITY, GAS, OTHER, Asked, ask_for_consent
+from tests.consents.helpers import ELECTRICITY, GAS, OTHER, Asked, ask_again, ask_for_consent
+from tests.delivery.disabling import disabled_endpoint
 from tests.imports.importing import ended_import
 from tests.readings.metered import RECORD, reading
 from tests.support import World
@@ -23,7 +24,7 @@ from tests.support import World
 ALL = catalogue()
 ROTATE = mutation("rotateApiKey", "secret")
 DELETE_CUSTOMER = mutation("deleteCustomer", "deletedId")
-ID = re.compile(r"(acc|usr|key|cus|mtr|hc|evd|evt|imp)_[0-9a-z]{26}")
+ID = re.compile(r"(acc|usr|key|cus|mtr|hc|evd|evt|imp|whe)_[0-9a-z]{26}")
 
 # Whatever of a person is written anywhere in this story.
 PERSONAL = [
@@ -75,6 +76,8 @@ def test_the_events_are_there_in_their_order() -> None:
         "hosted_consent.approved",
         "hosted_consent.revoked",
         "import.completed",
+        "hosted_consent.declined",
+        "webhook_endpoint.disabled",
     ]
     for kind in ALL:
         assert event_class(kind.type) is kind
@@ -159,6 +162,9 @@ async def story(world: World) -> Asked:
     await succeed(world, asked, RECORD, {"meterId": meter_id, "readings": [reading("00:00", "1.5")]})
     await asked.revoke("She moved to Ealing.")
     await ended_import(world, asked.account_id)
+    again = await ask_again(world, asked.account_id, asked.key, asked.actor, asked.customer)
+    await again.decline("She moved to Ealing.")
+    await disabled_endpoint(world, asked.account_id)
     await succeed(world, asked, ROTATE, {"apiKeyId": asked.actor.api_key_id})
     return asked
 
@@ -190,6 +196,8 @@ async def test_what_real_events_record_is_as_the_catalogue_says(world: World) ->
         "meter_data.received",
         "hosted_consent.revoked",
         "import.completed",
+        "hosted_consent.declined",
+        "webhook_endpoint.disabled",
         "api_keys.rotated",
     ]
     assert {event.type for event in events} == set(event_names())

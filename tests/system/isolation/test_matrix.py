@@ -83,6 +83,8 @@ NESTED = {
         "... on MeterDataReceivedEvent { meter { id hostedConsent { id } } customer { id } } "
         "... on HostedConsentApprovedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
         "... on ImportCompletedEvent { fileImport { id } } "
+        "... on HostedConsentDeclinedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
+        "... on WebhookEndpointDisabledEvent { webhookEndpoint { id } } "
         "... on UserCreatedEvent { user { id } } ... on ApiKeysRotatedEvent { apiKey { id } }"
     ),
     "webhookEndpoints": "id deliveries(first: 3) { nodes { id event { id } endpoint { id } } }",

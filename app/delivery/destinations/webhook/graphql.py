@@ -11,6 +11,7 @@ from strawberry.scalars import JSON
 from app.auth.actor import Actor, visible
 from app.core.validation import Rule
 from app.delivery.destinations.webhook import endpoints, payload_selection
+from app.delivery.destinations.webhook.events import WebhookEndpointDisabled
 from app.delivery.destinations.webhook.kind import WEBHOOK
 from app.delivery.destinations.webhook.models import EndpointStatus
 from app.delivery.destinations.webhook.models import WebhookEndpoint as WebhookEndpointRow
@@ -23,10 +24,10 @@ from app.delivery.graphql.shared import (
 from app.delivery.queue import deliveries
 from app.delivery.queue.models import Delivery, DeliveryStatus
 from app.graphql.bounds.limits import limits_of
-from app.graphql.compiled.declare import computed, to_many
+from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.context import Context, Info
 from app.graphql.engine import Engine
-from app.graphql.events import LazyEventType
+from app.graphql.events import Event, LazyEventType, event_type
 from app.graphql.idempotency import Result
 from app.graphql.inputs import given
 from app.graphql.mutations import MutationContext, UserError, mutation
@@ -140,6 +141,17 @@ def _stats_loader(context: Context, viewer: Actor) -> Any:
         return [found.get(one, (0, 0, 0, None)) for one in endpoint_ids]
 
     return load
+
+
+@event_type(WebhookEndpointDisabled)
+@strawberry.type
+class WebhookEndpointDisabledEvent(Event):
+    """Voltwire disabled a webhook endpoint."""
+
+    webhook_endpoint: WebhookEndpoint | None = to_one("subject_id")
+    """The endpoint as of now; null once deleted."""
+    reason: str = computed(lambda _, data: data["reason"], "data")
+    """Why it was disabled."""
 
 
 @strawberry.input

@@ -17,8 +17,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.db.sql import Sql, rows
 from app.db.types import UtcDateTime, database_now
 from app.delivery.destinations.webhook import endpoints, notices
+from app.delivery.destinations.webhook.events import WebhookEndpointDisabled
 from app.delivery.destinations.webhook.models import WebhookEndpoint
 from app.delivery.queue.attempt_store import AttemptResult
+from app.events import log as event_log
 from app.outbound.mail.link_tokens import MailLinks
 from app.outbound.mail.rendering import count, uk_time
 from app.outbound.retry import DISABLED_AFTER, Fate
@@ -89,7 +91,7 @@ async def update_health(
     results: Sequence[AttemptResult],
     pause_after: Callable[[AttemptResult], float | None],
 ) -> None:
-    """Count what failed, pause and disable endpoints, and queue the mails about it."""
+    """Count what failed, pause and disable endpoints, append the events of that, and queue the mails about it."""
     changes: dict[str, _Change] = {}
     for result in results:
         claim = result.claim
@@ -132,6 +134,8 @@ async def _disable_or_tell(
     reason = change.gone or _overdue(endpoint, change)
     if reason is not None:
         await endpoints.disable(session, await session.get_one(WebhookEndpoint, endpoint.id), reason)
+        event = WebhookEndpointDisabled(webhook_endpoint_id=endpoint.id, reason=reason)
+        event_log.append(session, endpoint.account_id, event)
         log.info("webhook_endpoint_disabled", endpoint_id=endpoint.id, account_id=endpoint.account_id)
         if not _was_told(endpoint.told_disabled_at, endpoint.now):
             await notices.tell_disabled(session, links, endpoint, reason)

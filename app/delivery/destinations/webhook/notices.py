@@ -61,7 +61,7 @@ async def _enqueue_notice(
 ) -> None:
     """Queue a mail to each confirmed address of the account's administrators."""
     account = await account_name(session, endpoint.account_id)
-    subject = rendering.shorten(f"{headline}: {_host(endpoint.url)} ({account})", rendering.MAX_SUBJECT)
+    subject = rendering.shorten(f"{headline}: {host_of(endpoint.url)} ({account})", rendering.MAX_SUBJECT)
     facts = [("Endpoint", endpoint.url), ("Id", endpoint.id)]
     if endpoint.failing_since is not None:
         facts += [
@@ -88,6 +88,6 @@ async def _enqueue_notice(
         enqueue(session, links.keyring, endpoint.account_id, recipient, mail, endpoint.id)
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
     """The part of a link that a subject has room for."""
     return url.split("/", 3)[2] if url.count("/") >= 2 else url

@@ -85,6 +85,8 @@ async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
         "hosted_consent.approved": f"Ada Lovelace approved access to 1 meter until {expiry}",
         "hosted_consent.revoked": "Consent of Ada Lovelace revoked: no more new data for 1 meter",
         "import.completed": "The import of may.csv is complete: 1 meter",
+        "hosted_consent.declined": "Ada Lovelace declined the consent request",
+        "webhook_endpoint.disabled": "Webhooks to gone.example stopped: their endpoint was disabled",
     }
 
 
@@ -144,6 +146,18 @@ async def test_each_event_tells_its_facts(world: World) -> None:
             "Meters": "1",
             "Half-hours": "48",
             "New or changed": "48",
+            "When": "then",
+        },
+        "hosted_consent.declined": {
+            "Customer": "Ada Lovelace",
+            "Consent": "Residential, for these meters",
+            "Reason": "Ada is content.",
+            "When": "then",
+        },
+        "webhook_endpoint.disabled": {
+            "Endpoint": "gone.example",
+            "Id": (await story.event("webhook_endpoint.disabled")).subject_id,
+            "Why": "The receiver answered 410.",
             "When": "then",
         },
     }

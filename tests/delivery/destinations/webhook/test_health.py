@@ -18,6 +18,8 @@ from app.delivery.queue import leases
 from app.delivery.queue.cancellation import Cancellation
 from app.delivery.queue.dispatch import Dispatcher
 from app.delivery.queue.models import DeliveryStatus
+from app.events.models import EventRecord
+from tests.accounts.state import events
 from tests.delivery.asking import outgoing_mails
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
@@ -34,6 +36,11 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 async def mails(scene: Scene, count: int) -> list[tuple[str, str]]:
     """Subject and text of the mails that were sent, once there are `count`."""
     await scene.points.wait_for("mail.sent", count)
+    return stored_mails(scene, count)
+
+
+def stored_mails(scene: Scene, count: int) -> list[tuple[str, str]]:
+    """Subject and text of the mails of any kind, of which there are `count`."""
     files = sorted((scene.services.settings.data_dir / "mail").glob("*.eml"))
     found: list[Any] = [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]
     assert len(found) == count
@@ -132,6 +139,42 @@ async def test_gone_is_told_as_well(scene: Scene, receiver: Receiver) -> None:
         ((subject, text),) = await mails(scene, 1)
     assert subject.startswith("Webhooks stopped: ")
     assert "The receiver answered 410." in text
+
+
+async def test_other_destinations_are_told_that_it_was_disabled(scene: Scene, receiver: Receiver) -> None:
+    receiver.on("/gone", 410)
+    account = await account_of(scene)
+    gone = await scene.endpoint(account, receiver.url("/gone"))
+    await scene.endpoint(account, receiver.url("/other"))
+    await scene.subscription(account, "grace@example.com", event_types=["webhook_endpoint.*"])
+    async with scene.worker():
+        await scene.happen(account)
+        await receiver.wait_for(lambda request: request.json()["type"] == "webhook_endpoint.disabled")
+        # The administrator gets a notice.
+        await scene.points.wait_for("mail.sent")
+        await scene.settled()
+    ((subject, text),) = [one for one in stored_mails(scene, 2) if one[0].startswith("Webhooks to ")]
+    (event,) = await disabled_events(scene, account)
+    data = {"webhookEndpointId": gone.id, "reason": "The receiver answered 410."}
+    assert (event.subject_id, event.customer_id, event.data) == (gone.id, None, data)
+    types = [one.json()["type"] for one in receiver.to("/other")]
+    assert types == ["customer.created", "webhook_endpoint.disabled"]
+    assert receiver.to("/other")[-1].json()["data"] == data
+    assert len(receiver.to("/gone")) == 1
+    assert subject == f"Webhooks to 127.0.0.1:{receiver.port} stopped: their endpoint was disabled"
+    assert gone.id in text
+
+
+async def disabled_events(scene: Scene, account_id: str) -> list[EventRecord]:
+    found = await events(scene.world, account_id)
+    return [one for one in found if one.type == "webhook_endpoint.disabled"]
+
+
+async def test_an_endpoint_that_the_account_disables_raises_no_event(scene: Scene) -> None:
+    account = await account_of(scene)
+    endpoint = await scene.endpoint(account, "https://example.com/")
+    await change(scene, account, endpoint.id, status=EndpointStatus.DISABLED)
+    assert await disabled_events(scene, account) == []
 
 
 async def test_enabling_and_moving_it_begin_anew(scene: Scene) -> None:
