@@ -7,11 +7,12 @@ from app.imports.formats import quantities
 from app.imports.formats.assembly import Assembly
 from app.imports.formats.interface import MeterKey, Options, refused
 from app.imports.formats.meters import InvalidMeter, of_file
-from app.imports.formats.plausibility import LOWEST_SENTINEL, SENTINELS
-from app.imports.formats.values import BLANK, ODD, Amounts, converter, read_odd
+from app.imports.formats.values import BLANK, ODD, Amounts, read_odd
 from app.imports.profiles.columns import Columns
 from app.imports.profiles.layouts import Layout
 from app.meters.numbers import CORE_DIGITS, FULL_CHARACTERS
+from app.meters.sentinels import LOWEST_SENTINEL, SENTINELS
+from app.meters.units import converter, factor
 from app.readings.enums import ReadingChannel
 
 _ACTUAL: Final = frozenset(
@@ -214,8 +215,8 @@ class CellReader:
             channel = found.channel.code if found.channel is not None else channel
             name = found.unit or name
         try:
-            factor = quantities.factor(name, self._options.calorific_value)
+            in_kwh = factor(name, self._options.calorific_value)
         except ValueError as error:
             raise refused("BAD_VALUE", f"calorificValue: {error}") from None
-        convert = converter(factor) if factor != 1 else None
+        convert = converter(in_kwh) if in_kwh != 1 else None
         return Kind(channel, convert, quantities.plain(what)[:40], estimated)

@@ -11,10 +11,10 @@ from app.imports.formats.cells import Kind
 from app.imports.formats.day_records import DayRecords
 from app.imports.formats.interface import MeterKey, Options, refused
 from app.imports.formats.meters import InvalidMeter, of_file, read
-from app.imports.formats.quantities import factor
-from app.imports.formats.values import BLANK, ODD, converter
+from app.imports.formats.values import BLANK, ODD
 from app.imports.formats.xml_events import Element, elements
 from app.imports.profiles.catalogue import GREEN_BUTTON
+from app.meters.units import converter, factor
 from app.readings.enums import ReadingChannel
 
 _HALF_HOUR: Final = 1800

@@ -1,19 +1,10 @@
 """Units and quantities: what a file measures, in what, and the channel that it goes to."""
 
 import re
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 from typing import Final, NamedTuple
 
 from app.readings.enums import ReadingChannel
 
-CALORIFIC_VALUE: Final = "39.5"
-"""MJ/m³, where neither the profile nor the caller knows better."""
-
-_CORRECTION: Final = Fraction("1.02264")
-_MJ_PER_KWH: Final = Fraction("3.6")
-_CUBIC_METRES: Final = {"m3": Fraction(1), "ft3": Fraction("0.0283168"), "hcf": Fraction("2.83168")}
-_ENERGY: Final = {"kwh": Fraction(1), "wh": Fraction(1, 1000), "mwh": Fraction(1000)}
 _UNITS: Final = {
     **dict.fromkeys(("kwh", "kwhs", "kilowatthours", "kw/h", "kw.h", "kw-h"), "kwh"),
     **dict.fromkeys(("wh", "watthours"), "wh"),
@@ -68,29 +59,8 @@ def quantity(text: str) -> Quantity | None:
 
 
 def unit(text: str) -> str | None:
-    """The name of a unit as `factor` takes it; None if it is unknown."""
+    """The name of a unit as `app.meters.units` takes it; None if it is unknown."""
     return _UNITS.get(plain(text))
-
-
-def factor(unit: str, calorific_value: str | None = None) -> Fraction:
-    """kWh in one of a unit. Gas: volume × 1.02264 × calorific value / 3.6.
-
-    Raises ValueError with a sentence for a calorific value that is no number from 20 to 60.
-    """
-    if unit in _ENERGY:
-        return _ENERGY[unit]
-    text = calorific_value or CALORIFIC_VALUE
-    try:
-        value = Decimal(text) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) else Decimal("NaN")
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not 20 <= value <= 60:
-        raise ValueError(f"A calorific value is 20 to 60 MJ/m³, got {text[:20]}.")
-    return _CUBIC_METRES[unit] * _CORRECTION * Fraction(value) / _MJ_PER_KWH
-
-
-def is_volume(unit: str) -> bool:
-    return unit in _CUBIC_METRES
 
 
 def plain(text: str) -> str:

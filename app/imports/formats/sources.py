@@ -12,7 +12,7 @@ from app.imports.formats.day_table import DayTable
 from app.imports.formats.green_button import GreenButtonSource
 from app.imports.formats.interface import Options, refused
 from app.imports.formats.nem12 import Nem12Source
-from app.imports.formats.quantities import is_volume, unit
+from app.imports.formats.quantities import unit
 from app.imports.formats.row_table import RowTable
 from app.imports.formats.tables import Row, Table
 from app.imports.formats.text import lines
@@ -20,6 +20,7 @@ from app.imports.profiles.catalogue import D0036, GREEN_BUTTON, NEM12
 from app.imports.profiles.columns import DayColumns, RowColumns
 from app.imports.profiles.detection import detect, volumes, zone_of
 from app.imports.profiles.layouts import Days, Rows
+from app.meters.units import is_volume
 
 _XML: Final = (b"<", b"\xef\xbb\xbf<", b"\xff\xfe<", b"\xfe\xff\0<")
 

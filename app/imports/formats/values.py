@@ -1,9 +1,7 @@
-"""Values as files write them: cells to millionths of the file's unit, exactly, and the conversion to kWh."""
+"""Values as files write them: cells to millionths of the file's unit, exactly."""
 
 import re
-from collections.abc import Callable
 from decimal import Decimal
-from fractions import Fraction
 from typing import Final
 
 from app.core.decimals import INTEGER_DIGITS, MICRO
@@ -53,15 +51,6 @@ def read_odd(cell: str, decimal_comma: bool = False) -> int:
     if value and value.adjusted() >= INTEGER_DIGITS:
         raise ValueError(f"has more than {INTEGER_DIGITS} digits before the point: {_shown(cell)}")
     return round(value * MICRO) if value.adjusted() > -30 else 0
-
-
-def converter(factor: Fraction) -> Callable[[int], int]:
-    """Multiplies millionths, exactly, and rounds half up."""
-    above, below = factor.numerator, factor.denominator
-    if below == 1:
-        return lambda amount: amount * above
-    twice = 2 * below
-    return lambda amount: (2 * amount * above + below) // twice
 
 
 def _read(cell: str) -> int:

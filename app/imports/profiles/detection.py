@@ -6,12 +6,12 @@ from itertools import islice
 from typing import Final
 
 from app.imports.formats.interface import FileRefused, Options, Zone, refused
-from app.imports.formats.quantities import CALORIFIC_VALUE
 from app.imports.formats.tables import Row
 from app.imports.profiles.catalogue import GENERIC, PROFILES, TABLES
 from app.imports.profiles.columns import DayColumns, RowColumns, UnknownColumn, resolve
 from app.imports.profiles.header import Header
 from app.imports.profiles.layouts import Layout, Profile
+from app.meters.units import CALORIFIC_VALUE
 
 HEADER_LINES: Final = 15
 """Lines among which the header is looked for; the longest preamble known has nine."""
