@@ -14,6 +14,7 @@ from app.customers.graphql import CustomerMutations, CustomerQueries
 from app.delivery.destinations.email.graphql import EmailSubscriptionMutations, EmailSubscriptionQueries
 from app.delivery.destinations.webhook.graphql import WebhookMutations, WebhookQueries
 from app.delivery.graphql.operations import DeliveryMutations, DeliveryQueries
+from app.feeds.graphql import FeedQueries
 from app.graphql.compiled.reads import read_one
 from app.graphql.context import Info
 from app.graphql.descriptions import describe
@@ -40,6 +41,7 @@ class Query(
     ConsentQueries,
     ReadingQueries,
     ImportQueries,
+    FeedQueries,
     EventQueries,
     WebhookQueries,
     EmailSubscriptionQueries,

@@ -16,6 +16,8 @@ from app.db.database import Database
 from app.db.migrations import is_ours, migrate
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue.kinds import DestinationKinds
+from app.feeds.credentials import SourceKinds
+from app.feeds.kinds import SOURCE_KINDS
 from app.graphql.bounds.limits import Limits
 from app.graphql.context import Context, Services
 from app.graphql.engine import Engine, dumps
@@ -88,10 +90,15 @@ class World:
 
 
 @asynccontextmanager
-async def world(database_url: str, kinds: DestinationKinds = KINDS, **settings: Any) -> AsyncIterator[World]:
+async def world(
+    database_url: str,
+    kinds: DestinationKinds = KINDS,
+    source_kinds: SourceKinds = SOURCE_KINDS,
+    **settings: Any,
+) -> AsyncIterator[World]:
     """Open a world over a database without accounts."""
     chosen = Settings(database_url=database_url, secret_key=SECRET, **settings)
-    services = services_of(chosen, "http://127.0.0.1:8000", kinds)
+    services = services_of(chosen, "http://127.0.0.1:8000", kinds, source_kinds)
     database = services.database
     # Most databases are copies that are migrated already, and alembic takes long to see it.
     if not await is_ours(database):
@@ -102,4 +109,5 @@ async def world(database_url: str, kinds: DestinationKinds = KINDS, **settings: 
         yield World(services, Engine(the_schema(), limits), authenticator)
     finally:
         await authenticator.close()
+        await services.sources.aclose()
         await database.dispose()

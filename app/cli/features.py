@@ -7,6 +7,7 @@ import app.accounts.events
 import app.consents.events
 import app.customers.events
 import app.delivery.destinations.webhook.events
+import app.feeds.events
 import app.imports.events
 import app.meters.events
 import app.readings.events

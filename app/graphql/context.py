@@ -22,6 +22,7 @@ from app.core.settings import Settings
 from app.db.database import Database
 from app.db.raw_statements import Readable, Rows, Snapshot
 from app.delivery.queue.kinds import DestinationKinds
+from app.feeds.credentials import Sources
 from app.graphql.compiled.plan_cache import PlanCache
 from app.graphql.writing import Writing
 from app.outbound.mail.link_tokens import MailLinks
@@ -40,6 +41,8 @@ class Services:
     mail_links: MailLinks
     # The kinds of destinations that events are delivered to.
     kinds: DestinationKinds
+    # The way to the sources of feeds.
+    sources: Sources
     writing: Writing = field(default_factory=Writing)
 
     def __post_init__(self) -> None:

@@ -6,16 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
-from sqlalchemy import false, or_
+from sqlalchemy import false, or_, select
 from sqlmodel import col
 
-from app.auth.actor import Actor
+from app.auth.actor import Actor, visible
 from app.consents import coverage
 from app.consents.coverage import MeterState
 from app.consents.models import Decision
 from app.consents.models import HostedConsent as HostedConsentRow
 from app.core import clock
-from app.graphql.compiled.declare import computed, to_one
+from app.feeds.models import Backfill as BackfillRow
+from app.feeds.models import Feed as FeedRow
+from app.feeds.models import MeterFeed
+from app.graphql.compiled.declare import computed, to_many, to_one
 from app.graphql.compiled.sources import One, ReadContext, sourced
 from app.graphql.context import Context, Info
 from app.graphql.events import Event, event_type
@@ -33,11 +36,14 @@ from app.readings.enums import Granularity, ReadingChannel
 if TYPE_CHECKING:
     from app.consents.graphql import HostedConsent
     from app.customers.graphql import Customer
+    from app.feeds.graphql import Backfill, Feed
     from app.readings.graphql import IntervalData
     from app.readings.graphql_history import ReadingCoverage, ReadingRevision
 
 LazyCustomer = Annotated["Customer", strawberry.lazy("app.customers.graphql")]
 LazyHostedConsent = Annotated["HostedConsent", strawberry.lazy("app.consents.graphql")]
+LazyFeed = Annotated["Feed", strawberry.lazy("app.feeds.graphql")]
+LazyBackfill = Annotated["Backfill", strawberry.lazy("app.feeds.graphql")]
 LazyReadingCoverage = Annotated["ReadingCoverage", strawberry.lazy("app.readings.graphql_history")]
 LazyReadingRevision = Annotated["ReadingRevision", strawberry.lazy("app.readings.graphql_history")]
 LazyIntervalData = Annotated["IntervalData", strawberry.lazy("app.readings.graphql")]
@@ -80,6 +86,32 @@ EFFECTIVE_CONSENT = One(
     find=_find_effective_consent,
     model=HostedConsentRow,
     scoped=False,
+)
+
+
+async def _find_feed(context: Context, viewer: Actor, meter: models.Meter) -> FeedRow | None:
+    """The feed of a meter; all meters of a response share a statement."""
+
+    async def load(meter_ids: list[str]) -> list[FeedRow | None]:
+        statement: Any = select(FeedRow, col(MeterFeed.meter_id))
+        statement = visible(statement, viewer).join(MeterFeed, col(MeterFeed.feed_id) == col(FeedRow.id))
+        statement = statement.where(col(MeterFeed.meter_id).in_(meter_ids))
+        found = {meter_id: feed for feed, meter_id in await context.execute(statement)}
+        return [found.get(one) for one in meter_ids]
+
+    return await context.loader(("feeds of meters", viewer), load).load(meter.id)
+
+
+_FEED = One(
+    on=lambda meter, feed, _: (
+        feed("id")
+        == select(col(MeterFeed.feed_id))
+        .where(col(MeterFeed.meter_id) == meter("id"))
+        .correlate(meter("id").table)
+        .scalar_subquery()
+    ),
+    find=_find_feed,
+    model=FeedRow,
 )
 
 
@@ -133,6 +165,14 @@ class Meter(Node):
         # With a consent's token no other consent is there.
         hidden = consent is not None and self.viewer.consent_id not in (None, consent.id)
         return None if hidden else shown(consent, self.viewer)
+
+    @strawberry.field(metadata=sourced(_FEED))
+    async def feed(self, info: Info) -> LazyFeed | None:
+        """Where its readings are fetched from; null: they are pushed or imported."""
+        return shown(await _find_feed(info.context, self.viewer, self.row), self.viewer)  # type: ignore[no-any-return]
+
+    backfills: Connection[LazyBackfill] = to_many(BackfillRow.meter_id, descending=True)
+    """The fetching of its history, newest first."""
 
     @strawberry.field
     async def interval_data(

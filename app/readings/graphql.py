@@ -10,7 +10,7 @@ from app.auth.actor import Actor, visible
 from app.core import clock
 from app.core.errors import BadUserInput, Forbidden
 from app.db.raw_statements import Script
-from app.graphql.compiled.declare import column, computed, to_one
+from app.graphql.compiled.declare import column, computed, named_in_data, to_one
 from app.graphql.compiled.reads import json_writer
 from app.graphql.context import Info
 from app.graphql.events import Event, event_type
@@ -30,10 +30,12 @@ from app.readings.reading_lists import ReadingList
 
 if TYPE_CHECKING:
     from app.customers.graphql import Customer
+    from app.feeds.graphql import Backfill
     from app.meters.graphql import Meter
 
 LazyMeter = Annotated["Meter", strawberry.lazy("app.meters.graphql")]
 LazyCustomer = Annotated["Customer", strawberry.lazy("app.customers.graphql")]
+LazyBackfill = Annotated["Backfill", strawberry.lazy("app.feeds.graphql")]
 
 for _kind in (EnergyUnit, Granularity, ReadingChannel, ReadingQuality, ReadingReason):
     strawberry.enum(_kind)
@@ -144,6 +146,8 @@ class MeterDataReceivedEvent(Event):
     """Why they changed."""
     estimated_count: int | None = computed(lambda _, data: data.get("estimatedCount"), "data")
     """How many of them are estimated; null where that was not counted."""
+    backfill: LazyBackfill | None = named_in_data("backfillId")
+    """The backfill that it is part of; null outside one, and to a viewer bound to one customer."""
     part: int | None = computed(lambda _, data: data.get("part"), "data")
     """Which part of a backfill this is, from 1; null outside a backfill."""
     parts: int | None = computed(lambda _, data: data.get("parts"), "data")

@@ -17,6 +17,8 @@ from app.delivery.destinations.kinds import KINDS
 from app.delivery.queue.kinds import DestinationKinds
 from app.events.doorbell import Doorbell
 from app.events.publisher import Publisher
+from app.feeds.credentials import SourceKinds
+from app.feeds.kinds import SOURCE_KINDS
 from app.graphql.bounds.limits import limits_of
 from app.graphql.engine import Engine
 from app.graphql.failures import RequestErrors
@@ -37,11 +39,17 @@ class Process:
     """The parts of one process. `running()` opens them in order and closes them in the reverse."""
 
     def __init__(
-        self, settings: Settings, *, public_url: str, with_worker: bool, kinds: DestinationKinds = KINDS
+        self,
+        settings: Settings,
+        *,
+        public_url: str,
+        with_worker: bool,
+        kinds: DestinationKinds = KINDS,
+        source_kinds: SourceKinds = SOURCE_KINDS,
     ) -> None:
         self.settings = settings
         base = (settings.public_url or public_url).rstrip("/")
-        self.services = services_of(settings, base, kinds)
+        self.services = services_of(settings, base, kinds, source_kinds)
         database = self.services.database
         self.doorbell = Doorbell.from_url(settings.broadcast_url)
         self.authenticator = Authenticator(database, self.services.keyring, EXISTING_CUSTOMERS)
@@ -65,6 +73,7 @@ class Process:
         """Migrates the database, opens all parts, and closes them at the end."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.services.database.dispose)
+            stack.push_async_callback(self.services.sources.aclose)
             await self._open_database(stack)
             await stack.enter_async_context(self.doorbell)
             stack.push_async_callback(self.authenticator.close)

@@ -7,6 +7,7 @@ from app.consents import emails as consents
 from app.customers import emails as customers
 from app.delivery.destinations.email.mails import Wordings
 from app.delivery.destinations.webhook import emails as webhooks
+from app.feeds import emails as feeds
 from app.imports import emails as imports
 from app.meters import emails as meters
 from app.readings import emails as readings
@@ -19,4 +20,5 @@ WORDING: Final[Wordings] = {
     **readings.WORDING,
     **imports.WORDING,
     **webhooks.WORDING,
+    **feeds.WORDING,
 }

@@ -19,6 +19,7 @@ from app.server.wording import WORDING
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import OTHER, Asked, ask_again, ask_for_consent
 from tests.delivery.disabling import disabled_endpoint
+from tests.feeds.feeding import ail, ended_backfill, made_feed
 from tests.imports.importing import ended_import
 from tests.meters.asking import run
 from tests.support import TestAccount, World
@@ -69,6 +70,9 @@ class Story:
         )
         await again.decline("Ada is content.")
         await disabled_endpoint(self.world, self.account.id)
+        feed_id = await made_feed(self.world, self.account.id)
+        await ended_backfill(self.world, meter_id, feed_id)
+        await ail(self.world, feed_id)
 
     async def event(self, name: str) -> EventRecord:
         found = [one for one in await events(self.world, self.account.id) if one.type == name]

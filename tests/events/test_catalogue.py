@@ -17,6 +17,7 @@ from app.meters import actions as meters
 from tests.accounts.state import mutation
 from tests.consents.helpers import ELECTRICITY, GAS, OTHER, Asked, ask_again, ask_for_consent
 from tests.delivery.disabling import disabled_endpoint
+from tests.feeds.feeding import ail, ended_backfill, made_feed
 from tests.imports.importing import ended_import
 from tests.readings.metered import RECORD, reading
 from tests.support import World
@@ -24,7 +25,7 @@ from tests.support import World
 ALL = catalogue()
 ROTATE = mutation("rotateApiKey", "secret")
 DELETE_CUSTOMER = mutation("deleteCustomer", "deletedId")
-ID = re.compile(r"(acc|usr|key|cus|mtr|hc|evd|evt|imp|whe)_[0-9a-z]{26}")
+ID = re.compile(r"(acc|usr|key|cus|mtr|hc|evd|evt|bkf|fed|imp|whe)_[0-9a-z]{26}")
 
 # Whatever of a person is written anywhere in this story.
 PERSONAL = [
@@ -75,7 +76,9 @@ def test_the_events_are_there_in_their_order() -> None:
         "api_keys.rotated",
         "hosted_consent.approved",
         "hosted_consent.revoked",
+        "backfill.completed",
         "import.completed",
+        "feed.attention_needed",
         "hosted_consent.declined",
         "webhook_endpoint.disabled",
     ]
@@ -162,6 +165,9 @@ async def story(world: World) -> Asked:
     await succeed(world, asked, RECORD, {"meterId": meter_id, "readings": [reading("00:00", "1.5")]})
     await asked.revoke("She moved to Ealing.")
     await ended_import(world, asked.account_id)
+    feed_id = await made_feed(world, asked.account_id)
+    await ended_backfill(world, meter_id, feed_id)
+    await ail(world, feed_id)
     again = await ask_again(world, asked.account_id, asked.key, asked.actor, asked.customer)
     await again.decline("She moved to Ealing.")
     await disabled_endpoint(world, asked.account_id)
@@ -196,6 +202,8 @@ async def test_what_real_events_record_is_as_the_catalogue_says(world: World) ->
         "meter_data.received",
         "hosted_consent.revoked",
         "import.completed",
+        "backfill.completed",
+        "feed.attention_needed",
         "hosted_consent.declined",
         "webhook_endpoint.disabled",
         "api_keys.rotated",

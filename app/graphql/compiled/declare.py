@@ -74,6 +74,15 @@ def to_one(key: str) -> Any:
     return strawberry.field(resolver=resolve, metadata=sourced(One(key)))
 
 
+def named_in_data(key: str) -> Any:
+    """Of an event: the row of the field's type whose id its data has under this key; None if there is none."""
+
+    async def resolve(self: Any, info: Info) -> Any:
+        return await find_object(info.context, self.viewer, _model(info), self.row.data.get(key) or "")
+
+    return strawberry.field(resolver=resolve)
+
+
 def to_many(parent: Any, **more: Any) -> Any:
     """A nested connection; see `Many`."""
     source = Many(parent, **more)

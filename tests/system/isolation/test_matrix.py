@@ -36,9 +36,8 @@ BY_ID = {
     "event": (".event",),
     "webhookEndpoint": ("endpoint",),
     "emailSubscription": ("mail",),
-    "delivery": ("delivery",),
-    "replay": ("replay",),
     "fileImport": ("import", "preview"),
+    **{name: (name,) for name in ("delivery", "replay", "feed", "backfill")},
 }
 # Lists of all that the viewer may see of a kind; connections but for the keys.
 LISTS = {
@@ -51,6 +50,7 @@ LISTS = {
     "emailSubscriptions": BY_ID["emailSubscription"],
     "deliveries": BY_ID["delivery"],
     "fileImports": BY_ID["fileImport"],
+    "feeds": BY_ID["feed"],
     "apiKeys": ("key",),
 }
 # The remaining fields have tests of their own below.
@@ -74,20 +74,22 @@ NESTED = {
     ),
     "meters": (
         "id customer { id hostedConsents(first: 3) { nodes { id meters(first: 3) { nodes { id } } } } } "
-        "intervalData { meter { id } }"
+        "intervalData { meter { id } } feed { id } backfills(first: 3) { nodes { id feed { id } } }"
     ),
     "hostedConsents": "id customer { id } meters(first: 3) { nodes { id hostedConsent { id } customer { id } } }",
     "events": (
         "id ... on CustomerCreatedEvent { customer { id meters(first: 3) { nodes { id } } } } "
         "... on MeterCreatedEvent { meter { id customer { id } } customer { id } } "
-        "... on MeterDataReceivedEvent { meter { id hostedConsent { id } } customer { id } } "
+        "... on MeterDataReceivedEvent { meter { id hostedConsent { id } } customer { id } backfill { id } } "
         "... on HostedConsentApprovedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
-        "... on ImportCompletedEvent { fileImport { id } } "
         "... on HostedConsentDeclinedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
         "... on WebhookEndpointDisabledEvent { webhookEndpoint { id } } "
-        "... on UserCreatedEvent { user { id } } ... on ApiKeysRotatedEvent { apiKey { id } }"
+        "... on BackfillCompletedEvent { backfill { id feed { id } } meter { id } customer { id } } "
+        "... on ImportCompletedEvent { fileImport { id } } ... on UserCreatedEvent { user { id } } "
+        "... on ApiKeysRotatedEvent { apiKey { id } } ... on FeedAttentionNeededEvent { feed { id } }"
     ),
     "webhookEndpoints": "id deliveries(first: 3) { nodes { id event { id } endpoint { id } } }",
+    "feeds": "id meters(first: 3) { nodes { id backfills(first: 3) { nodes { id meter { id } } } } }",
     "deliveries": "id event { id } endpoint { id deliveries(first: 3) { nodes { id } } } emailSubscription { id }",
 }
 
@@ -200,8 +202,8 @@ async def test_filters_find_only_what_the_viewer_sees(stage: Stage) -> None:
         assert (name, filters, await table(stage, filtered)) == (name, filters, expected(stage, found))
     query = "query ($filter: EventFilter) { events(filter: $filter) { nodes { id name } } }"
     for viewer, meter, count in (
-        ("owner", "ada.meter", 3),
-        ("bound", "ada.meter", 3),
+        ("owner", "ada.meter", 4),
+        ("bound", "ada.meter", 4),
         ("elsewhere", "ada.meter", 0),
         ("stranger", "ada.meter", 0),
         ("owner", "their.eve.meter", 0),

@@ -14,6 +14,7 @@ from app.events.models import EventRecord
 from app.imports.enums import ImportStatus
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import in_a_year
+from tests.feeds.feeding import ail, ended_backfill, fed_meter, made_feed
 from tests.imports.importing import ended_import
 from tests.meters.asking import NUMBERS, make_customer, make_meter, run
 from tests.readings.metered import RECORD, reading
@@ -125,6 +126,11 @@ async def _fill(stage: Stage, account: TestAccount, prefix: str, customers: tupl
     ids["mail"] = made["emailSubscription"]["id"]
     ids["import"] = await ended_import(world, account.id)
     ids["preview"] = await ended_import(world, account.id, ImportStatus.PREVIEW)
+    ids["feed"] = await made_feed(world, account.id)
+    meter_id = ids[f"{customers[0]}.meter"]
+    await fed_meter(world, account.id, meter_id, ids["feed"])
+    ids["backfill"] = await ended_backfill(world, meter_id, ids["feed"])
+    await ail(world, ids["feed"])
     log = await events(world, account.id)
     made = await run(
         world,

@@ -71,7 +71,7 @@ async def _enqueue_notice(
     if values["error"]:
         facts.append(("Why", values["error"]))
     mail = rendering.laid_out(
-        "endpoint",
+        "notice",
         subject,
         values
         | {

@@ -24,6 +24,7 @@ from app.server.wording import WORDING
 from tests.consents.helpers import BLANKET, ELECTRICITY
 from tests.delivery.asking import make_subscription, outgoing_mails
 from tests.delivery.story import Story
+from tests.feeds.feeding import REFUSED
 from tests.support import World
 
 NOW = re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d{2}:\d{2} (GMT|BST)")
@@ -84,7 +85,9 @@ async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
         "api_keys.rotated": "API key “First key” has a new secret",
         "hosted_consent.approved": f"Ada Lovelace approved access to 1 meter until {expiry}",
         "hosted_consent.revoked": "Consent of Ada Lovelace revoked: no more new data for 1 meter",
+        "backfill.completed": "The history of meter 1312345678907 is here, and complete",
         "import.completed": "The import of may.csv is complete: 1 meter",
+        "feed.attention_needed": "A feed needs a person: Homes",
         "hosted_consent.declined": "Ada Lovelace declined the consent request",
         "webhook_endpoint.disabled": "Webhooks to gone.example stopped: their endpoint was disabled",
     }
@@ -96,6 +99,7 @@ async def test_each_event_tells_its_facts(world: World) -> None:
     expiry = rendering.uk_day(story.asked.consent.expiry.isoformat())
     rotated = (await story.event("api_keys.rotated")).data
     rows = (await story.event("import.completed")).data
+    ailing = (await story.event("feed.attention_needed")).data
     told = {kind: timeless(await story.mail(kind)) for kind in event_names()}
     assert told == {
         "meter_data.received": {
@@ -146,6 +150,22 @@ async def test_each_event_tells_its_facts(world: World) -> None:
             "Meters": "1",
             "Half-hours": "48",
             "New or changed": "48",
+            "When": "then",
+        },
+        "backfill.completed": {
+            "Meter": "1312345678907",
+            "Customer": "Ada Lovelace",
+            "From": "then",
+            "To": "then",
+            "New or changed": "2,926 half-hours",
+            "Missing": "0 half-hours",
+            "When": "then",
+        },
+        "feed.attention_needed": {
+            "Feed": "Homes",
+            "Kind": "OCTOPUS",
+            "Id": ailing["feedId"],
+            "What to do": REFUSED,
             "When": "then",
         },
         "hosted_consent.declined": {

@@ -1,0 +1,202 @@
+"""Backfills: which parts they have, when they begin, and how they end before all is fetched."""
+
+from calendar import monthrange
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+from sqlalchemy import bindparam, select, update
+from sqlmodel import col
+
+from app.consents.coverage import effective_consents, meters_with_valid_consent
+from app.consents.models import ConsentFlowType
+from app.core import clock
+from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.rows import Table
+from app.db.scripts import InTransaction
+from app.db.types import UtcDateTime
+from app.events.publisher import work_due
+from app.feeds.enums import BackfillStatus
+from app.feeds.models import Backfill, BackfillPart, MeterFeed
+from app.meters.models import Meter
+
+MONTHS: Final = 13
+"""The months that a backfill goes back unless it is asked for others."""
+METERS_PER_STATEMENT: Final = 400
+
+Period = tuple[datetime, datetime]
+"""`[start, end)` in UTC."""
+
+_UNFINISHED: Final = (BackfillStatus.WAITING.name, BackfillStatus.RUNNING.name)
+
+_BACKFILLS: Final = Table(Backfill)
+_PARTS: Final = Table(BackfillPart)
+_METERS: Final = Table(Meter)
+_GIVEN: Final[Any] = bindparam("meter_ids", expanding=True)
+_AT: Final[Any] = bindparam("at", type_=UtcDateTime())
+_LOCK: Final = (
+    select(col(Meter.id)).where(col(Meter.id).in_(_GIVEN)).order_by(col(Meter.id)).with_for_update()
+)
+# Meters with a feed, and whether a backfill of theirs is under way.
+_FED: Final = (
+    select(
+        *_METERS.columns,
+        col(MeterFeed.feed_id),
+        select(col(Backfill.id))
+        .where(col(Backfill.meter_id) == col(Meter.id), col(Backfill.completed_at).is_(None))
+        .correlate(Meter)
+        .scalar_subquery()
+        .label("unfinished_id"),
+    )
+    .join(MeterFeed, col(MeterFeed.meter_id) == col(Meter.id))
+    .where(col(Meter.id).in_(_GIVEN))
+    .order_by(col(Meter.id))
+)
+_REST: Final = (
+    update(MeterFeed).where(col(MeterFeed.meter_id).in_(_GIVEN)).values(due_at=None, repair_at=None)
+)
+_UNFINISHED_OF: Final = (
+    select(col(Backfill.id))
+    .where(col(Backfill.meter_id).in_(_GIVEN), col(Backfill.completed_at).is_(None))
+    .order_by(col(Backfill.id))
+    .with_for_update()
+)
+_UNFINISHED_METERS: Final = (
+    select(col(Backfill.meter_id))
+    .where(col(Backfill.completed_at).is_(None), col(Backfill.meter_id) > bindparam("after"))
+    .order_by(col(Backfill.meter_id))
+    .limit(METERS_PER_STATEMENT)
+)
+_BACKFILL_IDS: Final[Any] = bindparam("backfill_ids", expanding=True)
+_END_PARTS: Final = (
+    update(BackfillPart)
+    .where(col(BackfillPart.backfill_id).in_(_BACKFILL_IDS), col(BackfillPart.status).in_(_UNFINISHED))
+    .values(status=bindparam("end_status"))
+)
+_END: Final = (
+    update(Backfill)
+    .where(col(Backfill.id).in_(_BACKFILL_IDS))
+    .values(status=bindparam("end_status"), completed_at=_AT)
+)
+
+
+def start_of_today() -> datetime:
+    """The start of today in the UK, at which every period that is fetched ends at the latest."""
+    return clock.start_of_uk_day(clock.uk_date(clock.now()))
+
+
+def months_before(instant: datetime, months: int) -> datetime:
+    """The instant so many months earlier by the UK's calendar, at its time of day; days are clamped."""
+    local = instant.astimezone(clock.UK)
+    year, month = divmod(local.year * 12 + local.month - 1 - months, 12)
+    day = min(local.day, monthrange(year, month + 1)[1])
+    return local.replace(year=year, month=month + 1, day=day, fold=0).astimezone(UTC)
+
+
+def plan(flow_type: ConsentFlowType, to: datetime, start: datetime | None = None) -> list[Period]:
+    """The parts of a backfill up to `to`, the newest first: months for homes, all at once for businesses.
+
+    `start` is 13 months before unless given; the oldest part may be shorter than a month.
+    """
+    if start is None:
+        start = months_before(to, MONTHS)
+    if flow_type is ConsentFlowType.GB_COMMERCIAL_BLANKET:
+        return [(start, to)]
+    parts: list[Period] = []
+    while (end := months_before(to, len(parts))) > start:
+        parts.append((max(months_before(to, len(parts) + 1), start), end))
+    return parts
+
+
+def begin_backfill(
+    transaction: InTransaction,
+    meter: Meter,
+    feed_id: str,
+    starts_at: datetime,
+    ends_at: datetime,
+    parts: Sequence[Period],
+) -> Script[Backfill]:
+    """Begins a backfill of a meter that has none under way; the caller has locked the meter."""
+    backfill = _BACKFILLS.new(
+        account_id=meter.account_id,
+        meter_id=meter.id,
+        feed_id=feed_id,
+        starts_at=starts_at,
+        ends_at=ends_at,
+    )
+    yield from _BACKFILLS.insert([backfill])
+    yield from _PARTS.insert(
+        [
+            _PARTS.new(backfill_id=backfill.id, number=number, starts_at=start, ends_at=end)
+            for number, (start, end) in enumerate(parts, 1)
+        ]
+    )
+    work_due(transaction, meter.account_id)
+    return backfill
+
+
+def begin_where_consented(transaction: InTransaction, meter_ids: Collection[str]) -> Script[None]:
+    """Begins a backfill of 13 months, which daily fetches follow, of those meters that have a feed and a valid consent.
+
+    Called when a consent has become valid or a feed was set. The meters are locked, so that of a feed and a consent
+    that come at the same time one sees the other. A backfill that is under way goes on instead.
+    """
+    for chunk in _chunks(meter_ids):
+        yield _LOCK, {"meter_ids": chunk}
+        now = clock.now()
+        consents = yield from effective_consents(chunk, now)
+        for *values, feed_id, unfinished_id in (yield _FED, {"meter_ids": chunk}):
+            meter = _METERS.row(values)
+            consent = consents.get(meter.id)
+            if consent is None or not consent.is_valid(now):
+                continue
+            if unfinished_id is None:
+                to = start_of_today()
+                parts = plan(ConsentFlowType[consent.flow_type], to)
+                yield from begin_backfill(transaction, meter, feed_id, parts[-1][0], to, parts)
+
+
+def end_where_not_consented(meter_ids: Collection[str]) -> Script[None]:
+    """Ends the backfills and daily fetches of those meters that have no valid consent any more.
+
+    Called when a consent has ended. The meters are locked: what a worker records afterwards sees the consent's end.
+    """
+    for chunk in _chunks(meter_ids):
+        yield _LOCK, {"meter_ids": chunk}
+        consented = yield from meters_with_valid_consent(chunk, clock.now())
+        if ended := [one for one in chunk if one not in consented]:
+            yield _REST, {"meter_ids": pad_to_power_of_two(ended)}
+            yield from end_backfills(ended)
+
+
+def end_expired() -> Script[None]:
+    """Ends the backfills under way of meters whose consent has expired, which no transaction tells of.
+
+    A worker runs it now and then. It locks the meters that it ends, and reads the others.
+    """
+    after = ""
+    while found := (yield _UNFINISHED_METERS, {"after": after}):
+        ids = [meter_id for (meter_id,) in found]
+        after = ids[-1]
+        consented = yield from meters_with_valid_consent(ids, clock.now())
+        yield from end_where_not_consented([one for one in ids if one not in consented])
+
+
+def end_backfills(
+    meter_ids: Collection[str], status: BackfillStatus = BackfillStatus.CANCELLED
+) -> Script[None]:
+    """Ends the backfills of these meters that are under way, with their parts that have not ended."""
+    for chunk in _chunks(meter_ids):
+        found = yield _UNFINISHED_OF, {"meter_ids": chunk}
+        if found:
+            ids = pad_to_power_of_two([backfill_id for (backfill_id,) in found])
+            yield _END_PARTS, {"backfill_ids": ids, "end_status": status.name}
+            yield _END, {"backfill_ids": ids, "end_status": status.name, "at": clock.now()}
+
+
+def _chunks(meter_ids: Collection[str]) -> Iterator[list[str]]:
+    """The ids in their order, some at a time."""
+    rest = iter(sorted(set(meter_ids)))
+    while chunk := list(islice(rest, METERS_PER_STATEMENT)):
+        yield pad_to_power_of_two(chunk)
