@@ -4,6 +4,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.feeds.enums import FeedKind
+from app.feeds.octopus.kind import OCTOPUS
 from app.feeds.source import SourceKind
 
-SOURCE_KINDS: Final[Mapping[FeedKind, SourceKind]] = {}
+_KINDS: Final = (
+    # One a line.
+    OCTOPUS,
+)
+
+SOURCE_KINDS: Final[Mapping[FeedKind, SourceKind]] = {kind.kind: kind for kind in _KINDS}
