@@ -151,6 +151,8 @@ def facts(name: str, data: dict[str, Any]) -> str:
             text = f"{data['revocationReason'] or 'no reason given'}, for {_meters(data)}"
         case "hosted_consent.declined":
             text = f"by {data['customerId']}, asked for until {data['expiry']}"
+        case "hosted_consent.expired":
+            text = f"after {data['expiry']}, for {_meters(data)}"
         case "webhook_endpoint.disabled":
             text = f"{data['webhookEndpointId']}: {data['reason']}"
         case "api_keys.rotated":

@@ -6,7 +6,12 @@ from typing import Any, Final
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.consents.events import HostedConsentApproved, HostedConsentDeclined, HostedConsentRevoked
+from app.consents.events import (
+    HostedConsentApproved,
+    HostedConsentDeclined,
+    HostedConsentExpired,
+    HostedConsentRevoked,
+)
 from app.consents.models import HostedConsent
 from app.core.clock import parse_utc
 from app.customers.emails import customer_name
@@ -64,6 +69,20 @@ async def declined(session: AsyncSession, event: EventRecord) -> MailFacts:
     return MailFacts(f"{customer} declined the consent request", rows)
 
 
+async def expired(session: AsyncSession, event: EventRecord) -> MailFacts:
+    data, customer = event.data, await customer_name(session, event)
+    meters = count(len(data["meterIds"]), "meter")
+    rows = [
+        ("Customer", customer),
+        ("Meters", _numbers(data)),
+        ("Consent", _FLOWS[data["flowType"]]),
+        ("Last day", f"{uk_day(data['expiry'])} (UK)"),
+    ]
+    if data["consentedAt"]:
+        rows.append(("Given", uk_time(parse_utc(data["consentedAt"]))))
+    return MailFacts(f"Consent of {customer} expired: ask for a new one for {meters}", rows)
+
+
 def _numbers(data: dict[str, Any]) -> str:
     """The first meter numbers; their count where they were redacted."""
     numbers: list[str] = data["meterNumbers"]
@@ -77,4 +96,5 @@ WORDING: Final[Mapping[str, Wording]] = {
     HostedConsentApproved.type: approved,
     HostedConsentRevoked.type: revoked,
     HostedConsentDeclined.type: declined,
+    HostedConsentExpired.type: expired,
 }

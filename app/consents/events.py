@@ -140,3 +140,16 @@ class HostedConsentDeclined(HostedConsentData, EventData):
         "consentedAt": None,
     }
     personal: ClassVar = CONSENT_PERSONAL
+
+
+class HostedConsentExpired(HostedConsentData, EventData):
+    type: ClassVar = "hosted_consent.expired"
+    place: ClassVar = 13
+    words: ClassVar = "Consent expired"
+    summary: ClassVar = "an approved consent ran out"
+    description: ClassVar = (
+        "An approved hosted consent ran out: its expiry day ended in the UK, and it was not revoked. A request that "
+        "was never decided raises none. data is the consent and the meters it covered."
+    )
+    example: ClassVar = {**CONSENT_EXAMPLE, "status": "EXPIRED"}
+    personal: ClassVar = CONSENT_PERSONAL

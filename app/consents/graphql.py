@@ -9,7 +9,12 @@ from sqlmodel import col
 
 from app.auth.actor import Scope
 from app.consents import actions, documents, models
-from app.consents.events import HostedConsentApproved, HostedConsentDeclined, HostedConsentRevoked
+from app.consents.events import (
+    HostedConsentApproved,
+    HostedConsentDeclined,
+    HostedConsentExpired,
+    HostedConsentRevoked,
+)
 from app.consents.evidence import evidence_url
 from app.consents.models import ConsentFlowType, ConsentMeter, ConsentMethod, ConsentStatus, Decision
 from app.core import clock
@@ -153,6 +158,17 @@ class HostedConsentRevokedEvent(Event):
 @strawberry.type
 class HostedConsentDeclinedEvent(Event):
     """A consent was declined."""
+
+    hosted_consent: HostedConsent | None = to_one("subject_id")
+    """The consent as of now; null once deleted."""
+    customer: LazyCustomer | None = to_one("customer_id")
+    """The consent's customer as of now; null once deleted."""
+
+
+@event_type(HostedConsentExpired)
+@strawberry.type
+class HostedConsentExpiredEvent(Event):
+    """An approved consent ran out."""
 
     hosted_consent: HostedConsent | None = to_one("subject_id")
     """The consent as of now; null once deleted."""

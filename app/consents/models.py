@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Index, LargeBinary, and_, or_
+from sqlalchemy import ColumnElement, Index, LargeBinary, and_, or_, text
 from sqlalchemy.orm import Mapped
 from sqlmodel import Field, SQLModel, col
 
@@ -74,6 +74,9 @@ def consented_at(decision: str, decided_at: datetime | None) -> datetime | None:
     return None if decision == ConsentStatus.DECLINED.value else decided_at
 
 
+_UNRAISED = "decision = 'APPROVED' AND expiry_raised_at IS NULL"
+
+
 class HostedConsent(SQLModel, table=True):
     """An end customer's consent. `decision` is stored; `status` also takes the expiry into account."""
 
@@ -81,6 +84,13 @@ class HostedConsent(SQLModel, table=True):
     __table_args__ = (
         Index("ix_hosted_consents_page", "account_id", "id"),
         Index("ix_hosted_consents_customer", "customer_id", "id"),
+        Index(
+            "ix_hosted_consents_expiring",
+            "expires_at",
+            "id",
+            postgresql_where=text(_UNRAISED),
+            sqlite_where=text(_UNRAISED),
+        ),
     )
 
     # Replacements of personal values where a deleted customer's consent is still shown.
@@ -134,6 +144,8 @@ class HostedConsent(SQLModel, table=True):
     decline_reason: str | None = Field(default=None, sa_type=Text)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revocation_reason: str | None = Field(default=None, sa_type=Text)
+    # When hosted_consent.expired was raised, by the worker.
+    expiry_raised_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 

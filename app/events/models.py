@@ -70,6 +70,15 @@ class EventMeter(SQLModel, table=True):
     sequence: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
 
 
+class RaisedSince(SQLModel, table=True):
+    """The upgrade from which on events of a type are raised by the passing of time; nothing before it raises one."""
+
+    __tablename__ = "raised_since"
+
+    type: str = Field(primary_key=True, sa_type=Text)
+    since: datetime = Field(sa_type=UtcDateTime)
+
+
 class Dispatch(SQLModel, table=True):
     """The position up to which an account's log has been turned into deliveries."""
 

@@ -60,7 +60,7 @@ _LOOK: Final = select(
     .outerjoin(HostedConsent, col(HostedConsent.customer_id) == bindparam("customer_id"))
 )
 _UPDATE: Final = _METERS.updating(*_CHANGES, "updated_at")
-_SWITCH: Final = _METERS.updating("is_disabled", "updated_at")
+_SWITCH: Final = _METERS.updating("is_disabled", "enabled_at", "updated_at")
 _TOUCH: Final = _METERS.updating("updated_at")
 _DELETE: Final = delete_from(_METERS.table).where(col(Meter.id) == bindparam("wanted_id"))
 _UNLINK: Final = delete_from(_LINKS.table).where(col(ConsentMeter.meter_id) == bindparam("wanted_id"))
@@ -178,6 +178,7 @@ def _switch(actor: Actor, meter_id: str, *, is_disabled: bool) -> Script[Meter]:
     if meter.is_disabled is not is_disabled:
         meter.is_disabled = is_disabled
         meter.updated_at = clock.now()
+        meter.enabled_at = None if is_disabled else meter.updated_at
         yield from _SWITCH(meter)
     return meter
 

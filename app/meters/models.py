@@ -52,6 +52,8 @@ class Meter(SQLModel, table=True):
     data_source: str = Field(default=DataSource.API.name, sa_type=Text)
     is_disabled: bool = False
     has_invalid_number: bool = False
+    # When it was last enabled after it had been disabled.
+    enabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 

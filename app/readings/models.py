@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from typing import Any, Final
 
-from sqlalchemy import DDL, BigInteger, Integer, LargeBinary, SmallInteger, event
+from sqlalchemy import DDL, BigInteger, Index, Integer, LargeBinary, SmallInteger, event
 from sqlmodel import Field, SQLModel
 
 from app.core import clock
@@ -18,12 +18,32 @@ FILLFACTOR: Final = 90
 
 
 class MeterKey(SQLModel, table=True):
-    """The number that stands for a meter in its readings. A meter has one from its first reading on."""
+    """The number that stands for a meter in its readings. A meter has one from its first reading on, or its feed.
+
+    The worker looks at the meter at `look_ms` for a silence: at a new one at once, without a step of its writers.
+    """
 
     __tablename__ = "meter_keys"
+    __table_args__ = (Index("ix_meter_keys_look", "look_ms", "key"),)
 
     key: int | None = Field(default=None, primary_key=True, sa_type=Integer)
     meter_id: str = Field(foreign_key="meters.id", sa_type=Text, ondelete="CASCADE", unique=True)
+    look_ms: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
+
+
+class ToldSilence(SQLModel, table=True):
+    """The last silence of a meter's channel that meter_data.overdue has told of.
+
+    `recorded_ms` is when the readings before it were recorded, or the feed was set where there were none.
+    """
+
+    __tablename__ = "told_silences"
+
+    meter_key: int = Field(
+        primary_key=True, foreign_key="meter_keys.key", ondelete="CASCADE", sa_type=Integer
+    )
+    channel: int = Field(primary_key=True, sa_type=SmallInteger, sa_column_kwargs={"autoincrement": False})
+    recorded_ms: int = Field(sa_type=BigInteger)
 
 
 class ReadingDay(SQLModel, table=True):

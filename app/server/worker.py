@@ -12,6 +12,7 @@ from functools import cache
 
 import structlog
 
+from app.consents.expiries import Expiries
 from app.core import failpoints
 from app.core.periodic import Loop, wait_at_most
 from app.delivery.destinations.email.provider import suspend_unconfirmed
@@ -49,6 +50,10 @@ MOST_RUNG = 1000
 CANCEL_EVERY = 10.0
 HOUSEKEEPING_EVERY = 3600.0
 CARRY_OVER_PAUSE = 0.05
+RAISE_EVERY = 10.0
+"""Events that the passing of time raises are promised within a minute."""
+
+RAISE_PAUSE = 0.02
 DRAIN_SECONDS = 8.0
 """Seconds that a stop waits for attempts in flight …"""
 
@@ -107,6 +112,7 @@ class Worker:
             database, settings.event_retention_days, MailFiles(settings.mail_folder)
         )
         self._carry_over = CarryOver(database)
+        self._expiries = Expiries(database)
         self._imports = ImportWorker(database)
         importing = Loop("imports", self._import_files)
         self._imports.bell = importing.bell
@@ -116,6 +122,7 @@ class Worker:
             Loop("cancellation", self._cancel_inactive),
             Loop("housekeeping", self._keep_house),
             Loop("readings", self._carry_over_readings),
+            Loop("expiries", self._raise_expiries),
             importing,
         ]
         # Accounts that rang since the last dispatch, and when to go through all of them.
@@ -220,3 +227,6 @@ class Worker:
 
     async def _carry_over_readings(self) -> float:
         return CARRY_OVER_PAUSE if await self._carry_over.step() else HOUSEKEEPING_EVERY
+
+    async def _raise_expiries(self) -> float:
+        return RAISE_PAUSE if await self._expiries.step() else RAISE_EVERY

@@ -246,6 +246,7 @@ def test_types_are_names_and_wildcards() -> None:
         "HOSTED_CONSENT_APPROVED",
         "HOSTED_CONSENT_REVOKED",
         "HOSTED_CONSENT_DECLINED",
+        "HOSTED_CONSENT_EXPIRED",
     ]
     with pytest.raises(ClientError, match='There is no event ""'):
         chosen_types("")
@@ -263,6 +264,8 @@ def test_types_are_names_and_wildcards() -> None:
          "by a document, for 2 meters, until 2027-11-24"),
         ("hosted_consent.declined", {"customerId": "cus_1", "expiry": "2027-11-24"},
          "by cus_1, asked for until 2027-11-24"),
+        ("hosted_consent.expired", {"expiry": "2027-11-24", "meterNumbers": ["1"]},
+         "after 2027-11-24, for meter 1"),
         ("webhook_endpoint.disabled", {"webhookEndpointId": "whe_1", "reason": "The receiver answered 410."},
          "whe_1: The receiver answered 410."),
         ("api_keys.rotated", {"previousPrefix": "vw_live_a", "prefix": "vw_live_b"},

@@ -14,7 +14,12 @@ from tests.system.deployment import Deployment, deployed
 
 NAMES = [event.type for event in whole_catalogue()]
 # Nobody makes these happen by a change through the API alone.
-BY_VOLTWIRE = {"webhook_endpoint.disabled", "backfill.completed", "feed.attention_needed"}
+BY_VOLTWIRE = {
+    "backfill.completed",
+    "feed.attention_needed",
+    "hosted_consent.expired",
+    "webhook_endpoint.disabled",
+}
 
 
 @pytest.fixture(scope="module")

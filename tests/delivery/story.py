@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import orjson
 
+from app.consents.expiries import Expiries
 from app.delivery.destinations.email import mails
 from app.delivery.destinations.email.models import EmailSubscription
 from app.events.models import EventRecord
@@ -19,6 +20,7 @@ from app.server.wording import WORDING
 from tests.accounts.state import events, mutation
 from tests.consents.helpers import OTHER, Asked, ask_again, ask_for_consent
 from tests.delivery.disabling import disabled_endpoint
+from tests.events.upgraded import upgraded_at
 from tests.feeds.feeding import ail, ended_backfill, made_feed
 from tests.imports.importing import ended_import
 from tests.meters.asking import run
@@ -69,6 +71,11 @@ class Story:
             self.world, asked.account_id, asked.key, asked.actor, asked.customer, meter_numbers=[OTHER]
         )
         await again.decline("Ada is content.")
+        last = await ask_again(self.world, asked.account_id, asked.key, asked.actor, asked.customer)
+        await last.approve()
+        await last.expire()
+        await upgraded_at(self.world)
+        assert await Expiries(self.world.database).step()
         await disabled_endpoint(self.world, self.account.id)
         feed_id = await made_feed(self.world, self.account.id)
         await ended_backfill(self.world, meter_id, feed_id)

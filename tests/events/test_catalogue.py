@@ -8,6 +8,7 @@ import orjson
 import pytest
 from sqlmodel import col, select
 
+from app.consents.expiries import Expiries
 from app.core import clock
 from app.customers import actions as customers
 from app.db.database import run_script
@@ -17,6 +18,7 @@ from app.meters import actions as meters
 from tests.accounts.state import mutation
 from tests.consents.helpers import ELECTRICITY, GAS, OTHER, Asked, ask_again, ask_for_consent
 from tests.delivery.disabling import disabled_endpoint
+from tests.events.upgraded import upgraded_at
 from tests.feeds.feeding import ail, ended_backfill, made_feed
 from tests.imports.importing import ended_import
 from tests.readings.metered import RECORD, reading
@@ -80,6 +82,7 @@ def test_the_events_are_there_in_their_order() -> None:
         "import.completed",
         "feed.attention_needed",
         "hosted_consent.declined",
+        "hosted_consent.expired",
         "webhook_endpoint.disabled",
     ]
     for kind in ALL:
@@ -170,6 +173,11 @@ async def story(world: World) -> Asked:
     await ail(world, feed_id)
     again = await ask_again(world, asked.account_id, asked.key, asked.actor, asked.customer)
     await again.decline("She moved to Ealing.")
+    last = await ask_again(world, asked.account_id, asked.key, asked.actor, asked.customer)
+    await last.approve()
+    await last.expire()
+    await upgraded_at(world)
+    assert await Expiries(world.database).step()
     await disabled_endpoint(world, asked.account_id)
     await succeed(world, asked, ROTATE, {"apiKeyId": asked.actor.api_key_id})
     return asked
@@ -205,6 +213,8 @@ async def test_what_real_events_record_is_as_the_catalogue_says(world: World) ->
         "backfill.completed",
         "feed.attention_needed",
         "hosted_consent.declined",
+        "hosted_consent.approved",
+        "hosted_consent.expired",
         "webhook_endpoint.disabled",
         "api_keys.rotated",
     ]

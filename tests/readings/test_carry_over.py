@@ -1,8 +1,7 @@
 """Readings that a version before days stored: they count the same before, while and after they are carried over."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select
 
-from app.core import clock, failpoints
+from app.core import clock
 from app.core.clock import parse_utc
 from app.core.decimals import to_micro
 from app.meters.models import Meter
@@ -18,6 +17,7 @@ from app.readings.carry_over import CarryOver
 from app.readings.enums import ReadingQuality
 from app.readings.models import HalfHour, MeterKey, ReadingDay, ReadingRevision
 from app.readings.packing import slots, unpack, unpack_origins
+from tests.core.killed import killed_at
 from tests.meters.asking import NUMBERS, make_meter
 from tests.readings.generated_year import (
     GENERATED_JANUARY,
@@ -33,24 +33,6 @@ pytestmark = pytest.mark.both_databases
 
 RECORDED = parse_utc("2024-12-02T01:02:03.456Z")
 DAY = {"from": "2024-05-01T00:00:00Z", "to": "2024-05-02T00:00:00Z"}
-
-
-class Killed(BaseException):
-    """Ends a transaction as the end of its process would."""
-
-
-@contextmanager
-def killed_at(name: str) -> Iterator[None]:
-    def kill(reached: str) -> None:
-        if reached == name:
-            raise Killed
-
-    failpoints.watchers.append(kill)
-    try:
-        with pytest.raises(Killed):
-            yield
-    finally:
-        failpoints.watchers.remove(kill)
 
 
 async def store_as_before(

@@ -89,6 +89,7 @@ async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
         "import.completed": "The import of may.csv is complete: 1 meter",
         "feed.attention_needed": "A feed needs a person: Homes",
         "hosted_consent.declined": "Ada Lovelace declined the consent request",
+        "hosted_consent.expired": "Consent of Ada Lovelace expired: ask for a new one for 1 meter",
         "webhook_endpoint.disabled": "Webhooks to gone.example stopped: their endpoint was disabled",
     }
 
@@ -98,6 +99,7 @@ async def test_each_event_tells_its_facts(world: World) -> None:
     await story.go_on()
     expiry = rendering.uk_day(story.asked.consent.expiry.isoformat())
     rotated = (await story.event("api_keys.rotated")).data
+    yesterday = rendering.uk_day((await story.event("hosted_consent.expired")).data["expiry"])
     rows = (await story.event("import.completed")).data
     ailing = (await story.event("feed.attention_needed")).data
     told = {kind: timeless(await story.mail(kind)) for kind in event_names()}
@@ -172,6 +174,14 @@ async def test_each_event_tells_its_facts(world: World) -> None:
             "Customer": "Ada Lovelace",
             "Consent": "Residential, for these meters",
             "Reason": "Ada is content.",
+            "When": "then",
+        },
+        "hosted_consent.expired": {
+            "Customer": "Ada Lovelace",
+            "Meters": ELECTRICITY,
+            "Consent": "Residential, for these meters",
+            "Last day": f"{yesterday} (UK)",
+            "Given": "then",
             "When": "then",
         },
         "webhook_endpoint.disabled": {
