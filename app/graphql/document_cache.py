@@ -24,7 +24,7 @@ LONGEST: Final = 20_000
 OWN_PLANS: Final = (64, 2_000_000)
 # Measured bytes: of a document, and of each of its tokens with what was parsed from it; of a form, and of each literal
 # in it.
-DOCUMENT_WEIGHT, TOKEN_WEIGHT = 16_000, 620
+DOCUMENT_WEIGHT, TOKEN_WEIGHT = 1000, 620
 FORM_WEIGHT, LITERAL_WEIGHT = 500, 24
 
 

@@ -2,10 +2,7 @@
 
 import gc
 import random
-import tracemalloc
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -28,6 +25,7 @@ from app.graphql.prepared_operation import PreparedOperation
 from app.meters.models import Meter
 from tests.graphql.compiled.scene import random_account
 from tests.graphql.compiled.test_compiled import WIDE
+from tests.memory import traced, used
 from tests.support import World, the_schema
 
 METER = "id number type description address metadata dataSource status createdAt updatedAt"
@@ -137,20 +135,6 @@ async def test_strangers_leave_the_memory_of_accounts_as_it_is(small_world: Worl
     assert engine.prepare(None, None, authenticated=True, document_hash=hash_of(known[0])) is order[0]
 
 
-@contextmanager
-def traced() -> Iterator[None]:
-    tracemalloc.start()
-    try:
-        yield
-    finally:
-        tracemalloc.stop()
-
-
-def used() -> int:
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
-
-
 @pytest.mark.parametrize("dialect", [sqlite.dialect(paramstyle="qmark"), asyncpg.dialect()])
 def test_a_statement_for_a_long_list_takes_little_more_than_its_text(dialect: Dialect) -> None:
     parents = bindparam("parents", expanding=True)
@@ -175,7 +159,7 @@ async def test_what_things_weigh_is_about_what_they_take(small_world: World, que
     documents, plans = engine._cache.operations.weight, engine._cache.plans.weight
     with traced():
         before = used()
-        some = [engine.prepare(query % number, None, authenticated=True) for number in range(1, 5)]
+        some = [engine.prepare(query % number, None, authenticated=True) for number in range(1, 9)]
         prepared = used()
         for one in some:
             await run(small_world, engine, one, viewer)

@@ -1,9 +1,7 @@
 """Every cache has a bound in bytes, whatever its input."""
 
 import base64
-import gc
 import math
-import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -25,6 +23,7 @@ from app.outbound.http.transport import PARSED_KEPT, Transport
 from app.outbound.unreadable_secrets import REMEMBERED, REMEMBERED_WEIGHT, UnreadableSecrets
 from app.schema import build_schema
 from app.server.caches import bounds
+from tests.memory import traced, used
 from tests.system.readme.text import table
 
 MB = 1_000_000
@@ -71,21 +70,16 @@ def test_caches_of_long_texts_stay_within_their_bounds(
     make: Callable[[], tuple[Callable[[str], Any], Iterator[str], int]],
 ) -> None:
     memoized, texts, limit = make()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
+    with traced():
+        before = used()
         given = 0
         while given < 3 * limit:
             text = next(texts)
             given += len(text)
             memoized(text)
         del text
-        gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before <= limit
+        taken = used() - before
+    assert taken <= limit
 
 
 @pytest.mark.parametrize(
@@ -104,19 +98,14 @@ def test_an_introspection_takes_no_more_bytes_than_its_weight(document: str) -> 
     executor.execute_operation()
     executor = IntrospectingExecutor.build(build_schema()._schema, parse(document, no_location=True))
     assert isinstance(executor, IntrospectingExecutor)
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
+    with traced():
+        before = used()
         answer = executor.execute_operation()
         weight = executor.weight
         del executor
-        gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        taken = used() - before
     assert answer is not None
-    assert 0 < after - before <= weight, (after - before, weight)
+    assert 0 < taken <= weight
 
 
 def test_addresses_that_differ_beyond_their_counted_part_are_one_network() -> None:

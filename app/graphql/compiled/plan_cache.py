@@ -13,9 +13,9 @@ from app.db.raw_statements import RebuiltStatement
 from app.graphql.compiled.values import NotCompiled
 from app.graphql.documents import variables_of
 
-# Measured bytes: of a plan, of a statement's text, of a key of either, of each column in a plan, in a text, and in the
-# objects that SQLAlchemy builds a text of.
-PLAN_WEIGHT, STATEMENT_WEIGHT, KEY_WEIGHT = 2000, 3500, 500
+# Measured bytes: of a plan, of a statement's text, of a filter in it, which may join tables, of a key of either, of
+# each column in a plan, in a text, and in the objects that SQLAlchemy builds a text of.
+PLAN_WEIGHT, STATEMENT_WEIGHT, FILTER_WEIGHT, KEY_WEIGHT = 2000, 3500, 5000, 500
 COLUMN_WEIGHT, TEXT_WEIGHT, BUILT_WEIGHT = 700, 200, 10_000
 _NOT_COMPILED: Final = object()
 """Stands in the cache for a field that cannot be compiled."""
@@ -69,7 +69,9 @@ class PlanCache:
         statement: RebuiltStatement | None = self.lru.get(key)
         if statement is None:
             statement = RebuiltStatement(build)
-            weight = KEY_WEIGHT + STATEMENT_WEIGHT + len(repr(shape.filter))
+            weight = KEY_WEIGHT + STATEMENT_WEIGHT
+            if shape.filter is not None:
+                weight += FILTER_WEIGHT + len(repr(shape.filter))
             # Beside other root fields SQLAlchemy may execute it, and keep all of it.
             column = TEXT_WEIGHT if self.has_one_root else BUILT_WEIGHT
             self.lru.put(key, statement, weight + (COLUMN_WEIGHT + column) * columns)
