@@ -15,6 +15,7 @@ from app.delivery.destinations.email.graphql import EmailSubscriptionMutations, 
 from app.delivery.destinations.webhook.graphql import WebhookMutations, WebhookQueries
 from app.delivery.graphql.operations import DeliveryMutations, DeliveryQueries
 from app.feeds.graphql import FeedQueries
+from app.feeds.graphql_mutations import FeedMutations
 from app.graphql.compiled.reads import read_one
 from app.graphql.context import Info
 from app.graphql.descriptions import describe
@@ -64,6 +65,7 @@ class Mutation(
     ConsentMutations,
     ReadingMutations,
     ImportMutations,
+    FeedMutations,
     WebhookMutations,
     EmailSubscriptionMutations,
     DeliveryMutations,

@@ -97,7 +97,7 @@ async def world(
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Open a world over a database without accounts."""
-    chosen = Settings(database_url=database_url, secret_key=SECRET, **settings)
+    chosen = Settings(**{"database_url": database_url, "secret_key": SECRET, **settings})
     services = services_of(chosen, "http://127.0.0.1:8000", kinds, source_kinds)
     database = services.database
     # Most databases are copies that are migrated already, and alembic takes long to see it.

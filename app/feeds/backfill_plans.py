@@ -1,8 +1,9 @@
 """Backfills: which parts they have, when they begin, and how they end before all is fetched."""
 
+import hashlib
 from calendar import monthrange
 from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from sqlmodel import col
 from app.consents.coverage import effective_consents, meters_with_valid_consent
 from app.consents.models import ConsentFlowType
 from app.core import clock
-from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.raw_statements import Rows, Script, pad_to_power_of_two
 from app.db.rows import Table
 from app.db.scripts import InTransaction
 from app.db.types import UtcDateTime
@@ -53,6 +54,11 @@ _FED: Final = (
     .where(col(Meter.id).in_(_GIVEN))
     .order_by(col(Meter.id))
 )
+_DUE: Final = (
+    update(MeterFeed)
+    .where(col(MeterFeed.meter_id) == bindparam("wanted_id"), col(MeterFeed.due_at).is_(None))
+    .values(due_at=bindparam("daily_at", type_=UtcDateTime()))
+)
 _REST: Final = (
     update(MeterFeed).where(col(MeterFeed.meter_id).in_(_GIVEN)).values(due_at=None, repair_at=None)
 )
@@ -60,6 +66,13 @@ _UNFINISHED_OF: Final = (
     select(col(Backfill.id))
     .where(col(Backfill.meter_id).in_(_GIVEN), col(Backfill.completed_at).is_(None))
     .order_by(col(Backfill.id))
+    .with_for_update()
+)
+_UNFINISHED_OF_FEED: Final = (
+    select(col(Backfill.id))
+    .where(col(Backfill.feed_id) == bindparam("feed_id"), col(Backfill.completed_at).is_(None))
+    .order_by(col(Backfill.id))
+    .limit(METERS_PER_STATEMENT)
     .with_for_update()
 )
 _UNFINISHED_METERS: Final = (
@@ -107,6 +120,13 @@ def plan(flow_type: ConsentFlowType, to: datetime, start: datetime | None = None
     while (end := months_before(to, len(parts))) > start:
         parts.append((max(months_before(to, len(parts) + 1), start), end))
     return parts
+
+
+def daily_due(meter_id: str, day: date) -> datetime:
+    """The time of a UK day at which a meter is fetched: by a hash of its id, so that all are spread over the day."""
+    start, end = clock.to_ms(clock.start_of_uk_day(day)), clock.to_ms(clock.end_of_uk_day(day))
+    place = int.from_bytes(hashlib.blake2b(meter_id.encode(), digest_size=8).digest()) / 2**64
+    return clock.from_ms(start + int((end - start) * place))
 
 
 def begin_backfill(
@@ -188,11 +208,27 @@ def end_backfills(
 ) -> Script[None]:
     """Ends the backfills of these meters that are under way, with their parts that have not ended."""
     for chunk in _chunks(meter_ids):
-        found = yield _UNFINISHED_OF, {"meter_ids": chunk}
-        if found:
-            ids = pad_to_power_of_two([backfill_id for (backfill_id,) in found])
-            yield _END_PARTS, {"backfill_ids": ids, "end_status": status.name}
-            yield _END, {"backfill_ids": ids, "end_status": status.name, "at": clock.now()}
+        yield from _end((yield _UNFINISHED_OF, {"meter_ids": chunk}), status)
+
+
+def end_backfills_of_feed(feed_id: str) -> Script[None]:
+    """Ends the backfills that a feed has under way."""
+    while found := (yield _UNFINISHED_OF_FEED, {"feed_id": feed_id}):
+        yield from _end(found, BackfillStatus.CANCELLED)
+
+
+def cancel_backfill(meter_id: str) -> Script[None]:
+    """Ends the backfill of a meter that is under way, as a person asks for. Daily fetches go on, from tomorrow on."""
+    yield from end_backfills([meter_id])
+    tomorrow = clock.uk_date(clock.now()) + timedelta(days=1)
+    yield _DUE, {"wanted_id": meter_id, "daily_at": daily_due(meter_id, tomorrow)}
+
+
+def _end(found: Rows, status: BackfillStatus) -> Script[None]:
+    if found:
+        ids = pad_to_power_of_two([backfill_id for (backfill_id,) in found])
+        yield _END_PARTS, {"backfill_ids": ids, "end_status": status.name}
+        yield _END, {"backfill_ids": ids, "end_status": status.name, "at": clock.now()}
 
 
 def _chunks(meter_ids: Collection[str]) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ import structlog
 
 from app.core.crypto import Keyring
 from app.core.lru import WeightedLru
+from app.feeds.check_limits import Checks
 from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange, TokenBucket
 from app.feeds.failures import Meaning, SourceFailure
@@ -62,6 +63,7 @@ class Sources:
 
     def __init__(self, kinds: SourceKinds, keyring: Keyring, transport: httpx.AsyncBaseTransport) -> None:
         self.kinds = kinds
+        self.checks = Checks()
         self._keyring = keyring
         self._transport = transport
         self._buckets: WeightedLru[str, TokenBucket] = WeightedLru(BUCKETS_KEPT, BUCKETS_KEPT * BUCKET_WEIGHT)

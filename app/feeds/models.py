@@ -31,8 +31,8 @@ class Feed(AccountWide, SQLModel, table=True):
     credentials_encrypted: str = Field(sa_type=Text)
     credential_key: str = Field(sa_type=Text)
     last_run_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    # When its source was last tried by checkFeed, which may not be done too often.
-    checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # When all that counts against the limit on checkFeed is over.
+    checks_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=clock.now, sa_type=UtcDateTime)
 

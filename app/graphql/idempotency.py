@@ -102,7 +102,16 @@ class Once:
             raise Refusal(
                 ErrorCode.CONFLICT, "This was changed by another request at the same time; try again."
             )
-        row = _ROWS.row(found[0])
+        return self._result_of(_ROWS.row(found[0]))
+
+    def find(self) -> Script[Result | None]:
+        """The stored result of the same request, None if there is none."""
+        found = yield _FIND, self._place
+        if not found or _ROWS.row(found[0]).created_at < clock.now() - IDEMPOTENCY_WINDOW:
+            return None
+        return self._result_of(_ROWS.row(found[0]))
+
+    def _result_of(self, row: IdempotentMutation) -> Result | None:
         if not row.has_input(self.keyring, self.input_hash):
             raise Refusal(
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,

@@ -151,10 +151,7 @@ async def _answer(info: Info, payload: type[P], needs: Scope | None, attempt: Ca
         account_id = "" if context.actor is None else context.actor.account_id
         actor, result = await _retried(context.services, account_id, attempt())
     except (Refusal, Refusals) as error:
-        refusals = error.refusals if isinstance(error, Refusals) else [error]
-        return payload(
-            user_errors=[UserError(code=r.code, message=r.message, field=r.field) for r in refusals]
-        )  # type: ignore[call-arg]
+        return payload(user_errors=user_errors(error))  # type: ignore[call-arg]
     finally:
         await context.renew()
     if needs is not None:
@@ -167,6 +164,19 @@ async def _answer(info: Info, payload: type[P], needs: Scope | None, attempt: Ca
         name: shown(value, actor) if isinstance(value, SQLModel) else value for name, value in result.items()
     }
     return payload(user_errors=[], **values)  # type: ignore[call-arg]
+
+
+def user_errors(error: Refusal | Refusals) -> list[UserError]:
+    """Refusals as a payload tells them."""
+    refusals = error.refusals if isinstance(error, Refusals) else [error]
+    return [UserError(code=one.code, message=one.message, field=one.field) for one in refusals]
+
+
+async def find_stored(info: Info, input: Any) -> Result | None:
+    """The stored result of the same request with its idempotency key, for a mutation that awaits more than the
+    database. Raises Refusal for a key that was used with another input."""
+    once = _once(info, info.context.viewer, input)
+    return None if once is None else await info.context.services.database.transact(lambda _: once.find())
 
 
 def _as_script(info: Info, input: Any, script: Callable[[InTransaction, Actor], Script[Result]]) -> Attempt:

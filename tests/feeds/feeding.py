@@ -19,6 +19,7 @@ from app.meters.models import Meter
 from tests.support import World
 
 REFUSED = "The source refuses the credentials (401): send valid ones with updateFeed."
+NOWHERE = "http://127.0.0.1:9"
 MARCH, MAY = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 30, 23, tzinfo=UTC)
 
 _METERS = Table(Meter)
@@ -34,9 +35,9 @@ async def made_feed(world: World, account_id: str, kind: FeedKind = FeedKind.OCT
         account_id=account_id,
         kind=kind.name,
         name="Homes",
-        settings={},
+        settings={"baseUrl": NOWHERE},
         credentials_encrypted=sealed(keyring, credentials),
-        credential_key=credential_key(keyring, kind, "https://api.octopus.energy/v1", credentials),
+        credential_key=credential_key(keyring, kind, NOWHERE, credentials),
     )
     async with world.database.transaction() as session:
         session.add(feed)

@@ -1,6 +1,6 @@
 """The mutations of the matrix: who may carry out which, and that a refusal changes nothing."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -8,8 +8,8 @@ import pytest
 
 from app.core import clock
 from tests.accounts.state import mutation, state, unchanged
+from tests.feeds.small_source import feeding
 from tests.readings.metered import reading
-from tests.support import World
 from tests.system.isolation.viewers import ANONYMOUS, APPROVE, VIEWERS, Stage, codes, outcome, staged, table
 
 WHO = {"consenteeFullName": "Ada", "consenteeEmail": "ada@example.com", "consenteeJobTitle": "Owner"}
@@ -18,8 +18,9 @@ BY_TOKEN: dict[str, dict[str, Any]] = {"approveHostedConsent": WHO, "declineHost
 
 
 @pytest.fixture
-async def stage(world: World) -> Stage:
-    return await staged(world)
+async def stage(migrated_url: str) -> AsyncIterator[Stage]:
+    async with feeding(migrated_url, feed_allow_networks="") as world:
+        yield await staged(world)
 
 
 async def test_a_decision_needs_the_token_and_nothing_else(stage: Stage) -> None:
@@ -139,6 +140,21 @@ MUTATIONS: dict[str, tuple[str, Callable[[dict[str, str]], dict[str, Any]], list
         ["NOT_FOUND fileImportId"],
     ),
     "undoFileImport": ("WRITE", lambda ids: {"fileImportId": ids["import"]}, ["NOT_FOUND fileImportId"]),
+    "createFeed": (
+        "WRITE",
+        lambda ids: {"kind": "OCTOPUS", "name": "Homes", "credentials": {"apiKey": "k"}},
+        None,
+    ),
+    "updateFeed": ("WRITE", lambda ids: {"feedId": ids["feed"], "name": "F"}, ["NOT_FOUND feedId"]),
+    "checkFeed": ("WRITE", lambda ids: {"feedId": ids["feed"]}, ["NOT_FOUND feedId"]),
+    "setMeterFeed": (
+        "WRITE",
+        lambda ids: {"meterId": ids["ada.meter"], "feedId": ids["feed"], "settings": {"serial": "S1"}},
+        ["NOT_FOUND meterId"],
+    ),
+    "startBackfill": ("WRITE", lambda ids: {"meterId": ids["ada.meter"]}, ["NOT_FOUND meterId"]),
+    "cancelBackfill": ("WRITE", lambda ids: {"backfillId": ids["backfill"]}, ["NOT_FOUND backfillId"]),
+    "deleteFeed": ("WRITE", lambda ids: {"feedId": ids["feed"]}, ["NOT_FOUND feedId"]),
     "createEmailSubscription": ("WRITE", lambda ids: {"email": "new@example.com"}, None),
     "updateEmailSubscription": (
         "WRITE",
@@ -168,6 +184,11 @@ MUTATIONS: dict[str, tuple[str, Callable[[dict[str, str]], dict[str, Any]], list
 REFUSED_TO_OWNER = {
     "resendConfirmation": ["LIMIT_REACHED emailSubscriptionId"],
     "deleteUser": ["CONFLICT userId"],
+    # It leads to this machine, which no feed may reach here.
+    "checkFeed": ["INVALID feedId"],
+    # The new feed's own has begun, and the one that is named has ended.
+    "startBackfill": ["CONFLICT meterId"],
+    "cancelBackfill": ["CONFLICT backfillId"],
 }
 
 
@@ -212,6 +233,11 @@ async def test_another_accounts_objects_cannot_be_mixed_in(stage: Stage) -> None
                 "NOT_FOUND customerId",
             ),
             ("createStreamToken", {"customerId": ids["their.eve"]}, "NOT_FOUND customerId"),
+            (
+                "setMeterFeed",
+                {"meterId": ids["ada.meter"], "feedId": ids["their.feed"]},
+                "NOT_FOUND feedId",
+            ),
             # An id of another kind is not there either.
             ("updateCustomer", {"customerId": ids["ada.meter"], "name": "A"}, "NOT_FOUND customerId"),
             ("retryDelivery", {"deliveryId": ids["replay"]}, "NOT_FOUND deliveryId"),

@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("credentials_encrypted", Text, nullable=False),
         sa.Column("credential_key", Text, nullable=False),
         sa.Column("last_run_at", UtcDateTime(), nullable=True),
-        sa.Column("checked_at", UtcDateTime(), nullable=True),
+        sa.Column("checks_until", UtcDateTime(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], ondelete="CASCADE"),
