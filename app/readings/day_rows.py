@@ -55,13 +55,21 @@ _TOUCHED = Sql(
         AND stored.channel = :channel AND stored.day = given.day
         AND stored.day BETWEEN :first_day AND :last_day""",
 )
-_TAKE_HALF_HOURS = Sql("""
-    DELETE FROM readings WHERE (meter_id, start_ms) IN (
+_TAKEN = "RETURNING meter_id, start_ms, micro_kwh, estimated, @ms(recorded_at)"
+# By their places, because PostgreSQL would rather read a table of some million half-hours as a whole.
+_TAKE_HALF_HOURS = Sql(
+    f"""DELETE FROM readings WHERE ctid = ANY(ARRAY(
+        SELECT old.ctid FROM @rows(meter_id text, day bigint) CROSS JOIN LATERAL (
+            SELECT ctid FROM readings WHERE meter_id = given.meter_id
+                AND start_ms >= given.day * 86400000 AND start_ms < (given.day + 1) * 86400000 OFFSET 0
+        ) AS old
+    )) {_TAKEN}""",  # noqa: S608 - our own statement
+    sqlite=f"""DELETE FROM readings WHERE (meter_id, start_ms) IN (
         SELECT readings.meter_id, readings.start_ms FROM @rows(meter_id text, day bigint)
         JOIN readings ON readings.meter_id = given.meter_id
             AND readings.start_ms >= given.day * 86400000 AND readings.start_ms < (given.day + 1) * 86400000
-    ) RETURNING meter_id, start_ms, micro_kwh, estimated, @ms(recorded_at)
-""")
+    ) {_TAKEN}""",  # noqa: S608
+)
 _NEW_KEYS = Sql("""
     INSERT INTO meter_keys (meter_id) SELECT given.meter_id FROM @rows(meter_id text)
     WHERE TRUE ON CONFLICT (meter_id) DO NOTHING

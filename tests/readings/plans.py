@@ -152,6 +152,8 @@ def _of_postgres(found: Any) -> Plan:
         rows[table] += _rows(node)
         if kind.startswith("Index"):
             searched.setdefault(table, []).append(node.get("Index Cond", ""))
+        elif kind == "Tid Scan":
+            searched.setdefault(table, []).append(node["TID Cond"])
         elif _rows(node) > FEW * loops:
             scanned.add(table)
     return Plan(dict(rows), searched, scanned)

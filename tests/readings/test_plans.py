@@ -39,12 +39,8 @@ LAST_DAY = FIRST_DAY + DAYS - 1
 YEAR = FIRST_DAY + 2 * 365
 """2024-01-01."""
 
-OLD_DAY, HALF_HOURS = FIRST_DAY - 400, 480
-"""The first day of half-hours of a version before days, and how many of them each meter has.
-
-PostgreSQL rather scans a table of less than some 200,000 rows than search it for a hundred meters, as many as it
-expects.
-"""
+OLD_DAY, HALF_HOURS = FIRST_DAY - 400, 96
+"""The first day of half-hours of a version before days, and how many of them each meter has."""
 
 REVISED = 300
 """Meters with revisions: the first one of each day, the second one of many days at once, the others a few."""
