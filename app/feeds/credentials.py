@@ -84,9 +84,9 @@ class Sources:
                 Meaning.FEED, "The credentials cannot be read any more: send them again with updateFeed."
             ) from None
         base_url = feed.settings.get(BASE_URL, kind.base_url)
-        return kind.open(
-            credentials, feed.settings, Exchange(self._transport, base_url, self._bucket(feed, kind))
-        )
+        bucket = self._bucket(feed, kind)
+        exchange = Exchange(self._transport, base_url, bucket, secrets=credentials.values())
+        return kind.open(credentials, feed.settings, exchange)
 
     async def aclose(self) -> None:
         """Closes all connections."""

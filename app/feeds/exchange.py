@@ -1,16 +1,19 @@
 """A feed's requests to its source: to one origin, spaced, with a deadline and a bound; each failure has its meaning."""
 
 import asyncio
+import base64
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
 import httpx
 import orjson
 
 from app.feeds.failures import Meaning, SourceFailure
 from app.outbound.http.ssrf_guard import UrlRefused
+from app.outbound.http.transport import MOST_BYTES, TRANSPORT_BODY_BYTES
 from app.outbound.retry import parse_retry_after
 from app.outbound.text import quotable
 
@@ -18,6 +21,11 @@ DEADLINE: Final = 30.0
 """Seconds for a whole exchange, from the name lookup to the body's last byte."""
 QUOTED: Final = 200
 """Characters of a source's own words in a message."""
+HIDDEN: Final = "(hidden)"
+"""Stands for a secret that a source repeats in its error."""
+_UNSENDABLE: Final = (
+    "The credentials hold characters that no request can carry: send valid ones with updateFeed."
+)
 
 Explain = Callable[[int, Any], SourceFailure | None]
 """The meaning that a kind gives to a status and the parsed body (None if it is no JSON); None: the usual one."""
@@ -42,15 +50,25 @@ class TokenBucket:
 
 
 class Exchange:
-    """Requests to one source. `transport` guards addresses and bounds bodies to 1 MiB.
+    """Requests to one source. `transport` guards addresses and bounds bodies.
 
-    Nothing is sent to another origin than that of `base_url`, whatever links a source gives.
+    Nothing is sent to another origin than that of `base_url`, whatever links a source gives. The `secrets`, and the
+    values of the headers, are hidden in a source's own words. `deadline` is that of each exchange, in seconds.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str, bucket: TokenBucket) -> None:
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        base_url: str,
+        bucket: TokenBucket,
+        secrets: Iterable[str] = (),
+        deadline: float = DEADLINE,
+    ) -> None:
         self._transport = transport
         self._base_url = base_url.rstrip("/") + "/"
         self._bucket = bucket
+        self._secrets = tuple(secrets)
+        self._deadline = deadline
 
     async def get(
         self,
@@ -59,12 +77,13 @@ class Exchange:
         *,
         headers: Mapping[str, str] | None = None,
         explain: Explain | None = None,
+        most: int = TRANSPORT_BODY_BYTES,
     ) -> Any:
         """The parsed JSON of a 2xx answer. `path` is relative to the base URL, or a link below the same origin.
 
-        Raises SourceFailure.
+        An answer of over `most` bytes is not read. Raises SourceFailure.
         """
-        return await self._ask("GET", path, params, headers, None, explain)
+        return await self._ask("GET", path, params, headers, None, explain, most)
 
     async def post(
         self,
@@ -86,15 +105,23 @@ class Exchange:
         headers: Mapping[str, str] | None,
         content: bytes | None,
         explain: Explain | None,
+        most: int = TRANSPORT_BODY_BYTES,
     ) -> Any:
-        request = httpx.Request(
-            method,
-            self._url(path),
-            params=params,
-            headers={"accept": "application/json", **(headers or {})},
-            content=content,
-            extensions={"timeout": {"read": DEADLINE}},
-        )
+        url = self._url(path)
+        try:
+            request = httpx.Request(
+                method,
+                url,
+                params=params,
+                headers={"accept": "application/json", **(headers or {})},
+                content=content,
+                extensions={"timeout": {"read": self._deadline}, MOST_BYTES: most},
+            )
+        except UnicodeError:
+            # Without its cause, which quotes the header.
+            raise SourceFailure(Meaning.FEED, _UNSENDABLE) from None
+        if any(not value.isprintable() for value in request.headers.values()):
+            raise SourceFailure(Meaning.FEED, _UNSENDABLE)
         await self._bucket.take()
         try:
             response = await self._transport.handle_async_request(request)
@@ -108,17 +135,23 @@ class Exchange:
                     Meaning.RETRY, "The source answered with something else than JSON; it is asked again."
                 )
             return found
+        found = _without(found, (*self._secrets, *(headers or {}).values()))
         failure = explain(response.status_code, found) if explain is not None else None
         raise failure or usual_failure(response.status_code, found, response.headers.get("retry-after"))
 
     def _url(self, path: str) -> httpx.URL:
-        url = urljoin(self._base_url, path)
-        if _origin(url) != _origin(self._base_url):
+        try:
+            url = urljoin(self._base_url, path)
+            if _origin(url) == _origin(self._base_url):
+                return httpx.URL(url)
+        except (ValueError, httpx.InvalidURL) as error:
             raise SourceFailure(
-                Meaning.RETRY,
-                "The source gave a link to another host, which is not followed; it is asked again.",
-            )
-        return httpx.URL(url)
+                Meaning.RETRY, "The source gave a link that is no address; it is asked again."
+            ) from error
+        raise SourceFailure(
+            Meaning.RETRY,
+            "The source gave a link to another host, which is not followed; it is asked again.",
+        )
 
 
 def usual_failure(status: int, found: Any, retry_after: str | None = None) -> SourceFailure:
@@ -153,6 +186,14 @@ def usual_failure(status: int, found: Any, retry_after: str | None = None) -> So
             )
 
 
+def refused_meter(status: int, found: Any) -> SourceFailure | None:
+    """The meaning of a 400 where the meter's number is all that differs between requests."""
+    if status != 400:
+        return None
+    words = f" It says: {said}" if (said := own_words(found)) else ""
+    return SourceFailure(Meaning.METER, f"The source refuses the request for this meter (400).{words}")
+
+
 def own_words(found: Any) -> str:
     """The words of a source's error, in the usual places, made quotable; empty if there are none."""
     for name in ("detail", "message", "error", "errors"):
@@ -177,6 +218,28 @@ def _parsed(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
+
+
+def _without(found: Any, secrets: Iterable[str]) -> Any:
+    """Parsed JSON in which no secret is left, as it is or as URLs, JSON and Basic authentication write it."""
+    forms = {re.escape(form) for secret in secrets if secret for form in _forms(secret)}
+    if found is None or not forms:
+        return found
+    try:
+        # Written anew, for JSON can spell any character in several ways.
+        text = orjson.dumps(found).decode()
+    except orjson.JSONEncodeError:
+        return None
+    longest_first = sorted(forms, key=len, reverse=True)
+    return _parsed(re.sub("|".join(longest_first), HIDDEN, text, flags=re.IGNORECASE).encode())
+
+
+def _forms(secret: str) -> Iterator[str]:
+    yield secret
+    yield quote(secret, safe="")
+    yield quote_plus(secret)
+    yield orjson.dumps(secret).decode()[1:-1]
+    yield base64.b64encode(secret.encode(errors="replace")).decode().rstrip("=")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

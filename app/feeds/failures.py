@@ -28,3 +28,11 @@ class SourceFailure(Exception):
         self.meaning = meaning
         self.message = message
         self.retry_after = retry_after
+
+
+def electricity_only(name: str) -> SourceFailure:
+    """The failure for a gas meter at a source without gas."""
+    return SourceFailure(
+        Meaning.METER,
+        f"{name} has electricity meters only: take this gas meter off the feed with setMeterFeed.",
+    )

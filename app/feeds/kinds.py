@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Final
 
+from app.feeds.electralink.kind import ELECTRALINK
 from app.feeds.enums import FeedKind
+from app.feeds.glowmarkt.kind import GLOWMARKT
 from app.feeds.octopus.kind import OCTOPUS
+from app.feeds.perse.kind import PERSE
 from app.feeds.source import SourceKind
 
 _KINDS: Final = (
     # One a line.
     OCTOPUS,
+    PERSE,
+    GLOWMARKT,
+    ELECTRALINK,
 )
 
 SOURCE_KINDS: Final[Mapping[FeedKind, SourceKind]] = {kind.kind: kind for kind in _KINDS}

@@ -9,13 +9,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange
 from app.meters.enums import MeterType
 from app.readings.columns import Columns
 from app.readings.enums import ReadingChannel
+
+MOST_METERS: Final = 1_000
+"""Meters that a source shows at most."""
 
 
 class Window(NamedTuple):
@@ -77,7 +80,7 @@ class Source(Protocol):
     """
 
     async def discover(self) -> Sequence[SourceMeter]:
-        """The meters that these credentials show, at most 1,000."""
+        """The meters that these credentials show, at most MOST_METERS."""
         ...
 
     async def fetch(self, meter: FetchedMeter, window: Window) -> Fetched:

@@ -22,7 +22,8 @@ from app.outbound.text import quotable, storable_text
 
 DEFAULT_DEADLINE = 15.0
 TRANSPORT_BODY_BYTES = 1024 * 1024
-"""The bound of an answer read through httpx's interface."""
+"""The bound of an answer read through httpx's interface, unless the request's extension MOST_BYTES says another."""
+MOST_BYTES = "voltwire.most_bytes"
 PARSED_KEPT, PARSED_WEIGHT = 4_000_000, 1400
 """Bytes of parsed URLs that are remembered, and of each beside its text, as measured."""
 
@@ -88,18 +89,17 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The interface for httpx: `httpx.AsyncClient(transport=Transport(…))`.
 
-        The smallest of the request's timeouts is the deadline for the whole exchange. A body of more than 1 MiB raises
-        httpx.ReadError. Bodies are asked for uncompressed; one that comes compressed nevertheless is handed over as it
-        is, without its Content-Encoding.
+        The smallest of the request's timeouts is the deadline for the whole exchange. A body of more than 1 MiB, or
+        than the request's extension MOST_BYTES, raises httpx.ReadError. Bodies are asked for uncompressed; one that
+        comes compressed nevertheless is handed over as it is, without its Content-Encoding.
         """
         limits = [value for value in request.extensions.get("timeout", {}).values() if value is not None]
         ends_at = asyncio.get_running_loop().time() + min(limits, default=DEFAULT_DEADLINE)
         headers = [(name, value) for name, value in request.headers.multi_items() if name not in _HOP_HEADERS]
         body = await request.aread()
+        most = request.extensions.get(MOST_BYTES, TRANSPORT_BODY_BYTES)
         try:
-            answer = await self._exchange(
-                request.method, str(request.url), headers, body, TRANSPORT_BODY_BYTES, ends_at
-            )
+            answer = await self._exchange(request.method, str(request.url), headers, body, most, ends_at)
             if answer.flaw is not None:
                 raise answer.flaw
         except _FAILURES as failure:
