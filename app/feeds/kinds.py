@@ -6,6 +6,7 @@ from typing import Final
 from app.feeds.electralink.kind import ELECTRALINK
 from app.feeds.enums import FeedKind
 from app.feeds.glowmarkt.kind import GLOWMARKT
+from app.feeds.n3rgy.kind import N3RGY
 from app.feeds.octopus.kind import OCTOPUS
 from app.feeds.perse.kind import PERSE
 from app.feeds.source import SourceKind
@@ -16,6 +17,7 @@ _KINDS: Final = (
     PERSE,
     GLOWMARKT,
     ELECTRALINK,
+    N3RGY,
 )
 
 SOURCE_KINDS: Final[Mapping[FeedKind, SourceKind]] = {kind.kind: kind for kind in _KINDS}

@@ -91,6 +91,8 @@ def source_meters(points: Sequence[Point], now: datetime) -> list[SourceMeter]:
 
 def add_page(page: Any, amounts: Amounts) -> tuple[int, str | None]:
     """Adds a page of consumption. Gives the number of its rows and the link to the next page. Raises SourceFailure."""
+    if "results" not in record(page):
+        raise unreadable("it has no results")
     rows = records(page, "results")
     if rows:
         try:
