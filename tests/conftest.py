@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import shutil
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import structlog
 from playwright.async_api import Browser, Page
 
 from app.auth.actor import Actor
+from app.core import clock
 from app.db.database import Database
 from app.db.migrations import migrate
 from app.server.server import GC_THRESHOLDS
@@ -50,6 +52,8 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+HALF_HOUR_LEFT = 60.0
+"""Seconds that a test may take whose answers change with the half-hour."""
 LINES_SHOWN = 40
 _begun: dict[Postgres, int] = {}
 """How much the running servers had logged as the present test began."""
@@ -71,6 +75,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
             if lines := server.logged(_begun.get(server, 0))[-LINES_SHOWN:]:
                 report.sections.append((f"PostgreSQL's log, {report.when}", "\n".join(lines)))
     return report
+
+
+@pytest.fixture
+def within_half_hour() -> None:
+    """No half-hour, and so no day, ends during the test: what is asked of the last day differs from then on."""
+    left = clock.HALF_HOUR.total_seconds() - time.time() % clock.HALF_HOUR.total_seconds()
+    if left < HALF_HOUR_LEFT:
+        time.sleep(left)
 
 
 @pytest.fixture(scope="session")

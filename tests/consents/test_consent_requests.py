@@ -26,6 +26,8 @@ from tests.consents.helpers import (
 )
 from tests.support import World
 
+pytestmark = pytest.mark.usefixtures("within_half_hour")
+
 
 def today() -> date:
     return clock.uk_date(clock.now())

@@ -88,6 +88,7 @@ def varied(data: st.DataObject, text: str, known: Known) -> str:
 
 
 @dropping
+@pytest.mark.usefixtures("within_half_hour")
 @settings(examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 async def test_random_documents_have_the_same_answer_with_templates_and_without(

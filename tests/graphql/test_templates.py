@@ -18,6 +18,8 @@ from tests.graphql.compiled.scene import Scene
 from tests.graphql.templates import NOBODY, USUAL, answer, engines
 from tests.support import World, the_schema
 
+pytestmark = pytest.mark.usefixtures("within_half_hour")
+
 
 def has_template(engine: Engine, text: str, name: str | None = None) -> bool:
     return engine.prepare(text, name, authenticated=True).parameters is not None

@@ -22,6 +22,8 @@ from tests.services.postgres import Postgres
 from tests.support import World, the_schema
 from tests.support import world as open_world
 
+pytestmark = pytest.mark.usefixtures("within_half_hour")
+
 WIDE = Limits(tokens=100_000, depth=100, aliases=10_000, cost=10**9, comparisons=500_000)
 DOCUMENTS = 80
 FLAT = "subscription { events { id name type sequence occurredAt data } }"

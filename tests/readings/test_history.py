@@ -41,6 +41,7 @@ async def ask(meter: Metered, query: str, **variables: Any) -> Any:
     return (await meter.world.data(query, variables, key=meter.account.key))["meter"]
 
 
+@pytest.mark.usefixtures("within_half_hour")
 @pytest.mark.both_databases
 async def test_coverage_counts_what_is_there_and_lists_the_gaps(world: World) -> None:
     meter = await metered(world)

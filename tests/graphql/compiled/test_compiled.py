@@ -24,7 +24,7 @@ from tests.graphql.compiled.documents import Document, Documents, dropping
 from tests.graphql.compiled.scene import Scene
 from tests.support import World, the_schema
 
-pytestmark = pytest.mark.both_databases
+pytestmark = [pytest.mark.both_databases, pytest.mark.usefixtures("within_half_hour")]
 
 WIDE = Limits(tokens=100_000, depth=100, aliases=10_000, cost=10**9, comparisons=500_000)
 DOCUMENTS = 120

@@ -16,7 +16,7 @@ from tests.graphql.compiled.scene import Scene
 from tests.graphql.compiled.test_compiled import WIDE, answer
 from tests.support import World, the_schema
 
-pytestmark = [pytest.mark.both_databases, *DROPPED]
+pytestmark = [pytest.mark.both_databases, pytest.mark.usefixtures("within_half_hour"), *DROPPED]
 
 DAY = 'intervalData(lookback: "1d")'
 BAD = 'intervalData(lookback: "2x") { total }'

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -23,7 +23,7 @@ from tests.accounts.state import reads
 from tests.auth.credentials import refused
 from tests.core.noted import failures_noted
 from tests.events.broadcasters import becomes, unanswered
-from tests.graphql.serving import Serving, serving
+from tests.graphql.serving import Client, Serving, serving
 from tests.live.event_streams import CREDENTIAL_ENDED, stream
 from tests.services.postgres import Postgres
 from tests.support import TestAccount, World
@@ -55,12 +55,26 @@ def token_of(served: Serving, owner: Actor, lasts: timedelta) -> str:
     return stream_tokens.make(served.world.services.keyring, token)
 
 
+@asynccontextmanager
+async def brief(served: Serving, owner: Actor, seconds: int = 1) -> AsyncIterator[tuple[Client, str]]:
+    """A client of a token that soon expires, and the token; it lasts longer where it expired before it was accepted."""
+    while True:
+        token = token_of(served, owner, timedelta(seconds=seconds))
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(served.connect(token))
+            except websockets.ConnectionClosed:
+                seconds *= 4
+                continue
+            yield client, token
+            return
+
+
 async def test_a_token_that_expires_ends_its_streams(
     quick: Serving, holder: TestAccount, owner: Actor
 ) -> None:
-    token = token_of(quick, owner, timedelta(seconds=1))
-    expires_at = stream_tokens.read(quick.world.services.keyring, token).expires_at
-    async with quick.connect(holder.key) as other, quick.connect(token) as client:
+    async with quick.connect(holder.key) as other, brief(quick, owner, 3) as (client, token):
+        expires_at = stream_tokens.read(quick.world.services.keyring, token).expires_at
         async with stream(quick, token) as reader:
             await client.subscribe()
             assert await reader.block() == {"": ""}
@@ -134,9 +148,10 @@ async def test_a_secret_that_was_rotated_ends_with_its_overlap(quick: Serving, o
     async with database.transaction() as session:
         key, old = await accounts.create_api_key(session, owner, name="second")
     async with quick.connect(old) as client:
+        # Stored times are whole milliseconds.
+        until = clock.now() + timedelta(milliseconds=999)
         async with database.transaction() as session:
             _, new = await accounts.rotate_api_key(session, owner, key.id, overlap_seconds=1)
-        until = clock.now() + timedelta(milliseconds=900)
         async with quick.connect(new) as renewed:
             assert await client.closed() == GONE
             assert clock.now() >= until
@@ -200,8 +215,7 @@ async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> N
         async with open_world(url) as world, serving(world, timing=Timing(check=0.1)) as served:
             account, other = await world.account(), await world.account()
             holder = (await world.authenticator.authenticate(account.key)).actor
-            token = token_of(served, holder, timedelta(seconds=1))
-            async with served.connect(account.key) as connected, served.connect(token) as brief:
+            async with served.connect(account.key) as connected, brief(served, holder) as (expiring, _):
                 await postgres.drop_database(url)
                 with pytest.raises(websockets.InvalidStatus) as refused:
                     async with served.open(additional_headers={"x-api-key": other.key}):
@@ -212,7 +226,7 @@ async def test_a_database_that_is_away_is_nobodys_fault(postgres: Postgres) -> N
                     await client.say(type="connection_init", payload={"apiKey": other.key})
                     assert await client.closed() == (1013, "Credentials cannot be checked now; try again")
                 # A token's expiry is known without the database, which has not answered for a while by then.
-                assert await brief.closed() == GONE
+                assert await expiring.closed() == GONE
                 await connected.settled()
     assert noted.total() > 0
 
@@ -232,14 +246,13 @@ async def test_a_read_that_is_never_answered_holds_up_nothing(migrated_postgres_
         revoked = await stack.enter_async_context(served.connect(secret))
         await idle.subscribe()
         await served.subscriptions(1)
-        token = token_of(served, holder, timedelta(seconds=1))
-        brief = await stack.enter_async_context(served.connect(token))
+        expiring, _ = await stack.enter_async_context(brief(served, holder))
         # The records of their use are written, so that the next read of the keys is the check of the connections.
         await world.authenticator.close()
         with failures_noted() as noted:
             async with unanswered(migrated_postgres_url, "api_keys"):
                 assert (await idle.hear())["type"] == "ping"
-                assert await brief.closed() == GONE
+                assert await expiring.closed() == GONE
                 # Another process revokes a key. The check sees it once the unanswered read is given up.
                 async with world.database.transaction() as session:
                     revoking = update(ApiKey).where(col(ApiKey.id) == key.id)
