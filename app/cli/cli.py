@@ -240,6 +240,25 @@ def import_files(
         sys.exit(1)
 
 
+@app.command("stand-in")
+def stand_in(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind of source, such as OCTOPUS.")],
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    scenario: Annotated[
+        str, typer.Option(metavar="S", help="How its meters and the server behave; see the README.")
+    ] = "complete",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Other households for each number.")] = 1,
+    meter: Annotated[
+        list[str] | None, typer.Option(metavar="NUMBER", help="Serve this meter too; may be repeated.")
+    ] = None,
+) -> None:
+    """Serve a local copy of a source with generated households, to try feeds and to test them."""
+    from app.cli.stand_in import made, serve
+
+    asyncio.run(serve(made(kind, scenario, seed, meter or []), host, port, typer.echo))
+
+
 @app.command(hidden=True)
 def schema(
     check: Annotated[
