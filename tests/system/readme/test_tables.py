@@ -65,7 +65,8 @@ def in_words(default: Any) -> str:
 def test_commands_are_those_of_the_program() -> None:
     cells = " ".join(row[0] for row in table("Commands"))
     documented = {
-        " ".join(re.findall(r"(?<= )[a-z]+(?= |$)", call)) for call in re.findall(r"`(voltwire .+?)`", cells)
+        " ".join(re.findall(r"(?<= )[a-z][a-z-]*(?= |$)", call))
+        for call in re.findall(r"`(voltwire .+?)`", cells)
     }
     assert documented == visible_commands(typer.main.get_command(cli))
     scripts = {one.name for one in (ROOT / "scripts").iterdir() if one.is_file() and os.access(one, os.X_OK)}
