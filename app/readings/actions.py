@@ -46,6 +46,14 @@ class Recorded(NamedTuple):
     changed: int
 
 
+class PartOfBackfill(NamedTuple):
+    """A part of a backfill, counted from 1, and how many parts there are."""
+
+    backfill_id: str
+    number: int
+    parts: int
+
+
 class ConsentRequired(Refusal):
     """The meter has no valid consent."""
 
@@ -170,7 +178,7 @@ def write_channels(
         changes = yield from _write_days(is_on_sqlite(transaction), channel, of_channel, clock.to_ms(now))
         for meter in meters:
             if of_meter := changes.get(meter.id):
-                event = _received(meter, channel, of_meter)
+                event = received(meter, channel, of_meter)
                 log.append(transaction, meter.account_id, event)
                 changed += event.interval_count
     return changed
@@ -193,7 +201,14 @@ def _write_days(
     return changes
 
 
-def _received(meter: Meter, channel: ReadingChannel, changes: Sequence[Change]) -> MeterDataReceived:
+def received(
+    meter: Meter,
+    channel: ReadingChannel,
+    changes: Sequence[Change],
+    reason: ReadingReason = ReadingReason.PUSH,
+    part: PartOfBackfill | None = None,
+) -> MeterDataReceived:
+    """The event of changes of a meter's channel for one reason."""
     days = sorted((change.of.day, change.changed) for change in changes)
     (first, starts), (last, ends) = days[0], days[-1]
     low = first * SLOTS + (starts & -starts).bit_length() - 1
@@ -205,8 +220,11 @@ def _received(meter: Meter, channel: ReadingChannel, changes: Sequence[Change]) 
         to=clock.from_ms(high * HALF_HOUR_MS),
         interval_count=sum(changed.bit_count() for _, changed in days),
         channel=channel,
-        reason=ReadingReason.PUSH,
+        reason=reason,
         estimated_count=sum(change.estimated.bit_count() for change in changes),
+        backfill_id=None if part is None else part.backfill_id,
+        part=None if part is None else part.number,
+        parts=None if part is None else part.parts,
     )
 
 

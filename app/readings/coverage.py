@@ -1,12 +1,13 @@
 """Coverage of a period by readings: what is present, estimated and missing."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from app.core import clock
 from app.core.errors import BadUserInput
+from app.feeds.fetching.gaps import causes
 from app.graphql.context import Context
 from app.readings.aggregation import PackedDay, half_hour_of, within
 from app.readings.buckets import HALF_HOUR_MS, LAST_YEAR
@@ -16,8 +17,13 @@ from app.readings.stored_days import COVERED_DAY, TURN, first_half_hours, last_h
 
 MOST_GAPS: Final = 1000
 
-Gap = tuple[int, int]
-"""A run of missing half-hours `[first, end)`, counted from 1970."""
+
+class Gap(NamedTuple):
+    """A run of missing half-hours `[first, end)`, counted from 1970, and what a feed's source said about it."""
+
+    first: int
+    end: int
+    cause: str | None = None
 
 
 class Coverage(NamedTuple):
@@ -64,16 +70,43 @@ async def read_coverage(
         }
         spans = {one: (_instant(low), _instant(high)) for one, (low, high) in bounds.items() if low < high}
         days = await read_days(context, spans, channel, COVERED_DAY) if spans else {}
-        found = []
+        found: dict[str, Coverage] = {}
         for one in meter_ids:
             latest_at = _instant(last[one]) if one in last else None
             if one in bounds:
-                found.append((await _counted(days.get(one, []), *bounds[one])).coverage(latest_at))
+                found[one] = (await _counted(days.get(one, []), *bounds[one])).coverage(latest_at)
             else:
-                found.append(Coverage(start, end, 0, 0, 0, [], latest_at))
-        return found
+                found[one] = Coverage(start, end, 0, 0, 0, [], latest_at)
+        explained = await _explained(
+            context, channel, {one: found[one].gaps for one in found if found[one].gaps}
+        )
+        return [found[one]._replace(gaps=explained.get(one, [])) for one in meter_ids]
 
     return await context.loader(("coverage", channel, start, end), load).load(meter_id)
+
+
+async def _explained(
+    context: Context, channel: ReadingChannel, gaps: Mapping[str, Sequence[Gap]]
+) -> dict[str, list[Gap]]:
+    """The gaps by meter, each with the first cause that the feed's source gave for a part of it."""
+    if not gaps:
+        return {}
+    spans = {one: (found[0].first, found[-1].end) for one, found in gaps.items()}
+    statement, parameters = causes(channel, spans, on_sqlite=context.services.database.is_sqlite)
+    told: dict[str, list[Gap]] = {}
+    for meter_id, first, after, cause in await context.rows(statement, parameters, alone=False):
+        told.setdefault(meter_id, []).append(Gap(first, after, cause))
+    return {one: list(_with_causes(found, told.get(one, ()))) for one, found in gaps.items()}
+
+
+def _with_causes(gaps: Sequence[Gap], told: Sequence[Gap]) -> Iterator[Gap]:
+    """Both are in order, and neither overlaps itself."""
+    at = 0
+    for gap in gaps:
+        while at < len(told) and told[at].end <= gap.first:
+            at += 1
+        is_told = at < len(told) and told[at].first < gap.end
+        yield gap._replace(cause=told[at].cause) if is_told else gap
 
 
 def _bounds(
@@ -115,7 +148,7 @@ class _Count:
 
     def _gap(self, end: int) -> None:
         if self._covered < end and len(self._gaps) < MOST_GAPS:
-            self._gaps.append((self._covered, end))
+            self._gaps.append(Gap(self._covered, end))
 
     def coverage(self, latest_at: datetime | None) -> Coverage:
         self._gap(self._high)
@@ -125,7 +158,7 @@ class _Count:
         )
 
 
-def _runs(bitmap: int) -> Iterable[Gap]:
+def _runs(bitmap: int) -> Iterable[tuple[int, int]]:
     """The runs of half-hours in a bitmap as `[first, end)`."""
     at = 0
     while bitmap:

@@ -13,7 +13,7 @@ from app.db.sql import Sql, rows
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.columns import days_of
 from app.readings.enums import ReadingChannel, ReadingReason
-from app.readings.merging import Revision, StoredDay, merge
+from app.readings.merging import Revision, StoredDay, merge, sort_out
 from app.readings.packing import SLOTS, pack
 
 _DAY_MS = SLOTS * HALF_HOUR_MS
@@ -129,6 +129,30 @@ def write_days(
     return changes
 
 
+def write_fetched(
+    on_sqlite: bool,
+    new: Mapping[MeterDay, bytes],
+    channel: ReadingChannel,
+    reasons: tuple[ReadingReason, ReadingReason],
+    now_ms: int,
+    *,
+    insists: bool,
+) -> Script[dict[ReadingReason, list[Change]]]:
+    """The same for days that a source gave, whose estimated values replace actual ones only where it `insists`.
+
+    `reasons` are that of half-hours that were missing and that of corrections, by which the changes are given.
+    """
+    days = _TouchedDays(on_sqlite, channel)
+    yield from days.load(new)
+    changes: dict[ReadingReason, list[Change]] = {}
+    for of, packed in new.items():
+        for reason, part in zip(reasons, days.sort_out(of, packed, insists=insists), strict=True):
+            if part is not None and (change := days.merge(of, part, now_ms, reason)) is not None:
+                changes.setdefault(reason, []).append(change)
+    yield from days.write()
+    return changes
+
+
 def carry_over(on_sqlite: bool, half_hours: Rows) -> Script[None]:
     """Merges half-hours of locked meters, which their table has just lost, into their days.
 
@@ -171,6 +195,9 @@ class _TouchedDays:
         yield from self._make_keys()
         if older and self._channel is ReadingChannel.IMPORT:
             self.merge_half_hours((yield from erasing(self._on_sqlite, _take(self._on_sqlite, rows(older)))))
+
+    def sort_out(self, of: MeterDay, packed: bytes, *, insists: bool) -> tuple[bytes | None, bytes | None]:
+        return sort_out(self._stored.get(of), packed, insists=insists)
 
     def merge(self, of: MeterDay, packed: bytes, recorded_ms: int, reason: ReadingReason) -> Change | None:
         merged = merge(self._stored.get(of), packed, (recorded_ms, reason.code))

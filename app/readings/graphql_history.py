@@ -31,9 +31,8 @@ class ReadingGap:
 
     @classmethod
     def of(cls, gap: Gap) -> "ReadingGap":
-        first, end = gap
-        start, to = (clock.from_ms(half_hour * HALF_HOUR_MS) for half_hour in gap)
-        return cls(from_=start, to=to, half_hours=end - first, cause=None)
+        start, to = (clock.from_ms(half_hour * HALF_HOUR_MS) for half_hour in (gap.first, gap.end))
+        return cls(from_=start, to=to, half_hours=gap.end - gap.first, cause=gap.cause)
 
 
 @strawberry.type

@@ -84,6 +84,29 @@ def merge(stored: StoredDay | None, packed: bytes, origin: Origin) -> Merged | N
     return Merged(merged, changed, new.estimated & changed, revision)
 
 
+def sort_out(stored: StoredDay | None, packed: bytes, *, insists: bool) -> tuple[bytes | None, bytes | None]:
+    """The half-hours of a packed day that a stored one lacks, and those that correct it; None where there are none.
+
+    An estimated value corrects an actual one only where its source insists.
+    """
+    if stored is None:
+        return packed, None
+    if stored.packed == packed:
+        return None, None
+    old, new = unpack(stored.packed), unpack(packed)
+    lacking = new.present & ~old.present
+    correcting = _difference(old, new) & old.present
+    if not insists:
+        correcting &= old.estimated | ~new.estimated
+    return _only(new, lacking, packed), _only(new, correcting, packed)
+
+
+def _only(day: Day, half_hours: int, packed: bytes) -> bytes | None:
+    if half_hours == day.present:
+        return packed
+    return pack(Day(half_hours, day.estimated & half_hours, day.amounts)) if half_hours else None
+
+
 def add_half_hours(days: dict[int, bytes], half_hours: Sequence[tuple[int, int, bool]]) -> None:
     """Puts half-hours, as (half-hour counted from 1970, amount, estimated), into packed days."""
     for day, new in days_of(*zip(*half_hours, strict=True)):

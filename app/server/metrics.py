@@ -1,7 +1,7 @@
 """The process's metrics for Prometheus, read from its parts at each scrape."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from app.events.doorbell import Doorbell
+from app.feeds.fetching.stats import COUNTED_DUE as FEED_COUNTED_DUE
+from app.feeds.fetching.stats import FeedStats
 from app.live.hub import Hub
 from app.live.registry import ConnectionRegistry
 from app.outbound.lease_times import COUNTED_DUE
@@ -71,6 +73,7 @@ class Metrics(Collector):
         yield from self._collect_live()
         if self._worker is not None:
             yield from _collect_sending(self._worker)
+            yield from _collect_feeds(self._worker.feeds.stats)
             yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
                            self._worker.failures)  # fmt: skip
         limits = GaugeMetricFamily(
@@ -150,6 +153,49 @@ def _collect_sending(worker: Worker) -> Iterator[Metric]:
         for status, count in stats.fates.items():
             ended.add_metric([kind, status], count)
     yield from (in_flight, due, oldest, attempts, ended, lost)
+
+
+def _collect_feeds(stats: FeedStats) -> Iterator[Metric]:
+    gauges: tuple[tuple[str, str, Mapping[str, float]], ...] = (
+        (
+            "voltwire_feed_fetches_due",
+            f"Fetches due by feeds that fetch, counted now and then and up to {FEED_COUNTED_DUE} of each feed.",
+            stats.due,
+        ),
+        ("voltwire_feed_oldest_due_seconds", "Age of the oldest of them.", stats.oldest_due_seconds),
+        ("voltwire_feed_fetches_in_flight", "Fetches under way.", stats.in_flight),
+    )
+    for name, documentation, values in gauges:
+        gauge = GaugeMetricFamily(name, documentation, labels=["kind"])
+        for kind, value in values.items():
+            gauge.add_metric([kind], value)
+        yield gauge
+    counters = (
+        ("voltwire_feed_half_hours", "Half-hours that sources gave.", stats.half_hours),
+        (
+            "voltwire_feed_fetches_dropped",
+            "Fetches that were not recorded, because the meter's consent had ended meanwhile.",
+            stats.dropped,
+        ),
+    )
+    for name, documentation, counts in counters:
+        counter = CounterMetricFamily(name, documentation, labels=["kind"])
+        for kind, count in counts.items():
+            counter.add_metric([kind], count)
+        yield counter
+    failures = CounterMetricFamily(
+        "voltwire_feed_failures",
+        "Failures of sources by their meaning: RETRY and WAIT pass, METER is about one meter, FEED needs a person.",
+        labels=["kind", "meaning"],
+    )
+    for (kind, meaning), count in stats.failures.items():
+        failures.add_metric([kind, meaning], count)
+    yield failures
+    yield _counter(
+        "voltwire_feed_leases_lost",
+        "Credentials that another worker had taken over: what was fetched last is fetched again.",
+        stats.leases_lost,
+    )
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

@@ -25,6 +25,7 @@ from app.delivery.queue.replay_worker import ReplayWorker
 from app.events.broadcast.base import RESYNC
 from app.events.doorbell import Doorbell
 from app.events.publisher import DISPATCH_CHANNEL
+from app.feeds.fetching.worker import FeedWorker
 from app.graphql.bounds.limits import limits_of
 from app.graphql.context import Services
 from app.graphql.engine import Engine
@@ -116,6 +117,9 @@ class Worker:
         self._imports = ImportWorker(database)
         importing = Loop("imports", self._import_files)
         self._imports.bell = importing.bell
+        self.feeds = FeedWorker(database, services.sources, services.mail_links)
+        feeding = Loop("feeds", self.feeds.turn)
+        self.feeds.bell = feeding.bell
         self._loops = [
             Loop("dispatch", self._dispatch),
             Loop("replays", self._replay),
@@ -124,6 +128,7 @@ class Worker:
             Loop("readings", self._carry_over_readings),
             Loop("expiries", self._raise_expiries),
             importing,
+            feeding,
         ]
         # Accounts that rang since the last dispatch, and when to go through all of them.
         self._rung: set[str] = set()
@@ -151,9 +156,11 @@ class Worker:
                 listening.cancel()
                 await self._end(background, BACKGROUND_SECONDS)
                 await self._imports.aclose()
+                await self.feeds.aclose()
                 await self._end(sending, self._drain_seconds + RECORD_SECONDS)
         finally:
             await self._imports.aclose()
+            await self.feeds.aclose()
             for part in self._to_close:
                 await part.aclose()
             self._ended.set()

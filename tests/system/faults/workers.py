@@ -75,6 +75,7 @@ def start_worker(scene: Scene, log: Path, point: str = "", arrival: int = 0) -> 
         "VOLTWIRE_SECRET_KEY": SECRET,
         "VOLTWIRE_DATA_DIR": str(settings.data_dir),
         "VOLTWIRE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
+        "VOLTWIRE_FEED_ALLOW_NETWORKS": "127.0.0.0/8",
         "VOLTWIRE_WEBHOOK_TIMEOUT": str(settings.webhook_timeout),
         "VOLTWIRE_WEBHOOK_RETRY_SCHEDULE": ",".join(map(str, settings.webhook_retry_schedule)),
     }
