@@ -30,7 +30,7 @@ COLOCATED = f"""{{ ...A ...B ...C }}
     fragment A on Query {{ {METERS % ("id", "id")} }}
     fragment B on Query {{ {METERS % ("number", "number")} }}
     fragment C on Query {{ {METERS % ("status", "type")} }}"""
-LISTS = ("attempts", "gaps", "importProfiles", "problems")
+LISTS = ("attempts", "gaps", "importProfiles", "parts", "problems")
 DELIVERIES = "... on WebhookEndpoint { deliveries(first: 30) { nodes { id } } }"
 
 
