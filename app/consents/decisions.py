@@ -22,6 +22,7 @@ from app.core.errors import ErrorCode, Refusal
 from app.customers import actions as customers
 from app.db.database import run_script
 from app.events import log
+from app.feeds import backfill_plans
 from app.meters import actions as meters
 
 # The ways in which an end customer decides, in the words of the evidence.
@@ -96,10 +97,17 @@ async def decline(session: AsyncSession, actor: Actor, reason: str | None = None
 async def revoke(
     session: AsyncSession, actor: Actor, consent_id: str, reason: str | None = None
 ) -> HostedConsent:
-    """Ends an approved consent; recorded readings stay readable. Raises NOT_FOUND or CONFLICT."""
+    """Ends an approved consent, and what is fetched by it; recorded readings stay readable.
+
+    Raises NOT_FOUND or CONFLICT.
+    """
+    known = await actions.load(session, actor, consent_id, "hostedConsentId")
+    await run_script(session, customers.find(actor, known.customer_id, lock=True))
     consent = await actions.load(session, actor, consent_id, "hostedConsentId", lock=True)
     consent.revoke(validation.optional_text(reason, "reason"), clock.now())
+    await session.flush()
     covered = await coverage.covered_meters(session, consent.id)
+    await run_script(session, backfill_plans.end_where_not_consented([meter.id for meter in covered]))
     log.append(session, consent.account_id, HostedConsentRevoked.of(consent, ConsentStatus.REVOKED, covered))
     return consent
 
@@ -172,7 +180,7 @@ def _agreed_numbers(consent: HostedConsent, given: Sequence[str] | None) -> list
 
 
 async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) -> None:
-    """Creates missing meters, approves, links the meters and appends the event, in this order."""
+    """Creates missing meters, approves, links the meters, begins backfills and appends the event, in this order."""
     await session.flush()
     holder = actions.token_holder(consent)
     customer = await run_script(session, customers.find(holder, consent.customer_id))
@@ -181,6 +189,8 @@ async def _approve(session: AsyncSession, consent: HostedConsent, at: datetime) 
     await session.flush()
     await coverage.link_meters(session, consent)
     covered = await coverage.covered_meters(session, consent.id)
+    begun = backfill_plans.begin_where_consented(session, [meter.id for meter in covered])
+    await run_script(session, begun)
     log.append(
         session, consent.account_id, HostedConsentApproved.of(consent, ConsentStatus.APPROVED, covered)
     )

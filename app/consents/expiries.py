@@ -1,4 +1,4 @@
-"""Approved consents that run out raise hosted_consent.expired, once, by the worker.
+"""Approved consents that run out raise hosted_consent.expired, once, by the worker, and end what feeds fetch by them.
 
 The row that says so changes in the transaction that appends the event, under its lock. A consent that is locked by
 another worker or decision is passed over until the next turn; one that was revoked meanwhile raises none.
@@ -22,6 +22,7 @@ from app.db.scripts import InTransaction
 from app.db.types import UtcDateTime
 from app.events import log as event_log
 from app.events.models import RaisedSince
+from app.feeds import backfill_plans
 from app.meters.models import Meter
 
 AT_ONCE: Final = 50
@@ -87,6 +88,8 @@ def _raise(transaction: InTransaction, at: datetime) -> Script[int]:
     ids = pad_to_power_of_two([consent.id for consent in consents])
     covered = yield from _covered_meters(ids)
     yield _RAISED, {"ids": ids, "at": at}
+    theirs = {meter.id for of_consent in covered.values() for meter in of_consent}
+    yield from backfill_plans.end_where_not_consented(theirs, at)
     for consent in consents:
         event = HostedConsentExpired.of(consent, ConsentStatus.EXPIRED, covered.get(consent.id, ()))
         event_log.append(transaction, consent.account_id, event)

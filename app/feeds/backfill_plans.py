@@ -75,12 +75,6 @@ _UNFINISHED_OF_FEED: Final = (
     .limit(METERS_PER_STATEMENT)
     .with_for_update()
 )
-_UNFINISHED_METERS: Final = (
-    select(col(Backfill.meter_id))
-    .where(col(Backfill.completed_at).is_(None), col(Backfill.meter_id) > bindparam("after"))
-    .order_by(col(Backfill.meter_id))
-    .limit(METERS_PER_STATEMENT)
-)
 _BACKFILL_IDS: Final[Any] = bindparam("backfill_ids", expanding=True)
 _END_PARTS: Final = (
     update(BackfillPart)
@@ -177,30 +171,17 @@ def begin_where_consented(transaction: InTransaction, meter_ids: Collection[str]
                 yield from begin_backfill(transaction, meter, feed_id, parts[-1][0], to, parts)
 
 
-def end_where_not_consented(meter_ids: Collection[str]) -> Script[None]:
-    """Ends the backfills and daily fetches of those meters that have no valid consent any more.
+def end_where_not_consented(meter_ids: Collection[str], at: datetime | None = None) -> Script[None]:
+    """Ends the backfills and daily fetches of those meters that have no valid consent any more, now unless given.
 
     Called when a consent has ended. The meters are locked: what a worker records afterwards sees the consent's end.
     """
     for chunk in _chunks(meter_ids):
         yield _LOCK, {"meter_ids": chunk}
-        consented = yield from meters_with_valid_consent(chunk, clock.now())
+        consented = yield from meters_with_valid_consent(chunk, at or clock.now())
         if ended := [one for one in chunk if one not in consented]:
             yield _REST, {"meter_ids": pad_to_power_of_two(ended)}
             yield from end_backfills(ended)
-
-
-def end_expired() -> Script[None]:
-    """Ends the backfills under way of meters whose consent has expired, which no transaction tells of.
-
-    A worker runs it now and then. It locks the meters that it ends, and reads the others.
-    """
-    after = ""
-    while found := (yield _UNFINISHED_METERS, {"after": after}):
-        ids = [meter_id for (meter_id,) in found]
-        after = ids[-1]
-        consented = yield from meters_with_valid_consent(ids, clock.now())
-        yield from end_where_not_consented([one for one in ids if one not in consented])
 
 
 def end_backfills(

@@ -1,7 +1,7 @@
 """Rules on settings and credentials of feeds: the names that a kind takes, and the hosts that a feed may reach."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -38,7 +38,15 @@ def checked_credentials(kind: SourceKind, given: Any) -> dict[str, str]:
     example = ", ".join(f'"{name}": "…"' for name in kind.credentials)
     if not isinstance(given, dict):
         raise Refusal(ErrorCode.INVALID, f"credentials is an object: {{{example}}}.", "credentials")
-    refusals = _unknown(given, kind.credentials, "credentials")
+    refusals: list[Refusal] = []
+    if given.keys() - set(kind.credentials):
+        # Unlike settings they are not named: one may be a credential in the place of its name.
+        names = ", ".join(kind.credentials)
+        refusals.append(
+            Refusal(
+                ErrorCode.INVALID, f"This kind takes these credentials and no others: {names}.", "credentials"
+            )
+        )
     for name in kind.credentials:
         value = given.get(name)
         if not isinstance(value, str) or not value:
@@ -77,7 +85,7 @@ def checked_settings(
         )
     known = {one.name: one for one in kind.settings if one.of is of}
     names = [*known, BASE_URL] if of is SettingType.FEED else [*known]
-    refusals, found = _unknown(given, names, "settings"), {}
+    refusals, found = _unknown(given, names), {}
     for name in names:
         try:
             if name in given and given[name] is not None:
@@ -138,14 +146,14 @@ def _checked_setting(name: str, setting: Setting | None, value: Any, allow_netwo
     return value
 
 
-def _unknown(given: Mapping[Any, Any], names: Any, field: str) -> list[Refusal]:
+def _unknown(given: Mapping[Any, Any], names: Sequence[str]) -> list[Refusal]:
     known = ", ".join(names) or "none"
     unknown = [name for name in given if name not in names]
     return [
         Refusal(
             ErrorCode.INVALID,
-            f"There is no {quotable(str(name))[:40]} among the {field} of this kind; there are: {known}.",
-            field,
+            f"There is no {quotable(str(name))[:40]} among the settings of this kind; there are: {known}.",
+            "settings",
             quotable(str(name))[:40],
         )
         for name in unknown[:MOST_NAMED]

@@ -18,6 +18,7 @@ from app.db.raw_statements import Rows, Script, pad_to_power_of_two
 from app.db.rows import Table
 from app.db.scripts import InTransaction
 from app.events import log
+from app.feeds import backfill_plans
 from app.meters import numbers
 from app.meters.enums import DataSource, MeterType
 from app.meters.events import MeterCreated
@@ -149,17 +150,24 @@ def disable(actor: Actor, meter_id: str) -> Script[Meter]:
     return (yield from _switch(actor, meter_id, is_disabled=True))
 
 
-def set_consent(actor: Actor, meter_id: str, consent_id: str | None) -> Script[Meter]:
-    """Covers a meter by this consent alone, or by none.
+def set_consent(
+    transaction: InTransaction, actor: Actor, meter_id: str, consent_id: str | None
+) -> Script[Meter]:
+    """Covers a meter by this consent alone, or by none. What a feed fetches of it begins or ends with its consent.
 
     Raises NOT_FOUND, or CONFLICT on `hostedConsentId` for a consent of another customer or about other meters.
     """
     meter = yield from _lock(actor, meter_id)
     if consent_id is not None:
         yield from _require_covering(actor, meter, consent_id)
+    was_consented = yield from coverage.meters_with_valid_consent([meter.id], clock.now())
     yield _UNLINK, {"wanted_id": meter.id}
     if consent_id is not None:
         yield from _LINKS.insert([_LINKS.new(meter_id=meter.id, hosted_consent_id=consent_id)])
+    if was_consented:
+        yield from backfill_plans.end_where_not_consented([meter.id])
+    else:
+        yield from backfill_plans.begin_where_consented(transaction, [meter.id])
     meter.updated_at = clock.now()
     yield from _TOUCH(meter)
     return meter

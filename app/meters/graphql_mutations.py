@@ -104,5 +104,6 @@ class MeterMutations:
     @mutation(meter=Meter)
     def set_meter_consent(self, context: ScriptContext, input: SetMeterConsentInput) -> Script[Result]:
         """Cover a meter by one consent alone; hostedConsentId null removes."""
-        consent_id = input.hosted_consent_id
-        return {"meter": (yield from actions.set_consent(context.actor, input.meter_id, consent_id))}
+        consent_id, transaction = input.hosted_consent_id, context.transaction
+        meter = yield from actions.set_consent(transaction, context.actor, input.meter_id, consent_id)
+        return {"meter": meter}
