@@ -60,7 +60,7 @@ class Assembly:
     """Takes half-hours of streams, which are a meter's number times 4 plus the code of a channel.
 
     Finished days and problems wait in `ready`. `holds`: rows of several categories make up one channel, so days are
-    kept until the next meter.
+    kept until the next meter. `end`: the half-hours before this one, counted from 1970, have begun.
     """
 
     def __init__(self, options: Options, max_days: int = MAX_DAYS) -> None:
@@ -69,7 +69,7 @@ class Assembly:
         self.ready: list[MeterReadings | Problem] = []
         self.file: str | None = None
         self.holds = False
-        self._end = -(-clock.to_ms(options.now) // _HALF_HOUR_MS)
+        self.end = -(-clock.to_ms(options.now) // _HALF_HOUR_MS)
         self._seen: dict[int, int] = {}
         self._max_days = max_days
         self._open: dict[int, dict[int, _Part]] = {}
@@ -79,6 +79,12 @@ class Assembly:
         self._held: list[_Held] = []
         self._refused_line = -1
         self._duplicate_line = -1
+
+    def take(self) -> list[MeterReadings | Problem]:
+        """Takes what is ready."""
+        taken = self.ready[:]
+        self.ready.clear()
+        return taken
 
     def start(self, file: str | None) -> None:
         """Begins a file of an archive."""
@@ -94,7 +100,7 @@ class Assembly:
 
     def begins_in_time(self, line: int, first: int, present: int, column: int | None = None) -> bool:
         """Whether all half-hours of a row have begun; else it is refused."""
-        if first + present.bit_length() <= self._end:
+        if first + present.bit_length() <= self.end:
             return True
         late = first + present.bit_length() - 1
         self.refuse(

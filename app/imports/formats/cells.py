@@ -180,6 +180,12 @@ class CellReader:
         """Whether a row with this highest value has to go through `kwh` value by value."""
         return kind.convert is not None or top >= LOWEST_SENTINEL
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all rows are of one quantity in kWh, so that plain decimals need no conversion."""
+        columns = self._columns
+        return columns.quantity is None and columns.unit is None and self.plain == Kind(self.channel)
+
     def _default_unit(self) -> str:
         asked = self._options.unit
         if asked is None:

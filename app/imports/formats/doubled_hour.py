@@ -72,22 +72,22 @@ class DoubledHours:
 
 
 class LongDays:
-    """Settlement periods of days of 50. A file that has 48 of them and not the last two counts otherwise."""
+    """Settlement periods of days of 50. A file that has 48 of them and not the last two counts otherwise.
+
+    `waiting`: by stream, the readings of its long day that wait.
+    """
 
     def __init__(self, uk: UkDays) -> None:
         self._uk = uk
-        self._waiting: dict[int, dict[int, Resolved]] = {}
+        self.waiting: dict[int, dict[int, Resolved]] = {}
         self._days: dict[int, int] = {}
         self._count = 0
-
-    def __contains__(self, stream: int) -> bool:
-        return stream in self._waiting
 
     def add(self, stream: int, day: int, reading: Resolved) -> list[Resolved]:
         """Keeps a reading. Returns those that wait no longer: of another day, or given twice."""
         ready = self.resolve(stream) if self._days.get(stream, day) != day else []
         self._days[stream] = day
-        waiting = self._waiting.setdefault(stream, {})
+        waiting = self.waiting.setdefault(stream, {})
         if reading.half_hour in waiting:
             return [*ready, *self.resolve(stream), reading]
         self._count += 1
@@ -100,7 +100,7 @@ class LongDays:
 
     def resolve(self, stream: int) -> list[Resolved]:
         """The readings of a stream, with the sentence about them if its day has 48."""
-        waiting = self._waiting.pop(stream)
+        waiting = self.waiting.pop(stream)
         self._count -= len(waiting)
         day = self._days.pop(stream)
         first, count = self._uk.bounds(day)
@@ -110,4 +110,4 @@ class LongDays:
         return [one._replace(problem=problem) for one in waiting.values()]
 
     def streams(self) -> list[int]:
-        return list(self._waiting)
+        return list(self.waiting)

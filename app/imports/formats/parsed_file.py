@@ -1,6 +1,7 @@
 """Opens a file of readings, whatever it is packed in, and reads it day by day."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import BinaryIO, Final
 
 from app.imports.formats import containers
@@ -53,20 +54,22 @@ class ParsedFile:
         return self._assembly.counts
 
     def __iter__(self) -> Iterator[MeterReadings | Problem]:
-        assembly, ready = self._assembly, self._assembly.ready
+        return chain.from_iterable(self.steps())
+
+    def steps(self) -> Iterator[list[MeterReadings | Problem]]:
+        """What some dozen rows give at a time, often nothing: the same as the iteration, for who has to give way."""
+        assembly = self._assembly
         while self._source is not None:
-            yield from self._take_refusals()
+            yield self._take_refusals()
             assembly.start(self._name)
             for _ in self._source.steps():
-                if ready:
-                    yield from ready
-                    ready.clear()
+                yield assembly.take()
             assembly.flush()
+            yield assembly.take()
             self._source = self._next()
-        yield from self._take_refusals()
+        yield self._take_refusals()
         assembly.finish()
-        yield from ready
-        ready.clear()
+        yield assembly.take()
 
     def _openers(self, file: BinaryIO) -> Iterator[Opener]:
         unpacked = Unpacked()
@@ -99,10 +102,9 @@ class ParsedFile:
             return source
         return None
 
-    def _take_refusals(self) -> Iterator[Problem]:
+    def _take_refusals(self) -> list[MeterReadings | Problem]:
         refusals, self._refusals = self._refusals, []
-        if not self._is_workbook:
-            yield from refusals
+        return [] if self._is_workbook else [*refusals]
 
 
 def open_file(file: BinaryIO, options: Options) -> ParsedFile:

@@ -8,7 +8,8 @@ from app.imports.formats.assembly import Assembly
 from app.imports.formats.cells import CellReader, Kind
 from app.imports.formats.dates import MAX_KNOWN, DateReader, Stamp, time_of_day
 from app.imports.formats.doubled_hour import DoubledHours, LongDays, Resolved
-from app.imports.formats.interface import Options, Zone
+from app.imports.formats.interface import MAX_METERS, Options, Zone
+from app.imports.formats.plausibility import LOWEST_SENTINEL
 from app.imports.formats.tables import MalformedLine
 from app.imports.formats.uk_days import UkDays, clock_change
 from app.imports.formats.values import BLANK
@@ -64,17 +65,53 @@ class RowTable:
         self._date = columns.date or 0
         self._second = (columns.time if columns.period is None else columns.period) or 0
         self._column = columns.values[0][1][0] + 1
+        self._stamp_at = columns.stamp
+        self._row_flag = columns.row_flag
+        self._width = columns.width
+        self._fills = layout.zero_by_absence
+        # Most files have one column of kWh, in which nearly all cells are plain decimals.
+        [(_, ats), *others] = self._values
+        self._value = ats[0] if not others and len(ats) == 1 and self._cells.is_plain else None
+        channel = self._values[0][0]
+        self._channel = self._cells.channel if channel is None else channel
+        self._meter = columns.meter
+        self._streams: dict[str, int] = {}
+        self._counts, self._end = assembly.counts, assembly.end
+        self._amounts, self._flags = self._cells.amounts, self._cells.flags
+        self._waiting = self._long.waiting
         assembly.holds = False
 
     def add(self, line: int, cells: list[str]) -> None:
         """Adds a row: readings or problems appear in the assembly."""
-        columns, reader = self._columns, self._cells
-        self._assembly.counts.rows += 1
-        if len(cells) != columns.width or isinstance(cells, MalformedLine):
+        self._counts.rows += 1
+        if len(cells) != self._width or isinstance(cells, MalformedLine):
             fitted = self._fitted(line, cells)
             if fitted is None:
                 return
             cells = fitted
+        value = self._value
+        if value is None:
+            self._add(line, cells)
+            return
+        # A meter and a time that were seen before, and a plain value.
+        at, flag = self._stamp_at, self._row_flag
+        half_hour = self._known.get(cells[at] if at is not None else (cells[self._date], cells[self._second]))
+        stream = self._streams.get("" if self._meter is None else cells[self._meter])
+        amount = self._amounts[cells[value]]
+        if (
+            half_hour is None
+            or stream is None
+            or not 0 <= amount < LOWEST_SENTINEL
+            or half_hour >= self._end
+            or stream in self._waiting
+        ):
+            self._add(line, cells)
+        else:
+            estimated = flag is not None and self._flags[cells[flag]]
+            self._put(stream, half_hour, amount, estimated, line)
+
+    def _add(self, line: int, cells: list[str]) -> None:
+        columns, reader = self._columns, self._cells
         kind = reader.kind(line, cells)
         if kind is None:
             return
@@ -91,6 +128,9 @@ class RowTable:
             half_hour, stamp = read
         if meter < 0:
             return
+        if len(self._streams) < MAX_METERS:
+            name = "" if self._meter is None else cells[self._meter]
+            self._streams[name] = meter << 2 | self._channel
         for channel, ats in self._values:
             amount = self._sum(line, cells, ats, kind)
             if amount is None:
@@ -99,7 +139,7 @@ class RowTable:
                 columns.row_flag is not None and reader.flags[cells[columns.row_flag]]
             )
             stream = meter << 2 | (kind.channel if channel is None else channel)
-            if stream in self._long and stamp is None:
+            if stream in self._waiting and stamp is None:
                 self._take(self._long.resolve(stream))
             if stamp is not None and columns.period is not None:
                 reading = Resolved(stream, half_hour, amount, estimated, line, None)
@@ -137,7 +177,7 @@ class RowTable:
         elif part.day != day:
             self._end_day(stream, part)
             part.day = day
-        if self._layout.zero_by_absence and part.last >= 0 and abs(half_hour - part.last) > 1:
+        if self._fills and part.last >= 0 and abs(half_hour - part.last) > 1:
             self._fill(stream, part, half_hour, line)
         bit = 1 << slot
         part.last = half_hour

@@ -22,11 +22,17 @@ from app.imports.profiles.detection import detect, volumes, zone_of
 from app.imports.profiles.layouts import Days, Rows
 from app.meters.units import is_volume
 
+LINES_OF_STEP: Final = 32
+"""Lines after which a step ends, even if they have given nothing yet."""
+
 _XML: Final = (b"<", b"\xef\xbb\xbf<", b"\xff\xfe<", b"\xfe\xff\0<")
 
 
 class Source(Protocol):
-    """Opened content: `steps` goes through it, while readings and problems appear in the assembly."""
+    """Opened content: `steps` goes through it, while readings and problems appear in the assembly.
+
+    A step takes no longer than some dozen rows.
+    """
 
     @property
     def profile(self) -> str: ...
@@ -52,6 +58,7 @@ class TableSource:
         self, rows: Iterator[Row], separator: str, name: str | None, options: Options, assembly: Assembly
     ) -> None:
         self._rows = rows
+        self._ready = assembly.ready
         found = detect(rows, options, name)
         self.profile = found.profile.name
         self.detection = found.why
@@ -70,11 +77,12 @@ class TableSource:
             self.detection += f" {volumes(options)}"
 
     def steps(self) -> Iterator[None]:
-        add, header = self._reader.add, self._header
+        add, header, ready = self._reader.add, self._header, self._ready
         for line, cells in self._rows:
             # Files that were put together have their header several times.
             if cells != header:
                 add(line, cells)
+            if ready or not line % LINES_OF_STEP:
                 yield
         self._reader.finish()
         yield

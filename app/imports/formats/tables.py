@@ -41,19 +41,18 @@ class Table:
         self.first_line = sample[0][1] if sample else ""
         self._name = name
         self._lines = chain(sample, rest)
-        self._next = next(self._lines, None)
         self._back: deque[tuple[int, str]] = deque()
         self._width = self._count = 0
 
     def __iter__(self) -> Iterator[Row]:
         separator = self.separator
-        while self._next is not None or self._back:
-            number, line = self._back.popleft() if self._back else self._taken()
+        for number, line in self._upcoming():
             cells = self._quoted(number, line) if '"' in line else line.split(separator)
-            if len(cells) > MAX_CELLS:
+            width = len(cells)
+            if width > MAX_CELLS:
                 raise refused("TOO_LONG", f"A line has at most {MAX_CELLS:,} cells.", number, self._name)
-            if any(map(str.strip, cells)):
-                self._width = len(cells)
+            if cells[0].strip() or any(map(str.strip, cells)):
+                self._width = width
                 self._count += 1
                 yield number, cells
 
@@ -64,12 +63,10 @@ class Table:
             return cells
         whole, following = line, list[tuple[int, str]]()
         while len(following) < MAX_LINES_OF_A_CELL:
-            if self._back:
-                following.append(self._back.popleft())
-            elif self._next is not None:
-                following.append(self._taken())
-            else:
+            taken = self._back.popleft() if self._back else next(self._lines, None)
+            if taken is None:
                 break
+            following.append(taken)
             whole += "\n" + following[-1][1]
             cells = self._parsed(whole) if len(whole) <= MAX_LINE else None
             if cells is not None and self._is_likely(len(cells)):
@@ -90,10 +87,12 @@ class Table:
             return None
         return cells
 
-    def _taken(self) -> tuple[int, str]:
-        """Takes the next line."""
-        line, self._next = self._next, next(self._lines, None)
-        return line or (0, "")
+    def _upcoming(self) -> Iterator[tuple[int, str]]:
+        """The lines, and those that were put back."""
+        for line in self._lines:
+            yield line
+            while self._back:
+                yield self._back.popleft()
 
 
 def _separator(lines: list[str]) -> str:

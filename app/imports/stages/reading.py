@@ -77,7 +77,7 @@ class _Parser:
     """Turns what a format gives into packed days, a slice of time in each call; used by one thread at a time."""
 
     def __init__(self, parsed: ParsedFile) -> None:
-        self._pieces = iter(parsed)
+        self._steps = parsed.steps()
         self.has_ended = False
         self.days: list[Piece] = []
         self.problems: list[ImportProblem] = []
@@ -89,14 +89,15 @@ class _Parser:
     def parse_slice(self) -> None:
         now = time.monotonic()
         until, gives_way = now + SLICE_SECONDS, now + GIVES_WAY_EVERY
-        for piece in self._pieces:
-            if isinstance(piece, Problem):
-                self.problems.append(_problem(piece))
-            else:
-                day = WaitingDay(
-                    piece.day, piece.line, pack(Day(piece.present, piece.estimated, piece.amounts))
-                )
-                self.days.append((piece.meter, piece.channel, day, piece.file))
+        for pieces in self._steps:
+            for piece in pieces:
+                if isinstance(piece, Problem):
+                    self.problems.append(_problem(piece))
+                else:
+                    day = WaitingDay(
+                        piece.day, piece.line, pack(Day(piece.present, piece.estimated, piece.amounts))
+                    )
+                    self.days.append((piece.meter, piece.channel, day, piece.file))
             now = time.monotonic()
             if now > until or self.is_full:
                 return

@@ -47,6 +47,10 @@ class Sizes:
     # Of a thousand meters: 208 days of 48 half-hours, and a thousand half-hours each.
     wide_half_hours: int = 9_984_000
     import_rows: int = 1_000_000
+    # Of a hundred meters, beside live streams.
+    beside_meters: int = 100
+    beside_wide: int = 1_920_000
+    beside_rows: int = 400_000
     soak_minutes: float = 7
     soak_customers: int = 10_000
 
@@ -80,6 +84,9 @@ QUICK = Sizes(
     single_events=5,
     wide_half_hours=96_000,
     import_rows=10_000,
+    beside_meters=10,
+    beside_wide=48_000,
+    beside_rows=5_000,
     soak_minutes=1 / 3,
     soak_customers=200,
 )

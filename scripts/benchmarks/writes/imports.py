@@ -1,27 +1,23 @@
 """Imports of files: half-hours a second, from a file with a row per day and from one with a row per reading,
-and the memory of the server meanwhile.
+the memory of the server meanwhile, and the lag of live streams.
 """
 
-import asyncio
-import time
-from collections.abc import Iterator
-from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from scripts.benchmarks.harness.api import Api, half_hour, record_body
+from scripts.benchmarks.harness.api import Api, record_body
 from scripts.benchmarks.harness.databases import async_url
-from scripts.benchmarks.harness.machine import BenchError, resident_kib
+from scripts.benchmarks.harness.machine import resident_kib
 from scripts.benchmarks.harness.report import Figure
 from scripts.benchmarks.harness.run import Run
-from scripts.benchmarks.harness.servers import Product, Voltwire, uvicorn, voltwire
+from scripts.benchmarks.harness.servers import Product, uvicorn, voltwire
 from scripts.benchmarks.reads.readings import APP, IDIOMATIC, rate
+from scripts.benchmarks.writes.beside_imports import beside_imports
+from scripts.benchmarks.writes.import_files import content_of, imported, rows, wide
 
 METERS = 1000
-SLOTS = 48
 BARS = {"wide": 60.0, "rows": 20.0}
-LABELS = ",".join(f"{at // 2:02}:{at % 2 * 30:02}" for at in range(SLOTS))
 
 
 async def run_imports(run: Run) -> None:
@@ -58,7 +54,7 @@ async def on_database(run: Run, database: str, database_url: str | None, baselin
         ):
             run.report.progress(f"{expected:,} half-hours, {kind}, on {database}")
             base = [await by_baseline() for _ in range(sizes.rounds)]
-            content = "\n".join(lines).encode() + b"\n"
+            content = content_of(lines)
             before = resident_kib([one.pid for one in product.servers])
             ours, most = await imported(api, product, content, query, expected)
             title = f"half-hours a second, {kind}, {database}"
@@ -67,46 +63,4 @@ async def on_database(run: Run, database: str, database_url: str | None, baselin
             run.report.add(
                 Figure("imports", f"MiB above idle, {kind}, {database}", "MiB", "lower", memory, "", [])
             )
-
-
-async def imported(
-    api: Api, product: Voltwire, content: bytes, query: str, expected: int
-) -> tuple[float, float]:
-    """Half-hours a second of one import, and the most memory of the server meanwhile."""
-    pids, most = [one.pid for one in product.servers], 0.0
-    started = time.perf_counter()
-    sent = await api.client.post(
-        f"/imports?{query}", content=content, headers={"content-type": "text/csv"}, timeout=600
-    )
-    if sent.status_code != 202:
-        raise BenchError(f"POST /imports answered {sent.status_code}: {sent.text[:500]}")
-    while True:
-        report = (await api.client.get(sent.headers["location"])).json()
-        most = max(most, resident_kib(pids))
-        if report["status"] != "RUNNING":
-            break
-        await asyncio.sleep(0.2)
-    seconds = time.perf_counter() - started
-    if report["readingsChanged"] != expected:
-        raise BenchError(f"the import ended so: {report}")
-    return expected / seconds, most
-
-
-def wide(meters: list[str], half_hours: int) -> Iterator[str]:
-    """A row per day, the days of each meter together."""
-    yield f"meter_id,date,{LABELS}"
-    days = half_hours // SLOTS // len(meters)
-    for number, meter in enumerate(meters):
-        for day in range(days):
-            at = date(2022, 1, 1) + timedelta(days=day)
-            values = ",".join([f"0.{(number * 7 + day * 13 + slot * 31) % 1000:03}" for slot in range(SLOTS)])
-            yield f"{meter},{at:%d/%m/%Y},{values}"
-
-
-def rows(meters: list[str], half_hours: int) -> Iterator[str]:
-    """A row per half-hour, the half-hours of each meter together, from 2001 on."""
-    yield "meter_id,start_at,consumption"
-    each = half_hours // len(meters)
-    for number, meter in enumerate(meters):
-        for at in range(each):
-            yield f"{meter},{half_hour(at)},0.{(number * 7 + at * 31) % 1000:03}"
+        await beside_imports(run, database, api, product)
