@@ -8,7 +8,7 @@ from app.imports.formats.cells import Kind, is_estimated
 from app.imports.formats.dates import DateReader
 from app.imports.formats.day_records import DayRecords
 from app.imports.formats.interface import Options
-from app.imports.formats.tables import Row
+from app.imports.formats.tables import LINES_OF_STEP, Row
 from app.imports.formats.uk_days import SLOTS, UkDays, clock_change
 from app.imports.profiles.catalogue import D0036
 
@@ -43,6 +43,8 @@ class D0036Source:
             record = cells[0].strip()
             if record == "103" and len(cells) > _VALUE:
                 self._value(line, cells)
+                if not line % LINES_OF_STEP:
+                    yield
                 continue
             self._end_day()
             yield

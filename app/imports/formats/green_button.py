@@ -24,6 +24,7 @@ _MEASURED: Final = frozenset(("0", "14", "17", "18", "19"))
 """Codes of ReadingQuality: valid, raw, validated, verified, revenue."""
 MAX_ENTRIES: Final = 100_000
 MAX_RUN: Final = 100_000
+ELEMENTS_OF_STEP: Final = 64
 """Intervals of a block; a year of five minutes has as many."""
 _MAX_VALUES: Final = 100
 _DESCRIBED: Final = ("UsagePoint", "MeterReading", "ReadingType")
@@ -100,7 +101,7 @@ class GreenButtonSource:
         up, inside = "", False
         values: dict[str, str] = {}
         run: list[_Interval] = []
-        for element in elements(self._chunks(), self._name):
+        for number, element in enumerate(elements(self._chunks(), self._name)):
             name = element.name
             if not element.is_end:
                 if name == "link" and element.attributes.get("rel") == "up":
@@ -117,6 +118,7 @@ class GreenButtonSource:
             elif name == "IntervalBlock" or len(run) >= MAX_RUN:
                 self._add(self._of(up), run)
                 run = []
+            if not number % ELEMENTS_OF_STEP:
                 yield
         yield
 

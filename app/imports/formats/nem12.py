@@ -10,7 +10,7 @@ from app.imports.formats.cells import Kind
 from app.imports.formats.dates import DateReader, spoken
 from app.imports.formats.day_records import DayRecords
 from app.imports.formats.interface import Options
-from app.imports.formats.tables import Row
+from app.imports.formats.tables import LINES_OF_STEP, Row
 from app.imports.formats.uk_days import SLOTS
 from app.imports.formats.values import BLANK
 from app.imports.profiles.catalogue import NEM12
@@ -67,6 +67,8 @@ class Nem12Source:
             record = cells[0].strip()
             if record == "400":
                 self._qualify(line, cells)
+                if not line % LINES_OF_STEP:
+                    yield
                 continue
             self._end_day()
             yield

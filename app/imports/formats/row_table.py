@@ -9,12 +9,12 @@ from app.imports.formats.cells import CellReader, Kind
 from app.imports.formats.dates import MAX_KNOWN, DateReader, Stamp, time_of_day
 from app.imports.formats.doubled_hour import DoubledHours, LongDays, Resolved
 from app.imports.formats.interface import MAX_METERS, Options, Zone
-from app.imports.formats.plausibility import LOWEST_SENTINEL
 from app.imports.formats.tables import MalformedLine
 from app.imports.formats.uk_days import UkDays, clock_change
 from app.imports.formats.values import BLANK
 from app.imports.profiles.columns import RowColumns
 from app.imports.profiles.layouts import Rows
+from app.meters.sentinels import LOWEST_SENTINEL
 from app.readings.packing import ALL, SLOTS
 
 MAX_OPEN: Final = 20_000

@@ -14,16 +14,13 @@ from app.imports.formats.interface import Options, refused
 from app.imports.formats.nem12 import Nem12Source
 from app.imports.formats.quantities import unit
 from app.imports.formats.row_table import RowTable
-from app.imports.formats.tables import Row, Table
+from app.imports.formats.tables import LINES_OF_STEP, Row, Table
 from app.imports.formats.text import lines
 from app.imports.profiles.catalogue import D0036, GREEN_BUTTON, NEM12
 from app.imports.profiles.columns import DayColumns, RowColumns
 from app.imports.profiles.detection import detect, volumes, zone_of
 from app.imports.profiles.layouts import Days, Rows
 from app.meters.units import is_volume
-
-LINES_OF_STEP: Final = 32
-"""Lines after which a step ends, even if they have given nothing yet."""
 
 _XML: Final = (b"<", b"\xef\xbb\xbf<", b"\xff\xfe<", b"\xfe\xff\0<")
 

@@ -16,6 +16,8 @@ Row = tuple[int, list[str]]
 SAMPLE: Final = 30
 """Lines from which the separator is found; at most ten stand before the header."""
 MAX_CELLS: Final = 2_000
+LINES_OF_STEP: Final = 32
+"""Lines after which a source gives way, even if they have given nothing yet."""
 MAX_LINES_OF_A_CELL: Final = 5
 
 _SEPARATORS: Final = (",", ";", "\t", "|")

@@ -220,6 +220,21 @@ def test_portfolio_of_20_000_meters_by_time_is_taken_in_little_memory() -> None:
     assert peak(content[: len(content) // 2]) < 60 * MIB
 
 
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        ("Meter,Timestamp,kWh\n", "site {},2026-03-01 00:00,1\n"),
+        ("ZHV|1|D0036001|C|A|X|B|20260302000000||||OPER|\n", "103|A|{}.0|\n"),
+        ("100,NEM12,200501011509,A,B\n", "400,{},2,A,,\n"),
+    ],
+)
+def test_long_stretch_without_a_day_is_read_in_small_steps(head: str, line: str) -> None:
+    """The reader must give way meanwhile: others wait, and the process may have to end."""
+    content = (head + "".join(map(line.format, range(2_000)))).encode()
+    steps = list(open_file(io.BytesIO(content), Options(now=NOW)).steps())
+    assert len(steps) > 2_000 // 64
+
+
 def test_file_of_too_many_days_is_refused() -> None:
     """The days that are known take memory, however empty they are."""
     file = Assembly(Options(now=NOW), max_days=100)
