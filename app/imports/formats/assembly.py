@@ -81,7 +81,7 @@ class Assembly:
         self._duplicate_line = -1
 
     def take(self) -> list[MeterReadings | Problem]:
-        """Takes what is ready."""
+        """Takes the readings and problems that are ready."""
         taken = self.ready[:]
         self.ready.clear()
         return taken

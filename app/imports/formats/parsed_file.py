@@ -57,7 +57,7 @@ class ParsedFile:
         return chain.from_iterable(self.steps())
 
     def steps(self) -> Iterator[list[MeterReadings | Problem]]:
-        """What some dozen rows give at a time, often nothing: the same as the iteration, for who has to give way."""
+        """The same in short lists, each of what a few dozen rows give, often nothing: a reader gives way between them."""
         assembly = self._assembly
         while self._source is not None:
             yield self._take_refusals()
