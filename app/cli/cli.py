@@ -202,15 +202,42 @@ def import_files(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be written, and what is wrong.")
     ] = False,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Write the good rows of a file that has wrong ones.")
-    ] = False,
-    customer: Annotated[
-        str | None, typer.Option(metavar="ID", help="The customer whose meters the files are of.")
+    on_problem: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE", help="skip: write the good rows of a file that has wrong ones; refuse: none."
+        ),
+    ] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="The same as --on-problem skip.")] = False,
+    customer_id: Annotated[
+        str | None,
+        typer.Option(
+            "--customer-id", "--customer", metavar="ID", help="The customer whose meters the files are of."
+        ),
     ] = None,
     create_missing: Annotated[
         bool, typer.Option("--create-missing", help="Create the customer's meters that are not there.")
     ] = False,
+    meter: Annotated[
+        str | None, typer.Option(metavar="METER", help="The meter of files that name none.")
+    ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(metavar="CHANNEL", help="IMPORT, EXPORT or GENERATION, if not the profile's."),
+    ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="utc, london or settlement, if not the profile's.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(metavar="UNIT", help="kWh, Wh, MWh, m3, ft3 or hcf, if not the profile's.")
+    ] = None,
+    calorific_value: Annotated[
+        str | None, typer.Option(metavar="MJ", help="Of gas in MJ/m³; 39.5 if left out.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="""Of rows and days, the headers by role: '{"date": "Day"}'."""),
+    ] = None,
     url: ServerUrl = "http://127.0.0.1:8000",
     key: WritingKey = None,
 ) -> None:
@@ -223,9 +250,15 @@ def import_files(
     options = {
         "profile": profile,
         "dryRun": "true" if dry_run else None,
-        "onProblem": "skip" if skip else None,
-        "customerId": customer,
+        "onProblem": "skip" if skip else on_problem,
+        "customerId": customer_id,
         "createMissing": "true" if create_missing else None,
+        "meter": meter,
+        "channel": channel,
+        "timezone": timezone,
+        "unit": unit,
+        "calorificValue": calorific_value,
+        "columns": columns,
     }
     all_in = False
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.core.errors import CommandError
+from app.outbound.text import printable_line
 
 ANSWER_WITHIN: Final = 30.0
 WRONG_KEY: Final = "The server refuses this key: give a live one with --key or VOLTWIRE_API_KEY."
@@ -117,7 +118,7 @@ class Api:
         if not isinstance(answer, dict):
             raise self._is_another(response)
         if response.is_error:
-            raise ClientError(str(answer.get("message", f"HTTP {response.status_code}")))
+            raise ClientError(printable_line(str(answer.get("message", f"HTTP {response.status_code}"))))
         return answer
 
     async def _send(self, method: str, url: str, **request: Any) -> httpx.Response:

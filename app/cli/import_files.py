@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 from app.cli.client import Api, ClientError
+from app.outbound.text import printable_line
 
 PIECE_BYTES: Final = 256 * 1024
 PROBLEMS_SHOWN: Final = 20
@@ -31,7 +32,7 @@ def files_of(given: Sequence[str]) -> list[Path]:
         else:
             inside = sorted(Path(match) for match in glob.glob(one, recursive=True) if Path(match).is_file())
         if not inside:
-            raise ClientError(f"There is no file {one}.")
+            raise ClientError(f"There is no file {printable_line(one)}.")
         found += inside
     return list(dict.fromkeys(found))
 
@@ -49,7 +50,7 @@ class Importer:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         with Progress(*columns, console=notes, transient=True) as progress:
             for path in files:
-                bar = progress.add_task(escape(path.name), total=1.0)
+                bar = progress.add_task(escape(_name(path)), total=1.0)
 
                 def move(to: float, bar: TaskID = bar) -> None:
                     progress.update(bar, completed=to)
@@ -62,7 +63,7 @@ class Importer:
                     if not reports:
                         raise
                     show(reports, console)
-                    raise ClientError(f"{path.name}: {error}") from None
+                    raise ClientError(f"{_name(path)}: {error}") from None
                 progress.remove_task(bar)
         show(reports, console)
         return all(is_in(report) for _, report in reports)
@@ -78,13 +79,18 @@ class Importer:
                     sent += len(piece)
                     move(SENT * sent / size)
 
-        parameters = {"fileName": path.name[:255], **self._options}
+        parameters = {"fileName": _name(path)[:255], **self._options}
         import_id = await self._api.upload(pieces(), **parameters)
         while True:
             report = await self._api.report_of(import_id, wait=1)
             move(SENT + (1 - SENT) * report["progress"])
             if report["status"] != "RUNNING":
                 return report
+
+
+def _name(path: Path) -> str:
+    """The file's name as it can be shown and sent: names may have any bytes."""
+    return printable_line(path.name)
 
 
 def _size(path: Path) -> int:
@@ -107,21 +113,21 @@ def show(reports: Iterable[tuple[Path, Mapping[str, Any]]], console: Console) ->
     for path, report in reports:
         counts = ("meterCount", "readingsAccepted", "readingsChanged", "problemCount")
         table.add_row(
-            escape(path.name),
+            escape(_name(path)),
             report["profile"] or "–",
             report["status"],
             *(f"{report[count]:,}" for count in counts),
         )
         if report["error"]:
-            notes.append(f"{path.name}: {report['error']}")
+            notes.append(f"{_name(path)}: {report['error']}")
         for one in report["problems"][:PROBLEMS_SHOWN]:
             column = f", column {one['column']}" if one["column"] else ""
             inside = f" of {one['file']}" if one["file"] else ""
             where = f"line {one['line']}{column}{inside}: " if one["line"] else ""
-            notes.append(f"{path.name}: {where}{one['code']}: {one['message']}")
+            notes.append(f"{_name(path)}: {where}{one['code']}: {one['message']}")
         left = report["problemCount"] - min(len(report["problems"]), PROBLEMS_SHOWN)
         if left > 0:
-            notes.append(f"{path.name}: and {left:,} more.")
+            notes.append(f"{_name(path)}: and {left:,} more.")
     console.print(table)
     for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable_line(note), markup=False, highlight=False, soft_wrap=True)

@@ -31,6 +31,7 @@ from app.imports.enums import ImportStatus
 from app.imports.kept_files import CHUNK_BYTES
 from app.imports.models import FileImport
 from app.imports.options import LONGEST, ImportOptions, parse_options
+from app.imports.problems import printable
 from app.imports.upload import FORM, MAX_BYTES, Upload
 from app.imports.waiting import ImportWaits
 
@@ -145,7 +146,7 @@ class _Endpoint:
             if not size:
                 raise Refusal(ErrorCode.REQUIRED, "Send a file; this request has none.")
             if options.file_name is None and upload.name is not None:
-                options = options._replace(file_name=upload.name[:LONGEST])
+                options = options._replace(file_name=printable(upload.name[:LONGEST]))
             failpoints.reach("import.file_kept")
             result = await self._begin(actor, import_id, options, sha256, size, key)
         except BaseException:

@@ -12,6 +12,7 @@ from app.core.ids import is_id
 from app.imports.enums import ImportProblemRule
 from app.imports.formats.interface import Options
 from app.imports.formats.parsed_file import profiles
+from app.imports.problems import printable
 from app.readings.enums import ReadingChannel
 
 LONGEST: Final = 255
@@ -65,7 +66,7 @@ def parse_options(given: Mapping[str, str]) -> ImportOptions:
     }
     rule = _one_of(given, "onProblem", [one.name.lower() for one in ImportProblemRule])
     return ImportOptions(
-        given.get("fileName") or None,
+        printable(given.get("fileName", "")) or None,
         _flag(given, "dryRun"),
         ImportProblemRule[(rule or ImportProblemRule.REFUSE.name).upper()],
         {name: value for name, value in stored.items() if value not in (None, False, {})},

@@ -26,7 +26,14 @@ class ImportProblem(NamedTuple):
 
 def add_problems(row: FileImport, problems: Iterable[ImportProblem]) -> None:
     """Counts problems of an import, and keeps them in the file's order as long as there is room."""
-    new = [{**one._asdict(), "message": presentable(row, one.message)} for one in problems]
+    new = [
+        {
+            **one._asdict(),
+            "message": presentable(row, one.message),
+            "file": None if one.file is None else printable(one.file),
+        }
+        for one in problems
+    ]
     if not new:
         return
     row.problem_count += len(new)
@@ -36,8 +43,16 @@ def add_problems(row: FileImport, problems: Iterable[ImportProblem]) -> None:
 
 
 def presentable(row: FileImport, sentence: str) -> str:
-    """A sentence about an import, without numbers of meters if it has to hide them."""
-    return hide_numbers(sentence) if row.options.get(HIDES_NUMBERS) else sentence
+    """A sentence about an import as printable text, without numbers of meters if it has to hide them."""
+    shown = printable(sentence)
+    return hide_numbers(shown) if row.options.get(HIDES_NUMBERS) else shown
+
+
+def printable(text: str) -> str:
+    """The text of a file fit for a terminal: white space is a space, and what could command a terminal is a `?`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in text)
 
 
 def hide_numbers(sentence: str) -> str:

@@ -1,5 +1,7 @@
 """`voltwire import`, against a real server."""
 
+import re
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from app.cli.client import Address, Api, ClientError
 from app.cli.import_files import files_of
 from app.cli.trigger import trigger
+from app.imports.options import PARAMETERS
 from tests.operators import run
 from tests.system.deployment import Deployment, deployed
 
@@ -89,6 +92,45 @@ async def test_what_cannot_be_done_is_a_sentence(served: Deployment, tmp_path: P
     code, output, errors = await run(served, "import", str(file), "--profile", "none", "--url", url, key=key)
     assert (code, output) == (1, "")
     assert errors.strip().startswith("profile must be one of ")
+
+
+async def test_nothing_of_a_file_commands_the_terminal(served: Deployment, tmp_path: Path) -> None:
+    key, number = await consented(served)
+    url, command = served.apis[0].url, "\x1b]0;owned\x07\x1b[2J\u202e"
+    rows = f"{number},2024-05-01T00:00:00Z,1{command}\n{command},2024-05-01T00:30:00Z,1\n"
+    (tmp_path / f"a{command}.csv").write_text(HEADER + rows)
+    (tmp_path / "b\udcff.csv").write_text(f"{command},no,header\n1,2,3\n")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr(f"in{command}side.csv", HEADER + rows)
+    code, output, errors = await run(served, "import", str(tmp_path), "--url", url, key=key)
+    assert (code, errors.strip()) == (1, "")
+    assert "owned" in output
+    assert all(one.isprintable() for one in output.replace("\n", ""))
+
+
+async def test_the_options_are_those_of_the_route(served: Deployment, tmp_path: Path) -> None:
+    """Sentences of refusals name parameters: each is an option, with the words in lower case."""
+    _, output, _ = await run(served, "import", "--help")
+    for name in PARAMETERS:
+        # The name comes from the file.
+        option = "--" + re.sub("[A-Z]", lambda one: f"-{one[0].lower()}", name)
+        assert name == "fileName" or option in output, name
+    key, number = await consented(served)
+    file, url = tmp_path / "half-hours.csv", served.apis[0].url
+    file.write_text("Day,Clock,Used\n01/05/2024,00:00,2500\n")
+    columns = '{"date": "Day", "time": "Clock", "value": "Used"}'
+    given = ("--profile", "rows", "--meter", number, "--timezone", "london", "--unit", "Wh")
+    more = ("--channel", "EXPORT", "--on-problem", "refuse", "--columns", columns, "--url", url)
+    code, output, errors = await run(served, "import", str(file), *given, *more, key=key)
+    assert (code, errors.strip()) == (0, ""), output
+    async with Api(Address.parse(url), key) as api:
+        read = await api.ask(
+            '{ meters { nodes { intervalData(from: "2024-04-30T23:00:00Z", to: "2024-04-30T23:30:00Z",'
+            " granularity: HALF_HOUR, channel: EXPORT) { intervals { startAt consumption } } } } }"
+        )
+    [meter] = read["meters"]["nodes"]
+    found = [(one["startAt"][:16], one["consumption"]) for one in meter["intervalData"]["intervals"]]
+    assert found == [("2024-04-30T23:00", "2.5")]
 
 
 def test_files_are_named_by_paths_folders_and_patterns(tmp_path: Path) -> None:

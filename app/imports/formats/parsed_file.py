@@ -57,7 +57,7 @@ class ParsedFile:
         return chain.from_iterable(self.steps())
 
     def steps(self) -> Iterator[list[MeterReadings | Problem]]:
-        """The same in short lists, each of what a few dozen rows give, often nothing: a reader gives way between them."""
+        """The same in short lists, each of what a few dozen rows give: a reader gives way between them."""
         assembly = self._assembly
         while self._source is not None:
             yield self._take_refusals()

@@ -67,7 +67,9 @@ class RowColumns(Columns):
     ends: bool
 
 
-def resolve(layout: Layout, header: Header, given: Mapping[str, str]) -> DayColumns | RowColumns | None:
+def resolve(
+    layout: Layout, header: Header, given: Mapping[str, str], *, needs_meter: bool = True
+) -> DayColumns | RowColumns | None:
     """The layout's columns; None if one that it needs is missing. Raises UnknownColumn."""
     named = _named(header, given)
     if any(header.find(names) is None for names in layout.needs):
@@ -76,7 +78,7 @@ def resolve(layout: Layout, header: Header, given: Mapping[str, str]) -> DayColu
     is_serial = meter is None
     if meter is None:
         meter = named.get("serial", header.find(layout.serial))
-    if meter is None and (layout.meter or layout.serial):
+    if meter is None and needs_meter and (layout.meter or layout.serial):
         return None
     if isinstance(layout, Days):
         return _days(layout, header, named, meter, is_serial)
@@ -104,7 +106,7 @@ def _days(
         flags=flags,
         header_unit=None,
         width=header.width,
-        **_rest(layout, header, named, taken | {meter or 0, date}),
+        **_rest(layout, header, named, taken | {at for at in (meter, date) if at is not None}),
     )
 
 

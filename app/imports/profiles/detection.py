@@ -47,9 +47,10 @@ def _fits(candidates: list[Profile], header: Header, options: Options, file: str
     found = []
     for profile in candidates:
         given = options.columns if profile.name in GENERIC else {}
+        needs_meter = options.meter is None or profile.name not in GENERIC
         for layout in profile.layouts:
             try:
-                columns = resolve(layout, header, given)
+                columns = resolve(layout, header, given, needs_meter=needs_meter)
             except UnknownColumn:
                 columns = None
             if columns is not None:

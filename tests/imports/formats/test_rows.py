@@ -1,7 +1,10 @@
 """Tables with a row per reading."""
 
+import pytest
+
 from app.readings.enums import ReadingChannel
-from tests.imports.formats.reading import MPAN, MPRN, Taken, at
+from tests.imports.formats.reading import MPAN, MPRN, Taken, at, refusal
+from tests.imports.formats.rendering import CLOCK_START
 
 HEADER = "meter_number,start_at,consumption,quality,channel\n"
 
@@ -59,6 +62,19 @@ def test_channel_and_unit_of_the_caller_are_those_of_rows_that_name_none() -> No
     assert (
         Taken(text, meter=MPRN, unit="kWh", channel=ReadingChannel.EXPORT).total(MPRN, "EXPORT") == 1_000_000
     )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Date,Time,kWh\n2026-03-01,00:30,1.5\n",
+        f"Date,{','.join(CLOCK_START)}\n2026-03-01,{',1.5' + ',' * 46}\n",
+    ],
+)
+def test_files_that_name_no_meter_are_of_the_one_that_the_caller_names(content: str) -> None:
+    taken = Taken(content, meter=MPAN)
+    assert taken.readings == {(MPAN, "IMPORT"): {at("2026-03-01T00:30"): (1_500_000, False)}}
+    assert refusal(content).code == "UNKNOWN_FORMAT"
 
 
 def test_headers_in_between_are_passed_over_and_rows_of_other_widths_are_not() -> None:
