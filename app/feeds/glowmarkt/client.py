@@ -13,12 +13,16 @@ from typing import Any, Final
 from app.feeds.exchange import Exchange, own_words, refused_meter
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.source import Json
+from app.outbound.http.transport import TRANSPORT_BODY_BYTES
 
 BASE_URL: Final = "https://api.glowmarkt.com/api/v0-1"
 BRIGHT: Final = "b0f1b774-a586-4f72-9edd-27ead8aa7a8d"
 """The application id of the Bright app's users, which is public."""
 LONGEST: Final = timedelta(days=10)
 """The longest period of half-hours that one request may ask for."""
+
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""The bound of a list of homes, which has some 500 bytes for each."""
 
 TOKEN_LASTS: Final = 7 * 86_400.0
 _SHORTEST: Final = 600.0
@@ -56,7 +60,9 @@ class GlowmarktClient:
 
     async def homes(self) -> Json:
         """The virtual entities that the user sees. Raises SourceFailure, of a feed unless it passes."""
-        return await self._get("virtualentity", {}, _unseen, SourceFailure(Meaning.FEED, _NO_HOMES))
+        return await self._get(
+            "virtualentity", {}, _unseen, SourceFailure(Meaning.FEED, _NO_HOMES), MOST_BYTES
+        )
 
     async def resources(self, home_id: str) -> Json:
         """The resources of a virtual entity, with their classifiers. Raises SourceFailure."""
@@ -89,6 +95,7 @@ class GlowmarktClient:
         params: Mapping[str, str],
         explain: Callable[[int, Any], SourceFailure | None],
         denied: SourceFailure,
+        most: int = TRANSPORT_BODY_BYTES,
     ) -> Json:
         """Asks with the token, and once more with a new one after a 401. Raises `denied` if a new one is no better."""
 
@@ -99,7 +106,7 @@ class GlowmarktClient:
         while True:
             headers = {**self._application, "token": self._token}
             try:
-                return await self._exchange.get(path, params, headers=headers, explain=meaning)
+                return await self._exchange.get(path, params, headers=headers, explain=meaning, most=most)
             except _Denied:
                 if is_new:
                     raise denied from None

@@ -19,8 +19,8 @@ from app.meters.numbers import CORE_DIGITS, GAS_DIGITS, InvalidMeterNumber, pars
 from app.outbound.text import quotable
 from app.readings.enums import ReadingChannel
 
-MOST_HOMES: Final = 1_000
-"""Homes of an answer that are looked at."""
+MOST_HOMES: Final = 20_000
+"""Homes, or resources of one, that are looked at."""
 UNIT: Final = "kWh"
 SECONDS: Final = 1800
 

@@ -281,7 +281,9 @@ class _Cut(Response):
 
 def listener(host: str, port: int) -> socket.socket:
     """A socket that is bound to a port; 0 takes a free one. Raises OSError."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named TCP, or asyncio would leave the delays on by which an answer in two parts takes 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
