@@ -139,6 +139,8 @@ def facts(name: str, data: dict[str, Any]) -> str:
     match name:
         case "meter_data.received":
             text = f"{data['intervalCount']} half-hours of {data['meterId']}, {_period(data['from'], data['to'])}"
+        case "meter_data.overdue":
+            text = f"{data['channel'].lower()} of {data['meterId']}, none after {data['latestAt'] or 'its beginning'}"
         case "meter.created":
             text = f"{data['type'].lower()} {data['number']} of {data['customer']['name']}"
         case "customer.created" | "user.created":

@@ -57,3 +57,34 @@ class MeterDataReceived(EventData):
 
     def about_meters(self) -> tuple[str]:
         return (self.meter_id,)
+
+
+class MeterDataOverdue(EventData):
+    type: ClassVar = "meter_data.overdue"
+    place: ClassVar = 11
+    words: ClassVar = "Meter data overdue"
+    summary: ClassVar = "a meter has had no new readings for five days"
+    description: ClassVar = (
+        "An active meter that has a feed, or had readings, has had no new ones of a channel for five days. It is told "
+        "once for each silence; latestAt is the start of its latest half-hour, null if there is none."
+    )
+    example: ClassVar = {
+        "meterId": "mtr_01jdf3w8q2k7c9v5m1x0a4b6d8",
+        "customerId": "cus_01jdf3w8q2k7c9v5m1x0a4b6d8",
+        "channel": "IMPORT",
+        "latestAt": "2026-11-23T23:30:00.000Z",
+    }
+
+    meter_id: str
+    customer_id: str
+    channel: ReadingChannel
+    latest_at: Instant | None
+
+    def subject_id(self) -> str:
+        return self.meter_id
+
+    def about_customer(self) -> str:
+        return self.customer_id
+
+    def about_meters(self) -> tuple[str]:
+        return (self.meter_id,)

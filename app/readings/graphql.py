@@ -23,7 +23,7 @@ from app.meters.models import Meter as MeterRow
 from app.readings import actions, intervals
 from app.readings.arguments import Channel, From, Length, Lookback, To
 from app.readings.enums import EnergyUnit, Granularity, ReadingChannel, ReadingQuality, ReadingReason
-from app.readings.events import MeterDataReceived
+from app.readings.events import MeterDataOverdue, MeterDataReceived
 from app.readings.interval_json import IntervalWriter
 from app.readings.intervals import Intervals
 from app.readings.reading_lists import ReadingList
@@ -152,6 +152,23 @@ class MeterDataReceivedEvent(Event):
     """Which part of a backfill this is, from 1; null outside a backfill."""
     parts: int | None = computed(lambda _, data: data.get("parts"), "data")
     """How many parts the backfill has; null outside a backfill."""
+
+
+@event_type(MeterDataOverdue)
+@strawberry.type
+class MeterDataOverdueEvent(Event):
+    """A meter has had no new readings for five days."""
+
+    meter: LazyMeter | None = to_one("subject_id")
+    """The meter as of now; null once deleted."""
+    customer: LazyCustomer | None = to_one("customer_id")
+    """The meter's customer as of now; null once deleted."""
+    channel: ReadingChannel = computed(lambda _, data: ReadingChannel[data["channel"]], "data")
+    """The channel that is silent."""
+    latest_at: datetime | None = computed(
+        lambda _, data: None if data["latestAt"] is None else clock.parse_utc(data["latestAt"]), "data"
+    )
+    """The start of the channel's latest half-hour with a reading; null if there was none."""
 
 
 @strawberry.type

@@ -122,6 +122,39 @@ def _first(year: int) -> int:
     return (date(year, 1, 1) - date(1970, 1, 1)).days
 
 
+# PostgreSQL asks the partitions of years one after the other until one has a day; with the default partition, which has
+# all other years, among them it would ask them all.
+_YEARS: Final = (
+    f"day < {_first(PARTITION_YEARS.start)}",
+    f"day >= {_first(PARTITION_YEARS.start)} AND day < {_first(PARTITION_YEARS.stop)}",
+    f"day >= {_first(PARTITION_YEARS.stop)}",
+)
+
+
+def outermost_day_on_postgresql(end: str, channel: str) -> str:
+    """Joins the first (`min`) or last (`max`) day of a channel, as `outermost`, to `meter_keys`."""
+    columns, order = "day, packed, recorded_ms", "ASC" if end == "min" else "DESC"
+    parts = " UNION ALL ".join(
+        f"(SELECT {columns} FROM reading_days WHERE meter_key = meter_keys.key AND channel = {channel} "  # noqa: S608
+        f"AND {years} ORDER BY day {order} LIMIT 1)"
+        for years in _YEARS
+    )
+    return f"""
+        CROSS JOIN LATERAL (
+            SELECT {columns} FROM ({parts}) AS parts ORDER BY day {order} LIMIT 1
+        ) AS outermost"""  # noqa: S608 - our own names
+
+
+def outermost_day_on_sqlite(end: str, channel: str) -> str:
+    """The same for SQLite, which has no LATERAL."""
+    return f"""
+        JOIN reading_days AS outermost ON outermost.meter_key = meter_keys.key AND outermost.channel = {channel}
+            AND outermost.day = (
+                SELECT {end}(others.day) FROM reading_days AS others
+                WHERE others.meter_key = meter_keys.key AND others.channel = {channel}
+            )"""  # noqa: S608 - our own names
+
+
 for _statement in partitions():
     event.listen(
         ReadingDay.__table__,  # type: ignore[attr-defined]

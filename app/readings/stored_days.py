@@ -5,7 +5,7 @@ Half-hours that a version before days stored count beside the days, until the wo
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from app.core import clock
@@ -17,7 +17,7 @@ from app.readings.aggregation import PackedDay, half_hour_of
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.enums import ReadingChannel
 from app.readings.merging import add_half_hours
-from app.readings.models import PARTITION_YEARS
+from app.readings.models import outermost_day_on_postgresql, outermost_day_on_sqlite
 from app.readings.packing import SLOTS, slots, summary
 
 MAX_READ: Final = 200_000
@@ -28,8 +28,6 @@ COVERED_DAY: Final = 4
 
 TURN: Final = 2000
 """Days or half-hours that are worked on before other work gets its turn."""
-
-_EPOCH: Final = date(1970, 1, 1)
 
 _GIVEN: Final = "@rows(meter_id text, first_day bigint, last_day bigint, first_ms bigint, end_ms bigint)"
 _OF_DAYS: Final = f"""
@@ -56,12 +54,13 @@ _DAYS = Sql(
 )
 
 
-def _first_day(year: int) -> int:
-    return (date(year, 1, 1) - _EPOCH).days
-
-
 def _outermost(end: str) -> Sql:
     """The day that holds the first (`min`) or the last (`max`) half-hour of each meter."""
+    days = """
+        SELECT given.meter_id, outermost.day, outermost.packed, NULL AS start_ms
+        FROM @rows(meter_id text)
+        JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+    """
     half_hours = f"""
         UNION ALL
         SELECT given.meter_id, NULL, NULL, (
@@ -69,43 +68,12 @@ def _outermost(end: str) -> Sql:
         )
         FROM @rows(meter_id text)
     """  # noqa: S608 - our own names
-    order = "ASC" if end == "min" else "DESC"
-    parts = " UNION ALL ".join(
-        f"(SELECT day, packed FROM reading_days WHERE meter_key = meter_keys.key AND channel = :channel "  # noqa: S608
-        f"AND {years} ORDER BY day {order} LIMIT 1)"
-        for years in _YEARS
-    )
     return Sql(
-        f"""
-        SELECT given.meter_id, outermost.day, outermost.packed, NULL AS start_ms
-        FROM @rows(meter_id text)
-        JOIN meter_keys ON meter_keys.meter_id = given.meter_id
-        CROSS JOIN LATERAL (
-            SELECT day, packed FROM ({parts}) AS parts ORDER BY day {order} LIMIT 1
-        ) AS outermost
-        {half_hours}
-        """,  # noqa: S608
-        sqlite=f"""
-        SELECT given.meter_id, reading_days.day, reading_days.packed, NULL AS start_ms
-        FROM @rows(meter_id text)
-        JOIN meter_keys ON meter_keys.meter_id = given.meter_id
-        JOIN reading_days ON reading_days.meter_key = meter_keys.key AND reading_days.channel = :channel
-            AND reading_days.day = (
-                SELECT {end}(others.day) FROM reading_days AS others
-                WHERE others.meter_key = meter_keys.key AND others.channel = :channel
-            )
-        {half_hours}
-        """,  # noqa: S608
+        days + outermost_day_on_postgresql(end, ":channel") + half_hours,
+        sqlite=days + outermost_day_on_sqlite(end, ":channel") + half_hours,
     )
 
 
-# PostgreSQL asks the partitions of years one after the other until one has a day; with the default partition, which has
-# all other years, among them it would ask them all.
-_YEARS: Final = (
-    f"day < {_first_day(PARTITION_YEARS.start)}",
-    f"day >= {_first_day(PARTITION_YEARS.start)} AND day < {_first_day(PARTITION_YEARS.stop)}",
-    f"day >= {_first_day(PARTITION_YEARS.stop)}",
-)
 _FIRST, _LAST = _outermost("min"), _outermost("max")
 
 

@@ -37,6 +37,7 @@ from app.outbound.mail.mailer import Mailer, open_mailer
 from app.outbound.mail.sender import MailSender
 from app.outbound.mail.transactional import TransactionalSender
 from app.readings.carry_over import CarryOver
+from app.readings.silences.worker import Silences
 from app.schema import build_schema
 from app.server.housekeeping import Housekeeping
 from app.server.wording import WORDING
@@ -114,6 +115,7 @@ class Worker:
         )
         self._carry_over = CarryOver(database)
         self._expiries = Expiries(database)
+        self._silences = Silences(database)
         self._imports = ImportWorker(database)
         importing = Loop("imports", self._import_files)
         self._imports.bell = importing.bell
@@ -127,6 +129,7 @@ class Worker:
             Loop("housekeeping", self._keep_house),
             Loop("readings", self._carry_over_readings),
             Loop("expiries", self._raise_expiries),
+            Loop("silences", self._look_for_silences),
             importing,
             feeding,
         ]
@@ -237,3 +240,6 @@ class Worker:
 
     async def _raise_expiries(self) -> float:
         return RAISE_PAUSE if await self._expiries.step() else RAISE_EVERY
+
+    async def _look_for_silences(self) -> float:
+        return RAISE_PAUSE if await self._silences.step() else RAISE_EVERY

@@ -274,6 +274,8 @@ def test_types_are_names_and_wildcards() -> None:
          {"meterId": "mtr_1", "from": "2026-11-23T00:00:00.000Z", "to": "2026-11-24T00:00:00.000Z",
           "intervalCount": 48},
          "48 half-hours of mtr_1, 2026-11-23 00:00 to 2026-11-24 00:00 UTC"),
+        ("meter_data.overdue", {"meterId": "mtr_1", "channel": "EXPORT", "latestAt": "2026-11-23T23:30:00.000Z"},
+         "export of mtr_1, none after 2026-11-23T23:30:00.000Z"),
         ("later.added", {"a": 1}, '{"a": 1}'),
     ],
 )  # fmt: skip

@@ -18,6 +18,7 @@ BY_VOLTWIRE = {
     "backfill.completed",
     "feed.attention_needed",
     "hosted_consent.expired",
+    "meter_data.overdue",
     "webhook_endpoint.disabled",
 }
 

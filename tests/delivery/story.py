@@ -24,6 +24,7 @@ from tests.events.upgraded import upgraded_at
 from tests.feeds.feeding import ail, ended_backfill, made_feed
 from tests.imports.importing import ended_import
 from tests.meters.asking import run
+from tests.readings.silences.silent import silent_meters
 from tests.support import TestAccount, World
 
 PUBLIC_URL = "https://voltwire.example"
@@ -56,6 +57,7 @@ class Story:
             meterId=meter_id,
             readings=readings,
         )
+        await silent_meters(self.world)
         keys = await self.world.data("{ apiKeys { id } }", key=self.account.key)
         await run(
             self.world,

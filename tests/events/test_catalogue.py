@@ -22,6 +22,7 @@ from tests.events.upgraded import upgraded_at
 from tests.feeds.feeding import ail, ended_backfill, made_feed
 from tests.imports.importing import ended_import
 from tests.readings.metered import RECORD, reading
+from tests.readings.silences.silent import silent_meters
 from tests.support import World
 
 ALL = catalogue()
@@ -81,6 +82,7 @@ def test_the_events_are_there_in_their_order() -> None:
         "backfill.completed",
         "import.completed",
         "feed.attention_needed",
+        "meter_data.overdue",
         "hosted_consent.declined",
         "hosted_consent.expired",
         "webhook_endpoint.disabled",
@@ -166,6 +168,7 @@ async def story(world: World) -> Asked:
     await asked.approve(job_title="Countess")
     meter_id = (await recorded(world, asked.account_id, "hosted_consent.approved"))[0].data["meterIds"][0]
     await succeed(world, asked, RECORD, {"meterId": meter_id, "readings": [reading("00:00", "1.5")]})
+    await silent_meters(world)
     await asked.revoke("She moved to Ealing.")
     await ended_import(world, asked.account_id)
     feed_id = await made_feed(world, asked.account_id)
@@ -208,6 +211,7 @@ async def test_what_real_events_record_is_as_the_catalogue_says(world: World) ->
         "meter.created",
         "hosted_consent.approved",
         "meter_data.received",
+        "meter_data.overdue",
         "hosted_consent.revoked",
         "import.completed",
         "backfill.completed",

@@ -15,6 +15,7 @@ NESTED = {
         "id ... on CustomerCreatedEvent { customer { id meters(first: 3) { nodes { id } } } } "
         "... on MeterCreatedEvent { meter { id customer { id } } customer { id } } "
         "... on MeterDataReceivedEvent { meter { id hostedConsent { id } } customer { id } backfill { id } } "
+        "... on MeterDataOverdueEvent { meter { id hostedConsent { id } } customer { id } } "
         "... on HostedConsentApprovedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
         "... on HostedConsentDeclinedEvent { hostedConsent { id meters(first: 3) { nodes { id } } } customer { id } } "
         "... on HostedConsentExpiredEvent { hostedConsent { id } customer { id } } "

@@ -89,6 +89,7 @@ async def test_each_event_has_a_subject_that_says_it_all(world: World) -> None:
         "import.completed": "The import of may.csv is complete: 1 meter",
         "feed.attention_needed": "A feed needs a person: Homes",
         "hosted_consent.declined": "Ada Lovelace declined the consent request",
+        "meter_data.overdue": "No data for five days from meter 1312345678907 of Ada Lovelace",
         "hosted_consent.expired": "Consent of Ada Lovelace expired: ask for a new one for 1 meter",
         "webhook_endpoint.disabled": "Webhooks to gone.example stopped: their endpoint was disabled",
     }
@@ -174,6 +175,13 @@ async def test_each_event_tells_its_facts(world: World) -> None:
             "Customer": "Ada Lovelace",
             "Consent": "Residential, for these meters",
             "Reason": "Ada is content.",
+            "When": "then",
+        },
+        "meter_data.overdue": {
+            "Meter": "1312345678907 (electricity)",
+            "Customer": "Ada Lovelace",
+            "Channel": "Import",
+            "Latest reading": "then",
             "When": "then",
         },
         "hosted_consent.expired": {
