@@ -117,9 +117,9 @@ def test_gaps_and_readings_make_up_the_period(present: set[int], low: int, lengt
     for one in packed:
         count.add([one])
     found = count.coverage(None)
-    missing = [one for begin, end in found.gaps for one in range(begin, end)]
+    missing = [one for gap in found.gaps for one in range(gap.first, gap.end)]
     assert missing == sorted(set(range(low, high)) - present)
-    assert all(end < begin for (_, end), (begin, _) in zip(found.gaps, found.gaps[1:], strict=False))
+    assert all(gap.end < later.first for gap, later in zip(found.gaps, found.gaps[1:], strict=False))
     assert (found.expected, found.missing) == (length, len(missing))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.readings.columns import days_of
-from app.readings.merging import StoredDay, add_half_hours, merge
+from app.readings.merging import StoredDay, add_half_hours, merge, sort_out
 from app.readings.packing import SLOTS, Day, pack, slots, unpack, unpack_origins
 
 
@@ -94,3 +94,25 @@ def test_half_hours_take_the_place_of_those_in_a_packed_day() -> None:
         8: {0: 30, 1: 0},
     }
     assert unpack(days[7]).estimated == 0b11
+
+
+@given(st.none() | NEW, NEW, st.booleans())
+def test_what_a_source_gives_is_missing_or_corrects_and_an_estimate_corrects_no_actual_value(
+    old: dict[int, tuple[int, bool]] | None, new: dict[int, tuple[int, bool]], insists: bool
+) -> None:
+    known = old or {}
+    stored = None if old is None else StoredDay(pack(day_of(old)), (1, 0), None)
+    lacking, correcting = sort_out(stored, pack(day_of(new)), insists=insists)
+    assert given_by(lacking) == {slot: value for slot, value in new.items() if slot not in known}
+    assert given_by(correcting) == {
+        slot: value
+        for slot, value in new.items()
+        if slot in known and value != known[slot] and (insists or known[slot][1] or not value[1])
+    }
+
+
+def given_by(packed: bytes | None) -> dict[int, tuple[int, bool]]:
+    if packed is None:
+        return {}
+    day = unpack(packed)
+    return {slot: (day.amounts[slot], bool(day.estimated >> slot & 1)) for slot in slots(day.present)}
