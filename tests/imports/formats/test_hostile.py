@@ -114,16 +114,34 @@ def test_names_in_archives_are_no_paths() -> None:
 
 def test_members_that_cannot_be_read_are_problems_of_the_archive() -> None:
     second = [MPAN, "kWh", "02/03/2026", *["0.5"] * 48]
-    taken = Taken(
-        zipped(
-            {"a.csv": sse(ROW), "readme.txt": "Dear customer,\nwe", "b.csv": sse(second), "c.csv": sse(ROW)}
-        )
-    )
+    other = "Zähler;Datum;Wert\n12;01.03.2026;0,187\n"
+    files = {"a.csv": sse(ROW), "other.csv": other, "b.csv": sse(second), "c.csv": sse(ROW)}
+    taken = Taken(zipped(files | {"d.zip": zipped({"e.csv": sse(ROW)})}))
     assert [(one.code, one.file, one.line) for one in taken.problems] == [
-        ("UNKNOWN_FORMAT", "readme.txt", 1),
+        ("UNKNOWN_FORMAT", "other.csv", 1),
         ("DUPLICATE", "c.csv", 2),
+        ("UNKNOWN_FORMAT", "d.zip", 0),
     ]
     assert [(day.file, day.line) for day in taken.days] == [("a.csv", 2), ("b.csv", 2)]
+    assert "Left out" not in taken.file.detection
+
+
+def test_what_comes_beside_readings_in_an_archive_is_left_out_and_told() -> None:
+    beside: dict[str, str | bytes] = {
+        "readme.txt": "Dear customer,\nyou find 48 values, and their flags, for each day.\n",
+        "LICENCE": "All rights reserved, 2026\n",
+        "logo.png": b"\x89PNG\r\n\x1a\n1,2,3,4\n",
+        "notes.docx": zipped({"word/document.xml": "<a/>"}),
+        "index.html": "<html><table>1,2,3</table></html>",
+        "empty.csv": "",
+    }
+    taken = Taken(zipped(beside | {"data/a.csv": sse(ROW)}))
+    assert (len(taken.days), taken.problems) == (1, [])
+    assert taken.file.detection.endswith(
+        'Left out, since they have no readings: "readme.txt", "LICENCE", "logo.png", "notes.docx", "index.html" '
+        "and 1 more."
+    )
+    assert refusal(zipped(beside)).message.startswith("The archive has no file of readings. Left out")
 
 
 def test_line_without_end_is_refused_where_it_gets_too_long() -> None:
