@@ -212,6 +212,7 @@ async def deployed(
         "VOLTWIRE_BROADCAST_URL": broadcast_url,
         "VOLTWIRE_SECRET_KEY": SECRET_KEY,
         "VOLTWIRE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
+        "VOLTWIRE_FEED_ALLOW_NETWORKS": "127.0.0.0/8",
     }
     environment |= {f"VOLTWIRE_{name.upper()}": value for name, value in settings.items()}
     deployment = Deployment(environment)
