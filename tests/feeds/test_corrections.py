@@ -264,6 +264,28 @@ async def test_channels_are_told_of_and_counted_apart(world: World) -> None:
     assert (gap.channel, gap.first, gap.after) == (ReadingChannel.EXPORT.code, after - 5, after)
 
 
+async def test_a_channel_that_the_source_tells_nothing_of_any_more_is_given_up_in_the_end(
+    world: World,
+) -> None:
+    _, after = today()
+
+    def both(_: FetchedMeter, window: Window) -> Fetched:
+        span = span_of(window)
+        export = readings(span[0], span[1] - 5)
+        return Fetched({ReadingChannel.IMPORT: readings(*span), ReadingChannel.EXPORT: export})
+
+    one = await daily(world, both)
+    await work(one)
+    one.source.answer = everything
+    async with world.database.transaction() as session:
+        await session.execute(update(FeedGap).values(found_at=clock.now() - timedelta(days=31)))
+    await one.make_due()
+    await work(one)
+    [gap], [meter] = await one.rows(FeedGap), await one.rows(MeterFeed)
+    assert (gap.channel, gap.first, gap.after) == (ReadingChannel.EXPORT.code, after - 5, after)
+    assert (gap.tries, gap.due_at, meter.repair_at) == (1, None, None)
+
+
 async def test_a_meter_without_a_valid_consent_is_not_asked_for(world: World) -> None:
     one = await daily(world)
     revoke = mutation("revokeHostedConsent", "hostedConsent { id }")

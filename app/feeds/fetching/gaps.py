@@ -4,6 +4,7 @@ A gap's row may span half-hours that have come since by another way: whether one
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import TextClause
@@ -22,6 +23,8 @@ from app.readings.packing import SLOTS, summary
 
 MOST_RUNS: Final = 100
 """Runs of missing half-hours that are kept of one fetch and channel; if there are more, those of a day are one."""
+MOST_PERIODS: Final = 2_000
+"""Periods of a source's answer, with its reasons, that are read."""
 MOST_CAUSE: Final = 300
 
 Span = tuple[int, int]
@@ -63,6 +66,9 @@ _GAPS: Final = Sql("""
     SELECT first, after, cause, @ms(found_at), tries, @ms(due_at) FROM feed_gaps
     WHERE meter_id = :meter_id AND channel = :channel AND first < :high AND after > :low
 """)
+_GAP_CHANNELS: Final = Sql("""
+    SELECT DISTINCT channel FROM feed_gaps WHERE meter_id = :meter_id AND first < :high AND after > :low
+""")
 _DELETE: Final = Sql("""
     DELETE FROM feed_gaps WHERE meter_id = :meter_id AND channel = :channel
         AND first IN (SELECT given.first FROM @rows(first bigint))
@@ -101,6 +107,13 @@ def channels_without_readings(meter_id: str) -> Script[list[ReadingChannel]]:
     given = rows({"channel": channel.code} for channel in ReadingChannel)
     found = {code for (code,) in (yield _CHANNELS, {"meter_id": meter_id, "rows": given})}
     return [channel for channel in ReadingChannel if channel.code in found] or [ReadingChannel.IMPORT]
+
+
+def channels_with_gaps(meter_id: str, span: Span) -> Script[list[ReadingChannel]]:
+    """The channels of a meter that have gaps in a span."""
+    found = yield _GAP_CHANNELS, {"meter_id": meter_id, "low": span[0], "high": span[1]}
+    codes = {code for (code,) in found}
+    return [channel for channel in ReadingChannel if channel.code in codes]
 
 
 def missing_half_hours(
@@ -142,12 +155,20 @@ def missing_runs(span: Span, present: Mapping[int, int]) -> list[Span]:
 
 def explained(missing: Sequence[Span], periods: Iterable[MissingPeriod]) -> list[Run]:
     """Missing half-hours with what the source says about them; a run ends where its cause does."""
-    causes = sorted((*span_of(Window(one.start, one.end)), one.cause[:MOST_CAUSE]) for one in periods)
+    causes = sorted(
+        (*span_of(Window(one.start, one.end)), one.cause[:MOST_CAUSE])
+        for one in islice(periods, MOST_PERIODS)
+    )
     runs: list[Run] = []
+    passed = 0
     for first, after in missing:
+        while passed < len(causes) and causes[passed][1] <= first:
+            passed += 1
         at = first
-        for start, end, cause in causes:
-            if end <= at or start >= after:
+        for start, end, cause in islice(causes, passed, None):
+            if start >= after:
+                break
+            if end <= at:
                 continue
             if start > at:
                 runs.append(Run(at, start, None))
@@ -214,11 +235,22 @@ def revise(
     runs: Sequence[Run],
     *,
     is_repair: bool,
+    makes_new: bool = True,
 ) -> Script[None]:
-    """Writes the gaps of a span of a locked meter's channel after a fetch."""
+    """Writes the gaps of a span of a locked meter's channel after a fetch.
+
+    A fetch that gave nothing of the channel makes no new ones: what is left of those that are known stays.
+    """
     place: dict[str, Any] = {"meter_id": meter_id, "channel": channel.code}
     found = yield _GAPS, {**place, "low": span[0], "high": span[1]}
     old = [Gap(*row) for row in found]
+    if not makes_new:
+        runs = [
+            Run(max(run.first, gap.first), min(run.after, gap.after), run.cause)
+            for gap in old
+            for run in runs
+            if run.first < gap.after and gap.first < run.after
+        ]
     now_ms = clock.to_ms(clock.now())
     new = revised(old, runs, span, now_ms, is_repair=is_repair)
     if gone := set(old) - set(new):

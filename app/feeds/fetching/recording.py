@@ -246,15 +246,24 @@ def _revise_gaps(
     channels = [*found.days, *(one.channel for one in found.missing)]
     if not channels and low < high:
         channels = yield from gaps.channels_without_readings(meter.id)
+    # A repair is also about channels that the source tells nothing of any more, or it would be due for ever.
+    known = (yield from gaps.channels_with_gaps(meter.id, found.span)) if state.has_gaps else []
     count = 0
-    for channel in dict.fromkeys(channels):
+    for channel in dict.fromkeys([*channels, *known]):
         present = {day: summary(packed).present for day, packed in found.days.get(channel, {}).items()}
         missing = yield from gaps.missing_half_hours(meter.id, channel, (low, high), present)
-        count += sum(after - first for first, after in missing)
-        if missing or state.has_gaps:
+        count += sum(after - first for first, after in missing) if channel in channels else 0
+        if missing or channel in known:
             runs = gaps.explained(missing, [one for one in found.missing if one.channel is channel])
-            is_repair = work.reason is ReadingReason.GAP_REPAIR
-            yield from gaps.revise(transaction, meter.id, channel, found.span, runs, is_repair=is_repair)
+            yield from gaps.revise(
+                transaction,
+                meter.id,
+                channel,
+                found.span,
+                runs,
+                is_repair=work.reason is ReadingReason.GAP_REPAIR,
+                makes_new=channel in channels,
+            )
     return count
 
 

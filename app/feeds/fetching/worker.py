@@ -245,6 +245,7 @@ class _Turn:
         self._count = 0
         # What a feed has nothing of is not looked for again in this turn.
         self._exhausted: set[tuple[str, ReadingReason]] = set()
+        self._ended: list[Work] = []
 
     async def work(self) -> float:
         """Gives the seconds that the credential is to rest."""
@@ -252,6 +253,10 @@ class _Turn:
         try:
             while time.monotonic() < ends_at and (work := await self._next()) is not None:
                 if not work.is_wanted or work.window is None:
+                    if work in self._ended:
+                        # The clocks of the database and of this process do not agree yet that a consent has ended.
+                        return POLL_EVERY
+                    self._ended.append(work)
                     await self._worker.end(work)
                 elif (rest_seconds := await self._do(work)) > 0:
                     return rest_seconds
