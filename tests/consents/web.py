@@ -1,6 +1,5 @@
 """A small application with the consent routes, and helpers for a visitor without scripts."""
 
-import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from app.consents.terms import PAGE_VERSION
 from app.graphql.http.rates import Rates
 from app.web.render import TEMPLATES
 from tests.consents.helpers import Asked
+from tests.services.web_server import web_server
 from tests.support import World
 
 ORIGIN = "http://127.0.0.1:8000"
@@ -52,13 +52,8 @@ async def serving(world: World) -> AsyncIterator[str]:
     """Serves the application on a real server and yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(consent_app(world), lifespan="off", log_config=None, access_log=False)
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server._serve([listener]))
-        try:
+        async with web_server(config, listener):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
 
 
 def text_of(html: str) -> str:

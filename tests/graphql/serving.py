@@ -24,6 +24,7 @@ from app.live.ws.session import Session
 from app.server.uvicorn_http import HttpProtocol
 from app.server.uvicorn_websockets import FrameProtocol
 from tests.live.listening import Listening, listening
+from tests.services.web_server import web_server
 from tests.support import World
 
 EVENTS = """
@@ -164,15 +165,9 @@ async def serving(
             ws_ping_timeout=ping,
             log_level="warning",
             lifespan="off",
-            timeout_graceful_shutdown=2,
         )
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server._serve([listener]))
-        while not server.started:  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.002)
-        try:
-            yield Serving(connections, hub, listener.getsockname()[1], server)
-        finally:
-            await connections.close()
-            server.should_exit = True
-            await running
+        async with web_server(config, listener) as server:
+            try:
+                yield Serving(connections, hub, listener.getsockname()[1], server)
+            finally:
+                await connections.close()

@@ -89,7 +89,7 @@ def varied(data: st.DataObject, text: str, known: Known) -> str:
 
 @dropping
 @pytest.mark.usefixtures("within_half_hour")
-@settings(examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 async def test_random_documents_have_the_same_answer_with_templates_and_without(
     twins: tuple[World, World], scene: Scene, data: st.DataObject
@@ -126,7 +126,7 @@ DECIMALS = ("1.234", "30411275102.207999", '"0.1"', "1e-3", "7", "0.0000001", "1
 
 
 @dropping
-@settings(examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 async def test_random_mutations_do_and_answer_the_same_with_templates_and_without(
     twins: tuple[World, World], scene: Scene, data: st.DataObject

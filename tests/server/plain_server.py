@@ -10,6 +10,7 @@ import uvicorn
 
 from app.server.uvicorn_websockets import FrameProtocol
 from tests.events.broadcasters import becomes
+from tests.services.web_server import web_server
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -48,19 +49,10 @@ class PlainServer:
 @asynccontextmanager
 async def plain_server(app: Any, protocol: Callable[..., asyncio.Protocol]) -> AsyncIterator[PlainServer]:
     """Serve the application, and wait for its end."""
-    config = uvicorn.Config(
-        app, port=0, http=protocol, ws=FrameProtocol, log_config=None, lifespan="off",
-        timeout_graceful_shutdown=2,
-    )  # type: ignore[arg-type]  # fmt: skip
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield PlainServer(server)
-    finally:
-        server.should_exit = True
-        await serving
+    options: Any = {"http": protocol, "ws": FrameProtocol, "log_config": None, "lifespan": "off"}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with web_server(uvicorn.Config(app, **options), listener) as server:
+            yield PlainServer(server)
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from app.core.clock import to_ms
+from app.core.clock import format_utc, from_ms, to_ms
 from app.readings.enums import ReadingChannel
 from app.readings.packing import SLOTS, slots, unpack
 from app.readings.rows import MAX_ROWS, Key, Upload
@@ -248,7 +248,8 @@ def test_a_line_end_inside_quotes_counts() -> None:
 
 def test_at_most_a_hundred_thousand_rows() -> None:
     row = "mtr_1,x,1,ACTUAL\n"
-    many = HEADER + "".join(f"mtr_{at},2024-05-01T00:00:00Z,1,\n" for at in range(MAX_ROWS))
+    starts = [format_utc(from_ms(START + n * HALF_HOUR)) for n in range(MAX_ROWS // 100)]
+    many = HEADER + "".join(f"mtr_{meter},{start},1,\n" for meter in range(100) for start in starts)
     assert from_csv(many).count == MAX_ROWS
     assert faults(many + row) == [(MAX_ROWS + 2, "LIMIT_REACHED")]
 
