@@ -286,6 +286,7 @@ async def test_a_backfill_is_started_cancelled_and_started_again(world: World) -
     }
 
 
+@pytest.mark.usefixtures("within_half_hour")
 async def test_what_cannot_be_backfilled_is_refused(small_world: World) -> None:
     feed = await fed(small_world)
     customer_id, meter_id = await feed.customer_and_meter()

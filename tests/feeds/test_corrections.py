@@ -18,7 +18,8 @@ from tests.feeds.scripted import Fed, amount, at, everything, fed, missing, read
 from tests.meters.asking import run
 from tests.support import World
 
-pytestmark = pytest.mark.both_databases
+# The window of a day is that of the day on which it is fetched.
+pytestmark = [pytest.mark.both_databases, pytest.mark.usefixtures("within_half_hour")]
 
 COVERAGE = """
 query ($id: ID!, $from: DateTime, $to: DateTime) { meter(id: $id) { coverage(from: $from, to: $to) {
