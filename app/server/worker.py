@@ -201,7 +201,7 @@ class Worker:
         rung, self._rung = self._rung, set()
         for_everyone = RESYNC in rung or len(rung) > MOST_RUNG or time.monotonic() >= self._poll_all_at
         try:
-            dispatched = await self.dispatcher.run(None if for_everyone else rung)
+            dispatched = await (self.dispatcher.run() if for_everyone else self.dispatcher.run_for(rung))
         except BaseException:
             self._poll_all_at = 0.0
             raise

@@ -11,6 +11,9 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from sqlalchemy import bindparam, select
+from sqlmodel import col
+
 from app.core import clock, failpoints
 from app.core.ids import new_id
 from app.db.database import Database
@@ -22,6 +25,7 @@ from app.delivery.queue.filters import MetadataLookup, Subjects
 from app.delivery.queue.kinds import DestinationKinds, MarkDue
 from app.delivery.queue.models import Lane
 from app.events.event_type_filter import takes_type
+from app.events.models import Dispatch, Stream
 
 EVENTS_AT_ONCE = 500
 ACCOUNTS_AT_ONCE = 50
@@ -129,9 +133,42 @@ class Dispatcher:
         self._kinds = kinds
         self._metadata = metadata
         self._mark_due = mark_due
+        self._rung_behind = (
+            select(
+                col(Dispatch.account_id),
+                col(Stream.last_sequence),
+                kinds.has_active(col(Dispatch.account_id)),
+            )
+            .join(Stream, col(Stream.account_id) == col(Dispatch.account_id))
+            .where(
+                col(Dispatch.account_id).in_(bindparam("account_ids", expanding=True)),
+                col(Stream.last_sequence) > col(Dispatch.sequence),
+            )
+        )
+        # Sequences through which accounts without destinations were left behind since all were dispatched.
+        self._left: dict[str, int] = {}
         self.dispatched = 0
         # How long it took to find the accounts that are behind, among all.
         self.search_seconds = 0.0
+
+    async def run_for(self, rung: Collection[str]) -> int:
+        """Dispatch for those of these accounts that have destinations; counts events, or accounts with new ones.
+
+        An account without destinations takes no transaction for each of its events: its position is moved when all
+        accounts are dispatched. A destination that is made meanwhile takes the events after its making all the same.
+        """
+        if not rung:
+            return 0
+        behind = await self._database.read(
+            self._rung_behind, {"account_ids": pad_to_power_of_two(list(rung))}
+        )
+        wanting = [account_id for account_id, _, has_destinations in behind if has_destinations]
+        if wanting:
+            return await self.run(wanting)
+        last = {account_id: sequence for account_id, sequence, _ in behind}
+        count = sum(self._left.get(account_id, 0) < sequence for account_id, sequence in last.items())
+        self._left |= last
+        return count
 
     async def run(self, among: Collection[str] | None = None) -> int:
         """Dispatch until no account is behind, in rounds, so that none waits for another's backlog; counts events.
@@ -139,6 +176,8 @@ class Dispatcher:
         With `among` the cost grows with the number of these accounts, not with that of all.
         """
         total, is_done = 0, False
+        if among is None:
+            self._left.clear()
         while not is_done:
             count, is_done = await self._round(among)
             total += count

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, CompoundSelect, Row, String, bindparam, cast, null, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    String,
+    bindparam,
+    cast,
+    exists,
+    null,
+    or_,
+    select,
+    union_all,
+)
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.outbound.sender_stats import SenderStats
@@ -115,6 +127,10 @@ class DestinationKinds:
 
     def of(self, destination_id: str) -> DestinationKind:
         return self._kinds[destination_id.partition("_")[0]]
+
+    def has_active(self, account_id: Any) -> ColumnElement[bool]:
+        """The condition for accounts with a destination that takes deliveries."""
+        return or_(*(exists().where(one.table.account_id == account_id, one.is_active) for one in self))
 
 
 def _candidates(kind: DestinationKind) -> Any:

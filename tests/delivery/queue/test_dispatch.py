@@ -75,6 +75,33 @@ async def test_who_did_not_ring_waits_for_the_look_at_everyone(scene: Scene) -> 
     assert await position(scene, silent) == 3
 
 
+async def test_who_rang_without_destinations_waits_for_the_look_at_everyone(scene: Scene) -> None:
+    account, other = await scene.account(), await scene.account()
+    await scene.endpoint(account, URL, status=EndpointStatus.DISABLED.value)
+    await scene.endpoint(other, URL)
+    await scene.happen(account, 2)
+    one = dispatcher(scene)
+    assert await one.run_for({account, "acc_unknown"}) == 1
+    # It rang for something else than an event.
+    assert await one.run_for({account}) == 0
+    await scene.happen(account)
+    assert await one.run_for({account}) == 1
+    assert (await position(scene, account), await position(scene, other)) == (0, 0)
+    assert await one.run_for({account, other}) == 1
+    assert (await position(scene, account), await position(scene, other)) == (0, 1)
+    assert await one.run() == 4
+    await scene.happen(account)
+    assert await one.run_for({account}) == 1
+
+    # A destination that is made meanwhile takes what comes after it.
+    made = await scene.subscription(account, "ada@example.com")
+    (after,) = await scene.happen(account)
+    assert await one.run_for({account}) == 2
+    assert [(due.event_id, due.destination_id) for due in await scene.deliveries()] == [(after.id, made)]
+    assert await one.run_for({account, other}) == 0
+    assert await one.run_for(set()) == 0
+
+
 async def test_more_than_a_page_is_dispatched_for_who_rang(scene: Scene) -> None:
     account = await scene.account()
     await scene.endpoint(account, URL)
