@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, or_
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, literal_column, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -94,6 +94,12 @@ _WITH_VALID: Final = (
     .join(HostedConsent, col(HostedConsent.id) == col(ConsentMeter.hosted_consent_id))
     .where(col(ConsentMeter.meter_id).in_(_METERS), HostedConsent.in_force(_AT))
 )
+_IN_FORCE: Final = HostedConsent.in_force(literal_column("@instant(:consent_at)"))
+HAS_VALID: Final = f"""EXISTS (
+    SELECT 1 FROM consent_meters JOIN hosted_consents ON hosted_consents.id = consent_meters.hosted_consent_id
+    WHERE consent_meters.meter_id = :meter_id AND {_IN_FORCE.compile(compile_kwargs={"literal_binds": True})}
+)"""  # noqa: S608 - our own words
+"""For `Sql`: whether a meter has a valid consent at a time in milliseconds since 1970."""
 
 
 def effective_consents(meter_ids: Sequence[str], at: datetime) -> Script[dict[str, HostedConsent]]:

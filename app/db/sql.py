@@ -26,6 +26,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.db.types import POSTGRES_NOW, SQLITE_NOW
 
 _WORD = re.compile(r"@(\w+)(?:\(([^()]*)\))?")
+_PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)")
 
 
 class Sql:
@@ -47,6 +48,14 @@ class Sql:
     def of(self, on_sqlite: bool) -> TextClause | TextualSelect:
         """The statement for one of the two databases."""
         return self._sqlite if on_sqlite else self._postgresql
+
+    def as_part(self, number: int) -> str:
+        """The text on PostgreSQL of a statement without `results`, as a part of another one.
+
+        The number is put behind the names of its parameters.
+        """
+        assert isinstance(self._postgresql, TextClause)  # noqa: S101 - it has no results
+        return _PARAMETER.sub(rf":\1_{number}", self._postgresql.text)
 
 
 def is_sqlite(session: AsyncSession) -> bool:

@@ -6,9 +6,10 @@ number is a proof of loss, and accounts never wait for each other. The price: on
 transaction at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final, cast
 
 from sqlalchemy import (
@@ -26,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.selectable import TextualSelect
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -33,14 +35,17 @@ from app.auth.actor import Actor, visible
 from app.core import clock, failpoints
 from app.core.ids import new_id
 from app.db.database import run_script
-from app.db.raw_statements import Script, pad_to_power_of_two
+from app.db.raw_statements import Parameters, Script, pad_to_power_of_two
 from app.db.rows import Table as RowTable
 from app.db.scripts import InTransaction, announce, is_on_sqlite, write_before_commit
-from app.db.sql import rows
+from app.db.sql import Sql, rows
 from app.db.types import POSTGRES_NOW, UtcDateTime, database_now
 from app.events.catalogue import EventData, event_class
 from app.events.models import Dispatch, EventMeter, EventRecord, Stream
 from app.events.record_filter import RecordFilter
+
+Write = tuple[Sql, Parameters | Sequence[Parameters]]
+"""A statement with its parameters, on PostgreSQL those of one execution."""
 
 _STREAMS: Final[Table] = Stream.__table__  # type: ignore[attr-defined]
 _EVENTS: Final[Table] = EventRecord.__table__  # type: ignore[attr-defined]
@@ -69,29 +74,37 @@ _METERS_NAMED: Final = select(col(EventMeter.sequence), col(EventMeter.meter_id)
 )
 _RECORDS: Final = RowTable(EventRecord)
 _NO_LOG: Final = "No row was found: the account has no log."
-# PostgreSQL alone takes writes within WITH. The UPDATE waits for the row's lock and then has its latest version.
-_WRITE: Final = text(f"""
-    WITH taken AS (
-        UPDATE streams SET
-            last_sequence = last_sequence + CAST(:count AS bigint),
-            last_occurred_at = greatest(last_occurred_at, {POSTGRES_NOW})
-        WHERE account_id = :account
-        RETURNING last_sequence, last_occurred_at
-    ), given AS (
-        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
-            place bigint, id text, type text, subject_id text, customer_id text, data jsonb, meters jsonb
+
+
+@cache
+def _writing(along: tuple[Sql, ...]) -> TextualSelect:
+    """The statement that writes the log's rows on PostgreSQL, and executes others along with that.
+
+    PostgreSQL alone takes writes within WITH. The UPDATE waits for the row's lock and then has its latest version.
+    """
+    others = "".join(f"along_{number} AS ({one.as_part(number)}), " for number, one in enumerate(along))
+    return text(f"""
+        WITH {others} taken AS (
+            UPDATE streams SET
+                last_sequence = last_sequence + CAST(:count AS bigint),
+                last_occurred_at = greatest(last_occurred_at, {POSTGRES_NOW})
+            WHERE account_id = :account
+            RETURNING last_sequence, last_occurred_at
+        ), given AS (
+            SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
+                place bigint, id text, type text, subject_id text, customer_id text, data jsonb, meters jsonb
+            )
+        ), written AS (
+            INSERT INTO events (account_id, sequence, id, type, occurred_at, subject_id, customer_id, data)
+            SELECT :account, last_sequence + place, id, type, last_occurred_at, subject_id, customer_id, data
+            FROM taken, given
+        ), named AS (
+            INSERT INTO event_meters (account_id, meter_id, sequence)
+            SELECT DISTINCT CAST(:account AS text), meter_id, last_sequence + place
+            FROM taken, given, jsonb_array_elements_text(meters) AS named(meter_id)
         )
-    ), written AS (
-        INSERT INTO events (account_id, sequence, id, type, occurred_at, subject_id, customer_id, data)
-        SELECT :account, last_sequence + place, id, type, last_occurred_at, subject_id, customer_id, data
-        FROM taken, given
-    ), named AS (
-        INSERT INTO event_meters (account_id, meter_id, sequence)
-        SELECT DISTINCT CAST(:account AS text), meter_id, last_sequence + place
-        FROM taken, given, jsonb_array_elements_text(meters) AS named(meter_id)
-    )
-    SELECT last_sequence, last_occurred_at FROM taken
-""").columns(last_sequence=BigInteger, last_occurred_at=UtcDateTime)  # noqa: S608 - our own words
+        SELECT last_sequence, last_occurred_at FROM taken
+    """).columns(last_sequence=BigInteger, last_occurred_at=UtcDateTime)  # noqa: S608 - our own words
 
 
 @dataclass(frozen=True)
@@ -124,16 +137,35 @@ def append(transaction: InTransaction, account_id: str, event: EventData) -> Non
     write_before_commit(transaction, _write)
 
 
+def write_along(transaction: InTransaction, write: Write) -> Script[None]:
+    """Executes a short write that gives no rows. This transaction neither reads nor changes its rows again.
+
+    On PostgreSQL the statement that writes the transaction's events executes it as well, which saves a round trip.
+    """
+    if is_on_sqlite(transaction):
+        yield write
+    else:
+        transaction.info.setdefault("along", []).append(write)
+        write_before_commit(transaction, _write)
+
+
 def _write(transaction: InTransaction) -> Script[None]:
     failpoints.reach("log.before_write")
-    write_account = _write_account if is_on_sqlite(transaction) else _write_account_at_once
+    on_sqlite = is_on_sqlite(transaction)
+    along: list[Write] = transaction.info.pop("along", [])
     # Accounts in the order of their ids, so that two transactions over the same ones cannot deadlock.
     for account_id, events in sorted(transaction.info.pop("events", {}).items()):
         new = [_New(account_id, event) for event in events]
-        last, occurred_at = yield from write_account(account_id, new)
+        if on_sqlite:
+            last, occurred_at = yield from _write_account(account_id, new)
+        else:
+            last, occurred_at = yield from _write_account_at_once(account_id, new, along)
+            along = []
         for sequence, one in enumerate(new, last - len(new) + 1):
             one.values |= {"sequence": sequence, "occurred_at": occurred_at}
         announce(transaction, [Appended(_RECORDS.of(one.values), one.meter_ids) for one in new])
+    for statement, parameters in along:
+        yield statement, parameters
     failpoints.reach("log.written")
 
 
@@ -172,12 +204,18 @@ def _write_account(account_id: str, new: list[_New]) -> Script[tuple[int, dateti
     return last, occurred_at
 
 
-def _write_account_at_once(account_id: str, new: list[_New]) -> Script[tuple[int, datetime]]:
-    """The same by one statement, and so one round trip."""
+def _write_account_at_once(
+    account_id: str, new: list[_New], along: Sequence[Write]
+) -> Script[tuple[int, datetime]]:
+    """The same by one statement, and so one round trip, with other writes."""
     given = [
         {**one.values, "place": place, "meters": one.meter_ids} for place, one in enumerate(new, 1 - len(new))
     ]
-    written = yield _WRITE, {"account": account_id, "count": len(new), "rows": rows(given)}
+    parameters: dict[str, Any] = {"account": account_id, "count": len(new), "rows": rows(given)}
+    for number, (_, values) in enumerate(along):
+        assert isinstance(values, Mapping)  # noqa: S101 - as `Write` has it
+        parameters |= {f"{name}_{number}": value for name, value in values.items()}
+    written = yield _writing(tuple(statement for statement, _ in along)), parameters
     if not written:
         raise NoResultFound(_NO_LOG)
     last, occurred_at = written[0]

@@ -26,6 +26,9 @@ LARGEST: Final = 7_500
 # More events than this never fit, so they are not kept for the message at all.
 MOST_EVENTS: Final = 60
 
+GATHER_SECONDS: Final = 0.02
+"""Seconds after a ring for which an account rings no worker again: a worker gathers events for as long."""
+
 
 @dataclass(frozen=True)
 class WorkDue:
@@ -133,7 +136,8 @@ class LocalListener(Protocol):
 class Publisher:
     """Rings the doorbell after every commit with events: one message at a time for each account.
 
-    Events that are committed while an account's message is on its way go into the next one. Close it before the
+    Events that are committed while an account's message is on its way go into the next one. Workers are rung less often
+    than listeners. Close it before the
     doorbell, so that everything is published.
     """
 
@@ -141,8 +145,11 @@ class Publisher:
         self._doorbell = doorbell
         self._local = local
         self._waiting: dict[str, _Unpublished] = {}
-        # Accounts that workers are yet to hear of.
+        # Accounts with something to publish.
         self._due: set[str] = set()
+        # Accounts for which workers were rung just now, and those of them with further work.
+        self._gathering: dict[str, asyncio.TimerHandle] = {}
+        self._further: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         database.on_commit(self._committed)
 
@@ -154,7 +161,9 @@ class Publisher:
 
     async def close(self) -> None:
         """Return when all events committed so far have been published, as far as possible."""
-        while self._tasks:
+        while self._tasks or self._further:
+            for account_id in list(self._further):
+                self._end_gathering(account_id)
             await asyncio.wait(list(self._tasks.values()))
 
     def _committed(self, items: Sequence[Any]) -> None:
@@ -187,7 +196,22 @@ class Publisher:
                 failpoints.reach("publish.before")
                 if waiting := self._waiting.pop(account_id, None):
                     await self._doorbell.publish(channel_of(account_id), waiting.growth().encode())
-                await self._doorbell.publish(DISPATCH_CHANNEL, account_id)
+                await self._ring_workers(account_id)
                 failpoints.reach("publish.done")
         finally:
             del self._tasks[account_id]
+
+    async def _ring_workers(self, account_id: str) -> None:
+        """Ring at once, or when those that were rung just now have gathered what came meanwhile."""
+        if account_id in self._gathering:
+            self._further.add(account_id)
+            return
+        loop = asyncio.get_running_loop()
+        self._gathering[account_id] = loop.call_later(GATHER_SECONDS, self._end_gathering, account_id)
+        await self._doorbell.publish(DISPATCH_CHANNEL, account_id)
+
+    def _end_gathering(self, account_id: str) -> None:
+        self._gathering.pop(account_id).cancel()
+        if account_id in self._further:
+            self._further.discard(account_id)
+            self._notify_workers(account_id)

@@ -20,7 +20,7 @@ from app.events import log
 from app.meters.models import Meter
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.columns import Columns, packed_days
-from app.readings.day_rows import Change, MeterDay, write_days
+from app.readings.day_rows import Change, MeterDay, record_days, write_days
 from app.readings.enums import ReadingChannel, ReadingReason
 from app.readings.events import MeterDataReceived
 from app.readings.packing import SLOTS
@@ -31,6 +31,8 @@ MAX_REFUSALS = 100
 METERS_PER_STATEMENT = 400
 # Days that one statement reads and one writes.
 DAYS_PER_STATEMENT = 400
+# Days that are written along with their event.
+FEW_DAYS = 8
 
 _METERS: Final = Table(Meter)
 _LOCK: Final = Scoped(
@@ -145,8 +147,15 @@ def record(
     meters = yield from lock_meters(actor, [meter_id])
     if not meters:
         raise not_found("meter", "meterId")
-    changed = yield from write_channels(transaction, meters, {channel: {meters[0].id: days}})
-    return meters[0], Recorded(len(readings.starts), changed)
+    meter = meters[0]
+    if len(days) > FEW_DAYS:
+        changed = yield from write_channels(transaction, meters, {channel: {meter.id: days}})
+    else:
+        changes = yield from record_days(transaction, meter.id, days, channel, clock.to_ms(clock.now()))
+        if changes is None:
+            raise ConsentRequired(meter)
+        changed = _append_event(transaction, meter, channel, changes)
+    return meter, Recorded(len(readings.starts), changed)
 
 
 def lock_meters(actor: Actor, meter_ids: Iterable[str]) -> Script[list[Meter]]:
@@ -177,11 +186,19 @@ def write_channels(
     for channel, of_channel in days.items():
         changes = yield from _write_days(is_on_sqlite(transaction), channel, of_channel, clock.to_ms(now))
         for meter in meters:
-            if of_meter := changes.get(meter.id):
-                event = received(meter, channel, of_meter)
-                log.append(transaction, meter.account_id, event)
-                changed += event.interval_count
+            changed += _append_event(transaction, meter, channel, changes.get(meter.id, ()))
     return changed
+
+
+def _append_event(
+    transaction: InTransaction, meter: Meter, channel: ReadingChannel, changes: Sequence[Change]
+) -> int:
+    """Tells of the half-hours that changed, if any, and gives their number."""
+    if not changes:
+        return 0
+    event = received(meter, channel, changes)
+    log.append(transaction, meter.account_id, event)
+    return event.interval_count
 
 
 def _write_days(

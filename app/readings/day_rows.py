@@ -4,12 +4,15 @@ Half-hours that a version before days stored, and that the worker has not carrie
 that is touched, before anything newer.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from app.db.raw_statements import Rows, Script
-from app.db.scripts import erasing
+from app.consents.coverage import HAS_VALID
+from app.db.raw_statements import Parameters, Rows, Script
+from app.db.scripts import InTransaction, erasing, is_on_sqlite
 from app.db.sql import Sql, rows
+from app.events import log
+from app.events.log import Write
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.columns import days_of
 from app.readings.enums import ReadingChannel, ReadingReason
@@ -35,26 +38,34 @@ class Change(NamedTuple):
     recorded_ms: int
 
 
-_TOUCHING = """
-    SELECT given.meter_id, given.day, meter_keys.key, stored.packed, stored.recorded_ms, stored.reason, stored.origins,
-        EXISTS (
-            SELECT 1 FROM readings WHERE readings.meter_id = given.meter_id
-            AND readings.start_ms >= given.day * 86400000 AND readings.start_ms < (given.day + 1) * 86400000
-        )
-    FROM @rows(meter_id text, day bigint) LEFT JOIN meter_keys ON meter_keys.meter_id = given.meter_id
-"""
-# Each day is looked up by its whole key: a plain join on PostgreSQL may read all days of a meter for each of them. The
-# bounds leave out partitions.
-_TOUCHED = Sql(
-    f"""{_TOUCHING} LEFT JOIN LATERAL (
-        SELECT packed, recorded_ms, reason, origins FROM reading_days
-        WHERE meter_key = meter_keys.key AND channel = :channel AND day = CAST(given.day AS int)
-            AND day BETWEEN CAST(:first_day AS int) AND CAST(:last_day AS int) OFFSET 0
-    ) AS stored ON TRUE""",  # noqa: S608 - our own statement
-    sqlite=f"""{_TOUCHING} LEFT JOIN reading_days AS stored ON stored.meter_key = meter_keys.key
-        AND stored.channel = :channel AND stored.day = given.day
-        AND stored.day BETWEEN :first_day AND :last_day""",
-)
+def _touching(*further: str) -> Sql:
+    """Selects given days as they are stored, with further columns."""
+    columns = """
+        SELECT given.meter_id, given.day, meter_keys.key, stored.packed, stored.recorded_ms, stored.reason,
+            stored.origins, EXISTS (
+                SELECT 1 FROM readings WHERE readings.meter_id = given.meter_id
+                AND readings.start_ms >= given.day * 86400000 AND readings.start_ms < (given.day + 1) * 86400000
+            )
+    """
+    selected = f"""{", ".join((columns, *further))}
+        FROM @rows(meter_id text, day bigint) LEFT JOIN meter_keys ON meter_keys.meter_id = given.meter_id
+    """
+    # Each day is looked up by its whole key: a plain join on PostgreSQL may read all days of a meter for each of them.
+    # The bounds leave out partitions.
+    return Sql(
+        f"""{selected} LEFT JOIN LATERAL (
+            SELECT packed, recorded_ms, reason, origins FROM reading_days
+            WHERE meter_key = meter_keys.key AND channel = :channel AND day = CAST(given.day AS int)
+                AND day BETWEEN CAST(:first_day AS int) AND CAST(:last_day AS int) OFFSET 0
+        ) AS stored ON TRUE""",  # noqa: S608 - our own statement
+        sqlite=f"""{selected} LEFT JOIN reading_days AS stored ON stored.meter_key = meter_keys.key
+            AND stored.channel = :channel AND stored.day = given.day
+            AND stored.day BETWEEN :first_day AND :last_day""",
+    )
+
+
+_TOUCHED = _touching()
+_TOUCHED_WITH_CONSENT = _touching(HAS_VALID)
 _TAKEN = "RETURNING meter_id, start_ms, micro_kwh, estimated, @ms(recorded_at)"
 # By their places, because PostgreSQL would rather read a table of some million half-hours as a whole.
 _TAKE_HALF_HOURS = Sql(
@@ -122,9 +133,7 @@ def write_days(
     """Merges packed days of locked meters into those that are stored; gives what that changed."""
     days = _TouchedDays(on_sqlite, channel)
     yield from days.load(new)
-    changes = [
-        change for of, packed in new.items() if (change := days.merge(of, packed, now_ms, reason)) is not None
-    ]
+    changes = days.merge_all(new, now_ms, reason)
     yield from days.write()
     return changes
 
@@ -153,6 +162,24 @@ def write_fetched(
     return changes
 
 
+def record_days(
+    transaction: InTransaction, meter_id: str, new: Mapping[int, bytes], channel: ReadingChannel, now_ms: int
+) -> Script[list[Change] | None]:
+    """The same for a few days of one meter that are pushed, in the fewest round trips.
+
+    Nothing is written, and None is given, if the meter has no valid consent.
+    """
+    days = _TouchedDays(is_on_sqlite(transaction), channel)
+    found = {MeterDay(meter_id, day): packed for day, packed in new.items()}
+    consented = yield from days.load(found, {"meter_id": meter_id, "consent_at": now_ms})
+    if not consented:
+        return None
+    changes = days.merge_all(found, now_ms, ReadingReason.PUSH)
+    for write in days.writes():
+        yield from log.write_along(transaction, write)
+    return changes
+
+
 def carry_over(on_sqlite: bool, half_hours: Rows) -> Script[None]:
     """Merges half-hours of locked meters, which their table has just lost, into their days.
 
@@ -175,7 +202,8 @@ class _TouchedDays:
         self._merged: set[MeterDay] = set()
         self._revisions: list[tuple[MeterDay, Revision]] = []
 
-    def load(self, days: Collection[MeterDay]) -> Script[None]:
+    def load(self, days: Collection[MeterDay], consent: Parameters | None = None) -> Script[bool]:
+        """Gives whether their meter has a valid consent, if parameters of `HAS_VALID` are given; if not, it ends."""
         given = [{"meter_id": meter_id, "day": day} for meter_id, day in days]
         touched = [one.day for one in days]
         parameters = {
@@ -184,9 +212,14 @@ class _TouchedDays:
             "first_day": min(touched, default=0),
             "last_day": max(touched, default=0),
         }
-        found = yield _TOUCHED.of(self._on_sqlite), parameters
+        if consent is None:
+            found = yield _TOUCHED, parameters
+        else:
+            found = yield _TOUCHED_WITH_CONSENT, {**parameters, **consent}
+            if not all(row[-1] for row in found):
+                return False
         older = []
-        for meter_id, day, key, packed, recorded_ms, reason, origins, has_half_hours in found:
+        for meter_id, day, key, packed, recorded_ms, reason, origins, has_half_hours, *_ in found:
             self._keys[meter_id] = key
             if packed is not None:
                 self._stored[MeterDay(meter_id, day)] = StoredDay(packed, (recorded_ms, reason), origins)
@@ -194,7 +227,15 @@ class _TouchedDays:
                 older.append({"meter_id": meter_id, "day": day})
         yield from self._make_keys()
         if older and self._channel is ReadingChannel.IMPORT:
-            self.merge_half_hours((yield from erasing(self._on_sqlite, _take(self._on_sqlite, rows(older)))))
+            self.merge_half_hours((yield from erasing(self._on_sqlite, _take(rows(older)))))
+        return True
+
+    def merge_all(
+        self, new: Mapping[MeterDay, bytes], recorded_ms: int, reason: ReadingReason
+    ) -> list[Change]:
+        """Gives what the packed days change."""
+        changes = (self.merge(of, packed, recorded_ms, reason) for of, packed in new.items())
+        return [change for change in changes if change is not None]
 
     def sort_out(self, of: MeterDay, packed: bytes, *, insists: bool) -> tuple[bytes | None, bytes | None]:
         return sort_out(self._stored.get(of), packed, insists=insists)
@@ -222,15 +263,22 @@ class _TouchedDays:
                 self.merge(MeterDay(meter_id, day), pack(new), recorded_ms, ReadingReason.PUSH)
 
     def write(self) -> Script[None]:
-        yield from _insert(
-            _WRITE_DAYS, self._on_sqlite, _STORED, [self._row(of, self._stored[of]) for of in self._merged]
-        )
-        yield from _insert(
-            _WRITE_REVISIONS,
-            self._on_sqlite,
-            _REVISED,
-            [(*self._row(of, one.was), one.replaced_ms) for of, one in self._revisions],
-        )
+        yield from self.writes()
+
+    def writes(self) -> Iterator[Write]:
+        """The statements that write the merged days, and the half-hours that they replaced."""
+        if days := [self._row(of, self._stored[of]) for of in self._merged]:
+            yield _WRITE_DAYS, self._columns(_STORED, days)
+        if revisions := [(*self._row(of, one.was), one.replaced_ms) for of, one in self._revisions]:
+            yield _WRITE_REVISIONS, self._columns(_REVISED, revisions)
+
+    def _columns(
+        self, names: Sequence[str], values: Sequence[tuple[Any, ...]]
+    ) -> Parameters | Sequence[Parameters]:
+        """The parameters of `_inserting`."""
+        if self._on_sqlite:
+            return [dict(zip(names, row, strict=True)) for row in values]
+        return dict(zip(names, zip(*values, strict=True), strict=True))
 
     def _row(self, of: MeterDay, day: StoredDay) -> tuple[Any, ...]:
         recorded_ms, reason = day.latest
@@ -240,22 +288,11 @@ class _TouchedDays:
     def _make_keys(self) -> Script[None]:
         given = rows({"meter_id": meter_id} for meter_id, key in self._keys.items() if key is None)
         if given != "[]":
-            yield _NEW_KEYS.of(self._on_sqlite), {"rows": given}
+            yield _NEW_KEYS, {"rows": given}
             # Also a key that another writer of the meter has made since this transaction looked for it.
-            made: Any = yield _KEYS.of(self._on_sqlite), {"rows": given}
+            made: Any = yield _KEYS, {"rows": given}
             self._keys.update(dict(made))
 
 
-def _take(on_sqlite: bool, days: str) -> Script[Rows]:
-    return (yield _TAKE_HALF_HOURS.of(on_sqlite), {"rows": days})
-
-
-def _insert(
-    statement: Sql, on_sqlite: bool, columns: Sequence[str], values: list[tuple[Any, ...]]
-) -> Script[None]:
-    if not values:
-        return
-    if on_sqlite:
-        yield statement.of(True), [dict(zip(columns, row, strict=True)) for row in values]
-    else:
-        yield statement.of(False), dict(zip(columns, zip(*values, strict=True), strict=True))
+def _take(days: str) -> Script[Rows]:
+    return (yield _TAKE_HALF_HOURS, {"rows": days})

@@ -11,11 +11,15 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from app.accounts.models import Account
 from app.auth.actor import Actor, Scope
 from app.core import clock
 from app.core.ids import new_id
 from app.customers.models import Customer
-from app.db.database import Database
+from app.db.database import Database, run_script
+from app.db.raw_statements import Script
+from app.db.scripts import InTransaction
+from app.db.sql import Sql
 from app.events import log
 from app.events.catalogue import event_names
 from app.events.log import Appended
@@ -155,6 +159,38 @@ async def test_what_is_appended_is_recorded_as_it_was_and_announced(world: World
     async with world.database.reading() as session:
         named = await log.meters_named(session, account.id, [1, 2, 3, 4])
     assert named == {1: [], 2: [], 3: [meter_ids[0]], 4: [meter_ids[1]]}
+
+
+@pytest.mark.parametrize("with_events", [True, False])
+async def test_what_is_written_along_is_there_with_the_events(world: World, with_events: bool) -> None:
+    ids = [(await world.account()).id for _ in range(2)]
+    rename = Sql("UPDATE accounts SET name = :name WHERE id = :id")
+    show = Sql("UPDATE accounts SET logo_url = :name WHERE id = :id")
+
+    def act(transaction: InTransaction) -> Script[None]:
+        for account_id in ids:
+            yield from log.write_along(transaction, (rename, {"id": account_id, "name": f"of {account_id}"}))
+            if with_events:
+                log.append(transaction, account_id, created())
+
+    def fail(transaction: InTransaction) -> Script[None]:
+        yield from log.write_along(transaction, (rename, {"id": ids[0], "name": "never"}))
+        raise Undone
+
+    await world.database.transact(act)
+    async with world.database.transaction() as session:
+        for account_id in ids:
+            await run_script(session, log.write_along(session, (show, {"id": account_id, "name": "seen"})))
+        if with_events:
+            log.append(session, ids[1], created())
+    with pytest.raises(Undone):
+        await world.database.transact(fail)
+    for account_id in ids:
+        async with world.database.reading() as session:
+            account = await session.get_one(Account, account_id)
+        assert (account.name, account.logo_url) == (f"of {account_id}", "seen")
+    counts = [len(await records(world.database, account_id)) for account_id in ids]
+    assert counts == ([2, 3] if with_events else [1, 1])
 
 
 async def test_a_rolled_back_event_leaves_neither_row_nor_number(world: World) -> None:

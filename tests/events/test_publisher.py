@@ -116,6 +116,19 @@ async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -
             assert await anext(dispatch) == account.id
 
 
+async def test_workers_are_rung_for_work_that_follows_closely(world: World) -> None:
+    async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell) as publisher:
+        account = await world.account()
+        await publisher.close()
+        async with doorbell.listen(DISPATCH_CHANNEL) as dispatch:
+            for is_last in (False, False, True):
+                async with world.database.transaction() as session:
+                    work_due(session, account.id)
+                if is_last:
+                    await publisher.close()
+                assert await anext(dispatch) == account.id
+
+
 async def test_the_points_are_reached_around_each_publish(world: World) -> None:
     reached: list[str] = []
     async with Doorbell.from_url("memory://") as doorbell, Publisher(world.database, doorbell):

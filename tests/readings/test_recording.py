@@ -5,14 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text, update
 
 from app.accounts import actions as accounts
 from app.auth.actor import Scope
-from app.consents.models import ConsentStatus
+from app.consents.models import ConsentStatus, HostedConsent
 from app.core import clock, json_decimals
 from app.core.clock import HALF_HOUR
 from app.db.database import run_script
-from app.readings.actions import MAX_READINGS, lock_meters, write_channels
+from app.readings.actions import FEW_DAYS, MAX_READINGS, lock_meters, write_channels
 from app.readings.columns import Columns, packed_days
 from app.readings.enums import ReadingChannel
 from tests.accounts.state import events, refusals, unchanged
@@ -249,6 +250,56 @@ async def test_readings_need_a_valid_consent(world: World, decision: Any) -> Non
     given = {"meterId": meter["id"], "readings": [reading("00:00", "1")]}
     async with unchanged(world):
         assert refusals(await run(world, account, RECORD, **given)) == [("CONSENT_REQUIRED", ["meterId"])]
+
+
+async def test_a_consent_that_is_revoked_while_a_writer_waits_for_the_meter_counts_no_more(
+    world: World,
+) -> None:
+    meter = await metered(world)
+    actor = (await world.authenticator.authenticate(meter.account.key)).actor
+    async with world.database.transaction() as session:
+        await run_script(session, lock_meters(actor, [meter.meter_id]))
+        recording = asyncio.create_task(meter.record(reading("00:00", "1")))
+        if not world.database.is_sqlite:
+            await _waits_for_a_lock(world, recording)
+        await session.execute(update(HostedConsent).values(decision=ConsentStatus.REVOKED.value))
+    assert refusals(await recording) == [("CONSENT_REQUIRED", ["meterId"])]
+    assert await meter.received() == []
+
+
+async def _waits_for_a_lock(world: World, task: asyncio.Task[Any]) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with world.database.engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        while not (await connection.execute(waiting)).scalar_one():
+            assert not task.done()
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.parametrize("count", [FEW_DAYS, FEW_DAYS + 1])
+async def test_few_days_and_many_are_recorded_alike(world: World, count: int) -> None:
+    meter = await metered(world)
+    other = await make_customer(world, meter.account, "bob@example.com")
+    bare = await make_meter(world, meter.account, other, NUMBERS[0])
+    days = [clock.parse_utc("2024-05-01T00:00Z") + timedelta(days=day) for day in range(count)]
+    # Days that are new, of which a part is replaced, and that stay as they are.
+    first = [reading(start + slot * HALF_HOUR, "1") for start in days for slot in range(2)]
+    second = [reading(start, "2") for start in days]
+    for given, changed in ((first, 2 * count), (second, count), (second, 0)):
+        payload = await meter.record(*given)
+        assert (payload["accepted"], payload["changed"]) == (len(given), changed)
+    assert [one.data["intervalCount"] for one in await meter.received()] == [2 * count, count]
+    data = await meter.intervals(**{"from": clock.format_utc(days[0]), "to": clock.format_utc(days[-1])})
+    assert data["total"] == str(3 * (count - 1))
+    query = "query ($id: ID!) { meter(id: $id) { revisions(first: 100) { nodes { consumption } } } }"
+    found = (await world.data(query, {"id": meter.meter_id}, key=meter.account.key))["meter"]
+    assert found["revisions"]["nodes"] == [{"consumption": "1"}] * count
+    async with unchanged(world):
+        given_bare = {"meterId": bare["id"], "readings": first}
+        payload = await run(world, meter.account, RECORD, **given_bare)
+        assert refusals(payload) == [("CONSENT_REQUIRED", ["meterId"])]
 
 
 async def test_what_was_recorded_stays_readable_without_consent(world: World) -> None:

@@ -165,7 +165,7 @@ class Dispatcher:
         wanting = [account_id for account_id, _, has_destinations in behind if has_destinations]
         if wanting:
             return await self.run(wanting)
-        last = {account_id: sequence for account_id, sequence, _ in behind}
+        last: dict[str, int] = {account_id: sequence for account_id, sequence, _ in behind}
         count = sum(self._left.get(account_id, 0) < sequence for account_id, sequence in last.items())
         self._left |= last
         return count
