@@ -164,8 +164,8 @@ def _write(transaction: InTransaction) -> Script[None]:
         for sequence, one in enumerate(new, last - len(new) + 1):
             one.values |= {"sequence": sequence, "occurred_at": occurred_at}
         announce(transaction, [Appended(_RECORDS.of(one.values), one.meter_ids) for one in new])
-    for statement, parameters in along:
-        yield statement, parameters
+    for write in along:  # noqa: UP028 - a list takes no rows
+        yield write
     failpoints.reach("log.written")
 
 
