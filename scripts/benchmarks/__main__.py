@@ -13,6 +13,7 @@ import uvloop
 from rich.console import Console
 
 from scripts.benchmarks.delivery.webhooks import delivery_against, run_delivery
+from scripts.benchmarks.feeds.backfills import run_feeds
 from scripts.benchmarks.harness.checkout import checked_out
 from scripts.benchmarks.harness.databases import Databases
 from scripts.benchmarks.harness.machine import BenchError, Cores, describe
@@ -46,6 +47,7 @@ NAMED: dict[str, Benchmark] = {
     "hostile": run_hostile,
     "documents": run_documents,
     "imports": run_imports,
+    "feeds": run_feeds,
 }
 AGAINST_REVISION: dict[str, Comparison] = {
     "live": live_against,

@@ -51,6 +51,8 @@ class Sizes:
     beside_meters: int = 100
     beside_wide: int = 1_920_000
     beside_rows: int = 400_000
+    fed_meters: int = 10_000
+    feed_seconds: float = 10.0
     soak_minutes: float = 7
     soak_customers: int = 10_000
 
@@ -87,6 +89,8 @@ QUICK = Sizes(
     beside_meters=10,
     beside_wide=48_000,
     beside_rows=5_000,
+    fed_meters=60,
+    feed_seconds=1.0,
     soak_minutes=1 / 3,
     soak_customers=200,
 )

@@ -31,6 +31,7 @@ PRODUCT_SETTINGS = {
     "VOLTWIRE_MAX_SOCKETS": "20000",
     "VOLTWIRE_MAX_CONNECTIONS_PER_ADDRESS": "20000",
     "VOLTWIRE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
+    "VOLTWIRE_FEED_ALLOW_NETWORKS": "127.0.0.0/8",
 }
 
 
@@ -203,12 +204,16 @@ class Voltwire(Product):
 
 @asynccontextmanager
 async def voltwire(
-    checkout: Checkout, cores: Cores, database_url: str | None = None, split: bool = False
+    checkout: Checkout,
+    cores: Cores,
+    database_url: str | None = None,
+    split: bool = False,
+    work: bool = True,
 ) -> AsyncIterator[Voltwire]:
     """Voltwire on SQLite or on `database_url`, migrated and with an account.
 
     `split` runs `voltwire api` on the client's core and `voltwire worker` on the server's, so that the worker is
-    what is measured; else `voltwire serve` is both in one process.
+    what is measured, or no worker at all unless it is to `work`; else `voltwire serve` is both in one process.
     """
     if not checkout.program.exists():
         raise BenchError(
@@ -224,7 +229,9 @@ async def voltwire(
         installation = Installation(checkout, cores, env, home)
         installation.command("migrate")
         account_id, api_key = installation.account("Bench")
-        roles = [["api", "--port", str(port)], ["worker"]] if split else [["serve", "--port", str(port)]]
+        roles = [["api", "--port", str(port)]] if split else [["serve", "--port", str(port)]]
+        if split and work:
+            roles.append(["worker"])
         async with AsyncExitStack() as stack:
             servers = [stack.enter_context(installation.start(*role, port=port)) for role in roles]
             if split:
