@@ -5,6 +5,7 @@ import enum
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from rich import box
@@ -24,34 +25,44 @@ class Way(enum.Enum):
 ROOM_FOR_STORY: Final = 100
 NO_STORY: Final = "not part of this play"
 CAPTION: Final = (
-    "Milliseconds from just before the mutation is sent until the event is here. "
+    "Milliseconds from just before the mutation is sent until the event, or the last of several, is here. "
     "✓ The webhook's signature was checked by the Standard Webhooks rule."
 )
 
 
 @dataclass
 class Row:
-    """An event: its dotted name and what happens, None if it is not played; times are `time.perf_counter()`."""
+    """A sort of event: its dotted name, what happens (None if it is not played), and how many of it come.
+
+    Times are `time.perf_counter()`; arrivals have them by the events' ids.
+    """
 
     name: str
     story: str | None
+    count: int = 1
     sent_at: float | None = None
-    event_id: str | None = None
-    arrivals: dict[Way, float] = field(default_factory=dict)
+    event_ids: set[str] = field(default_factory=set)
+    arrivals: dict[Way, dict[str, float]] = field(default_factory=lambda: {way: {} for way in Way})
 
-    def is_complete(self) -> bool:
-        return len(self.arrivals) == len(Way)
+    def is_complete(self, way: Way | None = None) -> bool:
+        """Whether all have arrived, by one way or by all of them."""
+        return all(len(self.arrivals[one]) == self.count for one in (Way if way is None else (way,)))
 
     def milliseconds(self, way: Way) -> int | None:
-        at = self.arrivals.get(way)
-        return None if at is None or self.sent_at is None else round((at - self.sent_at) * 1000)
+        """From the mutation to the last arrival; None until all have arrived."""
+        if self.sent_at is None or not self.is_complete(way):
+            return None
+        return round((max(self.arrivals[way].values()) - self.sent_at) * 1000)
 
 
 class Board:
     """Matches arrivals by the event's id. A mail does not name the event's type, so it may wait for the other ways."""
 
-    def __init__(self, stories: Mapping[str, str | None]) -> None:
-        self.rows = [Row(name, story) for name, story in stories.items()]
+    def __init__(
+        self, stories: Mapping[str, str | None], counts: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """`counts` has the events of which more than one comes."""
+        self.rows = [Row(name, story, counts.get(name, 1)) for name, story in stories.items()]
         self._by_id: dict[str, Row] = {}
         self._unknown: dict[tuple[str, Way], float] = {}
         self._changed = asyncio.Event()
@@ -72,7 +83,7 @@ class Board:
         if row is None:
             self._unknown[event_id, way] = at
             return False
-        row.arrivals.setdefault(way, at)
+        row.arrivals[way].setdefault(event_id, at)
         self._changed.set()
         return True
 
@@ -94,7 +105,7 @@ class Board:
             f"{row.name} by {way.value if way is Way.SOCKET else way.value.lower()}"
             for row in self.rows
             for way in Way
-            if row.story is not None and way not in row.arrivals
+            if row.story is not None and not row.is_complete(way)
         ]
 
     def table(self, width: int, *, live: bool = True) -> Table:
@@ -119,12 +130,12 @@ class Board:
         if known is not None or name is None:
             return known
         for row in self.rows:
-            if row.name == name and row.sent_at is not None and row.event_id is None:
-                row.event_id = event_id
+            if row.name == name and row.sent_at is not None and len(row.event_ids) < row.count:
+                row.event_ids.add(event_id)
                 self._by_id[event_id] = row
                 for way in Way:
                     if (event_id, way) in self._unknown:
-                        row.arrivals[way] = self._unknown.pop((event_id, way))
+                        row.arrivals[way][event_id] = self._unknown.pop((event_id, way))
                 return row
         return None
 
@@ -132,7 +143,10 @@ class Board:
         milliseconds = row.milliseconds(way)
         if milliseconds is not None:
             tick = "✓ " if way is Way.WEBHOOK else ""
-            return Text(f"{tick}{milliseconds} ms", "green", justify="right")
+            many = f"{row.count} in " if row.count > 1 else ""
+            return Text(f"{tick}{many}{milliseconds} ms", "green", justify="right")
+        if row.count > 1 and row.arrivals[way]:
+            return Text(f"{len(row.arrivals[way])} of {row.count}", justify="right")
         if row.sent_at is None or not live:
             return Text("–", "dim", justify="right")
         return self._moving

@@ -50,6 +50,7 @@ def settings(folder: Path, smtp_url: str) -> dict[str, str]:
         "VOLTWIRE_DATA_DIR": str(folder / "data"),
         "VOLTWIRE_SMTP_URL": smtp_url,
         "VOLTWIRE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
+        "VOLTWIRE_FEED_ALLOW_NETWORKS": "127.0.0.0/8",
     }
 
 

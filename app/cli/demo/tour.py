@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,10 +22,13 @@ from app.cli.demo.consumers import Consumers, ReceivedMail, ReceivedWebhook
 from app.cli.demo.server import DemoError
 from app.cli.listen import facts
 from app.cli.stream import ResumingStream, StreamEvent
+from app.cli.trigger import meter_number
+from app.feeds.octopus.stand_in import OctopusStandIn
+from app.feeds.stand_ins.server import serving
 
 # For all events together; a missing one does not keep the next from being played.
-ARRIVE_WITHIN: Final = 30.0
-STEP_WITHIN: Final = 5.0
+ARRIVE_WITHIN: Final = 60.0
+STEP_WITHIN: Final = 20.0
 CONFIRM_WITHIN: Final = 30.0
 # On a terminal each change gets a moment, so that eyes can follow.
 BEAT: Final = 0.4
@@ -37,7 +41,7 @@ class Tour:
         self.is_over = False
         self._console = console
         self._port = server.choose_port(port)
-        self._board = Board(story.all_events())
+        self._board = Board(story.all_events(), story.COUNTS)
         self._consumers = Consumers(on_hook=self._on_hook, on_mail=self._on_mail)
         self._log = Path()
         self._key = ""
@@ -60,8 +64,9 @@ class Tour:
             stream = ResumingStream(api)
             await stream.begin()
             listening = await stack.enter_async_context(_in_background(self._listen(stream)))
+            source = await stack.enter_async_context(_home_source())
             async with self._shown() as show:
-                await story.play(api, self._board, show)
+                await story.play(api, self._board, source, show)
                 await self._board.wait_for(story.STORIES, self._left())
             self._conclude()
             if once:
@@ -207,6 +212,15 @@ class Tour:
     def _say(self, text: str | Text) -> None:
         # Wrapped by the terminal alone, so that a command can be copied as one line.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+@asynccontextmanager
+async def _home_source() -> AsyncIterator[story.HomeSource]:
+    """A stand-in of Octopus Energy that has a home's meter."""
+    number = meter_number()
+    stand_in = OctopusStandIn(seed=random.randrange(2**31), numbers=(number,))  # noqa: S311 - chance, not a secret
+    async with serving(stand_in) as url:
+        yield story.HomeSource(stand_in, url, number)
 
 
 @asynccontextmanager
