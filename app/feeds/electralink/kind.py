@@ -8,6 +8,7 @@ from app.feeds.electralink.mapping import to_fetched, to_meters
 from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange
 from app.feeds.failures import Meaning, SourceFailure, electricity_only
+from app.feeds.shapes import record
 from app.feeds.source import Fetched, FetchedMeter, SourceKind, SourceMeter, Window
 from app.meters.enums import MeterType
 
@@ -27,7 +28,7 @@ class Electralink:
         The credentials are tried before, by asking for a meter that nobody has, for the list may be open to everyone.
         """
         try:
-            await self._client.details(NOBODYS_METER)
+            record(await self._client.details(NOBODYS_METER))
         except SourceFailure as failure:
             if failure.meaning is not Meaning.METER:
                 raise

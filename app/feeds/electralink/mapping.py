@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Final
 
-from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.half_hours import OTHER_UNIT, UNREADABLE, HalfHours
 from app.feeds.settlement_days import PERIODS, Flags, SettlementDays, read_date
+from app.feeds.shapes import unreadable
 from app.feeds.source import MOST_METERS, Fetched, Json, SourceMeter, Window
 from app.meters.enums import MeterType
 from app.meters.numbers import InvalidMeterNumber, parse
@@ -30,9 +30,9 @@ def to_fetched(answer: Json, mpan: str, window: Window) -> Fetched:
     """The readings of a meter in the window. Raises SourceFailure for an answer of another shape."""
     quantities = answer.get("MC") if isinstance(answer, dict) else None
     if not isinstance(quantities, dict):
-        raise SourceFailure(Meaning.RETRY, "The source's answer has no half-hours; it is asked again.")
+        raise unreadable("MC is no object")
     if str(answer.get("MPAN")) != mpan:
-        raise SourceFailure(Meaning.RETRY, "The source's answer is about another meter; it is asked again.")
+        raise unreadable("it is about another meter")
     half_hours = HalfHours(window)
     into = SettlementDays(half_hours, _FLAGS)
     for quantity, channel in CHANNELS.items():
@@ -40,17 +40,22 @@ def to_fetched(answer: Json, mpan: str, window: Window) -> Fetched:
         if days is None:
             continue
         if not isinstance(days, dict) or len(days) > MOST_DAYS:
-            raise SourceFailure(Meaning.RETRY, "The source's answer has no days; it is asked again.")
-        unreadable = sum(not _add(into, channel, read_date(day), periods) for day, periods in days.items())
-        if unreadable:
+            raise unreadable(f"{quantity} is no object of days")
+        flawed = sum(not _add(into, channel, read_date(day), periods) for day, periods in days.items())
+        if flawed:
             half_hours.miss_rest(channel, UNREADABLE)
     return half_hours.fetched()
 
 
 def to_meters(answer: Json) -> Sequence[SourceMeter]:
-    """The meters of `{"count": 2, "mpans": ["1312345678907", …]}`; numbers that are none are left out."""
+    """The meters of `{"count": 2, "mpans": ["1312345678907", …]}`; numbers that are none are left out.
+
+    Raises SourceFailure if there is no list.
+    """
     listed = answer.get("mpans") if isinstance(answer, dict) else None
-    numbers = {_core(one) for one in listed[:MOST_METERS]} if isinstance(listed, list) else set()
+    if not isinstance(listed, list):
+        raise unreadable("mpans is no list")
+    numbers = {_core(one) for one in listed[:MOST_METERS]}
     return [SourceMeter(number, MeterType.ELECTRICITY) for number in sorted(numbers - {""})]
 
 

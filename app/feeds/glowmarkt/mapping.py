@@ -13,6 +13,7 @@ from app.core import clock
 from app.feeds.amounts import NO_VALUE
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.half_hours import OTHER_UNIT, UNREADABLE, HalfHours, half_hour_of
+from app.feeds.shapes import unreadable
 from app.feeds.source import Json, SourceMeter, Window
 from app.meters.enums import MeterType
 from app.meters.numbers import CORE_DIGITS, GAS_DIGITS, InvalidMeterNumber, parse
@@ -62,7 +63,7 @@ class Resource:
 def to_homes(answer: Json) -> Sequence[Home]:
     """The homes of a listing; entries that are none are left out. Raises SourceFailure if it is no list."""
     if not isinstance(answer, list):
-        raise SourceFailure(Meaning.RETRY, "The source's answer is no list of homes; it is asked again.")
+        raise unreadable("it is no list of homes")
     return [
         Home(entry["veId"], _text(entry.get("name")), _text(entry.get("postalCode")))
         for entry in answer[:MOST_HOMES]
@@ -74,7 +75,7 @@ def to_resources(answer: Json) -> Sequence[Resource]:
     """The resources of a home that are readings. Raises SourceFailure if there is no list of resources."""
     listed = answer.get("resources") if isinstance(answer, dict) else answer
     if not isinstance(listed, list):
-        raise SourceFailure(Meaning.RETRY, "The source's answer is no list of resources; it is asked again.")
+        raise unreadable("it has no list of resources")
     return [
         Resource(entry["resourceId"], *_CLASSIFIERS[entry["classifier"]])
         for entry in listed[:MOST_HOMES]
@@ -154,7 +155,7 @@ def take(into: HalfHours, resource: Resource, answer: Json, window: Window) -> N
     """Puts an answer's half-hours of the window in. Raises SourceFailure for an answer of another shape."""
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, list):
-        raise SourceFailure(Meaning.RETRY, "The source's answer has no readings; it is asked again.")
+        raise unreadable("data is no list")
     first, after = half_hour_of(window.start), half_hour_of(window.end)
     if answer.get("units") != UNIT:
         into.miss_period(resource.channel, first, after, OTHER_UNIT)

@@ -7,9 +7,9 @@ import re
 from datetime import date
 from typing import Final
 
-from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.half_hours import UNREADABLE, HalfHours
 from app.feeds.settlement_days import PERIODS, Flags, SettlementDays, read_date
+from app.feeds.shapes import unreadable
 from app.feeds.source import Fetched, Json, Window
 from app.readings.enums import ReadingChannel
 
@@ -26,7 +26,7 @@ def to_fetched(answer: Json, mpan: str, window: Window) -> Fetched:
     """The readings of a meter in the window. Raises SourceFailure for an answer of another shape."""
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or len(rows) > MOST_ROWS:
-        raise SourceFailure(Meaning.RETRY, "The source's answer is no list of days; it is asked again.")
+        raise unreadable("data is no list of days")
     half_hours = HalfHours(window)
     days = SettlementDays(half_hours, _FLAGS)
     is_unreadable = False
