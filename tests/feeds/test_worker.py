@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +15,9 @@ from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.fetching import leases
 from app.feeds.fetching.gaps import span_of
 from app.feeds.fetching.leases import LeaseLost
-from app.feeds.fetching.worker import FeedWorker
+from app.feeds.fetching.worker import OF_ACCOUNT, FeedWorker
 from app.feeds.models import Backfill, BackfillPart, Feed, FeedCredential, FeedGap, MeterFeed
-from app.feeds.source import Fetched, FetchedMeter, Window
+from app.feeds.source import Fetched, FetchedMeter, Source, Window
 from app.readings.enums import ReadingChannel
 from tests.accounts.state import mutation
 from tests.feeds.scripted import Fed, ScriptedSource, at, everything, fed, readings, running, work
@@ -249,6 +250,43 @@ async def test_a_source_that_fails_is_asked_again_after_growing_pauses(world: Wo
     parts = await one.rows(BackfillPart)
     assert [(part.attempts, part.error) for part in parts] == [(4, None)] + [(1, None)] * 12
     assert len(await one.told()) == 13
+
+
+async def test_an_account_with_many_sources_that_hang_leaves_places_to_others(world: World) -> None:
+    async def hang(_: FetchedMeter, __: Window) -> Fetched:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    account, hanging = await world.account(), ScriptedSource(hang)
+    many = [
+        await fed(world, account=account, key=f"hanging{place}", source=hanging)
+        for place in range(OF_ACCOUNT + 4)
+    ]
+    for one in many:
+        await one.begin()
+    sound = await fed(world, key="sound")
+    await sound.begin()
+    worker = FeedWorker(world.database, Either(hanging, sound), world.services.mail_links)
+    async with running(worker):
+        await eventually(lambda: _has_ended(sound))
+        await eventually(lambda: _holds(worker, OF_ACCOUNT))
+    assert len(await sound.told()) == 13
+    assert len(hanging.asked) == OF_ACCOUNT
+
+
+async def _holds(worker: FeedWorker, credentials: int) -> bool:
+    return worker.held == credentials
+
+
+@dataclass
+class Either:
+    """The hanging source, but for one account's feed."""
+
+    hanging: ScriptedSource
+    sound: Fed
+
+    def open(self, feed: Feed) -> Source:
+        return (self.sound.source if feed.id == self.sound.feed_id else self.hanging).open(feed)
 
 
 @pytest.mark.parametrize("kind", ["raises", "hangs", "too much"])

@@ -6,6 +6,7 @@ rests by itself: it takes one of the places, of which no account has more than a
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections import Counter, OrderedDict, deque
 from datetime import datetime
@@ -81,8 +82,7 @@ class FeedWorker:
         self.bell = Bell()
         self.stats = FeedStats()
         self._running: dict[str, tuple[str, asyncio.Task[None]]] = {}
-        self._waiting: deque[Candidate] = deque()
-        self._after = ""
+        self._waiting: dict[str, Candidate] = {}
         self._search_at = 0.0
         self._opened: OrderedDict[tuple[str, datetime], Source] = OrderedDict()
 
@@ -94,12 +94,14 @@ class FeedWorker:
     async def turn(self) -> float:
         """Claims due credentials while there is room; gives the seconds until the next turn."""
         await self.stats.count_due(self._database)
-        if not self._waiting and time.monotonic() >= self._search_at:
+        if time.monotonic() >= self._search_at:
             await self._search()
-        while self._waiting and len(self._running) < AT_ONCE:
-            candidate = self._waiting.popleft()
-            if candidate.key in self._running or self._of_account()[candidate.account_id] >= OF_ACCOUNT:
+        for candidate in list(self._waiting.values()):
+            if len(self._running) >= AT_ONCE:
+                break
+            if self._of_account()[candidate.account_id] >= OF_ACCOUNT:
                 continue
+            del self._waiting[candidate.key]
             claim = await leases.claim(self._database, candidate.key)
             if claim is not None:
                 failpoints.reach("feed.claimed")
@@ -107,8 +109,6 @@ class FeedWorker:
                 self._running[claim.key] = candidate.account_id, task
                 # A task that is cancelled before it has begun would keep its lease.
                 await asyncio.sleep(0)
-        if self._waiting:
-            return POLL_EVERY
         return max(self._search_at - time.monotonic(), 0.001)
 
     async def aclose(self) -> None:
@@ -123,15 +123,20 @@ class FeedWorker:
         return Counter(account_id for account_id, _ in self._running.values())
 
     async def _search(self) -> None:
-        """Looks for due credentials behind the last one found, and from the beginning after the last one of all."""
+        """Looks for due credentials from a place by chance on, so that none of many is passed over for ever."""
         started = time.monotonic()
-        found = await leases.due_credentials(self._database, self._after, CANDIDATES)
-        is_end = len(found) < CANDIDATES
-        self._after = "" if is_end else found[-1].key
+        found = await leases.due_credentials(self._database, secrets.token_hex(4), CANDIDATES)
+        if len(found) < CANDIDATES:
+            found += await leases.due_credentials(self._database, "", CANDIDATES - len(found))
         running = self._of_account()
-        self._waiting.extend(sorted(found, key=lambda one: running[one.account_id]))
+        waiting = Counter(one.account_id for one in self._waiting.values())
+        # Accounts that have the fewest places come first.
+        for one in sorted(found, key=lambda one: running[one.account_id]):
+            if one.key not in self._running and waiting[one.account_id] < OF_ACCOUNT:
+                waiting[one.account_id] += one.key not in self._waiting
+                self._waiting.setdefault(one.key, one)
         ended = time.monotonic()
-        self._search_at = ended + (max(POLL_EVERY, SEARCH_SHARE * (ended - started)) if is_end else 0)
+        self._search_at = ended + max(POLL_EVERY, SEARCH_SHARE * (ended - started))
 
     async def _run(self, claim: Claim) -> None:
         renewing = asyncio.create_task(self._renew(claim))

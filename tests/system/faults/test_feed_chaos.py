@@ -7,7 +7,7 @@ a meter after its consent's end.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ from tests.system.faults.workers import Sleeper, start_worker
 pytestmark = pytest.mark.both_databases
 
 NUMBERS = ("9999999999999", "2400000000013")
-FEEDS = 3
+SOURCES = ("flaky", "flaky", "complete")
 WORKERS = 2
 FAULTS = ("killed", "stopped", "cut", "away", "revoked")
 ROUNDS = 8
@@ -77,7 +77,7 @@ class Fleet:
         self._started += 1
         self.workers.append(start_worker(self.scene, self.folder / f"worker{self._started}.log"))
 
-    async def add_feed(self, name: str, stand_in: OctopusStandIn, url: str) -> None:
+    async def add_feed(self, name: str, stand_in: OctopusStandIn, url: str, numbers: Sequence[str]) -> None:
         keyring, credentials = self.world.services.keyring, dict(stand_in.credentials)
         feed = Feed(
             account_id=self.account.id,
@@ -89,7 +89,7 @@ class Fleet:
         )
         async with self.world.database.transaction() as session:
             session.add(feed)
-        for number in NUMBERS:
+        for number in numbers:
             customer_id = await make_customer(self.world, self.account, f"{name}{number}@example.com")
             meter = await make_meter(self.world, self.account, customer_id, number)
             consent_id = await make_consent(self.world, self.account, customer_id, numbers=[number])
@@ -170,17 +170,24 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(database_url: str, folder: Path, chance: random.Random) -> AsyncIterator[Fleet]:
+async def fleet(
+    database_url: str,
+    folder: Path,
+    chance: random.Random,
+    scenarios: Sequence[str] = SOURCES,
+    numbers: Sequence[str] = NUMBERS,
+    workers: int = WORKERS,
+) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
         scene = await stack.enter_async_context(open_scene(database_url))
         world = scene.world
         opened = Fleet(scene, world, await world.account(), folder, chance)
-        for place in range(FEEDS):
-            stand_in = OctopusStandIn(SCENARIOS["flaky"], seed=place)
+        for place, scenario in enumerate(scenarios):
+            stand_in = OctopusStandIn(SCENARIOS[scenario], seed=place)
             url = await stack.enter_async_context(serving(stand_in))
-            await opened.add_feed(f"feed{place}", stand_in, url)
+            await opened.add_feed(f"feed{place}", stand_in, url, numbers)
         try:
-            for _ in range(WORKERS):
+            for _ in range(workers):
                 opened.start()
             yield opened
         finally:
@@ -188,7 +195,7 @@ async def fleet(database_url: str, folder: Path, chance: random.Random) -> Async
                 worker.kill()
 
 
-@pytest.mark.long(keep=2)
+@pytest.mark.long(keep=1)
 async def test_faults_lose_nothing_and_repeat_nothing(
     database_url: str, tmp_path: Path, seed: str, thorough: bool
 ) -> None:
@@ -202,6 +209,33 @@ async def test_faults_lose_nothing_and_repeat_nothing(
                 await asyncio.sleep(0.25)
                 await suffering.go_on()
             await suffering.suffer(fault)
+        await eventually(suffering.go_on)
+        await check(suffering)
+
+
+@pytest.mark.long(keep=2)
+@pytest.mark.parametrize(
+    ("point", "arrival"),
+    [
+        ("feed.claimed", 1),
+        ("feed.fetched", 1),
+        ("feed.fetched", 7),
+        ("log.written", 1),
+        ("log.written", 13),
+        ("feed.recorded", 1),
+        ("feed.recorded", 13),
+    ],
+)
+async def test_a_worker_that_is_killed_at_a_point_leaves_its_part_to_another(
+    database_url: str, tmp_path: Path, seed: str, point: str, arrival: int
+) -> None:
+    calm = ["complete"]
+    async with fleet(database_url, tmp_path, random.Random(seed), calm, NUMBERS[:1], workers=0) as suffering:
+        victim = start_worker(suffering.scene, tmp_path / "victim.log", point, arrival)
+        suffering.workers.append(victim)
+        await suffering.begin()
+        await victim.stopped()
+        await suffering.killed()
         await eventually(suffering.go_on)
         await check(suffering)
 
