@@ -155,6 +155,10 @@ def facts(name: str, data: dict[str, Any]) -> str:
             text = f"by {data['customerId']}, asked for until {data['expiry']}"
         case "hosted_consent.expired":
             text = f"after {data['expiry']}, for {_meters(data)}"
+        case "backfill.completed":
+            text = f"{data['readingsChanged']} half-hours of {data['meterId']}, {data['missing']} missing"
+        case "feed.attention_needed":
+            text = f"{data['feedId']}: {data['attention']}"
         case "webhook_endpoint.disabled":
             text = f"{data['webhookEndpointId']}: {data['reason']}"
         case "api_keys.rotated":

@@ -132,21 +132,8 @@ def begin_backfill(
     parts: Sequence[Period],
 ) -> Script[Backfill]:
     """Begins a backfill of a meter that has none under way; the caller has locked the meter."""
-    backfill = _BACKFILLS.new(
-        account_id=meter.account_id,
-        meter_id=meter.id,
-        feed_id=feed_id,
-        starts_at=starts_at,
-        ends_at=ends_at,
-    )
-    yield from _BACKFILLS.insert([backfill])
-    yield from _PARTS.insert(
-        [
-            _PARTS.new(backfill_id=backfill.id, number=number, starts_at=start, ends_at=end)
-            for number, (start, end) in enumerate(parts, 1)
-        ]
-    )
-    work_due(transaction, meter.account_id)
+    backfill = _new(meter, feed_id, starts_at, ends_at)
+    yield from _insert(transaction, [(backfill, parts)])
     return backfill
 
 
@@ -156,19 +143,43 @@ def begin_where_consented(transaction: InTransaction, meter_ids: Collection[str]
     Called when a consent has become valid or a feed was set. The meters are locked, so that of a feed and a consent
     that come at the same time one sees the other. A backfill that is under way goes on instead.
     """
+    to = start_of_today()
     for chunk in _chunks(meter_ids):
         yield _LOCK, {"meter_ids": chunk}
         now = clock.now()
         consents = yield from effective_consents(chunk, now)
+        begun: list[tuple[Backfill, Sequence[Period]]] = []
         for *values, feed_id, unfinished_id in (yield _FED, {"meter_ids": chunk}):
             meter = _METERS.row(values)
             consent = consents.get(meter.id)
-            if consent is None or not consent.is_valid(now):
-                continue
-            if unfinished_id is None:
-                to = start_of_today()
+            if consent is not None and consent.is_valid(now) and unfinished_id is None:
                 parts = plan(ConsentFlowType[consent.flow_type], to)
-                yield from begin_backfill(transaction, meter, feed_id, parts[-1][0], to, parts)
+                begun.append((_new(meter, feed_id, parts[-1][0], to), parts))
+        if begun:
+            yield from _insert(transaction, begun)
+
+
+def _new(meter: Meter, feed_id: str, starts_at: datetime, ends_at: datetime) -> Backfill:
+    return _BACKFILLS.new(
+        account_id=meter.account_id,
+        meter_id=meter.id,
+        feed_id=feed_id,
+        starts_at=starts_at,
+        ends_at=ends_at,
+    )
+
+
+def _insert(transaction: InTransaction, begun: Sequence[tuple[Backfill, Sequence[Period]]]) -> Script[None]:
+    """Inserts backfills with their parts, and wakes a worker once they are committed."""
+    yield from _BACKFILLS.insert([backfill for backfill, _ in begun])
+    yield from _PARTS.insert(
+        [
+            _PARTS.new(backfill_id=backfill.id, number=number, starts_at=start, ends_at=end)
+            for backfill, parts in begun
+            for number, (start, end) in enumerate(parts, 1)
+        ]
+    )
+    work_due(transaction, begun[0][0].account_id)
 
 
 def end_where_not_consented(meter_ids: Collection[str], at: datetime | None = None) -> Script[None]:

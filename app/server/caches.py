@@ -9,6 +9,7 @@ from app.db.database import SQLITE_READERS
 from app.db.engine import COMPILED_KEPT, COMPILED_WEIGHT
 from app.delivery.destinations.webhook import provider, signing
 from app.delivery.queue import scheduler
+from app.feeds import credentials
 from app.graphql import document_cache, nodes
 from app.graphql.bounds import introspection
 from app.graphql.http import addresses, rate_limiter, rates
@@ -26,6 +27,7 @@ def bounds() -> dict[str, int]:
         "statements": _statements(),
         "callers": _callers(),
         "destinations": _destinations(),
+        "sources": _sources(),
     }
 
 
@@ -78,4 +80,14 @@ def _destinations() -> int:
         # Webhooks and mails.
         + 2 * unreadable_secrets.REMEMBERED * unreadable_secrets.REMEMBERED_WEIGHT
         + 2 * scheduler.KEPT_QUEUES * scheduler.QUEUE_WEIGHT
+    )
+
+
+def _sources() -> int:
+    """Data about the sources of feeds: URLs, host names, pace."""
+    return (
+        transport.PARSED_KEPT
+        + pool.MOST_NAMES * pool.NAME_WEIGHT
+        + unreadable_secrets.REMEMBERED * unreadable_secrets.REMEMBERED_WEIGHT
+        + credentials.BUCKETS_KEPT * credentials.BUCKET_WEIGHT
     )
