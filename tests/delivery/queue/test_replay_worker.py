@@ -11,10 +11,12 @@ from sqlmodel import col
 from app.core import clock
 from app.delivery.destinations.kinds import KINDS
 from app.delivery.destinations.webhook import endpoints
+from app.delivery.destinations.webhook.events import WebhookEndpointDisabled
 from app.delivery.destinations.webhook.models import EndpointStatus, WebhookEndpoint
 from app.delivery.metadata import METADATA
 from app.delivery.queue.models import DeliveryStatus, Lane, Replay
 from app.delivery.queue.replay_worker import EVENTS_AT_ONCE, EVENTS_SEARCHED, ReplayWorker
+from app.events.models import EventRecord
 from tests.delivery.scene import Scene, admin, open_scene
 from tests.services.receiver import Answer, Receiver
 
@@ -160,13 +162,18 @@ async def test_what_came_up_while_the_endpoint_was_disabled_is_caught_up_as_well
             )
         await scene.happen(account)
         await scene.settled()
-        again = await replay(scene, account, endpoint.id, through=6, failed_since=began)
+        # The event that tells of its end was not told to it either.
+        again = await replay(scene, account, endpoint.id, through=7, failed_since=began)
         await scene.until(lambda: finished(scene, again.id))
         await scene.settled()
         made = await scene.deliveries(replay_id=again.id)
-        assert [one.event_id for one in made] == [one.id for one in missed]
+        async with scene.database.reading() as session:
+            is_disabling = col(EventRecord.type) == WebhookEndpointDisabled.type
+            disabling = (await session.execute(select(EventRecord.id).where(is_disabling))).scalar_one()
+        ids = [one.id for one in missed]
+        assert [one.event_id for one in made] == [ids[0], disabling, *ids[1:]]
         assert {one.status for one in made} == {DeliveryStatus.SUCCEEDED.value}
-        once_more = await replay(scene, account, endpoint.id, through=6, failed_since=began)
+        once_more = await replay(scene, account, endpoint.id, through=7, failed_since=began)
         await scene.until(lambda: finished(scene, once_more.id))
         assert await scene.deliveries(replay_id=once_more.id) == []
 
