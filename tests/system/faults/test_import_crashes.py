@@ -1,6 +1,7 @@
 """A worker is killed at every point of an import and of its undo: it ends all the same, and no event comes twice."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from app.events.models import EventRecord
 from app.imports import actions, kept_files
 from app.imports.models import FileImport
 from app.imports.options import parse_options
+from app.imports.worker import BROKEN, MOST_TRIES
 from app.meters import actions as meters
 from app.readings.models import ReadingDay
 from tests.system.clients import eventually
@@ -43,7 +45,7 @@ DAYS = 150
 HALF_HOURS = 48 * DAYS
 
 
-async def furnished(rig: Rig) -> tuple[Tenant, Actor]:
+async def furnished(rig: Rig, numbers: Sequence[str] = NUMBERS) -> tuple[Tenant, Actor]:
     """An account with a customer of a blanket consent and two meters."""
     tenant = await rig.tenant()
     actor = Actor(tenant.id, frozenset([Scope.ADMIN]))
@@ -66,14 +68,14 @@ async def furnished(rig: Rig) -> tuple[Tenant, Actor]:
             decided_at=at,
         )
         session.add(consent)
-        for number in NUMBERS:
+        for number in numbers:
             await run_script(session, meters.create(session, actor, customer_id=customer.id, number=number))
         await session.flush()
         await coverage.link_meters(session, consent)
     return tenant, actor
 
 
-async def waiting_import(rig: Rig, actor: Actor) -> str:
+async def waiting_import(rig: Rig, actor: Actor, **choices: str) -> str:
     """An import that waits for a worker; gives its id."""
     first = clock.parse_utc("2024-01-01T00:00:00Z")
     lines = [
@@ -86,7 +88,7 @@ async def waiting_import(rig: Rig, actor: Actor) -> str:
     for number, start in enumerate(range(0, len(content), kept_files.CHUNK_BYTES)):
         piece = content[start : start + kept_files.CHUNK_BYTES]
         await kept_files.keep(rig.database, import_id, number, piece)
-    options = parse_options({"fileName": "year.csv"})
+    options = parse_options({"fileName": "year.csv", **choices})
     await rig.database.transact(lambda _: actions.begin(actor, import_id, options, "0" * 64, len(content)))
     return import_id
 
@@ -150,6 +152,38 @@ async def test_an_import_whose_worker_is_killed_ends_and_tells_once(rig: Rig, po
     assert await told(rig, tenant) == IMPORTED
     assert await day_count(rig, before) == 2 * DAYS
     assert rig.problems() == []
+
+
+async def test_meters_that_an_import_makes_are_made_once(rig: Rig) -> None:
+    before = await days(rig)
+    tenant, actor = await furnished(rig, numbers=())
+    async with rig.database.reading() as session:
+        customer_id = await session.scalar(
+            select(col(HostedConsent.customer_id)).where(col(HostedConsent.account_id) == tenant.id)
+        )
+    assert customer_id is not None
+    import_id = await waiting_import(rig, actor, customerId=customer_id, createMissing="true")
+    assert (await live(rig, [], await rig.start("import.meters_created"))).killed
+    row = await ended(rig, import_id)
+    assert (row.status, row.readings_changed) == ("COMPLETED", 2 * HALF_HOURS)
+    assert await told(rig, tenant) == IMPORTED
+    created = [one.type for one in await rows(rig, EventRecord, tenant.id) if one.type == "meter.created"]
+    assert len(created) == 2
+    assert await day_count(rig, before) == 2 * DAYS
+    assert rig.problems() == []
+
+
+async def test_a_file_that_kills_each_worker_that_reads_it_fails_with_nothing_written(rig: Rig) -> None:
+    before = await days(rig)
+    tenant, actor = await furnished(rig)
+    import_id = await waiting_import(rig, actor)
+    for _ in range(MOST_TRIES):
+        assert (await live(rig, [], await rig.start("import.read"))).killed
+        await rig.run_out_leases()
+    row = await ended(rig, import_id)
+    assert (row.status, row.error, row.readings_changed) == ("FAILED", BROKEN, 0)
+    assert await told(rig, tenant) == [("import.completed", "FAILED", None)]
+    assert await day_count(rig, before) == 0
 
 
 @pytest.mark.long(keep=2)
