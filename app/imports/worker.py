@@ -21,7 +21,7 @@ from app.imports.leases import Claim, LeaseLost, held
 from app.imports.models import FileImport
 from app.imports.stages.checking import check_meters
 from app.imports.stages.ending import end, fail, stop_undo
-from app.imports.stages.reading import read_file
+from app.imports.stages.reading import MeterGone, read_file
 from app.imports.stages.undoing import take_back, tell_of_unfinished
 from app.imports.stages.work import SAVE, Work
 from app.imports.stages.writing import begin_to_write, write_meters
@@ -102,7 +102,7 @@ class ImportWorker:
             return
         has_failed = isinstance(outcome, Exception) and not isinstance(outcome, AnotherFirst)
         if isinstance(outcome, Exception) and has_failed:
-            if is_transient(outcome):
+            if is_transient(outcome) or isinstance(outcome, MeterGone):
                 log.warning("import_interrupted", import_id=claim.id, error=error_name(outcome))
             else:
                 log.error("import_failed", import_id=claim.id, exc_info=outcome)

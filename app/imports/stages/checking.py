@@ -34,6 +34,7 @@ PAGE: Final = 100
 """Rows of days that one statement reads."""
 DAYS_AT_ONCE: Final = 2_000
 """Days that one transaction takes to be checked, or those of one meter."""
+METERS_AT_ONCE: Final = 200
 PREVIEWED_METERS, PREVIEWED_DAYS = 3, 3
 SHARE: Final = 0.1
 """The part of the progress that checking makes."""
@@ -93,6 +94,7 @@ async def check_meters(work: Work) -> None:
     """Checks all meters from where an earlier try ended, and says what is next."""
     await kept_files.drop(work.database, [work.id])
     row = work.claim.row
+    first_progress = max(row.progress, work.progress)
     consents = await _customers_consents(work)
     waiting: list[Checked] = []
     days = 0
@@ -101,10 +103,10 @@ async def check_meters(work: Work) -> None:
         one = await asyncio.to_thread(_check, meter, by_channel, previews=previews)
         waiting.append(one)
         days += one.day_count
-        if days >= DAYS_AT_ONCE:
+        if days >= DAYS_AT_ONCE or len(waiting) >= METERS_AT_ONCE:
             await _write_down(work, waiting, consents)
             waiting, days = [], 0
-            work.progress = row.progress + SHARE * (meter.place + 1) / max(row.meter_count, 1)
+            work.progress = first_progress + SHARE * (meter.place + 1) / max(row.meter_count, 1)
     if waiting:
         await _write_down(work, waiting, consents)
     await work.database.transact(lambda transaction: _decide(transaction, work))

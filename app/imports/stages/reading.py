@@ -37,11 +37,17 @@ PROBLEMS_GATHERED: Final = 2_000
 DAYS_IN_RUN: Final = 100
 """Days in one row, at most: one write takes whole rows."""
 ROWS_AT_ONCE: Final = 100
+METERS_AT_ONCE: Final = 200
+"""New meters that one transaction writes: a portfolio has tens of thousands, and others wait for each."""
 SHARE: Final = 0.5
 """The part of the progress that parsing makes."""
 
 _DAYS: Final = Table(FileImportDays)
 _METERS: Final = Table(FileImportMeter)
+
+
+class MeterGone(Exception):
+    """A meter was deleted after the file's name for it was looked up: the file has to be read anew."""
 
 
 Piece = tuple[MeterKey, ReadingChannel, WaitingDay, str | None]
@@ -141,15 +147,27 @@ class _Staging:
         runs = await asyncio.to_thread(self._rows, days)
         work = self._work
 
-        def act(_: InTransaction) -> Script[None]:
-            # Meters before the import, as in a customer's deletion, so that the two cannot deadlock.
-            yield from readings.lock_meters(work.actor, [one.meter_id for one in meters if one.meter_id])
+        def note(_: InTransaction) -> Script[None]:
             row = yield from held(work.claim)
             add_problems(row, problems)
             yield from SAVE(row)
-            yield from _METERS.insert(meters)
 
-        await work.database.transact(act)
+        if problems:
+            await work.database.transact(note)
+        for at in range(0, len(meters), METERS_AT_ONCE):
+            new = await asyncio.to_thread(self._meters, meters[at : at + METERS_AT_ONCE])
+
+            def name(_: InTransaction, new: list[FileImportMeter] = new) -> Script[None]:
+                # Meters before the import, as in a customer's deletion, so that the two cannot deadlock.
+                locked = yield from readings.lock_meters(
+                    work.actor, [one.meter_id for one in new if one.meter_id]
+                )
+                if len(locked) < sum(one.meter_id is not None for one in new):
+                    raise MeterGone
+                yield from held(work.claim)
+                yield from _METERS.insert(new)
+
+            await work.database.transact(name)
         for at in range(0, len(runs), ROWS_AT_ONCE):
             some = runs[at : at + ROWS_AT_ONCE]
 
@@ -159,13 +177,15 @@ class _Staging:
 
             await work.database.transact(write)
 
-    async def _resolve(self, days: list[Piece]) -> tuple[list[FileImportMeter], list[ImportProblem]]:
+    async def _resolve(self, days: list[Piece]) -> tuple[list[tuple[Named, Found]], list[ImportProblem]]:
+        """The meters that these days name for the first time, in the order of their places, and what is wrong."""
         new: dict[MeterKey, Named] = {}
         for key, _, day, file in days:
             if key not in self._places and key not in new:
                 new[key] = Named(key, day.line, file)
         named = list(new.values())
-        meters, problems = [], []
+        meters: list[tuple[Named, Found]] = []
+        problems = []
         for one, found in zip(named, await self._finder.find(named), strict=True):
             if isinstance(found, ImportProblem):
                 self._places[one.key] = None
@@ -174,19 +194,23 @@ class _Staging:
             place = self._by_meter.get(found)
             if place is None:
                 place = self._by_meter[found] = len(self._by_meter)
-                meters.append(
-                    _METERS.new(
-                        import_id=self._work.id,
-                        place=place,
-                        meter_id=found.meter_id,
-                        customer_id=found.customer_id,
-                        number=found.number,
-                        line=one.line,
-                        file=one.file,
-                    )
-                )
+                meters.append((one, found))
             self._places[one.key] = place
         return meters, problems
+
+    def _meters(self, meters: list[tuple[Named, Found]]) -> list[FileImportMeter]:
+        return [
+            _METERS.new(
+                import_id=self._work.id,
+                place=self._by_meter[found],
+                meter_id=found.meter_id,
+                customer_id=found.customer_id,
+                number=found.number,
+                line=named.line,
+                file=named.file,
+            )
+            for named, found in meters
+        ]
 
     def _rows(self, days: list[Piece]) -> list[FileImportDays]:
         grouped: dict[tuple[int, int], list[WaitingDay]] = {}

@@ -101,13 +101,20 @@ class ConsentGone(Exception):
 async def begin_to_write(work: Work) -> bool:
     """Takes the import's meters for itself; False while another import has to come first."""
 
+    given = {"account_id": work.claim.account_id, "id": work.id}
+    if not work.claim.row.writes_meters and await work.database.read(
+        _OTHERS.of(work.database.is_sqlite), given
+    ):
+        # Not under the account's lock: an import that waits asks each second.
+        return False
+
     def act(_: InTransaction) -> Script[bool]:
         row = yield from held(work.claim)
         if row.writes_meters:
             return True
         # The account's lock makes sure that of two imports that begin, one sees the other.
         yield _LOCK_ACCOUNT, {"id": row.account_id}
-        if (yield _OTHERS, {"account_id": row.account_id, "id": row.id}):
+        if (yield _OTHERS, given):
             return False
         row.writes_meters = True
         yield from SAVE(row)
@@ -119,7 +126,7 @@ async def begin_to_write(work: Work) -> bool:
 async def write_meters(work: Work) -> None:
     """Writes all days that are left, and ends the import."""
     database = work.database
-    first_progress = work.claim.row.progress
+    first_progress = max(work.claim.row.progress, work.progress)
     [[left]] = await database.read(_LEFT.of(database.is_sqlite), {"id": work.id})
     total = left = max(int(left), 1)
     sizes = ON_SQLITE if database.is_sqlite else ON_POSTGRES
