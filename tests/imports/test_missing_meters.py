@@ -5,6 +5,8 @@ import zipfile
 
 import pytest
 
+from app.imports.stages.reading import METERS_AT_ONCE
+from app.meters.numbers import mpan_check_digit
 from tests.accounts.state import events
 from tests.imports.importing import HEADER, Shown, csv, imported, values
 from tests.meters.asking import NUMBERS, make_consent, make_customer, make_meter
@@ -56,6 +58,19 @@ async def test_missing_meters_are_made_for_the_customer(world: World) -> None:
     log = [one.type for one in await events(world, meter.account.id)]
     assert log.count("meter.created") == 3
     assert log.count("meter_data.received") == 3
+
+
+async def test_more_meters_than_are_written_at_once_go_in(world: World) -> None:
+    meter = await metered(world)
+    cores = [f"12{number:010}" for number in range(METERS_AT_ONCE + 1)]
+    numbers = [METER_NUMBER, *(f"{core}{mpan_check_digit(core)}" for core in cores)]
+    content = HEADER + "".join(csv(number, "1", header="") for number in numbers)
+    asked = {"customerId": meter.customer_id, "createMissing": "true"}
+    found = await imported(world, meter.account.key, content, **asked)
+    assert (found["status"], found["meterCount"]) == ("COMPLETED", len(numbers))
+    assert found["readingsChanged"] == len(numbers)
+    log = [one.type for one in await events(world, meter.account.id)]
+    assert log.count("meter_data.received") == len(numbers)
 
 
 async def test_a_missing_meter_that_no_consent_covers_is_not_made(world: World) -> None:
