@@ -47,7 +47,7 @@ class Scenario:
     fails_each: int = 0
     """Each request of this number gets a 503, a cut connection or a page of HTML, in turn."""
     quota: int = 0
-    """So many requests are answered, then none until `QUOTA_SECONDS` have passed."""
+    """So many requests are answered, then none until `QUOTA_SECONDS` after the first that is refused."""
 
 
 EXCHANGED_DAYS_AGO: Final = 100

@@ -235,14 +235,14 @@ class StandIn(ABC):
         if not self.scenario.quota:
             return
         now = time.monotonic()
-        if self._quota_left == 0 and now >= self._quota_ends:
-            self._quota_left = self.scenario.quota
+        if self._quota_ends and now >= self._quota_ends:
+            self._quota_left, self._quota_ends = self.scenario.quota, 0.0
         if self._quota_left == 0:
+            # The pause begins with the first refusal, so that there always is one.
+            self._quota_ends = self._quota_ends or now + QUOTA_SECONDS
             headers = {"retry-after": str(QUOTA_SECONDS)} if self.retry_after else {}
             raise self.failed(429, "The limit of requests is reached.", **headers)
         self._quota_left -= 1
-        if self._quota_left == 0:
-            self._quota_ends = now + QUOTA_SECONDS
 
     def _fault(self) -> Response | None:
         """The fault that is due, if one is: a 503, a cut connection and a page of HTML, in turn."""

@@ -226,9 +226,9 @@ async def test_all_pages_of_the_list_are_discovered(n3rgy: Asking) -> None:
     assert len(n3rgy.stand_in.counts.newest) == 3
 
 
-async def test_nothing_of_today_is_asked_for(n3rgy: Asking) -> None:
-    now = datetime.now(UTC)
-    window = Window(now.replace(hour=0, minute=0, second=0, microsecond=0), now + timedelta(days=2))
+async def test_nothing_of_days_to_come_is_asked_for(n3rgy: Asking) -> None:
+    tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    window = Window(tomorrow, tomorrow + timedelta(days=2))
     found = await n3rgy.source().fetch(n3rgy.meter("Home"), window)
     assert (found.readings, n3rgy.stand_in.counts.total) == ({}, 0)
 

@@ -23,7 +23,7 @@ class Small(StandIn):
     kind = FeedKind.PERSE
     credentials = {"apiKey": "a key"}
     base_path = "/v1"
-    requests_a_minute = 40
+    requests_a_minute = 15
 
     def endpoints(self) -> Sequence[Endpoint]:
         return [Endpoint("/meters", self._meters), Endpoint("/days", self._days)]
@@ -84,8 +84,8 @@ async def test_requests_are_counted_and_those_outside_limits_refused(small: Runn
 
 async def test_more_requests_in_a_minute_than_the_source_allows_are_refused(small: Running) -> None:
     stand_in, client = small
-    answers = [(await client.get("/meters")).status_code for _ in range(42)]
-    assert answers == [200] * 40 + [429] * 2
+    answers = [(await client.get("/meters")).status_code for _ in range(17)]
+    assert answers == [200] * 15 + [429] * 2
     assert len(stand_in.counts.refused) == 2
 
 

@@ -159,6 +159,7 @@ async def make_home(api: Api, stand_in: StandIn, feed_id: str, number: str, flow
     return Home(api, stand_in, number, meter["id"], consent["link"].rpartition("/")[2])
 
 
+@pytest.mark.usefixtures("within_half_hour")
 @pytest.mark.parametrize("kind", [FeedKind.OCTOPUS, FeedKind.N3RGY], ids=lambda kind: kind.name)
 async def test_thirteen_months_arrive_once_a_consent_is_approved(
     kind: FeedKind, deployment: Deployment
