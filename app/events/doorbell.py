@@ -105,6 +105,11 @@ class Doorbell:
         return cls(_backend(url))
 
     @property
+    def reaches_others(self) -> bool:
+        """Whether other processes may hear it."""
+        return self._backend.reaches_others
+
+    @property
     def healthy(self) -> bool:
         """Whether messages go out and come in, as far as is known."""
         return self._open and self._backend.healthy and not self._outage

@@ -144,6 +144,8 @@ class Publisher:
     def __init__(self, database: Database, doorbell: Doorbell, local: LocalListener | None = None) -> None:
         self._doorbell = doorbell
         self._local = local
+        # A local listener is told directly.
+        self._has_listeners = local is None or doorbell.reaches_others
         self._waiting: dict[str, _Unpublished] = {}
         # Accounts with something to publish.
         self._due: set[str] = set()
@@ -180,8 +182,9 @@ class Publisher:
                 self._local.committed(account_id, events)
 
     def _add(self, account_id: str, events: list[Appended]) -> None:
-        sequence = events[0].record.sequence
-        self._waiting.setdefault(account_id, _Unpublished(sequence, sequence)).add(events)
+        if self._has_listeners:
+            sequence = events[0].record.sequence
+            self._waiting.setdefault(account_id, _Unpublished(sequence, sequence)).add(events)
         self._notify_workers(account_id)
 
     def _notify_workers(self, account_id: str) -> None:

@@ -1,6 +1,7 @@
 """Commits as other processes learn of them: in order, with the events where they fit, and never in the way."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -104,6 +105,29 @@ async def test_commits_ring_in_order_and_many_at_once_ring_once(world: World) ->
                 assert sequences == list(range(one.first, one.last + 1))
             assert heard[-1].events == ()
             assert await anext(dispatch) == actor.account_id
+
+
+async def test_a_listener_of_the_only_process_is_told_directly(world: World) -> None:
+    told: list[Appended] = []
+
+    class Local:
+        def committed(self, account_id: str, events: Sequence[Appended]) -> None:
+            told.extend(events)
+
+    async with (
+        Doorbell.from_url("memory://") as doorbell,
+        Publisher(world.database, doorbell, Local()) as publisher,
+    ):
+        account = await world.account()
+        actor = (await world.authenticator.authenticate(account.key)).actor
+        async with (
+            doorbell.listen(channel_of(account.id)) as listener,
+            doorbell.listen(DISPATCH_CHANNEL) as dispatch,
+        ):
+            await Listening(world, hub=None).customer(actor)  # type: ignore[arg-type]
+            assert await anext(dispatch) == account.id
+            await publisher.close()
+            assert (len(listener), [one.record.sequence for one in told]) == (0, [1, 2])
 
 
 async def test_work_without_an_event_rings_for_the_workers_alone(world: World) -> None:

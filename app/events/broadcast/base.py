@@ -65,6 +65,8 @@ class Backend(BroadcastBackend):
 
     healthy: bool = False
     """Whether messages published now would arrive here."""
+    reaches_others: bool = True
+    """Whether other processes may hear them."""
 
     def __init__(self) -> None:
         self._channels: set[str] = set()

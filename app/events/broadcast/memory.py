@@ -8,6 +8,8 @@ from app.events.broadcast.base import Backend
 class MemoryBackend(Backend):
     """Carries messages from this event loop to itself, with a bounded inbox."""
 
+    reaches_others = False
+
     async def connect(self) -> None:
         self.healthy = True
 
