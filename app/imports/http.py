@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -27,6 +28,7 @@ from app.graphql.http.rates import Rates, TooManyRequests
 from app.graphql.idempotency import MAX_KEY, Result
 from app.graphql.mutations import run_once
 from app.imports import actions, kept_files, previews
+from app.imports.arrivals import Arrivals
 from app.imports.enums import ImportStatus
 from app.imports.kept_files import CHUNK_BYTES
 from app.imports.models import FileImport
@@ -74,6 +76,7 @@ class _Endpoint:
         self._authenticator = authenticator
         self._rates = rates
         self._waits = ImportWaits(self._show)
+        self._arrivals = Arrivals()
 
     async def take_file(self, request: Request) -> Response:
         try:
@@ -142,7 +145,8 @@ class _Endpoint:
         await database.transact(lambda _: _allowed(actor, options))
         import_id, upload = new_id("imp"), Upload(request)
         try:
-            sha256, size = await self._keep(import_id, upload)
+            with self._arrivals.of(actor.account_id) as arrived:
+                sha256, size = await self._keep(import_id, upload, arrived)
             if not size:
                 raise Refusal(ErrorCode.REQUIRED, "Send a file; this request has none.")
             if options.file_name is None and upload.name is not None:
@@ -158,11 +162,12 @@ class _Endpoint:
             await kept_files.drop(database, [import_id])
         return PlainJson(result, 202, {"Location": f"/imports/{taken}"})
 
-    async def _keep(self, import_id: str, upload: Upload) -> tuple[str, int]:
+    async def _keep(self, import_id: str, upload: Upload, arrived: Callable[[int], None]) -> tuple[str, int]:
         """Puts the file into the database as it comes; gives its hash and its size."""
         database, digest = self._services.database, hashlib.sha256()
         buffer, number, size = bytearray(), 0, 0
         async for piece in upload.pieces():
+            arrived(len(piece))
             digest.update(piece)
             size += len(piece)
             buffer += piece

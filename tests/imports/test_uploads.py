@@ -1,15 +1,19 @@
 """`POST /imports`: what is refused before a file is read, forms, idempotency, and what is left of a refused file."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
 from app.core import clock
+from app.core.errors import Refusal
 from app.imports import kept_files
-from app.imports.actions import MOST_WAITING
+from app.imports.actions import MOST_WAITING, MOST_WAITING_BYTES
+from app.imports.arrivals import Arrivals
 from app.imports.leftovers import keep_house
 from app.imports.models import FileImportChunk
 from app.imports.upload import MAX_BYTES
@@ -175,6 +179,45 @@ async def test_files_that_began_together_have_no_more_room(small_world: World) -
         == len({one["import_id"] for one in rows["file_import_chunks"]})
         == MOST_WAITING
     )
+
+
+async def test_an_account_has_fifty_files_arriving_at_most(small_world: World) -> None:
+    account, other = await small_world.account(), await small_world.account()
+    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"meter_"
+        begun.release()
+        await go_on.wait()
+        yield b"number\n"
+
+    async with client(small_world) as opened:
+
+        async def upload(key: str, content: Any) -> int:
+            sent = await opened.post(
+                "/imports", content=content, headers={"x-api-key": key, "content-type": "text/csv"}
+            )
+            return sent.status_code
+
+        arriving = [asyncio.create_task(upload(account.key, slow())) for _ in range(MOST_WAITING)]
+        for _ in arriving:
+            await begun.acquire()
+        assert await upload(account.key, untouched()) == 429
+        assert await upload(other.key, CONTENT) == 202
+        go_on.set()
+        assert [await one for one in arriving] == [202] * MOST_WAITING
+
+
+def test_bytes_that_arrive_are_bounded_and_forgotten() -> None:
+    arrivals = Arrivals()
+    with arrivals.of("acc_1") as first, arrivals.of("acc_1") as second, arrivals.of("acc_2") as other:
+        first(MOST_WAITING_BYTES - 1)
+        second(1)
+        with pytest.raises(Refusal):
+            second(1)
+        other(1)
+    with arrivals.of("acc_1") as again:
+        again(MOST_WAITING_BYTES)
 
 
 async def test_an_account_has_fifty_imports_under_way_at_most(small_world: World) -> None:
