@@ -151,6 +151,7 @@ GLOWMARKT: Final = SourceKind(
             SettingType.METER,
         ),
     ),
-    requests_a_minute=240.0,
-    burst=10,
+    # No limit is published.
+    requests_a_minute=600.0,
+    burst=20,
 )
