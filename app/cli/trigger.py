@@ -28,7 +28,7 @@ def checked_event(name: str) -> str:
         raise unknown_event(name, f"choose one of {', '.join(names)}")
     if name not in _CHANGES:
         known = ", ".join(one for one in names if one in _CHANGES)
-        raise ClientError(f"{name} cannot be triggered: Voltwire raises it by itself. Choose one of {known}.")
+        raise ClientError(f"No change that makes {name} happen is known here: choose one of {known}.")
     return name
 
 

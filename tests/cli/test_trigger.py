@@ -77,7 +77,7 @@ async def test_what_voltwire_does_by_itself_is_not_triggered(served: Deployment,
     code, output, errors = await run(served, "trigger", name, key="vw_live_any")
     assert (code, output) == (1, "")
     known = ", ".join(one for one in NAMES if one not in BY_VOLTWIRE)
-    assert errors == f"{name} cannot be triggered: Voltwire raises it by itself. Choose one of {known}.\n"
+    assert errors == f"No change that makes {name} happen is known here: choose one of {known}.\n"
 
 
 async def test_the_key_in_use_is_not_the_one_that_is_rotated(served: Deployment) -> None:

@@ -140,7 +140,7 @@ async def test_declining_needs_no_code(world: World) -> None:
     )
     assert "Reason given: Not <now>" in text_of(outcome.text)
     assert "/evidence" not in outcome.text
-    assert await event_names(world, asked.account_id) == ["customer.created"]
+    assert await event_names(world, asked.account_id) == ["customer.created", "hosted_consent.declined"]
 
 
 async def test_what_is_decided_is_not_decided_again(world: World) -> None:
