@@ -28,6 +28,7 @@ from tests.system.clients import eventually
 
 Answer = Callable[[FetchedMeter, Window], Fetched | Awaitable[Fetched]]
 NUMBER = "9999999999999"
+DAYS_END_SECONDS = 90.0
 
 
 def amount(half_hour: int) -> int:
@@ -153,6 +154,7 @@ async def fed(
     source: ScriptedSource | None = None,
 ) -> Fed:
     """A feed of meters with a valid consent, of which nothing is due yet."""
+    await _same_day()
     account = account or await world.account()
     numbers = numbers or (NUMBER,)
     customer_id = await make_customer(world, account, f"{key}@example.com")
@@ -167,6 +169,25 @@ async def fed(
         session.add_all(MeterFeed(meter_id=one, feed_id=feed.id, account_id=account.id) for one in made)
     source = source or ScriptedSource(answer)
     return Fed(world, source, account, customer_id, consent_id, feed.id, made)
+
+
+async def _same_day() -> None:
+    """Waits for a UK day that is about to begin, so that a test's first and last fetches are of one day."""
+    now = clock.now()
+    left = (clock.end_of_uk_day(clock.uk_date(now)) - now).total_seconds()
+    if left < DAYS_END_SECONDS:
+        await asyncio.sleep(left + 0.1)
+
+
+async def statuses(one: Fed) -> list[str]:
+    """The statuses of the parts of backfills, in their order."""
+    return [part.status for part in await one.rows(BackfillPart)]
+
+
+async def has_ended(one: Fed) -> bool:
+    """Whether no backfill of the meters is under way."""
+    mine = [row for row in await one.rows(Backfill) if row.meter_id in one.meters]
+    return all(row.completed_at is not None for row in mine)
 
 
 @asynccontextmanager

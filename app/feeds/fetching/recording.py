@@ -107,7 +107,6 @@ _GIVE_UP: Final = Sql("""
     UPDATE backfill_parts SET status = 'FAILED', error = :error
     WHERE backfill_id = :backfill_id AND status IN ('WAITING', 'RUNNING')
 """)
-_NO_REPAIR: Final = Sql("UPDATE meter_feeds SET repair_at = NULL WHERE meter_id = :meter_id")
 _RESCHEDULE: Final = Sql(f"UPDATE meter_feeds SET repair_at = {_SOONEST_GAP} WHERE meter_id = :meter_id")  # noqa: S608
 
 
@@ -174,7 +173,7 @@ def drop(transaction: InTransaction, work: Work) -> Script[None]:
         return
     [(feed_id, is_consented)] = (yield _WHOSE, {"meter_id": work.meter_id}) or [(None, False)]
     if not is_consented:
-        yield from _end_all(work.meter_id)
+        yield from end_where_not_consented([work.meter_id])
     elif feed_id != work.feed.id and work.reason is ReadingReason.BACKFILL:
         yield from end_backfills([work.meter_id])
 
@@ -208,14 +207,9 @@ def _lock(work: Work, claim: Claim) -> Script[tuple[Meter, State] | Outcome]:
     if not state.is_held:
         raise LeaseLost
     if not state.is_consented:
-        yield from _end_all(work.meter_id)
+        yield from end_where_not_consented([work.meter_id])
         return Outcome.DROPPED
     return (meters[0], state) if state.is_wanted(work) else Outcome.STALE
-
-
-def _end_all(meter_id: str) -> Script[None]:
-    yield from end_where_not_consented([meter_id])
-    yield _NO_REPAIR, {"meter_id": meter_id}
 
 
 def _write(transaction: InTransaction, meter: Meter, work: Work, found: Found) -> Script[int]:
