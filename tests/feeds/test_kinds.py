@@ -1,0 +1,32 @@
+"""The kinds of sources as the README tells of them, and the registries that know them all."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.feeds.enums import FeedKind
+from app.feeds.kinds import SOURCE_KINDS
+from app.feeds.source import SettingType, SourceKind
+from app.feeds.stand_ins.kinds import STAND_INS
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_every_kind_has_a_source_and_a_stand_in() -> None:
+    assert set(SOURCE_KINDS) == set(STAND_INS) == set(FeedKind)
+
+
+@pytest.mark.parametrize("kind", SOURCE_KINDS.values(), ids=[kind.name for kind in SOURCE_KINDS])
+def test_the_readme_has_the_credentials_and_settings_of_a_kind(kind: SourceKind) -> None:
+    rows = [line for line in README.read_text().splitlines() if line.startswith(f"| `{kind.kind.name}` |")]
+    assert len(rows) == 1
+    _, _, credentials, of_feed, of_meter, _, _ = rows[0].split("|")
+    assert names(credentials) == list(kind.credentials)
+    assert names(of_feed) == [one.name for one in kind.settings if one.of is SettingType.FEED]
+    assert names(of_meter) == [one.name for one in kind.settings if one.of is SettingType.METER]
+    assert set(STAND_INS[kind.kind].credentials) == set(kind.credentials)
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
