@@ -1,8 +1,9 @@
 """Values of a source to exact millionths of a kWh; what is no reading is missing, with the reason in a sentence."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from operator import lt
+from operator import lt, sub
 from typing import Any, Final
 
 from app.core import clock
@@ -61,10 +62,14 @@ class Amounts:
         self.lost: dict[int, str] = {}
 
     def put_all(self, starts: Sequence[int], values: Sequence[Any]) -> None:
-        """Adds actual values of half-hours, counted from 1970: fast for ascending plain numbers."""
-        if (micro := self._plain(starts, values)) is not None and not self.values and not self.lost:
-            self.values = dict(zip(starts, micro, strict=True))
-            return
+        """Adds actual values of half-hours, counted from 1970: fast for ascending plain numbers of new ones."""
+        if all(map(lt, starts, starts[1:])):
+            inside = slice(bisect_left(starts, self.first), bisect_left(starts, self.after))
+            starts, values = starts[inside], values[inside]
+            is_new = self.values.keys().isdisjoint(starts) and self.lost.keys().isdisjoint(starts)
+            if starts and is_new and (micro := self._plain(values)) is not None:
+                self.values.update(zip(starts, micro, strict=True))
+                return
         for at, value in zip(starts, values, strict=True):
             self.put(at, value)
 
@@ -121,17 +126,15 @@ class Amounts:
         """The half-hours that are missing for a reason, as periods in ascending order."""
         return periods(self.channel, self.lost.items())
 
-    def _plain(self, starts: Sequence[int], values: Sequence[Any]) -> list[int] | None:
-        """The millionths of ascending half-hours in the window that are all ordinary numbers; else None."""
-        if not values or not set(map(type, values)) <= {float, int}:
-            return None
-        if starts[0] < self.first or starts[-1] >= self.after or not all(map(lt, starts, starts[1:])):
+    def _plain(self, values: Sequence[Any]) -> list[int] | None:
+        """The millionths of values that are all ordinary numbers; else None."""
+        if not set(map(type, values)) <= {float, int}:
             return None
         if min(values) < 0 or max(values) * MICRO >= min(LOWEST_SENTINEL, self.unit.most / 20):
             return None
         exact = [value * MICRO for value in values]
         micro = list(map(round, exact))
-        if any(abs(one - other) > 0.25 for one, other in zip(exact, micro, strict=True)):
+        if max(map(abs, map(sub, exact, micro))) > 0.25:
             return None
         return micro if self.unit.is_kwh else list(map(self.unit.convert, micro))
 

@@ -93,6 +93,21 @@ def test_many_values_of_a_unit_are_converted_as_each_of_them(name: str) -> None:
     assert len(together.columns().starts) == 6
 
 
+PAGE = st.dictionaries(st.integers(-2, 50), st.sampled_from([0.1, 0.25, 3, None, -1, 16777.215]), max_size=20)
+
+
+@given(st.lists(PAGE, max_size=4), st.booleans())
+def test_pages_are_read_as_each_of_their_values(pages: list[dict[int, Any]], ascending: bool) -> None:
+    together, apart = gathered(), gathered()
+    for page in pages:
+        rows = sorted(page.items()) if ascending else list(page.items())
+        together.put_all([FIRST + at for at, _ in rows], [value for _, value in rows])
+        for at, value in rows:
+            apart.put(FIRST + at, value)
+    assert together.columns() == apart.columns()
+    assert together.missing() == apart.missing()
+
+
 def test_half_hours_outside_the_window_are_left_out_and_others_sorted() -> None:
     found = gathered()
     found.put_all([FIRST + 48, FIRST + 3, FIRST - 1, FIRST], [1.0, 0.3, 1.0, 0.1])

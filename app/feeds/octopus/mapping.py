@@ -96,8 +96,8 @@ def add_page(page: Any, amounts: Amounts) -> tuple[int, str | None]:
     rows = records(page, "results")
     if rows:
         try:
-            starts = [_half_hour(row["interval_start"]) for row in rows]
-            ends = [_half_hour(row["interval_end"]) for row in rows]
+            starts = _half_hours([row["interval_start"] for row in rows])
+            ends = _half_hours([row["interval_end"] for row in rows])
             values = [row["consumption"] for row in rows]
         except (KeyError, TypeError, ValueError):
             raise unreadable("its rows are no half-hours with consumption") from None
@@ -155,13 +155,13 @@ _KEPT: Final = 4_096
 _dates, _times = _Dates(), _Times()
 
 
-def _half_hour(written: str) -> int:
-    """The half-hour, counted from 1970, that begins at an instant such as 2026-05-25T22:30:00+01:00."""
+def _half_hours(texts: Sequence[str]) -> list[int]:
+    """The half-hours, counted from 1970, that begin at instants such as 2026-05-25T22:30:00+01:00."""
     # The texts come from outside: a source that invents them must not fill the memory.
     for known in (_dates, _times):
         if len(known) > _KEPT:
             known.clear()
-    return _dates[written[:_DATE]] + _times[written[_DATE:]]
+    return [_dates[written[:_DATE]] + _times[written[_DATE:]] for written in texts]
 
 
 def _most(point: Mapping[str, Any], kind: MeterType, channel: ReadingChannel) -> int:
