@@ -106,13 +106,17 @@ async def forget(
             pass
 
 
-async def tidy(database: Database, import_id: str) -> None:
-    """Deletes what an import needs no more, if it has ended."""
+async def tidy(database: Database, import_id: str, status: ImportStatus) -> None:
+    """Deletes what an import needs no more that has ended so."""
+    if status is not ImportStatus.PREVIEW:
+        await forget(database, import_id, status)
+    await kept_files.drop(database, [import_id])
+
+
+async def ended_as(database: Database, import_id: str) -> ImportStatus | None:
+    """The status of an import that has ended; None of any other."""
     found = await database.read(_ENDED, {"id": import_id})
-    for (status,) in found:
-        if status != ImportStatus.PREVIEW.name:
-            await forget(database, import_id, ImportStatus[status])
-        await kept_files.drop(database, [import_id])
+    return ImportStatus[found[0][0]] if found else None
 
 
 async def keep_house(database: Database) -> None:

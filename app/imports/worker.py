@@ -25,6 +25,7 @@ from app.imports.stages.reading import MeterGone, read_file
 from app.imports.stages.undoing import take_back, tell_of_unfinished
 from app.imports.stages.work import SAVE, Work
 from app.imports.stages.writing import begin_to_write, write_meters
+from app.imports.stats import ImportStats
 
 AT_ONCE: Final = 3
 """Imports that a worker works on at the same time; more than one account may have at once."""
@@ -51,10 +52,12 @@ class ImportWorker:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.bell = Bell()
+        self.stats = ImportStats()
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def turn(self) -> bool:
         """Claims one import if there is room and one waits; False if not."""
+        await self.stats.count_waiting(self._database)
         if len(self._running) >= AT_ONCE:
             return False
         claim = await leases.claim_next(self._database, tuple(self._running))
@@ -63,6 +66,7 @@ class ImportWorker:
         failpoints.reach("import.claimed")
         task = asyncio.create_task(self._run(claim), name=f"import {claim.id}")
         self._running[claim.id] = task
+        self.stats.under_way = len(self._running)
         # A task that is cancelled before it has begun would keep its lease.
         await asyncio.sleep(0)
         return True
@@ -76,7 +80,7 @@ class ImportWorker:
             await asyncio.wait(tasks)
 
     async def _run(self, claim: Claim) -> None:
-        work = Work(self._database, claim, claim.row.progress)
+        work = Work(self._database, claim, claim.row.progress, self.stats)
         renewing = asyncio.create_task(self._renew(work))
         working = asyncio.create_task(self._work(work))
         try:
@@ -90,6 +94,7 @@ class ImportWorker:
             if results[1] is None:
                 await self._tidy(claim)
             self._running.pop(claim.id, None)
+            self.stats.under_way = len(self._running)
             self.bell.ring()
 
     async def _renew(self, work: Work) -> None:
@@ -114,7 +119,10 @@ class ImportWorker:
 
     async def _tidy(self, claim: Claim) -> None:
         try:
-            await leftovers.tidy(self._database, claim.id)
+            status = await leftovers.ended_as(self._database, claim.id)
+            if status is not None:
+                self.stats.ended[status.name] += 1
+                await leftovers.tidy(self._database, claim.id, status)
         except Exception as error:
             log.warning("import_not_tidied", import_id=claim.id, error=error_name(error))
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from app.events.doorbell import Doorbell
 from app.feeds.fetching.stats import COUNTED_DUE as FEED_COUNTED_DUE
 from app.feeds.fetching.stats import FeedStats
+from app.imports.stats import COUNTED_WAITING, ImportStats
 from app.live.hub import Hub
 from app.live.registry import ConnectionRegistry
 from app.outbound.lease_times import COUNTED_DUE
@@ -74,6 +75,7 @@ class Metrics(Collector):
         if self._worker is not None:
             yield from _collect_sending(self._worker)
             yield from _collect_feeds(self._worker.feeds.stats)
+            yield from _collect_imports(self._worker.imports.stats)
             yield _counter("voltwire_worker_errors", "Turns of a worker's loop that failed and were tried again.",
                            self._worker.failures)  # fmt: skip
         limits = GaugeMetricFamily(
@@ -153,6 +155,20 @@ def _collect_sending(worker: Worker) -> Iterator[Metric]:
         for status, count in stats.fates.items():
             ended.add_metric([kind, status], count)
     yield from (in_flight, due, oldest, attempts, ended, lost)
+
+
+def _collect_imports(stats: ImportStats) -> Iterator[Metric]:
+    yield _gauge("voltwire_imports_under_way", "Imports that this worker works on.", stats.under_way)
+    yield _gauge(
+        "voltwire_imports_waiting",
+        f"Imports that no worker has taken up, counted now and then and up to {COUNTED_WAITING}.",
+        stats.waiting,
+    )
+    ended = CounterMetricFamily("voltwire_imports", "Imports that ended, by status.", labels=["status"])
+    for status, count in stats.ended.items():
+        ended.add_metric([status], count)
+    yield ended
+    yield _counter("voltwire_import_half_hours", "Half-hours that imports have changed.", stats.half_hours)
 
 
 def _collect_feeds(stats: FeedStats) -> Iterator[Metric]:

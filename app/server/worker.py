@@ -116,9 +116,9 @@ class Worker:
         self._carry_over = CarryOver(database)
         self._expiries = Expiries(database)
         self._silences = Silences(database)
-        self._imports = ImportWorker(database)
+        self.imports = ImportWorker(database)
         importing = Loop("imports", self._import_files)
-        self._imports.bell = importing.bell
+        self.imports.bell = importing.bell
         self.feeds = FeedWorker(database, services.sources, services.mail_links)
         feeding = Loop("feeds", self.feeds.turn)
         self.feeds.bell = feeding.bell
@@ -158,11 +158,11 @@ class Worker:
                 await self._stopping.wait()
                 listening.cancel()
                 await self._end(background, BACKGROUND_SECONDS)
-                await self._imports.aclose()
+                await self.imports.aclose()
                 await self.feeds.aclose()
                 await self._end(sending, self._drain_seconds + RECORD_SECONDS)
         finally:
-            await self._imports.aclose()
+            await self.imports.aclose()
             await self.feeds.aclose()
             for part in self._to_close:
                 await part.aclose()
@@ -233,7 +233,7 @@ class Worker:
         return HOUSEKEEPING_EVERY
 
     async def _import_files(self) -> float:
-        return 0 if await self._imports.turn() else POLL_EVERY
+        return 0 if await self.imports.turn() else POLL_EVERY
 
     async def _carry_over_readings(self) -> float:
         return CARRY_OVER_PAUSE if await self._carry_over.step() else HOUSEKEEPING_EVERY

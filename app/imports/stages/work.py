@@ -8,6 +8,7 @@ from app.db.database import Database
 from app.db.rows import Update
 from app.imports.leases import IMPORTS, Claim
 from app.imports.models import FileImport
+from app.imports.stats import ImportStats
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Work:
     database: Database
     claim: Claim
     progress: float = field(default=0.0)
+    stats: ImportStats = field(default_factory=ImportStats)
 
     @property
     def id(self) -> str:

@@ -139,12 +139,15 @@ async def write_meters(work: Work) -> None:
         work.progress = first_progress + (1 - first_progress) * (1 - max(left - part.day_count, 0) / total)
         began_at = time.monotonic()
         try:
-            waiting.sums = await database.transact(lambda transaction: _write_part(transaction, work, part))
+            waiting.sums, changed = await database.transact(
+                lambda transaction: _write_part(transaction, work, part)
+            )
         except ConsentGone as gone:
             if not await _leave_out(work, gone.meters):
                 return
             waiting = WaitingDays(work)
             continue
+        work.stats.half_hours += changed
         left -= part.day_count
         seconds = time.monotonic() - began_at
         if part.day_count >= size / 2:
@@ -160,8 +163,11 @@ async def _leave_out(work: Work, meters: Sequence[ImportedMeter]) -> bool:
     return await work.database.transact(lambda transaction: _without_consent(transaction, work, meters))
 
 
-def _write_part(transaction: InTransaction, work: Work, part: Part) -> Script[Sums]:
-    """Raises ConsentGone before anything is written, LeaseLost after it."""
+def _write_part(transaction: InTransaction, work: Work, part: Part) -> Script[tuple[Sums, int]]:
+    """Gives the sums of its meters and how many half-hours changed.
+
+    Raises ConsentGone before anything is written, LeaseLost after it.
+    """
     places = {meter.meter_id: place for place, meter in part.meters.items() if meter.meter_id is not None}
     # Meters that were deleted meanwhile have taken their days along.
     locked = yield from readings.lock_meters(work.actor, places)
@@ -200,7 +206,7 @@ def _write_part(transaction: InTransaction, work: Work, part: Part) -> Script[Su
     values = {"id": work.id, "fence": work.claim.fence, "seconds": LEASE_SECONDS}
     if not (yield _PART_DONE, {**values, "changed": changed, "progress": work.progress}):
         raise LeaseLost(work.id)
-    return sums
+    return sums, changed
 
 
 def _write_channel(
