@@ -21,6 +21,8 @@ DEADLINE: Final = 30.0
 """Seconds for a whole exchange, from the name lookup to the body's last byte."""
 QUOTED: Final = 200
 """Characters of a source's own words in a message."""
+LONGEST_ERROR: Final = 65_536
+"""Bytes of an error's body; the words of a longer one are left out, for it takes long to look for secrets there."""
 HIDDEN: Final = "(hidden)"
 """Stands for a secret that a source repeats in its error."""
 _UNSENDABLE: Final = (
@@ -135,7 +137,8 @@ class Exchange:
                     Meaning.RETRY, "The source answered with something else than JSON; it is asked again."
                 )
             return found
-        found = _without(found, (*self._secrets, *(headers or {}).values()))
+        secrets = (*self._secrets, *(headers or {}).values())
+        found = _without(found, secrets) if len(body) <= LONGEST_ERROR else None
         failure = explain(response.status_code, found) if explain is not None else None
         raise failure or usual_failure(response.status_code, found, response.headers.get("retry-after"))
 

@@ -193,6 +193,7 @@ WIRE: Final[Mapping[str, Hostile]] = {
     "no HTTP": Hostile(says(b"SSH-2.0-OpenSSH_9.9\r\n")),
     "500": Hostile(answers(HTML, 500)),
     "418": Hostile(answers(HTML, 418)),
+    "503 of a million words": Hostile(answers(b'{"message":"' + b"Wait. " * 100_000 + b'"}', 503)),
     "429": Hostile(answers(b"", 429, b"Retry-After: soon\r\n"), Meaning.WAIT),
     "301": _redirect(301, "/elsewhere"),
     "302 to metadata": _redirect(302, "http://169.254.169.254/latest/meta-data/"),
