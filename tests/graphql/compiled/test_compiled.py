@@ -9,17 +9,16 @@ import orjson
 import pytest
 from sqlalchemy import Select
 
-from app.auth.actor import Actor
 from app.core.ids import new_id
 from app.db.raw_statements import RebuiltStatement
 from app.graphql.bounds.limits import Limits
 from app.graphql.compiled.plan import Plan
 from app.graphql.context import Context
-from app.graphql.engine import Engine, dumps
-from app.graphql.failures import RequestErrors
+from app.graphql.engine import Engine
 from app.graphql.pagination import id_cursor
 from app.graphql.prepared_operation import PreparedOperation
 from tests.accounts.state import reads
+from tests.graphql.compiled.answers import answer, is_another_fault
 from tests.graphql.compiled.documents import Document, Documents, dropping
 from tests.graphql.compiled.scene import Scene
 from tests.support import World, the_schema
@@ -66,19 +65,6 @@ def world(furnished_world: World) -> World:
     return furnished_world
 
 
-async def answer(world: World, engine: Engine, document: Document, viewer: Actor) -> str:
-    context = Context(world.services, viewer)
-    try:
-        prepared = engine.prepare(document.text, None, authenticated=True)
-        response = await engine.execute(prepared, document.variables, context)
-    except RequestErrors as error:
-        response = {"errors": error.errors}
-    # Errors are in the order in which fields happened to fail.
-    if "errors" in response:
-        response["errors"].sort(key=lambda error: orjson.dumps(error))
-    return dumps(response).decode()
-
-
 @dropping
 @pytest.mark.long(keep=1, of="turn")
 @pytest.mark.parametrize("turn", range(20))
@@ -92,9 +78,13 @@ async def test_random_documents_have_the_same_answer_as_the_ordinary_way(
         document = documents.one()
         viewer = scene.viewers[chance.choice(["admin", "read", "bound", "bound", "consent"])]
         expected = await answer(world, ordinary, document, viewer)
-        assert await answer(world, compiled, document, viewer) == expected, document
         # The second time, everything is cached.
-        assert await answer(world, compiled, document, viewer) == expected, document
+        for _ in range(2):
+            given = await answer(world, compiled, document, viewer)
+            if given != expected and not await is_another_fault(
+                world, ordinary, document, viewer, given, expected
+            ):
+                assert given == expected, document
     # Dropped coroutines are collected here, not in another test.
     gc.collect()
 
