@@ -128,6 +128,8 @@ class CheckFeedPayload:
     discovered_meters: list[DiscoveredMeter] | None = None
     """The meters that its credentials show, 1,000 at most; null when userErrors has entries."""
     user_errors: list[UserError]
+    """The rules that the input breaks, or what the source says: INVALID where the feed has to be set right,
+    LIMIT_REACHED where it has to wait, CONFLICT where it may be tried again. Empty on success."""
 
 
 @strawberry.type
