@@ -24,6 +24,8 @@ async def test_an_account_begins_with_a_user_a_key_and_event_1(world: World) -> 
         "streams": 1,
         "dispatch": 1,
         "events": 1,
+        # Of the database, not of the account: since when it raises what time raises.
+        "raised_since": 2,
     }
     assert (new.account.name, new.account.logo_url) == ("Bright Energy", None)
     assert (new.user.email, new.user.name, new.user.role) == ("Ada@example.com", "Ada", "ADMIN")

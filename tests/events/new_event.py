@@ -111,7 +111,7 @@ def test_trigger_lists_it_and_says_that_it_cannot_make_it_happen() -> None:
     assert f", {NAME}." in told.output
     refused = CliRunner().invoke(cli, ["trigger", NAME, "--key", "vw_live_any"])
     assert refused.exit_code == 1
-    assert refused.stderr.startswith(f"{NAME} cannot be triggered: Voltwire raises it by itself. ")
+    assert refused.stderr.startswith(f"No change that makes {NAME} happen is known here: ")
 
 
 def test_the_demo_shows_it_and_does_not_wait_for_it() -> None:
