@@ -94,8 +94,6 @@ class Documents:
     _aliases: int = 0
     _variables: dict[str, tuple[str, Any]] = field(default_factory=dict)
     _fragments: list[str] = field(default_factory=list)
-    # Of pages that fail in two branches either may be the first, and its error the only one: a document has one.
-    _has_fault: bool = False
 
     def one(self) -> Document:
         self._begin()
@@ -114,7 +112,6 @@ class Documents:
 
     def _begin(self) -> None:
         self._aliases, self._variables, self._fragments = 0, {}, []
-        self._has_fault = False
 
     def _document(self, kind: str, body: str) -> Document:
         names = ", ".join(f"${name}: {type_}" for name, (type_, _) in self._variables.items())
@@ -201,20 +198,18 @@ class Documents:
             given["first"] = self.chance.choice([1, 2, 3, 5, 100])
         elif turn < 0.8:
             given["last"] = self.chance.choice([1, 2, 4])
-        elif turn < 0.87 and not self._has_fault:
-            self._has_fault = True
-            given |= self.chance.choice(
-                [{"first": 0}, {"first": 101}, {"first": -1}, {"first": 1, "last": 1}]
-            )
+        elif turn < 0.84:
+            given["first"] = self.chance.choice([0, 101, -1])
+        elif turn < 0.87:
+            given |= {"first": 1, "last": 1}
         elif turn < 0.9:
             given["first"] = None
         for name in ("after", "before"):
             if self.chance.random() < 0.2:
                 cursors = self.known.cursors.get(kind, [])
-                odd = [None] if self._has_fault else [None, "nonsense", *self.known.cursors["Event"][:1]]
+                odd = [None, "nonsense", *self.known.cursors["Event"][:1]]
                 pool = cursors if cursors and self.chance.random() < 0.8 else odd
                 given[name] = self.chance.choice(pool)
-                self._has_fault |= pool is odd and given[name] is not None
         return given
 
     def _id(self, kind: str) -> str:
