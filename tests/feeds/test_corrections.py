@@ -7,12 +7,14 @@ import pytest
 from sqlalchemy import update
 
 from app.core import clock
-from app.feeds.fetching.gaps import span_of
-from app.feeds.fetching.scheduling import daily_window
+from app.feeds.failures import Meaning, SourceFailure
+from app.feeds.fetching.gaps import MOST_RUNS, span_of
+from app.feeds.fetching.scheduling import RETRY_PAUSES, daily_window
 from app.feeds.models import Backfill, BackfillPart, FeedGap, MeterFeed
 from app.feeds.source import Fetched, FetchedMeter, MissingPeriod, Window
 from app.readings.columns import Columns
 from app.readings.enums import ReadingChannel
+from app.readings.packing import SLOTS
 from tests.accounts.state import mutation
 from tests.feeds.scripted import Fed, amount, at, everything, fed, missing, readings, work
 from tests.meters.asking import run
@@ -296,3 +298,35 @@ async def test_a_meter_without_a_valid_consent_is_not_asked_for(world: World) ->
     assert one.source.asked == []
     [meter] = await one.rows(MeterFeed)
     assert (meter.due_at, meter.repair_at) == (None, None)
+
+
+async def test_a_part_that_fails_for_days_is_a_gap_that_is_asked_for_again(world: World) -> None:
+    def fail(_: FetchedMeter, __: Window) -> Fetched:
+        raise SourceFailure(Meaning.RETRY, "The source answered 500; it is asked again.")
+
+    one = await fed(world, residential=False, answer=fail)
+    await one.begin()
+    [part] = await one.rows(BackfillPart)
+    first, after = span_of(Window(part.starts_at, part.ends_at))
+    # Every other half-hour of some days is there already.
+    pushed = [
+        {"startAt": clock.format_utc(at(half_hour)), "consumption": "0.5"}
+        for half_hour in range(first, first + 2 * SLOTS * 5, 2)
+    ]
+    await run(world, one.account, RECORD, meterId=one.meters[0], readings=pushed)
+    async with world.database.transaction() as session:
+        await session.execute(update(BackfillPart).values(attempts=len(RETRY_PAUSES)))
+    await work(one)
+    [part], [meter] = await one.rows(BackfillPart), await one.rows(MeterFeed)
+    assert (part.status, part.missing) == ("FAILED", after - first - len(pushed))
+    gaps = await one.rows(FeedGap)
+    assert 0 < len(gaps) <= MOST_RUNS < len(pushed)
+    assert {gap.cause for gap in gaps} == {"The source answered 500; it is asked again."}
+    # No part was ever recorded, and still the meter is fetched from now on.
+    assert meter.due_at is not None
+    assert meter.repair_at == min(gap.due_at for gap in gaps)
+    one.source.answer = everything
+    while await one.rows(FeedGap):
+        await one.make_due()
+        await work(one)
+    assert sum(event["intervalCount"] for event in await one.told() if event["reason"] == "GAP_REPAIR") > 0

@@ -24,6 +24,7 @@ from app.feeds.fetching.ending import PART_DONE, end_if_done, skip_before
 from app.feeds.fetching.fetch import Found
 from app.feeds.fetching.leases import Claim, LeaseLost
 from app.feeds.fetching.scheduling import REFUSAL_PAUSES, RETRY_PAUSES, next_daily, pause
+from app.feeds.source import MissingPeriod
 from app.meters.models import Meter
 from app.readings.actions import lock_meters, received
 from app.readings.buckets import HALF_HOUR_MS
@@ -107,6 +108,11 @@ _GIVE_UP: Final = Sql("""
     UPDATE backfill_parts SET status = 'FAILED', error = :error
     WHERE backfill_id = :backfill_id AND status IN ('WAITING', 'RUNNING')
 """)
+# A part that failed may have been the meter's first: without a time for it the meter would never be fetched again.
+_GO_ON: Final = Sql(f"""
+    UPDATE meter_feeds SET due_at = COALESCE(due_at, @instant(:due_ms)), repair_at = {_SOONEST_GAP}
+    WHERE meter_id = :meter_id
+""")  # noqa: S608 - our own text
 _RESCHEDULE: Final = Sql(f"UPDATE meter_feeds SET repair_at = {_SOONEST_GAP} WHERE meter_id = :meter_id")  # noqa: S608
 
 
@@ -120,7 +126,7 @@ def record(transaction: InTransaction, work: Work, claim: Claim, found: Found) -
     missing = yield from _revise_gaps(transaction, meter, work, found, state)
     values = {
         "meter_id": meter.id,
-        "due_ms": clock.to_ms(next_daily(meter.id, clock.now())),
+        "due_ms": _next_daily_ms(meter),
         "starts_ms": None if found.starts_at is None else clock.to_ms(found.starts_at),
     }
     is_daily = work.reason is ReadingReason.SCHEDULED
@@ -162,6 +168,7 @@ def note_failure(
         # Its half-hours are asked for again as gaps are.
         missing = yield from _all_missing(transaction, meter, work, failure.message)
         yield _GIVE_UP_PART, {**place, "missing": missing}
+    yield _GO_ON, {"meter_id": meter.id, "due_ms": _next_daily_ms(meter)}
     yield from end_if_done(transaction, meter, work.part.backfill_id, 0, _instant(state.starts_ms))
     return Outcome.RECORDED
 
@@ -269,7 +276,7 @@ def _all_missing(transaction: InTransaction, meter: Meter, work: Work, cause: st
     for channel in (yield from gaps.channels_without_readings(meter.id)):
         missing = yield from gaps.missing_half_hours(meter.id, channel, span, {})
         count += sum(after - first for first, after in missing)
-        runs = [gaps.Run(first, after, cause[: gaps.MOST_CAUSE]) for first, after in missing]
+        runs = gaps.explained(missing, [MissingPeriod(channel, *work.window, cause)])
         yield from gaps.revise(transaction, meter.id, channel, span, runs, is_repair=False)
     return count
 
@@ -281,6 +288,10 @@ def _owner(work: Work) -> Actor:
 def _place(work: Work) -> dict[str, Any]:
     assert work.part is not None  # noqa: S101 - asked for parts only
     return {"backfill_id": work.part.backfill_id, "part": work.part.number}
+
+
+def _next_daily_ms(meter: Meter) -> int:
+    return clock.to_ms(next_daily(meter.id, clock.now()))
 
 
 def _instant(ms: int | None) -> datetime | None:
