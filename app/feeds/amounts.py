@@ -1,15 +1,17 @@
 """Values of a source to exact millionths of a kWh; what is no reading is missing, with the reason in a sentence."""
 
+import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from operator import lt, sub
 from typing import Any, Final
 
 from app.core import clock
 from app.core.decimals import MICRO, format_micro
+from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.shapes import unreadable
-from app.feeds.source import MissingPeriod, Window
+from app.feeds.source import MissingPeriod, Setting, SettingType, Window
 from app.meters.enums import MeterType
 from app.meters.sentinels import LOWEST_SENTINEL, SENTINELS
 from app.meters.units import converter, factor
@@ -28,6 +30,14 @@ largest gas meter of homes passes 16 m³ an hour, 90 kWh."""
 ANY_METER_MOST: Final = 1_000_000 * MICRO
 """The bound for meters of any size: 2 GW."""
 
+CALORIFIC_VALUE: Final = Setting(
+    "calorificValue",
+    "MJ/m³ of the gas, 39.5 by default; a bill has it.",
+    re.compile(r"[2-5][0-9](\.[0-9]{1,6})?"),
+    SettingType.METER,
+)
+"""The setting of kinds that give gas by its volume."""
+
 _LONGEST_NUMBER: Final = 40
 
 
@@ -43,6 +53,14 @@ class Unit:
         self.most = most
         self.is_kwh = in_kwh == 1
         self.convert = converter(in_kwh)
+
+
+def meter_unit(name: str, settings: Mapping[str, str], most: int) -> Unit:
+    """The unit of a meter, by the calorific value of its settings. Raises SourceFailure for an impossible one."""
+    try:
+        return Unit(name, settings.get(CALORIFIC_VALUE.name), most)
+    except ValueError as error:
+        raise SourceFailure(Meaning.METER, f"settings.calorificValue of the meter: {error}") from None
 
 
 class Amounts:

@@ -1,9 +1,8 @@
 """Backfills: which parts they have, when they begin, and how they end before all is fetched."""
 
 import hashlib
-from calendar import monthrange
 from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
@@ -18,9 +17,10 @@ from app.db.rows import Table
 from app.db.scripts import InTransaction
 from app.db.types import UtcDateTime
 from app.events.publisher import work_due
-from app.feeds.enums import BackfillStatus
+from app.feeds.enums import UNFINISHED, BackfillStatus
 from app.feeds.models import Backfill, BackfillPart, MeterFeed
 from app.meters.models import Meter
+from app.readings.buckets import Lookback
 
 MONTHS: Final = 13
 """The months that a backfill goes back unless it is asked for others."""
@@ -28,8 +28,6 @@ METERS_PER_STATEMENT: Final = 400
 
 Period = tuple[datetime, datetime]
 """`[start, end)` in UTC."""
-
-_UNFINISHED: Final = (BackfillStatus.WAITING.name, BackfillStatus.RUNNING.name)
 
 _BACKFILLS: Final = Table(Backfill)
 _PARTS: Final = Table(BackfillPart)
@@ -78,7 +76,7 @@ _UNFINISHED_OF_FEED: Final = (
 _BACKFILL_IDS: Final[Any] = bindparam("backfill_ids", expanding=True)
 _END_PARTS: Final = (
     update(BackfillPart)
-    .where(col(BackfillPart.backfill_id).in_(_BACKFILL_IDS), col(BackfillPart.status).in_(_UNFINISHED))
+    .where(col(BackfillPart.backfill_id).in_(_BACKFILL_IDS), col(BackfillPart.status).in_(UNFINISHED))
     .values(status=bindparam("end_status"))
 )
 _END: Final = (
@@ -95,10 +93,7 @@ def start_of_today() -> datetime:
 
 def months_before(instant: datetime, months: int) -> datetime:
     """The instant so many months earlier by the UK's calendar, at its time of day; days are clamped."""
-    local = instant.astimezone(clock.UK)
-    year, month = divmod(local.year * 12 + local.month - 1 - months, 12)
-    day = min(local.day, monthrange(year, month + 1)[1])
-    return local.replace(year=year, month=month + 1, day=day, fold=0).astimezone(UTC)
+    return Lookback(months, "m").before(instant)
 
 
 def plan(flow_type: ConsentFlowType, to: datetime, start: datetime | None = None) -> list[Period]:

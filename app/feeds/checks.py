@@ -17,11 +17,11 @@ from app.feeds.credentials import Sources
 from app.feeds.enums import FeedStatus
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.models import Feed
+from app.feeds.source import MOST_METERS
 from app.outbound.mail.link_tokens import MailLinks
 
 DEADLINE: Final = 15.0
 """Seconds that a source has for its whole answer."""
-MOST_METERS: Final = 1_000
 
 _CODES: Final = {Meaning.FEED: ErrorCode.INVALID, Meaning.WAIT: ErrorCode.LIMIT_REACHED}
 

@@ -1,6 +1,7 @@
 """Enums of feeds and backfills that the tables and the API share."""
 
 import enum
+from typing import Final
 
 
 class FeedKind(enum.Enum):
@@ -44,3 +45,7 @@ class BackfillStatus(enum.Enum):
     """The source does not give it; error says why."""
     CANCELLED = "CANCELLED"
     """A person, the end of the consent or a deletion ended it."""
+
+
+UNFINISHED: Final = (BackfillStatus.WAITING.name, BackfillStatus.RUNNING.name)
+"""The statuses, as they are stored, of a backfill or a part of which something is left to fetch."""

@@ -6,9 +6,9 @@ half-hours count from 1970, and energy is in millionths of a kWh, also that of g
 
 import enum
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from app.feeds.enums import FeedKind
@@ -19,6 +19,8 @@ from app.readings.enums import ReadingChannel
 
 MOST_METERS: Final = 1_000
 """Meters that a source shows at most."""
+NOBODYS_METER: Final = "9999999999999"
+"""For trying credentials at a source without a list: it fails the check digit of MPANs, so that it is no one's."""
 
 
 class Window(NamedTuple):
@@ -26,6 +28,14 @@ class Window(NamedTuple):
 
     start: datetime
     end: datetime
+
+    def parts(self, longest: timedelta) -> Iterator["Window"]:
+        """Windows that follow each other over the whole, none longer than a source takes in one request."""
+        start = self.start
+        while start < self.end:
+            end = min(start + longest, self.end)
+            yield Window(start, end)
+            start = end
 
 
 class MissingPeriod(NamedTuple):

@@ -9,11 +9,8 @@ from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange
 from app.feeds.failures import Meaning, SourceFailure, electricity_only
 from app.feeds.shapes import record
-from app.feeds.source import Fetched, FetchedMeter, SourceKind, SourceMeter, Window
+from app.feeds.source import NOBODYS_METER, Fetched, FetchedMeter, SourceKind, SourceMeter, Window
 from app.meters.enums import MeterType
-
-NOBODYS_METER: Final = "9999999999999"
-"""Fails the check digit of MPANs, so that it belongs to no one."""
 
 
 class Electralink:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -22,6 +22,17 @@ from app.readings.packing import SLOTS
 
 REPAIRED_AT_ONCE: Final = 31 * SLOTS
 """Half-hours from the first gap that one repair asks for."""
+
+
+class _Part(NamedTuple):
+    """The next part of a backfill: the columns of `_NEXT_PART` behind those of its meter, in order."""
+
+    backfill_id: str
+    number: int
+    parts: int
+    attempts: int
+    starts_ms: int
+    ends_ms: int
 
 
 @dataclass(frozen=True)
@@ -104,14 +115,16 @@ async def next_work(
     found = await database.read(statement, {"feed_id": feed.id, "busy": busy})
     if not found:
         return None
-    meter_id, number, type_, settings, due_ms, failures, is_consented, *part = found[0]
+    meter_id, number, type_, settings, due_ms, failures, is_consented, *of_part = found[0]
+    # A backfill has no number of a part where none of its parts is left.
+    part = _Part(*of_part) if of_part and of_part[1] is not None else None
     window: Window | None = None
     if reason is ReadingReason.SCHEDULED:
         window = daily_window(now)
     elif reason is ReadingReason.GAP_REPAIR:
         window = await _gaps_window(database, meter_id)
-    elif part[1] is not None:
-        window = Window(clock.from_ms(part[4]), clock.from_ms(part[5]))
+    elif part is not None:
+        window = Window(clock.from_ms(part.starts_ms), clock.from_ms(part.ends_ms))
     return Work(
         reason,
         feed,
@@ -120,8 +133,8 @@ async def next_work(
         due_ms,
         bool(is_consented) and failures is not None,
         window,
-        PartOfBackfill(part[0], part[1], part[2]) if part and window is not None else None,
-        part[3] if part and window is not None else failures or 0,
+        PartOfBackfill(*part[:3]) if part is not None else None,
+        part.attempts if part is not None else failures or 0,
     )
 
 

@@ -27,14 +27,16 @@ _FEEDS: Final = Table(Feed)
 BACKFILL_DUE: Final = "backfills.completed_at IS NULL AND backfills.due_at <= (SELECT @now)"
 DAILY_DUE: Final = "meter_feeds.due_at IS NOT NULL AND meter_feeds.due_at <= (SELECT @now)"
 REPAIR_DUE: Final = "meter_feeds.repair_at IS NOT NULL AND meter_feeds.repair_at <= (SELECT @now)"
+SORTS_OF_DUE_WORK: Final = (
+    ("backfills", "due_at", BACKFILL_DUE),
+    ("meter_feeds", "due_at", DAILY_DUE),
+    ("meter_feeds", "repair_at", REPAIR_DUE),
+)
+"""The table, its column, and the condition of each sort, for which the column has a partial index behind `feed_id`."""
 
 _PROBES: Final = tuple(
     f"SELECT 1 FROM {table} WHERE {table}.feed_id = feeds.id AND {due} ORDER BY {column} LIMIT 1"  # noqa: S608
-    for table, column, due in (
-        ("backfills", "due_at", BACKFILL_DUE),
-        ("meter_feeds", "due_at", DAILY_DUE),
-        ("meter_feeds", "repair_at", REPAIR_DUE),
-    )
+    for table, column, due in SORTS_OF_DUE_WORK
 )
 _IS_FREE: Final = """
     (feed_credentials.leased_until IS NULL OR feed_credentials.leased_until <= (SELECT @now))

@@ -17,6 +17,7 @@ from app.db.scripts import InTransaction, is_on_sqlite
 from app.db.sql import Sql
 from app.events import log
 from app.feeds.backfill_plans import end_backfills, end_where_not_consented
+from app.feeds.enums import UNFINISHED
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.fetching import gaps
 from app.feeds.fetching.due_work import CONSENTED, Work
@@ -45,7 +46,7 @@ class Outcome(enum.Enum):
 
 @dataclass
 class State:
-    """A meter's feed, locked with its meter, as it is when a fetch is recorded."""
+    """A meter's feed, locked with its meter, as it is when a fetch is recorded: the columns of `_STATE`, in order."""
 
     feed_id: str
     due_ms: int | None
@@ -66,8 +67,6 @@ class State:
         return (self.repair_ms if work.reason is ReadingReason.GAP_REPAIR else self.due_ms) == work.due_ms
 
 
-UNFINISHED: Final = ("WAITING", "RUNNING")
-
 _STATE: Final = Sql(f"""
     SELECT meter_feeds.feed_id, @ms(meter_feeds.due_at), @ms(meter_feeds.repair_at), @ms(meter_feeds.starts_at),
         meter_feeds.failures,
@@ -79,6 +78,10 @@ _STATE: Final = Sql(f"""
             JOIN backfill_parts ON backfill_parts.backfill_id = backfills.id AND backfill_parts.number = :part
             WHERE backfills.id = :backfill_id AND backfills.completed_at IS NULL
         )
+    FROM meter_feeds WHERE meter_feeds.meter_id = :meter_id
+""")  # noqa: S608 - our own text
+_WHOSE: Final = Sql(f"""
+    SELECT meter_feeds.feed_id, {CONSENTED.format(meter_id="meter_feeds.meter_id")}
     FROM meter_feeds WHERE meter_feeds.meter_id = :meter_id
 """)  # noqa: S608 - our own text
 _SOONEST_GAP: Final = "(SELECT MIN(due_at) FROM feed_gaps WHERE feed_gaps.meter_id = meter_feeds.meter_id)"
@@ -192,12 +195,6 @@ def settle(transaction: InTransaction, work: Work) -> Script[None]:
             yield _RESCHEDULE, {"meter_id": meter.id}
         else:
             yield from end_backfills([meter.id])
-
-
-_WHOSE: Final = Sql(f"""
-    SELECT meter_feeds.feed_id, {CONSENTED.format(meter_id="meter_feeds.meter_id")}
-    FROM meter_feeds WHERE meter_feeds.meter_id = :meter_id
-""")  # noqa: S608 - our own text
 
 
 def _lock(work: Work, claim: Claim) -> Script[tuple[Meter, State] | Outcome]:

@@ -52,7 +52,7 @@ def next_daily(meter_id: str, now: datetime) -> datetime:
 
 
 def daily_window(now: datetime) -> Window:
-    """The last seven days of the UK, never anything of today."""
+    """The last DAYS_READ_AGAIN days of the UK, and nothing of today, which the source may still be collecting."""
     today = clock.uk_date(now)
     start = clock.start_of_uk_day(today - timedelta(days=DAYS_READ_AGAIN))
     return Window(start, clock.start_of_uk_day(today))

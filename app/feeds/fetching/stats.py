@@ -8,24 +8,19 @@ from typing import Final
 from app.core import clock
 from app.db.database import Database
 from app.db.sql import Sql
-from app.feeds.fetching.leases import BACKFILL_DUE, DAILY_DUE, REPAIR_DUE
+from app.feeds.fetching.leases import SORTS_OF_DUE_WORK
 
 COUNTED_DUE: Final = 10_000
 """Due pieces of work that are counted of one feed and sort of work."""
 COUNT_EVERY: Final = 15.0
 
-_SORTS: Final = (
-    ("backfills", "due_at", BACKFILL_DUE),
-    ("meter_feeds", "due_at", DAILY_DUE),
-    ("meter_feeds", "repair_at", REPAIR_DUE),
-)
 _COUNTED: Final = " + ".join(
     f"(SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {table}.feed_id = feeds.id AND {due} LIMIT :most) AS counted)"  # noqa: S608
-    for table, _, due in _SORTS
+    for table, _, due in SORTS_OF_DUE_WORK
 )
 _OLDEST: Final = ", ".join(
     f"MIN((SELECT @ms({column}) FROM {table} WHERE {table}.feed_id = feeds.id AND {due} ORDER BY {column} LIMIT 1))"  # noqa: S608
-    for table, column, due in _SORTS
+    for table, column, due in SORTS_OF_DUE_WORK
 )
 _COUNT: Final = Sql(f"""
     SELECT feeds.kind, SUM({_COUNTED}), {_OLDEST} FROM feeds WHERE feeds.status = 'ACTIVE' GROUP BY feeds.kind

@@ -1,7 +1,7 @@
 """The kind GLOWMARKT: homes' smart meters as the Bright app's users see them, electricity both ways and gas."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -81,7 +81,7 @@ class Glowmarkt:
                 begins = first
                 cause = f"The source has readings from {clock.long_date(clock.uk_date(first))} on only."
                 half_hours.miss_period(resource.channel, half_hours.first, half_hour_of(first), cause)
-            for part in _parts(Window(begins, window.end)):
+            for part in Window(begins, window.end).parts(LONGEST):
                 take(half_hours, resource, await self._client.readings(resource.id, *part), part)
         return half_hours.fetched(min((one for one in firsts if one), default=None) if all(firsts) else None)
 
@@ -109,14 +109,6 @@ class Glowmarkt:
                 return None
             self._first[resource.id] = to_first(answer, clock.now())
         return self._first[resource.id]
-
-
-def _parts(window: Window) -> Iterator[Window]:
-    start = window.start
-    while start < window.end:
-        end = min(start + LONGEST, window.end)
-        yield Window(start, end)
-        start = end
 
 
 def open_source(credentials: Mapping[str, str], settings: Mapping[str, str], exchange: Exchange) -> Glowmarkt:

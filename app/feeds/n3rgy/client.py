@@ -7,18 +7,17 @@ of when to come again.
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from app.core import clock
 from app.feeds.exchange import Exchange, own_words
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.shapes import items
+from app.feeds.source import MOST_METERS
 from app.meters.enums import MeterType
 
 LONGEST: Final = timedelta(days=89)
 """The longest period of a request: the source's limit is 90 days, and it counts ends of half-hours."""
 PAGE_SIZE: Final = 100
 """Meters of a page of the list, which is the source's limit."""
-MOST_METERS: Final = 1_000
-
-_HALF_HOUR: Final = timedelta(minutes=30)
 
 
 class N3rgyClient:
@@ -51,7 +50,7 @@ class N3rgyClient:
         """The half-hours of `[start, end)`, LONGEST at most."""
         params: dict[str, str | int] = {
             # Half-hours are named by their ends, and both are included.
-            "start": f"{start + _HALF_HOUR:%Y%m%d%H%M}",
+            "start": f"{start + clock.HALF_HOUR:%Y%m%d%H%M}",
             "end": f"{end:%Y%m%d%H%M}",
             "granularity": "halfhour",
             "outputFormat": "json",

@@ -1,13 +1,12 @@
 """The kind N3RGY: n3rgy data, for British smart meters of electricity and gas over the DCC."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from app.core import clock
 from app.core.lru import WeightedLru
-from app.feeds.amounts import Amounts
+from app.feeds.amounts import CALORIFIC_VALUE, Amounts
 from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange
 from app.feeds.n3rgy.client import LONGEST, N3rgyClient
@@ -16,8 +15,6 @@ from app.feeds.source import (
     Fetched,
     FetchedMeter,
     MissingPeriod,
-    Setting,
-    SettingType,
     SourceKind,
     SourceMeter,
     Window,
@@ -26,7 +23,6 @@ from app.readings.buckets import HALF_HOUR_MS
 from app.readings.columns import Columns
 from app.readings.enums import ReadingChannel
 
-CALORIFIC_VALUE: Final = "calorificValue"
 METERS_KEPT: Final = 20_000
 """Meters whose reading types are remembered."""
 _METER_WEIGHT: Final = 200
@@ -55,7 +51,7 @@ class N3rgy:
             return Fetched(readings)
         for channel, reading_type in (await self._reading_types(meter)).items():
             whole = Columns([], [], [])
-            for part in _parts(window):
+            for part in window.parts(LONGEST):
                 columns, lost = await self._part(meter, channel, reading_type, part)
                 whole.extend(columns)
                 missing += lost
@@ -67,7 +63,7 @@ class N3rgy:
         self, meter: FetchedMeter, channel: ReadingChannel, reading_type: str, part: Window
     ) -> tuple[Columns, list[MissingPeriod]]:
         answer = await self._client.readings(meter.number, meter.type, reading_type, *part)
-        unit = unit_of(answer, meter.type, meter.settings.get(CALORIFIC_VALUE))
+        unit = unit_of(answer, meter.type, meter.settings)
         amounts = amounts_of(answer, part, channel, unit)
         _explain_start(amounts, held_from(answer))
         return amounts.columns(), amounts.missing()
@@ -94,14 +90,6 @@ def _explain_start(amounts: Amounts, first: int | None) -> None:
         amounts.lose(at, f"n3rgy holds readings of this meter from {day} on.")
 
 
-def _parts(window: Window) -> Iterator[Window]:
-    start = window.start
-    while start < window.end:
-        end = min(start + LONGEST, window.end)
-        yield Window(start, end)
-        start = end
-
-
 def open_source(credentials: Mapping[str, str], settings: Mapping[str, str], exchange: Exchange) -> N3rgy:
     return N3rgy(N3rgyClient(exchange, credentials["apiKey"]))
 
@@ -111,14 +99,7 @@ N3RGY: Final = SourceKind(
     base_url="https://api-v2.data.n3rgy.com",
     credentials=("apiKey",),
     open=open_source,
-    settings=(
-        Setting(
-            CALORIFIC_VALUE,
-            "MJ/m³ of the gas, 39.5 by default; a bill has it.",
-            re.compile(r"[2-5][0-9](\.[0-9]{1,6})?"),
-            SettingType.METER,
-        ),
-    ),
+    settings=(CALORIFIC_VALUE,),
     requests_a_minute=120.0,
     burst=10,
 )

@@ -5,12 +5,12 @@ half-hour, in UTC: a day is 00:30 to 24:00.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from app.core import clock
-from app.feeds.amounts import SMART_METER_MOST, Amounts, Unit
+from app.feeds.amounts import SMART_METER_MOST, Amounts, Unit, meter_unit
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.shapes import items, record, records, text, unreadable
 from app.feeds.source import SourceMeter, Window
@@ -69,7 +69,7 @@ def amounts_of(answer: Any, window: Window, channel: ReadingChannel, unit: Unit)
     return whole
 
 
-def unit_of(answer: Any, meter: MeterType, calorific_value: str | None) -> Unit:
+def unit_of(answer: Any, meter: MeterType, settings: Mapping[str, str]) -> Unit:
     """The unit of an answer. Raises SourceFailure for one that cannot be that of the meter."""
     said = text(answer, "unit")
     name = "kwh" if said is None and meter is MeterType.ELECTRICITY else _UNITS.get((said or "").lower())
@@ -81,10 +81,7 @@ def unit_of(answer: Any, meter: MeterType, calorific_value: str | None) -> Unit:
             f"n3rgy gives this meter's {meter.name.lower()} in {quotable(said or '')[:40]}, which cannot be: ask n3rgy "
             "to mend the meter's data.",
         )
-    try:
-        return Unit(name, calorific_value, SMART_METER_MOST[meter])
-    except ValueError as error:
-        raise SourceFailure(Meaning.METER, f"settings.calorificValue of the meter: {error}") from None
+    return meter_unit(name, settings, SMART_METER_MOST[meter])
 
 
 def held_from(answer: Any) -> int | None:

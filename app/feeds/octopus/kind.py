@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Final
 
 from app.core import clock
-from app.feeds.amounts import Amounts, Unit
+from app.feeds.amounts import CALORIFIC_VALUE, Amounts, Unit, meter_unit
 from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.octopus.client import NotPaired, OctopusClient
 from app.feeds.octopus.mapping import Point, is_serial, joined, source_meters
 from app.feeds.source import (
+    MOST_METERS,
     Fetched,
     FetchedMeter,
     MissingPeriod,
@@ -31,7 +32,7 @@ SOON_SECONDS: Final = 60.0
 """The same where a meter is not among them: it may be new."""
 
 ACCOUNT_NUMBER, SERIAL_NUMBERS = "accountNumber", "serialNumbers"
-GAS_UNIT, CALORIFIC_VALUE = "gasUnit", "calorificValue"
+GAS_UNIT: Final = "gasUnit"
 
 _NONE_HERE: Final = (
     "Octopus has no half-hours of this period: they come days late at times, and never from a meter that is not smart "
@@ -52,7 +53,7 @@ class Octopus:
     async def discover(self) -> Sequence[SourceMeter]:
         """The meters at the homes that the account has not moved out of."""
         await self._read_points()
-        return source_meters(self._points, clock.now())[:1000]
+        return source_meters(self._points, clock.now())[:MOST_METERS]
 
     async def fetch(self, meter: FetchedMeter, window: Window) -> Fetched:
         """The half-hours of all devices that the meter point has had, while the customer has lived there."""
@@ -133,10 +134,7 @@ def _unit(point: Point, settings: Mapping[str, str]) -> Unit:
     if point.type is MeterType.ELECTRICITY:
         return Unit(most=point.most)
     name = "kwh" if settings.get(GAS_UNIT, "M3").upper() == "KWH" else "m3"
-    try:
-        return Unit(name, settings.get(CALORIFIC_VALUE), point.most)
-    except ValueError as error:
-        raise SourceFailure(Meaning.METER, f"settings.calorificValue of the meter: {error}") from None
+    return meter_unit(name, settings, point.most)
 
 
 def _half_hour_of(instant: datetime) -> datetime:
@@ -178,12 +176,7 @@ OCTOPUS: Final = SourceKind(
             re.compile(r"M3|KWH"),
             SettingType.METER,
         ),
-        Setting(
-            CALORIFIC_VALUE,
-            "MJ/m³ of the gas, 39.5 by default; a bill has it.",
-            re.compile(r"[2-5][0-9](\.[0-9]{1,6})?"),
-            SettingType.METER,
-        ),
+        CALORIFIC_VALUE,
     ),
     requests_a_minute=120.0,
     burst=10,
