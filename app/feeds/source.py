@@ -121,7 +121,8 @@ class SourceKind:
     """A kind of source: the credentials and settings that it takes, its limits, and how it is opened.
 
     Every kind also takes the setting `baseUrl`, which points a feed at another host; `base_url` is the source's own and
-    has no slash at its end. `open` is given the credentials, the feed's settings and the way to the source.
+    has no slash at its end. A credential `password` may have any printable characters, every other one ASCII alone, for
+    it may go into a header. `open` is given the credentials, the feed's settings and the way to the source.
     """
 
     kind: FeedKind

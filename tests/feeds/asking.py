@@ -1,12 +1,10 @@
 """Sources of feeds over real loopback HTTP: opened against a stand-in, or against answers that a test writes itself."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from ipaddress import ip_network
 from typing import Any
 
-import orjson
 import pytest
 
 from app.feeds.exchange import Exchange, TokenBucket
@@ -14,7 +12,8 @@ from app.feeds.failures import SourceFailure
 from app.feeds.source import Fetched, FetchedMeter, Source, SourceKind, SourceMeter, Window
 from app.feeds.stand_ins.server import StandIn, serving
 from app.outbound.http.transport import Transport
-from tests.delivery.receivers import Answer, Request, receiver, says
+from tests.delivery.receivers import Answer, Request, receiver
+from tests.feeds.sources import HASTE, LOOPBACK
 
 NOW = datetime(2026, 4, 15, 12, tzinfo=UTC)
 """The present of stand-ins in tests, two weeks after the clocks went forward."""
@@ -22,7 +21,6 @@ YEAR = Window(datetime(2025, 3, 14, tzinfo=UTC), datetime(2026, 4, 14, 23, tzinf
 """Thirteen months to the start of that day in the UK, with both changes of the clocks."""
 DAY = Window(datetime(2026, 4, 13, 23, tzinfo=UTC), datetime(2026, 4, 14, 23, tzinfo=UTC))
 """The last day that a source has."""
-LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
 class Asking:
@@ -56,7 +54,7 @@ class Asking:
             credentials = self.stand_in.credentials
         if settings is None:
             settings = self.stand_in.settings
-        exchange = Exchange(self._transport, self.url, TokenBucket(1_000_000, 1_000))
+        exchange = Exchange(self._transport, self.url, TokenBucket(HASTE, 1_000))
         return self.kind.open(credentials, settings, exchange)
 
     def meter(self, name: str) -> FetchedMeter:
@@ -87,13 +85,6 @@ async def answering(kind: SourceKind, *answers: Answer) -> AsyncIterator[Asking]
         await transport.aclose()
 
 
-def json(content: Any, status: str = "200 OK", *headers: str) -> Answer:
-    """An answer of JSON."""
-    body = content if isinstance(content, bytes) else orjson.dumps(content)
-    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}"))
-    return says(head.encode() + b"\r\n" + body)
-
-
 async def fails(asked: Any) -> SourceFailure:
     """The failure of a call to a source."""
     with pytest.raises(SourceFailure) as raised:
@@ -106,10 +97,6 @@ def causes(found: Fetched) -> list[str]:
     return list(dict.fromkeys(one.cause for one in found.missing))
 
 
-def listed(meters: Any) -> list[tuple[str, str, str]]:
+def listed(meters: Iterable[SourceMeter]) -> list[tuple[str, str, str]]:
     """Number, type and channel of each meter that a source shows."""
-    return [
-        (meter.number, meter.type.name, meter.channel.name)
-        for meter in meters
-        if isinstance(meter, SourceMeter)
-    ]
+    return [(meter.number, meter.type.name, meter.channel.name) for meter in meters]

@@ -33,9 +33,9 @@ from tests.delivery.receivers import (
     says,
     then_resets,
 )
-from tests.feeds.asking import DAY, LOOPBACK
-from tests.feeds.sources import answers
-from tests.feeds.twisted import HASTE, REMOVED, Conversation, Path, places, replaced
+from tests.feeds.asking import DAY
+from tests.feeds.sources import HASTE, LOOPBACK, answers
+from tests.feeds.twisted import REMOVED, Conversation, Path, places, replaced
 
 IMPORT = ReadingChannel.IMPORT
 HASTY: Final = 0.2

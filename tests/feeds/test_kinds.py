@@ -10,7 +10,8 @@ from app.feeds.kinds import SOURCE_KINDS
 from app.feeds.source import SettingType, SourceKind
 from app.feeds.stand_ins.kinds import STAND_INS
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, SCHEMA = ROOT / "README.md", ROOT / "schema.graphql"
 
 
 def test_every_kind_has_a_source_and_a_stand_in() -> None:
@@ -26,6 +27,18 @@ def test_the_readme_has_the_credentials_and_settings_of_a_kind(kind: SourceKind)
     assert names(of_feed) == [one.name for one in kind.settings if one.of is SettingType.FEED]
     assert names(of_meter) == [one.name for one in kind.settings if one.of is SettingType.METER]
     assert set(STAND_INS[kind.kind].credentials) == set(kind.credentials)
+
+
+def test_the_api_says_which_credentials_a_kind_takes() -> None:
+    description = " ".join(
+        SCHEMA.read_text().split("input CreateFeedInput")[1].split("credentials: JSON!")[0].split()
+    )
+    said = {
+        kind: re.findall(r"\w+", given)
+        for given, kinds in re.findall(r"{([^}]+)} of ([A-Z0-9, and]+)", description)
+        for kind in re.findall(r"[A-Z0-9]+", kinds)
+    }
+    assert said == {kind.kind.name: list(kind.credentials) for kind in SOURCE_KINDS.values()}
 
 
 def names(cell: str) -> list[str]:

@@ -13,10 +13,9 @@ from app.feeds.source import FetchedMeter, Source, SourceKind, Window
 from app.feeds.stand_ins.kinds import STAND_INS
 from app.feeds.stand_ins.server import StandIn
 from tests.feeds.asking import NOW
+from tests.feeds.sources import HASTE
 
 HOST: Final = "source.test"
-HASTE: Final = 6_000_000.0
-"""Requests a minute of a bucket that lets no one wait."""
 LARGE: Final = 120
 """Members of an object from which on it is shortened, as twists are tried by the thousand."""
 REMOVED: Final = object()

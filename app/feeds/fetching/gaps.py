@@ -26,6 +26,7 @@ MOST_RUNS: Final = 100
 MOST_PERIODS: Final = 2_000
 """Periods of a source's answer, with its reasons, that are read."""
 MOST_CAUSE: Final = 300
+"""Characters of a cause."""
 
 Span = tuple[int, int]
 """Half-hours `[first, after)`, counted from 1970."""
@@ -99,6 +100,7 @@ def causes(
 
 
 def span_of(window: Window) -> Span:
+    """The half-hours of a window."""
     return clock.to_ms(window.start) // HALF_HOUR_MS, clock.to_ms(window.end) // HALF_HOUR_MS
 
 
@@ -164,10 +166,10 @@ def explained(missing: Sequence[Span], periods: Iterable[MissingPeriod]) -> list
     for first, after in missing:
         while passed < len(causes) and causes[passed][1] <= first:
             passed += 1
-        at = first
-        for start, end, cause in islice(causes, passed, None):
-            if start >= after:
-                break
+        at, next_ = first, passed
+        while next_ < len(causes) and causes[next_][0] < after:
+            start, end, cause = causes[next_]
+            next_ += 1
             if end <= at:
                 continue
             if start > at:

@@ -21,6 +21,7 @@ from app.feeds.enums import FeedStatus
 from app.feeds.models import Feed
 
 LEASE_SECONDS: Final = 30.0
+"""A credential whose worker has died is claimed by another after so long."""
 
 _FEEDS: Final = Table(Feed)
 
@@ -110,6 +111,7 @@ class Claim:
 
     @property
     def place(self) -> dict[str, Any]:
+        """Its key and fence, as parameters of statements."""
         return {"key": self.key, "fence": self.fence}
 
 

@@ -37,9 +37,11 @@ REPAIRED_FOR: Final = 30 * DAY
 LONGEST_REST: Final = DAY
 """A source can put its credential off by a day at most."""
 LONGEST_RETRY_REST: Final = 5 * MINUTE
+"""A credential whose source fails rests for longer each time, up to this."""
 FIRST_WAIT, LONGEST_WAIT = MINUTE, HOUR
 """Seconds that a credential rests where the source asks for a pause and does not say how long."""
 JITTER: Final = 0.2
+"""The part of a pause by which it is longer or shorter at most, so that what failed together is not tried together."""
 
 _RANDOM: Final = random.SystemRandom()
 
@@ -77,4 +79,5 @@ def wait_rest(failures: int, retry_after: float | None) -> float:
 
 
 def jittered(seconds: float) -> float:
+    """Seconds that are longer or shorter by JITTER at most."""
     return seconds * _RANDOM.uniform(1 - JITTER, 1 + JITTER)

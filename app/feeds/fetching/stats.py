@@ -13,6 +13,7 @@ from app.feeds.fetching.leases import SORTS_OF_DUE_WORK
 COUNTED_DUE: Final = 10_000
 """Due pieces of work that are counted of one feed and sort of work."""
 COUNT_EVERY: Final = 15.0
+"""Seconds between two counts, or 100 times as long as one takes."""
 
 _COUNTED: Final = " + ".join(
     f"(SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {table}.feed_id = feeds.id AND {due} LIMIT :most) AS counted)"  # noqa: S608

@@ -40,16 +40,21 @@ AT_ONCE: Final = 64
 OF_ACCOUNT: Final = 16
 """Credentials of one account among them."""
 CANDIDATES: Final = 256
+"""Credentials that a search finds at most."""
 TURN_SECONDS: Final = 5.0
 """A credential is given back after so long, for others to have its place."""
 RENEW_EVERY: Final = 10.0
+"""Seconds between renewals of a lease: two may fail before it expires."""
 POLL_EVERY: Final = 1.0
+"""Seconds between searches for due credentials, at least."""
 SEARCH_SHARE: Final = 20
 """The pause after a search for due credentials, in times of its length."""
 MOST_CONFLICTS: Final = 3
+"""Times that a record is run again after a conflict with another transaction."""
 STOP_SECONDS: Final = 2.0
 """For recording what was fetched before a stop."""
 SOURCES_KEPT: Final = 1_000
+"""Opened sources that a worker keeps, with the tokens and lists that they have."""
 TURNS: Final = 4
 """Of so many pieces of work one is not by the usual order, so that nothing waits for a long backfill's end."""
 
@@ -201,6 +206,7 @@ class FeedWorker:
         return found
 
     async def next(self, feed: Feed, reason: ReadingReason, busy: str) -> Work | None:
+        """The feed's longest due work of a kind but that of the meter `busy`; None if nothing is due."""
         return await next_work(self._database, feed, reason, busy, clock.now())
 
     async def record(self, work: Work, claim: Claim, found: Found) -> None:
@@ -219,6 +225,7 @@ class FeedWorker:
         failpoints.reach("feed.recorded")
 
     async def note_failure(self, work: Work, claim: Claim, failure: SourceFailure) -> None:
+        """Writes down a failure, and puts the work off. Raises LeaseLost."""
         await self._database.transact(lambda transaction: note_failure(transaction, work, claim, failure))
         failpoints.reach("feed.failure_recorded")
 

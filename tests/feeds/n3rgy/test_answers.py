@@ -13,7 +13,8 @@ from app.meters.enums import MeterType
 from app.readings.columns import Columns
 from app.readings.enums import ReadingChannel
 from tests.delivery.receivers import Answer, closes, floods, says
-from tests.feeds.asking import answering, causes, fails, json
+from tests.feeds.asking import answering, causes, fails
+from tests.feeds.sources import answers
 
 KEY = {"apiKey": "a key of the tests"}
 METER = FetchedMeter("1234567891000", MeterType.ELECTRICITY)
@@ -21,11 +22,11 @@ GAS = FetchedMeter("3938424403", MeterType.GAS)
 MORNING = Window(datetime(2012, 4, 27, 8, 30, tzinfo=UTC), datetime(2012, 4, 27, 10, tzinfo=UTC))
 MIDNIGHT = Window(datetime(2012, 4, 27, 23, tzinfo=UTC), datetime(2012, 4, 28, 1, tzinfo=UTC))
 FIRST = half_hour(MORNING.start)
-TYPES = json({"entries": ["consumption", "tariff"]})
+TYPES = answers({"entries": ["consumption", "tariff"]})
 
 
 def answer(*devices: Any, unit: Any = "kWh", **more: Any) -> Answer:
-    return json(
+    return answers(
         {
             "resource": "/mpxn/1234567891000/utility/electricity/readingtype/consumption",
             "responseTimestamp": "2014-03-01T09:00:00.000Z",
@@ -153,43 +154,43 @@ async def test_half_hours_before_the_cache_are_missing_unless_it_is_wrong() -> N
 @pytest.mark.parametrize(
     ("status", "said", "meaning", "word"),
     [
-        ("401 Unauthorized", "Unauthorized", Meaning.FEED, "updateFeed"),
-        ("403 Forbidden", "Invalid API key.", Meaning.FEED, "updateFeed"),
-        ("403 Forbidden", "Forbidden", Meaning.FEED, "updateFeed"),
-        ("403 Forbidden", "User is not authorized to access this resource", Meaning.FEED, "updateFeed"),
-        ("403 Forbidden", "Consent for the given MPxN not found.", Meaning.METER, "consent"),
+        (401, "Unauthorized", Meaning.FEED, "updateFeed"),
+        (403, "Invalid API key.", Meaning.FEED, "updateFeed"),
+        (403, "Forbidden", Meaning.FEED, "updateFeed"),
+        (403, "User is not authorized to access this resource", Meaning.FEED, "updateFeed"),
+        (403, "Consent for the given MPxN not found.", Meaning.METER, "consent"),
         (
-            "403 Forbidden",
+            403,
             "No update frequency is set for this reading type.",
             Meaning.METER,
             "other than NEVER",
         ),
-        ("403 Forbidden", "The moon is full.", Meaning.METER, "The moon is full."),
-        ("404 Not Found", "No property could be found.", Meaning.METER, "404"),
-        ("400 Bad Request", "Invalid parameters.", Meaning.METER, "400"),
-        ("429 Too Many Requests", "Quota.", Meaning.WAIT, "429"),
-        ("500 Internal Server Error", "Sorry.", Meaning.RETRY, "500"),
+        (403, "The moon is full.", Meaning.METER, "The moon is full."),
+        (404, "No property could be found.", Meaning.METER, "404"),
+        (400, "Invalid parameters.", Meaning.METER, "400"),
+        (429, "Quota.", Meaning.WAIT, "429"),
+        (500, "Sorry.", Meaning.RETRY, "500"),
     ],
 )
 async def test_failures_have_their_meaning(status: str, said: str, meaning: Meaning, word: str) -> None:
     bodies: tuple[Any, ...] = ({"errors": [{"code": 403, "message": said}]}, {"message": said})
     for body in bodies:
         for before in ((), (TYPES,)):
-            found = await failure(*before, json(body, status))
+            found = await failure(*before, answers(body, status))
             assert (found.meaning, word in found.message) == (meaning, True)
             assert found.retry_after is None
 
 
 async def test_a_403_without_a_word_is_about_the_key() -> None:
-    assert (await failure(json(b"<html>", "403 Forbidden"))).meaning is Meaning.FEED
+    assert (await failure(answers(b"<html>", 403))).meaning is Meaning.FEED
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        json({}),
-        json([]),
-        json(3),
+        answers({}),
+        answers([]),
+        answers(3),
         answer("x"),
         answer([3]),
         answer([{"primaryValue": 1}]),
@@ -216,7 +217,7 @@ async def test_answers_of_another_shape_are_asked_for_again(wrong: Answer) -> No
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"[" * 65536 + b"\r\n"
         ),
         closes,
-        json(b"", "503 Service Unavailable"),
+        answers(b"", 503),
     ],
     ids=["html", "endless", "cut", "503"],
 )
@@ -234,7 +235,7 @@ async def test_faults_of_the_network_and_the_server_are_asked_for_again(fault: A
     ],
 )
 async def test_every_channel_of_a_meter_is_asked_for(entries: Any, asked: list[str]) -> None:
-    async with answering(N3RGY, json({"entries": entries}), answer(values(1))) as place:
+    async with answering(N3RGY, answers({"entries": entries}), answer(values(1))) as place:
         found = await place.source({}, KEY).fetch(METER, MORNING)
         paths = [request.line.split()[1].split("?")[0] for request in place.requests[1:]]
     assert [path.rpartition("/")[2] for path in paths] == asked
@@ -243,20 +244,20 @@ async def test_every_channel_of_a_meter_is_asked_for(entries: Any, asked: list[s
 
 async def test_the_list_is_read_to_its_end_and_never_for_ever() -> None:
     page = {"total": 10**9, "entries": ["1234567891000", "3938424403", "12", 7, None, "12345678910٠٠"]}
-    async with answering(N3RGY, json(page), json(page | {"entries": []})) as place:
+    async with answering(N3RGY, answers(page), answers(page | {"entries": []})) as place:
         meters = await place.source({}, KEY).discover()
         assert len(place.requests) == 2
     assert [(meter.number, meter.type) for meter in meters] == [
         ("1234567891000", MeterType.ELECTRICITY), ("3938424403", MeterType.GAS),
     ]  # fmt: skip
-    async with answering(N3RGY, json(page | {"entries": ["1234567891000"] * 100})) as place:
+    async with answering(N3RGY, answers(page | {"entries": ["1234567891000"] * 100})) as place:
         assert len(await place.source({}, KEY).discover()) == 1
         assert len(place.requests) == 10
-    async with answering(N3RGY, json({"entries": ["1234567891000"]})) as place:
+    async with answering(N3RGY, answers({"entries": ["1234567891000"]})) as place:
         assert len(await place.source({}, KEY).discover()) == 1
 
 
 async def test_a_key_that_is_refused_for_the_list_is_the_feeds_affair() -> None:
-    for status in ("401 Unauthorized", "403 Forbidden"):
-        async with answering(N3RGY, json({"message": "No consent for this key"}, status)) as place:
+    for status in (401, 403):
+        async with answering(N3RGY, answers({"message": "No consent for this key"}, status)) as place:
             assert (await fails(place.source({}, KEY).discover())).meaning is Meaning.FEED

@@ -16,7 +16,8 @@ from app.meters.enums import MeterType
 from app.readings.columns import Columns
 from app.readings.enums import ReadingChannel
 from tests.delivery.receivers import Answer, closes, floods, says
-from tests.feeds.asking import answering, causes, fails, json
+from tests.feeds.asking import answering, causes, fails
+from tests.feeds.sources import answers
 
 KEY = {"apiKey": "sk_live_of_the_tests"}
 ACCOUNT = {"accountNumber": "A-1234ABCD"}
@@ -43,11 +44,11 @@ HOME: dict[str, Any] = {
     "electricity_meter_points": [POINT],
     "gas_meter_points": [],
 }
-SHOWN = json({"number": "A-1234ABCD", "properties": [HOME]})
+SHOWN = answers({"number": "A-1234ABCD", "properties": [HOME]})
 
 
 def account(*points: Any, **changed: Any) -> Answer:
-    return json(
+    return answers(
         {"number": "A-1234ABCD", "properties": [HOME | {"electricity_meter_points": points} | changed]}
     )
 
@@ -86,14 +87,14 @@ async def test_offsets_are_londons_or_z_and_order_is_any() -> None:
         row("2026-05-25T22:30:00+01:00", "2026-05-25T23:00:00+01:00", 0.187),
         row("2026-05-26T00:00:00+01:00", "2026-05-26T00:30:00+01:00", 9.9),
     ]
-    found = await fetched(SHOWN, json(page(results) | {"more": {"unknown": []}}))
+    found = await fetched(SHOWN, answers(page(results) | {"more": {"unknown": []}}))
     expected = Columns([FIRST, FIRST + 1, FIRST + 2], [187_000, 2_000_000, 300_000], [False] * 3)
     assert found.readings == {ReadingChannel.IMPORT: expected}
     assert found.starts_at == datetime(2020, 11, 30, tzinfo=UTC)
 
 
 async def test_the_key_is_the_user_name_and_the_request_has_its_limits() -> None:
-    async with answering(OCTOPUS, SHOWN, json(page(rows(1)))) as place:
+    async with answering(OCTOPUS, SHOWN, answers(page(rows(1)))) as place:
         await place.source(ACCOUNT, KEY).fetch(METER, EVENING)
         requests = place.requests
     times = "period_from=2026-05-25T21%3A30%3A00Z&period_to=2026-05-25T23%3A00%3A00Z"
@@ -108,7 +109,7 @@ async def test_the_key_is_the_user_name_and_the_request_has_its_limits() -> None
 
 
 async def test_values_that_are_no_readings_are_missing_with_their_reason() -> None:
-    found = await fetched(SHOWN, json(page(rows(None, -0.5, "0.25"))))
+    found = await fetched(SHOWN, answers(page(rows(None, -0.5, "0.25"))))
     assert found.readings[ReadingChannel.IMPORT] == Columns([FIRST + 2], [250_000], [False])
     assert causes(found) == [
         "The source has no value for this half-hour.",
@@ -118,7 +119,7 @@ async def test_values_that_are_no_readings_are_missing_with_their_reason() -> No
 
 async def test_a_half_hour_that_is_repeated_counts_once() -> None:
     again = rows(0.1, 0.2, 0.3)
-    found = await fetched(SHOWN, json(page([*again, again[1]])))
+    found = await fetched(SHOWN, answers(page([*again, again[1]])))
     assert found.readings[ReadingChannel.IMPORT].amounts == [100_000, 200_000, 300_000]
     assert list(found.missing) == []
 
@@ -143,7 +144,7 @@ async def test_a_half_hour_that_is_repeated_counts_once() -> None:
     ],
 )
 async def test_answers_of_another_shape_are_asked_for_again(wrong: Any) -> None:
-    found = await failure(SHOWN, json(wrong))
+    found = await failure(SHOWN, answers(wrong))
     assert (found.meaning, "cannot be read" in found.message) == (Meaning.RETRY, True)
 
 
@@ -156,8 +157,8 @@ async def test_answers_of_another_shape_are_asked_for_again(wrong: Any) -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"[" * 65536 + b"\r\n"
         ),
         closes,
-        json({"detail": "Sorry."}, "500 Internal Server Error"),
-        json(b"", "502 Bad Gateway"),
+        answers({"detail": "Sorry."}, 500),
+        answers(b"", 502),
     ],
     ids=["html", "nan", "endless", "cut", "500", "502"],
 )
@@ -167,17 +168,17 @@ async def test_faults_of_the_network_and_the_server_are_asked_for_again(answer: 
 
 async def test_pages_are_followed_and_never_for_ever() -> None:
     async with answering(
-        OCTOPUS, SHOWN, json(page(rows(1), "/v1/consumption/?page=2")), json(page(rows(1)[:0]))
+        OCTOPUS, SHOWN, answers(page(rows(1), "/v1/consumption/?page=2")), answers(page(rows(1)[:0]))
     ) as place:
         found = await place.source(ACCOUNT, KEY).fetch(METER, EVENING)
         assert [request.line.split()[1] for request in place.requests][2:] == ["/v1/consumption/?page=2"]
     assert found.readings[ReadingChannel.IMPORT].amounts == [1_000_000]
-    looping = await failure(SHOWN, json(page(rows(1), "/v1/consumption/?page=2")))
+    looping = await failure(SHOWN, answers(page(rows(1), "/v1/consumption/?page=2")))
     assert (looping.meaning, "never end" in looping.message) == (Meaning.RETRY, True)
 
 
 async def test_pages_that_lead_to_ever_new_ones_end() -> None:
-    pages = [json(page([], f"/v1/consumption/?page={number}")) for number in range(2, 20)]
+    pages = [answers(page([], f"/v1/consumption/?page={number}")) for number in range(2, 20)]
     async with answering(OCTOPUS, SHOWN, *pages) as place:
         found = await fails(place.source(ACCOUNT, KEY).fetch(METER, EVENING))
         assert len(place.requests) == 1 + 3
@@ -185,13 +186,15 @@ async def test_pages_that_lead_to_ever_new_ones_end() -> None:
 
 
 async def test_a_link_to_another_host_is_not_followed() -> None:
-    found = await failure(SHOWN, json(page(rows(1), "http://169.254.169.254/latest/meta-data")))
+    found = await failure(SHOWN, answers(page(rows(1), "http://169.254.169.254/latest/meta-data")))
     assert (found.meaning, "another host" in found.message) == (Meaning.RETRY, True)
 
 
 async def test_both_devices_of_an_exchange_are_added() -> None:
     point = POINT | {"meters": [{"serial_number": "OLD1"}, {"serial_number": "NEW1"}]}
-    found = await fetched(account(point), json(page(rows(0.1, 0.2))), json(page(rows(0.1, 0.3, 0.4)[1:])))
+    found = await fetched(
+        account(point), answers(page(rows(0.1, 0.2))), answers(page(rows(0.1, 0.3, 0.4)[1:]))
+    )
     assert found.readings[ReadingChannel.IMPORT].amounts == [100_000, 500_000, 400_000]
 
 
@@ -212,19 +215,19 @@ async def test_a_point_that_cannot_be_asked_for_is_the_meters_affair(point: Any,
 
 
 async def test_a_404_of_every_device_is_the_meters_affair() -> None:
-    found = await failure(SHOWN, json({"detail": "Not found."}, "404 Not Found"))
+    found = await failure(SHOWN, answers({"detail": "Not found."}, 404))
     assert (found.meaning, "404" in found.message) == (Meaning.METER, True)
 
 
 async def test_a_pause_is_as_long_as_the_source_asks_for() -> None:
-    found = await failure(SHOWN, json({"detail": "Too many."}, "429 Too Many Requests", "Retry-After: 75"))
+    found = await failure(SHOWN, answers({"detail": "Too many."}, 429, b"Retry-After: 75\r\n"))
     assert (found.meaning, found.retry_after) == (Meaning.WAIT, 75.0)
 
 
 async def test_a_home_that_was_left_and_taken_again_is_one_meter() -> None:
     left = HOME | {"moved_in_at": "2018-01-01T00:00:00Z", "moved_out_at": "2019-01-01T00:00:00Z"}
-    both = json({"properties": [left, HOME]})
-    async with answering(OCTOPUS, both, json(page(rows(1)))) as place:
+    both = answers({"properties": [left, HOME]})
+    async with answering(OCTOPUS, both, answers(page(rows(1)))) as place:
         source = place.source(ACCOUNT, KEY)
         assert [one.number for one in await source.discover()] == ["1312345678907"]
         found = await source.fetch(METER, EVENING)
@@ -234,7 +237,7 @@ async def test_a_home_that_was_left_and_taken_again_is_one_meter() -> None:
 
 async def test_a_move_in_between_half_hours_begins_with_the_next() -> None:
     home = account(POINT, moved_in_at="2026-05-25T22:47:11+01:00")
-    async with answering(OCTOPUS, home, json(page(rows(1, 2, 3)))) as place:
+    async with answering(OCTOPUS, home, answers(page(rows(1, 2, 3)))) as place:
         found = await place.source(ACCOUNT, KEY).fetch(METER, EVENING)
     assert found.starts_at == datetime(2026, 5, 25, 22, tzinfo=UTC)
     assert found.readings[ReadingChannel.IMPORT].starts == [FIRST + 1, FIRST + 2]
@@ -245,11 +248,11 @@ async def test_a_move_in_between_half_hours_begins_with_the_next() -> None:
     [{"properties": {}}, {"properties": [1]}, {"properties": [{"electricity_meter_points": "x"}]}, []],
 )
 async def test_accounts_of_another_shape_are_asked_for_again(wrong: Any) -> None:
-    assert (await failure(json(wrong))).meaning is Meaning.RETRY
+    assert (await failure(answers(wrong))).meaning is Meaning.RETRY
 
 
 async def test_an_account_without_homes_shows_no_meters() -> None:
-    async with answering(OCTOPUS, json({"number": "A-1"})) as place:
+    async with answering(OCTOPUS, answers({"number": "A-1"})) as place:
         assert list(await place.source(ACCOUNT, KEY).discover()) == []
 
 
@@ -273,9 +276,9 @@ def test_instants_that_cannot_be_read_are_none(written: str | None) -> None:
 
 
 async def test_the_account_numbers_of_a_key_are_asked_for_once() -> None:
-    token = json({"data": {"obtainKrakenToken": {"token": "a.b.c"}}})
-    viewer = json({"data": {"viewer": {"accounts": [{"number": "A-1234ABCD"}, {"number": None}]}}})
-    async with answering(OCTOPUS, token, viewer, SHOWN, json(page(rows(1)))) as place:
+    token = answers({"data": {"obtainKrakenToken": {"token": "a.b.c"}}})
+    viewer = answers({"data": {"viewer": {"accounts": [{"number": "A-1234ABCD"}, {"number": None}]}}})
+    async with answering(OCTOPUS, token, viewer, SHOWN, answers(page(rows(1)))) as place:
         source = place.source({}, KEY)
         assert [one.number for one in await source.discover()] == ["1312345678907"]
         assert (await source.fetch(METER, EVENING)).readings
@@ -298,7 +301,7 @@ async def test_the_account_numbers_of_a_key_are_asked_for_once() -> None:
     ],
 )
 async def test_a_key_without_accounts_is_the_feeds_affair(answer: Any, meaning: Meaning) -> None:
-    async with answering(OCTOPUS, json(answer)) as place:
+    async with answering(OCTOPUS, answers(answer)) as place:
         found = await fails(place.source({}, KEY).discover())
     assert found.meaning is meaning
     assert "sk_live_of_the_tests" not in found.message
