@@ -20,6 +20,7 @@ from app.events.models import Stream
 from app.feeds import backfill_plans
 from app.feeds.credentials import BASE_URL, SourceKinds, credential_keys, sealed
 from app.feeds.enums import BackfillStatus, FeedKind, FeedStatus
+from app.feeds.half_hours import half_hour_of, start_of
 from app.feeds.models import Backfill, Feed, MeterFeed
 from app.feeds.settings_rules import checked_credentials, checked_settings, known_kind
 from app.feeds.source import SettingType, SourceKind
@@ -326,8 +327,12 @@ def _checked_period(start: datetime | None, end: datetime | None, now: datetime)
     today = backfill_plans.start_of_today()
     if end is not None and end > now:
         raise Refusal(ErrorCode.OUT_OF_RANGE, "to must not be in the future.", "to")
-    until = today if end is None else min(_half_hour(end), today)
-    since = backfill_plans.months_before(until, backfill_plans.MONTHS) if start is None else _half_hour(start)
+    until = today if end is None else min(start_of(half_hour_of(end)), today)
+    since = (
+        backfill_plans.months_before(until, backfill_plans.MONTHS)
+        if start is None
+        else start_of(half_hour_of(start))
+    )
     if since >= until:
         raise Refusal(
             ErrorCode.OUT_OF_RANGE,
@@ -337,12 +342,6 @@ def _checked_period(start: datetime | None, end: datetime | None, now: datetime)
     if until - since > LONGEST_BACKFILL:
         raise Refusal(ErrorCode.OUT_OF_RANGE, "A backfill goes back ten years at most.", "from")
     return since, until
-
-
-def _half_hour(instant: datetime) -> datetime:
-    """The start of the half-hour that an instant lies in."""
-    ms = clock.to_ms(instant)
-    return clock.from_ms(ms - ms % 1_800_000)
 
 
 def _lock_meter(actor: Actor, meter_id: str) -> Script[Meter]:

@@ -35,7 +35,7 @@ def test_the_api_says_which_credentials_a_kind_takes() -> None:
     )
     said = {
         kind: re.findall(r"\w+", given)
-        for given, kinds in re.findall(r"{([^}]+)} of ([A-Z0-9, and]+)", description)
+        for given, kinds in re.findall(r"{([^{}]+)} of ([A-Z0-9, and]+)", description)
         for kind in re.findall(r"[A-Z0-9]+", kinds)
     }
     assert said == {kind.kind.name: list(kind.credentials) for kind in SOURCE_KINDS.values()}

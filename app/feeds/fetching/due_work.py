@@ -12,11 +12,11 @@ from app.db.database import Database
 from app.db.sql import Sql
 from app.feeds.fetching.leases import BACKFILL_DUE, DAILY_DUE, REPAIR_DUE
 from app.feeds.fetching.scheduling import daily_window
+from app.feeds.half_hours import start_of
 from app.feeds.models import Feed
 from app.feeds.source import FetchedMeter, Window
 from app.meters.enums import MeterType
 from app.readings.actions import PartOfBackfill
-from app.readings.buckets import HALF_HOUR_MS
 from app.readings.enums import ReadingReason
 from app.readings.packing import SLOTS
 
@@ -145,4 +145,4 @@ async def _gaps_window(database: Database, meter_id: str) -> Window | None:
     first = gaps[0][0]
     most = first + REPAIRED_AT_ONCE
     after = min(max(after for start, after in gaps if start < most), most)
-    return Window(clock.from_ms(first * HALF_HOUR_MS), clock.from_ms(after * HALF_HOUR_MS))
+    return Window(start_of(first), start_of(after))

@@ -15,9 +15,9 @@ from app.db.raw_statements import Script
 from app.db.scripts import InTransaction, is_on_sqlite
 from app.db.sql import Sql, rows
 from app.feeds.fetching.scheduling import REPAIR_PAUSES, REPAIRED_FOR, pause
+from app.feeds.half_hours import half_hour_of
 from app.feeds.source import MissingPeriod, Window
 from app.readings.aggregation import within
-from app.readings.buckets import HALF_HOUR_MS
 from app.readings.enums import ReadingChannel
 from app.readings.packing import SLOTS, summary
 
@@ -101,7 +101,7 @@ def causes(
 
 def span_of(window: Window) -> Span:
     """The half-hours of a window."""
-    return clock.to_ms(window.start) // HALF_HOUR_MS, clock.to_ms(window.end) // HALF_HOUR_MS
+    return half_hour_of(window.start), half_hour_of(window.end)
 
 
 def channels_without_readings(meter_id: str) -> Script[list[ReadingChannel]]:

@@ -25,10 +25,10 @@ from app.feeds.fetching.ending import PART_DONE, end_if_done, skip_before
 from app.feeds.fetching.fetch import Found
 from app.feeds.fetching.leases import Claim, LeaseLost
 from app.feeds.fetching.scheduling import REFUSAL_PAUSES, RETRY_PAUSES, next_daily, pause
+from app.feeds.half_hours import half_hour_of
 from app.feeds.source import MissingPeriod
 from app.meters.models import Meter
 from app.readings.actions import lock_meters, received
-from app.readings.buckets import HALF_HOUR_MS
 from app.readings.day_rows import MeterDay, write_fetched
 from app.readings.enums import ReadingReason
 from app.readings.packing import summary
@@ -240,7 +240,7 @@ def _revise_gaps(
     """Writes down what is missing now; gives how many half-hours."""
     low, high = found.span
     if found.starts_at is not None:
-        low = min(max(low, clock.to_ms(found.starts_at) // HALF_HOUR_MS), high)
+        low = min(max(low, half_hour_of(found.starts_at)), high)
     channels = [*found.days, *(one.channel for one in found.missing)]
     if not channels and low < high:
         channels = yield from gaps.channels_without_readings(meter.id)

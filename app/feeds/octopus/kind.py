@@ -11,6 +11,7 @@ from app.feeds.amounts import CALORIFIC_VALUE, Amounts, Unit, meter_unit
 from app.feeds.enums import FeedKind
 from app.feeds.exchange import Exchange
 from app.feeds.failures import Meaning, SourceFailure
+from app.feeds.half_hours import half_hour_of, start_of
 from app.feeds.octopus.client import NotPaired, OctopusClient
 from app.feeds.octopus.mapping import Point, is_serial, joined, source_meters
 from app.feeds.source import (
@@ -38,7 +39,6 @@ _NONE_HERE: Final = (
     "Octopus has no half-hours of this period: they come days late at times, and never from a meter that is not smart "
     "or is not set to half-hourly readings."
 )
-_HALF_HOUR_SECONDS: Final = 1800
 
 
 class Octopus:
@@ -59,7 +59,7 @@ class Octopus:
         """The half-hours of all devices that the meter point has had, while the customer has lived there."""
         point = await self._point(meter)
         starts_at = None if point.moved_in_at is None else _next_half_hour(point.moved_in_at)
-        ends_at = None if point.moved_out_at is None else _half_hour_of(point.moved_out_at)
+        ends_at = None if point.moved_out_at is None else start_of(half_hour_of(point.moved_out_at))
         part = Window(
             window.start if starts_at is None else max(window.start, starts_at),
             window.end if ends_at is None else min(window.end, ends_at),
@@ -137,14 +137,9 @@ def _unit(point: Point, settings: Mapping[str, str]) -> Unit:
     return meter_unit(name, settings, point.most)
 
 
-def _half_hour_of(instant: datetime) -> datetime:
-    """The start of the half-hour in which an instant falls."""
-    return clock.from_ms(clock.to_ms(instant) // (_HALF_HOUR_SECONDS * 1000) * _HALF_HOUR_SECONDS * 1000)
-
-
 def _next_half_hour(instant: datetime) -> datetime:
     """The first half-hour that does not begin before an instant."""
-    start = _half_hour_of(instant)
+    start = start_of(half_hour_of(instant))
     return start if start == instant else start + clock.HALF_HOUR
 
 
