@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.feeds.enums import FeedKind
+from app.feeds.fetching.scheduling import DAYS_READ_AGAIN
 from app.feeds.kinds import SOURCE_KINDS
 from app.feeds.source import SettingType, SourceKind
 from app.feeds.stand_ins.kinds import STAND_INS
@@ -39,6 +40,12 @@ def test_the_api_says_which_credentials_a_kind_takes() -> None:
         for kind in re.findall(r"[A-Z0-9]+", kinds)
     }
     assert said == {kind.kind.name: list(kind.credentials) for kind in SOURCE_KINDS.values()}
+
+
+def test_the_readme_says_how_many_days_a_daily_fetch_reads() -> None:
+    assert ("each day, at a time of its own, the last seven days" in README.read_text()) is (
+        DAYS_READ_AGAIN == 7
+    )
 
 
 def names(cell: str) -> list[str]:
