@@ -293,6 +293,34 @@ async def test_a_feed_with_wrong_credentials_rests_and_needs_attention_once(worl
     assert len(await one.told()) == 26
 
 
+@pytest.mark.parametrize(
+    ("meaning", "point"),
+    [(Meaning.RETRY, "feed.failure_recorded"), (Meaning.FEED, "feed.attention_recorded")],
+)
+async def test_a_failure_counts_once_where_its_worker_is_cut_off(
+    world: World, meaning: Meaning, point: str
+) -> None:
+    def fail(_: FetchedMeter, __: Window) -> Fetched:
+        raise SourceFailure(meaning, "The source cannot be asked.")
+
+    one = await fed(world, answer=fail)
+    await one.begin()
+    reached = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with at_point(point, lambda: loop.call_soon_threadsafe(reached.set)):
+        async with running(one.worker()):
+            await reached.wait()
+    one.source.answer = everything
+    async with world.database.transaction() as session:
+        await session.execute(update(Feed).values(status="ACTIVE", attention=None, updated_at=clock.now()))
+    await one.make_due()
+    await work(one)
+    is_counted = meaning is Meaning.RETRY
+    assert [part.attempts for part in await one.rows(BackfillPart)] == [1 + is_counted] + [1] * 12
+    assert len(await one.told("feed.attention_needed")) == (not is_counted)
+    assert len(await one.told()) == 13
+
+
 async def test_nothing_is_expected_from_before_the_customer_moved_in(world: World) -> None:
     def moved_in(_: FetchedMeter, window: Window) -> Fetched:
         _, after = span_of(window)

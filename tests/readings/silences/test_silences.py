@@ -157,7 +157,7 @@ async def test_only_active_meters_are_told_of(world: World, reason: str) -> None
     elif reason == "expired":
         await change(world, HostedConsent, expires_at=due)
     elif reason == "uncovered":
-        await world.database.transact(lambda _: meters.set_consent(actor, meter.meter_id, None))
+        await world.database.transact(lambda one: meters.set_consent(one, actor, meter.meter_id, None))
     else:
         await world.database.transact(lambda _: meters.delete(actor, meter.meter_id))
     assert await step(world, due) is (reason != "deleted")

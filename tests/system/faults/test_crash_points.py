@@ -24,6 +24,7 @@ from tests.system.faults.load import Load
 from tests.system.faults.oracle import rows
 from tests.system.faults.rig import ROOT, Rig, Tenant
 from tests.system.faults.running import buried, live, recover
+from tests.system.faults.test_feed_chaos import POINTS as FEED_POINTS
 from tests.system.faults.test_import_crashes import POINTS as IMPORT_POINTS
 from tests.system.faults.test_import_crashes import UNDO_POINTS
 
@@ -65,6 +66,10 @@ BELOW = {
     *UNDO_POINTS,
     "import.file_kept",
     "import.meters_created",
+    *FEED_POINTS,
+    "feed.failure_recorded",
+    "feed.attention_recorded",
+    *(f"{sweep}.{point}" for sweep in ("expiries", "silences") for point in ("before_commit", "committed")),
 }
 """Points that do not come up all the time have tests of their own."""
 

@@ -213,17 +213,18 @@ async def test_faults_lose_nothing_and_repeat_nothing(
         await check(suffering)
 
 
+POINTS = ("feed.claimed", "feed.fetched", "feed.recorded")
+
+
 @pytest.mark.long(keep=2)
 @pytest.mark.parametrize(
     ("point", "arrival"),
     [
-        ("feed.claimed", 1),
-        ("feed.fetched", 1),
+        *((point, 1) for point in POINTS),
         ("feed.fetched", 7),
+        ("feed.recorded", 13),
         ("log.written", 1),
         ("log.written", 13),
-        ("feed.recorded", 1),
-        ("feed.recorded", 13),
     ],
 )
 async def test_a_worker_that_is_killed_at_a_point_leaves_its_part_to_another(

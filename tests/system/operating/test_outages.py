@@ -158,7 +158,7 @@ async def test_every_metric_of_the_readme_is_scraped_where_it_says(
     table = "\n".join(line for line in section.splitlines() if line.startswith("| `voltwire_"))
     of_workers = set(re.findall(r"voltwire_\w+", table))
     of_apis = set(re.findall(r"voltwire_\w+", section)) - of_workers
-    assert (len(of_workers), len(of_apis)) == (7, 5)
+    assert (len(of_workers), len(of_apis)) == (18, 5)
     roles: list[Role] = ["api", "api", "worker", "worker"]
     async with deployed(roles, tmp_path, postgres_url, valkey.url, kind=Probed) as deployment:
         for process in deployment.processes:
