@@ -106,3 +106,44 @@ def test_gaps_of_a_meter_never_overlap_and_hold_all_that_is_missing() -> None:
         assert all(earlier.after <= later.first for earlier, later in pairwise(gaps))
         inside = {one for gap in gaps for one in range(gap.first, gap.after) if low <= one < high}
         assert absent <= inside
+
+
+class Looked(Gap):
+    """A gap that counts how often its end is looked at."""
+
+    looks = 0
+
+    @property
+    def after(self) -> int:  # type: ignore[override]
+        Looked.looks += 1
+        return self[1]
+
+
+def test_gaps_of_ten_years_are_compared_in_one_pass() -> None:
+    days = 3_653
+    runs = [Run(one * SLOTS, one * SLOTS + 7, None) for one in range(days)]
+    old = [Looked(*run, NOW - HOUR_MS, 2, NOW + HOUR_MS) for run in runs]
+    Looked.looks = 0
+    assert revised(old[::-1], runs, (0, days * SLOTS), NOW, is_repair=False) == old
+    assert Looked.looks < 10 * days
+
+
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
+def test_each_run_keeps_the_oldest_gap_that_it_was_part_of(then: set[int], now: set[int]) -> None:
+    old = [
+        Gap(first, after, None, NOW - first * HOUR_MS, first, None)
+        for first, after in missing_runs((0, 61), bits(set(range(61)) - then))
+    ]
+    runs = [Run(first, after, None) for first, after in missing_runs((0, 61), bits(set(range(61)) - now))]
+    found = revised(old, runs, (0, 61), NOW, is_repair=False)
+    assert [(gap.first, gap.after) for gap in found] == [(run.first, run.after) for run in runs]
+    for run, gap in zip(runs, found, strict=True):
+        touched = [one for one in old if one.first < run.after and run.first < one.after]
+        assert gap.found_ms == min((one.found_ms for one in touched), default=NOW)
+
+
+def bits(half_hours: set[int]) -> dict[int, int]:
+    days: dict[int, int] = {}
+    for one in half_hours:
+        days[one // SLOTS] = days.get(one // SLOTS, 0) | 1 << one % SLOTS
+    return days
