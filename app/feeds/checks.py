@@ -19,6 +19,7 @@ from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.models import Feed
 from app.feeds.source import MOST_METERS
 from app.outbound.mail.link_tokens import MailLinks
+from app.outbound.text import quotable
 
 DEADLINE: Final = 15.0
 """Seconds that a source has for its whole answer."""
@@ -57,7 +58,8 @@ async def ask(sources: Sources, feed: Feed) -> list[dict[str, Any]]:
             "number": one.number,
             "type": one.type.name,
             "channel": one.channel.name,
-            "description": one.description,
+            # A thousand of them are an answer, and are kept for a repeated request.
+            "description": None if one.description is None else quotable(one.description),
         }
         for one in found[:MOST_METERS]
     ]

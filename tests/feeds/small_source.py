@@ -44,6 +44,8 @@ class SmallSource:
 
     async def discover(self) -> Sequence[SourceMeter]:
         found = await self._exchange.get("meters", headers=self._headers)
+        if isinstance(found, dict):
+            return [SourceMeter(one, MeterType.ELECTRICITY, description=said) for one, said in found.items()]
         return [SourceMeter(one, MeterType.ELECTRICITY, description="At home") for one in found]
 
     async def fetch(self, meter: FetchedMeter, window: Window) -> Fetched:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 from app.core import clock
@@ -21,7 +22,9 @@ from app.outbound.text import quotable
 from app.readings.enums import ReadingChannel
 
 MOST_HOMES: Final = 20_000
-"""Homes, or resources of one, that are looked at."""
+"""Homes that are looked at."""
+MOST_RESOURCES: Final = 40
+"""Resources with readings of a home that are kept, for a day: a home has one for each channel of its meters."""
 UNIT: Final = "kWh"
 SECONDS: Final = 1800
 
@@ -72,18 +75,19 @@ def to_homes(answer: Json) -> Sequence[Home]:
 
 
 def to_resources(answer: Json) -> Sequence[Resource]:
-    """The resources of a home that are readings. Raises SourceFailure if there is no list of resources."""
+    """The resources of a home that are readings, MOST_RESOURCES at most. Raises SourceFailure without a list."""
     listed = answer.get("resources") if isinstance(answer, dict) else answer
     if not isinstance(listed, list):
         raise unreadable("it has no list of resources")
-    return [
+    found = (
         Resource(entry["resourceId"], *_CLASSIFIERS[entry["classifier"]])
-        for entry in listed[:MOST_HOMES]
+        for entry in listed
         if isinstance(entry, dict)
         and _is_id(entry.get("resourceId"))
         and isinstance(entry.get("classifier"), str)
         and entry["classifier"] in _CLASSIFIERS
-    ]
+    )
+    return list(islice(found, MOST_RESOURCES))
 
 
 def choose_home(homes: Sequence[Home], number: str, type: MeterType, given: str | None) -> Home:

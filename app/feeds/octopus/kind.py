@@ -13,7 +13,7 @@ from app.feeds.exchange import Exchange
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.half_hours import half_hour_of, start_of
 from app.feeds.octopus.client import NotPaired, OctopusClient
-from app.feeds.octopus.mapping import Point, is_serial, joined, source_meters
+from app.feeds.octopus.mapping import MOST_POINTS, Point, is_serial, joined, source_meters
 from app.feeds.source import (
     MOST_METERS,
     Fetched,
@@ -126,7 +126,10 @@ class Octopus:
             numbers = [self._account_number]
         else:
             numbers = await self._client.account_numbers()
-        self._points = [point for number in numbers for point in await self._client.points(number)]
+        points: list[Point] = []
+        for number in numbers:
+            points += await self._client.points(number)
+        self._points = points[:MOST_POINTS]
         self._read_at = time.monotonic()
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 from app.core import clock
@@ -15,10 +16,16 @@ from app.feeds.shapes import record, records, text, unreadable
 from app.feeds.source import SourceMeter
 from app.meters.enums import MeterType
 from app.meters.numbers import InvalidMeterNumber, parse
+from app.outbound.text import quotable
 from app.readings.buckets import HALF_HOUR_MS
 from app.readings.enums import ReadingChannel
 
 _SERIAL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z /_.-]{0,39}")
+MOST_POINTS: Final = 5_000
+"""Meter points of an account that are looked at: they are kept in memory for an hour."""
+MOST_SERIALS: Final = 40
+"""Devices that a meter point has had; each is asked for."""
+_MOST_PLACE: Final = 200
 _DATE: Final = 10
 _GAS_OF_HOMES: Final = 73_200
 """kWh a year up to which Ofgem counts a gas meter as that of a home."""
@@ -40,10 +47,11 @@ class Point:
 
 
 def points_of(account: Any) -> list[Point]:
-    """The meter points of all properties of an account. Raises SourceFailure."""
-    found = []
+    """The meter points of all properties of an account, MOST_POINTS at most. Raises SourceFailure."""
+    found: list[Point] = []
     for property_ in records(account, "properties"):
-        place = ", ".join(filter(None, (text(property_, name) for name in ("address_line_1", "postcode"))))
+        lines = (text(property_, name) for name in ("address_line_1", "postcode"))
+        place = quotable(", ".join(filter(None, lines)))[:_MOST_PLACE]
         moved = instant(text(property_, "moved_in_at")), instant(text(property_, "moved_out_at"))
         for name, number, kind in (
             ("electricity_meter_points", "mpan", MeterType.ELECTRICITY),
@@ -55,10 +63,12 @@ def points_of(account: Any) -> list[Point]:
                 if given is None or not _is_number(given, kind):
                     continue
                 serials = (text(meter, "serial_number") for meter in records(point, "meters"))
-                usable = tuple(serial for serial in serials if serial and is_serial(serial))
+                usable = tuple(serial for serial in serials if serial and is_serial(serial))[:MOST_SERIALS]
                 channel = ReadingChannel.EXPORT if is_export else ReadingChannel.IMPORT
                 most = _most(point, kind, channel)
                 found.append(Point(given, kind, channel, usable, place or None, *moved, most))
+                if len(found) == MOST_POINTS:
+                    return found
     return found
 
 
@@ -69,7 +79,8 @@ def joined(points: Sequence[Point], serials: Sequence[str] = ()) -> Point:
     """
     moved_in = [point.moved_in_at for point in points]
     moved_out = [point.moved_out_at for point in points]
-    every = (*(serial for point in points for serial in point.serials), *serials)
+    listed = dict.fromkeys(serial for point in points for serial in point.serials)
+    every = (*islice(listed, MOST_SERIALS), *serials)
     return replace(
         points[-1],
         serials=tuple(dict.fromkeys(every)),

@@ -15,6 +15,7 @@ from app.feeds.exchange import Exchange, TokenBucket
 from app.feeds.failures import Meaning, SourceFailure
 from app.feeds.glowmarkt.client import BRIGHT, GlowmarktClient
 from app.feeds.glowmarkt.kind import GLOWMARKT, Glowmarkt
+from app.feeds.glowmarkt.mapping import MOST_RESOURCES, to_resources
 from app.feeds.half_hours import OTHER_UNIT, UNREADABLE
 from app.feeds.source import FetchedMeter
 from app.meters.enums import MeterType
@@ -326,3 +327,10 @@ async def test_first_readings_in_the_future_are_none() -> None:
     found = await fetched(*told, readings("2026-01-10 00:00", 1))
     assert found.starts_at is None
     assert shown(found) == {"2026-01-10 00:00": "1"}
+
+
+def test_the_resources_of_a_home_that_are_kept_are_few() -> None:
+    cost = {"resourceId": "cost", "classifier": "electricity.consumption.cost"}
+    entries = [{"resourceId": f"r{one}", "classifier": "gas.consumption"} for one in range(500)]
+    found = to_resources({"resources": [*[cost] * 500, *entries]})
+    assert [one.id for one in found] == [f"r{one}" for one in range(MOST_RESOURCES)]

@@ -9,7 +9,7 @@ import pytest
 from app.feeds.failures import Meaning
 from app.feeds.octopus.client import PAGE_SIZE
 from app.feeds.octopus.kind import OCTOPUS
-from app.feeds.octopus.mapping import instant, points_of
+from app.feeds.octopus.mapping import MOST_POINTS, MOST_SERIALS, instant, joined, points_of
 from app.feeds.source import FetchedMeter, Window
 from app.feeds.stand_ins.households import half_hour
 from app.meters.enums import MeterType
@@ -305,3 +305,18 @@ async def test_a_key_without_accounts_is_the_feeds_affair(answer: Any, meaning: 
         found = await fails(place.source({}, KEY).discover())
     assert found.meaning is meaning
     assert "sk_live_of_the_tests" not in found.message
+
+
+def test_what_an_account_tells_is_bounded() -> None:
+    """A body of a mebibyte must not become a gigabyte in memory, or in an answer about a thousand meters."""
+    point = POINT | {"meters": [{"serial_number": f"S{one}"} for one in range(500)]}
+    home = HOME | {"address_line_1": "1 High\0 Street\n" * 20_000, "electricity_meter_points": [point] * 3}
+    points = points_of({"properties": [home]})
+    assert [len(one.serials) for one in points] == [MOST_SERIALS] * 3
+    place = points[0].place or ""
+    assert place.isprintable()
+    assert len(place) <= 200
+    others = [points[0], *points_of({"properties": [HOME | {"electricity_meter_points": [POINT]}]})]
+    assert joined(others, ["MINE"]).serials == (*points[0].serials, "MINE")
+    many = HOME | {"electricity_meter_points": [POINT | {"meters": []}] * (MOST_POINTS + 1)}
+    assert len(points_of({"properties": [many]})) == MOST_POINTS
