@@ -1,7 +1,8 @@
 """Half-hours of a window, of all channels, as a source tells of them: values, marks, periods that it does not have."""
 
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from app.core import clock
@@ -12,6 +13,8 @@ from app.readings.enums import ReadingChannel
 
 OTHER_UNIT: Final = "The source gave these half-hours in another unit than kWh."
 UNREADABLE: Final = "The source's answer has entries that cannot be read."
+TEXTS_KEPT: Final = 4_096
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _READ: Final = ""
 """Stands in the place of a cause where there is a value."""
 _Run = tuple[int, int, str]
@@ -26,6 +29,31 @@ def half_hour_of(instant: datetime) -> int:
 def start_of(half_hour: int) -> datetime:
     """The instant at which a half-hour, counted from 1970, begins."""
     return clock.from_ms(half_hour * HALF_HOUR_MS)
+
+
+class KnownTexts(dict[str, int]):
+    """The numbers of texts by `read`, each read once. Raises what `read` raises, and keeps nothing of such a text."""
+
+    def __init__(self, read: Callable[[str], int]) -> None:
+        self._read = read
+
+    def __missing__(self, text: str) -> int:
+        found = self._read(text)
+        # The texts come from outside: a source that invents them must not fill the memory.
+        if len(self) >= TEXTS_KEPT:
+            self.clear()
+        self[text] = found
+        return found
+
+
+def _half_hour_of_date(text: str) -> int:
+    if _DATE.fullmatch(text) is None:
+        raise ValueError("This is no date.")
+    return half_hour_of(datetime.fromisoformat(text).replace(tzinfo=UTC))
+
+
+DATES: Final = KnownTexts(_half_hour_of_date)
+"""The half-hour that begins a date such as `2026-05-25`, as if it were UTC. Raises ValueError for any other text."""
 
 
 class HalfHours:

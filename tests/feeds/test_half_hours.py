@@ -3,7 +3,7 @@
 import pytest
 
 from app.feeds.amounts import NO_NUMBER, NO_VALUE, TWO_VALUES
-from app.feeds.half_hours import HalfHours
+from app.feeds.half_hours import TEXTS_KEPT, HalfHours, KnownTexts
 from app.readings.enums import ReadingChannel
 from tests.feeds.sources import missed, shown, window
 
@@ -64,3 +64,13 @@ def test_missing_half_hours_are_told_as_periods_by_cause(gathered: HalfHours) ->
 def test_nothing_at_all(gathered: HalfHours) -> None:
     fetched = gathered.fetched()
     assert (fetched.readings, fetched.missing, fetched.starts_at) == ({}, [], None)
+
+
+def test_texts_that_a_source_invents_do_not_fill_the_memory() -> None:
+    known = KnownTexts(int)
+    for number in range(2 * TEXTS_KEPT + 1):
+        assert known[str(number)] == known[str(number)] == number
+        assert len(known) <= TEXTS_KEPT
+    with pytest.raises(ValueError, match="none"):
+        known["none"]
+    assert "none" not in known

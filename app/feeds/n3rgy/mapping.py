@@ -9,23 +9,20 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from app.core import clock
 from app.feeds.amounts import SMART_METER_MOST, Amounts, Unit, meter_unit
 from app.feeds.failures import Meaning, SourceFailure
+from app.feeds.half_hours import DATES, KnownTexts, half_hour_of
 from app.feeds.shapes import items, record, records, text, unreadable
 from app.feeds.source import SourceMeter, Window
 from app.meters.enums import MeterType
 from app.meters.numbers import CORE_DIGITS, GAS_DIGITS
 from app.outbound.text import quotable
-from app.readings.buckets import HALF_HOUR_MS
 from app.readings.enums import ReadingChannel
+from app.readings.packing import SLOTS
 
-SLOTS: Final = 48
-_STAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME: Final = re.compile(r"[ T]([0-9]{2}):([0-9]{2})(?::00)?Z?")
 _DATE: Final = 10
 _BESIDE: Final = frozenset(("secondaryValue", "additionalInformation"))
-_KEPT: Final = 4_096
 _EXPORTS: Final = ("production", "export")
 _UNITS: Final = {"kwh": "kwh", "wh": "wh", "mwh": "mwh", "m3": "m3", "m³": "m3", "ft3": "ft3"}
 
@@ -92,7 +89,7 @@ def held_from(answer: Any) -> int | None:
         end = datetime.strptime(written or "", "%Y%m%d%H%M").replace(tzinfo=UTC)
     except ValueError:
         return None
-    return clock.to_ms(end) // HALF_HOUR_MS - 1
+    return half_hour_of(end) - 1
 
 
 def _add_values(rows: list[dict[str, Any]], amounts: Amounts) -> None:
@@ -112,37 +109,18 @@ def _add_values(rows: list[dict[str, Any]], amounts: Amounts) -> None:
         amounts.put(at, row.get("primaryValue"), *(() if second is None else (second,)))
 
 
-class _Dates(dict[str, int]):
-    """The half-hour that begins a date."""
-
-    def __missing__(self, written: str) -> int:
-        if _STAMP.fullmatch(written) is None:
-            raise ValueError("This is no date.")
-        self[written] = found = (
-            clock.to_ms(datetime.fromisoformat(written).replace(tzinfo=UTC)) // HALF_HOUR_MS
-        )
-        return found
-
-
-class _Times(dict[str, int]):
+def _slot(written: str) -> int:
     """The half-hour of the day that ends at a time; 24:00 is the end of the day, and 00:00 that of the day before."""
-
-    def __missing__(self, written: str) -> int:
-        found = _TIME.fullmatch(written)
-        slot, rest = divmod(int(found[1]) * 60 + int(found[2]), 30) if found else (0, 1)
-        if rest or slot > SLOTS:
-            raise ValueError("This is not the end of a half-hour.")
-        self[written] = slot - 1
-        return slot - 1
+    found = _TIME.fullmatch(written)
+    slot, rest = divmod(int(found[1]) * 60 + int(found[2]), 30) if found else (0, 1)
+    if rest or slot > SLOTS:
+        raise ValueError("This is not the end of a half-hour.")
+    return slot - 1
 
 
-_dates, _times = _Dates(), _Times()
+_SLOTS: Final = KnownTexts(_slot)
 
 
 def _half_hour(written: str) -> int:
     """The half-hour, counted from 1970, that ends at a timestamp such as 2012-04-27 09:00."""
-    # The texts come from outside: a source that invents them must not fill the memory.
-    for known in (_dates, _times):
-        if len(known) > _KEPT:
-            known.clear()
-    return _dates[written[:_DATE]] + _times[written[_DATE:]]
+    return DATES[written[:_DATE]] + _SLOTS[written[_DATE:]]

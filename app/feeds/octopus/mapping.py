@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
-from app.core import clock
 from app.feeds.amounts import ANY_METER_MOST, SMART_METER_MOST, Amounts
+from app.feeds.half_hours import DATES, KnownTexts
 from app.feeds.shapes import record, records, text, unreadable
 from app.feeds.source import SourceMeter
 from app.meters.enums import MeterType
@@ -137,42 +137,25 @@ def is_serial(text: str) -> bool:
     return _SERIAL.fullmatch(text) is not None
 
 
-class _Dates(dict[str, int]):
-    """The half-hour that begins a date, as if it were UTC."""
-
-    def __missing__(self, written: str) -> int:
-        moment = datetime.fromisoformat(f"{written}T00:00+00:00")
-        self[written] = found = clock.to_ms(moment) // HALF_HOUR_MS
-        return found
-
-
-class _Times(dict[str, int]):
+def _slot(written: str) -> int:
     """The half-hours between the beginning of a date, as if it were UTC, and a time with its offset."""
-
-    def __missing__(self, written: str) -> int:
-        moment = datetime.fromisoformat(f"2000-01-02{written}")
-        if moment.tzinfo is None:
-            # A time without an offset is London's, and ambiguous once a year.
-            raise ValueError("This time has no offset.")
-        since = moment - datetime(2000, 1, 2, tzinfo=UTC)
-        found, rest = divmod(since.total_seconds(), HALF_HOUR_MS / 1000)
-        if rest:
-            raise ValueError("This is not the start of a half-hour.")
-        self[written] = int(found)
-        return int(found)
+    moment = datetime.fromisoformat(f"2000-01-02{written}")
+    if moment.tzinfo is None:
+        # A time without an offset is London's, and ambiguous once a year.
+        raise ValueError("This time has no offset.")
+    since = moment - datetime(2000, 1, 2, tzinfo=UTC)
+    found, rest = divmod(since.total_seconds(), HALF_HOUR_MS / 1000)
+    if rest:
+        raise ValueError("This is not the start of a half-hour.")
+    return int(found)
 
 
-_KEPT: Final = 4_096
-_dates, _times = _Dates(), _Times()
+_SLOTS: Final = KnownTexts(_slot)
 
 
 def _half_hours(texts: Sequence[str]) -> list[int]:
     """The half-hours, counted from 1970, that begin at instants such as 2026-05-25T22:30:00+01:00."""
-    # The texts come from outside: a source that invents them must not fill the memory.
-    for known in (_dates, _times):
-        if len(known) > _KEPT:
-            known.clear()
-    return [_dates[written[:_DATE]] + _times[written[_DATE:]] for written in texts]
+    return [DATES[written[:_DATE]] + _SLOTS[written[_DATE:]] for written in texts]
 
 
 def _most(point: Mapping[str, Any], kind: MeterType, channel: ReadingChannel) -> int:
