@@ -60,10 +60,11 @@ class Importer:
                 except ClientError as error:
                     # The report tells of the files that went in before.
                     progress.stop()
-                    if not reports:
+                    if len(files) == 1:
                         raise
-                    show(reports, console)
-                    raise ClientError(f"{_name(path)}: {error}") from None
+                    if reports:
+                        show(reports, console)
+                    raise ClientError(f"{_name(path)}: {error}{_left_out(files, path)}") from None
                 progress.remove_task(bar)
         show(reports, console)
         return all(is_in(report) for _, report in reports)
@@ -91,6 +92,16 @@ class Importer:
 def _name(path: Path) -> str:
     """The file's name as it can be shown and sent: names may have any bytes."""
     return printable_line(path.name)
+
+
+def _left_out(files: Sequence[Path], path: Path) -> str:
+    """The sentence about the files after the one that stopped the run; empty if it was the last."""
+    left = files[files.index(path) + 1 :]
+    if not left:
+        return ""
+    if len(left) == 1:
+        return f" {_name(left[0])} after it was not sent."
+    return f" {_name(left[0])} and {len(left) - 1:,} more after it were not sent."
 
 
 def _size(path: Path) -> int:

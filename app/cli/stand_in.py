@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import orjson
 
 from app.core.errors import CommandError
+from app.feeds.kinds import SOURCE_KINDS
 from app.feeds.stand_ins.kinds import STAND_INS
 from app.feeds.stand_ins.meters import ServedMeter
 from app.feeds.stand_ins.scenarios import SCENARIOS, Scenario
@@ -51,8 +52,10 @@ def introduction(stand_in: StandIn, url: str) -> Iterator[str]:
     yield f"Scenario {stand_in.scenario.name}: {stand_in.scenario.says}"
     yield ""
     yield "Its meters:"
+    types = SOURCE_KINDS[stand_in.kind].meter_types
     for meter in stand_in.meters.values():
-        yield from _lines(stand_in, meter)
+        if meter.household.type in types:
+            yield from _lines(stand_in, meter)
     yield ""
     yield f"Its credentials: {_json(stand_in.credentials)}"
     yield "A feed of it, by a server that has VOLTWIRE_FEED_ALLOW_NETWORKS=127.0.0.0/8:"
@@ -79,8 +82,8 @@ def _lines(stand_in: StandIn, meter: ServedMeter) -> Iterator[str]:
     settings = stand_in.meter_settings(meter)
     more = f", with settings {_json(settings)} in setMeterFeed" if settings else ""
     yield f"  {meter.number:<13}  {kind:<11}  {meter.label}, {meter.scenario.name}{more}"
-    if meter.export_number is not None:
-        yield f"  {meter.export_number:<13}  {kind:<11}  Its export, where the source has a number for it"
+    if meter.export_number is not None and stand_in.has_export_numbers:
+        yield f"  {meter.export_number:<13}  {kind:<11}  Its export"
 
 
 def _scenario(name: str) -> Scenario:

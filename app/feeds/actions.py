@@ -22,8 +22,9 @@ from app.feeds.credentials import BASE_URL, SourceKinds, credential_keys, sealed
 from app.feeds.enums import BackfillStatus, FeedKind, FeedStatus
 from app.feeds.half_hours import half_hour_of, start_of
 from app.feeds.models import Backfill, Feed, MeterFeed
-from app.feeds.settings_rules import checked_credentials, checked_settings, known_kind
+from app.feeds.settings_rules import checked_credentials, checked_settings, known_kind, require_meter_type
 from app.feeds.source import SettingType, SourceKind
+from app.meters.enums import MeterType
 from app.meters.models import Meter
 from app.outbound.http.ssrf_guard import Networks
 from app.outbound.mail.models import TransactionalMail
@@ -209,7 +210,7 @@ def set_meter_feed(
     """Has a meter fetched by this feed alone, or by none; with a valid consent a backfill begins.
 
     Nothing changes where the meter has this feed with these settings already. Raises NOT_FOUND on `meterId` or
-    `feedId`, and the refusals of `checked_settings`.
+    `feedId`, INVALID on `feedId` where its source has no meters of this type, and the refusals of `checked_settings`.
     """
     meter = yield from _lock_meter(actor, meter_id)
     before = yield from _feed_of(meter_id)
@@ -225,7 +226,10 @@ def set_meter_feed(
         return meter
     feed = yield from _keep_feed(actor, feed_id)
     source = kinds.get(FeedKind[feed.kind])
-    valid = {} if source is None else checked_settings(source, settings, SettingType.METER)
+    valid = {}
+    if source is not None:
+        require_meter_type(source, MeterType[meter.type])
+        valid = checked_settings(source, settings, SettingType.METER)
     if before is not None and before.feed_id == feed_id and before.settings == valid:
         return meter
     if before is not None:

@@ -9,6 +9,7 @@ from app.core.errors import ErrorCode, Refusal, Refusals
 from app.feeds.credentials import BASE_URL, SourceKinds
 from app.feeds.enums import FeedKind
 from app.feeds.source import Setting, SettingType, SourceKind
+from app.meters.enums import MeterType
 from app.outbound.http.ssrf_guard import AddressRefused, Networks, UrlRefused, check_url, parse_url
 from app.outbound.text import quotable
 
@@ -99,6 +100,17 @@ def checked_settings(
     if refusals:
         raise Refusals(refusals)
     return found
+
+
+def require_meter_type(kind: SourceKind, type: MeterType) -> None:
+    """Raises INVALID at `feedId` where a kind's sources have no meters of this type, and would be asked in vain."""
+    if type not in kind.meter_types:
+        names = " and ".join(one.name.lower() for one in kind.meter_types)
+        raise Refusal(
+            ErrorCode.INVALID,
+            f"{kind.kind.name} has {names} meters only: give this {type.name.lower()} meter a feed of another kind.",
+            "feedId",
+        )
 
 
 def checked_base_url(url: str, allow_networks: Networks) -> str:

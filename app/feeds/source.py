@@ -123,6 +123,7 @@ class SourceKind:
     Every kind also takes the setting `baseUrl`, which points a feed at another host; `base_url` is the source's own and
     has no slash at its end. A credential `password` may have any printable characters, every other one ASCII alone, for
     it may go into a header. `open` is given the credentials, the feed's settings and the way to the source.
+    Meters of other types than `meter_types` cannot have its feeds.
     """
 
     kind: FeedKind
@@ -130,6 +131,7 @@ class SourceKind:
     credentials: tuple[str, ...]
     open: Callable[[Mapping[str, str], Mapping[str, str], Exchange], Source]
     settings: tuple[Setting, ...] = ()
+    meter_types: tuple[MeterType, ...] = (MeterType.ELECTRICITY, MeterType.GAS)
     requests_a_minute: float = 120.0
     # Requests that may follow each other at once after a rest.
     burst: int = 5

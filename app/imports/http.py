@@ -136,7 +136,12 @@ class _Endpoint:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if media_type not in ("", *MEDIA_TYPES) or encoding not in ("identity", "gzip"):
             types = ", ".join(MEDIA_TYPES)
-            return plain_error(415, "INVALID", f"Send the file as it is, as one of {types}.")
+            return plain_error(
+                415,
+                "INVALID",
+                "Send the file as it is or with the Content-Encoding gzip, and without a Content-Type or with one of "
+                f"{types}.",
+            )
         key = request.headers.get("idempotency-key")
         if key is not None and not 1 <= len(key) <= MAX_KEY:
             raise Refusal(ErrorCode.TOO_LONG, f"An idempotency key has 1 to {MAX_KEY} characters.")
@@ -148,7 +153,9 @@ class _Endpoint:
             with self._arrivals.of(actor.account_id) as arrived:
                 sha256, size = await self._keep(import_id, upload, arrived)
             if not size:
-                raise Refusal(ErrorCode.REQUIRED, "Send a file; this request has none.")
+                raise Refusal(
+                    ErrorCode.REQUIRED, "The file is empty, or the request has none: send one with readings."
+                )
             if options.file_name is None and upload.name is not None:
                 options = options._replace(file_name=printable(upload.name[:LONGEST]))
             failpoints.reach("import.file_kept")

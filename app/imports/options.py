@@ -51,7 +51,9 @@ def parse_options(given: Mapping[str, str]) -> ImportOptions:
     creates = _flag(given, "createMissing")
     if creates and customer_id is None:
         raise Refusal(
-            ErrorCode.REQUIRED, "createMissing needs customerId, whose the new meters are.", "customerId"
+            ErrorCode.REQUIRED,
+            "createMissing needs customerId: the customer whom the new meters belong to.",
+            "customerId",
         )
     stored = {
         "profile": _one_of(given, "profile", names),

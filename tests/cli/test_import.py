@@ -79,7 +79,12 @@ async def test_a_file_that_is_not_taken_leaves_the_report_of_those_before(
     code, output, errors = await run(served, "import", str(tmp_path), "--url", served.apis[0].url, key=key)
     assert code == 1
     assert [line.split()[:3] for line in output.splitlines()[1:]] == [["a.csv", "voltwire", "COMPLETED"]]
-    assert errors.strip() == "b.csv: Send a file; this request has none."
+    refused = "b.csv: The file is empty, or the request has none: send one with readings."
+    assert errors.strip() == refused
+    for name, told in (("c.csv", "c.csv after it was"), ("d.csv", "c.csv and 1 more after it were")):
+        (tmp_path / name).write_text(HEADER)
+        _, _, errors = await run(served, "import", str(tmp_path), "--url", served.apis[0].url, key=key)
+        assert errors.strip() == f"{refused} {told} not sent."
 
 
 async def test_what_cannot_be_done_is_a_sentence(served: Deployment, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.stand_in import create_feed
+from app.cli.stand_in import create_feed, introduction
 from app.feeds.enums import FeedKind
 from app.feeds.kinds import SOURCE_KINDS
 from app.feeds.stand_ins.kinds import STAND_INS
@@ -53,6 +53,13 @@ async def test_it_serves_until_it_is_interrupted() -> None:
     output, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
     assert output.decode() == "Requests: 1, of which 0 were outside the source's limits.\n"
+
+
+@pytest.mark.parametrize("kind", STAND_INS, ids=lambda kind: kind.name)
+def test_it_lists_the_meters_that_a_feed_of_it_can_have(kind: FeedKind) -> None:
+    told = "\n".join(introduction(STAND_INS[kind](), "http://127.0.0.1:9001"))
+    has_gas = kind not in (FeedKind.PERSE, FeedKind.ELECTRALINK)
+    assert ("  gas  " in told, "Its export" in told) == (has_gas, kind is FeedKind.OCTOPUS)
 
 
 async def test_a_wrong_argument_gets_a_sentence() -> None:

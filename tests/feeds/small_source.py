@@ -69,6 +69,7 @@ GUARDED = SourceKind(
     credentials=("username", "password"),
     open=SmallSource,
     settings=(Setting("site", "The site.", re.compile("[a-z]+"), is_required=True),),
+    meter_types=(MeterType.ELECTRICITY,),
 )
 KINDS = {FeedKind.OCTOPUS: SMALL, FeedKind.GLOWMARKT: GUARDED}
 

@@ -1,4 +1,4 @@
-"""The kinds of sources as the README tells of them, and the registries that know them all."""
+"""The kinds of sources as the README tells of them, the registries that know them, and the meters that they take."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,10 @@ from app.feeds.fetching.scheduling import DAYS_READ_AGAIN
 from app.feeds.kinds import SOURCE_KINDS
 from app.feeds.source import SettingType, SourceKind
 from app.feeds.stand_ins.kinds import STAND_INS
+from tests.accounts.state import unchanged
+from tests.feeds.small_source import CREATE, SET, Fed, feeding
+from tests.meters.asking import run
+from tests.support import World
 
 ROOT = Path(__file__).parents[2]
 README, SCHEMA = ROOT / "README.md", ROOT / "schema.graphql"
@@ -46,6 +50,25 @@ def test_the_readme_says_how_many_days_a_daily_fetch_reads() -> None:
     assert ("each day, at a time of its own, the last seven days" in README.read_text()) is (
         DAYS_READ_AGAIN == 7
     )
+
+
+async def test_a_source_without_gas_gets_no_gas_meter(small_world: World) -> None:
+    async with feeding(small_world.services.settings.database_url or "") as world:
+        account = await world.account()
+        given = {"kind": "GLOWMARKT", "name": "Homes", "settings": {"site": "a"}}
+        made = await run(world, account, CREATE, **given, credentials={"username": "a", "password": "b"})
+        feed = Fed(world, account, made["feed"]["id"])
+        _, gas_id = await feed.customer_and_meter("3938424403")
+        async with unchanged(world):
+            payload = await feed.run(SET, meterId=gas_id, feedId=feed.feed_id)
+        [error] = payload["userErrors"]
+        assert (error["code"], error["field"], error["message"]) == (
+            "INVALID",
+            ["feedId"],
+            "GLOWMARKT has electricity meters only: give this gas meter a feed of another kind.",
+        )
+        _, meter_id = await feed.customer_and_meter()
+        assert (await feed.set_feed(meter_id))["feed"] == {"id": feed.feed_id}
 
 
 def names(cell: str) -> list[str]:

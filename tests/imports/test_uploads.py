@@ -88,6 +88,7 @@ async def test_a_file_that_is_too_large_is_refused_before_it_is_read(small_world
         assert (response.status_code, response.json()["code"]) == (413, "TOO_LONG")
         response = await post(small_world, account.key, untouched(), {"content-type": "image/png"})
         assert response.status_code == 415
+        assert "without a Content-Type or with one of text/csv, " in response.json()["message"]
         response = await post(small_world, account.key, b"")
         assert (response.status_code, response.json()["code"]) == (400, "REQUIRED")
 

@@ -54,4 +54,5 @@ ELECTRALINK: Final = SourceKind(
     base_url=BASE_URL,
     credentials=("apiKey", "password"),
     open=open_source,
+    meter_types=(MeterType.ELECTRICITY,),
 )

@@ -92,8 +92,9 @@ def _of_account(status: int, found: Any) -> SourceFailure | None:
         said = own_words(found)
         return SourceFailure(
             Meaning.FEED,
-            f"Octopus does not show the account to this API key ({status}): correct settings.accountNumber, or send "
-            f"the key of that account with updateFeed.{f' It says: {said}' if said else ''}",
+            f"Octopus does not show the account to this API key ({status}): correct settings.accountNumber (and "
+            "settings.baseUrl, if you gave one), or send the key of that account with updateFeed."
+            f"{f' It says: {said}' if said else ''}",
         )
     return None
 

@@ -36,6 +36,7 @@ class OctopusStandIn(StandIn):
     credentials: ClassVar[Mapping[str, str]] = {"apiKey": API_KEY}
     settings: ClassVar[Mapping[str, str]] = {"accountNumber": ACCOUNT}
     base_path = "/v1"
+    has_export_numbers = True
 
     def play(self, scenario: Scenario) -> None:
         super().play(scenario)

@@ -49,5 +49,6 @@ PERSE: Final = SourceKind(
     base_url=BASE_URL,
     credentials=("apiKey",),
     open=open_source,
+    meter_types=(MeterType.ELECTRICITY,),
     requests_a_minute=REQUESTS_A_MINUTE,
 )

@@ -102,6 +102,8 @@ class StandIn(ABC):
     """Settings that createFeed needs beside `baseUrl`."""
     base_path: ClassVar[str] = ""
     """The path of the base URL; begins with a slash unless empty."""
+    has_export_numbers: ClassVar[bool] = False
+    """Whether it shows a household's export under the export's own MPAN."""
     requests_a_minute: ClassVar[int | None] = None
     """The source's own limit, beyond which a request is refused."""
     retry_after: ClassVar[bool] = True

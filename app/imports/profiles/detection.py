@@ -150,7 +150,8 @@ def _unknown(
         "the first "
         f"{HEADER_LINES} lines a header with a meter, a date and 48 or 50 half-hours, or with a meter, a "
         f"time and a value. "
-        f"{_shown(best)} Choose rows or days by profile, and name the columns by columns.",
+        f"{_shown(best)} Choose the profile rows or days, and say by columns which header is what, as in "
+        'columns={"meter":"MPAN","timestamp":"Read at","value":"kWh"}.',
         best.line,
         file,
     )

@@ -46,7 +46,8 @@ def test_unknown_file_is_told_what_was_looked_for_and_found() -> None:
         "the first 15 lines a "
         "header with a meter, a date and 48 or 50 half-hours, or with a meter, a time and a value. Found in "
         "line 1: "
-        '"Name", "Age". Choose rows or days by profile, and name the columns by columns.'
+        '"Name", "Age". Choose the profile rows or days, and say by columns which header is what, as in '
+        'columns={"meter":"MPAN","timestamp":"Read at","value":"kWh"}.'
     )
     found = refusal("Name,Age\nAnn,7\n", profile="sse")
     assert found.message.startswith("This is not a file of sse: SSE: MPAN, Units, Date and 00:00 to 23:30.")
