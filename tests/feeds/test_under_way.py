@@ -9,11 +9,20 @@ from sqlalchemy import update
 
 from app.core import clock
 from app.feeds.enums import BackfillStatus
+from app.feeds.fetching import leases
+from app.feeds.fetching.due_work import Work
+from app.feeds.fetching.fetch import Found
+from app.feeds.fetching.gaps import span_of
+from app.feeds.fetching.recording import Outcome, record
+from app.feeds.fetching.scheduling import daily_window, next_daily
 from app.feeds.fetching.worker import FeedWorker
 from app.feeds.models import Backfill, Feed, FeedCredential, MeterFeed
 from app.feeds.source import Fetched, FetchedMeter, Window
+from app.meters.enums import MeterType
+from app.readings.enums import ReadingReason
 from tests.accounts.state import mutation
 from tests.feeds.scripted import (
+    NUMBER,
     Fed,
     everything,
     fed,
@@ -144,3 +153,32 @@ async def test_a_feed_that_was_changed_meanwhile_is_left_alone(world: World) -> 
     assert await one.told() == []
     [backfill] = await one.rows(Backfill)
     assert backfill.status == BackfillStatus.CANCELLED.name
+
+
+async def test_a_daily_fetch_is_not_repeated_until_a_late_clock_has_caught_up(small_world: World) -> None:
+    one = await fed(small_world)
+    [meter_id] = one.meters
+    now = clock.now()
+    # The database says that it is due; by the worker's clock that is still to come.
+    due_at = next_daily(meter_id, now)
+    async with small_world.database.transaction() as session:
+        await session.execute(update(MeterFeed).values(due_at=due_at))
+    claim = await leases.claim(small_world.database, "credential")
+    assert claim is not None
+    meter, window = FetchedMeter(NUMBER, MeterType.ELECTRICITY), daily_window(now)
+    work = Work(
+        ReadingReason.SCHEDULED,
+        claim.feeds[0],
+        meter_id,
+        meter,
+        clock.to_ms(due_at),
+        is_wanted=True,
+        window=window,
+        part=None,
+        failures=0,
+    )
+    found = Found({}, (), None, insists=False, half_hours=0, span=span_of(window))
+    outcome = await small_world.database.transact(lambda transaction: record(transaction, work, claim, found))
+    assert outcome is Outcome.RECORDED
+    [row] = await one.rows(MeterFeed)
+    assert row.due_at == next_daily(meter_id, due_at) > due_at

@@ -129,7 +129,7 @@ def record(transaction: InTransaction, work: Work, claim: Claim, found: Found) -
     missing = yield from _revise_gaps(transaction, meter, work, found, state)
     values = {
         "meter_id": meter.id,
-        "due_ms": _next_daily_ms(meter),
+        "due_ms": _next_daily_ms(meter, work),
         "starts_ms": None if found.starts_at is None else clock.to_ms(found.starts_at),
     }
     is_daily = work.reason is ReadingReason.SCHEDULED
@@ -171,7 +171,7 @@ def note_failure(
         # Its half-hours are asked for again as gaps are.
         missing = yield from _all_missing(transaction, meter, work, failure.message)
         yield _GIVE_UP_PART, {**place, "missing": missing}
-    yield _GO_ON, {"meter_id": meter.id, "due_ms": _next_daily_ms(meter)}
+    yield _GO_ON, {"meter_id": meter.id, "due_ms": _next_daily_ms(meter, work)}
     yield from end_if_done(transaction, meter, work.part.backfill_id, 0, _instant(state.starts_ms))
     return Outcome.RECORDED
 
@@ -287,8 +287,9 @@ def _place(work: Work) -> dict[str, Any]:
     return {"backfill_id": work.part.backfill_id, "part": work.part.number}
 
 
-def _next_daily_ms(meter: Meter) -> int:
-    return clock.to_ms(next_daily(meter.id, clock.now()))
+def _next_daily_ms(meter: Meter, work: Work) -> int:
+    # By a clock behind the database's, the time that the work was due at would come again at once.
+    return clock.to_ms(next_daily(meter.id, max(clock.now(), clock.from_ms(work.due_ms))))
 
 
 def _instant(ms: int | None) -> datetime | None:
