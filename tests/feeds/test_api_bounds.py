@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
+from app.core.errors import Refusal
+from app.feeds.check_limits import ACCOUNT_AT_ONCE, Checks
 from tests.feeds.small_source import CHECK, fed, feeding
 from tests.services.receiver import Answer, Receiver
 from tests.support import World
@@ -25,3 +27,20 @@ async def test_what_a_source_says_of_a_meter_is_a_short_line(world: World, recei
     [found] = first["discoveredMeters"]
     assert found["description"].startswith("At home At home ")
     assert len(found["description"]) == 500
+
+
+def test_no_account_tries_credentials_without_end() -> None:
+    """New credentials, or a new feed, may be checked at once; a loop over passwords must end nevertheless."""
+    checks, made = Checks(), 0
+
+    def check_on() -> None:
+        nonlocal made
+        while made < 2 * ACCOUNT_AT_ONCE:
+            with checks.one_of("acc_of_a_guesser"):
+                made += 1
+
+    with pytest.raises(Refusal, match="checked often just now"):
+        check_on()
+    assert made >= ACCOUNT_AT_ONCE
+    with checks.one_of("acc_of_another"):
+        pass
