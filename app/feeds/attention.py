@@ -1,5 +1,6 @@
 """A feed that needs a person: it rests, an event tells of it, and administrators are mailed, each once."""
 
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import bindparam, select
@@ -19,11 +20,14 @@ from app.feeds.events import FeedAttentionNeeded
 from app.feeds.models import Feed
 from app.outbound.mail import rendering
 from app.outbound.mail.link_tokens import MailLinks
-from app.outbound.mail.mail_queue import enqueue
+from app.outbound.mail.mail_queue import enqueue, mails_since
 from app.outbound.mail.mime import plain_address
 
 MOST_CHARACTERS: Final = 1000
 """Characters of a sentence about a feed."""
+A_DAY: Final = timedelta(days=1)
+MAILS_A_DAY: Final = 3
+"""Mails about one feed to one address."""
 
 _FEEDS: Final = Table(Feed)
 _LOCK: Final = select(*_FEEDS.columns).where(col(Feed.id) == bindparam("wanted_id")).with_for_update()
@@ -64,7 +68,10 @@ async def report(session: AsyncSession, links: MailLinks, feed_id: str, sentence
 
 
 async def tell_administrators(session: AsyncSession, links: MailLinks, feed: Feed) -> None:
-    """Queues a mail about the feed's attention to each confirmed address of the account's administrators."""
+    """Queues a mail about the feed's attention to each confirmed address of the account's administrators.
+
+    A feed that is set going again and again with what is wrong still mails each of them a few times a day only.
+    """
     account = await account_name(session, feed.account_id)
     subject = rendering.shorten(f"A feed needs you: {feed.name} ({account})", rendering.MAX_SUBJECT)
     facts = [("Feed", feed.name), ("Kind", feed.kind), ("Id", feed.id), ("What to do", feed.attention or "")]
@@ -89,5 +96,7 @@ async def tell_administrators(session: AsyncSession, links: MailLinks, feed: Fee
         try:
             recipient = plain_address(address)
         except ValueError:
+            continue
+        if await mails_since(session, feed.id, recipient, clock.now() - A_DAY) >= MAILS_A_DAY:
             continue
         enqueue(session, links.keyring, feed.account_id, recipient, mail, feed.id)

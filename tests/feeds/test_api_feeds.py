@@ -8,14 +8,13 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from app.accounts.models import User
 from app.core import clock
 from app.core.crypto import Keyring
 from app.feeds.credentials import opened
 from app.feeds.models import Feed
 from tests.accounts.state import events, refusals, unchanged
 from tests.consents.helpers import mails
-from tests.feeds.feeding import ail
+from tests.feeds.feeding import ail, confirmed
 from tests.feeds.small_source import (
     CHECK,
     CREATE,
@@ -23,7 +22,6 @@ from tests.feeds.small_source import (
     FEED,
     KEY,
     UPDATE,
-    Fed,
     fed,
     feeding,
     listing,
@@ -257,16 +255,10 @@ async def test_a_check_says_which_meters_the_source_shows(world: World, receiver
     assert payload["feed"]["status"] == "ACTIVE"
 
 
-async def confirmed(fed: Fed) -> None:
-    """Confirms the address of the account's administrator, so that notices are mailed to it."""
-    async with fed.world.database.transaction() as session:
-        await session.execute(update(User).values(email_confirmed_at=clock.now(), asked_at=clock.now()))
-
-
 async def test_refused_credentials_need_a_person_once(world: World, receiver: Receiver) -> None:
     listing(receiver)
     feed = await fed(world, receiver, key="wrong")
-    await confirmed(feed)
+    await confirmed(world)
     sentence = (
         "The source refuses the credentials (401): send valid ones with updateFeed. It says: Invalid API key."
     )

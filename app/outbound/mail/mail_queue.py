@@ -2,9 +2,10 @@
 
 from collections.abc import Collection
 from dataclasses import asdict
+from datetime import datetime
 
 import orjson
-from sqlalchemy import delete, func, or_
+from sqlalchemy import delete, func, or_, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -30,6 +31,17 @@ def enqueue(
     )
     session.add(queued)
     return queued
+
+
+async def mails_since(session: AsyncSession, about_id: str, recipient: str, since: datetime) -> int:
+    """How many mails about a subject were queued for an address since then; they are kept for a week."""
+    statement = select(func.count()).where(
+        col(TransactionalMail.about_id) == about_id,
+        col(TransactionalMail.recipient) == recipient,
+        col(TransactionalMail.created_at) > since,
+    )
+    count: int = (await session.execute(statement)).scalar_one()
+    return count
 
 
 async def forget_mails_about(session: AsyncSession, about_id: str) -> None:
