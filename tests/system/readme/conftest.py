@@ -14,7 +14,17 @@ from tests.system.readme.text import BLOCKS
 
 @pytest.fixture(scope="module")
 async def newcomer(served: Deployment) -> Newcomer:
-    """A newcomer with an account of their own. Without curl the test is skipped."""
+    """A newcomer with an account, for the tests of a module. Without curl they are skipped."""
+    return await arrived(served)
+
+
+@pytest.fixture
+async def first(served: Deployment) -> Newcomer:
+    """A newcomer whose account has seen no test yet."""
+    return await arrived(served)
+
+
+async def arrived(served: Deployment) -> Newcomer:
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
     create = BLOCKS["Quick start"][2][1].splitlines()[0]

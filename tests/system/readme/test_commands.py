@@ -29,7 +29,14 @@ from tests.system.readme.text import BLOCKS, README, commands, script
 METER = "2499999999991"
 
 
-async def test_first_query(newcomer: Newcomer) -> None:
+async def test_first_steps(first: Newcomer, tmp_path: Path) -> None:
+    """Each builds on those before it."""
+    await first_query(first)
+    await first_meter_and_readings(first, tmp_path)
+    await importing_files(first, tmp_path)
+
+
+async def first_query(newcomer: Newcomer) -> None:
     made = await newcomer.answer(newcomer.command("First query", 0))
     assert made["createCustomer"]["customer"]["name"] == "Ann Example"
     assert made["createCustomer"]["userErrors"] == []
@@ -40,7 +47,7 @@ async def test_first_query(newcomer: Newcomer) -> None:
     ]
 
 
-async def test_first_meter_and_readings(newcomer: Newcomer, tmp_path: Path) -> None:
+async def first_meter_and_readings(newcomer: Newcomer, tmp_path: Path) -> None:
     heading = "First meter and readings"
     assert len(commands(heading)) == 8
     async with Api(newcomer.url, newcomer.key) as api:
@@ -73,8 +80,7 @@ async def test_first_meter_and_readings(newcomer: Newcomer, tmp_path: Path) -> N
     ]
 
 
-async def test_importing_files(newcomer: Newcomer, tmp_path: Path) -> None:
-    """After the meter and its consent, which `test_first_meter_and_readings` makes."""
+async def importing_files(newcomer: Newcomer, tmp_path: Path) -> None:
     heading = "Importing files"
     assert len(commands(heading)) == 4
     file = {"november.csv": str(tmp_path / "november.csv")}
