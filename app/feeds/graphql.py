@@ -164,7 +164,7 @@ class FeedAttentionNeededEvent(Event):
     feed: Feed | None = to_one("subject_id")
     """The feed as of now; null once deleted."""
     attention: str = computed(lambda _, data: data["attention"], "data")
-    """What a person had to do then."""
+    """The instruction to a person, as of the event."""
 
 
 @strawberry.type

@@ -109,7 +109,7 @@ class DiscoveredMeter:
     channel: ReadingChannel
     """The channel that the source has readings of."""
     description: str | None
-    """What the source says of it, such as its address."""
+    """The source's words about it, such as its address."""
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "DiscoveredMeter":

@@ -89,8 +89,8 @@ async def test_stays_up_and_takes_everything_down_when_told_to_end(tmp_path: Pat
             asked = await http.post(f"{base}/graphql", json=question, headers={"x-api-key": key})
             assert asked.json()["data"]["events"]["nodes"] == [{"name": "hosted_consent.revoked"}]
             page = await http.get(inbox)
-            # One of each, thirteen of the feed, and two that ask for a confirmation: of the subscription, and of the
-            # new user's address.
+            # Seven events, thirteen of the feed, and two mails that ask for a confirmation: of the subscription, and of
+            # the new user's address.
             while "<h2>22 mails</h2>" not in page.text:
                 page = await http.get(inbox)
             assert page.text.count("✓ signed") == 20

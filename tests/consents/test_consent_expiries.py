@@ -90,7 +90,7 @@ async def test_many_workers_tell_of_each_once(world: World) -> None:
             pass
 
     await asyncio.gather(*(work() for _ in range(3)))
-    # Whoever found all others locked leaves them to the next turn.
+    # A worker that found all others locked leaves them to the next turn.
     await work()
     for account in accounts:
         told = [one.subject_id for one in await whole_log(world, account.id) if one.type == EXPIRED]

@@ -202,7 +202,7 @@ async def test_a_gap_that_another_way_fills_is_gone(world: World) -> None:
     await one.make_due()
     await work(one)
     assert await one.rows(FeedGap) == []
-    # What the source does not have stays as it was pushed.
+    # Half-hours that the source does not have stay as they were pushed.
     assert (await told(one))[-1] == ("PUSH", 2, 0)
 
 

@@ -1,1 +1,1 @@
-"""The demo: a real server, a webhook receiver and a mailbox on this machine, and every event through them."""
+"""The demo: a real server, a webhook receiver and a mailbox on this machine, and the events of a day through them."""

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="./scripts/demo",
-        description="Plays every event through WebSocket, webhook and email on this machine.",
+        description="Plays the events of a day through WebSocket, webhook and email on this machine.",
     )
     parser.add_argument(
         "--once", action="store_true", help="end after the play; 0 only if every event arrived by all ways"

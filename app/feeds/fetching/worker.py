@@ -255,7 +255,7 @@ class _Turn:
         self._recording: asyncio.Task[None] | None = None
         self._recorded = ""
         self._count = 0
-        # What a feed has nothing of is not looked for again in this turn.
+        # Sorts of work that a feed has none of are not looked for again in this turn.
         self._exhausted: set[tuple[str, ReadingReason]] = set()
         self._ended: list[Work] = []
 
@@ -276,7 +276,7 @@ class _Turn:
             return 0.0
         finally:
             if self._recording is not None:
-                # What was fetched already is not thrown away by a stop.
+                # A stop does not throw a fetch away that is complete.
                 await asyncio.wait([self._recording], timeout=STOP_SECONDS)
                 self._recording.cancel()
 

@@ -128,9 +128,9 @@ def _look(transaction: InTransaction, at: datetime) -> Script[tuple[int, int]]:
     untold = yield from _untold(on_sqlite, silences, now_ms)
     if untold:
         locked = yield from _lock({one.meter_id for one in untold})
-        # Those that others hold stay due.
+        # Meters that others hold stay due.
         busy = {one.key for one in untold if one.meter_id not in locked}
-        # What was changed before the locks were taken counts.
+        # Changes from before the locks were taken count.
         meters = {key: meter_id for key, meter_id in meters.items() if key not in busy}
         held = {one.key: one.meter_id for one in untold if one.key not in busy}
         again = yield from silences_of(on_sqlite, held, at)

@@ -198,7 +198,7 @@ async def test_silences_from_before_the_upgrade_stay_untold(world: World) -> Non
     await upgraded_at(world, begins + MILLISECOND)
     assert await step(world, begins + OVERDUE_AFTER)
     assert await told(meter) == []
-    # What begins after it is told.
+    # A silence that begins after it is told.
     after = begins + OVERDUE_AFTER + HOUR
     await record_at(meter, "2024-05-02T10:00:00.000Z", after)
     assert await next_look(world) <= after + OVERDUE_AFTER
